@@ -1,0 +1,248 @@
+"""One OME-TIFF a field: written whole or not at all, read back with its positions, exposures and pixel size."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import tifffile
+from wbcpipe.errors import FrameFileError
+from wbcpipe.samples import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "MODALITIES",
+    "FieldInfo",
+    "FrameInfo",
+    "field_path",
+    "fields_on_disk",
+    "read_field",
+    "read_info",
+    "write_field",
+]
+
+#: The modalities of a scope, in the channel order of every array.
+MODALITIES: Final = ("color1", "color2", "color3", "fluorescence")
+_FIELD_NAME: Final = re.compile(r"field_(\d{5,})\.ome\.tif")
+_OME: Final = {"ome": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
+
+
+@dataclass(frozen=True)
+class FrameInfo:
+    """One frame of a field.
+
+    Attributes:
+        modality: channel name.
+        exposure_ms: camera exposure; 0 where unknown (imported pictures).
+        wavelength_nm: of the illumination or emission; ``None`` where unknown.
+        z_um: focus position at the exposure.
+        time_s: seconds since the run began.
+        derived: computed from other channels, not seen by a camera.
+    """
+
+    modality: str
+    exposure_ms: float = 0.0
+    wavelength_nm: float | None = None
+    z_um: float = 0.0
+    time_s: float = 0.0
+    derived: bool = False
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """A field: where it lies and what frames it has.
+
+    Attributes:
+        index: number in the plan, from 0.
+        x_um: stage position of the image centre.
+        y_um: stage position of the image centre.
+        pixel_um: size of a pixel on the specimen.
+        frames: one entry per channel of the file, in its order.
+        saturation: pixel value from which a pixel counts as saturated.
+        kind: ``scope``, ``stained-rgb`` (registered by construction) or ``stack``.
+        source: the file an imported field came from.
+    """
+
+    index: int
+    x_um: float
+    y_um: float
+    pixel_um: float
+    frames: tuple[FrameInfo, ...]
+    saturation: int = 65535
+    kind: str = "scope"
+    source: str = ""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Channel names in order."""
+        return tuple(frame.modality for frame in self.frames)
+
+
+def field_path(raw: Path, index: int) -> Path:
+    """The file of field ``index`` below ``raw``."""
+    return raw / f"field_{index:05d}.ome.tif"
+
+
+def fields_on_disk(raw: Path) -> dict[int, Path]:
+    """Field index to file, in order of the index; files of other names are not fields."""
+    if not raw.is_dir():
+        return {}
+    matches = [(_FIELD_NAME.fullmatch(path.name), path) for path in raw.iterdir()]
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+def write_field(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> None:
+    """Write a field, atomically and flushed to the disk.
+
+    Args:
+        path: the file, see `field_path`.
+        images: (C, Y, X) uint16, channels as in ``info.frames``.
+        info: the field.
+
+    Raises:
+        ValueError: shape or dtype differ from the above.
+        DiskFullError: no space left; no file stays.
+    """
+    if images.dtype != np.uint16 or images.ndim != 3 or len(images) != len(info.frames):
+        raise ValueError(
+            f"images of shape {images.shape}, {images.dtype}; ({len(info.frames)}, Y, X) uint16 was expected."
+        )
+    # tifffile wants the real file name to see that this is OME-TIFF; a handle needs to be told.
+    with write_atomic(path) as handle:
+        tifffile.imwrite(
+            handle, images, ome=True, photometric="minisblack", metadata=_metadata(info), contiguous=True, byteorder="<"
+        )
+
+
+def _metadata(info: FieldInfo) -> dict[str, Any]:
+    frames = info.frames
+    channels: dict[str, Any] = {"Name": [frame.modality for frame in frames]}
+    if all(frame.wavelength_nm is not None for frame in frames):
+        channels |= {
+            "EmissionWavelength": [frame.wavelength_nm for frame in frames],
+            "EmissionWavelengthUnit": ["nm"] * len(frames),
+        }
+    return {
+        "axes": "CYX",
+        "Name": f"field {info.index}",
+        "PhysicalSizeX": info.pixel_um,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": info.pixel_um,
+        "PhysicalSizeYUnit": "µm",
+        "Channel": channels,
+        "Plane": {
+            "ExposureTime": [frame.exposure_ms for frame in frames],
+            "ExposureTimeUnit": ["ms"] * len(frames),
+            "PositionX": [info.x_um] * len(frames),
+            "PositionXUnit": ["µm"] * len(frames),
+            "PositionY": [info.y_um] * len(frames),
+            "PositionYUnit": ["µm"] * len(frames),
+            "PositionZ": [frame.z_um for frame in frames],
+            "PositionZUnit": ["µm"] * len(frames),
+            "DeltaT": [round(frame.time_s, 6) for frame in frames],
+            "DeltaTUnit": ["s"] * len(frames),
+        },
+        "MapAnnotation": {
+            "Namespace": "wbcpipe.field",
+            "field": str(info.index),
+            "kind": info.kind,
+            "saturation": str(info.saturation),
+            "source": info.source,
+            "derived": ",".join(frame.modality for frame in frames if frame.derived),
+        },
+    }
+
+
+def read_info(path: Path) -> FieldInfo:
+    """Read a field's description without its pixels.
+
+    Raises:
+        FrameFileError: not one of wbcpipe's OME-TIFF files, or damaged.
+    """
+    return _read(path, pixels=False)[0]
+
+
+def read_field(path: Path) -> tuple[NDArray[np.uint16], FieldInfo]:
+    """Read a field: (C, Y, X) uint16 and its description.
+
+    Raises:
+        FrameFileError: the file is truncated, damaged, or not one of wbcpipe's.
+    """
+    info, images = _read(path, pixels=True)
+    return images, info
+
+
+def _read(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint16]]:
+    images = np.empty((0, 0, 0), np.uint16)
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            xml = tiff.ome_metadata
+            if xml is None:
+                raise FrameFileError(f"{path}: no OME metadata; fields are OME-TIFF files written by wbcpipe.")
+            info = _parse(xml, path)
+            page = tiff.pages[-1]
+            end = max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+            if len(tiff.pages) != len(info.frames) or path.stat().st_size < end:
+                raise FrameFileError(
+                    f"{path}: truncated: {path.stat().st_size} bytes where {end} were expected in "
+                    f"{len(info.frames)} frames; the field must be taken again."
+                )
+            if pixels:
+                images = tiff.series[0].asarray().reshape(len(info.frames), *page.shape)  # (C, Y, X)
+    except FrameFileError:
+        raise
+    except FileNotFoundError as error:
+        raise FrameFileError(f"{path}: no such file.") from error
+    except (tifffile.TiffFileError, ElementTree.ParseError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise FrameFileError(f"{path}: damaged ({error}); the field must be taken again.") from error
+    if pixels and images.dtype != np.uint16:
+        raise FrameFileError(f"{path}: pixels are {images.dtype}, uint16 was expected.")
+    return info, images
+
+
+def _parse(xml: str, path: Path) -> FieldInfo:
+    root = ElementTree.fromstring(xml)
+    pixels = root.find(".//ome:Pixels", _OME)
+    planes = root.findall(".//ome:Plane", _OME)
+    channels = root.findall(".//ome:Channel", _OME)
+    notes = {entry.get("K"): entry.text or "" for entry in root.findall(".//ome:MapAnnotation/ome:Value/ome:M", _OME)}
+    if pixels is None or "field" not in notes or not planes or len(planes) != len(channels):
+        raise FrameFileError(f"{path}: OME metadata without wbcpipe's field annotation; was it written by wbcpipe?")
+    derived = set(notes.get("derived", "").split(","))
+    frames = tuple(
+        FrameInfo(
+            modality=channel.attrib["Name"],
+            exposure_ms=float(plane.attrib["ExposureTime"]),
+            wavelength_nm=float(channel.attrib["EmissionWavelength"])
+            if "EmissionWavelength" in channel.attrib
+            else None,
+            z_um=float(plane.attrib["PositionZ"]),
+            time_s=float(plane.attrib["DeltaT"]),
+            derived=channel.attrib["Name"] in derived,
+        )
+        for channel, plane in zip(channels, planes, strict=True)
+    )
+    return FieldInfo(
+        index=int(notes["field"]),
+        x_um=float(planes[0].attrib["PositionX"]),
+        y_um=float(planes[0].attrib["PositionY"]),
+        pixel_um=float(pixels.attrib["PhysicalSizeX"]),
+        frames=frames,
+        saturation=int(notes["saturation"]),
+        kind=notes["kind"],
+        source=notes["source"],
+    )
+
+
+def missing_fields(raw: Path, planned: Sequence[int]) -> list[int]:
+    """The planned fields that have no file, in the plan's order."""
+    there = fields_on_disk(raw)
+    return [index for index in planned if index not in there]

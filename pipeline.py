@@ -1,0 +1,107 @@
+"""The command line, and ``run``: the four stages in order."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from wbcpipe import __version__
+from wbcpipe.errors import InterruptedRunError, WbcpipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["cli", "main"]
+
+#: Command name to (module:attribute, one line of help); modules load when their command is used.
+_COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "run": ("wbcpipe.run:run_command", "From slide to differential in one go; resumes where it stopped."),
+    "acquire": ("wbcpipe.acquire.cli:acquire", "Stage 1: scan a slide, one OME-TIFF a field."),
+    "segment": ("wbcpipe.segment.cli:segment", "Stage 2: find, register and crop the white cells."),
+    "classify": ("wbcpipe.classify.cli:classify", "Stage 3: call the class of every cell."),
+    "report": ("wbcpipe.report.cli:report", "Stage 4: the differential, for people and machines."),
+    "import": ("wbcpipe.segment.cli:import_", "Bring in pictures made elsewhere, as fields or as cells."),
+    "train": ("wbcpipe.classify.cli:train", "Train a network on labelled cells and write a bundle."),
+    "evaluate": ("wbcpipe.report.cli:evaluate", "Compare a sample with its ground truth."),
+    "doctor": ("wbcpipe.acquire.cli:doctor", "Check a scope file, offline and against the live core."),
+    "scopes": ("wbcpipe.acquire.cli:scopes", "List the microscopes that are described."),
+    "bundles": ("wbcpipe.classify.cli:bundles", "List, show and verify trained models."),
+    "status": ("wbcpipe.report.cli:status", "List the samples and how far each one is."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Loads a command's module only when that command is used, so that help and errors come at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{attribute} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="wbcpipe")
+@click.option("--debug", is_flag=True, envvar="WBCPIPE_DEBUG", help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """From a slide under the microscope to a white-cell differential.
+
+    \b
+    Try it with no microscope (a real Micro-Manager core, a virtual specimen):
+      wbcpipe run --sample demo
+
+    Samples lie below --data, else $WBCPIPE_DATA, else ./wbc-data. Every command goes on where it stopped.
+    Research software: not for diagnostic use.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with the exit code that belongs to what happened."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments or bool(os.environ.get("WBCPIPE_DEBUG"))
+    try:
+        cli.main(args=list(arguments), prog_name="wbcpipe", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_fail(InterruptedRunError("stopped by the operator; the same command goes on."), debug))
+    except WbcpipeError as error:
+        sys.exit(_fail(error, debug))
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: whatever comes here is a defect
+        sys.exit(_fail(error, debug))
+    sys.exit(0)
+
+
+def _fail(error: BaseException, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, WbcpipeError):
+        print(f"wbcpipe: {error}", file=sys.stderr)
+        return error.exit_code
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    print(f"wbcpipe: a defect in wbcpipe itself: {what} (`--debug` shows where; please report it)", file=sys.stderr)
+    return WbcpipeError.exit_code
+
+
+if __name__ == "__main__":
+    main()

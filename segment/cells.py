@@ -1,0 +1,315 @@
+"""``cells.zarr``: the cells of one sample, their crops, measurements, labels and calls.
+
+The store is written once, aside, and renamed into place; only the columns that classify owns are written later.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import zarr
+from wbcpipe.errors import NoCellsError, SampleStateError
+from wbcpipe.samples import sync_directory, sync_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["CELLS_PER_SHARD", "COLUMNS", "CROP_SIDE_PX", "CellBlock", "CellStore", "Quality"]
+
+CROP_SIDE_PX: Final = 224
+CELLS_PER_SHARD: Final = 256
+FORMAT_VERSION: Final = 1
+
+
+class Quality(IntFlag):
+    """Why a cell's picture is doubtful; the bits of the ``quality`` column."""
+
+    BORDER = 1
+    """The cell touches the edge of its field."""
+    BLURRED = 2
+    """Sharpness far below that of the sample's other cells."""
+    SATURATED = 4
+    """More than 1 % of the cell's pixels are saturated in one modality."""
+    DOUBLET = 8
+    """The cell touches another white cell, from which it was split."""
+    UNREGISTERED = 16
+    """The registration of a modality was not trusted; the prior shift was used."""
+    MISSING_MODALITY = 32
+    """A modality of the field is absent or empty."""
+    DEBRIS = 64
+    """Size or intensity unlike a white cell: kept for review, left out of the differential."""
+
+
+#: Name to (dtype, trailing shape) of every per-cell column; ``M`` stands for the number of modalities.
+COLUMNS: Final[dict[str, tuple[str, tuple[int | str, ...]]]] = {
+    "field": ("int32", ()),
+    "y_px": ("float32", ()),
+    "x_px": ("float32", ()),
+    "y_um": ("float64", ()),
+    "x_um": ("float64", ()),
+    "area_um2": ("float32", ()),
+    "nucleus_area_um2": ("float32", ()),
+    "focus": ("float32", ()),
+    "shift_px": ("float32", ("M-1", 2)),
+    "shift_residual_px": ("float32", ("M-1",)),
+    "quality": ("uint16", ()),
+}
+
+
+@dataclass
+class CellBlock:
+    """Some cells, in memory.
+
+    Attributes:
+        images: (N, M, side, side) uint16, channels in the sample's modality order.
+        masks: (N, side, side) uint8; 0 background, 1 cytoplasm, 2 nucleus.
+        columns: one array of length N for every name of ``COLUMNS``.
+        label: N class names, empty where unknown.
+    """
+
+    images: NDArray[np.uint16]
+    masks: NDArray[np.uint8]
+    columns: dict[str, NDArray[Any]]
+    label: list[str]
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+
+class CellStore:
+    """One sample's ``cells.zarr``.
+
+    Args:
+        path: the store's directory.
+
+    Raises:
+        SampleStateError: there is no store there, or its format is not known.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not (path / "zarr.json").is_file():
+            raise SampleStateError(f"{path}: no cells there; run `wbcpipe segment` or `wbcpipe import cells` first.")
+        self.path = path
+        self._group = zarr.open_group(str(path), mode="r+")
+        if self.attributes.get("format_version") != FORMAT_VERSION:
+            raise SampleStateError(
+                f"{path}: cells.zarr of format {self.attributes.get('format_version')!r}; "
+                f"this wbcpipe reads format {FORMAT_VERSION}. Segment the sample again."
+            )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The group's attributes: ``modalities``, ``classes``, ``pixel_um``, ``quality_flags``, ``provenance``..."""
+        return dict(self._group.attrs)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Channel names in the order of the image arrays."""
+        return tuple(self.attributes["modalities"])
+
+    @property
+    def pixel_um(self) -> float:
+        """Size of a crop's pixel on the specimen, in micrometres."""
+        return float(self.attributes["pixel_um"])
+
+    def __len__(self) -> int:
+        return int(self._array("images").shape[0])
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        array = self._group[name]
+        if not isinstance(array, zarr.Array):
+            raise SampleStateError(f"{self.path}: {name} is not an array; segment the sample again.")
+        return array
+
+    def images(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint16]:
+        """Crops ``start`` to ``stop`` as (n, M, side, side) uint16."""
+        return np.asarray(self._array("images")[start:stop], dtype=np.uint16)
+
+    def masks(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Masks ``start`` to ``stop`` as (n, side, side) uint8."""
+        return np.asarray(self._array("masks")[start:stop], dtype=np.uint8)
+
+    def blocks(self, cells: int = CELLS_PER_SHARD) -> Iterator[tuple[int, NDArray[np.uint16]]]:
+        """Walk through the crops in order: (index of the first, (n, M, side, side) uint16)."""
+        for start in range(0, len(self), cells):
+            yield start, self.images(start, min(start + cells, len(self)))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One per-cell column, whole."""
+        return np.asarray(self._array(name)[...])
+
+    def labels(self) -> list[str]:
+        """Ground truth of each cell, empty where unknown."""
+        return [str(text) for text in self.column("label")]
+
+    def has_calls(self) -> bool:
+        """True when classify has finished with this store."""
+        return "classified" in self.attributes
+
+    def calls(self) -> list[str]:
+        """The class called for each cell, or ``unidentified``.
+
+        Raises:
+            SampleStateError: the cells have not been classified.
+        """
+        if not self.has_calls():
+            raise SampleStateError(f"{self.path}: cells are not classified yet; run `wbcpipe classify` first.")
+        return [str(text) for text in self.column("call")]
+
+    def write_calls(
+        self,
+        probability: NDArray[np.float32],
+        call: list[str],
+        confidence: NDArray[np.float32],
+        disagreement: NDArray[np.float32],
+        *,
+        classified: Mapping[str, Any],
+    ) -> None:
+        """Write what classify found; the attribute ``classified`` last, so that half a result is never taken for one.
+
+        Args:
+            probability: (N, heads, K) float32, calibrated.
+            call: N class names or ``unidentified``.
+            confidence: (N,) float32, probability of the fused call.
+            disagreement: (N,) float32, Jensen-Shannon divergence of the heads, in [0, 1].
+            classified: provenance: bundle name, sha256, classes, heads, threshold.
+        """
+        if "classified" in self._group.attrs:
+            del self._group.attrs["classified"]
+        for name, values in (("probability", probability), ("confidence", confidence), ("disagreement", disagreement)):
+            self._write_column(name, np.ascontiguousarray(values, dtype=np.float32))
+        self._write_column("call", _strings(call))
+        sync_tree(self.path, skip=("images", "masks"))
+        self._group.attrs["classified"] = dict(classified)
+        sync_directory(self.path)
+
+    def _write_column(self, name: str, values: NDArray[Any]) -> None:
+        _create_column(self._group, name, values, overwrite=True)
+
+    @classmethod
+    def create(
+        cls, path: Path, blocks: Iterable[CellBlock], *, modalities: tuple[str, ...], attributes: Mapping[str, Any]
+    ) -> CellStore:
+        """Write a store from blocks of cells, aside, then rename it to ``path``.
+
+        A store that stands there already is replaced only once the new one is whole.
+
+        Args:
+            path: where the store shall stand.
+            blocks: the cells in their final order, taken one block at a time.
+            modalities: channel names of the blocks.
+            attributes: further group attributes; must hold ``pixel_um`` and ``provenance``.
+
+        Raises:
+            NoCellsError: the blocks hold no cell.
+        """
+        aside = path.with_name(path.name + ".partial")
+        old = path.with_name(path.name + ".old")
+        for leftover in (aside, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        group = zarr.create_group(str(aside), zarr_format=3)
+        writer = _Writer(group, modalities)
+        for block in blocks:
+            writer.append(block)
+        if not writer.finish():
+            shutil.rmtree(aside)
+            raise NoCellsError(f"{path.parent}: no cell to store; check focus, exposure and stain in `raw/`.")
+        group.attrs.update(
+            {
+                "format_version": FORMAT_VERSION,
+                "modalities": list(modalities),
+                "quality_flags": {str(flag.name): flag.value for flag in Quality},
+                **json.loads(json.dumps(dict(attributes))),
+            }
+        )
+        sync_tree(aside)
+        if path.exists():
+            path.rename(old)
+        aside.rename(path)
+        sync_directory(path.parent)
+        if old.exists():
+            shutil.rmtree(old)
+        return cls(path)
+
+
+class _Writer:
+    """Gathers blocks into whole shards, so that each shard file is written once."""
+
+    def __init__(self, group: zarr.Group, modalities: tuple[str, ...]) -> None:
+        self._group = group
+        self._channels = len(modalities)
+        self._pending: list[CellBlock] = []
+        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
+        self._labels: list[str] = []
+        self._count = 0
+        self._written = 0
+        self._images: zarr.Array[Any] | None = None
+        self._masks: zarr.Array[Any] | None = None
+
+    def append(self, block: CellBlock) -> None:
+        if not len(block):
+            return
+        if block.images.shape[1] != self._channels:
+            raise SampleStateError(
+                f"a block of cells has {block.images.shape[1]} channels, the sample has {self._channels}."
+            )
+        self._pending.append(block)
+        self._count += len(block)
+        for name in COLUMNS:
+            self._columns[name].append(block.columns[name])
+        self._labels += block.label
+        while self._count - self._written >= CELLS_PER_SHARD:
+            self._flush(CELLS_PER_SHARD)
+
+    def finish(self) -> int:
+        if self._count > self._written:
+            self._flush(self._count - self._written)
+        if self._count:
+            for name, (dtype, _) in COLUMNS.items():
+                values = np.concatenate(self._columns[name]).astype(dtype)
+                _create_column(self._group, name, values)
+            _create_column(self._group, "label", _strings(self._labels))
+        return self._count
+
+    def _flush(self, cells: int) -> None:
+        images = np.concatenate([block.images for block in self._pending])
+        masks = np.concatenate([block.masks for block in self._pending])
+        if self._images is None or self._masks is None:
+            self._images = self._create("images", images.shape[1:], np.uint16)
+            self._masks = self._create("masks", masks.shape[1:], np.uint8)
+        stop = self._written + cells
+        self._images.resize((stop, *images.shape[1:]))
+        self._masks.resize((stop, *masks.shape[1:]))
+        self._images[self._written : stop] = images[:cells]
+        self._masks[self._written : stop] = masks[:cells]
+        rest = CellBlock(images[cells:], masks[cells:], {}, [])
+        self._pending = [rest] if len(rest) else []
+        self._written = stop
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> zarr.Array[Any]:
+        return self._group.create_array(
+            name,
+            shape=(0, *shape),
+            dtype=dtype,
+            chunks=(1, *shape),
+            shards=(CELLS_PER_SHARD, *shape),
+        )
+
+
+def _strings(values: list[str]) -> NDArray[Any]:
+    return np.array(values, dtype=np.dtypes.StringDType())
+
+
+def _create_column(group: zarr.Group, name: str, values: NDArray[Any], *, overwrite: bool = False) -> None:
+    chunks = (max(len(values), 1), *values.shape[1:])
+    array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks, overwrite=overwrite)
+    array[...] = values
