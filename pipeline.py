@@ -18,11 +18,16 @@ from wbcpipe.errors import InterruptedRunError, WbcpipeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["cli", "main"]
+    from wbcpipe.progress import Reporter
+    from wbcpipe.report.differential import Differential
+    from wbcpipe.samples import Sample
+    from wbcpipe.scan import ScanRequest
+
+__all__ = ["cli", "main", "run"]
 
 #: Command name to (module:attribute, one line of help); modules load when their command is used.
 _COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "run": ("wbcpipe.run:run_command", "From slide to differential in one go; resumes where it stopped."),
+    "run": ("wbcpipe.pipeline:run_command", "From slide to differential in one go; resumes where it stopped."),
     "acquire": ("wbcpipe.acquire.cli:acquire", "Stage 1: scan a slide, one OME-TIFF a field."),
     "segment": ("wbcpipe.segment.cli:segment", "Stage 2: find, register and crop the white cells."),
     "classify": ("wbcpipe.classify.cli:classify", "Stage 3: call the class of every cell."),
@@ -70,6 +75,31 @@ def cli(debug: bool) -> None:
     Samples lie below --data, else $WBCPIPE_DATA, else ./wbc-data. Every command goes on where it stopped.
     Research software: not for diagnostic use.
     """
+
+
+def run(sample: Sample, request: ScanRequest, *, bundle: str, device: str, reporter: Reporter) -> Differential:
+    """The four stages of one sample, in order; each does only what is missing.
+
+    Args:
+        sample: where everything is kept.
+        request: scope, plan and how much to take; ignored for imported pictures.
+        bundle: name or path of the model, or ``auto``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        reporter: shows progress.
+
+    Raises:
+        WbcpipeError: any of the stages' errors; the same call goes on where it stopped.
+    """
+    from wbcpipe.classify.bundle import find_bundle
+    from wbcpipe.classify.predict import classify_sample
+    from wbcpipe.report.stage import write_report
+    from wbcpipe.scan import acquire_and_segment
+
+    model = find_bundle(bundle, kind=request.kind)
+    with sample.lock("run"):
+        acquire_and_segment(sample, request, pixel_um=model.pixel_um, reporter=reporter)  # stages 1 and 2 overlap
+        classify_sample(sample, model, device=device, reporter=reporter)  # stage 3
+        return write_report(sample)  # stage 4
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -54,7 +54,7 @@ class Traits:
 _NEU = Traits(
     diameter_um=(13.2, 0.9, 11.2, 15.4),
     irregularity=0.035,
-    granules=Granules((150, 320), 0.16, 0.2, (0.075, 0.020, 0.010), 0.006, 0.02, 0.15),
+    granules=Granules((150, 320), 0.16, 0.2, (0.085, 0.020, 0.010), 0.006, 0.02, 0.15),
     nucleus_absorbance=(0.020, 0.030, 0.026),
     cytoplasm_absorbance=(0.022, 0.012, 0.008),
     nucleus_emission=1.0,
@@ -99,7 +99,7 @@ _MO = Traits(
 _BAS = Traits(
     diameter_um=(11.8, 0.95, 9.8, 14.2),
     irregularity=0.04,
-    granules=Granules((30, 80), 0.42, 0.35, (0.03, 0.20, 0.060), 0.016, 0.08, 0.85),
+    granules=Granules((30, 80), 0.42, 0.35, (0.06, 0.20, 0.060), 0.016, 0.08, 0.85),
     nucleus_absorbance=(0.018, 0.026, 0.024),
     cytoplasm_absorbance=(0.020, 0.014, 0.010),
     nucleus_emission=0.72,
@@ -136,11 +136,11 @@ class Biology:
     classes: Mapping[str, Traits] = field(default_factory=_classes)
     #: Probability that a cell shows another class's signature in one modality (a merged or edge-on nucleus,
     #: degranulated or toxic granules), drawn per modality independently. Raises the error of that modality alone.
-    atypical_rate: tuple[float, float, float, float] = (0.06, 0.06, 0.05, 0.06)
+    atypical_rate: tuple[float, float, float, float] = (0.045, 0.05, 0.045, 0.045)
     #: Which class an atypical cell resembles.
     lookalikes: Mapping[str, Mapping[str, float]] = field(default_factory=_lookalikes)
     #: Spread (logarithmic) of granule visibility per band, independent per band.
-    granule_visibility_sd: tuple[float, float, float] = (0.55, 0.55, 0.55)
+    granule_visibility_sd: tuple[float, float, float] = (0.50, 0.55, 0.55)
     #: Spread (logarithmic) of AO uptake of the whole cell, and of cytoplasm against nucleus.
     uptake_sd: float = 0.28
     cytoplasm_uptake_sd: float = 0.40
@@ -148,7 +148,7 @@ class Biology:
     refraction_sd: float = 0.35
     #: How strongly granules and nuclei refract per band, relative to their path.
     granule_refraction: tuple[float, float, float] = (1.0, 0.8, 0.45)
-    nucleus_refraction: tuple[float, float, float] = (0.25, 0.5, 1.0)
+    nucleus_refraction: tuple[float, float, float] = (0.40, 0.5, 1.0)
     #: Scale of a half-normal blur per modality, um: the cell creeps in the wet film while a frame is exposed.
     motion_um: float = 0.16
     #: Standard deviation of the cells' heights above the focal surface, um, common to all modalities.
@@ -159,9 +159,9 @@ class Biology:
     doublet_rate: float = 0.04
     #: Number of lobes of segmented nuclei, and the fraction of band forms among NEU.
     neutrophil_lobes: Mapping[int, float] = field(
-        default_factory=lambda: MappingProxyType({2: 0.14, 3: 0.44, 4: 0.31, 5: 0.11})
+        default_factory=lambda: MappingProxyType({2: 0.09, 3: 0.44, 4: 0.35, 5: 0.12})
     )
-    eosinophil_lobes: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 0.82, 3: 0.18}))
+    eosinophil_lobes: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 0.90, 3: 0.10}))
     band_rate: float = 0.07
     #: Fraction of lymphocytes with an indented nucleus.
     indented_rate: float = 0.25

@@ -37,7 +37,7 @@ class Landscape:
     def __init__(self, seed: int) -> None:
         rng = stream(Purpose.LANDSCAPE, seed)
         self._patchiness = _WaveField(rng, 190.0)
-        self._gaps = _WaveField(rng, 1300.0)
+        self._gaps = _WaveField(rng, 2000.0)
         self._roughness = _WaveField(rng, 1500.0)
         self._tilt_direction = rng.uniform(0.0, 2.0 * np.pi)
         self._tilt_um = rng.uniform(8.0, 16.0)
@@ -46,10 +46,10 @@ class Landscape:
         self._offset_um = rng.uniform(-3.0, 3.0)
 
     def crowding(self, x_um: NDArray[np.float64], y_um: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the local density of cells relative to the slide's mean, 0 (empty region) to 1.5, shaped as ``x_um``."""
+        """Return the local density of cells over the slide's mean, 0 (bare) to 1.5, shaped as ``x_um``."""
         patches = np.clip(1.0 + 0.24 * self._patchiness(x_um, y_um), 0.5, 1.5)
         # About 5 % of the area is bare, in islands of one to a few fields.
-        cover = np.clip((1.75 - self._gaps(x_um, y_um)) / 0.12, 0.0, 1.0)
+        cover = np.clip((1.7 - self._gaps(x_um, y_um)) / 0.1, 0.0, 1.0)
         density: NDArray[np.float64] = patches * cover
         return density
 

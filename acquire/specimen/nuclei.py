@@ -1,6 +1,7 @@
 """Shapes of white-cell nuclei: tapered tubes blended into lobes, bands, kidneys and discs."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from wbcpipe.acquire.specimen.biology import Biology
 from wbcpipe.acquire.specimen.textures import GRID_UM, coordinates, texture
 
-__all__ = ["nucleus_depth_um"]
+__all__ = ["doubled", "nucleus_depth_um"]
 
 _Tube = tuple[float, float, float, float, float, float]
 """x0, y0, x1, y1, radius at the start, radius at the end, all in um."""
@@ -23,15 +24,19 @@ def _segmented(rng: np.random.Generator, lobes: int, cell_um: float, plumpness: 
     """Lobes on an arc, joined by thin strands."""
     area = plumpness * cell_um**2
     arc_um = cell_um * (0.46 if lobes == 2 else rng.uniform(0.44, 0.54))
-    span = {2: rng.uniform(2.0, 3.0), 3: rng.uniform(3.0, 4.2), 4: rng.uniform(4.0, 5.0)}.get(lobes, 5.3)
+    span = (lobes - 1) * rng.uniform(1.05, 1.5) if lobes > 2 else rng.uniform(2.0, 3.0)
     turn = rng.uniform(0.0, 2.0 * np.pi)
-    sizes = rng.uniform(0.75, 1.2, lobes)
+    sizes = rng.uniform(0.65, 1.3, lobes)
+    inner = int(rng.integers(0, lobes))
     radii = np.sqrt(area * sizes / sizes.sum() / 1.35)
     points: list[tuple[float, float]] = []
     tubes: list[_Tube] = []
     for i in range(lobes):
-        angle = turn + span * (i - (lobes - 1) / 2.0) / (lobes - 1)
-        r = arc_um * rng.uniform(0.85, 1.12)
+        angle = turn + span * (i - (lobes - 1) / 2.0) / (lobes - 1) + rng.normal(0.0, 0.12)
+        r = arc_um * rng.uniform(0.8, 1.15)
+        # Of four or five lobes one usually lies towards the middle.
+        if lobes > 3 and i == inner:
+            r *= rng.uniform(0.05, 0.5)
         x, y = r * np.cos(angle), r * np.sin(angle)
         lean = angle + np.pi / 2 + rng.normal(0.0, 0.6)
         half = 0.32 * radii[i] * rng.uniform(0.5, 1.5)
@@ -39,7 +44,7 @@ def _segmented(rng: np.random.Generator, lobes: int, cell_um: float, plumpness: 
         taper = rng.uniform(0.8, 1.0)
         tubes.append((x - dx, y - dy, x + dx, y + dy, float(radii[i]), float(radii[i] * taper)))
         points.append((x, y))
-    for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+    for (x0, y0), (x1, y1) in pairwise(points):
         strand = rng.uniform(0.25, 0.5)
         tubes.append((x0, y0, x1, y1, strand, strand))
     return tubes
@@ -67,9 +72,9 @@ def _tubes(label: str, rng: np.random.Generator, cell_um: float, biology: Biolog
     if label == "NEU" and rng.random() < biology.band_rate:
         return _arc(rng, 0.5 * cell_um, rng.uniform(3.0, 4.6), 0.23 * cell_um, 0.08), 0.3
     if label == "NEU":
-        return _segmented(rng, _pick(rng, biology.neutrophil_lobes), cell_um, rng.uniform(0.28, 0.38)), 0.22
+        return _segmented(rng, _pick(rng, biology.neutrophil_lobes), cell_um, rng.uniform(0.26, 0.35)), 0.22
     if label == "EOS":
-        return _segmented(rng, _pick(rng, biology.eosinophil_lobes), cell_um, rng.uniform(0.30, 0.40)), 0.22
+        return _segmented(rng, _pick(rng, biology.eosinophil_lobes), cell_um, rng.uniform(0.33, 0.43)), 0.22
     if label == "MO":
         span = rng.uniform(1.2, 4.4)
         return _arc(rng, 0.42 * cell_um, span, rng.uniform(0.32, 0.40) * cell_um, 0.09), 0.5
@@ -79,6 +84,17 @@ def _tubes(label: str, rng: np.random.Generator, cell_um: float, biology: Biolog
     off = rng.normal(0.0, 0.05 * cell_um, 4)
     radius = share * cell_um * 0.96
     return [(off[0], off[1], off[0] + off[2], off[1] + off[3], radius, radius * 0.97)], 0.3
+
+
+def _centred(tubes: list[_Tube]) -> list[_Tube]:
+    """Move the nucleus most of the way to the middle of its cell: a lobed nucleus keeps a slight eccentricity."""
+    shape = np.array(tubes)
+    length = np.hypot(shape[:, 2] - shape[:, 0], shape[:, 3] - shape[:, 1])
+    radius = (shape[:, 4] + shape[:, 5]) / 2.0
+    area = np.pi * radius**2 + 2.0 * radius * length
+    x = float(0.75 * np.average((shape[:, 0] + shape[:, 2]) / 2.0, weights=area))
+    y = float(0.75 * np.average((shape[:, 1] + shape[:, 3]) / 2.0, weights=area))
+    return [(x0 - x, y0 - y, x1 - x, y1 - y, r0, r1) for x0, y0, x1, y1, r0, r1 in tubes]
 
 
 def _union_um(
@@ -128,6 +144,7 @@ def nucleus_depth_um(
     x = x_axis + sway_um * texture(rng, 2.0, side)[::2, ::2]
     y = y_axis + sway_um * texture(rng, 2.0, side)[::2, ::2]
     tubes, blend_um = _tubes(label, rng, cell_um, biology)
+    tubes = _centred(tubes)
     depth = _union_um(tubes, blend_um, x, y)
     if label == "LYM" and rng.random() < biology.indented_rate:
         angle = rng.uniform(0.0, 2.0 * np.pi)

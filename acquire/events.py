@@ -1,0 +1,66 @@
+"""From a planned field to what the hardware shall do, frame by frame; nothing moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wbcpipe.acquire.frames import MODALITIES
+from wbcpipe.errors import StageLimitError
+
+if TYPE_CHECKING:
+    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.plan import PlannedField
+
+__all__ = ["CaptureEvent", "field_events"]
+
+
+@dataclass(frozen=True)
+class CaptureEvent:
+    """One frame to take.
+
+    Attributes:
+        field: index of the field.
+        modality: name of the light.
+        x_um, y_um: where the image's centre shall lie on the stage.
+        z_um: of the focus drive.
+        exposure_ms: of the camera.
+        wavelength_nm: to be noted with the frame.
+    """
+
+    field: int
+    modality: str
+    x_um: float
+    y_um: float
+    z_um: float
+    exposure_ms: float
+    wavelength_nm: float
+
+
+def field_events(scope: Scope, field: PlannedField, z_um: float) -> tuple[CaptureEvent, ...]:
+    """The frames of a field in channel order; fluorescence last, as it bleaches.
+
+    Args:
+        scope: exposures and offsets of the modalities.
+        field: where.
+        z_um: of the surface of focus there.
+
+    Raises:
+        StageLimitError: a modality's Z offset leads beyond the soft limits.
+    """
+    events = []
+    low_um, high_um = scope.stage.z_um
+    for name in MODALITIES:
+        modality = scope.modalities.named(name)
+        frame_z_um = round(z_um + modality.z_offset_um, 3)
+        if not low_um <= frame_z_um <= high_um:
+            raise StageLimitError(
+                f"field {field.index}, {name}: Z of {frame_z_um:g} um is outside the soft limits {low_um:g} to "
+                f"{high_um:g} um; check the focus, 'modalities.{name}.z_offset_um' and 'stage.z_um'."
+            )
+        events.append(
+            CaptureEvent(
+                field.index, name, field.x_um, field.y_um, frame_z_um, modality.exposure_ms, modality.wavelength_nm
+            )
+        )
+    return tuple(events)

@@ -1,0 +1,115 @@
+"""Light: which device properties a modality stands for, set in order and confirmed; the shutter around exposures."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from wbcpipe.acquire.frames import MODALITIES
+from wbcpipe.acquire.mmcfg import modality_settings, read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wbcpipe.acquire.config import Scope
+
+__all__ = ["DeviceLink", "Illumination"]
+
+
+class DeviceLink(Protocol):
+    """The part of a core that lights need."""
+
+    def set_property(self, device: str, name: str, value: str) -> None:
+        """Set a device property."""
+        ...
+
+    def get_property(self, device: str, name: str) -> str:
+        """Ask a device for a property's value."""
+        ...
+
+    def set_shutter(self, *, is_open: bool) -> None:
+        """Open or close the shutter."""
+        ...
+
+    def shutter_is_open(self) -> bool:
+        """Whether light can pass."""
+        ...
+
+    def wait_for(self, devices: tuple[str, ...], timeout_s: float, doing: str) -> None:
+        """Wait until devices are at rest, or raise `DeviceTimeoutError`."""
+        ...
+
+
+class Illumination:
+    """The modalities of a scope on its devices.
+
+    A configuration group is resolved through the .cfg file into its properties, so that a group and a list of
+    properties go the same way, and each touched device is waited for by name.
+    """
+
+    def __init__(self, scope: Scope, link: DeviceLink) -> None:
+        self._link = link
+        self._scope = scope
+        self._timeout_s = scope.reliability.switch_timeout_s
+        config = read_config(scope.config_path)
+        self._settings = {name: modality_settings(scope, config, modality) for name, modality in scope.modalities.items()}
+        self._current = ""
+
+    def switch(self, modality: str) -> None:
+        """Set the light of ``modality`` and wait until it stands; nothing is done if it does already."""
+        if modality == self._current:
+            return
+        self._current = ""
+        settings = self._settings[modality]
+        for device, name, value in settings:
+            self._link.set_property(device, name, value)
+        devices = tuple(dict.fromkeys(device for device, _, _ in settings if device != "Core"))
+        self._link.wait_for(devices, self._timeout_s, f"switching to {modality}")
+        settle_ms = self._scope.modalities.named(modality).settle_ms
+        if settle_ms:
+            time.sleep(settle_ms / 1000)
+        self._current = modality
+
+    def forget(self) -> None:
+        """Switch anew the next time, whatever was set before."""
+        self._current = ""
+
+    def observed(self) -> str:
+        """The modality whose light truly falls on the slide now, asked of the devices; empty for darkness or another."""
+        if self._scope.light.shutter_device and not self._link.shutter_is_open():
+            return ""
+        values: dict[tuple[str, str], str] = {}
+        for modality in MODALITIES:
+            for device, name, value in self._settings[modality]:
+                if (device, name) not in values:
+                    values[device, name] = self._link.get_property(device, name)
+                if not _same(values[device, name], value):
+                    break
+            else:
+                return modality
+        return ""
+
+    @contextlib.contextmanager
+    def lit(self) -> Iterator[None]:
+        """Open the shutter, and close it on every way out."""
+        if not self._scope.light.shutter_device:
+            yield
+            return
+        shutter = (self._scope.light.shutter_device,)
+        try:
+            self._link.set_shutter(is_open=True)
+            self._link.wait_for(shutter, self._timeout_s, "opening the shutter")
+            yield
+        finally:
+            self._link.set_shutter(is_open=False)
+
+
+def _same(got: str, wanted: str) -> bool:
+    """Whether a device's answer means the value set: ``1.0000`` is ``1``."""
+    if got == wanted:
+        return True
+    try:
+        return float(got) == float(wanted)
+    except ValueError:
+        return False

@@ -1,0 +1,164 @@
+"""Micro-Manager's .cfg file, read without a core: what it declares, and what a scope names that it lacks."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wbcpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from wbcpipe.acquire.config import Modality, Scope
+
+__all__ = ["HardwareConfig", "lint", "modality_settings", "read_config"]
+
+#: Fields of a line, its keyword included, that must be there.
+_LENGTHS = {"Device": 4, "Property": 3, "Label": 4, "ConfigGroup": 2, "Parent": 3, "Delay": 3}
+
+
+@dataclass
+class HardwareConfig:
+    """What a .cfg file declares.
+
+    Attributes:
+        devices: label to (adapter library, device name).
+        presets: group to preset to its (device, property, value) settings, in order.
+        labels: device to its state labels.
+        problems: what is wrong with the file by itself, in words.
+    """
+
+    devices: dict[str, tuple[str, str]] = field(default_factory=dict)
+    presets: dict[str, dict[str, list[tuple[str, str, str]]]] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_config(path: Path) -> HardwareConfig:
+    """Read a .cfg file.
+
+    Raises:
+        ConfigError: no such file, or not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"{path}: no such Micro-Manager configuration; correct 'micromanager.config'.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file ({error}).") from error
+    config = HardwareConfig()
+    closed: set[tuple[str, str]] = set()
+    last: tuple[str, str] | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        parts = [part.strip() for part in line.split(",", 5)]
+        where = f"{path.name} line {number}"
+        if len(parts) < _LENGTHS.get(parts[0], 1):
+            config.problems.append(f"{where}: {line.strip()!r} is too short for a {parts[0]} line")
+            continue
+        if parts[0] == "ConfigGroup" and len(parts) >= 6:
+            here = (parts[1], parts[2])
+            if here != last and last is not None:
+                closed.add(last)
+            if here in closed:
+                config.problems.append(f"{where}: preset {parts[2]!r} of group {parts[1]!r} is defined twice")
+            last = here
+        _take(config, parts, where)
+    _check_settings(config, path)
+    return config
+
+
+def _take(config: HardwareConfig, parts: list[str], where: str) -> None:
+    match parts[0]:
+        case "Device":
+            if parts[1] in config.devices:
+                config.problems.append(f"{where}: device {parts[1]!r} is declared twice")
+            config.devices[parts[1]] = (parts[2], parts[3])
+        case "Label":
+            config.labels.setdefault(parts[1], []).append(parts[3])
+        case "ConfigGroup":
+            group = config.presets.setdefault(parts[1], {})
+            if len(parts) >= 5:
+                value = parts[5] if len(parts) > 5 else ""
+                group.setdefault(parts[2], []).append((parts[3], parts[4], value))
+        case "Property" | "Parent" | "Delay" | "FocusDirection":
+            if parts[1] != "Core" and parts[1] not in config.devices:
+                config.problems.append(f"{where}: device {parts[1]!r} is not declared before it is used")
+        case _:
+            pass
+
+
+def _check_settings(config: HardwareConfig, path: Path) -> None:
+    for group, presets in config.presets.items():
+        for preset, settings in presets.items():
+            place = f"{path.name}: preset {preset!r} of group {group!r}"
+            for device, name, value in settings:
+                if device != "Core" and device not in config.devices:
+                    config.problems.append(f"{place} names the device {device!r}, which is not declared")
+                labels = config.labels.get(device)
+                if name == "Label" and labels and value not in labels:
+                    config.problems.append(f"{place} sets {device!r} to the label {value!r}; it has {_listed(labels)}")
+            for (device, name), count in Counter((device, name) for device, name, _ in settings).items():
+                if count > 1:
+                    config.problems.append(f"{place} sets {device}-{name} {count} times")
+    seen: dict[tuple[str, tuple[tuple[str, str, str], ...]], str] = {}
+    for group, presets in config.presets.items():
+        for preset, settings in presets.items():
+            other = seen.setdefault((group, tuple(sorted(settings))), preset)
+            if other != preset:
+                config.problems.append(
+                    f"{path.name}: presets {other!r} and {preset!r} of group {group!r} do the same; the core cannot "
+                    "tell which one is set"
+                )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _absent(what: str, name: str, there: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(there), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{what} {name!r} is not in the .cfg{hint} (it has: {_listed(there)})"
+
+
+def modality_settings(scope: Scope, config: HardwareConfig, modality: Modality) -> tuple[tuple[str, str, str], ...]:
+    """The (device, property, value) settings that a modality stands for."""
+    if modality.settings:
+        return tuple((setting.device, setting.property, setting.value) for setting in modality.settings)
+    try:
+        return tuple(config.presets[modality.group][modality.preset])
+    except KeyError:
+        raise ConfigError(f"{scope.path}: " + "; ".join(lint(scope, config)) + ".") from None
+
+
+def lint(scope: Scope, config: HardwareConfig) -> list[str]:
+    """What is wrong with a scope and its .cfg, in words; empty when all holds."""
+    found = list(config.problems)
+    devices = {
+        "camera.device": scope.camera.device,
+        "stage.xy_device": scope.stage.xy_device,
+        "stage.z_device": scope.stage.z_device,
+        **({"light.shutter_device": scope.light.shutter_device} if scope.light.shutter_device else {}),
+    }
+    for name, modality in scope.modalities.items():
+        place = f"modalities.{name}"
+        for number, setting in enumerate(modality.settings):
+            devices[f"{place}.settings[{number}].device"] = setting.device
+        if modality.group and modality.group not in config.presets:
+            found.append(_absent(f"{place}.group", modality.group, config.presets))
+        elif modality.group and modality.preset not in config.presets[modality.group]:
+            found.append(_absent(f"{place}.preset", modality.preset, config.presets[modality.group]))
+    known = {*config.devices, "Core"}
+    found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
+    looks: dict[tuple[object, ...], str] = {}
+    for name, modality in scope.modalities.items():
+        look = (modality.group, modality.preset, modality.settings)
+        if looks.setdefault(look, name) != name:
+            found.append(f"modalities.{name} is lit exactly as modalities.{looks[look]}")
+    return found

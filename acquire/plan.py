@@ -1,0 +1,119 @@
+"""Where the fields of a slide lie: data in, positions out, nothing moves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from wbcpipe.errors import ConfigError, StageLimitError
+
+if TYPE_CHECKING:
+    from wbcpipe.acquire.config import Scope
+
+__all__ = ["AcquisitionPlan", "PlannedField"]
+
+
+@dataclass(frozen=True)
+class PlannedField:
+    """A field that shall be taken.
+
+    Attributes:
+        index: number in the plan, from 0, in the order of taking.
+        x_um, y_um: where the centre of its image lies on the stage.
+    """
+
+    index: int
+    x_um: float
+    y_um: float
+
+
+class AcquisitionPlan(BaseModel):
+    """The fields of one slot, rows of them, each row taken against the direction of the one before.
+
+    Attributes:
+        slot: the slide's place in the stage insert.
+        field_width_um, field_height_um: of an image on the stage.
+        overlap: of neighbours, as a fraction of a field's side, so that no cell is cut by every field.
+        x_um, y_um: [lowest, highest] of the area to cover; no image reaches beyond it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slot: str
+    field_width_um: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    field_height_um: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    x_um: tuple[float, float]
+    y_um: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _one_field_at_least(self) -> Self:
+        if self.columns < 1 or self.rows < 1:
+            raise ValueError(
+                f"the area of {self.x_um[1] - self.x_um[0]:g} x {self.y_um[1] - self.y_um[0]:g} um is smaller than a "
+                f"field of {self.field_width_um:g} x {self.field_height_um:g} um; enlarge the slot's scan area"
+            )
+        return self
+
+    @classmethod
+    def from_scope(cls, scope: Scope, slot: str, *, overlap: float = 0.1) -> Self:
+        """The plan over the scan area of one of a scope's slots.
+
+        Raises:
+            ConfigError: no such slot, an area smaller than a field, or an overlap outside 0 to 0.5.
+            StageLimitError: the scan area leaves the stage's limits.
+        """
+        if not 0 <= overlap <= 0.5:
+            raise ConfigError(f"an overlap of {overlap:g} is not allowed: give 0 to 0.5, as a fraction of a field's side.")
+        area = scope.slot(slot)
+        for axis, scanned, reach in (("x", area.x_um, scope.stage.x_um), ("y", area.y_um, scope.stage.y_um)):
+            if scanned[0] < reach[0] or scanned[1] > reach[1]:
+                raise StageLimitError(
+                    f"{scope.path}: slot {slot!r} scans {axis} from {scanned[0]:g} to {scanned[1]:g} um, the stage "
+                    f"reaches {reach[0]:g} to {reach[1]:g} um; correct 'slots.{slot}.{axis}_um' or 'stage.{axis}_um'."
+                )
+        width_um, height_um = scope.field_um
+        try:
+            return cls(
+                slot=slot,
+                field_width_um=width_um,
+                field_height_um=height_um,
+                overlap=overlap,
+                x_um=area.x_um,
+                y_um=area.y_um,
+            )
+        except ValueError as error:
+            raise ConfigError(f"{scope.path}: slot {slot!r}: {str(error).splitlines()[2].strip()}.") from error
+
+    @property
+    def columns(self) -> int:
+        """Fields in a row."""
+        return _count(self.x_um, self.field_width_um, self.overlap)
+
+    @property
+    def rows(self) -> int:
+        """Rows of fields."""
+        return _count(self.y_um, self.field_height_um, self.overlap)
+
+    def fields(self) -> tuple[PlannedField, ...]:
+        """All fields that the area allows, in the order of taking: from the corner of lowest x and y, row by row."""
+        pitch_x_um = self.field_width_um * (1 - self.overlap)
+        pitch_y_um = self.field_height_um * (1 - self.overlap)
+        planned = []
+        for row in range(self.rows):
+            for step in range(self.columns):
+                column = self.columns - 1 - step if row % 2 else step
+                # Rounded to a nanometre: what is written to a file then reads the same everywhere.
+                x_um = round(self.x_um[0] + self.field_width_um / 2 + column * pitch_x_um, 3)
+                y_um = round(self.y_um[0] + self.field_height_um / 2 + row * pitch_y_um, 3)
+                planned.append(PlannedField(len(planned), x_um, y_um))
+        return tuple(planned)
+
+
+def _count(area_um: tuple[float, float], side_um: float, overlap: float) -> int:
+    room_um = area_um[1] - area_um[0] - side_um
+    # The small number keeps an area of exactly n fields from losing one to rounding.
+    return math.floor(room_um / (side_um * (1 - overlap)) + 1e-9) + 1 if room_um >= -1e-9 else 0

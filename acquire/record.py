@@ -1,0 +1,183 @@
+"""``sample.json`` of a sample taken on a scope: what it is, written first, and refused where a later call differs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from wbcpipe.acquire.frames import MODALITIES
+from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.plan import AcquisitionPlan
+    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.samples import Sample
+
+__all__ = ["FORMAT_VERSION", "TimeEstimate", "begin_sample", "check_disk", "check_sample", "time_estimate"]
+
+FORMAT_VERSION: Final = 1
+_PACKAGES: Final = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "numpy", "tifffile")
+#: Room left over for everything else that a run writes: log, tables, cells.
+_SPARE_BYTES: Final = 64 * 2**20
+#: Measured: what a frame costs beyond its exposure, and a rendered megapixel of the virtual scope on one core.
+_FRAME_OVERHEAD_S: Final = 0.002
+_RENDER_S_PER_MEGAPIXEL: Final = 0.06
+
+
+def check_sample(sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None) -> None:
+    """See that the sample on disk, if any, is the one that these arguments mean; nothing is written.
+
+    Raises:
+        SampleStateError: it is not; the text names what differs.
+        ConfigError: a virtual scope without a specimen, or a real one with.
+    """
+    if scope.virtual and specimen is None:
+        raise ConfigError(f"scope {scope.name!r} is virtual: it needs a specimen; give --specimen-seed.")
+    if not scope.virtual and specimen is not None:
+        raise ConfigError(f"scope {scope.name!r} is a real microscope: it takes no --specimen-seed or preparation.")
+    if not sample.exists():
+        if sample.raw_path().is_dir() and any(sample.raw_path().iterdir()):
+            raise SampleStateError(
+                f"{sample.path} holds raw images but no sample.json; restore that file or choose another name."
+            )
+        return
+    before, now = dict(_flat(_identity(sample.info()))), dict(_flat(_wanted(scope, plan, specimen)))
+    for key in [*now, *(key for key in before if key not in now)]:
+        if before.get(key) != now.get(key):
+            raise SampleStateError(
+                f"sample {sample.name!r} was begun with {key} = {before.get(key)!r}, this call says {now.get(key)!r}; "
+                "repeat the first call's options, or choose another sample name."
+            )
+
+
+def begin_sample(
+    sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None, *, slide: str = ""
+) -> dict[str, Any]:
+    """Write ``sample.json``, or see that the one there means the same; how many fields are wanted is no part of it.
+
+    Args:
+        sample: where.
+        scope, plan: of the acquisition.
+        specimen: on a virtual scope, what lies on the stage.
+        slide: id of the physical slide, by default the sample's name.
+
+    Returns:
+        The content of ``sample.json``.
+
+    Raises:
+        SampleStateError: the sample was begun otherwise; the text names what differs.
+    """
+    check_sample(sample, scope, plan, specimen)
+    if sample.exists():
+        return sample.info()
+    info = {
+        "format_version": FORMAT_VERSION,
+        "sample": sample.name,
+        "slide": slide or sample.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": _software(),
+        **_wanted(scope, plan, specimen),
+        "modalities": list(MODALITIES),
+        "pixel_um": scope.camera.image_pixel_um,
+        "expected_cells_per_field": scope.expected_cells_per_field,
+    }
+    sample.begin(info)
+    sample.log("begun", scope=scope.name, slot=plan.slot)
+    return info
+
+
+def _wanted(scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None) -> dict[str, Any]:
+    return {
+        "kind": "scope",
+        "scope": {"name": scope.name, "sha256": scope.sha256, "virtual": scope.virtual},
+        "slot": plan.slot,
+        "plan": plan.model_dump(mode="json"),
+        "specimen": None if specimen is None else asdict(specimen),
+    }
+
+
+def _identity(info: dict[str, Any]) -> dict[str, Any]:
+    return {key: info.get(key) for key in ("kind", "scope", "slot", "plan", "specimen")}
+
+
+def _flat(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _flat(value, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, list(content) if isinstance(content, tuple) else content
+
+
+def _software() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def check_disk(path: Path, scope: Scope, n_fields: int) -> None:
+    """See that ``n_fields`` more fields fit on the disk.
+
+    Args:
+        path: of the sample; it need not exist yet.
+
+    Raises:
+        DiskFullError: they do not; nothing was written.
+    """
+    there = path
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    needed = n_fields * scope.field_bytes + (_SPARE_BYTES if n_fields else 0)
+    if needed > free:
+        raise DiskFullError(
+            f"{path}: {n_fields} fields need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free space, ask "
+            "for fewer fields, or give another disk with --data."
+        )
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """What some fields will cost.
+
+    Attributes:
+        seconds: of the run, start and focusing included.
+        disk_bytes: of their files.
+    """
+
+    seconds: float
+    disk_bytes: int
+
+
+def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int) -> TimeEstimate:
+    """Estimate what taking the first ``n_fields`` of a plan costs: exposures, moves, settling, focusing, rendering."""
+    fields = plan.fields()[:n_fields]
+    modalities = [modality for _, modality in scope.modalities.items()]
+    frame_s = sum(modality.exposure_ms + modality.settle_ms for modality in modalities) / 1000
+    height_px, width_px = scope.camera.image_px
+    megapixels = height_px * width_px / 1e6
+    render_s = _RENDER_S_PER_MEGAPIXEL if scope.virtual else 0.0
+    field_s = frame_s + len(modalities) * (_FRAME_OVERHEAD_S + megapixels * render_s) + scope.stage.settle_ms / 1000
+    travel_um = sum(math.hypot(b.x_um - a.x_um, b.y_um - a.y_um) for a, b in zip(fields, fields[1:], strict=False))
+    focus_s = 0.0
+    if scope.focus.method == "surface":
+        exposure_s = scope.modalities.named(scope.focus.modality).exposure_ms / 1000
+        focus_frame_s = exposure_s + _FRAME_OVERHEAD_S + render_s * min(scope.focus.roi_px**2 / 1e6, megapixels)
+        coarse = scope.focus.coarse_points**2
+        fine = 4 + n_fields * plan.field_width_um * plan.field_height_um / scope.focus.spacing_um**2
+        travel_um += 2 * sum(high - low for low, high in (plan.x_um, plan.y_um))
+        focus_s = focus_frame_s * (2 * scope.focus.range_um / scope.focus.coarse_step_um + 6 * coarse + 4 * fine)
+    seconds = 2.0 + focus_s + travel_um / scope.stage.speed_um_s + len(fields) * field_s
+    return TimeEstimate(round(seconds, 1), len(fields) * scope.field_bytes)

@@ -1,0 +1,182 @@
+"""A microscope on a Micro-Manager core: moves within limits, reads back, exposes under a closed shutter's care."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wbcpipe.acquire.hardware import Exposure
+from wbcpipe.acquire.illumination import Illumination
+from wbcpipe.acquire.mmcore import CoreLink
+from wbcpipe.errors import HardwareError, StageLimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.config import Camera, Scope
+
+__all__ = ["CoreMicroscope", "oriented"]
+
+
+class CoreMicroscope:
+    """The microscope of a scope file; fulfils `hardware.Microscope`.
+
+    Raises:
+        HardwareError: the core, a device or the camera's settings failed.
+    """
+
+    def __init__(self, scope: Scope, link: CoreLink | None = None) -> None:
+        self.scope = scope
+        self.link = link or CoreLink(scope)
+        try:
+            self.illumination = Illumination(scope, self.link)
+            self._good_z_um = self.link.z_um()
+            self._exposure_ms = (0.0, 0.0)
+            self._set_up_camera()
+        except BaseException:
+            self.link.close()
+            raise
+
+    def _set_up_camera(self) -> None:
+        camera = self.scope.camera
+        if camera.pixel_type:
+            self.link.set_property(camera.device, "PixelType", camera.pixel_type)
+        if self.link.has_property(camera.device, "Binning"):
+            self.link.set_property(camera.device, "Binning", str(camera.binning))
+        whole = self.link.set_region(None)
+        expected = tuple(side // camera.binning for side in camera.sensor_px)
+        if whole != expected:
+            raise HardwareError(
+                f"{self.scope.path}: the camera {camera.device!r} has {whole[0]} x {whole[1]} pixels at binning "
+                f"{camera.binning}, 'camera.sensor_px' and binning say {expected[0]} x {expected[1]}."
+            )
+        self.region_px = camera.region_px
+        self._read_region(camera.region_px)
+
+    def _read_region(self, region_px: tuple[int, int, int, int]) -> None:
+        """Read (x, y, width, height), in unbinned pixels."""
+        camera = self.scope.camera
+        whole = region_px == (0, 0, *camera.sensor_px)
+        x, y, width, height = (number // camera.binning for number in region_px)
+        got = self.link.set_region(None if whole else (x, y, width, height))
+        if got != (width, height):
+            raise HardwareError(
+                f"the camera reads {got[0]} x {got[1]} pixels where 'camera.roi_px' asks for {width} x {height}; give a "
+                "region whose sides its driver takes (often multiples of 8)."
+            )
+        self.region_px = region_px
+        self._frame_px = (height, width)
+
+    def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
+        """See `hardware.Microscope.move_xy`."""
+        stage = self.scope.stage
+        offset_um = self.scope.camera.centre_offset_um()
+        target_um = (x_um - offset_um[0], y_um - offset_um[1])
+        for axis, asked, reach in zip("xy", target_um, (stage.x_um, stage.y_um), strict=True):
+            if not reach[0] <= asked <= reach[1]:
+                raise StageLimitError(
+                    f"{axis} = {asked:g} um is outside the stage's limits {reach[0]:g} to {reach[1]:g} um; nothing moved."
+                )
+        self.link.start_xy(*target_um)
+        self.link.wait_for((stage.xy_device,), self.scope.reliability.move_timeout_s, "moving the stage")
+        if stage.settle_ms:
+            time.sleep(stage.settle_ms / 1000)
+        there_um = self.link.xy_um()
+        away_um = float(np.hypot(there_um[0] - target_um[0], there_um[1] - target_um[1]))
+        if away_um > stage.tolerance_um:
+            raise HardwareError(
+                f"the stage stands at ({there_um[0]:.2f}, {there_um[1]:.2f}) um, {away_um:.2f} um from where it was "
+                f"sent; 'stage.tolerance_um' allows {stage.tolerance_um:g} um."
+            )
+        return there_um[0] + offset_um[0], there_um[1] + offset_um[1]
+
+    def move_z(self, z_um: float) -> float:
+        """See `hardware.Microscope.move_z`."""
+        stage = self.scope.stage
+        if not stage.z_um[0] <= z_um <= stage.z_um[1]:
+            raise StageLimitError(
+                f"Z = {z_um:g} um is outside the soft limits {stage.z_um[0]:g} to {stage.z_um[1]:g} um; nothing moved."
+            )
+        self.link.start_z(z_um)
+        self.link.wait_for((stage.z_device,), self.scope.reliability.move_timeout_s, "moving the focus")
+        there_um = self.link.z_um()
+        if abs(there_um - z_um) > stage.tolerance_um:
+            raise HardwareError(f"the focus stands at {there_um:g} um, it was sent to {z_um:g} um.")
+        self._good_z_um = there_um
+        return there_um
+
+    def light(self, modality: str) -> None:
+        """See `hardware.Microscope.light`."""
+        self.illumination.switch(modality)
+
+    def expose(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
+        """See `hardware.Microscope.expose`."""
+        if self._exposure_ms[0] != exposure_ms:
+            self._exposure_ms = (exposure_ms, self.link.set_exposure(exposure_ms))
+        real_ms = self._exposure_ms[1]
+        with self.illumination.lit():
+            self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
+            self._observe()
+        z_um = self.link.z_um()
+        self._develop(self.link.image(self._frame_px), real_ms, out)
+        return Exposure(real_ms, z_um)
+
+    def _observe(self) -> None:
+        """Called while the shutter is still open after an exposure; the virtual scope looks at the devices here."""
+
+    def _develop(self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16]) -> None:
+        """Put the camera's pixels (y, x), lying as the stage does, into ``out``."""
+        np.copyto(out, oriented(pixels, self.scope.camera))
+
+    @contextlib.contextmanager
+    def focus_region(self, side_px: int) -> Iterator[tuple[int, int]]:
+        """See `hardware.Microscope.focus_region`."""
+        before = self.region_px
+        x, y, width, height = before
+        unit = 8 * self.scope.camera.binning
+        side = (min(side_px, width), min(side_px, height))
+        wide, high = (max(number // unit, 1) * unit for number in side)
+        left, top = ((start + (room - part) // 2) // unit * unit for start, room, part in ((x, width, wide), (y, height, high)))
+        self._read_region((left, top, wide, high))
+        try:
+            yield self._frame_px[::-1] if self.scope.camera.quarter_turned else self._frame_px
+        finally:
+            self._read_region(before)
+
+    def age(self, exposures: Iterable[tuple[float, float, float]]) -> None:
+        """See `hardware.Microscope.age`: a real slide remembers by itself."""
+
+    def recover(self) -> None:
+        """See `hardware.Microscope.recover`."""
+        self.illumination.forget()
+        self._exposure_ms = (0.0, 0.0)
+        with contextlib.suppress(HardwareError):
+            if self.scope.light.shutter_device:
+                self.link.set_shutter(is_open=False)
+            self.link.start_z(self._good_z_um)
+            stage = self.scope.stage
+            self.link.wait_for((stage.z_device,), self.scope.reliability.move_timeout_s, "returning the focus")
+
+    def close(self) -> None:
+        """See `hardware.Microscope.close`."""
+        self.link.close()
+
+    def __enter__(self) -> CoreMicroscope:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def oriented(pixels: NDArray[np.unsignedinteger], camera: Camera) -> NDArray[np.unsignedinteger]:
+    """A view of the camera's frame (y, x) that lies as the stage does: x grows to the right, y downwards."""
+    (a, b), (c, d) = camera.stage_affine
+    if camera.quarter_turned:
+        # The image's right goes along the stage's y (c), its down along the stage's x (b).
+        return pixels.T[:: 1 if c > 0 else -1, :: 1 if b > 0 else -1]
+    return pixels[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]

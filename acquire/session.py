@@ -1,0 +1,287 @@
+"""One run at the microscope: what is there is kept, what is missing is taken, every way out leaves it dark and whole."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from wbcpipe.acquire.capture import FieldFocuser, capture_field
+from wbcpipe.acquire.events import field_events
+from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
+from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_info
+from wbcpipe.acquire.record import begin_sample, check_disk
+from wbcpipe.acquire.writer import FieldWriter
+from wbcpipe.errors import FrameFileError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.frames import FieldInfo
+    from wbcpipe.acquire.hardware import Microscope
+    from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
+    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.samples import Sample
+
+__all__ = ["AcquisitionSession", "open_microscope", "quarantine_damaged"]
+
+
+def open_microscope(scope: Scope, specimen: SpecimenPlan | None) -> Microscope:
+    """Open the microscope of a scope, or the virtual one with its specimen.
+
+    Raises:
+        HardwareError: it does not open.
+    """
+    if specimen is None:
+        from wbcpipe.acquire.scope import CoreMicroscope
+
+        return CoreMicroscope(scope)
+    from wbcpipe.acquire.virtual import VirtualScope
+
+    return VirtualScope(scope, specimen)
+
+
+def quarantine_damaged(sample: Sample, scope: Scope) -> dict[int, FieldInfo]:
+    """Look at each field on disk; those that are damaged move to ``raw/quarantine``. Gives back the whole ones."""
+    raw = sample.raw_path()
+    height_px, width_px = scope.camera.image_px
+    least_bytes = 2 * len(MODALITIES) * height_px * width_px
+    whole: dict[int, FieldInfo] = {}
+    for index, path in fields_on_disk(raw).items():
+        try:
+            info = read_info(path)
+            if info.index != index or info.modalities != MODALITIES or path.stat().st_size < least_bytes:
+                raise FrameFileError(f"{path}: not the field {index} of this plan.")
+            whole[index] = info
+        except FrameFileError as error:
+            folder = raw.parent / "quarantine"
+            folder.mkdir(exist_ok=True)
+            target = folder / path.name
+            for number in range(1, 10_000):
+                if not target.exists():
+                    break
+                target = folder / f"{path.name}.{number}"
+            path.rename(target)
+            sample.log("quarantined", field=index, file=str(target.relative_to(sample.path)), reason=str(error))
+    return whole
+
+
+class AcquisitionSession:
+    """An opened microscope over a sample.
+
+    Args:
+        sample: begun already, or begun here.
+        scope: which microscope.
+        plan: which fields.
+        specimen: on a virtual scope, what lies on the stage.
+        microscope: gives the opened microscope; by default the one of ``scope``.
+        progress: told in words what is being done.
+    """
+
+    def __init__(
+        self,
+        sample: Sample,
+        scope: Scope,
+        plan: AcquisitionPlan,
+        specimen: SpecimenPlan | None = None,
+        *,
+        microscope: Callable[[Scope, SpecimenPlan | None], Microscope] = open_microscope,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.sample, self.scope, self.plan, self.specimen = sample, scope, plan, specimen
+        self.raw: Path = sample.raw_path()
+        self._open, self._progress = microscope, progress
+        self._fields = plan.fields()
+        self._stop = threading.Event()
+        self._on_disk: dict[int, FieldInfo] = {}
+        self._started_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        begin_sample(self.sample, self.scope, self.plan, self.specimen)
+        self.raw.mkdir(parents=True, exist_ok=True)
+        self._on_disk = quarantine_damaged(self.sample, self.scope)
+        self._progress(f"opening {self.scope.name}")
+        self.microscope = self._open(self.scope, self.specimen)
+        try:
+            self.microscope.age(_doses(self._on_disk.values()))
+            self.surface: FocusSurface = load_surface(self.raw / "focus.json", self.plan, self.scope.focus)
+        except BaseException:
+            self.microscope.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.microscope.close()
+
+    @property
+    def taken(self) -> dict[int, FieldInfo]:
+        """The fields that are whole on disk, by index."""
+        return dict(self._on_disk)
+
+    def stop(self) -> None:
+        """Ask from another thread to end after the present frame; `take` then raises `InterruptedRunError`."""
+        self._stop.set()
+
+    def take(
+        self,
+        indices: Iterable[int],
+        on_field: Callable[[int], None] = lambda _: None,
+        on_missing: Callable[[int, str], None] = lambda _index, _reason: None,
+    ) -> None:
+        """Take those of the planned fields that have no whole file yet, in the plan's order.
+
+        Args:
+            indices: of planned fields; those on disk are passed over without a call of ``on_field``.
+            on_field: called with each index once its file is whole, from the writing thread.
+            on_missing: called with the index and the reason of a field that could not be taken, in turn.
+
+        Raises:
+            DiskFullError: no room; the fields written before are whole.
+            HardwareError: too many fields in a row could not be taken.
+            InterruptedRunError: `stop` was called.
+        """
+        wanted = sorted(set(indices))
+        outside = [index for index in wanted if not 0 <= index < len(self._fields)]
+        if outside:
+            raise ValueError(f"fields {outside} are not in the plan, which has 0 to {len(self._fields) - 1}.")
+        todo = [self._fields[index] for index in wanted if index not in self._on_disk]
+        if todo:
+            check_disk(self.raw, self.scope, len(todo))
+            self._focus([self._fields[index] for index in wanted])
+            self._take_fields(todo, on_field, on_missing)
+        if self.specimen is not None:
+            self._write_truth([self._fields[index] for index in wanted])
+
+    def _take_fields(
+        self,
+        todo: Sequence[PlannedField],
+        on_field: Callable[[int], None],
+        on_missing: Callable[[int, str], None],
+    ) -> None:
+        infos: dict[int, FieldInfo] = {}
+
+        def written(index: int) -> None:
+            self._on_disk[index] = infos.pop(index)
+            on_field(index)
+
+        writer = FieldWriter(self.raw, self.scope.camera.image_px, written, on_missing)
+        in_a_row = 0
+        try:
+            for field in todo:
+                check_disk(self.raw, self.scope, 1)
+                buffer = writer.buffer()
+                try:
+                    info = self._attempt(field, lambda target, f=field: self._capture(f, target), buffer)
+                except HardwareError as error:
+                    writer.give_back(buffer)
+                    writer.miss(field.index, str(error))
+                    self.sample.log("field_missing", field=field.index, reason=str(error))
+                    in_a_row += 1
+                    if in_a_row >= self.scope.reliability.missing_in_a_row:
+                        raise HardwareError(
+                            f"{in_a_row} fields in a row could not be taken, the last because: {error} The fields "
+                            "taken before are kept; put this right and run the same command again."
+                        ) from error
+                    continue
+                in_a_row = 0
+                infos[field.index] = info
+                writer.write(buffer, info)
+        finally:
+            # What was taken is written even where the run ends here; the first error is the one to show.
+            writer.finish(raise_error=False)
+        writer.check()
+
+    def _attempt(self, field: PlannedField, call: Callable[..., FieldInfo], *arguments: object) -> FieldInfo:
+        """Call, and call again after a hardware failure, as often as the scope allows."""
+        policy = self.scope.reliability
+        for attempt in range(policy.retries + 1):
+            try:
+                return call(*arguments)
+            except StageLimitError as error:
+                raise HardwareError(str(error)) from error
+            except HardwareError as error:
+                self.microscope.recover()
+                if attempt == policy.retries:
+                    raise
+                self.sample.log("retry", field=field.index, attempt=attempt + 1, reason=str(error))
+                self._pause(policy.retry_wait_s)
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    def _capture(self, field: PlannedField, buffer: object) -> FieldInfo:
+        events = field_events(self.scope, field, self.surface.z_um(field.x_um, field.y_um))
+        return capture_field(
+            self.microscope,
+            self.scope,
+            events,
+            buffer,  # type: ignore[arg-type]
+            started_s=self._started_s,
+            check=self._check_stop,
+        )
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise InterruptedRunError(
+                f"sample {self.sample.name!r}: stopped; the fields taken are kept, the same command goes on."
+            )
+
+    def _pause(self, seconds: float) -> None:
+        self._stop.wait(seconds)
+        self._check_stop()
+
+    def _focus(self, fields: Sequence[PlannedField]) -> None:
+        """Measure the surface of focus where fields will be taken, and store it before the first of them."""
+        places = [(field.x_um, field.y_um) for field in fields]
+        policy = self.scope.focus
+        if policy.method == "fixed" or (self.surface.coarse and not self.surface.missing_nodes(places)):
+            if not (self.raw / "focus.json").is_file():
+                self.surface.save(self.raw / "focus.json")
+            return
+        self._progress("finding the focus")
+        started_s = time.monotonic()
+        for attempt in range(self.scope.reliability.retries + 1):
+            try:
+                with self.microscope.focus_region(policy.roi_px) as frame_px:
+                    finder = FieldFocuser(self.microscope, self.scope, frame_px, self._check_stop)
+                    points = self.surface.measure(places, finder)
+                break
+            except HardwareError as error:
+                self.microscope.recover()
+                if attempt == self.scope.reliability.retries:
+                    raise
+                self.sample.log("retry", doing="focus", attempt=attempt + 1, reason=str(error))
+                self._pause(self.scope.reliability.retry_wait_s)
+        self.surface.save(self.raw / "focus.json")
+        self.sample.log("focused", points=points, seconds=round(time.monotonic() - started_s, 2))
+
+    def _write_truth(self, fields: Sequence[PlannedField]) -> None:
+        from wbcpipe.acquire.specimen import Specimen, truth_rows, write_truth
+
+        shown = [(i, self._on_disk[i].x_um, self._on_disk[i].y_um) for i in sorted(self._on_disk)]
+        if not shown or self.specimen is None:
+            return
+        del fields  # the area is that of all fields on disk, whichever call took them
+        width_um, height_um = self.scope.field_um
+        xs, ys = [x for _, x, _ in shown], [y for _, _, y in shown]
+        rows = truth_rows(
+            Specimen(self.specimen),
+            min(xs) - width_um / 2,
+            min(ys) - height_um / 2,
+            max(xs) + width_um / 2,
+            max(ys) + height_um / 2,
+            shown,
+            width_um / 2,
+        )
+        write_truth(self.sample.truth_path, rows)
+
+
+def _doses(fields: Iterable[FieldInfo]) -> Iterator[tuple[float, float, float]]:
+    """The fluorescence exposures that gave the fields on disk: (x_um, y_um, exposure_ms) each."""
+    for info in fields:
+        for frame in info.frames:
+            if frame.modality == "fluorescence":
+                yield info.x_um, info.y_um, frame.exposure_ms
+
+
+_ = WbcpipeError

@@ -1,0 +1,119 @@
+"""From labelled cells to a bundle: the procedure, the calibration, and where it all came from."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from wbcpipe.classify import metrics
+from wbcpipe.classify.bundle import Bundle, BundleInfo, half_precision, write_bundle
+from wbcpipe.classify.calibrate import Calibration, fit_calibration, fuse, head_probability
+from wbcpipe.classify.folds import holdout
+from wbcpipe.classify.procedure import run_procedure, select_modality
+from wbcpipe.classify.train import predict_logits
+from wbcpipe.errors import TrainingDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wbcpipe.classify.data import CellSet
+    from wbcpipe.classify.networks import FusionNetwork
+    from wbcpipe.classify.normalise import Normalisation
+    from wbcpipe.classify.recipe import Recipe
+    from wbcpipe.classify.train import EpochReport
+
+__all__ = ["train_bundle"]
+
+
+def train_bundle(
+    cells: CellSet,
+    validation: CellSet | None,
+    recipe: Recipe,
+    *,
+    name: str,
+    out: Path,
+    crop_px: int,
+    device: str = "auto",
+    progress: Callable[[EpochReport], None] | None = None,
+) -> Bundle:
+    """Train, calibrate on cells kept apart, and write the bundle ``out/name``.
+
+    Args:
+        cells: labelled cells.
+        validation: cells to validate and calibrate on; by default a share of ``cells``, in whole fields.
+        recipe: what to do.
+        name: of the bundle.
+        out: work folder; training states below it are used again.
+        crop_px: side of the crops before they were resized.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: called after each epoch.
+    """
+    training = cells
+    if validation is None:
+        train, test = holdout(cells.labels, cells.groups, recipe.holdout, recipe.seed)
+        training, validation = cells.subset(train), cells.subset(test)
+    elif set(validation.samples) & set(cells.samples):
+        both = sorted(set(validation.samples) & set(cells.samples))
+        raise TrainingDataError(f"samples {both} are named for training and for validation; a sample serves one of them.")
+    outcome = run_procedure(training, validation, recipe, out, device=device, progress=progress)
+    # Calibrated as shipped: with the weights rounded to what the bundle keeps.
+    network = half_precision(outcome.network)
+    seen = select_modality(validation, recipe)
+    logits = predict_logits(network, seen, outcome.normalisation, device=device)
+    calibration = fit_calibration(
+        logits, seen.labels, accept_target=recipe.accept_target, most_unidentified=recipe.most_unidentified
+    )
+    fused = fuse(head_probability(logits, calibration), calibration)
+    rows = dict(outcome.rows)
+    rows["calibrated"] = metrics.scores(seen.labels, fused, seen.classes)
+    info = BundleInfo(
+        name=name,
+        method=recipe.method,
+        backbone=recipe.backbone,
+        classes=seen.classes,
+        modalities=seen.modalities,
+        derived=tuple(item for item in cells.derived if item in seen.modalities),
+        planes=seen.planes,
+        kind=cells.source,
+        pixel_um=cells.pixel_um,
+        crop_px=crop_px,
+        side=recipe.side,
+        normalisation=outcome.normalisation,
+        calibration=calibration,
+        validation={
+            "samples": list(validation.samples),
+            "rows": rows,
+            "calibration_error": metrics.expected_calibration_error(seen.labels, fused),
+            "bfloat16_agreement": _bfloat16_agreement(network, outcome.normalisation, seen, calibration),
+        },
+        training=_provenance(training, recipe),
+    )
+    return write_bundle(out / name, info, network)
+
+
+def _bfloat16_agreement(
+    network: FusionNetwork, normalisation: Normalisation, cells: CellSet, calibration: Calibration
+) -> float:
+    """Share of the validation cells that bfloat16 on the CPU calls as float32 does."""
+    calls = [
+        fuse(head_probability(predict_logits(network, cells, normalisation, device="cpu", precision=name), calibration), calibration)
+        for name in ("float32", "bfloat16")
+    ]
+    return float((calls[0].argmax(axis=1) == calls[1].argmax(axis=1)).mean())
+
+
+def _provenance(cells: CellSet, recipe: Recipe) -> dict[str, Any]:
+    stamp = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.fromtimestamp(int(stamp), UTC) if stamp else datetime.now(UTC)
+    return {
+        "samples": list(cells.samples),
+        "cells": cells.counts(),
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": {name: metadata.version(name) for name in ("wbcpipe", "torch", "torchvision", "numpy")},
+        "python": platform.python_version(),
+        "date": now.isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,207 @@
+"""From logits to probabilities that mean what they say, to a call, and to ``unidentified``.
+
+Each head has its own temperature (Guo et al., https://doi.org/10.48550/arXiv.1706.04599). The heads' probabilities are
+averaged with weights found on held-out cells and drawn towards equal ones; the mean, which is too modest when heads
+agree, has a temperature of its own. Everything is fitted on cells that no network learned from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import minimize_scalar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Calibration",
+    "disagreement",
+    "fit_calibration",
+    "fuse",
+    "head_probability",
+    "mean_probability",
+    "negative_log_likelihood",
+]
+
+PRIOR_CELLS: Final = 25.0
+"""Each head's weight is drawn to 1 / heads as if so many cells a head had spoken for it."""
+TEMPERATURES: Final = (0.05, 20.0)
+
+
+class Calibration(BaseModel):
+    """What was fitted on held-out cells.
+
+    Attributes:
+        temperatures: one per head; its logits are divided by it.
+        weights: one per head, summing to 1.
+        fused_temperature: exponent's inverse of the fused probability.
+        threshold: a call of lower confidence is ``unidentified``.
+        accept_target: accuracy of accepted calls that was asked for.
+        accept_accuracy: accuracy of accepted calls on the held-out cells.
+        unidentified_share: share of held-out cells below the threshold.
+        cells: how many held-out cells there were.
+        nll_before: mean negative log likelihood of the plain mean of the heads.
+        nll_after: the same, calibrated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperatures: tuple[float, ...]
+    weights: tuple[float, ...]
+    fused_temperature: float = Field(default=1.0, gt=0)
+    threshold: float = Field(default=0.0, ge=0, le=1)
+    accept_target: float = 0.99
+    accept_accuracy: float | None = None
+    unidentified_share: float = 0.0
+    cells: int = 0
+    nll_before: float | None = None
+    nll_after: float | None = None
+
+
+def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    total: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return total
+
+
+def mean_probability(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The published fusion: the plain mean (N, K) of the heads' softmax, from logits (N, heads, K)."""
+    mean: NDArray[np.float64] = _softmax(logits).mean(axis=1)
+    return mean
+
+
+def head_probability(logits: NDArray[np.floating[Any]], calibration: Calibration) -> NDArray[np.float64]:
+    """Calibrated probabilities (N, heads, K) of logits (N, heads, K)."""
+    return _softmax(logits / np.asarray(calibration.temperatures)[None, :, None])
+
+
+def fuse(probability: NDArray[np.floating[Any]], calibration: Calibration) -> NDArray[np.float64]:
+    """Fused probability (N, K) of calibrated heads (N, heads, K)."""
+    mixed = np.einsum("nhk,h->nk", probability.astype(np.float64), np.asarray(calibration.weights))
+    return _sharpen(mixed, calibration.fused_temperature)
+
+
+def _sharpen(probability: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    return _softmax(np.log(np.clip(probability, 1e-12, None)) / temperature)
+
+
+def disagreement(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Jensen-Shannon divergence (N,) of the heads (N, heads, K), over its largest possible value.
+
+    0 where all heads say the same, 1 where each is certain of another class. Lin,
+    https://doi.org/10.1109/18.61115.
+    """
+    heads, classes = probability.shape[1:]
+    if heads == 1:
+        return np.zeros(len(probability))
+    each = probability.astype(np.float64)
+    divergence = _entropy(each.mean(axis=1)) - _entropy(each).mean(axis=1)
+    limit: NDArray[np.float64] = np.clip(divergence / np.log(min(heads, classes)), 0.0, 1.0)
+    return limit
+
+
+def _entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    total: NDArray[np.float64] = -(probability * np.log(np.clip(probability, 1e-12, None))).sum(axis=-1)
+    return total
+
+
+def negative_log_likelihood(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]]) -> float:
+    """Mean over cells of minus the log of the probability (N, K) given to the true class."""
+    return float(-np.log(np.clip(probability[np.arange(len(labels)), labels], 1e-12, None)).mean())
+
+
+def _best_temperature(loss: Callable[[float], float]) -> float:
+    low, high = np.log(TEMPERATURES)
+    found = minimize_scalar(lambda log_t: loss(float(np.exp(log_t))), bounds=(low, high), method="bounded")
+    return round(float(np.exp(found.x)), 4)
+
+
+def fit_calibration(
+    logits: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
+    *,
+    accept_target: float = 0.99,
+    most_unidentified: float = 0.05,
+) -> Calibration:
+    """Fit temperatures, weights and threshold on held-out cells.
+
+    Args:
+        logits: (N, heads, K).
+        labels: (N,) int64.
+        accept_target: accuracy that accepted calls shall have.
+        most_unidentified: largest share of these cells that may be refused for it.
+    """
+    heads = logits.shape[1]
+    temperatures = tuple(
+        _best_temperature(lambda t, h=h: negative_log_likelihood(labels, _softmax(logits[:, h] / t)))  # type: ignore[misc]
+        for h in range(heads)
+    )
+    each = _softmax(logits / np.asarray(temperatures)[None, :, None])
+    weights = _mixture_weights(each, labels)
+    mixed = np.einsum("nhk,h->nk", each, np.asarray(weights))
+    fused = _best_temperature(lambda t: negative_log_likelihood(labels, _sharpen(mixed, t)))
+    final = _sharpen(mixed, fused)
+    threshold = choose_threshold(labels, final, accept_target, most_unidentified)
+    accepted = final.max(axis=1) >= threshold
+    right = (final.argmax(axis=1) == labels)[accepted]
+    return Calibration(
+        temperatures=temperatures,
+        weights=weights,
+        fused_temperature=fused,
+        threshold=threshold,
+        accept_target=accept_target,
+        accept_accuracy=float(right.mean()) if right.size else None,
+        unidentified_share=float(1 - accepted.mean()),
+        cells=len(labels),
+        nll_before=negative_log_likelihood(labels, mean_probability(logits)),
+        nll_after=negative_log_likelihood(labels, final),
+    )
+
+
+def _mixture_weights(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, ...]:
+    """Maximum a posteriori weights of the mixture of heads, by expectation maximisation.
+
+    The likelihood is concave in the weights, so it has one maximum; a Dirichlet prior draws them to equal shares.
+    """
+    heads = probability.shape[1]
+    likelihood = probability[np.arange(len(labels)), :, labels]  # (N, heads)
+    weights = np.full(heads, 1.0 / heads)
+    for _ in range(200):
+        joint = likelihood * weights + 1e-15
+        share = (joint / joint.sum(axis=1, keepdims=True)).sum(axis=0) + PRIOR_CELLS
+        weights = share / share.sum()
+    rounded = np.round(weights, 4)
+    return tuple(float(value) for value in rounded / rounded.sum())
+
+
+def choose_threshold(
+    labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], accept_target: float, most_unidentified: float
+) -> float:
+    """The smallest confidence from which on calls are right often enough, refusing no more than allowed.
+
+    Args:
+        labels: (N,) int64.
+        probability: (N, K), fused.
+        accept_target: wanted accuracy of the accepted calls.
+        most_unidentified: largest share of the cells that may be refused.
+
+    Returns:
+        The threshold, rounded down to 4 digits; where the target is out of reach, the one that refuses what is
+        allowed.
+    """
+    confidence = probability.max(axis=1)
+    order = np.argsort(confidence, kind="stable")
+    right = (probability.argmax(axis=1) == labels)[order].astype(np.float64)
+    kept = np.arange(len(labels), 0, -1)
+    accuracy = np.cumsum(right[::-1])[::-1] / kept  # of the cells from this rank on
+    most = int(np.floor(most_unidentified * len(labels)))
+    enough = np.flatnonzero(accuracy[: most + 1] >= accept_target)
+    rank = int(enough[0]) if enough.size else most
+    if rank == 0:
+        return 0.0
+    return float(np.floor(confidence[order[rank]] * 1e4) / 1e4)

@@ -1,0 +1,57 @@
+"""The words classify uses: classes, methods, and how a store's channels form modalities of planes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from wbcpipe.errors import TrainingDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "BACKBONES",
+    "CLASSES",
+    "METHODS",
+    "UNIDENTIFIED",
+    "Backbone",
+    "Method",
+    "class_order",
+    "split_channels",
+]
+
+CLASSES: Final = ("NEU", "LYM", "EOS", "MO", "BAS")
+UNIDENTIFIED: Final = "unidentified"
+
+Method = Literal["single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd"]
+Backbone = Literal["shufflenet_v2_x1_0", "resnet34"]
+METHODS: Final[tuple[str, ...]] = get_args(Method)
+BACKBONES: Final[tuple[str, ...]] = get_args(Backbone)
+
+
+def split_channels(channels: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """Group channel names into modalities of c planes: ``color1:r, color1:g, color1:b, ...`` or plain names, c = 1.
+
+    Returns:
+        The modality names in order, and the number of planes of each.
+
+    Raises:
+        TrainingDataError: modalities with different numbers of planes, or planes of one modality apart.
+    """
+    prefixes = [name.split(":", 1)[0] for name in channels]
+    modalities = tuple(dict.fromkeys(prefixes))
+    planes, rest = divmod(len(prefixes), len(modalities))
+    if rest or any(prefixes[i * planes + p] != name for i, name in enumerate(modalities) for p in range(planes)):
+        raise TrainingDataError(
+            f"channels {list(channels)} do not form modalities of equally many planes: name the planes of one modality "
+            "'NAME:plane', next to each other, as many for each modality."
+        )
+    return modalities, planes
+
+
+def class_order(present: Iterable[str], declared: Sequence[str] = ()) -> tuple[str, ...]:
+    """The classes to train, in the declared order, else the five of the differential first and others by name."""
+    found = set(present) - {"", UNIDENTIFIED}
+    if declared:
+        return tuple(name for name in declared if name in found)
+    return tuple(name for name in CLASSES if name in found) + tuple(sorted(found - set(CLASSES)))

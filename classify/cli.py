@@ -1,0 +1,283 @@
+"""The commands ``train``, ``classify`` and ``bundles``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wbcpipe.errors import ConfigError, SampleStateError
+from wbcpipe.samples import Sample, data_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wbcpipe.classify.data import CellSet
+    from wbcpipe.classify.recipe import Recipe
+    from wbcpipe.classify.train import EpochReport
+
+__all__ = ["bundles", "classify", "train"]
+
+# The words are repeated from `classes` and `recipe`: these must not be imported before --help has answered.
+_METHODS = ("single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd")
+_BACKBONES = {"shufflenet": "shufflenet_v2_x1_0", "resnet34": "resnet34"}
+_DATA = click.option(
+    "--data", type=click.Path(path_type=Path), help="Data root. Default: WBCPIPE_DATA, else ./wbc-data."
+)
+_DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+
+
+def _before_torch() -> None:
+    # Threads that sleep at barriers lose little on a quiet machine, and on a busy one are many times faster.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@click.command()
+@click.argument("samples", nargs=-1, required=True, metavar="SAMPLE...")
+@click.option("--method", type=click.Choice(_METHODS), help="Network and loss. Default: mm-mimo-kd.")
+@click.option("--modality", help="The one modality of method single.")
+@click.option("--backbone", type=click.Choice(tuple(_BACKBONES)), help="Default: shufflenet.")
+@click.option("--name", help="Name of the bundle. Default: the folder of --out.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Work folder; the bundle is OUT/NAME.")
+@click.option("--validation", multiple=True, metavar="SAMPLE", help="Sample kept apart to validate and calibrate on.")
+@click.option("--folds", type=click.IntRange(min=2), help="Cross-validate with so many folds; makes no bundle.")
+@click.option("--fold", type=click.IntRange(min=0), help="With --folds: run this fold alone (from 0).")
+@click.option("--side", type=int, help="Input side in pixels. Default: 112.")
+@click.option("--epochs", type=int, help="Passes over the cells.")
+@click.option("--teacher-epochs", type=int, help="Passes for each modality's teacher.")
+@click.option("--batch-size", type=int, help="Cells a step.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--temperature", type=float, help="T of the distillation.")
+@click.option("--repetition", type=float, help="How often one cell goes to all inputs of MM-MIMO; 0 is as published.")
+@click.option("--sampling", type=click.Choice(["natural", "sqrt", "balanced"]), help="How rare classes are drawn.")
+@click.option("--seed", type=int, help="Of everything random. Default: 0.")
+@click.option("--recipe", "recipe_path", type=click.Path(exists=True, path_type=Path), help="Recipe as a JSON file.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all.")
+@_DEVICE
+@_DATA
+@_JSON
+def train(
+    samples: tuple[str, ...],
+    name: str | None,
+    out: Path,
+    validation: tuple[str, ...],
+    folds: int | None,
+    fold: int | None,
+    recipe_path: Path | None,
+    threads: int | None,
+    device: str,
+    data: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a network on labelled cells and make a bundle of it, or cross-validate the procedure.
+
+    SAMPLE is the name of a sample below the data root, or the path of a cells.zarr. Cells without a label, cut by the
+    border or flagged as debris are left out. With method mm-mimo-kd one teacher per modality is trained first, then
+    the network that learns from all of them. Every epoch is kept in OUT: the same command goes on after a stop, and
+    teachers are used again when only the student's options change.
+
+    \b
+    Examples:
+      wbcpipe train vs1 vs2 vs3 --validation vs4 --name my-scope --out models/my-scope
+      wbcpipe train smears --folds 5 --side 112 --out studies/smears
+      wbcpipe train smears --method single --modality color1 --out models/red-only
+    """
+    _before_torch()
+    if fold is not None and folds is None:
+        raise click.UsageError("--fold needs --folds: say how many folds there are.")
+    if folds is not None and validation:
+        raise click.UsageError("--folds and --validation exclude each other: folds validate on the samples themselves.")
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    recipe = _recipe(recipe_path, options)
+    root = data_root(data)
+    from wbcpipe.classify.data import load_cells
+
+    sources = [_source(root, text) for text in samples]
+    cells = load_cells(sources, recipe.side)
+    click.echo(f"{len(cells)} labelled cells: {_counts(cells)}; modalities {', '.join(cells.modalities)}", err=True)
+    if folds is not None:
+        _cross_validate(cells, recipe, out, folds, fold, device, as_json)
+        return
+    held = load_cells([_source(root, text) for text in validation], recipe.side, classes=cells.classes) if validation else None
+    _bundle(cells, held, recipe, name or out.resolve().name, out, sources[0][1], device, as_json)
+
+
+def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
+    from pydantic import ValidationError
+
+    from wbcpipe.classify.recipe import Recipe
+
+    given = {key: value for key, value in options.items() if value is not None}
+    if "backbone" in given:
+        given["backbone"] = _BACKBONES[given["backbone"]]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        return Recipe.model_validate({**content, **given})
+    except (ValidationError, ValueError, TypeError) as error:
+        where = f"recipe {path}" if path else "training options"
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _source(root: Path, text: str) -> tuple[str, Path]:
+    path = Path(text)
+    if (path / "zarr.json").is_file():
+        return path.resolve().parent.name, path
+    return text, Sample.at(root, text).cells_path
+
+
+def _counts(cells: CellSet) -> str:
+    return ", ".join(f"{name} {count}" for name, count in cells.counts().items())
+
+
+class _Clock:
+    """Prints a line an epoch with the time left, over all networks of the run."""
+
+    def __init__(self, recipe: Recipe, modalities: int, folds: int) -> None:
+        teachers = modalities if recipe.method.endswith("-kd") or recipe.method == "late-fusion" else 0
+        # A student's step costs about as much again for asking its teachers.
+        student = 0 if recipe.method == "late-fusion" else recipe.epochs * (1.6 if recipe.method.endswith("-kd") else 1.0)
+        self._whole = folds * (teachers * recipe.teacher_epochs + student)
+        self._recipe = recipe
+        self._done = 0.0
+        self._spent = 0.0
+        self._skipped = 0.0
+        self._last: tuple[str, float] = ("", 0.0)
+
+    def __call__(self, report: EpochReport, where: str = "") -> None:
+        cost = 1.6 if report.role.endswith("-kd") else 1.0
+        key = where + report.role
+        before = self._last[1] if self._last[0] == key else 0.0
+        self._last = (key, report.work)
+        self._done += cost * report.epochs * (report.work - before)
+        self._spent += report.seconds
+        left = self._spent / self._done * max(0.0, self._whole - self._done)
+        click.echo(
+            f"{where}{report.role} epoch {report.epoch}/{report.epochs} loss {report.loss:.3f} "
+            f"right {100 * report.accuracy:.1f} % {report.seconds:.1f} s, {time.strftime('%H:%M:%S', time.gmtime(left))} left",
+            err=True,
+        )
+
+
+def _cross_validate(
+    cells: CellSet, recipe: Recipe, out: Path, folds: int, fold: int | None, device: str, as_json: bool
+) -> None:
+    from wbcpipe.classify.procedure import cross_validate, markdown_table
+
+    clock = _Clock(recipe, len(cells.modalities), folds if fold is None else 1)
+    progress: Callable[[int, EpochReport], None] = lambda number, report: clock(report, f"fold {number + 1}/{folds} ")  # noqa: E731
+    table = cross_validate(cells, recipe, out, folds=folds, only=fold, device=device, progress=progress)
+    click.echo(json.dumps(table) if as_json else markdown_table(table), nl=as_json)
+
+
+def _bundle(
+    cells: CellSet,
+    held: CellSet | None,
+    recipe: Recipe,
+    name: str,
+    out: Path,
+    first_store: Path,
+    device: str,
+    as_json: bool,
+) -> None:
+    from wbcpipe.classify.assemble import train_bundle
+    from wbcpipe.segment.cells import CellStore
+
+    crop_px = CellStore(first_store).images(0, 1).shape[-1]
+    bundle = train_bundle(
+        cells,
+        held,
+        recipe,
+        name=name,
+        out=out,
+        crop_px=crop_px,
+        device=device,
+        progress=_Clock(recipe, len(cells.modalities), 1),
+    )
+    if as_json:
+        click.echo(json.dumps({"bundle": str(bundle.path), **bundle.info.model_dump(mode="json")}))
+        return
+    for row, values in bundle.info.validation["rows"].items():
+        click.echo(f"{row:>16}  F1 {100 * values['f1_weighted']:.2f}  sensitivity {100 * values['sensitivity']:.2f}")
+    click.echo(f"bundle {bundle.path} (SHA-256 {bundle.info.sha256[:12]})")
+
+
+@click.command()
+@click.option("--sample", required=True, help="Sample whose cells to call.")
+@click.option("--bundle", default="auto", show_default=True, help="Name or folder of a bundle; auto fits the sample.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Cells a batch.")
+@_DEVICE
+@_DATA
+@_JSON
+def classify(sample: str, bundle: str, batch_size: int, device: str, data: Path | None, as_json: bool) -> None:
+    """Call every cell of a sample: a probability per head, a class or `unidentified`, and how far the heads differ.
+
+    The calls are written into the sample's cells.zarr. A sample that this very bundle has called already is left as it
+    is. With --bundle auto, cells from a microscope take virtual-shufflenet, stained smears smear-shufflenet.
+
+    \b
+    Examples:
+      wbcpipe classify --sample S1
+      wbcpipe classify --sample smears --bundle models/my-scope/my-scope --device cuda --json
+    """
+    _before_torch()
+    from wbcpipe.classify.predict import classify_sample, resolve_bundle
+
+    place = Sample.at(data_root(data), sample)
+    if not place.path.is_dir():
+        raise SampleStateError(f"no sample {sample!r} in {place.path.parent}; `wbcpipe status` lists those there.")
+    with place.lock("classify"):
+        summary = classify_sample(
+            place,
+            resolve_bundle(place, bundle),
+            device=device,
+            batch_size=batch_size,
+            progress=lambda done, whole: click.echo(f"{done}/{whole} cells", err=True) if sys.stderr.isatty() else None,
+        )
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    counts = ", ".join(f"{name} {count}" for name, count in summary["calls"].items())
+    state = "called before" if summary["already"] else f"{summary['seconds']:.1f} s on {summary['device']}"
+    click.echo(f"{sample}: {summary['cells']} cells by {summary['bundle']} ({state}): {counts}")
+
+
+@click.command()
+@click.argument("name", required=False)
+@_JSON
+def bundles(name: str | None, as_json: bool) -> None:
+    """List the model bundles that come with wbcpipe, or show one after verifying its weights.
+
+    \b
+    Examples:
+      wbcpipe bundles
+      wbcpipe bundles virtual-shufflenet --json
+      wbcpipe bundles models/my-scope/my-scope
+    """
+    from wbcpipe.classify.bundle import CARD, load_bundle, shipped_bundles
+
+    if name is not None:
+        bundle = load_bundle(name)
+        content = {"path": str(bundle.path), "verified": True, **bundle.info.model_dump(mode="json")}
+        click.echo(json.dumps(content) if as_json else (bundle.path / CARD).read_text(encoding="utf-8"))
+        return
+    found = [load_bundle(path) for path in shipped_bundles().values()]
+    if as_json:
+        click.echo(json.dumps({"bundles": [{"path": str(b.path), **b.info.model_dump(mode="json")} for b in found]}))
+        return
+    for bundle in found:
+        info = bundle.info
+        click.echo(f"{info.name}: {info.method} on {info.backbone}, kind {info.kind}, {', '.join(info.classes)}")
+    if not found:
+        click.echo("No bundle comes with this wbcpipe; `wbcpipe train` makes one.")

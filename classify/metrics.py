@@ -1,0 +1,106 @@
+"""Figures of merit, as pure functions on arrays; weighted means are by class support, as in the paper's Table 1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["HEADLINE", "confusion", "expected_calibration_error", "scores", "summarise"]
+
+HEADLINE = ("f1_weighted", "sensitivity", "specificity", "auc", "accuracy")
+
+
+def confusion(labels: NDArray[np.int64], calls: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Confusion matrix (K, K): rows are the true class, columns the call."""
+    return np.asarray(confusion_matrix(labels, calls, labels=np.arange(classes)), dtype=np.int64)
+
+
+def scores(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], classes: Sequence[str]) -> dict[str, Any]:
+    """Weighted F1, sensitivity, specificity and AUC, accuracy, per-class F1 and the confusion matrix.
+
+    Args:
+        labels: (N,) int64.
+        probability: (N, K).
+        classes: K names.
+
+    Returns:
+        Plain numbers, ready for JSON; a class without cells in ``labels`` has F1 ``None`` and weighs nothing.
+    """
+    matrix = confusion(labels, probability.argmax(axis=1).astype(np.int64), len(classes))
+    hit = np.diag(matrix).astype(float)
+    support = matrix.sum(axis=1).astype(float)
+    called = matrix.sum(axis=0).astype(float)
+    total = support.sum()
+    recall = _divide(hit, support)
+    f1 = _divide(2 * hit, support + called)
+    specificity = _divide(total - support - called + hit, total - support)
+    weight = support / total
+    return {
+        "cells": int(total),
+        "f1_weighted": float(weight @ f1),
+        "sensitivity": float(weight @ recall),
+        "specificity": float(weight @ specificity),
+        "auc": _auc(labels, probability, weight),
+        "accuracy": float(hit.sum() / total),
+        "f1": {name: float(f1[i]) if support[i] else None for i, name in enumerate(classes)},
+        "sensitivity_by_class": {name: float(recall[i]) if support[i] else None for i, name in enumerate(classes)},
+        "confusion": matrix.tolist(),
+    }
+
+
+def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+
+
+def _auc(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], weight: NDArray[np.float64]) -> float | None:
+    """One class against the rest, averaged by support over the classes that can be ranked."""
+    found = [
+        (float(weight[k]), float(roc_auc_score(labels == k, probability[:, k])))
+        for k in range(probability.shape[1])
+        if 0 < np.count_nonzero(labels == k) < len(labels)
+    ]
+    total = sum(share for share, _ in found)
+    return sum(share * value for share, value in found) / total if total else None
+
+
+def expected_calibration_error(
+    labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], bins: int = 15
+) -> float:
+    """Mean distance between confidence and accuracy over equal bins of confidence, weighted by cells.
+
+    Naeini et al., https://doi.org/10.1609/aaai.v29i1.9602.
+    """
+    confidence = probability.max(axis=1)
+    right = probability.argmax(axis=1) == labels
+    index = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    gap = np.abs(
+        np.bincount(index, weights=confidence, minlength=bins) - np.bincount(index, weights=right, minlength=bins)
+    )
+    return float(gap.sum() / max(1, count.sum()))
+
+
+def summarise(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and sample standard deviation over folds of each headline figure and of each class's F1."""
+    summary: dict[str, Any] = {}
+    for name in HEADLINE:
+        summary[name] = _mean_sd([fold[name] for fold in folds])
+    summary["f1"] = {name: _mean_sd([fold["f1"][name] for fold in folds]) for name in folds[0]["f1"]}
+    summary["confusion"] = np.sum([fold["confusion"] for fold in folds], axis=0).tolist()
+    summary["cells"] = sum(fold["cells"] for fold in folds)
+    return summary
+
+
+def _mean_sd(values: Sequence[float | None]) -> dict[str, float | None]:
+    known = [value for value in values if value is not None]
+    return {
+        "mean": float(np.mean(known)) if known else None,
+        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+    }

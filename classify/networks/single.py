@@ -1,0 +1,27 @@
+"""One modality alone: the paper's first four rows, and the teachers of the distillation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wbcpipe.classify.networks.base import FusionNetwork, build_backbone
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SingleModality"]
+
+
+class SingleModality(FusionNetwork):
+    """A backbone that reads the c planes of one modality."""
+
+    heads = 1
+
+    def __init__(self, backbone: str, planes: int, classes: int) -> None:
+        super().__init__(1, planes, classes)
+        self.backbone = build_backbone(backbone, planes, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, 1, K) of images (B, c, H, W)."""
+        logits: Tensor = self.backbone(images)
+        return logits.unsqueeze(1)  # (B, K) -> (B, 1, K)

@@ -1,0 +1,214 @@
+"""Apply a bundle to the cells of a sample."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wbcpipe.classify.bundle import Bundle, find_bundle
+from wbcpipe.classify.calibrate import disagreement, fuse, head_probability
+from wbcpipe.classify.classes import UNIDENTIFIED, split_channels
+from wbcpipe.classify.data import PIXEL_TOLERANCE, source_kind
+from wbcpipe.classify.engines import Engine, engine_for
+from wbcpipe.classify.normalise import resize
+from wbcpipe.errors import BundleError, NoCellsError
+from wbcpipe.segment.cells import CELLS_PER_SHARD, CellStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.samples import Sample
+
+__all__ = ["Classifier", "classify_sample", "resolve_bundle"]
+
+
+class Classifier:
+    """A bundle ready to call cells.
+
+    Args:
+        bundle: the model.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        batch_size: cells the network sees at once; the last batch is filled up, so that a cell's result never depends
+            on how many cells came with it.
+        engine: in place of the one that fits the device.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, device: str = "auto", batch_size: int = 64, engine: Engine | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.engine = engine or engine_for(bundle, device)
+        self.batch_size = batch_size
+
+    def prepare(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Resized, normalised pictures (n, M * c, side, side) of the bundle's planes (n, M * c, S, S) uint16."""
+        return self.bundle.info.normalisation.apply(resize(images, self.bundle.info.side))
+
+    def probability(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated probabilities (n, heads, K) of prepared pictures."""
+        parts = []
+        for start in range(0, len(prepared), self.batch_size):
+            batch = prepared[start : start + self.batch_size]
+            short = self.batch_size - len(batch)
+            if short:
+                batch = np.concatenate([batch, np.zeros((short, *batch.shape[1:]), np.float32)])
+            parts.append(self.engine(batch)[: self.batch_size - short])
+        logits = np.concatenate(parts)
+        return head_probability(logits, self.bundle.info.calibration).astype(np.float32)
+
+    def call(
+        self, probability: NDArray[np.float32]
+    ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+        """Calls, confidence (n,) and disagreement (n,) of calibrated probabilities (n, heads, K)."""
+        info = self.bundle.info
+        fused = fuse(probability, info.calibration)
+        confidence = fused.max(axis=1)
+        names = [
+            info.classes[index] if sure else UNIDENTIFIED
+            for index, sure in zip(fused.argmax(axis=1), confidence >= info.calibration.threshold, strict=True)
+        ]
+        return names, confidence.astype(np.float32), disagreement(probability).astype(np.float32)
+
+
+def resolve_bundle(sample: Sample, name: str) -> Bundle:
+    """The bundle called ``name``; ``auto`` is the shipped one for the kind of the sample's cells."""
+    kind = None
+    if name == "auto":
+        kind = source_kind(CellStore(sample.cells_path))
+        if kind == "scope" and sample.exists():
+            kind = str(sample.info().get("kind") or kind)
+    return find_bundle(name, kind=kind)
+
+
+def classify_sample(
+    sample: Sample,
+    bundle: Bundle,
+    *,
+    device: str = "auto",
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Call every cell of a sample and write the calls into its ``cells.zarr``.
+
+    Cells that a later stage leaves out (debris, border) are called too. Cells that this bundle has called already are
+    left as they are. The caller holds the sample's lock.
+
+    Args:
+        sample: a segmented or imported sample.
+        bundle: the model.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        batch_size: cells at once.
+        progress: called with (cells done, cells in all).
+
+    Returns:
+        A summary for people and JSON: cells, calls by class, bundle, engine, seconds, whether it was done before.
+
+    Raises:
+        BundleError: the bundle's modalities or pixel size are not the sample's.
+        NoCellsError: the store is empty.
+    """
+    began = time.perf_counter()
+    store = CellStore(sample.cells_path)
+    if not len(store):
+        raise NoCellsError(f"{sample.path}: cells.zarr holds no cell to classify.")
+    planes = matching_planes(store, bundle)
+    before = store.attributes.get("classified") or {}
+    if before.get("sha256") == bundle.info.sha256 and before.get("calibration") == bundle.calibration_digest:
+        return _summary(sample, store.calls(), before, seconds=0.0, already=True)
+    classifier = Classifier(bundle, device=device, batch_size=batch_size)
+    parts = []
+    for start, prepared in _prepared_blocks(store, classifier, planes):
+        parts.append(classifier.probability(prepared))
+        if progress is not None:
+            progress(start + len(prepared), len(store))
+    probability = np.concatenate(parts)
+    call, confidence, differ = classifier.call(probability)
+    info = bundle.info
+    classified = {
+        "bundle": info.name,
+        "sha256": info.sha256,
+        "calibration": bundle.calibration_digest,
+        "method": info.method,
+        "classes": list(info.classes),
+        "heads": list(info.head_names),
+        "weights": list(info.calibration.weights),
+        "threshold": info.calibration.threshold,
+        "engine": classifier.engine.name,
+        "batch_size": batch_size,
+    }
+    store.write_calls(probability, call, confidence, differ, classified=classified)
+    seconds = time.perf_counter() - began
+    if sample.exists():
+        sample.log("classified", bundle=info.name, cells=len(call), seconds=round(seconds, 3))
+    return _summary(sample, call, classified, seconds=seconds, already=False)
+
+
+def matching_planes(store: CellStore, bundle: Bundle) -> list[int]:
+    """Which of the store's channels are the bundle's input, in its order.
+
+    Raises:
+        BundleError: a modality of the bundle is missing, or planes, pixel size or crop side differ.
+    """
+    info = bundle.info
+    modalities, planes = split_channels(store.modalities)
+    missing = [name for name in info.modalities if name not in modalities]
+    if missing or planes != info.planes:
+        raise BundleError(
+            f"bundle {info.name!r} reads modalities {list(info.modalities)} of {info.planes} plane(s), the cells of "
+            f"{store.path.parent.name!r} have {list(modalities)} of {planes}; choose another bundle or train one."
+        )
+    if abs(store.pixel_um / info.pixel_um - 1) > PIXEL_TOLERANCE:
+        raise BundleError(
+            f"bundle {info.name!r} reads crops of {info.pixel_um} um a pixel, the cells of "
+            f"{store.path.parent.name!r} have {store.pixel_um} um; segment or import them again with "
+            f"--pixel-um {info.pixel_um}."
+        )
+    side = store.images(0, 1).shape[-1]
+    if side != info.crop_px:
+        raise BundleError(
+            f"bundle {info.name!r} reads crops of {info.crop_px} px, the cells of {store.path.parent.name!r} have "
+            f"{side} px; segment or import them again."
+        )
+    return [modalities.index(name) * planes + plane for name in info.modalities for plane in range(planes)]
+
+
+def _prepared_blocks(
+    store: CellStore, classifier: Classifier, planes: list[int]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Blocks of prepared pictures, the next one read while the network works on this one."""
+    size = max(1, CELLS_PER_SHARD // classifier.batch_size) * classifier.batch_size
+    starts = range(0, len(store), size)
+
+    def read(start: int) -> NDArray[np.float32]:
+        return classifier.prepare(store.images(start, min(start + size, len(store)))[:, planes])
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead = reader.submit(read, 0)
+        for start in starts:
+            block = ahead.result()
+            if start + size < len(store):
+                ahead = reader.submit(read, start + size)
+            yield start, block
+
+
+def _summary(
+    sample: Sample, calls: list[str], classified: dict[str, Any], *, seconds: float, already: bool
+) -> dict[str, Any]:
+    counts = Counter(calls)
+    names = [*classified["classes"], UNIDENTIFIED]
+    return {
+        "sample": sample.name,
+        "cells": len(calls),
+        "calls": {name: counts.get(name, 0) for name in names},
+        "bundle": classified["bundle"],
+        "sha256": classified["sha256"],
+        "device": classified["engine"],
+        "seconds": round(seconds, 3),
+        "already": already,
+    }

@@ -1,0 +1,86 @@
+"""What a training run does, as data: frozen, complete, and refused when a key is not known."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wbcpipe.classify.augment import Augmentation
+from wbcpipe.classify.classes import Backbone, Method
+from wbcpipe.classify.data import Sampling
+
+__all__ = ["Recipe"]
+
+
+class Recipe(BaseModel):
+    """A training recipe.
+
+    Attributes:
+        method: which network and loss.
+        modality: the one modality of method ``single``.
+        backbone: torchvision's name.
+        side: input side in pixels.
+        start_side: side of the first epochs, which grows to ``side`` over the first two thirds; equal to ``side`` it
+            stays. Small pictures teach the coarse features at a fraction of the cost.
+        epochs: passes over the cells; of the student where there are teachers.
+        teacher_epochs: passes for each teacher.
+        batch_size: cells a step.
+        lr: peak of the one-cycle learning rate of AdamW.
+        weight_decay: AdamW's, on weights but not on biases and batch norm.
+        temperature: T of the distillation.
+        repetition: rho; how often one cell goes to all inputs of MM-MIMO. 0 is as published.
+        sampling: how rare classes are drawn.
+        label_smoothing: of the cross-entropy.
+        ema: decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
+        holdout: share of the cells kept from training, where no validation cells are given, to calibrate on.
+        accept_target: share of accepted calls that must be right on the validation cells.
+        most_unidentified: share of the validation cells that may be refused to reach it.
+        precision: ``auto`` is float32 on a CPU and mixed on a GPU.
+        seed: of everything random.
+        augmentation: how strongly pictures are changed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Method = "mm-mimo-kd"
+    modality: str | None = None
+    backbone: Backbone = "shufflenet_v2_x1_0"
+    side: int = Field(default=112, ge=32, le=512)
+    start_side: int = Field(default=64, ge=32, le=512)
+    epochs: int = Field(default=40, ge=1)
+    teacher_epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    lr: float = Field(default=4e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    temperature: float = Field(default=3.0, gt=0)
+    repetition: float = Field(default=0.5, ge=0, le=1)
+    sampling: Sampling = "sqrt"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    holdout: float = Field(default=0.15, gt=0, lt=1)
+    accept_target: float = Field(default=0.99, gt=0, le=1)
+    most_unidentified: float = Field(default=0.05, ge=0, lt=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(default=0, ge=0)
+    augmentation: Augmentation = Augmentation()
+
+    def for_teacher(self, modality: str) -> Recipe:
+        """The recipe of one modality's teacher: what matters to the student alone is left at its default.
+
+        So a teacher that stands in the work folder is used again when only the student's part changes.
+        """
+        kept = self.model_dump(
+            include={
+                *("backbone", "side", "start_side", "batch_size", "lr", "weight_decay", "sampling"),
+                *("label_smoothing", "ema", "precision", "seed", "augmentation"),
+            }
+        )
+        return Recipe(**kept, method="single", modality=modality, epochs=self.teacher_epochs)
+
+    def side_at(self, epoch: int) -> int:
+        """The side to train at in an epoch, a multiple of 16 until the last third."""
+        grown = min(1.0, epoch / max(1.0, (self.epochs - 1) * 2 / 3))
+        if self.start_side >= self.side or grown >= 1.0:
+            return self.side
+        return min(self.side, round((self.start_side + grown * (self.side - self.start_side)) / 16) * 16)

@@ -1,0 +1,330 @@
+"""Training of one network, epoch by epoch, resumable to the bit.
+
+Everything random in an epoch comes from generators seeded by (seed, role, epoch), so that a training which was broken
+off goes on from its last whole epoch as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wbcpipe.classify.augment import augment
+from wbcpipe.classify.checkpoint import (
+    fingerprint,
+    load_state,
+    module_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    save_state,
+)
+from wbcpipe.classify.data import epoch_indices, head_batches
+from wbcpipe.classify.distill import fused_log_probability, total_loss
+from wbcpipe.classify.engines import TorchEngine, pick_device
+from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network
+from wbcpipe.classify.networks.fuse import fused_copy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from wbcpipe.classify.data import CellSet
+    from wbcpipe.classify.normalise import Normalisation
+    from wbcpipe.classify.recipe import Recipe
+
+__all__ = ["EpochReport", "late_fusion_of", "predict_logits", "train_network"]
+
+WARM_UP = 0.2
+"""Share of the steps over which the one-cycle learning rate rises."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch's outcome, for progress.
+
+    Attributes:
+        role: what is trained: ``teacher color1``, ``mm-mimo-kd``...
+        epoch: epochs done.
+        epochs: epochs in all.
+        loss: mean training loss.
+        accuracy: share of training answers that were right, over heads and augmented cells.
+        seconds: what the epoch took.
+        work: share of this network's work that is done, by pixels.
+    """
+
+    role: str
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+    seconds: float
+    work: float
+
+
+@dataclass
+class _Run:
+    """What one training holds."""
+
+    cells: CellSet
+    recipe: Recipe
+    role: str
+    network: FusionNetwork
+    optimizer: torch.optim.Optimizer
+    average: FusionNetwork | None
+    teacher: LateFusion | None
+    device: torch.device
+    gain: np.ndarray[Any, np.dtype[np.float32]]
+    offset: np.ndarray[Any, np.dtype[np.float32]]
+    history: list[list[float]] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> int:
+        return self.network.modalities if self.network.heads > 1 else 1
+
+    @property
+    def steps(self) -> int:
+        return max(1, len(self.cells) // self.recipe.batch_size)
+
+
+def train_network(
+    cells: CellSet,
+    normalisation: Normalisation,
+    recipe: Recipe,
+    work: Path,
+    *,
+    role: str,
+    teacher: LateFusion | None = None,
+    device: str = "auto",
+    progress: Callable[[EpochReport], None] | None = None,
+    stop_after: int | None = None,
+) -> FusionNetwork:
+    """Train one network, or go on with one that was broken off, or load one that is finished.
+
+    Args:
+        cells: the training cells.
+        normalisation: of their planes.
+        recipe: what to do; for ``single`` the cells hold that modality alone.
+        work: folder of this training's state; created.
+        role: name in progress, and part of the random seed.
+        teacher: frozen late-fusion network for the ``-kd`` methods.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: called after each epoch.
+        stop_after: end after so many epochs of this call, with the state written (for tests and time limits).
+
+    Returns:
+        The network, in evaluation mode on the CPU.
+    """
+    place = pick_device(device)
+    mark = fingerprint(cells, f"{recipe.model_dump_json()} {role} {normalisation.model_dump_json()}")
+    run = _begin(cells, normalisation, recipe, role, teacher, place)
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "state.safetensors"
+    first = _restore(run, path, mark)
+    for epoch in range(first, recipe.epochs):
+        if stop_after is not None and epoch - first >= stop_after:
+            break
+        report = _epoch(run, epoch)
+        run.history.append([report.loss, report.accuracy])
+        _save(run, path, mark, epoch + 1)
+        if progress is not None:
+            progress(report)
+    final = run.average if run.average is not None else run.network
+    return final.eval().requires_grad_(False).to("cpu", memory_format=torch.contiguous_format)
+
+
+def _seeds(recipe: Recipe, role: str, epoch: int) -> tuple[np.random.Generator, torch.Generator]:
+    sequence = np.random.SeedSequence([recipe.seed, epoch, *role.encode()])
+    numbers, tensors = sequence.spawn(2)
+    seed = int(tensors.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return np.random.default_rng(numbers), torch.Generator().manual_seed(seed)
+
+
+def _begin(
+    cells: CellSet,
+    normalisation: Normalisation,
+    recipe: Recipe,
+    role: str,
+    teacher: LateFusion | None,
+    device: torch.device,
+) -> _Run:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seeds(recipe, role, 0)[1].initial_seed())
+        network = build_network(
+            recipe.method, recipe.backbone, len(cells.modalities), cells.planes, len(cells.classes)
+        )
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=recipe.lr,
+        fused=True,
+    )
+    average = copy.deepcopy(network).requires_grad_(False) if recipe.ema else None
+    if teacher is not None:
+        teacher = fused_copy(teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    gain, offset = normalisation.affine(cells.images)
+    return _Run(cells, recipe, role, network, optimizer, average, teacher, device, gain, offset)
+
+
+def _restore(run: _Run, path: Path, mark: str) -> int:
+    """Load the last whole epoch's state, if any; gives the number of epochs done."""
+    loaded = load_state(path, mark)
+    if loaded is None:
+        return 0
+    tensors, state = loaded
+    run.network.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
+    if run.average is not None:
+        run.average.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("ema.")})
+    restore_optimizer(run.optimizer, tensors)
+    run.history = list(state["history"])
+    return int(state["epoch"])
+
+
+def _save(run: _Run, path: Path, mark: str, epochs_done: int) -> None:
+    tensors = module_tensors(run.network, "net.")
+    if run.average is not None:
+        tensors |= module_tensors(run.average, "ema.")
+    if epochs_done < run.recipe.epochs:
+        tensors |= optimizer_tensors(run.optimizer)
+    save_state(path, tensors, {"fingerprint": mark, "epoch": epochs_done, "history": run.history})
+
+
+def _epoch(run: _Run, epoch: int) -> EpochReport:
+    began = time.perf_counter()
+    recipe = run.recipe
+    numbers, tensors = _seeds(recipe, run.role, epoch + 1)
+    rows = epoch_indices(run.cells.labels, recipe.sampling, numbers)
+    repetition = recipe.repetition if run.inputs > 1 else 1.0
+    run.network.train()
+    losses, right, answers = 0.0, 0, 0
+    batches = head_batches(rows, run.inputs, recipe.batch_size, repetition, numbers)
+    for step, (table, same) in enumerate(batches):
+        _set_rate(run, epoch * run.steps + step)
+        images = _batch(run, table)
+        images = augment(
+            images,
+            torch.from_numpy(same),
+            run.inputs,
+            recipe.augmentation,
+            tensors,
+            side=recipe.side_at(epoch),
+        )
+        labels = torch.from_numpy(run.cells.labels[table]).to(run.device)  # (B, inputs)
+        loss, hits = _step(run, images, labels)
+        losses += loss
+        right += hits
+        answers += labels.numel()
+    return EpochReport(
+        run.role,
+        epoch + 1,
+        recipe.epochs,
+        losses / run.steps,
+        right / answers,
+        time.perf_counter() - began,
+        _work_done(recipe, epoch + 1),
+    )
+
+
+def _work_done(recipe: Recipe, epochs: int) -> float:
+    pixels = [recipe.side_at(epoch) ** 2 for epoch in range(recipe.epochs)]
+    return sum(pixels[:epochs]) / sum(pixels)
+
+
+def _batch(run: _Run, table: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
+    """Normalised pictures (B, M * c, side, side); input i of row b shows cell ``table[b, i]``."""
+    planes = run.cells.images.shape[1] // run.inputs
+    rows = np.repeat(table, planes, axis=1)  # (B, M * c)
+    columns = np.arange(rows.shape[1])[None, :] if run.inputs > 1 else np.arange(planes)[None, :]
+    raw = torch.from_numpy(run.cells.images[rows, columns]).to(run.device)
+    gain = torch.from_numpy(run.gain[rows, columns]).to(run.device)
+    offset = torch.from_numpy(run.offset[rows, columns]).to(run.device)
+    values = raw.to(torch.float32).mul_(gain[:, :, None, None]).add_(offset[:, :, None, None])
+    return values.clamp_(-8.0, 8.0)
+
+
+def _step(run: _Run, images: Tensor, labels: Tensor) -> tuple[float, int]:
+    recipe = run.recipe
+    target = _teacher_logits(run, images) if run.teacher is not None else None
+    with autocast(run.device, recipe.precision):
+        logits = run.network(images)
+    logits = logits.float()
+    loss = total_loss(
+        logits, labels, target, temperature=recipe.temperature, label_smoothing=recipe.label_smoothing
+    )
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    run.optimizer.step()
+    if run.average is not None:
+        _blend(run.average, run.network, recipe.ema)
+    return float(loss.detach()), int((logits.detach().argmax(-1) == labels).sum())
+
+
+def _teacher_logits(run: _Run, images: Tensor) -> Tensor:
+    assert run.teacher is not None
+    with torch.no_grad(), autocast(run.device, "bfloat16"):
+        logits: Tensor = run.teacher(images.contiguous(memory_format=torch.channels_last)).float()
+        return logits if run.network.heads > 1 else fused_log_probability(logits)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Mixed precision as a context: bfloat16 when asked for, or by ``auto`` on a GPU."""
+    mixed = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+
+
+def _set_rate(run: _Run, step: int) -> None:
+    """One cycle: a cosine up from a twentieth of the peak, a cosine down to nearly zero."""
+    total = run.steps * run.recipe.epochs
+    rise = max(1, round(WARM_UP * total))
+    if step < rise:
+        share = 0.05 + 0.95 * (1 - math.cos(math.pi * step / rise)) / 2
+    else:
+        share = 1e-3 + (1 - 1e-3) * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise))) / 2
+    for group in run.optimizer.param_groups:
+        group["lr"] = run.recipe.lr * share
+
+
+def _blend(average: nn.Module, network: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(new, 1 - decay)
+            else:
+                kept.copy_(new)
+
+
+def late_fusion_of(members: list[FusionNetwork], backbone: str) -> LateFusion:
+    """The late-fusion network made of M trained single-modality networks: the teacher of the distillation."""
+    first = members[0]
+    network = LateFusion(backbone, len(members), first.planes, first.classes)
+    for slot, member in zip(network.members, members, strict=True):
+        slot.load_state_dict(member.state_dict())
+    return network.eval().requires_grad_(False)
+
+
+def predict_logits(
+    network: FusionNetwork,
+    cells: CellSet,
+    normalisation: Normalisation,
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: str = "float32",
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Logits (N, heads, K) float32 of every cell, the same cell given to all inputs."""
+    engine = TorchEngine(network, pick_device(device), precision)
+    return np.concatenate(
+        [
+            engine(normalisation.apply(cells.images[start : start + batch_size]))
+            for start in range(0, len(cells), batch_size)
+        ]
+    )

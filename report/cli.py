@@ -1,0 +1,138 @@
+"""The commands ``report``, ``evaluate`` and ``status``: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wbcpipe.samples import Sample, data_root
+
+# What reads cells and pictures is imported when a command runs: zarr must not load for `--help`.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["evaluate", "report", "status"]
+
+_data = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that holds the samples; else $WBCPIPE_DATA, else ./wbc-data.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+def _sample(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--sample", "name", required=True, metavar="NAME", help="The sample.")(command)
+
+
+def _print_json(content: Any) -> None:
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+@click.command()
+@_sample
+@_data
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Your laboratory's reference intervals, TOML or JSON; else textbook intervals for adults.",
+)
+@click.option("--wbc", type=float, metavar="N", help="White cells in 10^9/L, for absolute counts, e.g. 6.2.")
+@_json
+def report(name: str, data: Path | None, reference: Path | None, wbc: float | None, as_json: bool) -> None:
+    """Stage 4: count the called cells and write the differential.
+
+    Writes report.html (one self-contained page), differential.json (for machines) and cells.csv (one line a cell)
+    into the sample's folder. Documents that say the same already are left as they are.
+
+    Percentages are of the identified cells, with exact 95 % (Clopper-Pearson) intervals. "high" and "low" mean that
+    the whole interval lies outside the reference; "borderline" that only the percentage does. Cells that are debris,
+    cut by the edge, blurred or lack a modality are left out and listed by reason.
+
+    \b
+    Examples:
+      wbcpipe report --sample S001
+      wbcpipe report --sample S001 --wbc 6.2
+      wbcpipe report --sample S001 --reference our-lab.toml --json
+
+    \b
+    our-lab.toml:
+      source = "St Elsewhere, adults, 2026"
+      [percent]
+      NEU = [40, 75]
+      LYM = [20, 45]
+
+    Not for diagnostic use.
+    """
+    from rich.console import Console
+
+    from wbcpipe.report.stage import document_paths, read_document, write_report
+    from wbcpipe.report.tables import print_differential
+
+    sample = Sample.at(data_root(data), name)
+    sample.info()  # before the lock, which would create the folder
+    with sample.lock("report"):
+        write_report(sample, reference=reference, wbc=wbc)
+        document = read_document(sample)
+    if as_json:
+        _print_json(document)
+    else:
+        print_differential(document, document_paths(sample), Console(highlight=False))
+
+
+@click.command()
+@_sample
+@_data
+@_json
+def evaluate(name: str, data: Path | None, as_json: bool) -> None:
+    """Compare a sample with its ground truth.
+
+    On the virtual scope the truth is truth.csv: which cells were found, which were called right, and whether the
+    differential's intervals hold the true percentages. Cells imported with labels are compared with these.
+
+    \b
+    Examples:
+      wbcpipe evaluate --sample demo
+      wbcpipe evaluate --sample demo --json
+    """
+    from rich.console import Console
+
+    from wbcpipe.report.evaluate import evaluate_sample
+    from wbcpipe.report.overview import print_evaluation
+
+    result = evaluate_sample(Sample.at(data_root(data), name))
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        print_evaluation(result, Console(highlight=False))
+
+
+@click.command()
+@_data
+@_json
+def status(data: Path | None, as_json: bool) -> None:
+    """List the samples and how far each one is.
+
+    Read off the disk: fields taken of those planned, cells found, the model that called them, cells counted. The
+    command that was stopped goes on when it is given again.
+
+    \b
+    Examples:
+      wbcpipe status
+      wbcpipe status --data D:\\slides --json
+    """
+    from rich.console import Console
+
+    from wbcpipe.report.overview import print_status
+    from wbcpipe.report.status import list_samples
+
+    root = data_root(data)
+    samples = list_samples(root)
+    if as_json:
+        _print_json({"data": str(root), "samples": [sample.to_json() for sample in samples]})
+    else:
+        print_status(root, samples, Console(highlight=False))

@@ -1,0 +1,244 @@
+"""``differential.json``: everything a machine, or a person years later, must know about a differential."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+from wbcpipe import __version__
+from wbcpipe.acquire.frames import fields_on_disk
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.errors import SampleStateError
+from wbcpipe.report.agreement import head_agreement
+from wbcpipe.report.gates import quality_gates
+from wbcpipe.samples import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wbcpipe.report.differential import ClassCount, Differential
+    from wbcpipe.report.rows import CellRows
+    from wbcpipe.samples import Sample
+    from wbcpipe.segment.cells import CellStore
+
+__all__ = ["FORMAT_VERSION", "NOTICE", "FieldCount", "build_document", "count_fields", "differential_schema"]
+
+FORMAT_VERSION: Final = 1
+NOTICE: Final = "Not for diagnostic use: research software that no laboratory has validated for this purpose."
+_LONG_LIST: Final = 20
+_PASSES: Final = ("single", "brightfield", "fluorescence")
+
+
+@dataclass(frozen=True)
+class FieldCount:
+    """Fields of view of a sample.
+
+    Attributes:
+        planned: positions in the plan; ``None`` where there is no plan (imported pictures).
+        wanted: fields asked for by the user; ``None`` when the number of cells decides.
+        taken: fields whose frames are all on disk.
+        missing: index and reason of the fields that could not be taken.
+    """
+
+    planned: int | None
+    wanted: int | None
+    taken: int
+    missing: tuple[tuple[int, str], ...]
+
+
+def count_fields(sample: Sample, info: Mapping[str, Any]) -> FieldCount:
+    """Look what the plan asked for and what is on disk.
+
+    Raises:
+        SampleStateError: ``missing.json`` is damaged.
+    """
+    plan = info.get("plan") or {}
+    by_pass = {name: set(fields_on_disk(sample.raw_path(name))) for name in _PASSES}
+    both = by_pass["brightfield"] & by_pass["fluorescence"]
+    missing: dict[int, str] = {}
+    for name in _PASSES:
+        path = sample.raw_path(name) / "missing.json"
+        if path.is_file():
+            content = read_json(path)
+            if not isinstance(content, dict):
+                raise SampleStateError(f"{path}: an object of field number to reason was expected.")
+            # A field that was taken after all, on a later run, is missing no more.
+            try:
+                missing |= {int(index): str(why) for index, why in content.items() if int(index) not in by_pass[name]}
+            except ValueError as error:
+                raise SampleStateError(f"{path}: damaged ({error}); move it away and acquire again.") from error
+    return FieldCount(
+        planned=_planned(plan),
+        wanted=_length(plan, "fields_wanted", "wanted_fields", "wanted"),
+        taken=len(by_pass["single"] or both),
+        missing=tuple(sorted(missing.items())),
+    )
+
+
+def _planned(plan: Mapping[str, Any]) -> int | None:
+    """Positions in a plan: of the acquisition's geometry, else of a list or number that says so."""
+    known = {name: plan[name] for name in AcquisitionPlan.model_fields if name in plan}
+    try:
+        geometry = AcquisitionPlan.model_validate(known)
+    except ValueError:
+        return _length(plan, "positions", "fields", "field_count", "planned")
+    return geometry.rows * geometry.columns
+
+
+def _length(plan: Mapping[str, Any], *names: str) -> int | None:
+    """The number under the first of ``names`` in ``plan``: itself a number, or a list that has one."""
+    for name in names:
+        value = plan.get(name)
+        if isinstance(value, list):
+            return len(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return None
+
+
+def build_document(
+    sample: Sample, store: CellStore, rows: CellRows, differential: Differential, *, created: str
+) -> dict[str, Any]:
+    """Put the differential, its gates and its provenance into one object.
+
+    The same cells, calls and options give the same object, but for ``created``.
+
+    Args:
+        sample: whose it is.
+        store: the sample's cells.
+        rows: the same cells' table.
+        differential: the answer.
+        created: UTC time, ISO 8601.
+    """
+    info = sample.info()
+    fields = count_fields(sample, info)
+    tally = differential.tally
+    gates = quality_gates(rows, tally, fields_taken=fields.taken, fields_missing=len(fields.missing))
+    return {
+        "format_version": FORMAT_VERSION,
+        "notice": NOTICE,
+        "created": created,
+        "sample": sample.name,
+        "kind": str(info.get("kind", "scope")),
+        "cells": {
+            "found": tally.cells,
+            "counted": tally.identified,
+            "unidentified": {
+                "count": tally.unidentified,
+                "percent": _rounded(differential.unidentified_percent),
+                "interval_percent": [_rounded(bound) for bound in differential.unidentified_interval_percent],
+            },
+            "rejected": dict(tally.rejected),
+            "doubtful": dict(tally.doubtful),
+        },
+        "classes": [_class_entry(line) for line in differential.classes],
+        "interval": {"confidence": 0.95, "method": "Clopper-Pearson"},
+        "reference_source": differential.reference.source,
+        "wbc_1e9_per_l": differential.wbc_1e9_per_l,
+        "fields": {
+            "planned": fields.planned,
+            "wanted": fields.wanted,
+            "taken": fields.taken,
+            "missing": [{"index": index, "reason": reason} for index, reason in fields.missing],
+        },
+        "quality": {
+            "passed": all(gate.passed is not False for gate in gates),
+            "gates": [
+                {
+                    "name": gate.name,
+                    "title": gate.title,
+                    "figure": _rounded(gate.figure),
+                    "comparison": gate.comparison,
+                    "limit": gate.limit,
+                    "unit": gate.unit,
+                    "passed": gate.passed,
+                }
+                for gate in gates
+            ],
+        },
+        "heads": [
+            {
+                "name": head.head,
+                "agreement_percent": _rounded(head.percent),
+                "class_agreement_percent": {name: _rounded(value) for name, value in head.class_percent.items()},
+                "mean_probability": _rounded(head.mean_probability),
+            }
+            for head in head_agreement(rows)
+        ],
+        "provenance": _provenance(info, store, rows),
+    }
+
+
+def _class_entry(line: ClassCount) -> dict[str, Any]:
+    absolute, bounds = line.concentration_1e9_per_l, line.concentration_interval_1e9_per_l
+    return {
+        "name": line.name,
+        "count": line.count,
+        "percent": _rounded(line.percent),
+        "interval_percent": [_rounded(bound) for bound in line.interval_percent],
+        "reference_percent": list(line.reference_percent) if line.reference_percent else None,
+        "flag": line.flag,
+        "concentration_1e9_per_l": _rounded(absolute),
+        "concentration_interval_1e9_per_l": [_rounded(bound) for bound in bounds] if bounds else None,
+    }
+
+
+def _provenance(info: Mapping[str, Any], store: CellStore, rows: CellRows) -> dict[str, Any]:
+    attributes = store.attributes
+    classified = attributes["classified"]
+    plan, scope = info.get("plan"), info.get("scope")
+    derived = {str(name) for source in (info, attributes) for name in source.get("derived") or ()}
+    return {
+        "report_software": {"wbcpipe": __version__},
+        "sample_software": _software(info.get("software")),
+        "scope": {"name": str(scope.get("name", "")), "sha256": scope.get("sha256")} if scope else None,
+        "slot": info.get("slot"),
+        "specimen": info.get("specimen"),
+        "plan_sha256": _json_digest(plan) if plan else None,
+        "modalities": [{"name": name, "derived": name in derived} for name in store.modalities],
+        "pixel_um": store.pixel_um,
+        "cells": {"sha256": rows.digest(), "provenance": _short(attributes.get("provenance") or {})},
+        "bundle": {
+            "name": str(classified.get("bundle", "")),
+            "sha256": classified.get("sha256"),
+            "classes": list(rows.classes),
+            "heads": list(rows.heads),
+            "threshold": classified.get("threshold"),
+        },
+    }
+
+
+def _software(versions: object) -> dict[str, str]:
+    if isinstance(versions, dict):
+        return {str(name): str(value) for name, value in versions.items()}
+    name, _, version = str(versions or "").partition(" ")
+    return {name: version} if name else {}
+
+
+def _short(content: Any) -> Any:
+    """The same with long lists (a thousand file names) replaced by their length and hash."""
+    if isinstance(content, dict):
+        return {str(name): _short(value) for name, value in content.items()}
+    if isinstance(content, list) and len(content) > _LONG_LIST:
+        return {"count": len(content), "sha256": _json_digest(content)}
+    return content
+
+
+def _json_digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _rounded(value: float | None) -> float | None:
+    # Four decimals hide the last bits, in which mathematics libraries of different machines differ.
+    return None if value is None or not math.isfinite(value) else round(value, 4)
+
+
+def differential_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) that every ``differential.json`` of this version obeys."""
+    text = files("wbcpipe.report").joinpath("differential.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema

@@ -1,0 +1,157 @@
+"""``report.html``: one self-contained page for the person who signs, on a screen or on A4."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import jinja2
+
+from wbcpipe.acquire.frames import fields_on_disk, read_info
+from wbcpipe.errors import FrameFileError
+from wbcpipe.report.differential import UNIDENTIFIED
+from wbcpipe.report.pictures import cell_strip, choose_cells, data_uri, measure_contrast
+from wbcpipe.report.tables import flag_words, quality_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from wbcpipe.report.pictures import Contrast
+    from wbcpipe.report.rows import CellRows
+    from wbcpipe.samples import Sample
+    from wbcpipe.segment.cells import CellStore
+
+__all__ = ["CELLS_PER_GALLERY", "Gallery", "render_page"]
+
+CELLS_PER_GALLERY: Final = 12
+#: What the five classes are called in words; others are shown by their name alone.
+_WORDS: Final = {
+    "NEU": "neutrophils",
+    "LYM": "lymphocytes",
+    "EOS": "eosinophils",
+    "MO": "monocytes",
+    "BAS": "basophils",
+}
+#: Muted, and told apart by colour-blind readers too; the text beside says the same.
+_COLOURS: Final = ("#3b6ea5", "#8fb8de", "#d98c5f", "#6f7f8f", "#4b3f72", "#a3b18a", "#c9a227")
+_TICKS: Final = (0, 1, 5, 10, 25, 50, 75, 100)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One cell as the page shows it."""
+
+    index: int
+    uri: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Some cells under one heading."""
+
+    title: str
+    note: str
+    pictures: tuple[Picture, ...]
+
+
+def render_page(
+    sample: Sample, store: CellStore, rows: CellRows, document: Mapping[str, Any], *, content_id: str
+) -> str:
+    """The whole page.
+
+    Args:
+        sample: whose it is; its first field tells the wavelengths.
+        store: the cells, for their pictures.
+        rows: the same cells' table.
+        document: what `build_document` made.
+        content_id: written into the page, so that an unchanged one is recognised.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wbcpipe.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"position": axis_position, "number": format_number}
+    return environment.get_template("report.html.j2").render(
+        document=document,
+        content_id=content_id,
+        words=_WORDS,
+        colours=dict(zip(rows.classes, _COLOURS * (len(rows.classes) // len(_COLOURS) + 1), strict=False)),
+        ticks=_TICKS,
+        flag_words=flag_words,
+        modalities=document["provenance"]["modalities"],
+        galleries=_galleries(sample, store, rows),
+        has_composite=sum("fluor" not in name.lower() for name in store.modalities) >= 3,
+    )
+
+
+def axis_position(percent: float) -> str:
+    """Where a percentage stands on the chart's square-root axis, in per cent of its width.
+
+    >>> axis_position(25)
+    '50.00'
+    """
+    return f"{10 * math.sqrt(min(max(percent, 0.0), 100.0)):.2f}"
+
+
+def format_number(value: float | None, decimals: int = 1) -> str:
+    """A number for people; a dash where there is none."""
+    return "–" if value is None else f"{value:.{decimals}f}"
+
+
+def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery]:
+    used = [index for index in range(len(rows)) if not rows.rejected[index]]
+    contrast = measure_contrast(store, used or list(range(len(rows))), wavelengths_nm=_wavelengths(sample))
+    galleries: list[Gallery] = []
+
+    def add(title: str, note: str, candidates: Sequence[int], *, least_sure: bool = False) -> None:
+        if least_sure:
+            ranked = sorted(candidates, key=lambda index: (float(rows.confidence[index]), index))
+            chosen = ranked[:CELLS_PER_GALLERY]
+        else:
+            chosen = choose_cells(candidates, rows.confidence, CELLS_PER_GALLERY)
+        if chosen:
+            shown = f"all {len(chosen)}" if len(chosen) == len(candidates) else f"{len(chosen)} of {len(candidates)}"
+            pictures = tuple(_picture(store, rows, index, contrast) for index in chosen)
+            galleries.append(Gallery(title, f"{shown}, {note}", pictures))
+
+    for name in rows.classes:
+        words = f"{name} · {_WORDS[name]}" if name in _WORDS else name
+        add(words, "from the surest to the least sure", [i for i in used if rows.call[i] == name])
+    identified = [i for i in used if rows.call[i] != UNIDENTIFIED]
+    add("Least sure of those counted", "the least sure first: look at these", identified, least_sure=True)
+    add("Unidentified", "counted apart", [i for i in used if rows.call[i] == UNIDENTIFIED])
+    add("Left out", "not in the differential", [i for i in range(len(rows)) if rows.rejected[i]])
+    return galleries
+
+
+def _picture(store: CellStore, rows: CellRows, index: int, contrast: Contrast) -> Picture:
+    parts = [f"{rows.call[index]} {rows.confidence[index]:.2f}"]
+    if len(rows.heads) > 1:
+        parts.append(f"heads differ {rows.disagreement[index]:.2f}")
+    parts.append(f"field {int(rows.columns['field'][index])}")
+    parts += [name.replace("_", " ") for name in quality_names(int(rows.quality[index]))]
+    if rows.label[index]:
+        parts.append(f"labelled {rows.label[index]}")
+    caption = " · ".join(parts)
+    return Picture(
+        index=index,
+        uri=data_uri(cell_strip(store.images(index, index + 1)[0], contrast)),
+        alt=f"Cell {index}: {caption}",
+        caption=caption,
+    )
+
+
+def _wavelengths(sample: Sample) -> dict[str, float]:
+    for path in fields_on_disk(sample.raw_path()).values():
+        try:
+            frames = read_info(path).frames
+        except FrameFileError:
+            return {}  # a page without colours in the right order is better than none
+        return {frame.modality: frame.wavelength_nm for frame in frames if frame.wavelength_nm is not None}
+    return {}

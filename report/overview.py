@@ -1,0 +1,114 @@
+"""Evaluation and status as tables in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from wbcpipe.report.evaluate import CallComparison, Evaluation, Share
+    from wbcpipe.report.status import SampleStatus
+
+__all__ = ["print_evaluation", "print_status"]
+
+
+def _table(*headings: str, left: int = 1) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for position, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="left" if position < left else "right", overflow="fold")
+    return table
+
+
+def print_evaluation(result: Evaluation, console: Console) -> None:
+    """Show an evaluation to a person."""
+    console.print(Text(f"{result.sample} against {result.against}", style="bold"))
+    if found := result.detection:
+        away = "" if found.position_rms_um is None else f", centres {found.position_rms_um:.2f} um off (RMS)"
+        console.print(
+            Text(
+                f"Detection: recall {found.recall:.4f}, precision {found.precision:.4f}, F1 {found.f1:.4f} "
+                f"({found.matched} matched of {found.truth} true and {found.found} found, {found.ignored} cut by the "
+                f"edge ignored{away})"
+            )
+        )
+    if result.calls:
+        _print_calls(result.calls, result.classes, console)
+    else:
+        console.print("Calls: none to compare; `wbcpipe classify` makes them.")
+    if result.differential:
+        _print_shares(result.differential, console)
+
+
+def _print_calls(calls: CallComparison, classes: Sequence[str], console: Console) -> None:
+    unidentified = calls.scores.cells - calls.identified.cells
+    console.print(
+        Text(
+            f"Calls: weighted F1 {calls.scores.weighted_f1:.4f} on {calls.scores.cells} cells, {unidentified} "
+            f"unidentified as misses; {calls.identified.weighted_f1:.4f} without them"
+        )
+    )
+    table = _table("true", *classes, "unsure", "precision", "recall", "F1", "cells")
+    for score, row in zip(calls.scores.classes, calls.scores.confusion, strict=True):
+        figures = [f"{value:.3f}" for value in (score.precision, score.recall, score.f1)]
+        table.add_row(Text(score.name), *map(str, row), *figures, str(score.support))
+    console.print(table)
+    alone = ", ".join(f"{head} {value:.4f}" for head, value in calls.heads.items())
+    console.print(Text(f"One head alone, weighted F1: {alone}; all together {calls.fused_forced:.4f}"))
+    if calls.other_labels:
+        console.print(Text(f"{calls.other_labels} cells have a label that is no class of the bundle; left out."))
+
+
+def _print_shares(shares: Sequence[Share], console: Console) -> None:
+    table = _table("class", "true %", "called %", "95 % interval", "inside")
+    for share in shares:
+        table.add_row(
+            Text(share.name),
+            _number(share.true_percent),
+            _number(share.called_percent),
+            "{:.1f} - {:.1f}".format(*share.interval_percent),
+            _verdict(share.inside, "yes", "no"),
+        )
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _verdict(good: bool | None, yes: str, no: str) -> Text:
+    if good is None:
+        return Text("")
+    return Text(yes) if good else Text(no, style="bold red")
+
+
+def print_status(root: Path, samples: Sequence[SampleStatus], console: Console) -> None:
+    """Show how far the samples below ``root`` are."""
+    if not samples:
+        console.print(Text(f"no samples in {root}; `wbcpipe run --sample demo` makes one, with no microscope."))
+        return
+    table = _table("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", left=2)
+    for sample in samples:
+        planned = "" if sample.fields_planned is None else f" of {sample.fields_planned}"
+        table.add_row(
+            Text(sample.name, style="bold"),
+            Text(sample.state, style={"damaged": "bold red", "reported": "green"}.get(sample.state, "")),
+            f"{sample.fields_taken}{planned}" if sample.fields_taken or planned else "",
+            str(sample.fields_missing or ""),
+            "" if sample.cells is None else str(sample.cells),
+            Text(sample.bundle or ""),
+            "" if sample.counted is None else str(sample.counted),
+            _verdict(sample.passed, "passed", "failed"),
+        )
+    console.print(table)
+    for sample in samples:
+        if sample.problem:
+            console.print(Text(f"{sample.name}: {sample.problem}", style="yellow"))
+    console.print(Text(str(root)), soft_wrap=True)

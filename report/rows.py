@@ -1,0 +1,112 @@
+"""The cell table in memory: what the documents need of ``cells.zarr`` except the pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from wbcpipe.errors import SampleStateError
+from wbcpipe.report.differential import rejections
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wbcpipe.segment.cells import CellStore
+
+__all__ = ["CellRows", "read_rows"]
+
+_COLUMNS: Final = ("field", "y_px", "x_px", "y_um", "x_um", "area_um2", "nucleus_area_um2", "focus", "quality")
+
+
+@dataclass(frozen=True)
+class CellRows:
+    """The classified cells of a sample.
+
+    Attributes:
+        columns: the store's columns by name, each (N,).
+        label: N class names, empty where unknown.
+        call: N class names or ``unidentified``.
+        confidence: (N,) probability of the fused call.
+        disagreement: (N,) Jensen-Shannon divergence of the heads.
+        probability: (N, H, K) calibrated, per head.
+        classes: K class names.
+        heads: H head names.
+        rejected: N reasons why a cell is left out, empty for those that count.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    label: list[str]
+    call: list[str]
+    confidence: NDArray[np.float32]
+    disagreement: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    classes: tuple[str, ...]
+    heads: tuple[str, ...]
+    rejected: list[str]
+
+    def __len__(self) -> int:
+        return len(self.call)
+
+    @property
+    def quality(self) -> NDArray[np.uint16]:
+        """(N,) bit flags."""
+        return np.asarray(self.columns["quality"], dtype=np.uint16)
+
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        """(N,) true for cells that are not rejected."""
+        return np.array([not reason for reason in self.rejected], dtype=np.bool_)
+
+    def head_calls(self) -> NDArray[np.intp]:
+        """(N, H) index of the class each head alone would call."""
+        return np.asarray(self.probability.argmax(axis=2), dtype=np.intp)
+
+    def digest(self) -> str:
+        """SHA-256 over every column, so that a document can say from exactly which cells it was made."""
+        total = hashlib.sha256()
+        for name in _COLUMNS:
+            total.update(np.ascontiguousarray(self.columns[name]).tobytes())
+        for array in (self.confidence, self.disagreement, self.probability):
+            total.update(np.ascontiguousarray(array).tobytes())
+        for texts in (self.label, self.call, list(self.classes), list(self.heads)):
+            total.update("\x00".join(texts).encode() + b"\x01")
+        return total.hexdigest()
+
+
+def read_rows(store: CellStore) -> CellRows:
+    """Read the classified cells.
+
+    Raises:
+        SampleStateError: the cells are not classified, or the calls do not fit the cells.
+    """
+    call = store.calls()
+    classified = store.attributes["classified"]
+    probability = store.column("probability").astype(np.float32, copy=False)
+    classes = tuple(str(name) for name in classified.get("classes") or store.attributes.get("classes") or ())
+    heads = tuple(str(name) for name in classified.get("heads") or ())
+    if not heads:
+        heads = store.modalities if probability.shape[1] == len(store.modalities) else _numbered(probability.shape[1])
+    if probability.shape != (len(store), len(heads), len(classes)):
+        raise SampleStateError(
+            f"{store.path}: probabilities of shape {probability.shape} do not fit {len(store)} cells, {len(heads)} "
+            f"heads and {len(classes)} classes; run `wbcpipe classify` again."
+        )
+    columns = {name: store.column(name) for name in _COLUMNS}
+    return CellRows(
+        columns=columns,
+        label=store.labels(),
+        call=call,
+        confidence=store.column("confidence").astype(np.float32, copy=False),
+        disagreement=store.column("disagreement").astype(np.float32, copy=False),
+        probability=probability,
+        classes=classes,
+        heads=heads,
+        rejected=rejections(columns["quality"]),
+    )
+
+
+def _numbered(heads: int) -> tuple[str, ...]:
+    return tuple(f"head {index + 1}" for index in range(heads))

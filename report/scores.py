@@ -1,0 +1,129 @@
+"""Scores of calls against truth, and matching of found cells to true ones. Pure: knows no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["CallScores", "ClassScore", "match_points", "score_calls"]
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class.
+
+    Attributes:
+        name: class name.
+        precision: of the cells called so, the share that is; 0 when none was called so.
+        recall: of the cells that are so, the share called so; 0 when there is none.
+        f1: their harmonic mean.
+        support: cells that are so.
+    """
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class CallScores:
+    """Calls against truth.
+
+    Attributes:
+        cells: cells compared.
+        accuracy: share called right.
+        weighted_f1: F1 of the classes, weighted by support.
+        classes: one score per class.
+        confusion: (K, K + 1) counts; row the true class, column the call, the last column unidentified.
+    """
+
+    cells: int
+    accuracy: float
+    weighted_f1: float
+    classes: tuple[ClassScore, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+def score_calls(true: Sequence[int], called: Sequence[int], classes: Sequence[str]) -> CallScores:
+    """Score calls; an unidentified cell is a miss for its class.
+
+    Args:
+        true: n class indices.
+        called: n class indices; K for unidentified.
+        classes: K names.
+    """
+    sides = len(classes)
+    confusion = np.zeros((sides, sides + 1), dtype=np.int64)
+    np.add.at(confusion, (np.asarray(true, dtype=np.intp), np.asarray(called, dtype=np.intp)), 1)
+    right = np.diag(confusion[:, :sides]).astype(np.float64)
+    support, guessed = confusion.sum(axis=1), confusion[:, :sides].sum(axis=0)
+    recall = right / np.maximum(support, 1)
+    precision = right / np.maximum(guessed, 1)
+    f1 = 2 * right / np.maximum(support + guessed, 1)
+    total = max(int(support.sum()), 1)
+    return CallScores(
+        cells=int(support.sum()),
+        accuracy=float(right.sum() / total),
+        weighted_f1=float((f1 * support).sum() / total),
+        classes=tuple(
+            ClassScore(name, float(precision[k]), float(recall[k]), float(f1[k]), int(support[k]))
+            for k, name in enumerate(classes)
+        ),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+    )
+
+
+def match_points(
+    true: NDArray[np.float64], found: NDArray[np.float64], tolerance_um: float
+) -> list[tuple[int, int, float]]:
+    """Pair points one to one: as many pairs within the tolerance as possible, then the shortest.
+
+    Args:
+        true: (n, 2) positions in micrometres.
+        found: (m, 2) positions.
+        tolerance_um: largest distance of a pair.
+
+    Returns:
+        (index in ``true``, index in ``found``, distance), in order of ``true``.
+    """
+    if not len(true) or not len(found):
+        return []
+    near = cKDTree(true).sparse_distance_matrix(cKDTree(found), tolerance_um, output_type="ndarray")
+    rows, columns, distance = near["i"].astype(np.intp), near["j"].astype(np.intp), near["v"].astype(np.float64)
+    if not len(rows):
+        return []
+    # Points that can pair at all fall into small groups, each solved exactly.
+    size = len(true) + len(found)
+    graph = coo_array((np.ones(len(rows)), (rows, columns + len(true))), shape=(size, size))
+    _, group = connected_components(graph, directed=False)
+    pairs: list[tuple[int, int, float]] = []
+    order = np.argsort(group[rows], kind="stable")
+    for part in np.split(order, np.flatnonzero(np.diff(group[rows[order]])) + 1):
+        pairs += _assign(rows[part], columns[part], distance[part], tolerance_um)
+    return sorted(pairs)
+
+
+def _assign(
+    rows: NDArray[np.intp], columns: NDArray[np.intp], distance: NDArray[np.float64], tolerance_um: float
+) -> list[tuple[int, int, float]]:
+    row_ids, row = np.unique(rows, return_inverse=True)
+    column_ids, column = np.unique(columns, return_inverse=True)
+    # A pair too far apart costs more than any saving among the others could bring.
+    forbidden = (len(rows) + 1) * (tolerance_um + 1)
+    cost = np.full((len(row_ids), len(column_ids)), forbidden)
+    cost[row, column] = distance
+    chosen = zip(*linear_sum_assignment(cost), strict=True)
+    return [(int(row_ids[i]), int(column_ids[j]), float(cost[i, j])) for i, j in chosen if cost[i, j] < forbidden]

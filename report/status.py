@@ -1,0 +1,106 @@
+"""How far each sample is, read off the disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from wbcpipe.errors import SampleNameError, SampleStateError
+from wbcpipe.report.document import count_fields
+from wbcpipe.report.rows import read_rows
+from wbcpipe.report.stage import document_paths, read_document
+from wbcpipe.samples import Sample
+from wbcpipe.segment.cells import CellStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SampleStatus", "list_samples", "sample_status"]
+
+
+@dataclass(frozen=True)
+class SampleStatus:
+    """One sample.
+
+    Attributes:
+        name: sample name.
+        state: the last stage done: ``begun``, ``acquiring``, ``segmented``, ``classified``, ``reported``; or
+            ``damaged``.
+        kind: where its pictures come from.
+        fields_taken: fields on disk.
+        fields_planned: positions in the plan; ``None`` where there is no plan.
+        fields_missing: fields that could not be taken.
+        cells: cells in ``cells.zarr``; ``None`` before segment.
+        bundle: the model that called them; ``None`` before classify.
+        counted: identified cells in the report; ``None`` before report.
+        passed: whether the report's quality gates passed; ``None`` before report.
+        problem: what is wrong with a damaged sample, or a report that is older than its cells.
+    """
+
+    name: str
+    state: str
+    kind: str = ""
+    fields_taken: int = 0
+    fields_planned: int | None = None
+    fields_missing: int = 0
+    cells: int | None = None
+    bundle: str | None = None
+    counted: int | None = None
+    passed: bool | None = None
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As one object for machines."""
+        return asdict(self)
+
+
+def list_samples(root: Path) -> list[SampleStatus]:
+    """The samples below a data root, by name; folders without ``sample.json`` are none."""
+    if not root.is_dir():
+        return []
+    found = []
+    for path in sorted(root.iterdir()):
+        if (path / "sample.json").is_file():
+            try:
+                sample = Sample.at(root, path.name)
+            except SampleNameError:
+                continue  # a folder that no command would accept
+            found.append(sample_status(sample))
+    return found
+
+
+def sample_status(sample: Sample) -> SampleStatus:
+    """Look how far one sample is; a damaged one is described, not raised."""
+    facts: dict[str, Any] = {"name": sample.name}
+    try:
+        facts["state"] = _state(sample, facts)
+    except (SampleStateError, OSError, KeyError, TypeError, ValueError) as error:
+        facts |= {"state": "damaged", "problem": f"{error}"}
+    return SampleStatus(**facts)
+
+
+def _state(sample: Sample, facts: dict[str, Any]) -> str:
+    """Fill in ``facts`` as far as the sample goes; its last finished stage."""
+    info = sample.info()
+    fields = count_fields(sample, info)
+    facts |= {
+        "kind": str(info.get("kind", "scope")),
+        "fields_taken": fields.taken,
+        "fields_planned": fields.planned,
+        "fields_missing": len(fields.missing),
+    }
+    if not sample.cells_path.exists():
+        return "acquiring" if fields.taken or fields.missing else "begun"
+    store = CellStore(sample.cells_path)
+    facts["cells"] = len(store)
+    if not store.has_calls():
+        return "segmented"
+    facts["bundle"] = str(store.attributes["classified"].get("bundle", ""))
+    if not document_paths(sample)[0].is_file():
+        return "classified"
+    document = read_document(sample)
+    if document["provenance"]["cells"]["sha256"] != read_rows(store).digest():
+        facts["problem"] = "the report is older than the calls; run `wbcpipe report` again"
+        return "classified"
+    facts |= {"counted": document["cells"]["counted"], "passed": document["quality"]["passed"]}
+    return "reported"

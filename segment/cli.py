@@ -1,0 +1,156 @@
+"""``wbcpipe segment`` and ``wbcpipe import``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wbcpipe.progress import Reporter
+from wbcpipe.samples import Sample, data_root
+
+if TYPE_CHECKING:
+    from wbcpipe.segment.cells import CellStore
+
+__all__ = ["import_", "segment"]
+
+_DATA = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the samples [WBCPIPE_DATA, else ./wbc-data].",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+_SAMPLE = click.option("--sample", "name", required=True, metavar="NAME", help="Sample to work on.")
+_PATHS = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+_PIXEL = click.option("--pixel-um", type=float, required=True, help="Size of the pictures' pixels on the slide, in um.")
+
+
+@click.command()
+@_SAMPLE
+@_DATA
+@click.option("--pixel-um", type=float, default=0.1, show_default=True, help="Pixel size of the crops, in um.")
+@_JSON
+def segment(name: str, data: Path | None, pixel_um: float, as_json: bool) -> None:
+    """Stage 2: find the white cells in every field on disk, register the four frames, and cut out the cells.
+
+    \b
+    In:   raw/single/field_*.ome.tif, from `wbcpipe acquire` or `wbcpipe import fields`
+    Out:  cells.zarr, one row a cell; a cell that two fields show is one row
+
+    Stopped half way, the same command goes on and ends in the same cells. `--pixel-um` must be the pixel size that the
+    model expects (`wbcpipe bundles` shows it).
+
+    \b
+    Example:
+      wbcpipe segment --sample demo
+    """
+    from wbcpipe.segment.stage import segment_sample
+
+    sample = Sample.at(data_root(data), name)
+    with Reporter(quiet=as_json) as reporter:
+        store = segment_sample(
+            sample, pixel_um=pixel_um, progress=lambda done, total: reporter.update("fields segmented", done, total)
+        )
+    _show(sample, store, as_json=as_json)
+
+
+@click.group("import")
+def import_() -> None:
+    """Bring in pictures made elsewhere.
+
+    \b
+    fields  whole fields of view: cells are then found by `wbcpipe segment`
+    cells   one cell a picture, in the middle: nothing is left to find
+
+    The R, G and B planes of a stained smear become color1 to color3; a nuclear density computed from them stands in for
+    fluorescence and is marked as derived everywhere.
+
+    \b
+    Examples:
+      wbcpipe import cells photographs/ --sample lab1 --kind stained-rgb --pixel-um 0.1
+      wbcpipe import fields smear/*.jpg --sample lab2 --kind stained-rgb --pixel-um 0.075
+      wbcpipe import cells flow.npz --sample flow --kind stack --pixel-um 0.5 --crop-pixel-um 0.5
+    """
+
+
+@import_.command("cells")
+@_PATHS
+@_SAMPLE
+@click.option("--kind", type=click.Choice(["stained-rgb", "stack"]), required=True, help="What the pictures are.")
+@_PIXEL
+@click.option("--crop-pixel-um", type=float, default=0.1, show_default=True, help="Pixel size of the crops, in um.")
+@click.option("--side-px", type=click.IntRange(16, 2048), default=224, show_default=True, help="Side of the crops.")
+@click.option("--labels/--no-labels", default=True, help="Take labels from manifest.csv, folder names or the stack.")
+@click.option("--label-array", metavar="NAME", help="Label array of a .npz [label, labels or the only text].")
+@click.option(
+    "--modality", "modalities", multiple=True, metavar="NAME", help="Channel name of a stack, once a channel."
+)
+@_DATA
+@_JSON
+def cells(
+    paths: tuple[Path, ...],
+    name: str,
+    kind: str,
+    pixel_um: float,
+    crop_pixel_um: float,
+    side_px: int,
+    labels: bool,
+    label_array: str | None,
+    modalities: tuple[str, ...],
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Import pictures that show one cell each, in the middle, straight to cells.zarr.
+
+    PATHS are files and folders. `stained-rgb` takes colour pictures (JPEG, PNG, TIFF, BMP); `stack` takes ready
+    channels: .tif, .npy or .npz with an array `images` of shape (cells, channels, y, x).
+
+    Labels come from a manifest.csv (columns file, label) in the folder given, else from the names of its
+    sub-folders: neutrophil, lymphocyte, eosinophil, monocyte, basophil and their usual short forms become NEU, LYM,
+    EOS, MO, BAS; any other name is kept as a class of its own.
+
+    \b
+    Example:
+      wbcpipe import cells pbc5/ --sample pbc5 --kind stained-rgb --pixel-um 0.1
+    """
+    from wbcpipe.segment.imports import import_cells
+
+    sample = Sample.at(data_root(data), name)
+    with Reporter(quiet=as_json) as reporter:
+        store = import_cells(
+            paths,
+            sample,
+            pixel_um,
+            kind,
+            crop_pixel_um,
+            labels,
+            modalities=modalities or None,
+            label_array=label_array,
+            side_px=side_px,
+            progress=lambda done, total: reporter.update("cells imported", done, total),
+        )
+    _show(sample, store, as_json=as_json)
+
+
+def _show(sample: Sample, store: CellStore, *, as_json: bool) -> None:
+    counts = Counter(store.labels())
+    result: dict[str, Any] = {
+        "sample": sample.name,
+        "cells": len(store),
+        "path": str(store.path),
+        "modalities": list(store.modalities),
+        "derived": store.attributes.get("derived", []),
+        "pixel_um": store.pixel_um,
+        "labels": {label: counts[label] for label in store.attributes.get("classes", []) if counts[label]},
+    }
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(f"{sample.name}: {len(store)} cells in {store.path}")
+    if result["labels"]:
+        click.echo("labels: " + ", ".join(f"{label} {count}" for label, count in result["labels"].items()))
+    if result["derived"]:
+        click.echo(f"derived, not seen by a camera: {', '.join(result['derived'])}")

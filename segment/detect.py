@@ -1,0 +1,265 @@
+"""Find the nucleated cells of a field in its nuclear channel.
+
+Two thresholds, both relative to how bright nuclei are here: a high one that only nuclei pass, and a low one that shows
+the cell's whole body (AO stains cytoplasm faintly; a Giemsa density does too). A body is one cell however many lobes its
+nucleus has; a body with a waist is two cells that touch. Platelets and debris have no nucleus of a cell's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from scipy import ndimage
+
+from wbcpipe.segment.arrays import enlarge_grid, shrink
+from wbcpipe.segment.cells import Quality
+from wbcpipe.segment.separate import join_lobes, part_at_waists, passes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Detections", "DetectionRules", "NuclearKind", "detect_cells", "nuclear_level", "rules_for"]
+
+NuclearKind = Literal["fluorescence", "stained"]
+
+
+@dataclass(frozen=True)
+class DetectionRules:
+    """What a nucleated cell looks like, in physical units and relative to the brightness of nuclei.
+
+    Attributes:
+        coarse_um: pixel size at which cells are looked for.
+        nucleus: share of the nuclear level that nuclear pixels exceed.
+        body: share of the nuclear level that the cell's body exceeds.
+        least_level: nuclear level below which there is no nucleus in the picture at all.
+        closing_um: radius over which gaps in a body are closed.
+        waist: a body is split where it is narrower than this share of the thinner part's width.
+        least_nucleus_um2: objects of less nuclear area are platelets and are left out.
+        least_sure_um2: below this nuclear area (or this much of it in view) an object is flagged as debris.
+        largest_um2: above this body area an object is flagged as debris (smudge, clot).
+        lobe_um2: parts of a nuclear area between these are lobes and join a neighbour within ``lobe_gap_um``.
+        lobe_gap_um: widest gap between lobes of one cell.
+        background_um: scale over which the background may change.
+    """
+
+    coarse_um: float = 0.3
+    nucleus: float = 0.25
+    body: float = 0.04
+    least_level: float = 0.0
+    closing_um: float = 0.5
+    waist: float = 0.7
+    least_nucleus_um2: float = 8.0
+    least_sure_um2: float = 14.0
+    largest_um2: float = 700.0
+    lobe_um2: tuple[float, float] = (1.5, 14.0)
+    lobe_gap_um: float = 1.5
+    background_um: float = 25.0
+
+
+_RULES: Final[dict[str, DetectionRules]] = {
+    "fluorescence": DetectionRules(),
+    # Density in units of the derived channel (65535 is an optical density of 2).
+    "stained": DetectionRules(nucleus=0.45, body=0.15, least_level=5000.0, closing_um=1.2, lobe_gap_um=3.0),
+}
+
+
+def rules_for(kind: NuclearKind) -> DetectionRules:
+    """The rules for real AO ``fluorescence``, or for a density derived from a ``stained`` smear."""
+    return _RULES[kind]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The N cells of a field, in order of their position (row, then column).
+
+    Attributes:
+        y_px: (N,) float64 centre of the cell's body, in pixels of the picture.
+        x_px: (N,) float64.
+        area_um2: (N,) float64 of the body.
+        nucleus_area_um2: (N,) float64.
+        quality: (N,) uint16, bits BORDER, DOUBLET, DEBRIS of ``Quality``.
+        labels: (y, x) int32 at ``factor`` times the picture's pixel: 1 to N where the body of a cell lies.
+        nuclei: (y, x) bool of the same shape.
+        factor: picture pixels per coarse pixel.
+        level: the nuclear level used.
+    """
+
+    y_px: NDArray[np.float64]
+    x_px: NDArray[np.float64]
+    area_um2: NDArray[np.float64]
+    nucleus_area_um2: NDArray[np.float64]
+    quality: NDArray[np.uint16]
+    labels: NDArray[np.int32]
+    nuclei: NDArray[np.bool_]
+    factor: int
+    level: float
+
+    def __len__(self) -> int:
+        return len(self.y_px)
+
+
+def detect_cells(
+    nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind, *, level: float | None = None
+) -> Detections:
+    """Find the nucleated cells.
+
+    Args:
+        nuclear: (Y, X) any number type, nuclei bright on dark.
+        pixel_um: size of a pixel.
+        kind: what the channel is.
+        level: brightness of nuclei above background; measured in this picture if ``None``.
+
+    Returns:
+        The cells; none where nothing stands out like a nucleus.
+    """
+    rules = rules_for(kind)
+    factor = max(1, round(rules.coarse_um / pixel_um))
+    coarse_um = pixel_um * factor
+    signal, noise = _signal(nuclear, factor, coarse_um, rules)
+    level = _level(signal, coarse_um, rules) if level is None else level
+    if level < max(rules.least_level, 10 * noise):
+        return _measure(np.zeros(signal.shape, np.int32), signal > np.inf, factor, pixel_um, level, rules, nuclear.shape)
+    nuclei = _opened(signal > rules.nucleus * level, 0.45 / coarse_um)
+    body = (signal > max(rules.body * level, 5 * noise)) | nuclei
+    parts = _cells(body, nuclei, coarse_um, rules)
+    return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
+
+
+def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> float:
+    """How bright nuclei are above background in this picture; 0 where nothing stands out.
+
+    The median over fields that hold cells is a good ``level`` for a field that holds none.
+    """
+    rules = rules_for(kind)
+    factor = max(1, round(rules.coarse_um / pixel_um))
+    signal, noise = _signal(nuclear, factor, pixel_um * factor, rules)
+    level = _level(signal, pixel_um * factor, rules)
+    return level if level >= max(rules.least_level, 10 * noise) else 0.0
+
+
+def _signal(
+    nuclear: NDArray[Any], factor: int, coarse_um: float, rules: DetectionRules
+) -> tuple[NDArray[np.float32], float]:
+    """The channel at coarse pixels, smoothed, without its background; and its noise."""
+    smooth = ndimage.gaussian_filter(shrink(nuclear, factor), 0.3 / coarse_um)
+    tile = max(4, round(rules.background_um / coarse_um))
+    rows, columns = (max(1, side // tile) for side in smooth.shape)
+    tiles = [
+        [float(np.median(part[::2, ::2])) for part in np.array_split(row, columns, axis=1)]
+        for row in np.array_split(smooth, rows, axis=0)
+    ]
+    # A tile full of cells is brighter than the background: the lower third of the tiles around is not.
+    grid = ndimage.percentile_filter(np.array(tiles, np.float32), 30, size=3, mode="nearest")
+    signal = smooth - enlarge_grid(grid, smooth.shape)
+    sample = signal[::3, ::3]
+    low = sample[sample < np.percentile(sample, 75)]
+    noise = 1.4826 * float(np.median(np.abs(low - np.median(low)))) if low.size else 0.0
+    return signal, noise
+
+
+def _level(signal: NDArray[np.float32], coarse_um: float, rules: DetectionRules) -> float:
+    """Median peak of the objects as wide as a nuclear lobe, those far dimmer than the brightest left out."""
+    half = shrink(signal, 2)
+    coarse_um = 2 * coarse_um
+    side = 2 * max(1, round(0.9 / coarse_um)) + 1
+    opened = ndimage.grey_opening(half, size=(side, side))
+    pixels = min(opened.size, max(1, round(15.0 / coarse_um**2)))
+    brightest = float(np.partition(opened.ravel(), -pixels)[-pixels])
+    if brightest <= 0:
+        return 0.0
+    labels, _ = ndimage.label(opened > rules.nucleus * brightest)
+    objects = [opened[place][labels[place] == k] for k, place in enumerate(ndimage.find_objects(labels), 1)]
+    peaks = [float(values.max()) for values in objects if values.size * coarse_um**2 >= 5.0]
+    return float(np.median(peaks)) if peaks else brightest
+
+
+def _disk(radius_px: float) -> NDArray[np.bool_]:
+    radius_px = max(radius_px, 1.0)
+    reach = int(radius_px)
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    return np.asarray(y**2 + x**2 <= radius_px**2 + 0.5)
+
+
+def _opened(mask: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
+    return np.asarray(ndimage.binary_opening(mask, _disk(radius_px)), bool)
+
+
+def _cells(
+    body: NDArray[np.bool_], nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules
+) -> NDArray[np.int32]:
+    """Label every cell, (Y, X) int32, group after group of bodies near each other."""
+    reach_um = max(rules.lobe_gap_um, 2 * rules.closing_um)
+    margin = int(np.ceil((reach_um + 1.0) / coarse_um)) + 2
+    # The border is no outline: pictures are continued by their edge, or a cell cut by it would seem to have a waist.
+    body, nuclei = (np.pad(mask, margin, mode="edge") for mask in (body, nuclei))
+    near = shrink(body, 2) > 0
+    groups, count = ndimage.label(ndimage.binary_dilation(near, _disk(reach_um / 2 / coarse_um / 2 + 1)))
+    groups = np.repeat(np.repeat(groups, 2, 0), 2, 1)[: body.shape[0], : body.shape[1]]
+    nuclear_um2 = np.bincount(groups.ravel(), nuclei.ravel(), count + 1) * coarse_um**2
+    labels = np.zeros(body.shape, np.int32)
+    for group, place in enumerate(ndimage.find_objects(groups), 1):
+        if nuclear_um2[group] < rules.least_nucleus_um2:
+            continue
+        window = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in place)
+        here = groups[window] == group
+        parts = _parts(body[window] & here, nuclei[window] & here, coarse_um, rules)
+        labels[window] = np.where(parts > 0, parts + labels.max(), labels[window])
+    return labels[margin:-margin, margin:-margin]
+
+
+def _parts(
+    body: NDArray[np.bool_], nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules
+) -> NDArray[np.int32]:
+    """Cells of one group: gaps closed, holes filled, spurs removed, parted, lobes joined."""
+    closed = ndimage.binary_closing(body, _disk(rules.closing_um / coarse_um)) | body
+    smooth = _opened(ndimage.binary_fill_holes(closed), 0.9 / coarse_um) | nuclei
+    parts = part_at_waists(smooth, coarse_um, rules.waist)
+    return join_lobes(parts, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
+
+
+def _measure(
+    parts: NDArray[np.int32],
+    nuclei: NDArray[np.bool_],
+    factor: int,
+    pixel_um: float,
+    level: float,
+    rules: DetectionRules,
+    shape: tuple[int, ...],
+) -> Detections:
+    coarse_um = pixel_um * factor
+    size = int(parts.max()) + 1
+    flat = parts.ravel()
+    pixels = np.bincount(flat, minlength=size).astype(float)
+    nuclear = np.bincount(flat, nuclei.ravel(), size) * coarse_um**2
+    y, x = np.indices(parts.shape, sparse=True)
+    centre_y = np.bincount(flat, np.broadcast_to(y, parts.shape).ravel(), size) / np.maximum(pixels, 1)
+    centre_x = np.bincount(flat, np.broadcast_to(x, parts.shape).ravel(), size) / np.maximum(pixels, 1)
+    border = np.zeros(size, bool)
+    for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+        border[edge] = True
+    kept = np.flatnonzero((pixels > 0) & (nuclear >= rules.least_nucleus_um2))
+    kept = kept[kept > 0]
+    kept = kept[np.lexsort((centre_x[kept], centre_y[kept]))]
+    area = pixels[kept] * coarse_um**2
+    quality = np.zeros(len(kept), np.uint16)
+    quality[border[kept]] |= np.uint16(Quality.BORDER)
+    unlike = (nuclear[kept] < rules.least_sure_um2) | (area > rules.largest_um2)
+    quality[unlike] |= np.uint16(Quality.DEBRIS)
+    renumber = np.zeros(size, np.int32)
+    renumber[kept] = np.arange(1, len(kept) + 1)
+    labels = renumber[parts]
+    for one, other in passes(labels, np.zeros(labels.shape, np.float32)):
+        quality[[one - 1, other - 1]] |= np.uint16(Quality.DOUBLET)
+    return Detections(
+        y_px=np.minimum((centre_y[kept] + 0.5) * factor - 0.5, shape[0] - 1),
+        x_px=np.minimum((centre_x[kept] + 0.5) * factor - 0.5, shape[1] - 1),
+        area_um2=area,
+        nucleus_area_um2=nuclear[kept],
+        quality=quality,
+        labels=labels,
+        nuclei=nuclei & (labels > 0),
+        factor=factor,
+        level=level,
+    )

@@ -1,0 +1,136 @@
+"""Nucleus and cytoplasm of the cell in the middle of a crop.
+
+The nucleus comes from the nuclear channel by a threshold of its own. The cell's outline is a watershed on the gradient
+of the bright-field frames, flooding outward from the nucleus and inward from the empty background, from neighbours and
+from everything further from the nucleus than cytoplasm reaches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy import ndimage
+
+from wbcpipe.segment.arrays import flood, otsu_threshold, shrink
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["CYTOPLASM", "NUCLEUS", "cell_mask", "nucleus_mask"]
+
+CYTOPLASM: Final = 1
+NUCLEUS: Final = 2
+_CELL_RADIUS_UM: Final = 10.0
+_LOBE_GAP_UM: Final = 2.5
+_LEAST_LOBE_UM2: Final = 0.5
+_CYTOPLASM_REACH_UM: Final = 7.5
+_COARSE_UM: Final = 0.2
+
+
+def cell_mask(
+    nuclear: NDArray[np.uint16],
+    brightfield: NDArray[np.uint16],
+    pixel_um: float,
+    *,
+    others: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint8]:
+    """Mask of the cell in the middle of a crop.
+
+    Args:
+        nuclear: (Y, X) uint16, nuclei bright on dark.
+        brightfield: (C, Y, X) uint16, registered to ``nuclear``; C may be 0.
+        pixel_um: size of a pixel.
+        others: (Y, X) nuclei of neighbouring cells, which this cell may not claim.
+
+    Returns:
+        (Y, X) uint8: 0 background, 1 cytoplasm, 2 nucleus.
+    """
+    factor = max(1, round(_COARSE_UM / pixel_um))
+    coarse_um = pixel_um * factor
+    small = shrink(nuclear, factor)
+    away = shrink(others, factor) > 0.5 if others is not None else np.zeros(small.shape, bool)
+    nucleus = nucleus_mask(small, coarse_um, away)
+    if not nucleus.any():
+        return np.zeros(nuclear.shape, np.uint8)
+    frames = np.stack([small, *(shrink(plane, factor) for plane in brightfield)])
+    cell = _outline(frames, nucleus, away & ~nucleus, coarse_um)
+    mask = np.where(nucleus, NUCLEUS, np.where(cell, CYTOPLASM, 0)).astype(np.uint8)
+    return _enlarge(mask, factor, nuclear.shape)
+
+
+def nucleus_mask(
+    nuclear: NDArray[np.float32], pixel_um: float, others: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Nucleus of the cell in the middle: every lobe within reach of the most central one.
+
+    Args:
+        nuclear: (Y, X) float32, nuclei bright on dark.
+        pixel_um: size of a pixel.
+        others: (Y, X) nuclei of neighbours, left out.
+
+    Returns:
+        (Y, X) bool, all False where nothing stands out.
+    """
+    smooth = ndimage.gaussian_filter(nuclear, 0.25 / pixel_um)
+    centre_um = _distance_from_middle(smooth.shape) * pixel_um
+    inside = centre_um <= _CELL_RADIUS_UM
+    if others is not None:
+        inside &= ~others
+    if not inside.any() or np.ptp(smooth[inside]) <= 0:
+        return np.zeros(smooth.shape, bool)
+    bright = np.asarray((smooth > otsu_threshold(smooth[inside])) & inside, bool)
+    labels, count = ndimage.label(bright)
+    if not count:
+        return bright
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:] * pixel_um**2
+    nearest = np.asarray(ndimage.minimum(centre_um, labels, np.arange(1, count + 1)))
+    # A lobe is as good as its area, discounted the further it lies from the middle.
+    main = 1 + int(np.argmax(areas * np.exp(-nearest / 2.0)))
+    reach = ndimage.distance_transform_edt(labels != main) * pixel_um <= _LOBE_GAP_UM
+    near = [k for k in np.unique(labels[reach & bright]) if areas[k - 1] >= _LEAST_LOBE_UM2]
+    lobes = [k for k in near if centre_um[labels == k].mean() <= 0.8 * _CELL_RADIUS_UM]
+    return np.asarray(ndimage.binary_fill_holes(np.isin(labels, lobes)), bool)
+
+
+def _outline(
+    frames: NDArray[np.float32], nucleus: NDArray[np.bool_], others: NDArray[np.bool_], pixel_um: float
+) -> NDArray[np.bool_]:
+    """The cell around ``nucleus`` (Y, X) on the coarse ``frames`` (C, Y, X): True inside."""
+    spread = np.maximum(np.percentile(frames, 95, axis=(1, 2)) - np.percentile(frames, 5, axis=(1, 2)), 1.0)
+    scaled = frames / spread[:, None, None]
+    gradient = np.zeros(nucleus.shape, np.float32)
+    empty = np.ones(nucleus.shape, bool)
+    for plane in scaled:
+        smooth = ndimage.gaussian_filter(plane, 0.2 / pixel_um)
+        gradient += np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1))
+    for plane in scaled[1:]:
+        empty &= plane > np.percentile(plane, 95) - 0.12
+    if len(scaled) == 1:
+        empty[...] = False
+    distance_um = ndimage.distance_transform_edt(~nucleus) * pixel_um
+    reach_um = min(_CYTOPLASM_REACH_UM, max(1.5, 2 * _CELL_RADIUS_UM - 2.0 * np.sqrt(nucleus.sum() * pixel_um**2 / np.pi)))
+    # The nuclear envelope is the steepest edge in sight: start the cell just outside of it.
+    core = distance_um <= 0.4
+    markers = np.where((distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)
+    markers[core & ~others] = 1
+    cell = flood(gradient, markers) == 1
+    rounded = ndimage.binary_opening(cell, iterations=max(1, round(0.6 / pixel_um))) | core
+    return np.asarray(ndimage.binary_fill_holes(rounded), bool)
+
+
+def _distance_from_middle(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    return np.asarray(np.hypot(y - (shape[0] - 1) / 2, x - (shape[1] - 1) / 2))
+
+
+def _enlarge(mask: NDArray[np.uint8], factor: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Whole-number enlargement, its staircase smoothed away class by class."""
+    if factor == 1:
+        return mask
+    outline = np.zeros(shape, np.uint8)
+    for value, least in ((CYTOPLASM, CYTOPLASM), (NUCLEUS, NUCLEUS)):
+        area = (mask >= least).astype(np.float32)
+        big = np.repeat(np.repeat(area, factor, 0), factor, 1)[: shape[0], : shape[1]]
+        outline[ndimage.uniform_filter(big, 2 * factor - 1) > 0.5] = value
+    return outline

@@ -1,0 +1,55 @@
+"""Bring a single-cell picture to the crop's pixel size and side, with at most one interpolation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["centred_crop"]
+
+
+def centred_crop(planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: float, side_px: int) -> NDArray[np.uint16]:
+    """The middle of a picture as a square of given pixel size; what lies outside repeats the edge.
+
+    Args:
+        planes: (C, Y, X) uint16.
+        pixel_um: size of the picture's pixel.
+        crop_pixel_um: size of the crop's pixel.
+        side_px: side of the crop in its own pixels.
+
+    Returns:
+        (C, side_px, side_px) uint16; without interpolation where the pixel sizes agree.
+
+    >>> centred_crop(np.arange(9, dtype=np.uint16).reshape(1, 3, 3), 0.1, 0.1, 1).tolist()
+    [[[4]]]
+    """
+    ratio = crop_pixel_um / pixel_um  # picture pixels per crop pixel
+    if abs(ratio - 1) < 1e-6:
+        rows, columns = (_centred_indices(side, side_px) for side in planes.shape[1:])
+        return np.ascontiguousarray(planes[:, rows[:, None], columns])
+    offset = [(side - 1) / 2 - ratio * (side_px - 1) / 2 for side in planes.shape[1:]]
+    crop = np.empty((len(planes), side_px, side_px), np.uint16)
+    for plane, out in zip(planes, crop, strict=True):
+        source = plane.astype(np.float32)
+        if ratio > 1:  # a coarser crop: blur first, or fine structure aliases
+            source = ndimage.gaussian_filter(source, 0.5 * np.sqrt(ratio**2 - 1), mode="nearest")
+        value = ndimage.affine_transform(
+            source,
+            [ratio, ratio],
+            offset,
+            output_shape=(side_px, side_px),
+            order=3 if ratio <= 1 else 1,
+            mode="nearest",
+        )
+        out[...] = np.clip(value + 0.5, 0, 65535)
+    return crop
+
+
+def _centred_indices(length: int, side_px: int) -> NDArray[np.intp]:
+    """Indices of the ``side_px`` middle pixels of ``length``, the outermost repeated where there are too few."""
+    return np.clip(np.arange(side_px) + (length - side_px) // 2, 0, length - 1)

@@ -1,0 +1,80 @@
+"""What ships: every package and data file, one copy of each module, nothing heavy for help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import wbcpipe
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SKIP = {"tests", "build", "dist", "benchmarks", "docs", ".venv", "venv"}
+
+
+def package_folders() -> set[str]:
+    found = set()
+    for init in ROOT.rglob("__init__.py"):
+        parts = init.parent.relative_to(ROOT).parts
+        if not (set(parts) & SKIP) and not any(part.startswith(".") for part in parts):
+            found.add(".".join(("wbcpipe", *parts)))
+    return found
+
+
+def test_every_package_folder_is_listed() -> None:
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == package_folders()
+
+
+def data_files() -> list[str]:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]
+    found = []
+    for package, globs in patterns.items():
+        folder = ROOT.joinpath(*package.split(".")[1:])
+        for pattern in globs:
+            matches = [path for path in folder.glob(pattern) if path.is_file()]
+            assert matches, f"{package}: {pattern} matches nothing"
+            found += [str(path.relative_to(ROOT)) for path in matches]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", data_files())
+def test_every_data_file_is_installed(name: str) -> None:
+    assert files("wbcpipe").joinpath(*Path(name).parts).is_file()
+
+
+def test_no_module_is_loaded_under_a_second_name() -> None:
+    assert not {"acquire", "segment", "classify", "report", "pipeline", "samples"} & set(sys.modules)
+
+
+def test_version_is_the_projects() -> None:
+    assert wbcpipe.__version__ == PROJECT["project"]["version"]
+
+
+HELP = """
+import sys
+from wbcpipe.pipeline import cli
+for words in {words}:
+    try:
+        cli.main(args=[*words, "--help"], prog_name="wbcpipe")
+    except SystemExit as end:
+        assert not end.code, end.code
+heavy = {{"torch", "torchvision", "pycromanager", "zarr", "skimage", "matplotlib"}} & set(sys.modules)
+print("HEAVY", sorted(heavy))
+"""
+COMMANDS = ["run", "acquire", "segment", "classify", "report", "import", "train", "evaluate", "doctor", "scopes"]
+COMMANDS += ["bundles", "status"]
+
+
+def test_help_teaches_and_loads_nothing_heavy() -> None:
+    words = [[], *([command] for command in COMMANDS), ["import", "fields"], ["import", "cells"]]
+    done = subprocess.run(
+        [sys.executable, "-c", HELP.format(words=words)], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert done.stdout.strip().splitlines()[-1] == "HEAVY []"
+    for command in COMMANDS:
+        assert f"Usage: wbcpipe {command}" in done.stdout
