@@ -77,12 +77,15 @@ def cli(debug: bool) -> None:
     """
 
 
-def run(sample: Sample, request: ScanRequest, *, bundle: str, device: str, reporter: Reporter) -> Differential:
+def run(
+    sample: Sample, request: ScanRequest | None, *, kind: str, bundle: str, device: str, reporter: Reporter
+) -> Differential:
     """The four stages of one sample, in order; each does only what is missing.
 
     Args:
         sample: where everything is kept.
-        request: scope, plan and how much to take; ignored for imported pictures.
+        request: scope, plan and how much to take; ``None`` for imported pictures.
+        kind: ``scope``, ``stained-rgb`` or ``stack``: what ``auto`` chooses the bundle by.
         bundle: name or path of the model, or ``auto``.
         device: ``auto``, ``cpu`` or ``cuda``.
         reporter: shows progress.
@@ -95,11 +98,70 @@ def run(sample: Sample, request: ScanRequest, *, bundle: str, device: str, repor
     from wbcpipe.report.stage import write_report
     from wbcpipe.scan import acquire_and_segment
 
-    model = find_bundle(bundle, kind=request.kind)
+    model = find_bundle(bundle, kind=kind)  # first of all: a model that is not there should not cost a night
     with sample.lock("run"):
-        acquire_and_segment(sample, request, pixel_um=model.pixel_um, reporter=reporter)  # stages 1 and 2 overlap
-        classify_sample(sample, model, device=device, reporter=reporter)  # stage 3
+        acquire_and_segment(sample, request, pixel_um=model.info.pixel_um, reporter=reporter)  # stages 1, 2 overlap
+        classify_sample(  # stage 3
+            sample, model, device=device, progress=lambda done, total: reporter.update("cells classified", done, total)
+        )
         return write_report(sample)  # stage 4
+
+
+@click.command("run")
+@click.option("--sample", "name", required=True, metavar="NAME", help="Sample to make, or to go on with.")
+@click.option("--scope", "scope_name", default="demo", show_default=True, help="Name or file of the microscope.")
+@click.option("--slot", default="A", show_default=True, help="The slide's place in the stage insert.")
+@click.option("--cells", type=click.IntRange(min=1), default=200, show_default=True, help="Cells to count.")
+@click.option("--fields", type=click.IntRange(min=1), help="Take exactly so many fields instead.")
+@click.option("--bundle", default="auto", show_default=True, help="Name or folder of the model.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@specimen_options
+@data_option
+@json_option
+def run_command(
+    name: str,
+    scope_name: str,
+    slot: str,
+    cells: int,
+    fields: int | None,
+    bundle: str,
+    device: str,
+    specimen_seed: int | None,
+    specimen_preparation: Preparation | None,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """From slide to differential in one go: acquire, segment, classify, report.
+
+    Fields are segmented while the stage moves on, until enough cells are counted. Stopped anywhere, the same command
+    goes on and ends in the same result; run again when complete, it only shows it. A sample that was imported skips
+    the microscope.
+
+    \b
+    Examples:
+      wbcpipe run --sample demo                            a virtual slide on a real Micro-Manager core
+      wbcpipe run --sample S001 --scope my-scope.toml --slot B --cells 400
+    """
+    from wbcpipe.progress import Reporter
+    from wbcpipe.report.stage import document_paths, read_document
+    from wbcpipe.report.tables import show_differential
+    from wbcpipe.samples import Sample, data_root
+
+    sample = Sample.at(data_root(data), name)
+    kind = str(sample.info().get("kind", "scope")) if sample.exists() else "scope"
+    request = None
+    if kind == "scope":
+        from wbcpipe.acquire.request import scan_plan
+        from wbcpipe.scan import ScanRequest
+
+        scope, plan, specimen = scan_plan(scope_name, slot, specimen_seed, specimen_preparation)
+        request = ScanRequest(scope, plan, specimen, cells=cells, fields=fields)
+    with Reporter(quiet=as_json) as reporter:
+        run(sample, request, kind=kind, bundle=bundle, device=device, reporter=reporter)
+    if as_json:
+        click.echo(json.dumps(read_document(sample)))
+    else:
+        show_differential(sample, document_paths(sample))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

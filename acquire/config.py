@@ -73,7 +73,7 @@ class MicroManager(_Part):
     backend: Literal["headless", "bridge"] = "headless"
     folder: str = TEST_ADAPTERS
     config: str
-    port: int = Field(4827, ge=1, le=65535)
+    port: Annotated[int, Field(ge=1, le=65535)] = 4827
 
 
 class Camera(_Part):
@@ -96,7 +96,7 @@ class Camera(_Part):
     roi_px: tuple[int, int, int, int] | None = None
     binning: Literal[1, 2, 4, 8] = 1
     pixel_type: str = ""
-    bits: int = Field(16, ge=8, le=16)
+    bits: Annotated[int, Field(ge=8, le=16)] = 16
     pixel_um: Positive
     stage_affine: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.0), (0.0, 1.0))
 
@@ -119,7 +119,7 @@ class Camera(_Part):
     def _roi_on_sensor(self) -> Self:
         x, y, width, height = self.region_px
         if min(x, y) < 0 or min(width, height) < 8 or x + width > self.sensor_px[0] or y + height > self.sensor_px[1]:
-            raise ValueError(f"roi_px {list(self.region_px)} does not lie on the sensor of {list(self.sensor_px)} pixels")
+            raise ValueError(f"roi_px {list(self.region_px)} is not within the sensor of {list(self.sensor_px)}")
         if any(number % self.binning for number in self.region_px):
             raise ValueError(f"roi_px {list(self.region_px)} does not divide by the binning of {self.binning}")
         return self
@@ -151,7 +151,7 @@ class Camera(_Part):
         return int(2**self.bits - 1)
 
     def centre_offset_um(self) -> tuple[float, float]:
-        """Stage vector (x, y) from the stage position to the centre of the image, for a ROI beside the sensor's centre."""
+        """Stage vector (x, y) from the stage position to the image's centre: 0 unless the ROI lies off the middle."""
         x, y, width, height = self.region_px
         right_um = (x + width / 2 - self.sensor_px[0] / 2) * self.pixel_um
         down_um = (y + height / 2 - self.sensor_px[1] / 2) * self.pixel_um
@@ -232,7 +232,7 @@ class ModalitySet(_Part):
     def named(self, name: str) -> Modality:
         """The modality called ``name``."""
         modality = getattr(self, name)
-        assert isinstance(modality, Modality)  # noqa: S101
+        assert isinstance(modality, Modality)
         return modality
 
     def items(self) -> tuple[tuple[str, Modality], ...]:
@@ -266,11 +266,11 @@ class Focus(_Part):
     fixed_um: float = 0.0
     offset_um: float = 0.0
     range_um: Positive = 30.0
-    coarse_points: int = Field(3, ge=2, le=9)
+    coarse_points: Annotated[int, Field(ge=2, le=9)] = 3
     spacing_um: Positive = 500.0
     coarse_step_um: Positive = 3.0
     fine_step_um: Positive = 1.5
-    roi_px: int = Field(384, ge=64)
+    roi_px: Annotated[int, Field(ge=64)] = 384
 
 
 class Reliability(_Part):
@@ -287,9 +287,9 @@ class Reliability(_Part):
     move_timeout_s: Positive = 30.0
     switch_timeout_s: Positive = 5.0
     camera_timeout_s: Positive = 10.0
-    retries: int = Field(2, ge=0, le=10)
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
     retry_wait_s: NotNegative = 0.5
-    missing_in_a_row: int = Field(5, ge=1)
+    missing_in_a_row: Annotated[int, Field(ge=1)] = 5
 
 
 class Scope(_Part):
@@ -310,12 +310,12 @@ class Scope(_Part):
     stage: Stage
     light: Light = Light()
     modalities: ModalitySet
-    slots: dict[str, Slot] = Field(min_length=1)
+    slots: Annotated[dict[str, Slot], Field(min_length=1)]
     focus: Focus = Focus()
     reliability: Reliability = Reliability()
-    name: str = Field("", exclude=True)
-    path: Path = Field(Path(), exclude=True)
-    sha256: str = Field("", exclude=True)
+    name: Annotated[str, Field(exclude=True)] = ""
+    path: Annotated[Path, Field(exclude=True)] = Path()
+    sha256: Annotated[str, Field(exclude=True)] = ""
 
     @model_validator(mode="after")
     def _virtual_camera_is_straight(self) -> Self:

@@ -123,7 +123,8 @@ class FocusSurface:
     def _cell(self, x_um: float, y_um: float) -> tuple[int, int, float, float]:
         """The fine grid's cell around a place: its first column and row, and how far into it, 0 to 1."""
         parts = []
-        for value, (low, high), count in zip((x_um, y_um), (self.plan.x_um, self.plan.y_um), self.fine_shape, strict=True):
+        spans_um = (self.plan.x_um, self.plan.y_um)
+        for value, (low, high), count in zip((x_um, y_um), spans_um, self.fine_shape, strict=True):
             at = (value - low) / (high - low) * (count - 1)
             first = int(min(max(math.floor(at), 0), count - 2))
             parts.append((first, min(max(at - first, 0.0), 1.0)))
@@ -147,8 +148,9 @@ class FocusSurface:
             return 0
         count = 0
         if not self.coarse:
-            self.coarse = self._measure_coarse(find)
-            self._surface = fit_surface(self.coarse)
+            coarse = self._measure_coarse(find)
+            self._surface = fit_surface(coarse)
+            self.coarse = coarse
             count = len(self.coarse)
         for column, row in self.missing_nodes(places_um):
             x_um, y_um = self.node_um(column, row)
@@ -175,7 +177,7 @@ class FocusSurface:
 
     def _find_around(self, x_um: float, y_um: float, find: _Finder) -> float | None:
         """Focus at a place, or beside it; carried back to the place along the coarse surface."""
-        assert self._surface is not None  # noqa: S101
+        assert self._surface is not None
         here_um = self._surface(x_um, y_um)
         for dx_um, dy_um in _DETOUR_UM:
             inside = self.plan.x_um[0] <= x_um + dx_um <= self.plan.x_um[1]
@@ -191,7 +193,7 @@ class FocusSurface:
         """Z of best focus at a place, to the nanometre; `measure` must have been asked for it."""
         if self.policy.method == "fixed":
             return self.policy.fixed_um
-        assert self._surface is not None  # noqa: S101
+        assert self._surface is not None
         column, row, right, down = self._cell(x_um, y_um)
         correction_um = 0.0
         for (step_x, weight_x), (step_y, weight_y) in itertools.product(
@@ -227,7 +229,7 @@ def load_surface(path: Path, plan: AcquisitionPlan, policy: Focus) -> FocusSurfa
     content = read_json(path)
     try:
         if content["format_version"] != FORMAT_VERSION:
-            raise SampleStateError(f"{path}: format {content['format_version']!r}; this wbcpipe reads {FORMAT_VERSION}.")
+            raise SampleStateError(f"{path}: format {content['format_version']!r} is not {FORMAT_VERSION}.")
         coarse = [FocusPoint(**point) for point in content["coarse"]]
         fine = {
             (entry["column"], entry["row"]): FocusPoint(entry["x_um"], entry["y_um"], entry["z_um"])

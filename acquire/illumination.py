@@ -53,7 +53,9 @@ class Illumination:
         self._scope = scope
         self._timeout_s = scope.reliability.switch_timeout_s
         config = read_config(scope.config_path)
-        self._settings = {name: modality_settings(scope, config, modality) for name, modality in scope.modalities.items()}
+        self._settings = {
+            name: modality_settings(scope, config, modality) for name, modality in scope.modalities.items()
+        }
         self._current = ""
 
     def switch(self, modality: str) -> None:
@@ -76,7 +78,7 @@ class Illumination:
         self._current = ""
 
     def observed(self) -> str:
-        """The modality whose light truly falls on the slide now, asked of the devices; empty for darkness or another."""
+        """The modality whose light falls on the slide now, as the devices say; empty for darkness or another."""
         if self._scope.light.shutter_device and not self._link.shutter_is_open():
             return ""
         values: dict[tuple[str, str], str] = {}

@@ -94,27 +94,26 @@ def _take(config: HardwareConfig, parts: list[str], where: str) -> None:
 
 
 def _check_settings(config: HardwareConfig, path: Path) -> None:
-    for group, presets in config.presets.items():
-        for preset, settings in presets.items():
-            place = f"{path.name}: preset {preset!r} of group {group!r}"
-            for device, name, value in settings:
-                if device != "Core" and device not in config.devices:
-                    config.problems.append(f"{place} names the device {device!r}, which is not declared")
-                labels = config.labels.get(device)
-                if name == "Label" and labels and value not in labels:
-                    config.problems.append(f"{place} sets {device!r} to the label {value!r}; it has {_listed(labels)}")
-            for (device, name), count in Counter((device, name) for device, name, _ in settings).items():
-                if count > 1:
-                    config.problems.append(f"{place} sets {device}-{name} {count} times")
     seen: dict[tuple[str, tuple[tuple[str, str, str], ...]], str] = {}
     for group, presets in config.presets.items():
         for preset, settings in presets.items():
+            place = f"{path.name}: preset {preset!r} of group {group!r}"
+            _check_preset(config, place, settings)
             other = seen.setdefault((group, tuple(sorted(settings))), preset)
             if other != preset:
-                config.problems.append(
-                    f"{path.name}: presets {other!r} and {preset!r} of group {group!r} do the same; the core cannot "
-                    "tell which one is set"
-                )
+                config.problems.append(f"{place} does the same as {other!r}; the core cannot tell which one is set")
+
+
+def _check_preset(config: HardwareConfig, place: str, settings: list[tuple[str, str, str]]) -> None:
+    for device, name, value in settings:
+        if device != "Core" and device not in config.devices:
+            config.problems.append(f"{place} names the device {device!r}, which is not declared")
+        labels = config.labels.get(device)
+        if name == "Label" and labels and value not in labels:
+            config.problems.append(f"{place} sets {device!r} to the label {value!r}; it has {_listed(labels)}")
+    for (device, name), count in Counter((device, name) for device, name, _ in settings).items():
+        if count > 1:
+            config.problems.append(f"{place} sets {device}-{name} {count} times")
 
 
 def _listed(names: Iterable[str]) -> str:

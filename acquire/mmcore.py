@@ -20,7 +20,6 @@ from wbcpipe.errors import ConfigError, DeviceTimeoutError, HardwareError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Scope
@@ -124,8 +123,8 @@ class CoreLink:
         except Exception as error:
             raise HardwareError(
                 f"{self._scope.config_path}: Micro-Manager could not load it from {folder}: {_text(error)}. Check "
-                f"power and cables; this core speaks device interface {interface}, a Micro-Manager of another one needs "
-                "the pymmcore with that fourth version number. `wbcpipe doctor` looks closer."
+                f"power and cables; this core speaks device interface {interface}, a Micro-Manager of another one "
+                "needs the pymmcore with that fourth version number. `wbcpipe doctor` looks closer."
             ) from error
 
     def _reach(self) -> Any:
@@ -145,7 +144,7 @@ class CoreLink:
         self._call("set_camera_device", self._scope.camera.device)
         self._call("set_xy_stage_device", self._scope.stage.xy_device)
         self._call("set_focus_device", self._scope.stage.z_device)
-        self._call("set_auto_shutter", False)  # noqa: FBT003
+        self._call("set_auto_shutter", False)
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
             self.set_shutter(is_open=False)

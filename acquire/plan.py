@@ -67,7 +67,7 @@ class AcquisitionPlan(BaseModel):
             StageLimitError: the scan area leaves the stage's limits.
         """
         if not 0 <= overlap <= 0.5:
-            raise ConfigError(f"an overlap of {overlap:g} is not allowed: give 0 to 0.5, as a fraction of a field's side.")
+            raise ConfigError(f"an overlap of {overlap:g} is refused: give 0 to 0.5, a fraction of a field's side.")
         area = scope.slot(slot)
         for axis, scanned, reach in (("x", area.x_um, scope.stage.x_um), ("y", area.y_um, scope.stage.y_um)):
             if scanned[0] < reach[0] or scanned[1] > reach[1]:
@@ -102,7 +102,7 @@ class AcquisitionPlan(BaseModel):
         """All fields that the area allows, in the order of taking: from the corner of lowest x and y, row by row."""
         pitch_x_um = self.field_width_um * (1 - self.overlap)
         pitch_y_um = self.field_height_um * (1 - self.overlap)
-        planned = []
+        planned: list[PlannedField] = []
         for row in range(self.rows):
             for step in range(self.columns):
                 column = self.columns - 1 - step if row % 2 else step

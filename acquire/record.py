@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import math
 import platform
 import shutil
@@ -170,7 +171,7 @@ def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int) -> TimeEst
     megapixels = height_px * width_px / 1e6
     render_s = _RENDER_S_PER_MEGAPIXEL if scope.virtual else 0.0
     field_s = frame_s + len(modalities) * (_FRAME_OVERHEAD_S + megapixels * render_s) + scope.stage.settle_ms / 1000
-    travel_um = sum(math.hypot(b.x_um - a.x_um, b.y_um - a.y_um) for a, b in zip(fields, fields[1:], strict=False))
+    travel_um = sum(math.hypot(b.x_um - a.x_um, b.y_um - a.y_um) for a, b in itertools.pairwise(fields))
     focus_s = 0.0
     if scope.focus.method == "surface":
         exposure_s = scope.modalities.named(scope.focus.modality).exposure_ms / 1000

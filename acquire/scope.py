@@ -66,7 +66,7 @@ class CoreMicroscope:
         got = self.link.set_region(None if whole else (x, y, width, height))
         if got != (width, height):
             raise HardwareError(
-                f"the camera reads {got[0]} x {got[1]} pixels where 'camera.roi_px' asks for {width} x {height}; give a "
+                f"the camera reads {got[0]} x {got[1]} pixels, 'camera.roi_px' asks for {width} x {height}; give a "
                 "region whose sides its driver takes (often multiples of 8)."
             )
         self.region_px = region_px
@@ -80,7 +80,7 @@ class CoreMicroscope:
         for axis, asked, reach in zip("xy", target_um, (stage.x_um, stage.y_um), strict=True):
             if not reach[0] <= asked <= reach[1]:
                 raise StageLimitError(
-                    f"{axis} = {asked:g} um is outside the stage's limits {reach[0]:g} to {reach[1]:g} um; nothing moved."
+                    f"{axis} = {asked:g} um is beyond the stage's limits, {reach[0]:g} to {reach[1]:g}; nothing moved."
                 )
         self.link.start_xy(*target_um)
         self.link.wait_for((stage.xy_device,), self.scope.reliability.move_timeout_s, "moving the stage")
@@ -139,9 +139,8 @@ class CoreMicroscope:
         before = self.region_px
         x, y, width, height = before
         unit = 8 * self.scope.camera.binning
-        side = (min(side_px, width), min(side_px, height))
-        wide, high = (max(number // unit, 1) * unit for number in side)
-        left, top = ((start + (room - part) // 2) // unit * unit for start, room, part in ((x, width, wide), (y, height, high)))
+        wide, high = (max(min(side_px, side) // unit, 1) * unit for side in (width, height))
+        left, top = ((start + room // 2) // unit * unit for start, room in ((x, width - wide), (y, height - high)))
         self._read_region((left, top, wide, high))
         try:
             yield self._frame_px[::-1] if self.scope.camera.quarter_turned else self._frame_px

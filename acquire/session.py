@@ -1,4 +1,4 @@
-"""One run at the microscope: what is there is kept, what is missing is taken, every way out leaves it dark and whole."""
+"""One run at the microscope: what is there is kept, what is missing is taken, every way out is dark."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 from wbcpipe.acquire.capture import FieldFocuser, capture_field
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
 from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_info
 from wbcpipe.acquire.record import begin_sample, check_disk
+from wbcpipe.acquire.specimen import Specimen, TruthRow, truth_rows, write_truth
 from wbcpipe.acquire.writer import FieldWriter
-from wbcpipe.errors import FrameFileError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
+from wbcpipe.errors import FrameFileError, HardwareError, InterruptedRunError, StageLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.frames import FieldInfo
@@ -151,8 +156,8 @@ class AcquisitionSession:
             check_disk(self.raw, self.scope, len(todo))
             self._focus([self._fields[index] for index in wanted])
             self._take_fields(todo, on_field, on_missing)
-        if self.specimen is not None:
-            self._write_truth([self._fields[index] for index in wanted])
+        if self.specimen is not None and self._on_disk:
+            write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk))
 
     def _take_fields(
         self,
@@ -173,7 +178,7 @@ class AcquisitionSession:
                 check_disk(self.raw, self.scope, 1)
                 buffer = writer.buffer()
                 try:
-                    info = self._attempt(field, lambda target, f=field: self._capture(f, target), buffer)
+                    info = self._take_field(field, buffer)
                 except HardwareError as error:
                     writer.give_back(buffer)
                     writer.miss(field.index, str(error))
@@ -193,42 +198,35 @@ class AcquisitionSession:
             writer.finish(raise_error=False)
         writer.check()
 
-    def _attempt(self, field: PlannedField, call: Callable[..., FieldInfo], *arguments: object) -> FieldInfo:
-        """Call, and call again after a hardware failure, as often as the scope allows."""
+    def _take_field(self, field: PlannedField, buffer: NDArray[np.uint16]) -> FieldInfo:
+        """Take a field into ``buffer``, and again after a failure, as often as the scope allows."""
         policy = self.scope.reliability
         for attempt in range(policy.retries + 1):
             try:
-                return call(*arguments)
+                events = field_events(self.scope, field, self.surface.z_um(field.x_um, field.y_um))
+                return capture_field(
+                    self.microscope, self.scope, events, buffer, started_s=self._started_s, check=self._check_stop
+                )
             except StageLimitError as error:
                 raise HardwareError(str(error)) from error
             except HardwareError as error:
-                self.microscope.recover()
-                if attempt == policy.retries:
-                    raise
-                self.sample.log("retry", field=field.index, attempt=attempt + 1, reason=str(error))
-                self._pause(policy.retry_wait_s)
+                self._rest(error, last=attempt == policy.retries, field=field.index)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
-    def _capture(self, field: PlannedField, buffer: object) -> FieldInfo:
-        events = field_events(self.scope, field, self.surface.z_um(field.x_um, field.y_um))
-        return capture_field(
-            self.microscope,
-            self.scope,
-            events,
-            buffer,  # type: ignore[arg-type]
-            started_s=self._started_s,
-            check=self._check_stop,
-        )
+    def _rest(self, error: HardwareError, *, last: bool, **where: int | str) -> None:
+        """Bring the hardware to rest after ``error``; raise it again if this was the ``last`` attempt."""
+        self.microscope.recover()
+        if last:
+            raise error
+        self.sample.log("retry", **where, reason=str(error))
+        self._stop.wait(self.scope.reliability.retry_wait_s)
+        self._check_stop()
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise InterruptedRunError(
                 f"sample {self.sample.name!r}: stopped; the fields taken are kept, the same command goes on."
             )
-
-    def _pause(self, seconds: float) -> None:
-        self._stop.wait(seconds)
-        self._check_stop()
 
     def _focus(self, fields: Sequence[PlannedField]) -> None:
         """Measure the surface of focus where fields will be taken, and store it before the first of them."""
@@ -247,33 +245,25 @@ class AcquisitionSession:
                     points = self.surface.measure(places, finder)
                 break
             except HardwareError as error:
-                self.microscope.recover()
-                if attempt == self.scope.reliability.retries:
-                    raise
-                self.sample.log("retry", doing="focus", attempt=attempt + 1, reason=str(error))
-                self._pause(self.scope.reliability.retry_wait_s)
+                self._rest(error, last=attempt == self.scope.reliability.retries, doing="focus")
         self.surface.save(self.raw / "focus.json")
         self.sample.log("focused", points=points, seconds=round(time.monotonic() - started_s, 2))
 
-    def _write_truth(self, fields: Sequence[PlannedField]) -> None:
-        from wbcpipe.acquire.specimen import Specimen, truth_rows, write_truth
 
-        shown = [(i, self._on_disk[i].x_um, self._on_disk[i].y_um) for i in sorted(self._on_disk)]
-        if not shown or self.specimen is None:
-            return
-        del fields  # the area is that of all fields on disk, whichever call took them
-        width_um, height_um = self.scope.field_um
-        xs, ys = [x for _, x, _ in shown], [y for _, _, y in shown]
-        rows = truth_rows(
-            Specimen(self.specimen),
-            min(xs) - width_um / 2,
-            min(ys) - height_um / 2,
-            max(xs) + width_um / 2,
-            max(ys) + height_um / 2,
-            shown,
-            width_um / 2,
-        )
-        write_truth(self.sample.truth_path, rows)
+def _truth(plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo]) -> list[TruthRow]:
+    """What lies in the rectangle around the fields; each object with the field whose centre is nearest, or -1."""
+    index = np.array(sorted(fields))
+    centre_um = np.array([(fields[at].x_um, fields[at].y_um) for at in index.tolist()])  # (F, 2)
+    half_um = np.array(scope.field_um) / 2
+    x0_um, y0_um = (float(value) for value in centre_um.min(axis=0) - half_um)
+    x1_um, y1_um = (float(value) for value in centre_um.max(axis=0) + half_um)
+    rows = []
+    for row in truth_rows(Specimen(plan), x0_um, y0_um, x1_um, y1_um, (), 0.0):
+        away_um = np.abs(centre_um - (row.x_um, row.y_um))  # (F, 2)
+        shown = (away_um <= half_um).all(axis=1)
+        nearest = np.where(shown, np.square(away_um).sum(axis=1), np.inf)
+        rows.append(row._replace(field=int(index[nearest.argmin()]) if shown.any() else -1))
+    return rows
 
 
 def _doses(fields: Iterable[FieldInfo]) -> Iterator[tuple[float, float, float]]:
@@ -282,6 +272,3 @@ def _doses(fields: Iterable[FieldInfo]) -> Iterator[tuple[float, float, float]]:
         for frame in info.frames:
             if frame.modality == "fluorescence":
                 yield info.x_um, info.y_um, frame.exposure_ms
-
-
-_ = WbcpipeError

@@ -54,9 +54,7 @@ class VirtualScope(CoreMicroscope):
     def _develop(self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16]) -> None:
         del pixels  # a test pattern; that it came, and its shape, was checked
         seen = self._observed
-        state = OpticalState(
-            *seen.xy_um, seen.z_um, seen.light, exposure_ms, self.scope.camera.binning, self.region_px
-        )
+        state = OpticalState(*seen.xy_um, seen.z_um, seen.light, exposure_ms, self.scope.camera.binning, self.region_px)
         self._renderer.expose(state, out=out)
 
     def age(self, exposures: Iterable[tuple[float, float, float]]) -> None:

@@ -57,7 +57,9 @@ class FieldWriter:
         for _ in range(_BUFFERS):
             # Filled once, so that the pages are there before the first field is taken.
             self._free.put(np.full((len(MODALITIES), *image_px), 1, np.uint16))  # (C, Y, X)
-        self._jobs: queue.SimpleQueue[tuple[int, NDArray[np.uint16] | None, FieldInfo | str] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[int, NDArray[np.uint16] | None, FieldInfo | str] | None] = (
+            queue.SimpleQueue()
+        )
         self._missing = read_missing(raw)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="wbcpipe-writer")

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wbcpipe.classify import metrics
 from wbcpipe.classify.bundle import Bundle, BundleInfo, half_precision, write_bundle
 from wbcpipe.classify.calibrate import Calibration, fit_calibration, fuse, head_probability
@@ -58,7 +60,7 @@ def train_bundle(
         training, validation = cells.subset(train), cells.subset(test)
     elif set(validation.samples) & set(cells.samples):
         both = sorted(set(validation.samples) & set(cells.samples))
-        raise TrainingDataError(f"samples {both} are named for training and for validation; a sample serves one of them.")
+        raise TrainingDataError(f"samples {both} are named for training and for validation; choose one for each.")
     outcome = run_procedure(training, validation, recipe, out, device=device, progress=progress)
     # Calibrated as shipped: with the weights rounded to what the bundle keeps.
     network = half_precision(outcome.network)
@@ -99,11 +101,12 @@ def _bfloat16_agreement(
     network: FusionNetwork, normalisation: Normalisation, cells: CellSet, calibration: Calibration
 ) -> float:
     """Share of the validation cells that bfloat16 on the CPU calls as float32 does."""
-    calls = [
-        fuse(head_probability(predict_logits(network, cells, normalisation, device="cpu", precision=name), calibration), calibration)
-        for name in ("float32", "bfloat16")
-    ]
-    return float((calls[0].argmax(axis=1) == calls[1].argmax(axis=1)).mean())
+    calls = []
+    for precision in ("float32", "bfloat16"):
+        logits = predict_logits(network, cells, normalisation, device="cpu", precision=precision)
+        fused = fuse(head_probability(logits, calibration), calibration)
+        calls.append(np.where(fused.max(axis=1) >= calibration.threshold, fused.argmax(axis=1), -1))
+    return float((calls[0] == calls[1]).mean())
 
 
 def _provenance(cells: CellSet, recipe: Recipe) -> dict[str, Any]:

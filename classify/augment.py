@@ -90,7 +90,8 @@ def _geometry(batch: int, inputs: int, options: Augmentation, generator: torch.G
     scale = torch.exp(_uniform(shape, options.scale, generator))
     shift = _uniform((*shape, 2), 2 * options.shift, generator)  # the grid runs from -1 to 1
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    rows = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=-1).unflatten(-1, (2, 2))
+    rows = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=-1)
+    rows = rows.reshape(batch, inputs, 2, 2)  # (B, inputs, 4) -> (B, inputs, 2, 2)
     return torch.cat([rows, shift.unsqueeze(-1)], dim=-1)
 
 

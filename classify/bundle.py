@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wbcpipe.classify.calibrate import Calibration
+from wbcpipe.classify.calibrate import Calibration  # noqa: TC001 - pydantic needs it
 from wbcpipe.classify.card import model_card
-from wbcpipe.classify.classes import Backbone, Method
-from wbcpipe.classify.normalise import Normalisation
+from wbcpipe.classify.classes import Backbone, Method  # noqa: TC001
+from wbcpipe.classify.normalise import Normalisation  # noqa: TC001
 from wbcpipe.errors import BundleError
 from wbcpipe.samples import disk_errors, sync_directory, sync_tree
 
@@ -120,9 +120,11 @@ class Bundle:
         network = build_network(info.method, info.backbone, len(info.modalities), info.planes, len(info.classes))
         try:
             tensors = safetensors.torch.load_file(self.path / WEIGHTS)
-            network.load_state_dict({name: tensor.to(network.state_dict()[name].dtype) for name, tensor in tensors.items()})
+            kinds = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+            network.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in tensors.items()})
         except (KeyError, RuntimeError) as error:
-            raise BundleError(f"{self.path}: the weights do not fit {info.method} on {info.backbone}: {error}") from error
+            what = f"{info.method} on {info.backbone}"
+            raise BundleError(f"{self.path}: the weights do not fit {what}: {error}") from error
         return network.eval().requires_grad_(False)
 
 

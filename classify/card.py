@@ -45,8 +45,8 @@ def model_card(info: dict[str, Any]) -> str:
         "",
         "## Limits",
         "",
-        "Cells of other kinds than the classes above are given one of them, or `unidentified`. Pictures of another stain, "
-        "microscope or laboratory need a validation of their own before any figure here may be believed for them.",
+        "Cells of other kinds than the classes above are given one of them, or `unidentified`. Pictures of another "
+        "stain, microscope or laboratory need a validation of their own before any figure here is believed for them.",
     ]
     return "\n".join(lines) + "\n"
 

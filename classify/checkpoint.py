@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.classify.data import CellSet
 
-__all__ = ["fingerprint", "load_state", "optimizer_tensors", "restore_optimizer", "save_state"]
+__all__ = ["fingerprint", "load_state", "module_tensors", "optimizer_tensors", "restore_optimizer", "save_state"]
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -48,9 +49,9 @@ def load_state(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, 
     try:
         with safe_open(path, framework="pt") as handle:
             state = json.loads((handle.metadata() or {}).get("wbcpipe", "{}"))
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
     except (SafetensorError, ValueError, OSError) as error:
-        raise TrainingDataError(f"{path}: training state cannot be read ({error}); move it away and run again.") from error
+        raise TrainingDataError(f"{path}: training state cannot be read ({error}); move it away.") from error
     if state.get("fingerprint") != expected:
         raise TrainingDataError(
             f"{path}: this folder holds a training of other cells or another recipe (fingerprint "
@@ -64,7 +65,7 @@ def fingerprint(cells: CellSet, text: str) -> str:
     digest = hashlib.blake2b(digest_size=12)
     for array in (cells.images, cells.labels, cells.groups):
         digest.update(repr((array.shape, str(array.dtype))).encode())
-        digest.update(memoryview(array.reshape(-1)).cast("B"))
+        digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(repr((cells.classes, cells.modalities, cells.planes, text)).encode())
     return digest.hexdigest()
 

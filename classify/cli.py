@@ -26,6 +26,8 @@ __all__ = ["bundles", "classify", "train"]
 # The words are repeated from `classes` and `recipe`: these must not be imported before --help has answered.
 _METHODS = ("single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd")
 _BACKBONES = {"shufflenet": "shufflenet_v2_x1_0", "resnet34": "resnet34"}
+_TAUGHT = 1.6
+"""Cost of a student's step that asks its teachers, against one that does not."""
 _DATA = click.option(
     "--data", type=click.Path(path_type=Path), help="Data root. Default: WBCPIPE_DATA, else ./wbc-data."
 )
@@ -110,7 +112,8 @@ def train(
     if folds is not None:
         _cross_validate(cells, recipe, out, folds, fold, device, as_json)
         return
-    held = load_cells([_source(root, text) for text in validation], recipe.side, classes=cells.classes) if validation else None
+    kept = [_source(root, text) for text in validation]
+    held = load_cells(kept, recipe.side, classes=cells.classes) if kept else None
     _bundle(cells, held, recipe, name or out.resolve().name, out, sources[0][1], device, as_json)
 
 
@@ -145,27 +148,29 @@ class _Clock:
     """Prints a line an epoch with the time left, over all networks of the run."""
 
     def __init__(self, recipe: Recipe, modalities: int, folds: int) -> None:
-        teachers = modalities if recipe.method.endswith("-kd") or recipe.method == "late-fusion" else 0
-        # A student's step costs about as much again for asking its teachers.
-        student = 0 if recipe.method == "late-fusion" else recipe.epochs * (1.6 if recipe.method.endswith("-kd") else 1.0)
-        self._whole = folds * (teachers * recipe.teacher_epochs + student)
-        self._recipe = recipe
+        taught = recipe.method.endswith("-kd")
+        teachers = modalities if taught or recipe.method == "late-fusion" else 0
+        student = 0.0 if recipe.method == "late-fusion" else recipe.epochs * (_TAUGHT if taught else 1.0)
+        self._left = folds * (teachers * recipe.teacher_epochs + student)
         self._done = 0.0
         self._spent = 0.0
-        self._skipped = 0.0
-        self._last: tuple[str, float] = ("", 0.0)
+        self._work: dict[str, float] = {}
 
     def __call__(self, report: EpochReport, where: str = "") -> None:
-        cost = 1.6 if report.role.endswith("-kd") else 1.0
+        cost = report.epochs * (_TAUGHT if report.role.endswith("-kd") else 1.0)
         key = where + report.role
-        before = self._last[1] if self._last[0] == key else 0.0
-        self._last = (key, report.work)
-        self._done += cost * report.epochs * (report.work - before)
+        # What was done in an earlier run counts as neither left nor timed.
+        self._left -= cost * (report.work - self._work.get(key, 0.0))
+        self._work[key] = report.work
+        if not report.seconds:
+            click.echo(f"{where}{report.role}: trained before", err=True)
+            return
+        self._done += cost * report.share
         self._spent += report.seconds
-        left = self._spent / self._done * max(0.0, self._whole - self._done)
+        left = time.strftime("%H:%M:%S", time.gmtime(self._spent / self._done * max(0.0, self._left)))
         click.echo(
             f"{where}{report.role} epoch {report.epoch}/{report.epochs} loss {report.loss:.3f} "
-            f"right {100 * report.accuracy:.1f} % {report.seconds:.1f} s, {time.strftime('%H:%M:%S', time.gmtime(left))} left",
+            f"right {100 * report.accuracy:.1f} % {report.seconds:.1f} s, {left} left",
             err=True,
         )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from wbcpipe.classify.bundle import Bundle
@@ -67,7 +67,7 @@ class TorchEngine:
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self._mixed = precision == "float16"
         twin = fused_copy(network).to(device=device, dtype=self._dtype)
-        self._network = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = twin.to(memory_format=torch.channels_last)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (B, heads, K) of normalised pictures (B, M * c, side, side)."""

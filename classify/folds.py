@@ -41,13 +41,14 @@ def stratified_folds(
         )
     alone = count == len(groups)
     splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    kept_together = None if alone else groups
     with warnings.catch_warnings():
         # A class with fewer cells than folds is absent from some test folds; metrics allow for it.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         try:
             parts = [
                 (np.sort(train).astype(np.int64), np.sort(test).astype(np.int64))
-                for train, test in splitter.split(np.zeros(len(labels)), labels, groups)
+                for train, test in splitter.split(np.zeros(len(labels)), labels, kept_together)
             ]
         except ValueError as error:
             raise TrainingDataError(f"the cells cannot be parted into {folds} folds: {error}.") from error

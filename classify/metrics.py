@@ -59,7 +59,9 @@ def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 
 
-def _auc(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], weight: NDArray[np.float64]) -> float | None:
+def _auc(
+    labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], weight: NDArray[np.float64]
+) -> float | None:
     """One class against the rest, averaged by support over the classes that can be ranked."""
     found = [
         (float(weight[k]), float(roc_auc_score(labels == k, probability[:, k])))

@@ -80,9 +80,7 @@ class Normalisation(BaseModel):
         return Normalisation(polarity=self.polarity[planes], mean=self.mean[planes], std=self.std[planes])
 
 
-def row_scale(
-    images: NDArray[np.uint16], polarity: tuple[str, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def row_scale(images: NDArray[np.uint16], polarity: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scale and shift (N, C) that bring each plane's own background and signal to fixed values.
 
     Args:
@@ -142,10 +140,12 @@ def resize(images: NDArray[np.uint16], side: int) -> NDArray[np.uint16]:
         blocks = images.reshape(*images.shape[:2], side, factor, side, factor)
         total = blocks.sum(axis=(3, 5), dtype=np.uint32)
         area = np.uint32(factor * factor)
-        return ((total + area // 2) // area).astype(np.uint16)
+        rounded: NDArray[np.uint16] = ((total + area // 2) // area).astype(np.uint16)
+        return rounded
     weights = _area_weights(size, side)
     mean = np.einsum("ij,ncjk,lk->ncil", weights, images.astype(np.float32), weights, optimize=True)
-    return np.floor(mean + np.float32(0.5)).clip(0, 65535).astype(np.uint16)
+    found: NDArray[np.uint16] = np.floor(mean + np.float32(0.5)).clip(0, 65535).astype(np.uint16)
+    return found
 
 
 def _area_weights(size: int, side: int) -> NDArray[np.float32]:
@@ -154,4 +154,5 @@ def _area_weights(size: int, side: int) -> NDArray[np.float32]:
     left, right = edges[:-1, None], edges[1:, None]
     pixel = np.arange(size)[None, :]
     cover = np.clip(np.minimum(right, pixel + 1) - np.maximum(left, pixel), 0.0, None)
-    return (cover / cover.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights: NDArray[np.float32] = (cover / cover.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weights

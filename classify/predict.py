@@ -62,9 +62,7 @@ class Classifier:
         logits = np.concatenate(parts)
         return head_probability(logits, self.bundle.info.calibration).astype(np.float32)
 
-    def call(
-        self, probability: NDArray[np.float32]
-    ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    def call(self, probability: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
         """Calls, confidence (n,) and disagreement (n,) of calibrated probabilities (n, heads, K)."""
         info = self.bundle.info
         fused = fuse(probability, info.calibration)

@@ -59,7 +59,7 @@ def select_modality(cells: CellSet, recipe: Recipe) -> CellSet:
         return cells
     if recipe.modality not in cells.modalities:
         raise TrainingDataError(
-            f"modality {recipe.modality!r} is not in these cells; method 'single' needs one of {list(cells.modalities)}."
+            f"modality {recipe.modality!r} is not in these cells; 'single' reads one of {list(cells.modalities)}."
         )
     return cells.modality(cells.modalities.index(recipe.modality))
 
@@ -159,7 +159,7 @@ def cross_validate(
         place = work / f"fold-{number}"
         if only in (None, number):
             began = time.perf_counter()
-            report = None if progress is None else lambda item, n=number: progress(n, item)  # type: ignore[misc]
+            report = None if progress is None else lambda item, n=number: progress(n, item)
             outcome = run_procedure(
                 cells.subset(train), cells.subset(test), recipe, place, device=device, progress=report
             )

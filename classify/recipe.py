@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from wbcpipe.classify.augment import Augmentation
-from wbcpipe.classify.classes import Backbone, Method
-from wbcpipe.classify.data import Sampling
+from wbcpipe.classify.classes import Backbone, Method  # noqa: TC001 - pydantic needs them
+from wbcpipe.classify.data import Sampling  # noqa: TC001
 
 __all__ = ["Recipe"]
 
@@ -49,7 +49,7 @@ class Recipe(BaseModel):
     side: int = Field(default=112, ge=32, le=512)
     start_side: int = Field(default=64, ge=32, le=512)
     epochs: int = Field(default=40, ge=1)
-    teacher_epochs: int = Field(default=20, ge=1)
+    teacher_epochs: int = Field(default=16, ge=1)
     batch_size: int = Field(default=32, ge=2)
     lr: float = Field(default=4e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)

@@ -32,7 +32,7 @@ from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network
 from wbcpipe.classify.networks.fuse import fused_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from wbcpipe.classify.data import CellSet
@@ -56,7 +56,8 @@ class EpochReport:
         loss: mean training loss.
         accuracy: share of training answers that were right, over heads and augmented cells.
         seconds: what the epoch took.
-        work: share of this network's work that is done, by pixels.
+        share: share of this network's work that this epoch was, by pixels.
+        work: share of this network's work that is done.
     """
 
     role: str
@@ -65,6 +66,7 @@ class EpochReport:
     loss: float
     accuracy: float
     seconds: float
+    share: float
     work: float
 
 
@@ -127,6 +129,9 @@ def train_network(
     work.mkdir(parents=True, exist_ok=True)
     path = work / "state.safetensors"
     first = _restore(run, path, mark)
+    if first == recipe.epochs and progress is not None:
+        loss, accuracy = run.history[-1]
+        progress(EpochReport(role, first, first, loss, accuracy, seconds=0.0, share=0.0, work=1.0))
     for epoch in range(first, recipe.epochs):
         if stop_after is not None and epoch - first >= stop_after:
             break
@@ -136,7 +141,8 @@ def train_network(
         if progress is not None:
             progress(report)
     final = run.average if run.average is not None else run.network
-    return final.eval().requires_grad_(False).to("cpu", memory_format=torch.contiguous_format)
+    final = final.eval().requires_grad_(False).cpu()
+    return final.to(memory_format=torch.contiguous_format)
 
 
 def _seeds(recipe: Recipe, role: str, epoch: int) -> tuple[np.random.Generator, torch.Generator]:
@@ -156,9 +162,7 @@ def _begin(
 ) -> _Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seeds(recipe, role, 0)[1].initial_seed())
-        network = build_network(
-            recipe.method, recipe.backbone, len(cells.modalities), cells.planes, len(cells.classes)
-        )
+        network = build_network(recipe.method, recipe.backbone, len(cells.modalities), cells.planes, len(cells.classes))
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
     decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -230,6 +234,7 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
         losses / run.steps,
         right / answers,
         time.perf_counter() - began,
+        _work_done(recipe, epoch + 1) - _work_done(recipe, epoch),
         _work_done(recipe, epoch + 1),
     )
 
@@ -257,9 +262,7 @@ def _step(run: _Run, images: Tensor, labels: Tensor) -> tuple[float, int]:
     with autocast(run.device, recipe.precision):
         logits = run.network(images)
     logits = logits.float()
-    loss = total_loss(
-        logits, labels, target, temperature=recipe.temperature, label_smoothing=recipe.label_smoothing
-    )
+    loss = total_loss(logits, labels, target, temperature=recipe.temperature, label_smoothing=recipe.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     run.optimizer.step()

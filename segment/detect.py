@@ -36,6 +36,7 @@ class DetectionRules:
         least_level: nuclear level below which there is no nucleus in the picture at all.
         closing_um: radius over which gaps in a body are closed.
         waist: a body is split where it is narrower than this share of the thinner part's width.
+        least_radius_um: a part of a body thinner than this is not parted from it.
         least_nucleus_um2: objects of less nuclear area are platelets and are left out.
         least_sure_um2: below this nuclear area (or this much of it in view) an object is flagged as debris.
         largest_um2: above this body area an object is flagged as debris (smudge, clot).
@@ -50,6 +51,7 @@ class DetectionRules:
     least_level: float = 0.0
     closing_um: float = 0.5
     waist: float = 0.7
+    least_radius_um: float = 2.6
     least_nucleus_um2: float = 8.0
     least_sure_um2: float = 14.0
     largest_um2: float = 700.0
@@ -61,7 +63,7 @@ class DetectionRules:
 _RULES: Final[dict[str, DetectionRules]] = {
     "fluorescence": DetectionRules(),
     # Density in units of the derived channel (65535 is an optical density of 2).
-    "stained": DetectionRules(nucleus=0.45, body=0.15, least_level=5000.0, closing_um=1.2, lobe_gap_um=3.0),
+    "stained": DetectionRules(nucleus=0.45, body=.1, least_level=3000.0, closing_um=1.2, lobe_gap_um=3.0),
 }
 
 
@@ -215,7 +217,7 @@ def _parts(
     """Cells of one group: gaps closed, holes filled, spurs removed, parted, lobes joined."""
     closed = ndimage.binary_closing(body, _disk(rules.closing_um / coarse_um)) | body
     smooth = _opened(ndimage.binary_fill_holes(closed), 0.9 / coarse_um) | nuclei
-    parts = part_at_waists(smooth, coarse_um, rules.waist)
+    parts = part_at_waists(smooth, coarse_um, rules.waist, rules.least_radius_um)
     return join_lobes(parts, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
 
 

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["join_lobes", "part_at_waists", "passes"]
 
 
-def part_at_waists(body: NDArray[np.bool_], pixel_um: float, waist: float) -> NDArray[np.int32]:
+def part_at_waists(
+    body: NDArray[np.bool_], pixel_um: float, waist: float, least_radius_um: float
+) -> NDArray[np.int32]:
     """Label the cells of a mask.
 
     Args:
         body: (Y, X) bodies of cells. What lies beyond the array is taken to be background.
         pixel_um: size of a pixel.
         waist: a passage narrower than this share of the thinner side's width parts two cells.
+        least_radius_um: something thinner is not a cell of its own, but part of what it touches.
 
     Returns:
         (Y, X) int32; 0 background, then 1, 2, ...
@@ -41,7 +44,8 @@ def part_at_waists(body: NDArray[np.bool_], pixel_um: float, waist: float) -> ND
     owner = list(range(count + 1))
     for (one, other), height in sorted(passes(basins, smooth).items(), key=lambda item: (-item[1], item[0])):
         a, b = _root(owner, one), _root(owner, other)
-        if a != b and height > waist * min(heights[a], heights[b]):
+        thinner = min(heights[a], heights[b])
+        if a != b and (thinner < least_radius_um or height > waist * thinner):
             low, high = (a, b) if heights[a] < heights[b] else (b, a)
             owner[low] = high
     _, dense = np.unique([_root(owner, label) for label in range(count + 1)], return_inverse=True)

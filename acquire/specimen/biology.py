@@ -136,7 +136,7 @@ class Biology:
     classes: Mapping[str, Traits] = field(default_factory=_classes)
     #: Probability that a cell shows another class's signature in one modality (a merged or edge-on nucleus,
     #: degranulated or toxic granules), drawn per modality independently. Raises the error of that modality alone.
-    atypical_rate: tuple[float, float, float, float] = (0.045, 0.05, 0.045, 0.045)
+    atypical_rate: tuple[float, float, float, float] = (0.045, 0.055, 0.05, 0.045)
     #: Which class an atypical cell resembles.
     lookalikes: Mapping[str, Mapping[str, float]] = field(default_factory=_lookalikes)
     #: Spread (logarithmic) of granule visibility per band, independent per band.

@@ -72,7 +72,7 @@ def _body(item: SpecimenObject, irregularity: float, rng: np.random.Generator) -
     theta = np.arctan2(y, x)
     outline = np.ones_like(theta)
     for order in (2, 3, 5, 7):
-        swing = irregularity * rng.normal(0.0, 1.0) * (2.0 / order) ** 1.3
+        swing = irregularity * rng.normal(0.0, 1.0) * (2.0 / order) ** 1.9
         outline += np.float32(swing) * np.cos(order * theta + np.float32(rng.uniform(0.0, 2 * np.pi)))
     np.clip(outline, 0.85, 1.15, out=outline)
     relative = (np.sqrt(x * x + y * y) / (np.float32(radius) * outline)).astype(np.float32)

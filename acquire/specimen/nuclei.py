@@ -23,7 +23,7 @@ def _pick(rng: np.random.Generator, weights: Mapping[int, float]) -> int:
 def _segmented(rng: np.random.Generator, lobes: int, cell_um: float, plumpness: float) -> list[_Tube]:
     """Lobes on an arc, joined by thin strands."""
     area = plumpness * cell_um**2
-    arc_um = cell_um * (0.46 if lobes == 2 else rng.uniform(0.44, 0.54))
+    arc_um = cell_um * (0.46 if lobes == 2 else rng.uniform(0.50, 0.58))
     span = (lobes - 1) * rng.uniform(1.05, 1.5) if lobes > 2 else rng.uniform(2.0, 3.0)
     turn = rng.uniform(0.0, 2.0 * np.pi)
     sizes = rng.uniform(0.65, 1.3, lobes)
@@ -72,7 +72,7 @@ def _tubes(label: str, rng: np.random.Generator, cell_um: float, biology: Biolog
     if label == "NEU" and rng.random() < biology.band_rate:
         return _arc(rng, 0.5 * cell_um, rng.uniform(3.0, 4.6), 0.23 * cell_um, 0.08), 0.3
     if label == "NEU":
-        return _segmented(rng, _pick(rng, biology.neutrophil_lobes), cell_um, rng.uniform(0.26, 0.35)), 0.22
+        return _segmented(rng, _pick(rng, biology.neutrophil_lobes), cell_um, rng.uniform(0.26, 0.35)), 0.17
     if label == "EOS":
         return _segmented(rng, _pick(rng, biology.eosinophil_lobes), cell_um, rng.uniform(0.33, 0.43)), 0.22
     if label == "MO":

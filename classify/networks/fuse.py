@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import TypeVar
 
 from torch import nn
@@ -21,7 +22,7 @@ def fused_copy(network: N) -> N:
     twin = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(twin.modules()):
         children = list(module.named_children())
-        for (name, first), (next_name, second) in zip(children, children[1:], strict=False):
+        for (name, first), (next_name, second) in itertools.pairwise(children):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(first, second))
                 setattr(module, next_name, nn.Identity())

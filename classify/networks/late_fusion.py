@@ -26,5 +26,5 @@ class LateFusion(FusionNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, M, K) of images (B, M * c, H, W); head i sees modality i alone."""
-        parts = images.split(self.planes, dim=1)  # M of (B, c, H, W)
+        parts = torch.split(images, self.planes, dim=1)  # M of (B, c, H, W)
         return torch.cat([member(part) for member, part in zip(self.members, parts, strict=True)], dim=1)

@@ -27,4 +27,4 @@ class MultiModalMimo(FusionNetwork):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, M, K) of images (B, M * c, H, W)."""
         logits: Tensor = self.backbone(images)
-        return logits.unflatten(1, (self.heads, self.classes))  # (B, M * K) -> (B, M, K)
+        return logits.reshape(-1, self.heads, self.classes)  # (B, M * K) -> (B, M, K)

@@ -1,0 +1,266 @@
+"""The commands of stage 1: ``acquire``, ``doctor`` and ``scopes``."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
+
+if TYPE_CHECKING:
+    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.doctor import Check
+    from wbcpipe.acquire.plan import AcquisitionPlan
+    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.acquire.worker import AcquisitionRequest
+    from wbcpipe.progress import Reporter
+
+__all__ = ["acquire", "doctor", "fields_for", "scopes", "specimen_for"]
+
+_DATA = click.option(
+    "--data", type=click.Path(path_type=Path), help="Data root. Default: WBCPIPE_DATA, else ./wbc-data."
+)
+_SCOPE = click.option(
+    "--scope", "scope_name", default="demo", show_default=True, help="Name of a scope, or path of its .toml file."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+
+
+def fields_for(scope: Scope, plan: AcquisitionPlan, fields: int | None, cells: int | None) -> int:
+    """How many of the planned fields to take, from what the user asked for.
+
+    Args:
+        scope: for the cells expected in a field.
+        plan: for the room there is.
+        fields, cells: one of them at most; 200 cells if neither is given.
+
+    Raises:
+        ConfigError: both, or more than the slot has room for.
+    """
+    if fields is not None and cells is not None:
+        raise ConfigError("give --fields or --cells, not both.")
+    wanted = fields if fields is not None else math.ceil((cells or 200) / scope.expected_cells_per_field)
+    room = len(plan.fields())
+    if not 1 <= wanted <= room:
+        raise ConfigError(
+            f"{wanted} fields are asked for; slot {plan.slot!r} of scope {scope.name!r} has room for 1 to {room}. "
+            f"Ask for less, or enlarge 'slots.{plan.slot}' in {scope.path}."
+        )
+    return wanted
+
+
+def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> SpecimenPlan | None:
+    """The specimen on a virtual scope's stage, ``None`` on a real one.
+
+    Raises:
+        ConfigError: a specimen is asked for on a real microscope, or one that cannot be.
+    """
+    if not scope.virtual:
+        if seed is not None or preparation is not None:
+            raise ConfigError(
+                f"scope {scope.name!r} is a real microscope: --specimen-seed and --specimen-preparation do not apply."
+            )
+        return None
+    from wbcpipe.acquire.specimen import SpecimenPlan
+
+    try:
+        return SpecimenPlan(7 if seed is None else seed, preparation or "blood-film")  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from error
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.option("--slide", required=True, help="Id of the slide; names the sample too unless --sample is given.")
+@click.option("--sample", "sample_name", help="Name of the sample. Default: the slide's id.")
+@_SCOPE
+@click.option("--slot", default="A", show_default=True, help="Where the slide lies in the stage insert.")
+@click.option("--fields", type=click.IntRange(min=1), help="Take this many fields of view.")
+@click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold so many white cells [200].")
+@click.option("--overlap", type=float, default=0.1, show_default=True, help="Of neighbouring fields, 0 to 0.5.")
+@click.option("--specimen-seed", type=click.IntRange(min=0), help="Virtual scope only: which specimen [7].")
+@click.option(
+    "--specimen-preparation",
+    type=click.Choice(["blood-film", "buffy-coat"]),
+    help="Virtual scope only: a healthy blood film, or white cells enriched, all classes alike [blood-film].",
+)
+@_DATA
+@_JSON
+def acquire(
+    slide: str,
+    sample_name: str | None,
+    scope_name: str,
+    slot: str,
+    fields: int | None,
+    cells: int | None,
+    overlap: float,
+    specimen_seed: int | None,
+    specimen_preparation: str | None,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Scan a slide: four frames at each field of view, one OME-TIFF a field.
+
+    The focus is mapped first, in bright field, so that the stain does not bleach. Then fields are taken row by row
+    from the corner of the slot. Fields that are on disk already are kept: after a power cut, a crash or Ctrl-C the same
+    command goes on where it stopped, and a larger --fields takes more. A field that cannot be taken is noted in
+    raw/single/missing.json and the run goes on.
+
+    \b
+    Examples:
+      wbcpipe acquire --slide demo1 --fields 12               the virtual scope, no microscope needed
+      wbcpipe acquire --slide S42 --scope mylab --slot B --cells 400
+    """
+    from wbcpipe.acquire.config import load_scope
+    from wbcpipe.acquire.plan import AcquisitionPlan
+    from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
+    from wbcpipe.acquire.worker import AcquisitionRequest
+    from wbcpipe.progress import Reporter
+    from wbcpipe.samples import Sample, data_root
+
+    # Everything that can be refused is refused before anything is written.
+    sample = Sample.at(data_root(data), sample_name or slide)
+    scope = load_scope(scope_name)
+    plan = AcquisitionPlan.from_scope(scope, slot, overlap=overlap)
+    n_fields = fields_for(scope, plan, fields, cells)
+    specimen = specimen_for(scope, specimen_seed, specimen_preparation)
+    check_sample(sample, scope, plan, specimen)
+    check_disk(sample.path, scope, _fields_to_go(sample.raw_path(), n_fields))
+    started_s = time.monotonic()
+    with sample.lock("acquire"):
+        begin_sample(sample, scope, plan, specimen, slide=slide)
+        with Reporter(quiet=as_json) as reporter:
+            taken, missing = _follow(AcquisitionRequest(sample, scope, plan, specimen), n_fields, reporter)
+    seconds = time.monotonic() - started_s
+    if not taken:
+        raise AcquisitionError(
+            f"sample {sample.name!r}: none of {n_fields} fields could be taken; {missing[min(missing)]}"
+        )
+    if as_json:
+        outcome = {
+            "sample": sample.name,
+            "path": str(sample.path),
+            "fields_wanted": n_fields,
+            "fields_taken": taken,
+            "fields_missing": {str(index): reason for index, reason in sorted(missing.items())},
+            "seconds": round(seconds, 2),
+        }
+        click.echo(json.dumps(outcome, indent=2))
+        return
+    lost = f", {len(missing)} missing (see {sample.raw_path() / 'missing.json'})" if missing else ""
+    click.echo(f"{taken} of {n_fields} fields on disk{lost} after {seconds:.1f} s: {sample.raw_path()}")
+
+
+def _fields_to_go(raw: Path, n_fields: int) -> int:
+    from wbcpipe.acquire.frames import fields_on_disk
+
+    return sum(index not in fields_on_disk(raw) for index in range(n_fields))
+
+
+def _follow(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> tuple[int, dict[int, str]]:
+    """Run a worker and show how far it is: the number of fields on disk, and the missing ones with their reasons."""
+    from wbcpipe.acquire.worker import AcquisitionWorker, FieldMissing, FieldTaken, Progress
+
+    taken, missing = 0, dict[int, str]()
+    with AcquisitionWorker(request) as worker:
+        worker.want(n_fields)
+        for event in worker.events():
+            match event:
+                case FieldTaken():
+                    taken += 1
+                case FieldMissing(index, reason):
+                    missing[index] = reason
+                    reporter.say(f"field {index} is missing: {reason}")
+                case Progress(text):
+                    reporter.say(text)
+                case _:
+                    continue
+            reporter.update("fields", taken + len(missing), n_fields)
+    return taken, missing
+
+
+@click.command(context_settings={"max_content_width": 100})
+@_SCOPE
+@click.option("--slot", help="Slot whose scan area is checked. Default: the scope's first.")
+@click.option(
+    "--fields", type=click.IntRange(min=1), default=60, show_default=True, help="Of a slide, for time and disk."
+)
+@click.option("--offline", is_flag=True, help="Look at the files only; load no core.")
+@_DATA
+@_JSON
+def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: Path | None, as_json: bool) -> None:
+    """Check a scope before a slide depends on it.
+
+    Reads the scope file and its Micro-Manager .cfg, then loads the core in a process of its own, so that a driver that
+    crashes is reported, not suffered. Every light is switched with the shutter closed and one dark frame is taken;
+    no stage moves. Exit code 0, or 21 (the files) or 23 (the hardware) if a check fails.
+
+    \b
+    Examples:
+      wbcpipe doctor                          the virtual scope: is the installation complete?
+      wbcpipe doctor --scope mylab --slot B
+      wbcpipe doctor --scope ./new.toml --offline
+    """
+    from wbcpipe.acquire.config import load_scope
+    from wbcpipe.acquire.doctor import Check, check_live, check_offline, exit_code
+    from wbcpipe.samples import data_root
+
+    checks: list[Check] = []
+    try:
+        scope = load_scope(scope_name)
+        checks += check_offline(scope, slot or next(iter(scope.slots)), fields, data_root(data))
+        if not offline and not any(check.status == "fail" for check in checks):
+            checks += check_live(scope)
+    except ConfigError as error:
+        checks.append(Check("scope file", "fail", str(error)))
+    code = exit_code(checks)
+    if as_json:
+        click.echo(json.dumps({"scope": scope_name, "ok": code == 0, "checks": [asdict(c) for c in checks]}, indent=2))
+    else:
+        _print_checks(checks)
+    click.get_current_context().exit(code)
+
+
+def _print_checks(checks: list[Check]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    table = Table(box=None, pad_edge=False)
+    for column in ("check", "", "found"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(check.name, Text(check.status, colours[check.status]), Text(check.detail))
+    Console(highlight=False).print(table)
+
+
+@click.command(context_settings={"max_content_width": 100})
+@_JSON
+def scopes(as_json: bool) -> None:
+    """List the microscopes that are described.
+
+    Scope files lie in the folder named by WBCPIPE_SCOPES and among those shipped; `--scope` takes a name listed here,
+    or the path of a .toml file. To add yours, copy a shipped file and run `wbcpipe doctor --scope ./yours.toml`.
+    """
+    from wbcpipe.acquire.config import list_scopes, load_scope
+
+    found = []
+    for name, path in list_scopes().items():
+        try:
+            scope = load_scope(path)
+            entry = {"name": name, "title": scope.title, "virtual": scope.virtual, "slots": list(scope.slots)}
+        except WbcpipeError as error:
+            entry = {"name": name, "error": str(error)}
+        found.append({**entry, "path": str(path)})
+    if as_json:
+        click.echo(json.dumps({"scopes": found}, indent=2))
+        return
+    for entry in found:
+        click.echo(f"{entry['name']:<16} {entry.get('title') or entry.get('error', '')}")
+        click.echo(f"{'':<16} {entry['path']}")

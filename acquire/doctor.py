@@ -1,0 +1,231 @@
+"""Is a scope file right, offline and against the live core? Every check says what to do where it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from wbcpipe.acquire.mmcfg import lint, modality_settings, read_config
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.record import time_estimate
+from wbcpipe.errors import ConfigError, HardwareError, StageLimitError, WbcpipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.mmcore import CoreLink
+    from wbcpipe.acquire.scope import CoreMicroscope
+
+__all__ = ["Check", "check_live", "check_offline", "exit_code"]
+
+Status = Literal["ok", "warn", "fail"]
+_LIVE_TIMEOUT_S: Final = 120.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: what.
+        status: ``ok``, ``warn`` (works, but look at it) or ``fail``.
+        detail: what was found and, unless ok, what to do.
+        part: ``file`` or ``hardware``.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    part: Literal["file", "hardware"] = "file"
+
+
+def exit_code(checks: list[Check]) -> int:
+    """0, or the exit code of the first failure: 21 for the file, 23 for the hardware."""
+    for part, error in (("file", ConfigError), ("hardware", HardwareError)):
+        if any(check.status == "fail" and check.part == part for check in checks):
+            return error.exit_code
+    return 0
+
+
+def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterator[Check]:
+    """Look at the scope file, its .cfg, the scan area and the disk; no device is touched.
+
+    Args:
+        scope: loaded.
+        slot: whose scan area is looked at.
+        n_fields: of a slide, for time and disk.
+        data: the data root.
+    """
+    yield Check("scope file", "ok", f"{scope.path}: {scope.title or scope.name}")
+    try:
+        problems = lint(scope, read_config(scope.config_path))
+    except ConfigError as error:
+        problems = [str(error)]
+    if problems:
+        yield from (Check(".cfg file", "fail", problem) for problem in problems)
+    else:
+        yield Check(".cfg file", "ok", f"{scope.config_path.name}: every device, group and preset named is there")
+    try:
+        plan = AcquisitionPlan.from_scope(scope, slot)
+    except (ConfigError, StageLimitError) as error:
+        yield Check("scan area", "fail", str(error))
+        return
+    room = len(plan.fields())
+    yield Check(
+        "scan area",
+        "ok",
+        f"slot {slot}: room for {room} fields, about {room * scope.expected_cells_per_field:.0f} cells",
+    )
+    if n_fields > room:
+        yield Check("fields", "warn", f"{n_fields} fields asked for, the slot has room for {room}; enlarge its area")
+    estimate = time_estimate(scope, plan, n_fields)
+    yield Check(
+        "time", "ok", f"about {_duration(estimate.seconds)} for {min(n_fields, room)} fields (estimated, not measured)"
+    )
+    yield _disk(data, estimate.disk_bytes)
+
+
+def _disk(data: Path, needed: int) -> Check:
+    there = data
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    detail = f"{needed / 1e9:.1f} GB for a slide, {free / 1e9:.1f} GB free at {data}"
+    if free < needed:
+        return Check("disk", "fail", detail + "; free space or give another disk with --data")
+    return Check("disk", "warn" if free < 3 * needed else "ok", detail + ("; tight" if free < 3 * needed else ""))
+
+
+def check_live(scope: Scope) -> list[Check]:
+    """Load the core in a child process and compare it with the scope; nothing moves and the shutter stays closed."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_live_main, args=(scope, there), name="wbcpipe-doctor")
+    process.start()
+    there.close()
+    checks: list[Check] = []
+    deadline = time.monotonic() + _LIVE_TIMEOUT_S
+    with contextlib.suppress(EOFError):
+        while here.poll(max(deadline - time.monotonic(), 0.0)):
+            checks.append(here.recv())
+    if time.monotonic() >= deadline:
+        process.kill()
+        checks.append(Check("core", "fail", f"no answer within {_LIVE_TIMEOUT_S:g} s; restart the devices", "hardware"))
+    process.join()
+    if process.exitcode and time.monotonic() < deadline:
+        checks.append(Check("core", "fail", _death(process.exitcode), "hardware"))
+    here.close()
+    return checks
+
+
+def _death(code: int) -> str:
+    how = f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        how = signal.Signals(-code).name
+    return (
+        f"the process died ({how}): a device driver crashed, or the adapters speak another device interface than "
+        "pymmcore; load the .cfg in Micro-Manager itself to see which device it is"
+    )
+
+
+def _live_main(scope: Scope, pipe: Connection) -> None:
+    def tell(name: str, status: Status, detail: str) -> None:
+        pipe.send(Check(name, status, detail, "hardware"))
+
+    try:
+        _live(scope, tell)
+    except WbcpipeError as error:
+        tell("core", "fail", str(error))
+    pipe.close()
+
+
+def _live(scope: Scope, tell: Callable[[str, Status, str], None]) -> None:
+    from wbcpipe.acquire.mmcore import CoreLink, adapter_folder, check_interface
+    from wbcpipe.acquire.scope import CoreMicroscope
+
+    if scope.micromanager.backend == "headless":
+        tell("device interface", "ok", f"{check_interface(scope)}, adapters in {adapter_folder(scope)}")
+    link = CoreLink(scope)
+    try:
+        tell("core", "ok", f"{len(link.devices())} devices loaded")
+        for check in _settings(scope, link):
+            tell(*check)
+        for check in _ranges(scope, link):
+            tell(*check)
+        for check in _camera(CoreMicroscope(scope, link)):
+            tell(*check)
+    finally:
+        link.close()
+
+
+def _settings(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
+    """Every property that a modality sets: is it there, and does it take the value?"""
+    config = read_config(scope.config_path)
+    for name, modality in scope.modalities.items():
+        bad = []
+        for device, key, value in modality_settings(scope, config, modality):
+            if device not in (*link.devices(), "Core"):
+                bad.append(f"device {device!r} is not loaded")
+            elif not link.has_property(device, key):
+                bad.append(f"{device!r} has no property {key!r}; it has {', '.join(link.properties(device))}")
+            elif (allowed := link.allowed_values(device, key)) and value not in allowed:
+                bad.append(f"{device}-{key} does not take {value!r}; it takes {', '.join(allowed)}")
+            else:
+                try:
+                    link.set_property(device, key, value)
+                    link.wait_for((device,), scope.reliability.switch_timeout_s, f"switching to {name}")
+                except HardwareError as error:
+                    bad.append(str(error))
+        yield f"light {name}", "fail" if bad else "ok", "; ".join(bad) or "switched, shutter closed"
+
+
+def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
+    limits = (
+        link.limits(scope.camera.device, "Exposure") if link.has_property(scope.camera.device, "Exposure") else None
+    )
+    outside = [
+        f"modalities.{name}.exposure_ms = {modality.exposure_ms:g}"
+        for name, modality in scope.modalities.items()
+        if limits and not limits[0] <= modality.exposure_ms <= limits[1]
+    ]
+    span = f"the camera takes {limits[0]:g} to {limits[1]:g} ms" if limits else "the camera names no limits"
+    yield "exposures", "fail" if outside else "ok", "; ".join([*outside, span])
+    x_um, y_um = link.xy_um()
+    z_um = link.z_um()
+    stage = scope.stage
+    inside = all(
+        low <= value <= high for value, (low, high) in ((x_um, stage.x_um), (y_um, stage.y_um), (z_um, stage.z_um))
+    )
+    here = f"stands at x {x_um:.1f}, y {y_um:.1f}, z {z_um:.2f} um"
+    yield "stage", "ok" if inside else "warn", here + ("" if inside else ": outside the scope's limits; home it first")
+
+
+def _camera(microscope: CoreMicroscope) -> Iterator[tuple[str, Status, str]]:
+    """Set the camera up as for a run and expose once in the dark."""
+    scope = microscope.scope
+    height_px, width_px = scope.camera.image_px
+    yield "camera", "ok", f"{width_px} x {height_px} pixels of {scope.camera.image_pixel_um:g} um"
+    timeout_s = scope.reliability.camera_timeout_s
+    microscope.link.set_exposure(scope.modalities.color1.exposure_ms)
+    microscope.link.snap(timeout_s)
+    pixels = microscope.link.image(
+        (scope.camera.region_px[3], scope.camera.region_px[2])
+        if scope.camera.binning == 1
+        else tuple(side // scope.camera.binning for side in scope.camera.region_px[:1:-1])
+    )
+    bits = 8 * pixels.dtype.itemsize
+    fits = bits >= scope.camera.bits
+    advice = "" if fits else f"; 'camera.bits' says {scope.camera.bits}, correct it or 'camera.pixel_type'"
+    yield "dark exposure", "ok" if fits else "fail", f"{bits}-bit frame, mean {pixels.mean():.0f}{advice}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

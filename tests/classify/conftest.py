@@ -1,0 +1,82 @@
+"""Synthetic labelled cells, small enough to learn in seconds."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import pytest
+
+from wbcpipe.classify.data import CellSet, load_cells
+from wbcpipe.segment.cells import COLUMNS, CellBlock, CellStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+MODALITIES = ("color1", "color2", "fluorescence")
+CLASSES = ("NEU", "LYM", "MO")
+SIDE = 32
+
+
+def draw(label: int, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """A cell (3, 32, 32): two bright planes and a dark one; lobes, a disc or a ring, under any exposure."""
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2 + rng.uniform(-1, 1, (2, 1, 1))
+    radius = np.hypot(y, x)
+    turn = np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)
+    nucleus = (radius < 8 + 4 * np.cos(3 * turn), radius < 7, np.abs(radius - 8) < 2.5)[label].astype(float)
+    planes = [1 - 0.3 * (radius < 12) - 0.4 * nucleus, 1 - 0.5 * nucleus, 0.1 + 0.9 * nucleus]
+    exposure = rng.uniform(20000, 50000, (3, 1, 1))
+    noisy = np.stack(planes) * exposure * (1 + rng.normal(0, 0.03, (3, SIDE, SIDE)))
+    return noisy.clip(0, 65535).astype(np.uint16)
+
+
+@pytest.fixture
+def write_store(tmp_path: Path) -> Callable[..., CellStore]:
+    """Writes ``<name>/cells.zarr`` of synthetic cells below the test's folder."""
+
+    def write(
+        name: str = "s1",
+        count: int = 60,
+        *,
+        labels: list[str] | None = None,
+        fields: int = 20,
+        quality: dict[int, int] | None = None,
+        modalities: tuple[str, ...] = MODALITIES,
+        pixel_um: float = 0.1,
+        seed: int = 0,
+        attributes: dict[str, object] | None = None,
+    ) -> CellStore:
+        rng = np.random.default_rng(seed)
+        names = labels if labels is not None else [CLASSES[i % len(CLASSES)] for i in range(count)]
+        known = [CLASSES.index(text) if text in CLASSES else 0 for text in names]
+        images = np.stack([draw(label, rng)[: len(modalities)] for label in known])
+        columns = {
+            key: np.zeros((len(names), *(len(modalities) - 1 if d == "M-1" else d for d in shape)), dtype)
+            for key, (dtype, shape) in COLUMNS.items()
+        }
+        columns["field"] = (np.arange(len(names)) % fields).astype(np.int32)
+        for row, flags in (quality or {}).items():
+            columns["quality"][row] = flags
+        block = CellBlock(images, np.zeros((len(names), SIDE, SIDE), np.uint8), columns, names)
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        return CellStore.create(
+            tmp_path / name / "cells.zarr",
+            [block],
+            modalities=modalities,
+            attributes={"pixel_um": pixel_um, "classes": list(CLASSES), "provenance": {}, **(attributes or {})},
+        )
+
+    return write
+
+
+@pytest.fixture
+def cells(write_store: Callable[..., CellStore]) -> CellSet:
+    """180 synthetic cells at side 32 in 60 fields."""
+    store = write_store(count=180, fields=60)
+    return load_cells([("s1", store.path)], SIDE)

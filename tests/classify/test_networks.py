@@ -1,0 +1,109 @@
+"""The networks are the paper's: parameters, operations, and which output depends on which input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wbcpipe.classify.networks import LateFusion, build_network
+from wbcpipe.classify.networks.fuse import fused_copy
+
+SHUFFLE, RESNET = "shufflenet_v2_x1_0", "resnet34"
+TABLE = [
+    pytest.param("single", SHUFFLE, 1, 1_258_729, 147.79, id="single-shufflenet"),
+    pytest.param("early-fusion", SHUFFLE, 4, 1_260_673, 172.175, id="early-shufflenet"),
+    pytest.param("mm-mimo-kd", SHUFFLE, 4, 1_276_048, 172.19, id="mimo-shufflenet"),
+    pytest.param("late-fusion", SHUFFLE, 4, 4 * 1_258_729, 591.16, id="late-shufflenet"),
+    pytest.param("single", RESNET, 1, 21_287_237, 3670.75, id="single-resnet"),
+    pytest.param("early-fusion", RESNET, 4, 21_315_461, 4024.795, id="early-resnet"),
+    pytest.param("mm-mimo", RESNET, 4, 21_323_156, 4024.80, id="mimo-resnet"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(("method", "backbone", "modalities", "parameters", "mflops"), TABLE)
+def test_the_papers_table(method: str, backbone: str, modalities: int, parameters: int, mflops: float) -> None:
+    from fvcore.nn import FlopCountAnalysis  # warns when imported
+
+    network = build_network(method, backbone, modalities, 3, 5).eval()
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    count = FlopCountAnalysis(network, torch.zeros(1, modalities * 3, 224, 224))
+    count.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    assert count.total() / 1e6 == pytest.approx(mflops, abs=0.006)
+
+
+@pytest.mark.parametrize("side", [32, 112, 100])
+@pytest.mark.parametrize(
+    ("method", "heads"), [("single", 1), ("early-fusion", 1), ("late-fusion", 3), ("mm-mimo", 3)], ids=str
+)
+def test_shapes(method: str, heads: int, side: int) -> None:
+    modalities = 1 if method == "single" else 3
+    network = build_network(method, SHUFFLE, modalities, 2, 7).eval()
+    assert network(torch.zeros(2, modalities * 2, side, side)).shape == (2, heads, 7)
+    assert network.heads == heads
+
+
+def test_each_mimo_head_has_a_gradient_to_its_own_input() -> None:
+    network = build_network("mm-mimo", SHUFFLE, 4, 1, 5).eval()
+    images = torch.randn(2, 4, 64, 64, requires_grad=True)
+    logits = network(images)
+    for head in range(4):
+        (gradient,) = torch.autograd.grad(logits[:, head].sum(), images, retain_graph=True)
+        assert gradient[:, head].abs().sum() > 0
+
+
+def test_late_fusion_heads_see_their_own_modality_alone() -> None:
+    network = build_network("late-fusion", SHUFFLE, 3, 2, 5).eval()
+    images = torch.randn(2, 6, 64, 64, requires_grad=True)
+    for head in range(3):
+        (gradient,) = torch.autograd.grad(network(images)[:, head].sum(), images)
+        seen = gradient.abs().sum(dim=(0, 2, 3)).reshape(3, 2) > 0  # (M * c) -> (M, c)
+        assert seen.all(dim=1).tolist() == [index == head for index in range(3)]
+        assert seen.any(dim=1).tolist() == [index == head for index in range(3)]
+
+
+def test_permuting_members_and_modalities_permutes_the_heads() -> None:
+    network = build_network("late-fusion", SHUFFLE, 3, 1, 5).eval()
+    assert isinstance(network, LateFusion)
+    order = [2, 0, 1]
+    twin = build_network("late-fusion", SHUFFLE, 3, 1, 5).eval()
+    assert isinstance(twin, LateFusion)
+    for slot, source in enumerate(order):
+        twin.members[slot].load_state_dict(network.members[source].state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(twin(images[:, order]), network(images)[:, order])
+
+
+def test_permuting_a_mimo_networks_first_layer_with_its_input_changes_nothing() -> None:
+    network = build_network("mm-mimo", SHUFFLE, 4, 1, 5).eval()
+    twin = build_network("mm-mimo", SHUFFLE, 4, 1, 5).eval()
+    order = [3, 1, 0, 2]
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state["backbone.conv1.0.weight"] = state["backbone.conv1.0.weight"][:, order]
+    twin.load_state_dict(state)
+    images = torch.randn(2, 4, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(twin(images[:, order]), network(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", [SHUFFLE, RESNET])
+def test_folding_batch_norm_keeps_the_answer(backbone: str) -> None:
+    torch.manual_seed(0)
+    network = build_network("mm-mimo", backbone, 2, 1, 3)
+    network.train()(torch.randn(8, 2, 48, 48))
+    network.eval()
+    fused = fused_copy(network)
+    assert not [m for m in fused.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    images = torch.randn(3, 2, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(images), network(images), rtol=1e-3, atol=1e-4)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="method 'middle' is not known; use 'single'"):
+        build_network("middle", SHUFFLE, 4, 1, 5)
+    with pytest.raises(ValueError, match="backbone 'vgg' is not known; use 'shufflenet_v2_x1_0'"):
+        build_network("mm-mimo", "vgg", 4, 1, 5)
+    with pytest.raises(ValueError, match="'single' reads 1 modality, 4 were given"):
+        build_network("single", SHUFFLE, 4, 1, 5)
