@@ -7,16 +7,17 @@ import json
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from wbcpipe import __version__
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
+from wbcpipe.options import data_option, device_option, json_option, scope_option, specimen_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from wbcpipe.progress import Reporter
     from wbcpipe.report.differential import Differential
@@ -109,12 +110,12 @@ def run(
 
 @click.command("run")
 @click.option("--sample", "name", required=True, metavar="NAME", help="Sample to make, or to go on with.")
-@click.option("--scope", "scope_name", default="demo", show_default=True, help="Name or file of the microscope.")
+@scope_option
 @click.option("--slot", default="A", show_default=True, help="The slide's place in the stage insert.")
 @click.option("--cells", type=click.IntRange(min=1), default=200, show_default=True, help="Cells to count.")
 @click.option("--fields", type=click.IntRange(min=1), help="Take exactly so many fields instead.")
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of the model.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @specimen_options
 @data_option
 @json_option
@@ -127,7 +128,7 @@ def run_command(
     bundle: str,
     device: str,
     specimen_seed: int | None,
-    specimen_preparation: Preparation | None,
+    specimen_preparation: str | None,
     data: Path | None,
     as_json: bool,
 ) -> None:
@@ -142,26 +143,32 @@ def run_command(
       wbcpipe run --sample demo                            a virtual slide on a real Micro-Manager core
       wbcpipe run --sample S001 --scope my-scope.toml --slot B --cells 400
     """
+    from rich.console import Console
+
     from wbcpipe.progress import Reporter
     from wbcpipe.report.stage import document_paths, read_document
-    from wbcpipe.report.tables import show_differential
+    from wbcpipe.report.tables import print_differential
     from wbcpipe.samples import Sample, data_root
 
     sample = Sample.at(data_root(data), name)
     kind = str(sample.info().get("kind", "scope")) if sample.exists() else "scope"
     request = None
     if kind == "scope":
-        from wbcpipe.acquire.request import scan_plan
+        from wbcpipe.acquire.cli import specimen_for
+        from wbcpipe.acquire.config import load_scope
+        from wbcpipe.acquire.plan import AcquisitionPlan
         from wbcpipe.scan import ScanRequest
 
-        scope, plan, specimen = scan_plan(scope_name, slot, specimen_seed, specimen_preparation)
+        scope = load_scope(scope_name)
+        plan = AcquisitionPlan.from_scope(scope, slot)
+        specimen = specimen_for(scope, specimen_seed, specimen_preparation)
         request = ScanRequest(scope, plan, specimen, cells=cells, fields=fields)
     with Reporter(quiet=as_json) as reporter:
         run(sample, request, kind=kind, bundle=bundle, device=device, reporter=reporter)
     if as_json:
         click.echo(json.dumps(read_document(sample)))
     else:
-        show_differential(sample, document_paths(sample))
+        print_differential(read_document(sample), document_paths(sample), Console(highlight=False))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

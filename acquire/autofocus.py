@@ -20,6 +20,13 @@ __all__ = ["FocusResult", "climb_to_focus", "search_focus", "sharpness"]
 #: nothing was in view.
 _FALL: Final = 0.93
 _SIDE: Final = 1
+#: Standard deviations, in pixels, of the two Gaussians whose difference is the detail looked at.
+_FINE_PX: Final = 1.5
+_COARSE_PX: Final = 3.0
+#: What that difference passes of the energy of white noise: the integral of its squared kernel.
+_NOISE_PASSED: Final = (1 / _FINE_PX**2 + 1 / _COARSE_PX**2 - 4 / (_FINE_PX**2 + _COARSE_PX**2)) / (4 * math.pi)
+#: Detail must exceed the noise's by this part of it, else the image is taken for empty.
+_LEAST_SIGNAL: Final = 0.3
 _MOST_STEPS: Final = 12
 
 
@@ -39,10 +46,10 @@ class FocusResult:
 
 
 def sharpness(image: NDArray[np.uint16]) -> float:
-    """Energy of the image's detail of 3 to 6 pixels, relative to its squared mean brightness; free of units.
+    """Energy of the image's detail of 3 to 6 pixels above the noise's, relative to its squared mean; free of units.
 
-    A difference of Gaussians leaves out shot noise (finer) and uneven light (coarser); dividing by the mean takes out
-    the lamp's drift.
+    A difference of Gaussians leaves out most shot noise (finer) and uneven light (coarser); dividing by the mean takes
+    out the lamp's drift. An image of noise alone gives 0.
 
     Args:
         image: (y, x) uint16.
@@ -52,8 +59,13 @@ def sharpness(image: NDArray[np.uint16]) -> float:
     mean = float(binned.mean())
     if mean <= 0:
         return 0.0
-    detail = ndimage.gaussian_filter(binned, 1.5) - ndimage.gaussian_filter(binned, 3.0)
-    return float(np.square(detail / mean).mean())
+    detail = ndimage.gaussian_filter(binned, _FINE_PX) - ndimage.gaussian_filter(binned, _COARSE_PX)
+    energy = float(np.square(detail).mean())
+    # The median difference of neighbours sees the noise and not the few pixels at edges.
+    noise = 1.4826 * float(np.median(np.abs(np.diff(binned, axis=1)))) / math.sqrt(2)
+    noise_energy = _NOISE_PASSED * noise**2
+    signal = energy - noise_energy
+    return signal / mean**2 if signal > _LEAST_SIGNAL * noise_energy else 0.0
 
 
 class _Curve:

@@ -138,9 +138,8 @@ def acquire(
             taken, missing = _follow(AcquisitionRequest(sample, scope, plan, specimen), n_fields, reporter)
     seconds = time.monotonic() - started_s
     if not taken:
-        raise AcquisitionError(
-            f"sample {sample.name!r}: none of {n_fields} fields could be taken; {missing[min(missing)]}"
-        )
+        reason = missing[min(missing)]
+        raise AcquisitionError(f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: {reason}")
     if as_json:
         outcome = {
             "sample": sample.name,
@@ -187,9 +186,7 @@ def _follow(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> t
 @click.command(context_settings={"max_content_width": 100})
 @_SCOPE
 @click.option("--slot", help="Slot whose scan area is checked. Default: the scope's first.")
-@click.option(
-    "--fields", type=click.IntRange(min=1), default=60, show_default=True, help="Of a slide, for time and disk."
-)
+@click.option("--fields", type=click.IntRange(min=1), default=60, show_default=True, help="Of one slide.")
 @click.option("--offline", is_flag=True, help="Look at the files only; load no core.")
 @_DATA
 @_JSON
@@ -207,7 +204,7 @@ def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: 
       wbcpipe doctor --scope ./new.toml --offline
     """
     from wbcpipe.acquire.config import load_scope
-    from wbcpipe.acquire.doctor import Check, check_live, check_offline, exit_code
+    from wbcpipe.acquire.doctor import Check, check_live, check_offline, first_failure
     from wbcpipe.samples import data_root
 
     checks: list[Check] = []
@@ -218,12 +215,15 @@ def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: 
             checks += check_live(scope)
     except ConfigError as error:
         checks.append(Check("scope file", "fail", str(error)))
-    code = exit_code(checks)
+    failure = first_failure(checks)
     if as_json:
-        click.echo(json.dumps({"scope": scope_name, "ok": code == 0, "checks": [asdict(c) for c in checks]}, indent=2))
+        click.echo(
+            json.dumps({"scope": scope_name, "ok": failure is None, "checks": [asdict(c) for c in checks]}, indent=2)
+        )
     else:
         _print_checks(checks)
-    click.get_current_context().exit(code)
+    if failure is not None:
+        raise failure
 
 
 def _print_checks(checks: list[Check]) -> None:

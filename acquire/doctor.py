@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.mmcore import CoreLink
     from wbcpipe.acquire.scope import CoreMicroscope
 
-__all__ = ["Check", "check_live", "check_offline", "exit_code"]
+__all__ = ["Check", "check_live", "check_offline", "first_failure"]
 
 Status = Literal["ok", "warn", "fail"]
 _LIVE_TIMEOUT_S: Final = 120.0
@@ -47,12 +47,13 @@ class Check:
     part: Literal["file", "hardware"] = "file"
 
 
-def exit_code(checks: list[Check]) -> int:
-    """0, or the exit code of the first failure: 21 for the file, 23 for the hardware."""
+def first_failure(checks: list[Check]) -> ConfigError | HardwareError | None:
+    """What the checks come to: an error with the exit code that belongs to it, the files' before the hardware's."""
     for part, error in (("file", ConfigError), ("hardware", HardwareError)):
-        if any(check.status == "fail" and check.part == part for check in checks):
-            return error.exit_code
-    return 0
+        failed = [check.name for check in checks if check.status == "fail" and check.part == part]
+        if failed:
+            return error(f"{len(failed)} of {len(checks)} checks failed: {', '.join(dict.fromkeys(failed))}.")
+    return None
 
 
 def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterator[Check]:
@@ -82,7 +83,7 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
     yield Check(
         "scan area",
         "ok",
-        f"slot {slot}: room for {room} fields, about {room * scope.expected_cells_per_field:.0f} cells",
+        f"slot {slot} holds {room} fields, about {room * scope.expected_cells_per_field:.0f} cells",
     )
     if n_fields > room:
         yield Check("fields", "warn", f"{n_fields} fields asked for, the slot has room for {room}; enlarge its area")
@@ -130,6 +131,8 @@ def _death(code: int) -> str:
     how = f"exit code {code}"
     with contextlib.suppress(ValueError):
         how = signal.Signals(-code).name
+    if code == 1:
+        return "the process could not start; its traceback stands above"
     return (
         f"the process died ({how}): a device driver crashed, or the adapters speak another device interface than "
         "pymmcore; load the .cfg in Micro-Manager itself to see which device it is"
@@ -188,9 +191,8 @@ def _settings(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]
 
 
 def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
-    limits = (
-        link.limits(scope.camera.device, "Exposure") if link.has_property(scope.camera.device, "Exposure") else None
-    )
+    camera = scope.camera.device
+    limits = link.limits(camera, "Exposure") if link.has_property(camera, "Exposure") else None
     outside = [
         f"modalities.{name}.exposure_ms = {modality.exposure_ms:g}"
         for name, modality in scope.modalities.items()
@@ -216,11 +218,7 @@ def _camera(microscope: CoreMicroscope) -> Iterator[tuple[str, Status, str]]:
     timeout_s = scope.reliability.camera_timeout_s
     microscope.link.set_exposure(scope.modalities.color1.exposure_ms)
     microscope.link.snap(timeout_s)
-    pixels = microscope.link.image(
-        (scope.camera.region_px[3], scope.camera.region_px[2])
-        if scope.camera.binning == 1
-        else tuple(side // scope.camera.binning for side in scope.camera.region_px[:1:-1])
-    )
+    pixels = microscope.link.image(microscope.frame_px)
     bits = 8 * pixels.dtype.itemsize
     fits = bits >= scope.camera.bits
     advice = "" if fits else f"; 'camera.bits' says {scope.camera.bits}, correct it or 'camera.pixel_type'"

@@ -75,7 +75,7 @@ def fit_surface(points: Iterable[FocusPoint]) -> Callable[[float, float], float]
         for leave in range(len(data)):
             rest = np.delete(data, leave, axis=0)
             plane = np.linalg.lstsq(terms(rest[:, :2], 1), rest[:, 2], rcond=None)[0]
-            off.append(abs(float(terms(data[leave : leave + 1, :2], 1) @ plane - data[leave, 2])))
+            off.append(abs(float(terms(data[leave : leave + 1, :2], 1)[0] @ plane - data[leave, 2])))
         if max(off) <= _OUTLIER_UM:
             break
         data = np.delete(data, int(np.argmax(off)), axis=0)

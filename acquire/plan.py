@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wbcpipe.errors import ConfigError, StageLimitError
 
@@ -85,8 +85,8 @@ class AcquisitionPlan(BaseModel):
                 x_um=area.x_um,
                 y_um=area.y_um,
             )
-        except ValueError as error:
-            raise ConfigError(f"{scope.path}: slot {slot!r}: {str(error).splitlines()[2].strip()}.") from error
+        except ValidationError as error:
+            raise ConfigError(f"{scope.path}: slot {slot!r}: {error.errors()[0]['ctx']['error']}.") from error
 
     @property
     def columns(self) -> int:

@@ -70,7 +70,7 @@ class CoreMicroscope:
                 "region whose sides its driver takes (often multiples of 8)."
             )
         self.region_px = region_px
-        self._frame_px = (height, width)
+        self.frame_px = (height, width)
 
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
         """See `hardware.Microscope.move_xy`."""
@@ -123,7 +123,7 @@ class CoreMicroscope:
             self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
             self._observe()
         z_um = self.link.z_um()
-        self._develop(self.link.image(self._frame_px), real_ms, out)
+        self._develop(self.link.image(self.frame_px), real_ms, out)
         return Exposure(real_ms, z_um)
 
     def _observe(self) -> None:
@@ -143,7 +143,7 @@ class CoreMicroscope:
         left, top = ((start + room // 2) // unit * unit for start, room in ((x, width - wide), (y, height - high)))
         self._read_region((left, top, wide, high))
         try:
-            yield self._frame_px[::-1] if self.scope.camera.quarter_turned else self._frame_px
+            yield self.frame_px[::-1] if self.scope.camera.quarter_turned else self.frame_px
         finally:
             self._read_region(before)
 

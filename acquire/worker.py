@@ -201,6 +201,8 @@ class AcquisitionWorker:
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
+        if code == 1:
+            return DeviceCrashError("the acquisition process could not start or was cut off; see its messages above.")
         return DeviceCrashError(
             f"scope {self.request.scope.name!r}: the process that drives it died ({how}): a device driver crashed. The "
             "fields taken are kept; run the same command again, and if it comes back run `wbcpipe doctor`."

@@ -14,8 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize_scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 __all__ = [
@@ -115,9 +113,22 @@ def negative_log_likelihood(labels: NDArray[np.int64], probability: NDArray[np.f
     return float(-np.log(np.clip(probability[np.arange(len(labels)), labels], 1e-12, None)).mean())
 
 
-def _best_temperature(loss: Callable[[float], float]) -> float:
+def _best_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
+    """The temperature of logits (N, K) that fits best.
+
+    One cell's worth of doubt is spread over the wrong classes, as Platt does for the same reason: cells that are all
+    called right would otherwise ask for certainty, which N cells cannot show.
+    """
+    doubt = 1.0 / (len(labels) + 2)
+
+    def loss(log_t: float) -> float:
+        log_p = np.log(np.clip(_softmax(logits / np.exp(log_t)), 1e-12, None))
+        right = log_p[np.arange(len(labels)), labels]
+        wrong = (log_p.sum(axis=1) - right) / (log_p.shape[1] - 1)
+        return float(-((1 - doubt) * right + doubt * wrong).mean())
+
     low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(lambda log_t: loss(float(np.exp(log_t))), bounds=(low, high), method="bounded")
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded")
     return round(float(np.exp(found.x)), 4)
 
 
@@ -137,14 +148,11 @@ def fit_calibration(
         most_unidentified: largest share of these cells that may be refused for it.
     """
     heads = logits.shape[1]
-    temperatures = tuple(
-        _best_temperature(lambda t, h=h: negative_log_likelihood(labels, _softmax(logits[:, h] / t)))  # type: ignore[misc]
-        for h in range(heads)
-    )
+    temperatures = tuple(_best_temperature(logits[:, head], labels) for head in range(heads))
     each = _softmax(logits / np.asarray(temperatures)[None, :, None])
     weights = _mixture_weights(each, labels)
     mixed = np.einsum("nhk,h->nk", each, np.asarray(weights))
-    fused = _best_temperature(lambda t: negative_log_likelihood(labels, _sharpen(mixed, t)))
+    fused = _best_temperature(np.log(np.clip(mixed, 1e-12, None)), labels)
     final = _sharpen(mixed, fused)
     threshold = choose_threshold(labels, final, accept_target, most_unidentified)
     accepted = final.max(axis=1) >= threshold

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
+
 from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.samples import sync_directory, sync_tree
 

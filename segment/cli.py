@@ -135,6 +135,53 @@ def cells(
     _show(sample, store, as_json=as_json)
 
 
+@import_.command("fields")
+@_PATHS
+@_SAMPLE
+@click.option("--kind", type=click.Choice(["stained-rgb", "stack"]), required=True, help="What the pictures are.")
+@_PIXEL
+@click.option("--modality", "modalities", multiple=True, metavar="NAME", help="Channel name of a stack, once each.")
+@_DATA
+@_JSON
+def fields(
+    paths: tuple[Path, ...],
+    name: str,
+    kind: str,
+    pixel_um: float,
+    modalities: tuple[str, ...],
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Import whole fields of view: one OME-TIFF each in raw/single, ready for `wbcpipe segment`.
+
+    `--pixel-um` decides what counts as a cell, so measure it: a red cell is about 7.5 um wide. Pictures of one sample
+    may differ in width and height but not in pixel size.
+
+    \b
+    Example:
+      wbcpipe import fields smear/ --sample lab2 --kind stained-rgb --pixel-um 0.075
+      wbcpipe segment --sample lab2
+    """
+    from wbcpipe.segment.import_fields import import_fields
+
+    sample = Sample.at(data_root(data), name)
+    with Reporter(quiet=as_json) as reporter:
+        count = import_fields(
+            paths,
+            sample,
+            pixel_um,
+            kind,
+            modalities=modalities or None,
+            progress=lambda done, total: reporter.update("fields imported", done, total),
+        )
+    if as_json:
+        click.echo(json.dumps({"sample": sample.name, "fields": count, "path": str(sample.raw_path()), "kind": kind}))
+    else:
+        click.echo(
+            f"{sample.name}: {count} fields in {sample.raw_path()}; next: wbcpipe segment --sample {sample.name}"
+        )
+
+
 def _show(sample: Sample, store: CellStore, *, as_json: bool) -> None:
     counts = Counter(store.labels())
     result: dict[str, Any] = {

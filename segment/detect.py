@@ -63,7 +63,7 @@ class DetectionRules:
 _RULES: Final[dict[str, DetectionRules]] = {
     "fluorescence": DetectionRules(),
     # Density in units of the derived channel (65535 is an optical density of 2).
-    "stained": DetectionRules(nucleus=0.45, body=.1, least_level=3000.0, closing_um=1.2, lobe_gap_um=3.0),
+    "stained": DetectionRules(nucleus=0.45, body=0.12, least_level=3000.0, closing_um=1.2, lobe_gap_um=3.0),
 }
 
 
@@ -122,7 +122,9 @@ def detect_cells(
     signal, noise = _signal(nuclear, factor, coarse_um, rules)
     level = _level(signal, coarse_um, rules) if level is None else level
     if level < max(rules.least_level, 10 * noise):
-        return _measure(np.zeros(signal.shape, np.int32), signal > np.inf, factor, pixel_um, level, rules, nuclear.shape)
+        return _measure(
+            np.zeros(signal.shape, np.int32), signal > np.inf, factor, pixel_um, level, rules, nuclear.shape
+        )
     nuclei = _opened(signal > rules.nucleus * level, 0.45 / coarse_um)
     body = (signal > max(rules.body * level, 5 * noise)) | nuclei
     parts = _cells(body, nuclei, coarse_um, rules)

@@ -25,11 +25,21 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples import Sample
 
-__all__ = ["KINDS", "begin_import", "check_pixel", "import_cells"]
+__all__ = [
+    "KINDS",
+    "NUCLEAR",
+    "begin_import",
+    "check_kind",
+    "check_pixel",
+    "import_cells",
+    "modality_names",
+    "refuse_other",
+]
 
 #: What pictures can be.
 KINDS: Final = ("stained-rgb", "stack")
-_NUCLEAR: Final = "fluorescence"
+#: The modality in which nuclei are bright.
+NUCLEAR: Final = "fluorescence"
 
 
 @dataclass(frozen=True)
@@ -81,13 +91,12 @@ def import_cells(
     """
     check_pixel(pixel_um, "pixel-um")
     check_pixel(crop_pixel_um, "crop-pixel-um")
-    if kind not in KINDS:
-        raise ImportDataError(f"kind {kind!r} is not known; choose one of {', '.join(KINDS)}.")
+    check_kind(kind)
     sources = find_sources([*paths], kind, labels=labels)
     recipe = _Recipe(kind, pixel_um, crop_pixel_um, side_px, label_array)
     checked = [_check(source, recipe) for source in sources]
     found = [label if labels else "" for source_labels, _ in checked for label in source_labels]
-    names = _modality_names({channels for _, channels in checked}, kind, modalities)
+    names = modality_names({channels for _, channels in checked}, kind, modalities)
     inputs = {
         "content": "cells",
         "sha256": digest(sources),
@@ -99,9 +108,9 @@ def import_cells(
         "label_array": label_array,
         "modalities": list(names),
     }
-    _refuse_other(sample, inputs)
+    refuse_other(sample, inputs)
     with sample.lock("import cells"):
-        _refuse_other(sample, inputs)
+        refuse_other(sample, inputs)
         if (sample.cells_path / "zarr.json").is_file():
             return CellStore(sample.cells_path)
         begin_import(sample, inputs, names, kind, pixel_um, paths)
@@ -112,7 +121,7 @@ def import_cells(
             attributes={
                 "pixel_um": crop_pixel_um,
                 "classes": order_classes(found),
-                "derived": [_NUCLEAR] if kind == "stained-rgb" else [],
+                "derived": [NUCLEAR] if kind == "stained-rgb" else [],
                 "provenance": {
                     "software": f"wbcpipe {wbcpipe.__version__}",
                     "inputs": inputs,
@@ -130,6 +139,12 @@ def check_pixel(pixel_um: float, option: str) -> None:
         raise ImportDataError(f"{option} {pixel_um} um; a pixel of a microscope picture is 0.005 to 10 um wide.")
 
 
+def check_kind(kind: str) -> None:
+    """Refuse a kind of picture that is not known."""
+    if kind not in KINDS:
+        raise ImportDataError(f"kind {kind!r} is not known; choose one of {', '.join(KINDS)}.")
+
+
 def begin_import(
     sample: Sample, inputs: dict[str, Any], modalities: Sequence[str], kind: str, pixel_um: float, paths: Sequence[Path]
 ) -> None:
@@ -145,14 +160,15 @@ def begin_import(
             "kind": kind,
             "modalities": list(modalities),
             "pixel_um": pixel_um,
-            "derived": [_NUCLEAR] if kind == "stained-rgb" else [],
+            "derived": [NUCLEAR] if kind == "stained-rgb" else [],
             "source": [str(path) for path in paths],
             "import": inputs,
         }
     )
 
 
-def _refuse_other(sample: Sample, inputs: dict[str, Any]) -> None:
+def refuse_other(sample: Sample, inputs: dict[str, Any]) -> None:
+    """Raise `SampleStateError` where the sample holds anything but these inputs."""
     if sample.exists() and sample.info().get("import") != inputs:
         raise SampleStateError(
             f"{sample.path}: already holds other data, or these imported with other options; choose another --sample."
@@ -168,7 +184,8 @@ def _check(source: Source, recipe: _Recipe) -> tuple[list[str], int]:
     return [label or source.label for label in labels], images.shape[1]
 
 
-def _modality_names(counts: set[int], kind: str, given: Sequence[str] | None) -> tuple[str, ...]:
+def modality_names(counts: set[int], kind: str, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Channel names, from the numbers of channels met, the kind and what the user gave."""
     if len(counts) != 1:
         raise ImportDataError(
             f"files with {' and '.join(map(str, sorted(counts)))} channels; import them as samples apart."
@@ -182,7 +199,7 @@ def _modality_names(counts: set[int], kind: str, given: Sequence[str] | None) ->
                 f"modalities {', '.join(given)}; {count} different names are needed, one per channel."
             )
         return tuple(given)
-    return (*(f"color{k}" for k in range(1, count)), _NUCLEAR)
+    return (*(f"color{k}" for k in range(1, count)), NUCLEAR)
 
 
 def _blocks(
@@ -210,7 +227,7 @@ def _block(picture: NDArray[np.uint16], label: str, index: int, names: tuple[str
     if recipe.kind == "stained-rgb":
         picture = np.concatenate([picture, density_channel(picture)[None]])
     crop = centred_crop(picture, recipe.pixel_um, recipe.crop_pixel_um, recipe.side_px)
-    nuclear = names.index(_NUCLEAR) if _NUCLEAR in names else len(names) - 1
+    nuclear = names.index(NUCLEAR) if NUCLEAR in names else len(names) - 1
     mask = cell_mask(crop[nuclear], np.delete(crop, nuclear, axis=0), recipe.crop_pixel_um)
     area = recipe.crop_pixel_um**2
     registered = (1, len(names) - 1)

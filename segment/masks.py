@@ -109,7 +109,9 @@ def _outline(
     if len(scaled) == 1:
         empty[...] = False
     distance_um = ndimage.distance_transform_edt(~nucleus) * pixel_um
-    reach_um = min(_CYTOPLASM_REACH_UM, max(1.5, 2 * _CELL_RADIUS_UM - 2.0 * np.sqrt(nucleus.sum() * pixel_um**2 / np.pi)))
+    reach_um = min(
+        _CYTOPLASM_REACH_UM, max(1.5, 2 * _CELL_RADIUS_UM - 2.0 * np.sqrt(nucleus.sum() * pixel_um**2 / np.pi))
+    )
     # The nuclear envelope is the steepest edge in sight: start the cell just outside of it.
     core = distance_um <= 0.4
     markers = np.where((distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)

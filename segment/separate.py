@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["join_lobes", "part_at_waists", "passes"]
 
 
-def part_at_waists(
-    body: NDArray[np.bool_], pixel_um: float, waist: float, least_radius_um: float
-) -> NDArray[np.int32]:
+def part_at_waists(body: NDArray[np.bool_], pixel_um: float, waist: float, least_radius_um: float) -> NDArray[np.int32]:
     """Label the cells of a mask.
 
     Args:

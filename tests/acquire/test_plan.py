@@ -1,0 +1,101 @@
+"""The order and the reach of planned fields, and the events they become."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from wbcpipe.acquire.config import load_scope
+from wbcpipe.acquire.events import field_events
+from wbcpipe.acquire.frames import MODALITIES
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.record import time_estimate
+from wbcpipe.errors import ConfigError, StageLimitError
+
+PLAN = AcquisitionPlan(slot="A", field_width_um=200, field_height_um=100, overlap=0.1, x_um=(0, 1000), y_um=(-500, 0))
+
+
+def test_fields_are_a_serpentine_from_the_corner() -> None:
+    fields = PLAN.fields()
+    assert [field.index for field in fields] == list(range(PLAN.columns * PLAN.rows))
+    assert (fields[0].x_um, fields[0].y_um) == (100, -450)
+    for one, other in itertools.pairwise(fields):
+        step_um = (abs(other.x_um - one.x_um), abs(other.y_um - one.y_um))
+        assert step_um in [(180, 0), (0, 90)]
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5])
+def test_fields_cover_the_area_without_leaving_it(overlap: float) -> None:
+    plan = PLAN.model_copy(update={"overlap": overlap})
+    x_um = np.array([field.x_um for field in plan.fields()])
+    y_um = np.array([field.y_um for field in plan.fields()])
+    assert x_um.min() - 100 >= 0
+    assert x_um.max() + 100 <= 1000
+    assert y_um.min() - 50 >= -500
+    assert y_um.max() + 50 <= 0
+    # What is left over is less than another field would need, and no gap is between rows or columns.
+    assert 1000 - (x_um.max() + 100) < 200 * (1 - overlap)
+    assert 0 - (y_um.max() + 50) < 100 * (1 - overlap)
+    assert np.diff(np.unique(x_um)).max() <= 200
+    assert np.diff(np.unique(y_um)).max() <= 100
+
+
+def test_an_area_of_whole_fields_loses_none_to_rounding() -> None:
+    plan = AcquisitionPlan(slot="A", field_width_um=0.1, field_height_um=0.1, overlap=0, x_um=(0, 0.3), y_um=(0, 0.7))
+    assert (plan.columns, plan.rows) == (3, 7)
+
+
+@pytest.mark.parametrize("key", list(AcquisitionPlan.model_fields))
+def test_a_misspelt_key_of_a_plan_is_refused(key: str) -> None:
+    content = PLAN.model_dump()
+    content[key + "x"] = content.pop(key)
+    with pytest.raises(ValueError, match=f"{key}x"):
+        AcquisitionPlan.model_validate(content)
+
+
+def test_a_scan_area_beyond_the_stage_is_refused() -> None:
+    scope = load_scope("demo")
+    stage = scope.stage.model_copy(update={"x_um": (-1000.0, 1000.0)})
+    with pytest.raises(
+        StageLimitError, match=r"slot 'A' scans x from -2500 to 2500 um, the stage reaches -1000 to 1000"
+    ):
+        AcquisitionPlan.from_scope(scope.model_copy(update={"stage": stage}), "A")
+
+
+def test_an_area_smaller_than_a_field_is_refused() -> None:
+    scope = load_scope("demo")
+    slot = scope.slots["A"].model_copy(update={"x_um": (0.0, 100.0)})
+    with pytest.raises(ConfigError, match="smaller than a field of 204.8 x 204.8 um"):
+        AcquisitionPlan.from_scope(scope.model_copy(update={"slots": {"A": slot}}), "A")
+
+
+def test_an_overlap_beyond_half_is_refused() -> None:
+    with pytest.raises(ConfigError, match="an overlap of 0.6 is refused: give 0 to 0.5"):
+        AcquisitionPlan.from_scope(load_scope("demo"), "A", overlap=0.6)
+
+
+def test_events_end_with_fluorescence_and_keep_their_offsets() -> None:
+    scope = load_scope("demo")
+    shifted = scope.modalities.color3.model_copy(update={"z_offset_um": 0.5})
+    scope = scope.model_copy(update={"modalities": scope.modalities.model_copy(update={"color3": shifted})})
+    events = field_events(scope, PLAN.fields()[3], 2.0)
+    assert tuple(event.modality for event in events) == MODALITIES
+    assert [event.z_um for event in events] == [2.0, 2.0, 2.5, 2.0]
+    assert [event.exposure_ms for event in events] == [5, 5, 5, 20]
+    assert {event.field for event in events} == {3}
+
+
+def test_an_event_beyond_the_soft_limits_is_refused() -> None:
+    with pytest.raises(StageLimitError, match="field 0, color1: Z of 101 um is outside the soft limits -100 to 100 um"):
+        field_events(load_scope("demo"), PLAN.fields()[0], 101.0)
+
+
+def test_more_fields_take_more_time_and_room() -> None:
+    scope = load_scope("demo")
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    few, many = time_estimate(scope, plan, 10), time_estimate(scope, plan, 100)
+    assert many.seconds > few.seconds > 0
+    assert many.disk_bytes == 10 * few.disk_bytes
+    assert few.disk_bytes == pytest.approx(10 * 4 * 2 * 2048**2, rel=0.01)

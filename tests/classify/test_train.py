@@ -1,0 +1,211 @@
+"""A tiny training learns, goes on exactly after a stop, and reuses what stands."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from wbcpipe.classify.augment import Augmentation
+from wbcpipe.classify.checkpoint import load_state
+from wbcpipe.classify.folds import holdout
+from wbcpipe.classify.normalise import fit_normalisation
+from wbcpipe.classify.procedure import cross_validate, markdown_table, run_procedure
+from wbcpipe.classify.recipe import Recipe
+from wbcpipe.classify.train import EpochReport, late_fusion_of, predict_logits, train_network
+from wbcpipe.errors import TrainingDataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wbcpipe.classify.data import CellSet
+    from wbcpipe.classify.networks import FusionNetwork
+
+TINY = Recipe(side=32, start_side=32, batch_size=16, lr=4e-3, epochs=3, teacher_epochs=2)
+
+
+def same_weights(first: FusionNetwork, second: FusionNetwork) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+def test_mimo_with_teachers_learns(cells: CellSet, tmp_path: Path) -> None:
+    train, test = holdout(cells.labels, cells.groups, 0.25, 0)
+    recipe = TINY.model_copy(update={"epochs": 8, "teacher_epochs": 5})
+    reports: list[EpochReport] = []
+    outcome = run_procedure(cells.subset(train), cells.subset(test), recipe, tmp_path / "w", progress=reports.append)
+    assert list(outcome.rows) == ["color1", "color2", "fluorescence", "late-fusion", "mm-mimo-kd"]
+    assert outcome.rows["mm-mimo-kd"]["f1_weighted"] > 0.8
+    assert outcome.logits.shape == (len(test), 3, 3)
+    assert [r.role for r in reports if r.epoch == r.epochs] == [
+        *(f"teacher {name}" for name in cells.modalities),
+        "mm-mimo-kd",
+    ]
+    student = [r for r in reports if r.role == "mm-mimo-kd"]
+    assert student[-1].loss < student[0].loss
+    assert student[-1].work == pytest.approx(1)
+    assert sum(r.share for r in student) == pytest.approx(1)
+
+    again: list[EpochReport] = []
+    second = run_procedure(cells.subset(train), cells.subset(test), recipe, tmp_path / "w", progress=again.append)
+    assert all(r.seconds == 0 for r in again)
+    assert same_weights(outcome.network, second.network)
+    assert np.array_equal(outcome.logits, second.logits)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9], ids=["plain", "ema"])
+def test_a_broken_training_ends_in_the_same_weights(cells: CellSet, tmp_path: Path, ema: float) -> None:
+    part = cells.subset(np.arange(48))
+    normalisation = fit_normalisation(part.images)
+    recipe = TINY.model_copy(update={"method": "mm-mimo", "ema": ema})
+    whole = train_network(part, normalisation, recipe, tmp_path / "whole", role="x")
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(report: EpochReport) -> None:
+        if report.epoch == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_network(part, normalisation, recipe, tmp_path / "broken", role="x", progress=stop)
+    left: list[EpochReport] = []
+    resumed = train_network(part, normalisation, recipe, tmp_path / "broken", role="x", progress=left.append)
+    assert [r.epoch for r in left] == [3]
+    assert same_weights(whole, resumed)
+    assert (tmp_path / "whole" / "state.safetensors").read_bytes() == (
+        tmp_path / "broken" / "state.safetensors"
+    ).read_bytes()
+
+
+def test_a_stop_in_mid_epoch_loses_that_epoch_only(
+    cells: CellSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wbcpipe.classify.train as module
+
+    part = cells.subset(np.arange(48))
+    normalisation = fit_normalisation(part.images)
+    recipe = TINY.model_copy(update={"method": "early-fusion"})
+    whole = train_network(part, normalisation, recipe, tmp_path / "whole", role="x")
+    step, calls = module._step, []
+
+    def dies(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:  # the second of three steps of the second epoch
+            raise KeyboardInterrupt
+        return step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_network(part, normalisation, recipe, tmp_path / "broken", role="x")
+    monkeypatch.undo()
+    assert same_weights(whole, train_network(part, normalisation, recipe, tmp_path / "broken", role="x"))
+
+
+def test_other_cells_or_another_recipe_are_refused(cells: CellSet, tmp_path: Path) -> None:
+    part = cells.subset(np.arange(32))
+    recipe = TINY.model_copy(update={"method": "early-fusion", "epochs": 1})
+    normalisation = fit_normalisation(part.images)
+    train_network(part, normalisation, recipe, tmp_path, role="x")
+    with pytest.raises(TrainingDataError, match="other cells or another recipe"):
+        train_network(cells.subset(np.arange(33)), normalisation, recipe, tmp_path, role="x")
+    with pytest.raises(TrainingDataError, match="give another --out"):
+        train_network(part, normalisation, recipe.model_copy(update={"seed": 1}), tmp_path, role="x")
+    (tmp_path / "state.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(TrainingDataError, match="cannot be read"):
+        load_state(tmp_path / "state.safetensors", "x")
+
+
+def test_teachers_do_not_depend_on_the_students_options() -> None:
+    other = TINY.model_copy(update={"epochs": 90, "temperature": 7.0, "repetition": 0.1, "method": "early-fusion-kd"})
+    assert other.for_teacher("color1") == TINY.for_teacher("color1")
+    assert TINY.for_teacher("color1").epochs == TINY.teacher_epochs
+
+
+@pytest.mark.parametrize("method", ["single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo"])
+def test_every_method_runs(cells: CellSet, tmp_path: Path, method: str) -> None:
+    part = cells.subset(np.arange(48))
+    recipe = Recipe.model_validate(
+        {**TINY.model_dump(), "method": method, "epochs": 1, "teacher_epochs": 1, "modality": "color2"}
+    )
+    outcome = run_procedure(part, part, recipe, tmp_path)
+    assert list(outcome.rows)[-1] == ("color2" if method == "single" else method)
+    assert outcome.logits.shape == (48, outcome.network.heads, 3)
+
+
+def test_late_fusion_is_its_members(cells: CellSet, tmp_path: Path) -> None:
+    part = cells.subset(np.arange(32))
+    normalisation = fit_normalisation(part.images)
+    members = [
+        train_network(
+            part.modality(i),
+            normalisation.select(slice(i, i + 1)),
+            TINY.for_teacher(name).model_copy(update={"epochs": 1}),
+            tmp_path / name,
+            role=name,
+        )
+        for i, name in enumerate(part.modalities)
+    ]
+    together = predict_logits(late_fusion_of(members, TINY.backbone), part, normalisation)
+    for i, member in enumerate(members):
+        alone = predict_logits(member, part.modality(i), normalisation.select(slice(i, i + 1)))
+        np.testing.assert_allclose(together[:, i], alone[:, 0], atol=1e-4)
+
+
+def test_the_heads_of_a_trained_mimo_follow_their_own_modality(cells: CellSet, tmp_path: Path) -> None:
+    """Section 3.3 of the paper: given cells of different classes, each head answers for its own input."""
+    recipe = TINY.model_copy(update={"method": "mm-mimo", "repetition": 0.0, "epochs": 16})
+    normalisation = fit_normalisation(cells.images)
+    network = train_network(cells, normalisation, recipe, tmp_path, role="x")
+    rng = np.random.default_rng(0)
+    table = np.stack([rng.permutation(len(cells)) for _ in range(3)], axis=1)
+    mixed = cells.images[table, np.arange(3)[None, :]]
+    with torch.no_grad():
+        logits = network(torch.from_numpy(normalisation.apply(mixed))).numpy()
+    right = logits.argmax(-1) == cells.labels[table]
+    assert (right.mean(axis=0) > 0.55).all()  # chance is 1 / 3
+    others = np.stack([logits.argmax(-1)[:, i] == cells.labels[table[:, (i + 1) % 3]] for i in range(3)])
+    assert right.mean() > others.mean() + 0.2
+
+
+def test_small_pictures_come_first() -> None:
+    recipe = Recipe(side=112, start_side=64, epochs=10)
+    sides = [recipe.side_at(epoch) for epoch in range(10)]
+    assert sides[0] == 64
+    assert sides[-3:] == [112] * 3
+    assert sides == sorted(sides)
+
+
+def test_cross_validation_is_resumable_and_makes_a_table(cells: CellSet, tmp_path: Path) -> None:
+    recipe = TINY.model_copy(update={"method": "mm-mimo", "epochs": 1})
+    partial = cross_validate(cells, recipe, tmp_path, folds=2, only=1)
+    assert partial["finished"] == [1]
+    seen: list[tuple[int, float]] = []
+    table = cross_validate(cells, recipe, tmp_path, folds=2, progress=lambda n, r: seen.append((n, r.seconds)))
+    assert [n for n, seconds in seen if seconds] == [0]  # fold 1 was trained before
+    assert table["finished"] == [0, 1]
+    assert table["methods"]["mm-mimo"]["mean"]["cells"] == len(cells)
+    assert json.loads((tmp_path / "folds.json").read_text()) == table
+    text = (tmp_path / "folds.md").read_text()
+    assert text == markdown_table(table)
+    assert "2 of 2 folds, 180 cells of s1" in text
+    assert "| mm-mimo |" in text
+    with pytest.raises(TrainingDataError, match="fold 2 is not one of 2"):
+        cross_validate(cells, recipe, tmp_path, folds=2, only=2)
+
+
+@pytest.mark.parametrize("key", list(Recipe.model_fields))
+def test_misspelt_recipe_keys_are_refused(key: str) -> None:
+    with pytest.raises(ValidationError, match=key + "x"):
+        Recipe.model_validate({key + "x": 1})
+
+
+@pytest.mark.parametrize("key", list(Augmentation.model_fields))
+def test_misspelt_augmentation_keys_are_refused(key: str) -> None:
+    with pytest.raises(ValidationError, match=key + "x"):
+        Augmentation.model_validate({key + "x": 1})
