@@ -176,9 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments or bool(os.environ.get("WBCPIPE_DEBUG"))
     try:
-        cli.main(args=list(arguments), prog_name="wbcpipe", standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        # With standalone_mode off, click returns the code of `ctx.exit`, and what a command returns: here nothing.
+        code = cli.main(args=list(arguments), prog_name="wbcpipe", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -188,7 +188,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(_fail(error, debug))
     except Exception as error:  # noqa: BLE001 - the outermost boundary: whatever comes here is a defect
         sys.exit(_fail(error, debug))
-    sys.exit(0)
 
 
 def _fail(error: BaseException, debug: bool) -> int:

@@ -18,7 +18,7 @@ __all__ = ["FocusResult", "climb_to_focus", "search_focus", "sharpness"]
 
 #: One step beside its peak the curve of sharpness must fall to this part of it, on average of the two sides; else
 #: nothing was in view.
-_FALL: Final = 0.93
+_FALL: Final = 0.97
 _SIDE: Final = 1
 #: Standard deviations, in pixels, of the two Gaussians whose difference is the detail looked at.
 _FINE_PX: Final = 1.5

@@ -29,6 +29,7 @@ def capture_field(
     out: NDArray[np.uint16],
     *,
     started_s: float,
+    then_to_um: tuple[float, float] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> FieldInfo:
     """Take the frames of a field.
@@ -39,6 +40,7 @@ def capture_field(
         events: of one field, in channel order.
         out: (C, Y, X) uint16, overwritten.
         started_s: of `time.monotonic`, when the run began.
+        then_to_um: (x, y) of the field after this one: the stage sets off while the last frame is read.
         check: called before each frame; raises to stop.
 
     Returns:
@@ -54,10 +56,12 @@ def capture_field(
             last_z_um = event.z_um
         microscope.light(event.modality)
         time_s = time.monotonic() - started_s
-        exposure = microscope.expose(event.exposure_ms, out[channel])
+        onward_um = then_to_um if channel == len(events) - 1 else None
+        exposure = microscope.expose(event.exposure_ms, out[channel], onward_um)
         frames.append(
             FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, round(time_s, 3))
         )
+    microscope.finish()
     return FieldInfo(
         index=events[0].field,
         x_um=x_um,
@@ -104,4 +108,5 @@ class FieldFocuser:
         self._check()
         self._microscope.move_z(z_um)
         self._microscope.expose(self._scope.modalities.named(self._scope.focus.modality).exposure_ms, self._frame)
+        self._microscope.finish()
         return self._frame

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import tomllib
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from wbcpipe.acquire.explain import explain
 from wbcpipe.acquire.frames import MODALITIES
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 
@@ -394,37 +394,5 @@ def load_scope(name_or_path: str | Path) -> Scope:
     try:
         scope = Scope.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(_explain(item) for item in error.errors()) + ".") from error
+        raise ConfigError(f"{path}: " + "; ".join(explain(item, Scope) for item in error.errors()) + ".") from error
     return scope.model_copy(update={"name": path.stem, "path": path, "sha256": hashlib.sha256(content).hexdigest()})
-
-
-def _explain(item: Any) -> str:
-    """One of pydantic's findings, with the key and what is allowed there."""
-    location = [str(part) for part in item["loc"]]
-    key = ".".join(location) or "(the file)"
-    if item["type"] == "extra_forbidden":
-        allowed = _keys_at(location[:-1])
-        near = difflib.get_close_matches(location[-1], allowed, n=1, cutoff=0.5)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        return f"key {key!r} is not known{hint} (allowed: {', '.join(allowed)})"
-    if item["type"] == "missing":
-        return f"key {key!r} is missing"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    got = item.get("input")
-    shown = "" if isinstance(got, dict) else f" (got {got!r})"
-    return f"key {key!r}: {message[:1].lower()}{message[1:]}{shown}"
-
-
-def _keys_at(location: list[str]) -> list[str]:
-    """The keys allowed in the table at ``location``."""
-    model: type[BaseModel] = Scope
-    for part in location:
-        if model is Scope and part == "slots":
-            model = Slot
-        elif part == "settings":
-            model = DeviceSetting
-        elif part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
-    return [name for name, field in model.model_fields.items() if not field.exclude]

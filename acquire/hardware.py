@@ -49,13 +49,20 @@ class Microscope(Protocol):
         """Switch the illumination; the shutter stays closed."""
         ...
 
-    def expose(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
+    def expose(
+        self, exposure_ms: float, out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+    ) -> Exposure:
         """Open the shutter, expose, close it, and read the frame, lying as the stage does, into ``out``.
 
         Args:
             exposure_ms: of the camera.
-            out: (y, x) uint16, overwritten.
+            out: (y, x) uint16, overwritten; whole only after `finish`.
+            then_to_um: where to (x, y) the stage may set off while the frame is read; `move_xy` there follows.
         """
+        ...
+
+    def finish(self) -> None:
+        """Wait until every frame exposed is whole in its buffer."""
         ...
 
     def focus_region(self, side_px: int) -> AbstractContextManager[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from wbcpipe.errors import HardwareError, StageLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -36,6 +38,9 @@ class CoreMicroscope:
         try:
             self.illumination = Illumination(scope, self.link)
             self._good_z_um = self.link.z_um()
+            self._heading_um: tuple[float, float] | None = None
+            self._copies: list[Future[None]] = []
+            self._copier = ThreadPoolExecutor(1, thread_name_prefix="wbcpipe-copy")
             self._exposure_ms = (0.0, 0.0)
             self._set_up_camera()
         except BaseException:
@@ -72,17 +77,28 @@ class CoreMicroscope:
         self.region_px = region_px
         self.frame_px = (height, width)
 
-    def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """See `hardware.Microscope.move_xy`."""
+    def _set_off(self, x_um: float, y_um: float) -> tuple[float, float]:
+        """Begin a move that brings (x, y) to the middle of the image; gives back the stage's own target."""
         stage = self.scope.stage
         offset_um = self.scope.camera.centre_offset_um()
         target_um = (x_um - offset_um[0], y_um - offset_um[1])
+        if target_um == self._heading_um:
+            return target_um
+        self._heading_um = None
         for axis, asked, reach in zip("xy", target_um, (stage.x_um, stage.y_um), strict=True):
             if not reach[0] <= asked <= reach[1]:
                 raise StageLimitError(
                     f"{axis} = {asked:g} um is beyond the stage's limits, {reach[0]:g} to {reach[1]:g}; nothing moved."
                 )
         self.link.start_xy(*target_um)
+        self._heading_um = target_um
+        return target_um
+
+    def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
+        """See `hardware.Microscope.move_xy`."""
+        stage = self.scope.stage
+        target_um = self._set_off(x_um, y_um)
+        self._heading_um = None
         self.link.wait_for((stage.xy_device,), self.scope.reliability.move_timeout_s, "moving the stage")
         if stage.settle_ms:
             time.sleep(stage.settle_ms / 1000)
@@ -93,6 +109,7 @@ class CoreMicroscope:
                 f"the stage stands at ({there_um[0]:.2f}, {there_um[1]:.2f}) um, {away_um:.2f} um from where it was "
                 f"sent; 'stage.tolerance_um' allows {stage.tolerance_um:g} um."
             )
+        offset_um = self.scope.camera.centre_offset_um()
         return there_um[0] + offset_um[0], there_um[1] + offset_um[1]
 
     def move_z(self, z_um: float) -> float:
@@ -114,7 +131,9 @@ class CoreMicroscope:
         """See `hardware.Microscope.light`."""
         self.illumination.switch(modality)
 
-    def expose(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
+    def expose(
+        self, exposure_ms: float, out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+    ) -> Exposure:
         """See `hardware.Microscope.expose`."""
         if self._exposure_ms[0] != exposure_ms:
             self._exposure_ms = (exposure_ms, self.link.set_exposure(exposure_ms))
@@ -123,6 +142,10 @@ class CoreMicroscope:
             self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
             self._observe()
         z_um = self.link.z_um()
+        if then_to_um is not None:
+            # A move that cannot be made is the next field's affair: `move_xy` finds it again.
+            with contextlib.suppress(HardwareError, StageLimitError):
+                self._set_off(*then_to_um)
         self._develop(self.link.image(self.frame_px), real_ms, out)
         return Exposure(real_ms, z_um)
 
@@ -131,7 +154,13 @@ class CoreMicroscope:
 
     def _develop(self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16]) -> None:
         """Put the camera's pixels (y, x), lying as the stage does, into ``out``."""
-        np.copyto(out, oriented(pixels, self.scope.camera))
+        # Copied while the next exposure runs; the core gives each frame in memory of its own.
+        self._copies.append(self._copier.submit(np.copyto, out, oriented(pixels, self.scope.camera)))
+
+    def finish(self) -> None:
+        """See `hardware.Microscope.finish`."""
+        while self._copies:
+            self._copies.pop().result()
 
     @contextlib.contextmanager
     def focus_region(self, side_px: int) -> Iterator[tuple[int, int]]:
@@ -152,17 +181,21 @@ class CoreMicroscope:
 
     def recover(self) -> None:
         """See `hardware.Microscope.recover`."""
+        self.finish()  # a copy under way would write into a buffer that is used again
         self.illumination.forget()
+        self._heading_um = None
         self._exposure_ms = (0.0, 0.0)
         with contextlib.suppress(HardwareError):
             if self.scope.light.shutter_device:
                 self.link.set_shutter(is_open=False)
             self.link.start_z(self._good_z_um)
             stage = self.scope.stage
-            self.link.wait_for((stage.z_device,), self.scope.reliability.move_timeout_s, "returning the focus")
+            devices = (stage.z_device, stage.xy_device)
+            self.link.wait_for(devices, self.scope.reliability.move_timeout_s, "coming to rest")
 
     def close(self) -> None:
         """See `hardware.Microscope.close`."""
+        self._copier.shutdown()
         self.link.close()
 
     def __enter__(self) -> CoreMicroscope:

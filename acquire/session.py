@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Self
@@ -14,7 +15,7 @@ from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
 from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_info
 from wbcpipe.acquire.record import begin_sample, check_disk
 from wbcpipe.acquire.specimen import Specimen, TruthRow, truth_rows, write_truth
-from wbcpipe.acquire.writer import FieldWriter
+from wbcpipe.acquire.writer import FieldWriter, field_buffers
 from wbcpipe.errors import FrameFileError, HardwareError, InterruptedRunError, StageLimitError
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class AcquisitionSession:
         begin_sample(self.sample, self.scope, self.plan, self.specimen)
         self.raw.mkdir(parents=True, exist_ok=True)
         self._on_disk = quarantine_damaged(self.sample, self.scope)
+        self._buffers = field_buffers(self.scope.camera.image_px)
         self._progress(f"opening {self.scope.name}")
         self.microscope = self._open(self.scope, self.specimen)
         try:
@@ -171,14 +173,14 @@ class AcquisitionSession:
             self._on_disk[index] = infos.pop(index)
             on_field(index)
 
-        writer = FieldWriter(self.raw, self.scope.camera.image_px, written, on_missing)
+        writer = FieldWriter(self.raw, self._buffers, written, on_missing)
         in_a_row = 0
         try:
-            for field in todo:
+            for field, following in itertools.zip_longest(todo, todo[1:]):
                 check_disk(self.raw, self.scope, 1)
                 buffer = writer.buffer()
                 try:
-                    info = self._take_field(field, buffer)
+                    info = self._take_field(field, following, buffer)
                 except HardwareError as error:
                     writer.give_back(buffer)
                     writer.miss(field.index, str(error))
@@ -198,14 +200,21 @@ class AcquisitionSession:
             writer.finish(raise_error=False)
         writer.check()
 
-    def _take_field(self, field: PlannedField, buffer: NDArray[np.uint16]) -> FieldInfo:
+    def _take_field(self, field: PlannedField, following: PlannedField | None, buffer: NDArray[np.uint16]) -> FieldInfo:
         """Take a field into ``buffer``, and again after a failure, as often as the scope allows."""
+        onward_um = None if following is None else (following.x_um, following.y_um)
         policy = self.scope.reliability
         for attempt in range(policy.retries + 1):
             try:
                 events = field_events(self.scope, field, self.surface.z_um(field.x_um, field.y_um))
                 return capture_field(
-                    self.microscope, self.scope, events, buffer, started_s=self._started_s, check=self._check_stop
+                    self.microscope,
+                    self.scope,
+                    events,
+                    buffer,
+                    started_s=self._started_s,
+                    then_to_um=onward_um,
+                    check=self._check_stop,
                 )
             except StageLimitError as error:
                 raise HardwareError(str(error)) from error

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.frames import FieldInfo
 
-__all__ = ["FieldWriter", "read_missing"]
+__all__ = ["FieldWriter", "field_buffers", "read_missing"]
 
 #: One being filled, one being written, one between them.
 _BUFFERS: Final = 3
@@ -34,12 +34,18 @@ def read_missing(raw: Path) -> dict[int, str]:
     return {int(index): str(reason) for index, reason in read_json(path).items()}
 
 
+def field_buffers(image_px: tuple[int, int]) -> list[NDArray[np.uint16]]:
+    """Buffers (C, Y, X) uint16 for frames of (height, width) pixels: a fixed number, whatever the run's length."""
+    # Filled once, so that their pages are there before the first field is taken: fresh memory is slow.
+    return [np.full((len(MODALITIES), *image_px), 1, np.uint16) for _ in range(_BUFFERS)]
+
+
 class FieldWriter:
     """Writes fields from a ring of buffers while the next ones are taken.
 
     Args:
         raw: folder of the fields.
-        image_px: (height, width) of a frame.
+        buffers: to take fields into, (C, Y, X) uint16 each; see `field_buffers`.
         on_field: called with the index of each field once its file is whole, from the writing thread.
         on_missing: called with the index and the reason of a field given up, in turn with the others.
     """
@@ -47,16 +53,15 @@ class FieldWriter:
     def __init__(
         self,
         raw: Path,
-        image_px: tuple[int, int],
+        buffers: list[NDArray[np.uint16]],
         on_field: Callable[[int], None],
         on_missing: Callable[[int, str], None],
     ) -> None:
         self._raw = raw
         self._on_field, self._on_missing = on_field, on_missing
         self._free: queue.SimpleQueue[NDArray[np.uint16]] = queue.SimpleQueue()
-        for _ in range(_BUFFERS):
-            # Filled once, so that the pages are there before the first field is taken.
-            self._free.put(np.full((len(MODALITIES), *image_px), 1, np.uint16))  # (C, Y, X)
+        for buffer in buffers:
+            self._free.put(buffer)
         self._jobs: queue.SimpleQueue[tuple[int, NDArray[np.uint16] | None, FieldInfo | str] | None] = (
             queue.SimpleQueue()
         )

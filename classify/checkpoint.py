@@ -6,8 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 
 from wbcpipe.errors import TrainingDataError
@@ -16,7 +16,6 @@ from wbcpipe.samples import write_atomic
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import Tensor, nn
 
     from wbcpipe.classify.data import CellSet
@@ -65,7 +64,8 @@ def fingerprint(cells: CellSet, text: str) -> str:
     digest = hashlib.blake2b(digest_size=12)
     for array in (cells.images, cells.labels, cells.groups):
         digest.update(repr((array.shape, str(array.dtype))).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        for start in range(0, len(array), 256):
+            digest.update(array[start : start + 256].tobytes())
     digest.update(repr((cells.classes, cells.modalities, cells.planes, text)).encode())
     return digest.hexdigest()
 
@@ -79,10 +79,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what ``optimizer_tensors`` gave."""
     content = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith("opt."):
             _, index, key = name.split(".")
-            content["state"].setdefault(int(index), {})[key] = tensor
+            like = parameters[int(index)]
+            # Fused steps walk through memory: a moment must lie as its parameter does.
+            entry = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.ndim else tensor
+            content["state"].setdefault(int(index), {})[key] = entry
     optimizer.load_state_dict(content)
 
 

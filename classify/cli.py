@@ -59,6 +59,7 @@ def _before_torch() -> None:
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--temperature", type=float, help="T of the distillation.")
 @click.option("--repetition", type=float, help="How often one cell goes to all inputs of MM-MIMO; 0 is as published.")
+@click.option("--normalise", type=click.Choice(["cell", "fixed"]), help="Against each cell's own light, or not at all.")
 @click.option("--sampling", type=click.Choice(["natural", "sqrt", "balanced"]), help="How rare classes are drawn.")
 @click.option("--seed", type=int, help="Of everything random. Default: 0.")
 @click.option("--recipe", "recipe_path", type=click.Path(exists=True, path_type=Path), help="Recipe as a JSON file.")

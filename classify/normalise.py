@@ -7,7 +7,10 @@ Exposure, lamp and stain strength change from day to day, so each plane of each 
 - a *dark* plane (fluorescence: dark background, bright cell) has its background subtracted and is divided by its own
   bright level, which leaves the pattern whatever exposure and bleaching did.
 
-Both are one offset and one gain a plane; fixed means and deviations from the training cells then centre the values.
+Where the amount of light itself tells classes apart (the DNA of a cell before and after it doubled), planes are *fixed*
+instead: grey levels as they are, which asks for one exposure and one lamp for good.
+
+All are one offset and one gain a plane; fixed means and deviations from the training cells then centre the values.
 """
 
 from __future__ import annotations
@@ -37,14 +40,14 @@ class Normalisation(BaseModel):
     """How a bundle normalises its input.
 
     Attributes:
-        polarity: per plane (M * c), whether the background is light (``bright``) or not (``dark``).
+        polarity: per plane (M * c), whether the background is light (``bright``) or not (``dark``), or ``fixed``.
         mean: per plane, the mean of the scaled values over the training cells.
         std: per plane, their standard deviation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    polarity: tuple[Literal["bright", "dark"], ...]
+    polarity: tuple[Literal["bright", "dark", "fixed"], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -85,7 +88,7 @@ def row_scale(images: NDArray[np.uint16], polarity: tuple[str, ...]) -> tuple[ND
 
     Args:
         images: (N, C, side, side) uint16.
-        polarity: C entries, ``bright`` or ``dark``.
+        polarity: C entries, ``bright``, ``dark`` or ``fixed``.
     """
     count, channels, side, _ = images.shape
     step = max(1, side // GRID_PX)
@@ -95,14 +98,17 @@ def row_scale(images: NDArray[np.uint16], polarity: tuple[str, ...]) -> tuple[ND
     low = np.where(bright, 0.0, grid[..., round(BACKGROUND_DARK * last)]).astype(np.float32)
     high = np.where(bright, grid[..., round(BACKGROUND_BRIGHT * last)], grid[..., round(SIGNAL_DARK * last)])
     scale = 1.0 / np.maximum(high.astype(np.float32) - low, np.float32(LEAST_RANGE))
+    fixed = np.array([name == "fixed" for name in polarity])
+    low, scale = np.where(fixed, np.float32(0), low), np.where(fixed, np.float32(1 / 65535), scale)
     return scale.astype(np.float32), (-low * scale).astype(np.float32)
 
 
-def fit_normalisation(images: NDArray[np.uint16]) -> Normalisation:
+def fit_normalisation(images: NDArray[np.uint16], *, fixed: bool = False) -> Normalisation:
     """Find each plane's polarity from the cells themselves, then the mean and deviation of the scaled values.
 
     Args:
         images: (N, C, side, side) uint16, the training cells.
+        fixed: leave grey levels as they are, instead of measuring each cell against itself.
     """
     side = images.shape[-1]
     rim = max(1, side // 16)
@@ -112,13 +118,13 @@ def fit_normalisation(images: NDArray[np.uint16]) -> Normalisation:
     edge[rim:-rim, rim:-rim] = False
     middle = slice(side // 3, side - side // 3)
     lighter = np.median(some[:, :, edge], axis=-1) >= some[:, :, middle, middle].mean(axis=(-2, -1))
-    polarity = tuple("bright" if share >= 0.5 else "dark" for share in lighter.mean(axis=0))
+    polarity = tuple("fixed" if fixed else "bright" if share >= 0.5 else "dark" for share in lighter.mean(axis=0))
     scale, shift = row_scale(images[::step], polarity)
     values = some * scale[:, :, None, None] + shift[:, :, None, None]
     return Normalisation(
         polarity=polarity,  # type: ignore[arg-type]
-        mean=tuple(round(float(value), 6) for value in values.mean(axis=(0, 2, 3))),
-        std=tuple(round(max(float(value), 1e-3), 6) for value in values.std(axis=(0, 2, 3))),
+        mean=tuple(round(float(value), 9) for value in values.mean(axis=(0, 2, 3))),
+        std=tuple(round(max(float(value), 1e-5), 9) for value in values.std(axis=(0, 2, 3))),
     )
 
 
@@ -137,15 +143,25 @@ def resize(images: NDArray[np.uint16], side: int) -> NDArray[np.uint16]:
         return images
     factor, rest = divmod(size, side)
     if not rest:
-        blocks = images.reshape(*images.shape[:2], side, factor, side, factor)
-        total = blocks.sum(axis=(3, 5), dtype=np.uint32)
-        area = np.uint32(factor * factor)
-        rounded: NDArray[np.uint16] = ((total + area // 2) // area).astype(np.uint16)
-        return rounded
+        return _whole_blocks(images, factor)
     weights = _area_weights(size, side)
     mean = np.einsum("ij,ncjk,lk->ncil", weights, images.astype(np.float32), weights, optimize=True)
     found: NDArray[np.uint16] = np.floor(mean + np.float32(0.5)).clip(0, 65535).astype(np.uint16)
     return found
+
+
+def _whole_blocks(images: NDArray[np.uint16], factor: int) -> NDArray[np.uint16]:
+    """Means of factor x factor blocks; adding strided rows, then columns, is ten times faster than one sum."""
+    rows = images[:, :, 0::factor].astype(np.uint32)
+    for start in range(1, factor):
+        rows += images[:, :, start::factor]
+    total = rows[..., 0::factor].copy()
+    for start in range(1, factor):
+        total += rows[..., start::factor]
+    area = factor * factor
+    total += np.uint32(area // 2)
+    total //= np.uint32(area)
+    return total.astype(np.uint16)
 
 
 def _area_weights(size: int, side: int) -> NDArray[np.float32]:

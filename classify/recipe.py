@@ -30,6 +30,8 @@ class Recipe(BaseModel):
         weight_decay: AdamW's, on weights but not on biases and batch norm.
         temperature: T of the distillation.
         repetition: rho; how often one cell goes to all inputs of MM-MIMO. 0 is as published.
+        normalise: ``cell`` measures each cell against its own background and signal; ``fixed`` keeps grey levels, for
+            classes that differ in the amount of light.
         sampling: how rare classes are drawn.
         label_smoothing: of the cross-entropy.
         ema: decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
@@ -55,6 +57,7 @@ class Recipe(BaseModel):
     weight_decay: float = Field(default=0.05, ge=0)
     temperature: float = Field(default=3.0, gt=0)
     repetition: float = Field(default=0.5, ge=0, le=1)
+    normalise: Literal["cell", "fixed"] = "cell"
     sampling: Sampling = "sqrt"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
@@ -73,7 +76,7 @@ class Recipe(BaseModel):
         kept = self.model_dump(
             include={
                 *("backbone", "side", "start_side", "batch_size", "lr", "weight_decay", "sampling"),
-                *("label_smoothing", "ema", "precision", "seed", "augmentation"),
+                *("label_smoothing", "ema", "precision", "seed", "augmentation", "normalise"),
             }
         )
         return Recipe(**kept, method="single", modality=modality, epochs=self.teacher_epochs)

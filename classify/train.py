@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wbcpipe.classify.augment import augment
 from wbcpipe.classify.checkpoint import (
@@ -105,7 +106,6 @@ def train_network(
     teacher: LateFusion | None = None,
     device: str = "auto",
     progress: Callable[[EpochReport], None] | None = None,
-    stop_after: int | None = None,
 ) -> FusionNetwork:
     """Train one network, or go on with one that was broken off, or load one that is finished.
 
@@ -118,7 +118,6 @@ def train_network(
         teacher: frozen late-fusion network for the ``-kd`` methods.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: called after each epoch.
-        stop_after: end after so many epochs of this call, with the state written (for tests and time limits).
 
     Returns:
         The network, in evaluation mode on the CPU.
@@ -133,8 +132,6 @@ def train_network(
         loss, accuracy = run.history[-1]
         progress(EpochReport(role, first, first, loss, accuracy, seconds=0.0, share=0.0, work=1.0))
     for epoch in range(first, recipe.epochs):
-        if stop_after is not None and epoch - first >= stop_after:
-            break
         report = _epoch(run, epoch)
         run.history.append([report.loss, report.accuracy])
         _save(run, path, mark, epoch + 1)
@@ -163,8 +160,8 @@ def _begin(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seeds(recipe, role, 0)[1].initial_seed())
         network = build_network(recipe.method, recipe.backbone, len(cells.modalities), cells.planes, len(cells.classes))
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    # Measured on a 2-core processor, batches of 32 at 112 px: channels last 126/s a core, else 105; bfloat16 no faster.
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -213,17 +210,17 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
     batches = head_batches(rows, run.inputs, recipe.batch_size, repetition, numbers)
     for step, (table, same) in enumerate(batches):
         _set_rate(run, epoch * run.steps + step)
-        images = _batch(run, table)
         images = augment(
-            images,
+            _batch(run, table),
             torch.from_numpy(same),
             run.inputs,
             recipe.augmentation,
             tensors,
-            side=recipe.side_at(epoch),
+            # A teacher is at its best at the full side, whatever the student sees.
+            side=recipe.side if run.teacher is not None else recipe.side_at(epoch),
         )
         labels = torch.from_numpy(run.cells.labels[table]).to(run.device)  # (B, inputs)
-        loss, hits = _step(run, images, labels)
+        loss, hits = _step(run, images, labels, recipe.side_at(epoch))
         losses += loss
         right += hits
         answers += labels.numel()
@@ -256,9 +253,12 @@ def _batch(run: _Run, table: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
     return values.clamp_(-8.0, 8.0)
 
 
-def _step(run: _Run, images: Tensor, labels: Tensor) -> tuple[float, int]:
+def _step(run: _Run, images: Tensor, labels: Tensor, side: int) -> tuple[float, int]:
     recipe = run.recipe
+    images = images.contiguous(memory_format=torch.channels_last)
     target = _teacher_logits(run, images) if run.teacher is not None else None
+    if images.shape[-1] != side:
+        images = functional.interpolate(images, size=side, mode="bilinear", antialias=True)
     with autocast(run.device, recipe.precision):
         logits = run.network(images)
     logits = logits.float()
@@ -274,7 +274,7 @@ def _step(run: _Run, images: Tensor, labels: Tensor) -> tuple[float, int]:
 def _teacher_logits(run: _Run, images: Tensor) -> Tensor:
     assert run.teacher is not None
     with torch.no_grad(), autocast(run.device, "bfloat16"):
-        logits: Tensor = run.teacher(images.contiguous(memory_format=torch.channels_last)).float()
+        logits: Tensor = run.teacher(images).float()
         return logits if run.network.heads > 1 else fused_log_probability(logits)
 
 

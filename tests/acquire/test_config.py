@@ -105,7 +105,7 @@ def test_own_scopes_go_before_the_shipped(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_scope_does_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_scope("demo").camera.binning = 2  # type: ignore[misc]
+        load_scope("demo").camera.binning = 2
 
 
 def test_unknown_slot_lists_the_known() -> None:

@@ -67,12 +67,12 @@ def test_a_scan_area_beyond_the_stage_is_refused() -> None:
 def test_an_area_smaller_than_a_field_is_refused() -> None:
     scope = load_scope("demo")
     slot = scope.slots["A"].model_copy(update={"x_um": (0.0, 100.0)})
-    with pytest.raises(ConfigError, match="smaller than a field of 204.8 x 204.8 um"):
+    with pytest.raises(ConfigError, match=r"smaller than a field of 204\.8 x 204\.8 um"):
         AcquisitionPlan.from_scope(scope.model_copy(update={"slots": {"A": slot}}), "A")
 
 
 def test_an_overlap_beyond_half_is_refused() -> None:
-    with pytest.raises(ConfigError, match="an overlap of 0.6 is refused: give 0 to 0.5"):
+    with pytest.raises(ConfigError, match=r"an overlap of 0\.6 is refused: give 0 to 0.5"):
         AcquisitionPlan.from_scope(load_scope("demo"), "A", overlap=0.6)
 
 

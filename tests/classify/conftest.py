@@ -57,7 +57,7 @@ def write_store(tmp_path: Path) -> Callable[..., CellStore]:
         known = [CLASSES.index(text) if text in CLASSES else 0 for text in names]
         images = np.stack([draw(label, rng)[: len(modalities)] for label in known])
         columns = {
-            key: np.zeros((len(names), *(len(modalities) - 1 if d == "M-1" else d for d in shape)), dtype)
+            key: np.zeros((len(names), *(len(modalities) - 1 if d == "M-1" else int(d) for d in shape)), dtype)
             for key, (dtype, shape) in COLUMNS.items()
         }
         columns["field"] = (np.arange(len(names)) % fields).astype(np.int32)

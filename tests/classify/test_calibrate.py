@@ -70,8 +70,10 @@ def test_better_heads_weigh_more_and_few_cells_keep_weights_equal() -> None:
 
 def test_fusing_plain_heads_is_their_mean() -> None:
     probability = np.array([[[0.9, 0.1], [0.5, 0.5]]])
-    assert fuse(probability, Calibration(**PLAIN)).tolist() == [pytest.approx([0.7, 0.3])]
-    sharper = fuse(probability, Calibration(**PLAIN, fused_temperature=0.5))
+    assert fuse(probability, Calibration(temperatures=(1, 1), weights=(0.5, 0.5))).tolist() == [
+        pytest.approx([0.7, 0.3])
+    ]
+    sharper = fuse(probability, Calibration(temperatures=(1, 1), weights=(0.5, 0.5), fused_temperature=0.5))
     assert sharper[0, 0] == pytest.approx(0.49 / (0.49 + 0.09))
 
 

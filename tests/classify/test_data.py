@@ -139,6 +139,15 @@ def test_normalisation_is_blind_to_exposure(cells: CellSet) -> None:
     assert plain.std() == pytest.approx(1, abs=0.2)
 
 
+def test_fixed_normalisation_keeps_the_amount_of_light(cells: CellSet) -> None:
+    normalisation = fit_normalisation(cells.images, fixed=True)
+    values = normalisation.apply(cells.images)
+    assert values.mean(axis=(0, 2, 3)) == pytest.approx(np.zeros(3), abs=0.01)
+    assert values.std(axis=(0, 2, 3)) == pytest.approx(np.ones(3), abs=0.01)
+    dimmed = normalisation.apply(cells.images // 2)
+    assert (dimmed.mean(axis=(0, 2, 3)) < -0.3).all()
+
+
 def test_an_empty_plane_stays_quiet(cells: CellSet) -> None:
     normalisation = fit_normalisation(cells.images)
     images = cells.images[:2].copy()

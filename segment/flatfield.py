@@ -1,0 +1,112 @@
+"""Uneven illumination of each modality, from the run's own fields.
+
+Bright-field: the empty background is the bright part of every tile, in enough fields. Fluorescence: the free dye glows
+between the cells; what glows unevenly there is lit unevenly, and the glow itself is taken away from the cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["EMPTY_LEVEL", "PEDESTAL", "FlatField", "estimate_flatfield", "no_flatfield", "tile_levels"]
+
+#: Value of the empty background in corrected bright-field frames: transmission 1, with room for bright rims.
+EMPTY_LEVEL: Final = 40000.0
+#: Value of the background in corrected fluorescence frames, so that noise is not cut off at 0.
+PEDESTAL: Final = 256.0
+_GRID: Final = 32
+_LOW_PERCENTILE: Final = 40
+_HIGH_PERCENTILE: Final = 85
+
+
+@dataclass(frozen=True)
+class FlatField:
+    """Illumination on a coarse grid of (rows, columns) equal tiles, for each of M modalities.
+
+    Attributes:
+        gain: (M, rows, columns) float32; a corrected pixel is ``(raw - dark) * gain + base``.
+        dark: (M, rows, columns) float32.
+        base: (M,) float32.
+        shading: (M, rows, columns) float32; the illumination itself, in counts.
+    """
+
+    gain: NDArray[np.float32]
+    dark: NDArray[np.float32]
+    base: NDArray[np.float32]
+    shading: NDArray[np.float32]
+
+
+def no_flatfield(modalities: int) -> FlatField:
+    """The flat-field of frames that need none."""
+    ones = np.ones((modalities, 1, 1), np.float32)
+    return FlatField(ones, np.zeros_like(ones), np.zeros(modalities, np.float32), ones)
+
+
+def tile_levels(coarse: NDArray[np.float32], *, bright: bool) -> NDArray[np.float32]:
+    """Level of the background in each tile of one frame.
+
+    Args:
+        coarse: (y, x) float32, block means of a frame.
+        bright: the background is the bright part (bright-field), not the dark one (fluorescence).
+
+    Returns:
+        (rows, columns) float32.
+    """
+    rows, columns = (max(1, min(_GRID, side // 8)) for side in coarse.shape)
+    percentile = _HIGH_PERCENTILE if bright else _LOW_PERCENTILE
+    return np.array(
+        [
+            [np.percentile(part, percentile) for part in np.array_split(row, columns, axis=1)]
+            for row in np.array_split(coarse, rows, axis=0)
+        ],
+        np.float32,
+    )
+
+
+def estimate_flatfield(fields: Sequence[Sequence[NDArray[np.float32]]], bright: Sequence[bool]) -> FlatField:
+    """Estimate the illumination of every modality.
+
+    Args:
+        fields: for each field its M frames (y, x) float32, block means.
+        bright: for each modality, whether its background is bright.
+
+    Returns:
+        The flat-field.
+    """
+    levels = [[tile_levels(frame, bright=b) for frame, b in zip(frames, bright, strict=True)] for frames in fields]
+    shading = np.stack([_smooth(np.median(stack, axis=0)) for stack in zip(*levels, strict=True)])  # (M, rows, columns)
+    shading = np.maximum(shading, 1.0)
+    middle = np.median(shading, axis=(1, 2), keepdims=True)
+    seen = np.array(bright)[:, None, None]
+    return FlatField(
+        gain=np.where(seen, EMPTY_LEVEL / shading, middle / shading).astype(np.float32),
+        dark=np.where(seen, 0.0, shading).astype(np.float32),
+        base=np.where(np.array(bright), 0.0, PEDESTAL).astype(np.float32),
+        shading=shading.astype(np.float32),
+    )
+
+
+def _smooth(levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Robust quartic surface plus what is left of it, blurred: tiles full of cells lose their say."""
+    y, x = (np.linspace(-1, 1, side) for side in levels.shape)
+    powers = [(i, j) for i in range(5) for j in range(5 - i) if i < len(y) and j < len(x)]
+    design = np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], -1)  # (tiles, terms)
+    values = levels.ravel().astype(float)
+    weight = np.ones_like(values)
+    fit = values
+    for _ in range(10):
+        rows = (design * weight[:, None]).T
+        fit = design @ np.linalg.solve(rows @ design + 1e-9 * np.eye(len(powers)), rows @ values)
+        residual = np.abs(values - fit)
+        weight = 1 / (1 + (residual / (2 * np.median(residual) + 1e-9)) ** 2)
+    rest = np.where(weight > 0.2, values - fit, 0.0).reshape(levels.shape)
+    return np.asarray(fit.reshape(levels.shape) + ndimage.gaussian_filter(rest, 2.0, mode="nearest"), np.float32)

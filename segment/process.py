@@ -1,0 +1,165 @@
+"""One field from frames to cells: register, detect, crop, mask, measure. Arrays in, arrays out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wbcpipe.segment.calibration import nuclear_index
+from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, Quality
+from wbcpipe.segment.crop import crop_cell
+from wbcpipe.segment.detect import Detections, detect_cells
+from wbcpipe.segment.fieldcells import FieldCells, no_cells
+from wbcpipe.segment.masks import NUCLEUS, cell_mask
+from wbcpipe.segment.quality import empty_modality, focus_measure, saturated_share, saturation_flag
+from wbcpipe.segment.register import Alignment, align, coarse_frame, identity, structure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.frames import FieldInfo
+    from wbcpipe.segment.calibration import Calibration
+
+__all__ = ["process_field"]
+
+
+def process_field(
+    frames: NDArray[np.uint16],
+    info: FieldInfo,
+    calibration: Calibration,
+    *,
+    crop_pixel_um: float,
+    stage_affine: NDArray[np.float64],
+    side_px: int = CROP_SIDE_PX,
+) -> FieldCells:
+    """Find and cut out the cells of a field.
+
+    Args:
+        frames: (C, Y, X) uint16, the channels of ``info``.
+        info: the field.
+        calibration: of the run.
+        crop_pixel_um: pixel size of the crops.
+        stage_affine: (2, 2) acting on (x, y): how the stage's axes lie in the image.
+        side_px: side of the crops.
+
+    Returns:
+        The cells, in order of their position in the field.
+    """
+    frames, missing = _in_order(frames, info, calibration.modalities)
+    flags = Quality.MISSING_MODALITY if missing or empty_modality(frames) else Quality(0)
+    reference = nuclear_index(calibration.modalities)
+    found = _detect(frames[reference], info.pixel_um, calibration)
+    centre_um = (info.y_um, info.x_um)
+    if not len(found):
+        return FieldCells(info.index, centre_um, no_cells(len(frames), side_px))
+    alignment = _register(frames, info.pixel_um, calibration, reference)
+    if not alignment.trusted.all():
+        flags |= Quality.UNREGISTERED
+    others = [k for k in range(len(frames)) if k != reference]
+    images = np.empty((len(found), len(frames), side_px, side_px), np.uint16)
+    masks = np.empty((len(found), side_px, side_px), np.uint8)
+    quality = found.quality | np.uint16(flags)
+    focus = np.zeros(len(found), np.float32)
+    places = _crop_centres(found, info.pixel_um, crop_pixel_um)
+    for k, place in enumerate(places):
+        images[k] = crop_cell(
+            frames,
+            alignment,
+            calibration.flatfield,
+            (float(place[0]), float(place[1])),
+            pixel_um=info.pixel_um,
+            crop_pixel_um=crop_pixel_um,
+            side_px=side_px,
+        )
+        neighbours = _neighbours(found, k, place, crop_pixel_um / info.pixel_um, side_px)
+        masks[k] = cell_mask(images[k, reference], images[k, others], crop_pixel_um, others=neighbours)
+        focus[k] = focus_measure(images[k, reference], masks[k], crop_pixel_um)
+        if calibration.kind == "scope":
+            radius_px = np.sqrt(found.area_um2[k] / np.pi) / info.pixel_um
+            share = saturated_share(frames, info.saturation, (float(place[0]), float(place[1])), float(radius_px))
+            quality[k] |= np.uint16(saturation_flag(share))
+    pixel_um2 = crop_pixel_um**2
+    centres = np.stack([found.y_px, found.x_px], -1)
+    shifts = np.stack([alignment.to_modality(k, centres) - centres for k in others], 1)
+    y_um, x_um = _on_stage(centres, info, alignment, stage_affine)
+    columns: dict[str, NDArray[Any]] = {
+        "field": np.full(len(found), info.index, np.int32),
+        "y_px": found.y_px.astype(np.float32),
+        "x_px": found.x_px.astype(np.float32),
+        "y_um": y_um,
+        "x_um": x_um,
+        "area_um2": (np.count_nonzero(masks, axis=(1, 2)) * pixel_um2).astype(np.float32),
+        "nucleus_area_um2": (np.count_nonzero(masks == NUCLEUS, axis=(1, 2)) * pixel_um2).astype(np.float32),
+        "focus": focus,
+        "shift_px": shifts.astype(np.float32),
+        "shift_residual_px": np.tile(alignment.residual_px[others].astype(np.float32), (len(found), 1)),
+        "quality": quality.astype(np.uint16),
+    }
+    return FieldCells(info.index, centre_um, CellBlock(images, masks, columns, [""] * len(found)))
+
+
+def _in_order(
+    frames: NDArray[np.uint16], info: FieldInfo, modalities: tuple[str, ...]
+) -> tuple[NDArray[np.uint16], bool]:
+    """Frames (M, Y, X) in the run's order of modalities, those the field lacks all 0; and whether any is lacking."""
+    if info.modalities == modalities:
+        return frames, False
+    ordered = np.zeros((len(modalities), *frames.shape[1:]), np.uint16)
+    for k, name in enumerate(modalities):
+        if name in info.modalities:
+            ordered[k] = frames[info.modalities.index(name)]
+    return ordered, not set(modalities) <= set(info.modalities)
+
+
+def _detect(nuclear: NDArray[np.uint16], pixel_um: float, calibration: Calibration) -> Detections:
+    if calibration.kind == "stained-rgb":
+        # Pictures of one import may come from several slides: each has a level of its own.
+        return detect_cells(nuclear, pixel_um, "stained")
+    return detect_cells(nuclear, pixel_um, "fluorescence", level=calibration.level or None)
+
+
+def _register(frames: NDArray[np.uint16], pixel_um: float, calibration: Calibration, reference: int) -> Alignment:
+    if calibration.kind != "scope":
+        return identity(len(frames), frames.shape[1:])
+    structures = [
+        structure(coarse_frame(frame, pixel_um), shading)
+        for frame, shading in zip(frames, calibration.flatfield.shading, strict=True)
+    ]
+    usual = replace(calibration.usual, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
+    return align(structures, usual, pixel_um, reference=reference)
+
+
+def _crop_centres(found: Detections, pixel_um: float, crop_pixel_um: float) -> NDArray[np.float64]:
+    """Centres (N, 2) of the crops; on the frame's own pixels where the sizes agree, so that the reference is not resampled."""
+    centres = np.stack([found.y_px, found.x_px], -1)
+    if abs(crop_pixel_um / pixel_um - 1) > 1e-6:
+        return centres
+    return np.asarray(np.floor(centres) + (0.5 if CROP_SIDE_PX % 2 == 0 else 0.0))
+
+
+def _neighbours(
+    found: Detections, own: int, place: NDArray[np.float64], ratio: float, side_px: int
+) -> NDArray[np.bool_] | None:
+    """Where nuclei of other cells lie in a crop, (side, side) bool; ``None`` where there is none."""
+    steps = (np.arange(side_px) - (side_px - 1) / 2) * ratio
+    rows, columns = (
+        np.clip(np.round((at + steps + 0.5) / found.factor - 0.5).astype(np.intp), 0, length - 1)
+        for at, length in zip(place, found.labels.shape, strict=True)
+    )
+    labels = found.labels[rows[:, None], columns]
+    other = (labels > 0) & (labels != own + 1) & found.nuclei[rows[:, None], columns]
+    return other if other.any() else None
+
+
+def _on_stage(
+    centres: NDArray[np.float64], info: FieldInfo, alignment: Alignment, stage_affine: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Stage position (N,) y and x in um of points (N, 2) of the reference.
+
+    The first modality is the one whose light path is the plain one; the reference's filter cube shifts its image.
+    """
+    offset_px = alignment.to_modality(0, centres) - alignment.centre_px
+    moved = offset_px[:, ::-1] @ stage_affine.T * info.pixel_um  # (N, 2) as x, y
+    return info.y_um + moved[:, 1], info.x_um + moved[:, 0]

@@ -1,0 +1,220 @@
+"""Where each modality shows what the reference shows: shift, rotation and scale, below a pixel.
+
+Contrast turns over between modalities (a nucleus is bright in AO and dark in bright-field; a red cell absorbs at one
+wavelength and only bends light at another), so edges are compared, not brightness: the gradient of the logarithm,
+evened out over cell-sized neighbourhoods. All pairs of modalities are measured and adjusted together, as a surveyor's
+network, so that a weak pair (red light against fluorescence) is held by strong ones.
+
+What stays the same over a slide (rotation and scale, and the usual shift) is found once from several fields
+(``usual.find_usual``); a field then has its own shift (`align`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy import ndimage
+
+from wbcpipe.segment.arrays import enlarge_grid, shrink
+from wbcpipe.segment.correlate import correlate_pairs, subpixel_peaks, tile_centres
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Alignment", "align", "coarse_factor", "coarse_frame", "identity", "structure", "warp"]
+
+_COARSE_UM: Final = 0.4
+#: Search radii around the slide's usual shift: of any field, and of one that strayed.
+_USUAL_UM: Final = 2.0
+_STRAYED_UM: Final = 8.0
+#: A field's registration of a pair counts when its correlation stands out by this much.
+_LEAST_PROMINENCE: Final = 0.04
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Maps reference pixels to each of M modalities' pixels: ``q = linear @ (p - centre) + centre + shift``, as (y, x).
+
+    Attributes:
+        linear: (M, 2, 2) float64, rotation and scale.
+        shift_px: (M, 2) float64, in pixels of the frames.
+        residual_px: (M,) float64, estimated standard error of the shift.
+        trusted: (M,) bool; False where the usual shift of the slide had to be used.
+        centre_px: (2,) float64, centre of the frames.
+    """
+
+    linear: NDArray[np.float64]
+    shift_px: NDArray[np.float64]
+    residual_px: NDArray[np.float64]
+    trusted: NDArray[np.bool_]
+    centre_px: NDArray[np.float64]
+
+    def to_modality(self, modality: int, points_px: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points (N, 2) of the reference as points (N, 2) of a modality."""
+        return np.asarray(
+            (points_px - self.centre_px) @ self.linear[modality].T + self.centre_px + self.shift_px[modality]
+        )
+
+
+def identity(modalities: int, shape: tuple[int, ...]) -> Alignment:
+    """The alignment of frames (Y, X) that are registered by construction."""
+    return Alignment(
+        linear=np.tile(np.eye(2), (modalities, 1, 1)),
+        shift_px=np.zeros((modalities, 2)),
+        residual_px=np.zeros(modalities),
+        trusted=np.ones(modalities, bool),
+        centre_px=(np.array(shape, float) - 1) / 2,
+    )
+
+
+def coarse_frame(frame: NDArray[np.uint16], pixel_um: float) -> NDArray[np.float32]:
+    """A frame (Y, X) uint16 at the pixel size registration works with, (y, x) float32."""
+    return shrink(frame, coarse_factor(pixel_um))
+
+
+def structure(coarse: NDArray[np.float32], shading: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Edges of a frame, whatever its contrast, evened out.
+
+    Args:
+        coarse: (y, x) float32 from `coarse_frame`.
+        shading: (rows, columns) float32 grid of the illumination; a quadratic fitted to the frame if ``None``. Uneven
+            light left in would strengthen one side of every cell and so pretend a change of scale.
+
+    Returns:
+        (y, x) float32.
+    """
+    logarithm = np.log(np.maximum(coarse, 1))
+    logarithm -= _quadratic(logarithm) if shading is None else np.log(enlarge_grid(shading, coarse.shape))
+    smooth = ndimage.gaussian_filter(logarithm, 0.8)
+    edges = np.zeros_like(smooth)
+    edges[1:-1, 1:-1] = np.hypot(smooth[2:, 1:-1] - smooth[:-2, 1:-1], smooth[1:-1, 2:] - smooth[1:-1, :-2])
+    around = np.sqrt(ndimage.uniform_filter(edges * edges, 15))
+    even = edges / (around + 0.5 * np.median(around[::4, ::4]) + np.float32(1e-9))
+    return np.asarray(ndimage.gaussian_filter(even, 1.0), np.float32)
+
+
+def _quadratic(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Robust quadratic surface through (y, x) values: what is far off (cells) counts little."""
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in values.shape)
+    y, x = y[:, None], x[None, :]
+    terms = np.stack([np.broadcast_to(term, values.shape) for term in (np.ones_like(y), y, x, y * y, y * x, x * x)], -1)
+    step = max(1, min(values.shape) // 64)
+    design, sample = terms[::step, ::step].reshape(-1, 6), values[::step, ::step].ravel()
+    weight = np.ones_like(sample)
+    for _ in range(6):
+        rows = (design * weight[:, None]).T
+        coefficients = np.linalg.solve(rows @ design + 1e-6 * np.eye(6), rows @ sample)
+        residual = np.abs(sample - design @ coefficients)
+        weight = 1 / (1 + (residual / (1.5 * np.median(residual) + 1e-6)) ** 2)
+    return np.asarray(terms @ coefficients.astype(np.float32), np.float32)
+
+
+def coarse_factor(pixel_um: float) -> int:
+    """Frame pixels per pixel of `structure`."""
+    return max(1, round(_COARSE_UM / pixel_um))
+
+
+def align(structures: Sequence[NDArray[np.float32]], usual: Alignment, pixel_um: float, *, reference: int) -> Alignment:
+    """Register one field, starting from the slide's usual alignment.
+
+    Args:
+        structures: M arrays (y, x) from `structure`.
+        usual: from ``find_usual``.
+        pixel_um: size of a frame's pixel.
+        reference: index of the reference modality.
+
+    Returns:
+        The field's alignment; linear part as usual.
+    """
+    found = _align_within(structures, usual, pixel_um, reference, _USUAL_UM)
+    if not found.trusted.all():
+        wider = _align_within(structures, usual, pixel_um, reference, _STRAYED_UM)
+        if wider.trusted.sum() > found.trusted.sum():
+            return wider
+    return found
+
+
+def _align_within(
+    structures: Sequence[NDArray[np.float32]], usual: Alignment, pixel_um: float, reference: int, search_um: float
+) -> Alignment:
+    factor = coarse_factor(pixel_um)
+    warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(structures)]
+    shape = warped[0].shape
+    half = max(4, (min(shape) + 8) // 4)
+    search = max(2, min(round(search_um / pixel_um / factor), half - 2))
+    surfaces = correlate_pairs(warped, tile_centres(shape, half, max(1, 2 * half - 16)), half, search)
+    pairs: list[tuple[int, int]] = []
+    shifts: list[NDArray[np.float64]] = []
+    errors: list[float] = []
+    for pair, surface in surfaces.items():
+        place, _, prominence = subpixel_peaks(surface.mean(0, keepdims=True))
+        if not np.isfinite(place).all() or prominence[0] < _LEAST_PROMINENCE:
+            continue
+        pairs.append(pair)
+        shifts.append(place[0] * factor)
+        errors.append(_spread(surface, place[0]) * factor)
+    shift, error, known = _adjust(len(structures), reference, pairs, np.array(shifts).reshape(-1, 2), np.array(errors))
+    moved = np.einsum("mij,mj->mi", usual.linear, shift)
+    return replace(
+        usual,
+        shift_px=usual.shift_px + np.where(known[:, None], moved, 0.0),
+        residual_px=np.where(known, error, usual.residual_px),
+        trusted=known,
+    )
+
+
+def _spread(surfaces: NDArray[np.float32], place: NDArray[np.float64]) -> float:
+    """Standard error (coarse pixels) of a shift, from how far the tiles' own peaks lie from it."""
+    places, _, prominence = subpixel_peaks(surfaces)
+    off = np.hypot(*(places - place).T)
+    good = np.isfinite(off) & (prominence > _LEAST_PROMINENCE) & (off < 2.0)
+    if good.sum() < 2:
+        return 0.25
+    return float(np.sqrt(np.mean(off[good] ** 2) / 2 / good.sum()))
+
+
+def _adjust(
+    modalities: int,
+    reference: int,
+    pairs: Sequence[tuple[int, int]],
+    shifts: NDArray[np.float64],
+    errors: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Least-squares shifts of all modalities against the reference, from measured pairs.
+
+    Returns:
+        (M, 2) shifts, (M,) standard errors, (M,) whether a chain of pairs leads to the reference.
+    """
+    known = np.zeros(modalities, bool)
+    known[reference] = True
+    for _ in range(modalities):
+        for first, second in pairs:
+            known[first] = known[second] = known[first] or known[second]
+    shift, error = np.zeros((modalities, 2)), np.zeros(modalities)
+    free = [k for k in range(modalities) if known[k] and k != reference]
+    if not free:
+        return shift, error, known
+    used = [k for k, (first, _) in enumerate(pairs) if known[first]]
+    design = np.zeros((len(used), len(free)))
+    for row, k in enumerate(used):
+        for sign, modality in zip((-1.0, 1.0), pairs[k], strict=True):
+            if modality != reference:
+                design[row, free.index(modality)] = sign
+    sigma = np.maximum(errors[used], 0.02)
+    weighted = design / sigma[:, None]
+    covariance = np.linalg.inv(weighted.T @ weighted)
+    shift[free] = covariance @ weighted.T @ (shifts[used] / sigma[:, None])
+    error[free] = np.sqrt(np.diag(covariance))
+    return shift, error, known
+
+
+def warp(values: NDArray[np.float32], usual: Alignment, modality: int, factor: int) -> NDArray[np.float32]:
+    """A modality's structure as it would look in the reference's pixels, (y, x) float32."""
+    linear = usual.linear[modality]
+    centre = (usual.centre_px + 0.5) / factor - 0.5
+    offset = centre + usual.shift_px[modality] / factor - linear @ centre
+    return np.asarray(ndimage.affine_transform(values, linear, offset, order=1, mode="nearest"), np.float32)

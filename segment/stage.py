@@ -1,0 +1,271 @@
+"""The stage itself: fields on disk in, ``cells.zarr`` out; what is done stays done.
+
+``calibrate`` once, ``process`` field by field, ``finish``. Each step's result is on the disk, whole, before the next
+begins, and rests only on the frames, never on the order of processing: so a stage that was killed ends in the same
+cells as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+import wbcpipe
+from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field
+from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
+from wbcpipe.segment.calibration import (
+    CALIBRATION_FIELDS,
+    Calibration,
+    calibrate_fields,
+    load_calibration,
+    save_calibration,
+)
+from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, CellStore, Quality
+from wbcpipe.segment.fieldcells import FieldCells, load_field, no_cells, save_field
+from wbcpipe.segment.pictures import CLASS_ORDER
+from wbcpipe.segment.process import process_field
+from wbcpipe.segment.quality import blurred
+from wbcpipe.segment.unique import label_from_truth, unique_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.frames import FieldInfo
+    from wbcpipe.samples import Sample
+
+__all__ = ["SegmentStage", "segment_sample"]
+
+_NOT_COUNTED: Final = np.uint16(Quality.BORDER | Quality.DEBRIS)
+#: Changes whenever the same frames would give other cells.
+_METHOD: Final = 1
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """A processed field without its pictures."""
+
+    centre_um: tuple[float, float]
+    columns: dict[str, NDArray[Any]]
+    damaged: str
+
+
+class SegmentStage:
+    """Segments one sample, field by field.
+
+    Args:
+        sample: its fields lie in ``raw/single``.
+        pixel_um: pixel size of the crops.
+
+    The caller holds the sample's lock.
+    """
+
+    def __init__(self, sample: Sample, *, pixel_um: float = 0.1) -> None:
+        if not 0.01 <= pixel_um <= 2:
+            raise SampleStateError(
+                f"crops of {pixel_um} um a pixel; 0.01 to 2 um hold a white cell in {CROP_SIDE_PX} px."
+            )
+        self._sample = sample
+        self._pixel_um = pixel_um
+        self._info = sample.info()
+        self._calibration: Calibration | None = None
+        self._basis = ""
+        self._fields: dict[int, _Summary] = {}
+
+    def calibrate(self, indices: Sequence[int]) -> None:
+        """Find what all fields share, from the first of these that can be read; or take it from the disk.
+
+        Raises:
+            FrameFileError: none of them can be read.
+        """
+        found = load_calibration(self._sample.work_path)
+        if found is None:
+            found = calibrate_fields(self._readings(indices), self._kind())
+            save_calibration(self._sample.work_path, found)
+        self._calibration = found
+        basis = [_METHOD, wbcpipe.__version__, self._pixel_um, CROP_SIDE_PX, found.digest(), self._affine().tolist()]
+        self._basis = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+
+    def process(self, index: int) -> FieldCells:
+        """Segment a field, or load it if that was done before; a damaged one holds no cells and says why."""
+        if self._calibration is None:
+            self.calibrate(list(fields_on_disk(self._sample.raw_path())))
+        assert self._calibration is not None
+        path = self._sample.work_path / "fields" / f"field_{index:05d}.npz"
+        cells = load_field(path, self._basis)
+        if cells is None:
+            try:
+                frames, info = read_field(field_path(self._sample.raw_path(), index))
+            except FrameFileError as error:
+                cells = self._damaged(index, str(error))
+            else:
+                cells = process_field(
+                    frames, info, self._calibration, crop_pixel_um=self._pixel_um, stage_affine=self._affine()
+                )
+                save_field(path, cells, self._basis)
+        self._fields[index] = _Summary(cells.centre_um, cells.block.columns, cells.damaged)
+        return cells
+
+    def count(self) -> int:
+        """Cells so far that would count: each once, none cut by a border, no debris."""
+        indices = sorted(self._fields)
+        if not indices:
+            return 0
+        quality = np.concatenate([self._fields[index].columns["quality"] for index in indices])
+        return int(np.count_nonzero(self._unique(indices) & ((quality & _NOT_COUNTED) == 0)))
+
+    def finish(self, indices: Sequence[int]) -> CellStore:
+        """Write ``cells.zarr`` from these fields; nothing is done if it holds exactly that already.
+
+        Raises:
+            FrameFileError: no field can be read.
+            NoCellsError: they hold no cell.
+        """
+        indices = sorted(set(indices))
+        for index in indices:
+            if index not in self._fields:
+                self.process(index)
+        damaged = {index: self._fields[index].damaged for index in indices if self._fields[index].damaged}
+        if len(damaged) == len(indices):
+            raise FrameFileError(
+                f"{self._sample.raw_path()}: no field can be read"
+                + (f", first {next(iter(damaged.values()))}" if damaged else "; run `wbcpipe acquire` first.")
+            )
+        provenance = self._provenance(indices, sorted(damaged))
+        path = self._sample.cells_path
+        if (path / "zarr.json").is_file():
+            store = CellStore(path)
+            if store.attributes.get("provenance") == provenance:
+                return store
+        assert self._calibration is not None
+        if not any(len(self._fields[index].columns["field"]) for index in indices):
+            raise NoCellsError(
+                f"{self._sample.path}: no white cell in {len(indices)} fields; check focus, exposure and stain in `raw/`."
+            )
+        store = CellStore.create(
+            path,
+            self._blocks(indices),
+            modalities=self._calibration.modalities,
+            attributes={
+                "pixel_um": self._pixel_um,
+                "classes": list(CLASS_ORDER),
+                "derived": self._derived(),
+                "provenance": provenance,
+            },
+        )
+        self._sample.log("segmented", cells=len(store), fields=len(indices), damaged=sorted(damaged))
+        return store
+
+    def _kind(self) -> str:
+        return str(self._info.get("kind", "scope"))
+
+    def _affine(self) -> NDArray[np.float64]:
+        """(2, 2) image axes on the stage, acting on (x, y)."""
+        return np.asarray(self._info.get("stage_affine", [[1.0, 0.0], [0.0, 1.0]]), float)
+
+    def _derived(self) -> list[str]:
+        return [str(name) for name in self._info.get("derived", [])]
+
+    def _readings(self, indices: Sequence[int]) -> Iterator[tuple[NDArray[np.uint16], FieldInfo]]:
+        taken, reason = 0, "no field there; run `wbcpipe acquire` or `wbcpipe import fields` first."
+        for index in indices:
+            try:
+                reading = read_field(field_path(self._sample.raw_path(), index))
+            except FrameFileError as error:
+                reason = str(error)
+                continue
+            taken += 1
+            yield reading
+            if taken == CALIBRATION_FIELDS:
+                return
+        if not taken:
+            raise FrameFileError(f"{self._sample.raw_path()}: no field can be read, last: {reason}")
+
+    def _damaged(self, index: int, reason: str) -> FieldCells:
+        assert self._calibration is not None
+        if index not in self._fields:
+            self._sample.log("field damaged", field=index, reason=reason)
+            print(f"field {index} is left out: {reason}", file=sys.stderr, flush=True)
+        return FieldCells(index, (0.0, 0.0), no_cells(len(self._calibration.modalities), CROP_SIDE_PX), damaged=reason)
+
+    def _unique(self, indices: Sequence[int]) -> NDArray[np.bool_]:
+        summaries = [self._fields[index] for index in indices]
+        columns = {
+            name: np.concatenate([summary.columns[name] for summary in summaries])
+            for name in ("y_um", "x_um", "field", "quality")
+        }
+        off_centre = [
+            np.hypot(summary.columns["y_um"] - summary.centre_um[0], summary.columns["x_um"] - summary.centre_um[1])
+            for summary in summaries
+        ]
+        return unique_cells(**columns, off_centre_um=np.concatenate(off_centre))
+
+    def _blocks(self, indices: Sequence[int]) -> Iterator[CellBlock]:
+        """The unique cells, field after field, with what only the whole sample tells: blur and labels."""
+        keep = self._unique(indices)
+        y_um, x_um, focus = (
+            np.concatenate([self._fields[index].columns[name] for index in indices])[keep]
+            for name in ("y_um", "x_um", "focus")
+        )
+        labels = [""] * len(y_um)
+        if self._sample.truth_path.is_file():
+            labels = label_from_truth(self._sample.truth_path, y_um, x_um)
+        soft = blurred(focus)
+        start, row = 0, 0
+        for index in indices:
+            number = len(self._fields[index].columns["field"])
+            here = keep[start : start + number]
+            start += number
+            if not here.any():
+                continue
+            block = self.process(index).block
+            columns = {name: values[here] for name, values in block.columns.items()}
+            stop = row + int(here.sum())
+            columns["quality"] = columns["quality"] | np.where(soft[row:stop], np.uint16(Quality.BLURRED), np.uint16(0))
+            yield CellBlock(block.images[here], block.masks[here], columns, labels[row:stop])
+            row = stop
+
+    def _provenance(self, indices: Sequence[int], damaged: Sequence[int]) -> dict[str, Any]:
+        missing = self._sample.raw_path() / "missing.json"
+        truth = self._sample.truth_path
+        plan = {key: self._info.get(key) for key in ("kind", "scope", "slot", "plan", "specimen", "import")}
+        assert self._calibration is not None
+        return {
+            "software": f"wbcpipe {wbcpipe.__version__}",
+            "scope": self._info.get("scope"),
+            "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
+            "basis_sha256": self._basis,
+            "calibration_fields": list(self._calibration.indices),
+            "fields": list(indices),
+            "missing": sorted(json.loads(missing.read_text(encoding="utf-8"))) if missing.is_file() else [],
+            "damaged_fields": list(damaged),
+            "truth_sha256": hashlib.sha256(truth.read_bytes()).hexdigest() if truth.is_file() else None,
+        }
+
+
+def segment_sample(sample: Sample, *, pixel_um: float, progress: Callable[[int, int], None]) -> CellStore:
+    """Segment every field on the disk.
+
+    Args:
+        sample: its lock is held by the caller.
+        pixel_um: pixel size of the crops.
+        progress: called with (fields done, fields in all).
+
+    Raises:
+        SampleStateError: no such sample.
+        FrameFileError: no field can be read.
+        NoCellsError: no cell in any of them.
+    """
+    indices = list(fields_on_disk(sample.raw_path()))
+    stage = SegmentStage(sample, pixel_um=pixel_um)
+    stage.calibrate(indices)
+    for done, index in enumerate(indices, 1):
+        stage.process(index)
+        progress(done, len(indices))
+    return stage.finish(indices)

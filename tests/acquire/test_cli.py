@@ -1,0 +1,124 @@
+"""The commands of stage 1, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from wbcpipe.acquire.cli import acquire, doctor, scopes
+from wbcpipe.acquire.doctor import check_live
+from wbcpipe.acquire.frames import fields_on_disk
+from wbcpipe.errors import (
+    ConfigError,
+    DiskFullError,
+    HardwareError,
+    SampleNameError,
+    ScopeNotFoundError,
+    WbcpipeError,
+)
+from wbcpipe.samples import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wbcpipe.acquire.config import Scope
+
+
+def test_acquire_resumes_and_takes_more(tmp_path: Path, small_scope: Scope) -> None:
+    arguments = ["--slide", "S1", "--scope", str(small_scope.path), "--data", str(tmp_path / "data"), "--json"]
+    for n_fields in (1, 2):
+        result = CliRunner().invoke(acquire, [*arguments, "--fields", str(n_fields)], catch_exceptions=False)
+        outcome = json.loads(result.stdout)
+        assert outcome["fields_taken"] == outcome["fields_wanted"] == n_fields
+    sample = Sample.at(tmp_path / "data", "S1")
+    assert list(fields_on_disk(sample.raw_path())) == [0, 1]
+    assert sample.info()["slide"] == "S1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["--slide", "../S"], SampleNameError, "is refused"),
+        (["--slide", "S", "--scope", "nowhere"], ScopeNotFoundError, "known scopes: .*demo"),
+        (["--slide", "S", "--slot", "Q"], ConfigError, "has no slot 'Q'"),
+        (["--slide", "S", "--fields", "100000"], ConfigError, "has room for 1 to 729"),
+        (["--slide", "S", "--fields", "3", "--cells", "9"], ConfigError, "not both"),
+        (["--slide", "S", "--overlap", "0.9"], ConfigError, "give 0 to 0.5"),
+    ],
+    ids=lambda part: " ".join(part[2:]) if isinstance(part, list) else None,
+)
+def test_what_is_refused_leaves_nothing_on_the_disk(
+    tmp_path: Path, arguments: list[str], error: type[WbcpipeError], words: str
+) -> None:
+    data = tmp_path / "data"
+    with pytest.raises(error, match=words):
+        CliRunner().invoke(acquire, [*arguments, "--data", str(data)], catch_exceptions=False)
+    assert not data.exists()
+
+
+def test_too_small_a_disk_leaves_nothing_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 10_000_000})
+    monkeypatch.setattr("wbcpipe.acquire.record.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DiskFullError, match=r"58 fields need 2\.01 GB"):
+        CliRunner().invoke(acquire, ["--slide", "S", "--data", str(tmp_path / "data")], catch_exceptions=False)
+    assert not (tmp_path / "data").exists()
+
+
+def test_doctor_finds_the_virtual_scope_sound(tmp_path: Path) -> None:
+    result = CliRunner().invoke(doctor, ["--json", "--data", str(tmp_path)], catch_exceptions=False)
+    outcome = json.loads(result.stdout)
+    assert outcome["ok"], outcome
+    names = [check["name"] for check in outcome["checks"]]
+    for name in ("scan area", "disk", "device interface", "light fluorescence", "dark exposure"):
+        assert name in names
+
+
+def test_doctor_names_what_is_wrong_in_the_files(tmp_path: Path, make_scope: Callable[..., Scope]) -> None:
+    scope = make_scope(('preset = "color3"', 'preset = "colour3"'))
+    result = CliRunner().invoke(doctor, ["--scope", str(scope.path), "--data", str(tmp_path)])
+    assert isinstance(result.exception, ConfigError)
+    assert "1 of 6 checks failed: .cfg file" in str(result.exception)
+    assert "did you mean 'color3'?" in " ".join(result.stdout.split())
+
+
+def test_doctor_names_what_is_wrong_in_the_hardware(tmp_path: Path, make_scope: Callable[..., Scope]) -> None:
+    scope = make_scope(
+        ("color3,LED,Label,635nm", "color3,LED,Sequence,Perhaps"), ("exposure_ms = 20.0", "exposure_ms = 2e4")
+    )
+    result = CliRunner().invoke(doctor, ["--scope", str(scope.path), "--data", str(tmp_path), "--json"])
+    assert isinstance(result.exception, HardwareError)
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert "does not take 'Perhaps'; it takes Off, On" in checks["light color3"]["detail"]
+    assert "modalities.fluorescence.exposure_ms = 20000" in checks["exposures"]["detail"]
+    assert checks["light color1"]["status"] == "ok"
+
+
+def test_doctor_survives_a_crashing_driver(make_scope: Callable[..., Scope]) -> None:
+    line = "ConfigGroup,Illumination,color3,LED,Label,635nm\n"
+    crash = "ConfigGroup,Illumination,color3,Camera,SimulateCrash,Dereference Null Pointer\n"
+    checks = check_live(make_scope((line, line + crash)))
+    assert checks[-1].status == "fail"
+    assert "SIGSEGV" in checks[-1].detail
+
+
+def test_scopes_are_listed() -> None:
+    listed = json.loads(CliRunner().invoke(scopes, ["--json"], catch_exceptions=False).stdout)["scopes"]
+    assert {"name": "demo", "virtual": True, "slots": ["A", "B"]}.items() <= next(
+        entry for entry in listed if entry["name"] == "demo"
+    ).items()
+
+
+def test_help_loads_no_core() -> None:
+    program = (
+        "import sys\nfrom wbcpipe.acquire import cli\n"
+        "try:\n    cli.acquire.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'pycromanager', 'pymmcore', 'torch', 'scipy'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr

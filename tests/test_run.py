@@ -1,0 +1,197 @@
+"""The whole path on a small virtual scope: one command, killed and repeated, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "hardware_configs"
+SIDE_PX = 1024
+FIELDS = 18
+
+
+def small_scope(folder: Path, *changes: tuple[str, str]) -> Path:
+    """A demo scope with a quarter of the sensor and a small scan area."""
+    toml = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
+    cfg = (SHIPPED / "demo.cfg").read_text(encoding="utf-8")
+    for old, new in (
+        ("[2048, 2048]", f"[{SIDE_PX}, {SIDE_PX}]"),
+        ("Size,2048", f"Size,{SIDE_PX}"),
+        ("[-2500.0, 2500.0]", "[-300.0, 300.0]"),
+        ('config = "demo.cfg"', 'config = "small.cfg"'),
+        *changes,
+    ):
+        assert old in toml + cfg, old
+        toml, cfg = toml.replace(old, new), cfg.replace(old, new)
+    folder.mkdir(exist_ok=True)
+    (folder / "small.toml").write_text(toml, encoding="utf-8")
+    (folder / "small.cfg").write_text(cfg, encoding="utf-8")
+    return folder / "small.toml"
+
+
+def command(data: Path, scope: Path, *more: str, name: str = "demo") -> list[str]:
+    words = [sys.executable, "-m", "wbcpipe", "run", "--sample", name, "--scope", str(scope), "--data", str(data)]
+    return [*words, *(more or ("--fields", str(FIELDS)))]
+
+
+def call(words: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT.parent, **more)
+
+
+def load_comparison() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("kill_and_resume", ROOT / "benchmarks" / "kill_and_resume.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def scope(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_scope(tmp_path_factory.mktemp("scope"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, scope: Path) -> Path:
+    """The data root of a run that was never broken."""
+    data = tmp_path_factory.mktemp("whole")
+    done = call(command(data, scope))
+    assert done.returncode == 0, done.stderr
+    assert "NEU" in done.stdout
+    assert "not for diagnostic use" in done.stdout.lower()
+    return data
+
+
+def test_one_command_gives_the_differential(whole: Path) -> None:
+    sample = whole / "demo"
+    document = json.loads((sample / "differential.json").read_text(encoding="utf-8"))
+    assert document["counted"] > 5
+    assert len(list((sample / "raw" / "single").glob("field_*.ome.tif"))) == FIELDS
+    for name in ("report.html", "cells.csv", "truth.csv", "sample.json"):
+        assert (sample / name).stat().st_size > 100, name
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    kept = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in kept if path.suffix != ".jsonl"}
+
+
+def test_run_again_it_repeats_nothing(whole: Path, scope: Path) -> None:
+    before = stamps(whole)
+    done = call(command(whole, scope))
+    assert done.returncode == 0, done.stderr
+    assert stamps(whole) == before
+
+
+def test_killed_at_three_moments_it_ends_in_the_same_result(whole: Path, scope: Path, tmp_path: Path) -> None:
+    def until(done: Any) -> None:
+        with subprocess.Popen(command(tmp_path, scope), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
+            deadline = time.monotonic() + 120
+            while not done() and run.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            run.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+
+    sample = tmp_path / "demo"
+    until(lambda: (sample / "sample.json").exists())
+    until(lambda: len(list(sample.glob("raw/single/field_*"))) >= 5)
+    until(lambda: len(list(sample.glob("work/fields/field_*"))) >= 3)
+    done = call(command(tmp_path, scope))
+    assert done.returncode == 0, done.stderr
+    assert load_comparison().differences(whole / "demo", sample) == []
+
+
+def test_a_truncated_field_is_put_aside_and_taken_again(whole: Path, scope: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "demo", tmp_path / "demo")
+    sample = tmp_path / "demo"
+    victim = sample / "raw" / "single" / "field_00004.ome.tif"
+    victim.write_bytes(victim.read_bytes()[:100_000])
+    done = call(command(tmp_path, scope))
+    assert done.returncode == 0, done.stderr
+    assert victim.stat().st_size > 1_000_000
+    assert len(list((sample / "raw" / "quarantine").rglob("field_00004*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "says"),
+    [
+        (("--scope", "nowhere"), 20, "demo"),
+        (("--sample", "../x"), 10, "refused"),
+        (("--bundle", "no-such-model"), 40, "virtual-shufflenet"),
+        (("--slot", "Q"), 21, "A"),
+    ],
+    ids=["unknown scope", "path trick", "unknown bundle", "unknown slot"],
+)
+def test_bad_input_is_one_line_with_its_code_and_writes_nothing(
+    more: tuple[str, ...], code: int, says: str, scope: Path, tmp_path: Path
+) -> None:
+    done = call(command(tmp_path / "data", scope, *more))
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        (("expected_cells_per_field", "expected_cels_per_field"), 21, "expected_cells_per_field"),
+        (("x_um = [-60000.0, 60000.0]", "x_um = [-100.0, 100.0]"), 22, "slot 'A'"),
+    ],
+    ids=["misspelt key", "scan area out of the stage's limits"],
+)
+def test_a_bad_scope_file_is_refused_and_writes_nothing(
+    change: tuple[str, str], code: int, says: str, tmp_path: Path
+) -> None:
+    done = call(command(tmp_path / "data", small_scope(tmp_path / "scope", change)))
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_bundle_with_a_wrong_hash_is_refused(scope: Path, tmp_path: Path) -> None:
+    shipped = Path(str(files("wbcpipe").joinpath("classify", "bundles", "virtual-shufflenet")))
+    bundle = shutil.copytree(shipped, tmp_path / "mine")
+    weights = bundle / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    done = call(command(tmp_path / "data", scope, "--bundle", str(bundle)))
+    assert done.returncode == 40, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "hash" in done.stderr.lower() or "sha" in done.stderr.lower()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_full_disk_is_one_clear_error(scope: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        done = call(command(disk / "data", scope))
+        left = [path for path in disk.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert done.returncode == 13, done.stderr
+    assert done.stderr.strip().count("\n") == 0
+    assert left == []
