@@ -97,9 +97,11 @@ def run(
     from wbcpipe.classify.bundle import find_bundle
     from wbcpipe.classify.predict import classify_sample
     from wbcpipe.report.stage import write_report
-    from wbcpipe.scan import acquire_and_segment
+    from wbcpipe.scan import acquire_and_segment, check_request
 
     model = find_bundle(bundle, kind=kind)  # first of all: a model that is not there should not cost a night
+    if request is not None:
+        check_request(sample, request)
     with sample.lock("run"):
         acquire_and_segment(sample, request, pixel_um=model.info.pixel_um, reporter=reporter)  # stages 1, 2 overlap
         classify_sample(  # stage 3

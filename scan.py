@@ -31,6 +31,7 @@ __all__ = [
     "ScanRequest",
     "Segmenter",
     "acquire_and_segment",
+    "check_request",
     "next_field_count",
     "scan_until",
 ]
@@ -167,6 +168,22 @@ class ScanRequest:
             expected_per_field=self.scope.expected_cells_per_field,
             available=available,
         )
+
+
+def check_request(sample: Sample, request: ScanRequest) -> None:
+    """Refuse what cannot work before anything is written.
+
+    Raises:
+        SampleStateError: the sample was begun otherwise.
+        DiskFullError: the fields that are likely needed do not fit on the disk.
+    """
+    from wbcpipe.acquire.record import check_disk, check_sample
+
+    check_sample(sample, request.scope, request.plan, request.specimen)
+    likely = request.fields or math.ceil(request.cells / request.scope.expected_cells_per_field)
+    likely = min(likely, len(request.plan.fields()))
+    there = fields_on_disk(sample.raw_path())
+    check_disk(sample.path, request.scope, sum(index not in there for index in range(likely)))
 
 
 class _Slide:

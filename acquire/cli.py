@@ -6,14 +6,16 @@ import json
 import math
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
+from wbcpipe.options import data_option, json_option, scope_option, specimen_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.doctor import Check
     from wbcpipe.acquire.plan import AcquisitionPlan
@@ -22,14 +24,6 @@ if TYPE_CHECKING:
     from wbcpipe.progress import Reporter
 
 __all__ = ["acquire", "doctor", "fields_for", "scopes", "specimen_for"]
-
-_DATA = click.option(
-    "--data", type=click.Path(path_type=Path), help="Data root. Default: WBCPIPE_DATA, else ./wbc-data."
-)
-_SCOPE = click.option(
-    "--scope", "scope_name", default="demo", show_default=True, help="Name of a scope, or path of its .toml file."
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
 
 def fields_for(scope: Scope, plan: AcquisitionPlan, fields: int | None, cells: int | None) -> int:
@@ -78,19 +72,14 @@ def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> Spe
 @click.command(context_settings={"max_content_width": 100})
 @click.option("--slide", required=True, help="Id of the slide; names the sample too unless --sample is given.")
 @click.option("--sample", "sample_name", help="Name of the sample. Default: the slide's id.")
-@_SCOPE
+@scope_option
 @click.option("--slot", default="A", show_default=True, help="Where the slide lies in the stage insert.")
 @click.option("--fields", type=click.IntRange(min=1), help="Take this many fields of view.")
 @click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold so many white cells [200].")
 @click.option("--overlap", type=float, default=0.1, show_default=True, help="Of neighbouring fields, 0 to 0.5.")
-@click.option("--specimen-seed", type=click.IntRange(min=0), help="Virtual scope only: which specimen [7].")
-@click.option(
-    "--specimen-preparation",
-    type=click.Choice(["blood-film", "buffy-coat"]),
-    help="Virtual scope only: a healthy blood film, or white cells enriched, all classes alike [blood-film].",
-)
-@_DATA
-@_JSON
+@specimen_options
+@data_option
+@json_option
 def acquire(
     slide: str,
     sample_name: str | None,
@@ -184,12 +173,12 @@ def _follow(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> t
 
 
 @click.command(context_settings={"max_content_width": 100})
-@_SCOPE
+@scope_option
 @click.option("--slot", help="Slot whose scan area is checked. Default: the scope's first.")
 @click.option("--fields", type=click.IntRange(min=1), default=60, show_default=True, help="Of one slide.")
 @click.option("--offline", is_flag=True, help="Look at the files only; load no core.")
-@_DATA
-@_JSON
+@data_option
+@json_option
 def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: Path | None, as_json: bool) -> None:
     """Check a scope before a slide depends on it.
 
@@ -241,7 +230,7 @@ def _print_checks(checks: list[Check]) -> None:
 
 
 @click.command(context_settings={"max_content_width": 100})
-@_JSON
+@json_option
 def scopes(as_json: bool) -> None:
     """List the microscopes that are described.
 

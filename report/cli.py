@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from wbcpipe.options import data_option, json_option, sample_option
 from wbcpipe.samples import Sample, data_root
 
 # What reads cells and pictures is imported when a command runs: zarr must not load for `--help`.
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["evaluate", "report", "status"]
-
-_data = click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder that holds the samples; else $WBCPIPE_DATA, else ./wbc-data.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-
-
-def _sample(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--sample", "name", required=True, metavar="NAME", help="The sample.")(command)
 
 
 def _print_json(content: Any) -> None:
@@ -33,8 +21,8 @@ def _print_json(content: Any) -> None:
 
 
 @click.command()
-@_sample
-@_data
+@sample_option
+@data_option
 @click.option(
     "--reference",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -42,7 +30,7 @@ def _print_json(content: Any) -> None:
     help="Your laboratory's reference intervals, TOML or JSON; else textbook intervals for adults.",
 )
 @click.option("--wbc", type=float, metavar="N", help="White cells in 10^9/L, for absolute counts, e.g. 6.2.")
-@_json
+@json_option
 def report(name: str, data: Path | None, reference: Path | None, wbc: float | None, as_json: bool) -> None:
     """Stage 4: count the called cells and write the differential.
 
@@ -85,9 +73,9 @@ def report(name: str, data: Path | None, reference: Path | None, wbc: float | No
 
 
 @click.command()
-@_sample
-@_data
-@_json
+@sample_option
+@data_option
+@json_option
 def evaluate(name: str, data: Path | None, as_json: bool) -> None:
     """Compare a sample with its ground truth.
 
@@ -112,8 +100,8 @@ def evaluate(name: str, data: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@_data
-@_json
+@data_option
+@json_option
 def status(data: Path | None, as_json: bool) -> None:
     """List the samples and how far each one is.
 

@@ -1,4 +1,4 @@
-"""What all fields of a run share: illumination, usual registration, brightness of nuclei. Found once, kept in ``work/``."""
+"""What all fields of a run share: illumination, usual registration, brightness of nuclei; kept in ``work/``."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ def save_calibration(work: Path, calibration: Calibration) -> None:
     with disk_errors(work):
         work.mkdir(parents=True, exist_ok=True)
     with write_atomic(work / _FLATFIELD_NAME) as handle:
-        np.savez(handle, **_arrays(calibration.flatfield, "flat"))
+        np.savez(handle, allow_pickle=False, **_arrays(calibration.flatfield, "flat"))
     with write_atomic(work / _CALIBRATION_NAME) as handle:
-        np.savez(handle, **_scalars(calibration))
+        np.savez(handle, allow_pickle=False, **_scalars(calibration))
 
 
 def load_calibration(work: Path) -> Calibration | None:

@@ -30,7 +30,7 @@ def tile_centres(shape: tuple[int, ...], half: int, step: int) -> NDArray[np.int
 
 def correlate_pairs(
     pictures: Sequence[NDArray[np.float32]], centres: NDArray[np.intp], half: int, search: int
-) -> dict[tuple[int, int], NDArray[np.float32]]:
+) -> dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Correlate every pair of pictures, tile by tile.
 
     Both tiles are windowed: a displacement d is drawn towards zero by about (width of an edge / width of a tile)^2 of
@@ -43,8 +43,9 @@ def correlate_pairs(
         search: greatest displacement, less than ``half``.
 
     Returns:
-        For each pair (i, j), i < j, the surfaces (T, 2 search + 1, 2 search + 1): normalised correlation for
-        displacements -search to search in y and x. A peak at d means that j shows at p + d what i shows at p.
+        For each pair (i, j), i < j, the surfaces (T, 2 search + 1, 2 search + 1), normalised correlation for
+        displacements -search to search in y and x, and the weight (T,) of each tile: how much there is to see, all
+        together 1. A peak at d means that j shows at p + d what i shows at p.
     """
     taper = np.hanning(2 * half + 2)[1:-1].astype(np.float32)
     window = np.sqrt(np.outer(taper, taper))
@@ -59,8 +60,8 @@ def correlate_pairs(
     surfaces = {}
     for i, j in combinations(range(len(pictures)), 2):
         cross = fft.irfft2(np.conj(spectra[i]) * spectra[j], (side, side))[:, lags[:, None], lags]
-        norm = np.maximum(sizes[i] * sizes[j], 1e-12)[:, None, None]
-        surfaces[i, j] = np.asarray(cross / norm, np.float32)
+        norm = np.maximum(sizes[i] * sizes[j], 1e-12)
+        surfaces[i, j] = np.asarray(cross / norm[:, None, None], np.float32), np.asarray(norm / norm.sum(), np.float32)
     return surfaces
 
 
@@ -100,4 +101,4 @@ def _quadratic_peak(around: NDArray[np.float64]) -> NDArray[np.float64]:
     if determinant <= 0 or yy >= 0:
         return np.zeros(2)
     offset = np.array([xy * gradient[1] - xx * gradient[0], xy * gradient[0] - yy * gradient[1]]) / determinant
-    return np.clip(offset, -1, 1)
+    return np.asarray(np.clip(offset, -1, 1))

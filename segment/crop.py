@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wbcpipe.segment.flatfield import FlatField
     from wbcpipe.segment.register import Alignment
 
-__all__ = ["crop_cell", "crop_frame"]
+__all__ = ["crop_cell", "crop_frame", "outside_field"]
 
 #: Rotation that moves the corner of a crop by less than this (pixels) is left out, so that rows and columns part.
 _ROTATION_FREE_PX: Final = 0.03
@@ -23,11 +23,11 @@ def crop_cell(
     frames: NDArray[np.uint16],
     alignment: Alignment,
     flatfield: FlatField,
-    centre_px: tuple[float, float],
+    centre_px: NDArray[np.float64],
     *,
-    pixel_um: float,
-    crop_pixel_um: float,
+    ratio: float,
     side_px: int,
+    empty: NDArray[np.float32],
 ) -> NDArray[np.uint16]:
     """Crop all modalities around a point of the reference frame.
 
@@ -35,24 +35,37 @@ def crop_cell(
         frames: (M, Y, X) uint16, as the camera gave them.
         alignment: of this field.
         flatfield: of this run.
-        centre_px: (y, x) in the reference frame.
-        pixel_um: size of a frame's pixel.
-        crop_pixel_um: size of a crop's pixel.
+        centre_px: (2,) point (y, x) of the reference frame.
+        ratio: frame pixels per crop pixel.
         side_px: side of the crop.
+        empty: (M,) what a corrected frame shows where nothing lies.
 
     Returns:
-        (M, side_px, side_px) uint16; beyond the border of a field its edge is repeated.
+        (M, side_px, side_px) uint16; ``empty`` beyond the border of a field.
     """
-    ratio = crop_pixel_um / pixel_um
     crops = np.empty((len(frames), side_px, side_px), np.uint16)
     for k, frame in enumerate(frames):
-        centre = alignment.to_modality(k, np.array([centre_px]))[0]
+        centre = alignment.to_modality(k, centre_px[None])[0]
         linear = alignment.linear[k] * ratio
         values = crop_frame(frame, centre, linear, side_px)
         y, x = (centre[axis] + linear[axis, axis] * (np.arange(side_px) - (side_px - 1) / 2) for axis in (0, 1))
         dark, gain = (_at(grid[k], y, x, frame.shape) for grid in (flatfield.dark, flatfield.gain))
-        crops[k] = np.clip((values - dark) * gain + flatfield.base[k] + np.float32(0.5), 0, 65535)
+        outside = _outside(y, frame.shape[0])[:, None] | _outside(x, frame.shape[1])
+        values = (values - dark) * gain + flatfield.base[k]
+        crops[k] = np.clip(np.where(outside, empty[k], values) + np.float32(0.5), 0, 65535)
     return crops
+
+
+def outside_field(
+    centre_px: NDArray[np.float64], ratio: float, side_px: int, shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which pixels of a crop lie beyond the border of the reference frame, (side_px, side_px) bool."""
+    steps = (np.arange(side_px) - (side_px - 1) / 2) * ratio
+    return np.asarray(_outside(centre_px[0] + steps, shape[0])[:, None] | _outside(centre_px[1] + steps, shape[1]))
+
+
+def _outside(at: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
+    return np.asarray((at < -0.5) | (at > length - 0.5))
 
 
 def crop_frame(
@@ -73,7 +86,7 @@ def crop_frame(
         (side_px, side_px) float32.
     """
     turned = max(abs(linear[0, 1]), abs(linear[1, 0])) * side_px / 2
-    steps = np.arange(side_px) - (side_px - 1) / 2
+    steps = np.arange(side_px, dtype=np.float64) - (side_px - 1) / 2
     if turned > _ROTATION_FREE_PX:
         return _turned(frame, centre_px, linear, steps)
     rows, row_weights = _taps(centre_px[0] + linear[0, 0] * steps, linear[0, 0], frame.shape[0])
@@ -81,8 +94,13 @@ def crop_frame(
     left, right = int(columns.min()), int(columns.max()) + 1
     top, bottom = int(rows.min()), int(rows.max()) + 1
     window = frame[top:bottom, left:right].astype(np.float32)
-    across = sum(window[:, columns[:, k] - left] * column_weights[:, k] for k in range(columns.shape[1]))
-    return np.asarray(sum(across[rows[:, k] - top] * row_weights[:, k, None] for k in range(rows.shape[1])), np.float32)
+    across = np.zeros((bottom - top, side_px), np.float32)
+    for k in range(columns.shape[1]):
+        across += window[:, columns[:, k] - left] * column_weights[:, k]
+    crop = np.zeros((side_px, side_px), np.float32)
+    for k in range(rows.shape[1]):
+        crop += across[rows[:, k] - top] * row_weights[:, k, None]
+    return crop
 
 
 def _taps(at: NDArray[np.float64], scale: float, length: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:

@@ -1,8 +1,9 @@
 """Find the nucleated cells of a field in its nuclear channel.
 
-Two thresholds, both relative to how bright nuclei are here: a high one that only nuclei pass, and a low one that shows
-the cell's whole body (AO stains cytoplasm faintly; a Giemsa density does too). A body is one cell however many lobes its
-nucleus has; a body with a waist is two cells that touch. Platelets and debris have no nucleus of a cell's size.
+Two thresholds, both relative to how bright nuclei are here: a high one that only nuclei pass, and a low one that
+shows the cell's whole body (AO stains cytoplasm faintly; a Giemsa density does too). A body is one cell however many
+lobes its nucleus has; a body with a waist is two cells that touch. Platelets and debris have no nucleus of a cell's
+size.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from wbcpipe.segment.separate import join_lobes, part_at_waists, passes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Detections", "DetectionRules", "NuclearKind", "detect_cells", "nuclear_level", "rules_for"]
+__all__ = ["DetectionRules", "Detections", "NuclearKind", "detect_cells", "nuclear_level", "rules_for"]
 
 NuclearKind = Literal["fluorescence", "stained"]
 
@@ -237,9 +238,9 @@ def _measure(
     flat = parts.ravel()
     pixels = np.bincount(flat, minlength=size).astype(float)
     nuclear = np.bincount(flat, nuclei.ravel(), size) * coarse_um**2
-    y, x = np.indices(parts.shape, sparse=True)
-    centre_y = np.bincount(flat, np.broadcast_to(y, parts.shape).ravel(), size) / np.maximum(pixels, 1)
-    centre_x = np.bincount(flat, np.broadcast_to(x, parts.shape).ravel(), size) / np.maximum(pixels, 1)
+    y, x = np.indices(parts.shape)
+    centre_y = np.bincount(flat, y.ravel(), size) / np.maximum(pixels, 1)
+    centre_x = np.bincount(flat, x.ravel(), size) / np.maximum(pixels, 1)
     border = np.zeros(size, bool)
     for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
         border[edge] = True
@@ -260,7 +261,7 @@ def _measure(
         y_px=np.minimum((centre_y[kept] + 0.5) * factor - 0.5, shape[0] - 1),
         x_px=np.minimum((centre_x[kept] + 0.5) * factor - 0.5, shape[1] - 1),
         area_um2=area,
-        nucleus_area_um2=nuclear[kept],
+        nucleus_area_um2=nuclear[kept].astype(np.float64),
         quality=quality,
         labels=labels,
         nuclei=nuclei & (labels > 0),

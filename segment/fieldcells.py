@@ -69,7 +69,7 @@ def save_field(path: Path, cells: FieldCells, basis: str) -> None:
         **{f"column_{name}": values for name, values in cells.block.columns.items()},
     }
     with write_atomic(path) as handle:
-        np.savez(handle, **arrays)
+        np.savez(handle, allow_pickle=False, **arrays)
 
 
 def load_field(path: Path, basis: str) -> FieldCells | None:

@@ -37,18 +37,22 @@ class FlatField:
         dark: (M, rows, columns) float32.
         base: (M,) float32.
         shading: (M, rows, columns) float32; the illumination itself, in counts.
+        empty: (M,) float32; what a corrected frame shows where nothing lies, NaN where it takes a frame to tell.
     """
 
     gain: NDArray[np.float32]
     dark: NDArray[np.float32]
     base: NDArray[np.float32]
     shading: NDArray[np.float32]
+    empty: NDArray[np.float32]
 
 
 def no_flatfield(modalities: int) -> FlatField:
     """The flat-field of frames that need none."""
     ones = np.ones((modalities, 1, 1), np.float32)
-    return FlatField(ones, np.zeros_like(ones), np.zeros(modalities, np.float32), ones)
+    return FlatField(
+        ones, np.zeros_like(ones), np.zeros(modalities, np.float32), ones, np.full(modalities, np.nan, np.float32)
+    )
 
 
 def tile_levels(coarse: NDArray[np.float32], *, bright: bool) -> NDArray[np.float32]:
@@ -92,6 +96,7 @@ def estimate_flatfield(fields: Sequence[Sequence[NDArray[np.float32]]], bright: 
         dark=np.where(seen, 0.0, shading).astype(np.float32),
         base=np.where(np.array(bright), 0.0, PEDESTAL).astype(np.float32),
         shading=shading.astype(np.float32),
+        empty=np.where(np.array(bright), EMPTY_LEVEL, PEDESTAL).astype(np.float32),
     )
 
 

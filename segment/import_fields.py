@@ -46,8 +46,8 @@ def import_fields(
 ) -> int:
     """Import pictures of whole fields of view.
 
-    Each becomes ``raw/single/field_00000.ome.tif`` and so on, in the order of their names, with a made-up stage position
-    of its own. Fields that are there already are left alone, so a broken import goes on where it stopped.
+    Each becomes ``raw/single/field_00000.ome.tif`` and so on, in the order of their names, with a made-up stage
+    position of its own. Fields that are there already are left alone, so a broken import goes on where it stopped.
 
     Args:
         paths: files and folders.

@@ -14,6 +14,7 @@ from wbcpipe.errors import ImportDataError, SampleStateError
 from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, CellStore
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.pictures import Source, digest, find_sources, order_classes, read_rgb, read_stack
+from wbcpipe.segment.quality import focus_measure
 from wbcpipe.segment.resample import centred_crop
 from wbcpipe.segment.stain import density_channel
 
@@ -239,7 +240,7 @@ def _block(picture: NDArray[np.uint16], label: str, index: int, names: tuple[str
         "x_um": np.array([0.0]),
         "area_um2": np.array([np.count_nonzero(mask) * area]),
         "nucleus_area_um2": np.array([np.count_nonzero(mask == NUCLEUS) * area]),
-        "focus": np.array([0.0]),
+        "focus": np.array([focus_measure(crop[nuclear], mask, recipe.crop_pixel_um)]),
         "shift_px": np.zeros((*registered, 2)),
         "shift_residual_px": np.zeros(registered),
         "quality": np.array([0]),

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from wbcpipe.segment.arrays import flood, otsu_threshold, shrink
+from wbcpipe.segment.separate import part_at_waists
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,8 @@ _LOBE_GAP_UM: Final = 2.5
 _LEAST_LOBE_UM2: Final = 0.5
 _CYTOPLASM_REACH_UM: Final = 7.5
 _COARSE_UM: Final = 0.2
+_WAIST: Final = 0.75
+_LEAST_PART_UM: Final = 1.5
 
 
 def cell_mask(
@@ -118,7 +121,12 @@ def _outline(
     markers[core & ~others] = 1
     cell = flood(gradient, markers) == 1
     rounded = ndimage.binary_opening(cell, iterations=max(1, round(0.6 / pixel_um))) | core
-    return np.asarray(ndimage.binary_fill_holes(rounded), bool)
+    filled = np.asarray(ndimage.binary_fill_holes(rounded), bool)
+    # A red cell that clings to the white one hangs on by a waist, and holds nothing of the nucleus.
+    parts = part_at_waists(filled, pixel_um, _WAIST, _LEAST_PART_UM)
+    own = np.bincount(parts.ravel(), nucleus.ravel()) > 0.1 * np.bincount(parts.ravel())
+    own[0] = False
+    return np.asarray(own[parts] | core)
 
 
 def _distance_from_middle(shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -9,11 +9,11 @@ import numpy as np
 
 from wbcpipe.segment.calibration import nuclear_index
 from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, Quality
-from wbcpipe.segment.crop import crop_cell
+from wbcpipe.segment.crop import crop_cell, outside_field
 from wbcpipe.segment.detect import Detections, detect_cells
 from wbcpipe.segment.fieldcells import FieldCells, no_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
-from wbcpipe.segment.quality import empty_modality, focus_measure, saturated_share, saturation_flag
+from wbcpipe.segment.quality import SATURATED_SHARE, empty_modality, focus_measure, saturated_share
 from wbcpipe.segment.register import Alignment, align, coarse_frame, identity, structure
 
 if TYPE_CHECKING:
@@ -48,43 +48,69 @@ def process_field(
         The cells, in order of their position in the field.
     """
     frames, missing = _in_order(frames, info, calibration.modalities)
-    flags = Quality.MISSING_MODALITY if missing or empty_modality(frames) else Quality(0)
+    centre_um = (info.y_um, info.x_um)
     reference = nuclear_index(calibration.modalities)
     found = _detect(frames[reference], info.pixel_um, calibration)
-    centre_um = (info.y_um, info.x_um)
     if not len(found):
         return FieldCells(info.index, centre_um, no_cells(len(frames), side_px))
     alignment = _register(frames, info.pixel_um, calibration, reference)
+    images, masks = _cut_out(
+        frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px
+    )
+    quality = found.quality | np.uint16(Quality.MISSING_MODALITY if missing or empty_modality(frames) else 0)
     if not alignment.trusted.all():
-        flags |= Quality.UNREGISTERED
+        quality |= np.uint16(Quality.UNREGISTERED)
+    if calibration.kind == "scope":
+        quality |= _saturated(frames, found, info)
+    columns = _columns(found, masks, info, alignment, reference, stage_affine, crop_pixel_um)
+    columns["quality"] = quality.astype(np.uint16)
+    pairs = zip(images[:, reference], masks, strict=True)
+    columns["focus"] = np.array([focus_measure(image, mask, crop_pixel_um) for image, mask in pairs], np.float32)
+    return FieldCells(info.index, centre_um, CellBlock(images, masks, columns, [""] * len(found)))
+
+
+def _cut_out(
+    frames: NDArray[np.uint16],
+    found: Detections,
+    alignment: Alignment,
+    calibration: Calibration,
+    ratio: float,
+    crop_pixel_um: float,
+    side_px: int,
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Crops (N, M, side, side) and masks (N, side, side) of the cells found."""
+    reference = nuclear_index(calibration.modalities)
     others = [k for k in range(len(frames)) if k != reference]
+    empty = calibration.flatfield.empty
+    empty = np.where(np.isnan(empty), np.median(frames[:, ::16, ::16], axis=(1, 2)), empty).astype(np.float32)
     images = np.empty((len(found), len(frames), side_px, side_px), np.uint16)
     masks = np.empty((len(found), side_px, side_px), np.uint8)
-    quality = found.quality | np.uint16(flags)
-    focus = np.zeros(len(found), np.float32)
-    places = _crop_centres(found, info.pixel_um, crop_pixel_um)
-    for k, place in enumerate(places):
+    for k, place in enumerate(_crop_centres(found, ratio, side_px)):
         images[k] = crop_cell(
-            frames,
-            alignment,
-            calibration.flatfield,
-            (float(place[0]), float(place[1])),
-            pixel_um=info.pixel_um,
-            crop_pixel_um=crop_pixel_um,
-            side_px=side_px,
+            frames, alignment, calibration.flatfield, place, ratio=ratio, side_px=side_px, empty=empty
         )
-        neighbours = _neighbours(found, k, place, crop_pixel_um / info.pixel_um, side_px)
+        neighbours = _neighbours(found, k, place, ratio, side_px)
         masks[k] = cell_mask(images[k, reference], images[k, others], crop_pixel_um, others=neighbours)
-        focus[k] = focus_measure(images[k, reference], masks[k], crop_pixel_um)
-        if calibration.kind == "scope":
-            radius_px = np.sqrt(found.area_um2[k] / np.pi) / info.pixel_um
-            share = saturated_share(frames, info.saturation, (float(place[0]), float(place[1])), float(radius_px))
-            quality[k] |= np.uint16(saturation_flag(share))
-    pixel_um2 = crop_pixel_um**2
+        masks[k][outside_field(place, ratio, side_px, frames.shape[1:])] = 0
+    return images, masks
+
+
+def _columns(
+    found: Detections,
+    masks: NDArray[np.uint8],
+    info: FieldInfo,
+    alignment: Alignment,
+    reference: int,
+    stage_affine: NDArray[np.float64],
+    crop_pixel_um: float,
+) -> dict[str, NDArray[Any]]:
+    """The columns of the cell table that follow from place and shape."""
+    others = [k for k in range(len(alignment.shift_px)) if k != reference]
     centres = np.stack([found.y_px, found.x_px], -1)
-    shifts = np.stack([alignment.to_modality(k, centres) - centres for k in others], 1)
+    shifts = np.stack([alignment.to_modality(k, centres) - centres for k in others], 1)  # (N, M - 1, 2)
     y_um, x_um = _on_stage(centres, info, alignment, stage_affine)
-    columns: dict[str, NDArray[Any]] = {
+    pixel_um2 = crop_pixel_um**2
+    return {
         "field": np.full(len(found), info.index, np.int32),
         "y_px": found.y_px.astype(np.float32),
         "x_px": found.x_px.astype(np.float32),
@@ -92,12 +118,19 @@ def process_field(
         "x_um": x_um,
         "area_um2": (np.count_nonzero(masks, axis=(1, 2)) * pixel_um2).astype(np.float32),
         "nucleus_area_um2": (np.count_nonzero(masks == NUCLEUS, axis=(1, 2)) * pixel_um2).astype(np.float32),
-        "focus": focus,
         "shift_px": shifts.astype(np.float32),
         "shift_residual_px": np.tile(alignment.residual_px[others].astype(np.float32), (len(found), 1)),
-        "quality": quality.astype(np.uint16),
     }
-    return FieldCells(info.index, centre_um, CellBlock(images, masks, columns, [""] * len(found)))
+
+
+def _saturated(frames: NDArray[np.uint16], found: Detections, info: FieldInfo) -> NDArray[np.uint16]:
+    """The SATURATED bit of each cell, (N,) uint16."""
+    radius_px = np.sqrt(found.area_um2 / np.pi) / info.pixel_um
+    shares = [
+        saturated_share(frames, info.saturation, (float(y), float(x)), float(radius))
+        for y, x, radius in zip(found.y_px, found.x_px, radius_px, strict=True)
+    ]
+    return np.where(np.array(shares) > SATURATED_SHARE, np.uint16(Quality.SATURATED), np.uint16(0))
 
 
 def _in_order(
@@ -131,12 +164,12 @@ def _register(frames: NDArray[np.uint16], pixel_um: float, calibration: Calibrat
     return align(structures, usual, pixel_um, reference=reference)
 
 
-def _crop_centres(found: Detections, pixel_um: float, crop_pixel_um: float) -> NDArray[np.float64]:
-    """Centres (N, 2) of the crops; on the frame's own pixels where the sizes agree, so that the reference is not resampled."""
+def _crop_centres(found: Detections, ratio: float, side_px: int) -> NDArray[np.float64]:
+    """Centres (N, 2) of the crops; where the pixel sizes agree, such that the reference is not resampled."""
     centres = np.stack([found.y_px, found.x_px], -1)
-    if abs(crop_pixel_um / pixel_um - 1) > 1e-6:
+    if abs(ratio - 1) > 1e-6:
         return centres
-    return np.asarray(np.floor(centres) + (0.5 if CROP_SIDE_PX % 2 == 0 else 0.0))
+    return np.asarray(np.floor(centres) + (0.5 if side_px % 2 == 0 else 0.0))
 
 
 def _neighbours(

@@ -7,38 +7,42 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.cells import Quality
+from wbcpipe.segment.masks import NUCLEUS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["blurred", "empty_modality", "focus_measure", "saturated_share"]
+__all__ = ["SATURATED_SHARE", "blurred", "empty_modality", "focus_measure", "saturated_share"]
 
 #: A cell is blurred when its sharpness is below this share of the median of its sample.
-_BLURRED_SHARE: Final = 0.35
-_SATURATED_SHARE: Final = 0.01
+_BLURRED_SHARE: Final = 0.45
+#: Gaussian widths (um) that part the picture into a fine and a coarse band.
+_BANDS_UM: Final = (0.2, 0.4, 1.0)
+#: A cell is saturated when more than this share of its pixels is, in one modality.
+SATURATED_SHARE: Final = 0.01
 
 
 def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: float) -> float:
-    """Sharpness of a cell: energy of fine structure relative to that of coarse structure, independent of brightness.
+    """Sharpness of a nucleus: energy of fine structure relative to that of coarse structure, whatever its brightness.
 
     Args:
-        image: (Y, X) uint16, one modality.
-        mask: (Y, X) uint8, the cell above 0.
+        image: (Y, X) uint16, the nuclear channel.
+        mask: (Y, X) uint8, the nucleus is `NUCLEUS`.
         pixel_um: size of a pixel.
 
     Returns:
-        Ratio of the standard deviations in the bands 0.25 to 0.5 um and 0.5 to 2 um; 0 for an empty mask.
+        Ratio of the variances between Gaussians of 0.2, 0.4 and 1 um; 0 for an empty mask.
     """
-    inside = mask > 0
+    inside = mask == NUCLEUS
     if not inside.any():
         return 0.0
     rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    margin = int(2 * _BANDS_UM[-1] / pixel_um)
+    box = tuple(slice(max(0, at[0] - margin), at[-1] + margin + 1) for at in (rows, columns))
     values, inside = image[box].astype(np.float32), inside[box]
-    levels = [ndimage.gaussian_filter(values, sigma_um / pixel_um) for sigma_um in (0.12, 0.25, 1.0)]
-    fine = float(np.std((levels[0] - levels[1])[inside]))
-    coarse = float(np.std((levels[1] - levels[2])[inside]))
+    levels = [ndimage.gaussian_filter(values, sigma_um / pixel_um) for sigma_um in _BANDS_UM]
+    fine = float(np.var((levels[0] - levels[1])[inside]))
+    coarse = float(np.var((levels[1] - levels[2])[inside]))
     return fine / coarse if coarse > 0 else 0.0
 
 
@@ -74,8 +78,3 @@ def empty_modality(frames: NDArray[np.uint16]) -> bool:
     """True when a modality of a field shows nothing: (M, Y, X) uint16 with a plane all but constant."""
     sample = frames[:, ::16, ::16].reshape(len(frames), -1)
     return bool((np.ptp(sample, axis=1) <= 1).any())
-
-
-def saturation_flag(share: float) -> Quality:
-    """The flag for a share of saturated pixels."""
-    return Quality.SATURATED if share > _SATURATED_SHARE else Quality(0)

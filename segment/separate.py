@@ -1,7 +1,8 @@
 """Part the bodies of cells that touch, and keep the lobes of one cell together.
 
-A body is parted where it has a waist: between two maxima of the distance to its outline, when the widest passage between
-them is narrow against the thinner of the two. Parts too small to hold a cell's nucleus are lobes of a neighbour.
+A body is parted where it has a waist: between two maxima of the distance to its outline, when the widest passage
+between them is narrow against the thinner of the two. Parts too small to hold a cell's nucleus are lobes of
+a neighbour.
 """
 
 from __future__ import annotations

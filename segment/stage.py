@@ -146,7 +146,7 @@ class SegmentStage:
         assert self._calibration is not None
         if not any(len(self._fields[index].columns["field"]) for index in indices):
             raise NoCellsError(
-                f"{self._sample.path}: no white cell in {len(indices)} fields; check focus, exposure and stain in `raw/`."
+                f"{self._sample.path}: no white cell in {len(indices)} fields; check focus, exposure and stain."
             )
         store = CellStore.create(
             path,

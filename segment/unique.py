@@ -51,7 +51,8 @@ def unique_cells(
     points = np.stack([y_um, x_um], -1)
     tree = cKDTree(points)
     doubts = [(quality & flag) > 0 for flag in _RANK]
-    order = np.lexsort((np.arange(len(field)), field, np.round(off_centre_um, 3), *reversed(doubts)))
+    keys = [np.arange(len(field)), field, np.round(off_centre_um, 3), *reversed(doubts)]  # the last decides first
+    order = np.lexsort(np.array(keys, float))
     cut = doubts[0]
     for k in order:
         near = tree.query_ball_point(points[k], _SAME_CUT_UM if cut[k] else _SAME_UM)

@@ -57,38 +57,41 @@ def find_usual(
     """
     found = identity(len(fields[0]), shape)
     for search_um in _ROUNDS_UM:
-        sights = [
-            sight
-            for index, structures in enumerate(fields)
-            for sight in _sights(index, structures, found, pixel_um, reference, search_um)
-        ]
-        found = _fit(sights, found, reference, coarse_factor(pixel_um))
+        found = _fit(_sights(fields, found, pixel_um, reference, search_um), found, reference, coarse_factor(pixel_um))
     return found
 
 
 def _sights(
-    field: int,
-    structures: Sequence[NDArray[np.float32]],
+    fields: Sequence[Sequence[NDArray[np.float32]]],
     usual: Alignment,
     pixel_um: float,
     reference: int,
     search_um: float,
 ) -> list[_Sight]:
     factor = coarse_factor(pixel_um)
-    warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(structures)]
-    smallest = min(warped[0].shape)
+    smallest = min(fields[0][0].shape)
     half = min(max(8, round(_TILE_HALF_UM / pixel_um / factor)), smallest // 4)
     search = max(2, min(round(search_um / pixel_um / factor), half - 2))
-    centres = tile_centres(warped[0].shape, half, half)
+    centres = tile_centres(fields[0][0].shape, half, max(1, half * 3 // 2))
     places = centres * float(factor) - 0.5 - usual.centre_px  # frame pixels from the centre
+    found = []
+    for structures in fields:
+        warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(structures)]
+        found.append(correlate_pairs(warped, centres, half, search))
     sights = []
-    for (first, second), surface in correlate_pairs(warped, centres, half, search).items():
-        together = ndimage.gaussian_filter(surface.mean(0), 1.5)
-        likely = np.array(np.unravel_index(int(np.argmax(together)), together.shape)) - search
-        found, _, prominence = subpixel_peaks(surface)
-        apart = np.hypot(*(found - likely).T) * factor * pixel_um
-        for k in np.flatnonzero((apart <= _TILES_APART_UM) & (prominence > _LEAST_PROMINENCE)):
-            sights.append(_Sight(field, first, second, places[k], found[k] * factor, float(prominence[k])))
+    for first, second in found[0]:
+        together = [(field[first, second][0] * field[first, second][1][:, None, None]).sum(0) for field in found]
+        # A field with few cells leans on the others: their shifts are much alike.
+        everything = np.mean(together, axis=0)
+        for index, field in enumerate(found):
+            surface, weight = field[first, second]
+            blurred = ndimage.gaussian_filter(together[index] + everything, 1.5)
+            likely = np.array(np.unravel_index(int(np.argmax(blurred)), blurred.shape)) - search
+            shifts, _, prominence = subpixel_peaks(surface)
+            apart = np.hypot(*(shifts - likely).T) * factor * pixel_um
+            for k in np.flatnonzero((apart <= _TILES_APART_UM) & (prominence > _LEAST_PROMINENCE)):
+                trust = float(prominence[k] * weight[k] * len(weight))
+                sights.append(_Sight(index, first, second, places[k], shifts[k] * factor, trust))
     return sights
 
 

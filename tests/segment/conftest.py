@@ -1,0 +1,95 @@
+"""A small run on the virtual scope, rendered once; and drawings of nuclei."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from wbcpipe.acquire.frames import MODALITIES, FieldInfo, FrameInfo, field_path, write_field
+from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope, truth_rows, write_truth
+from wbcpipe.samples import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SIDE_PX = 1024
+PIXEL_UM = 0.1
+STEP_UM = 90.0
+EXPOSURE_MS = {"color1": 5.0, "color2": 5.0, "color3": 5.0, "fluorescence": 20.0}
+
+
+@dataclass(frozen=True)
+class VirtualRun:
+    """A run with its truth: ``transform(light, field)`` maps (x, y, 1) of ideal pixels to that light's pixels."""
+
+    sample: Sample
+    scope: VirtualMicroscope
+    fields: list[tuple[int, float, float]]
+
+    def to_modality(self, field: int, modality: int, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points (N, 2) as (y, x) of the fluorescence frame, as points of another modality's."""
+        _, x_um, y_um = self.fields[field]
+        to_ideal = np.linalg.inv(self.scope.true_transform("fluorescence", x_um, y_um))
+        mapping = self.scope.true_transform(MODALITIES[modality], x_um, y_um) @ to_ideal
+        columns_first = np.column_stack([points[:, ::-1], np.ones(len(points))])
+        return np.asarray((columns_first @ mapping.T)[:, 1::-1])
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> VirtualRun:
+    """Nine overlapping fields of 102 um of an enriched specimen, written as the acquisition writes them; read only."""
+    sample = Sample.at(tmp_path_factory.mktemp("rendered"), "virtual")
+    sample.begin({"format_version": 1, "sample": "virtual", "kind": "scope", "modalities": list(MODALITIES)})
+    sample.raw_path().mkdir(parents=True)
+    specimen = Specimen(SpecimenPlan(seed=11, preparation="buffy-coat"))
+    scope = VirtualMicroscope(specimen, sensor_px=(SIDE_PX, SIDE_PX), pixel_um=PIXEL_UM)
+    fields = [(k, 500.0 + k % 3 * STEP_UM, 700.0 + k // 3 * STEP_UM) for k in range(9)]
+    for index, x_um, y_um in fields:
+        z_um = specimen.focus_um(x_um, y_um)
+        states = [OpticalState(x_um, y_um, z_um, light, exposure) for light, exposure in EXPOSURE_MS.items()]
+        frames = tuple(FrameInfo(state.light, state.exposure_ms) for state in states)
+        info = FieldInfo(index, x_um, y_um, PIXEL_UM, frames)
+        write_field(field_path(sample.raw_path(), index), np.stack([scope.expose(state) for state in states]), info)
+    half_um = SIDE_PX * PIXEL_UM / 2
+    low, high = (500 - half_um, 700 - half_um), (500 + 2 * STEP_UM + half_um, 700 + 2 * STEP_UM + half_um)
+    write_truth(sample.truth_path, truth_rows(specimen, *low, *high, fields, half_um))
+    return VirtualRun(sample, scope, fields)
+
+
+@pytest.fixture
+def copy_run(rendered: VirtualRun, tmp_path: Path) -> Callable[[str], Sample]:
+    """Makes a copy of the run under a name, its fields linked."""
+
+    def copy(name: str) -> Sample:
+        sample = Sample.at(tmp_path, name)
+        shutil.copytree(rendered.sample.path, sample.path, ignore=shutil.ignore_patterns("work", "cells.zarr*"))
+        return sample
+
+    return copy
+
+
+def draw_disks(
+    shape: tuple[int, int], disks: list[tuple[float, float, float, float]], *, blur: float = 2.0
+) -> NDArray[np.float32]:
+    """Bright disks (y, x, radius, brightness), in pixels, on nothing; the brighter one shows where two overlap."""
+    from scipy import ndimage
+
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    picture = np.zeros(shape, np.float32)
+    for row, column, radius, brightness in disks:
+        inside = (y - row) ** 2 + (x - column) ** 2 <= radius**2
+        picture[inside] = np.maximum(picture[inside], brightness)
+    return np.asarray(ndimage.gaussian_filter(picture, blur), np.float32)
+
+
+@pytest.fixture
+def draw() -> Callable[..., NDArray[np.float32]]:
+    """`draw_disks`."""
+    return draw_disks

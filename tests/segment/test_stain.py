@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wbcpipe.segment.stain import background_colour, density_channel, nuclear_density, scale_16bit
+
+BACKGROUND, RED_CELL, NUCLEUS, EOSIN = (250, 230, 205), (200, 160, 150), (90, 50, 135), (185, 105, 115)
+
+
+def picture() -> np.ndarray:
+    rgb = np.empty((120, 160, 3), np.uint8)
+    rgb[...] = BACKGROUND
+    rgb[10:60, 10:60] = RED_CELL
+    rgb[70:110, 20:60] = NUCLEUS
+    rgb[70:110, 80:120] = EOSIN
+    return rgb
+
+
+def test_nuclei_stand_out_from_red_cells_and_granules() -> None:
+    density = nuclear_density(scale_16bit(picture()))
+    nucleus, others = density[90, 40], [density[30, 30], density[90, 100], density[5, 150]]
+    assert nucleus > 0.5
+    assert max(others) < 0.25 * nucleus
+
+
+@pytest.mark.parametrize("gains", [(0.5, 0.5, 0.5), (1.0, 0.8, 0.6), (0.6, 0.9, 1.1)], ids=["dark", "yellow", "blue"])
+def test_white_balance_and_exposure_change_little(gains: tuple[float, float, float]) -> None:
+    plain = nuclear_density(scale_16bit(picture()))
+    changed = nuclear_density(scale_16bit(np.clip(picture() * np.array(gains), 0, 255).astype(np.uint8)))
+    assert np.abs(changed - plain).max() < 0.08
+
+
+def test_background_is_the_brightest_mode_even_when_cells_fill_most() -> None:
+    crowded = picture()
+    crowded[:, :128] = RED_CELL
+    assert background_colour(scale_16bit(crowded)) == pytest.approx(np.array(BACKGROUND) / 255, abs=0.01)
+
+
+def test_sixteen_bits_are_kept() -> None:
+    deep = picture().astype(np.uint16) * 257
+    assert np.array_equal(density_channel(scale_16bit(deep)), density_channel(scale_16bit(picture())))
+
+
+def test_real_nuclei_are_bright_on_dark(shared_data: Path) -> None:
+    for path in sorted((shared_data / "pbc5").glob("*/*.jpg"))[::150]:
+        density = density_channel(scale_16bit(np.asarray(Image.open(path))))
+        middle = density[150:210, 150:210]
+        assert np.percentile(middle, 75) > 10 * max(float(np.median(density)), 500), path.name
