@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcpipe.errors import ConfigError, SampleStateError
+from wbcpipe.options import data_option, device_option, json_option
 from wbcpipe.samples import Sample, data_root
 
 if TYPE_CHECKING:
@@ -28,13 +29,6 @@ _METHODS = ("single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo
 _BACKBONES = {"shufflenet": "shufflenet_v2_x1_0", "resnet34": "resnet34"}
 _TAUGHT = 1.6
 """Cost of a student's step that asks its teachers, against one that does not."""
-_DATA = click.option(
-    "--data", type=click.Path(path_type=Path), help="Data root. Default: WBCPIPE_DATA, else ./wbc-data."
-)
-_DEVICE = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
 
 def _before_torch() -> None:
@@ -64,9 +58,9 @@ def _before_torch() -> None:
 @click.option("--seed", type=int, help="Of everything random. Default: 0.")
 @click.option("--recipe", "recipe_path", type=click.Path(exists=True, path_type=Path), help="Recipe as a JSON file.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all.")
-@_DEVICE
-@_DATA
-@_JSON
+@device_option
+@data_option
+@json_option
 def train(
     samples: tuple[str, ...],
     name: str | None,
@@ -223,9 +217,9 @@ def _bundle(
 @click.option("--sample", required=True, help="Sample whose cells to call.")
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of a bundle; auto fits the sample.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Cells a batch.")
-@_DEVICE
-@_DATA
-@_JSON
+@device_option
+@data_option
+@json_option
 def classify(sample: str, bundle: str, batch_size: int, device: str, data: Path | None, as_json: bool) -> None:
     """Call every cell of a sample: a probability per head, a class or `unidentified`, and how far the heads differ.
 
@@ -261,7 +255,7 @@ def classify(sample: str, bundle: str, batch_size: int, device: str, data: Path 
 
 @click.command()
 @click.argument("name", required=False)
-@_JSON
+@json_option
 def bundles(name: str | None, as_json: bool) -> None:
     """List the model bundles that come with wbcpipe, or show one after verifying its weights.
 

@@ -71,9 +71,11 @@ def count_fields(sample: Sample, info: Mapping[str, Any]) -> FieldCount:
                 missing |= {int(index): str(why) for index, why in content.items() if int(index) not in by_pass[name]}
             except ValueError as error:
                 raise SampleStateError(f"{path}: damaged ({error}); move it away and acquire again.") from error
+    # Fields are taken in the plan's order, so those asked for are all up to the last one that was tried.
+    tried = [*by_pass["single"], *both, *missing]
     return FieldCount(
         planned=_planned(plan),
-        wanted=_length(plan, "fields_wanted", "wanted_fields", "wanted"),
+        wanted=max(tried) + 1 if tried else None,
         taken=len(by_pass["single"] or both),
         missing=tuple(sorted(missing.items())),
     )

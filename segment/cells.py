@@ -99,7 +99,7 @@ class CellStore:
         if not (path / "zarr.json").is_file():
             raise SampleStateError(f"{path}: no cells there; run `wbcpipe segment` or `wbcpipe import cells` first.")
         self.path = path
-        self._group = zarr.open_group(str(path), mode="r+")
+        self._group = zarr.open_group(str(path), mode="r")
         if self.attributes.get("format_version") != FORMAT_VERSION:
             raise SampleStateError(
                 f"{path}: cells.zarr of format {self.attributes.get('format_version')!r}; "
@@ -183,17 +183,16 @@ class CellStore:
             disagreement: (N,) float32, Jensen-Shannon divergence of the heads, in [0, 1].
             classified: provenance: bundle name, sha256, classes, heads, threshold.
         """
-        if "classified" in self._group.attrs:
-            del self._group.attrs["classified"]
+        group = zarr.open_group(str(self.path), mode="r+")
+        if "classified" in group.attrs:
+            del group.attrs["classified"]
         for name, values in (("probability", probability), ("confidence", confidence), ("disagreement", disagreement)):
-            self._write_column(name, np.ascontiguousarray(values, dtype=np.float32))
-        self._write_column("call", _strings(call))
+            _create_column(group, name, np.ascontiguousarray(values, dtype=np.float32), overwrite=True)
+        _create_column(group, "call", _strings(call), overwrite=True)
         sync_tree(self.path, skip=("images", "masks"))
-        self._group.attrs["classified"] = dict(classified)
+        group.attrs["classified"] = dict(classified)
         sync_directory(self.path)
-
-    def _write_column(self, name: str, values: NDArray[Any]) -> None:
-        _create_column(self._group, name, values, overwrite=True)
+        self._group = zarr.open_group(str(self.path), mode="r")
 
     @classmethod
     def create(

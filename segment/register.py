@@ -95,7 +95,7 @@ def structure(coarse: NDArray[np.float32], shading: NDArray[np.float32] | None =
     smooth = ndimage.gaussian_filter(logarithm, 0.8)
     edges = np.zeros_like(smooth)
     edges[1:-1, 1:-1] = np.hypot(smooth[2:, 1:-1] - smooth[:-2, 1:-1], smooth[1:-1, 2:] - smooth[1:-1, :-2])
-    around = np.sqrt(ndimage.uniform_filter(edges * edges, 15))
+    around = np.sqrt(np.maximum(ndimage.uniform_filter(edges * edges, 15), 0))  # running sums round below 0
     even = edges / (around + 0.5 * np.median(around[::4, ::4]) + 2 * _edge_noise(logarithm) + np.float32(1e-9))
     return np.asarray(ndimage.gaussian_filter(even, 1.0), np.float32)
 

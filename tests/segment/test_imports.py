@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +11,14 @@ from wbcpipe.acquire.frames import fields_on_disk, read_field, read_info
 from wbcpipe.errors import ImportDataError, SampleBusyError, SampleStateError
 from wbcpipe.samples import Sample
 from wbcpipe.segment import imports
-from wbcpipe.segment.cells import CellStore
 from wbcpipe.segment.import_fields import import_fields
 from wbcpipe.segment.imports import import_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from wbcpipe.segment.cells import CellStore
 
 
 def write_picture(path: Path, seed: int, side: int = 260) -> None:
@@ -165,8 +166,6 @@ def emptied(folder: Path) -> None:
         (grey, "a.jpg: a grey picture"),
         (not_a_picture, "a.jpg: not readable as a picture"),
         (tiny, "d.jpg: 4 x 4 pixels; at least 16 x 16"),
-        (listed_but_absent, "lists 1 files that are not there, first 'gone.jpg'"),
-        (manifest_without_columns, "'file' and 'label' are needed"),
         (emptied, "nothing to import as stained-rgb"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -176,12 +175,27 @@ def test_bad_input_writes_nothing(
     folder: Path, tmp_path: Path, spoil: Callable[[Path], None], text: str, importer: Callable[..., Any]
 ) -> None:
     spoil(folder)
-    if importer is import_fields and "manifest" in spoil.__name__ + "listed_but_absent" * (spoil is listed_but_absent):
-        pytest.skip("fields have no labels")
     sample = make(tmp_path)
     with pytest.raises(ImportDataError, match=text) as caught:
         importer([folder], sample, 0.1, "stained-rgb")
     assert "\n" not in str(caught.value)
+    assert not sample.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (listed_but_absent, "lists 1 files that are not there, first 'gone.jpg'"),
+        (manifest_without_columns, "'file' and 'label' are needed"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], None], text: str
+) -> None:
+    spoil(folder)
+    sample = make(tmp_path)
+    with pytest.raises(ImportDataError, match=text):
+        import_cells([folder], sample, 0.1, "stained-rgb")
     assert not sample.path.exists()
 
 

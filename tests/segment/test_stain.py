@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from wbcpipe.segment.stain import background_colour, density_channel, nuclear_density, scale_16bit
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BACKGROUND, RED_CELL, NUCLEUS, EOSIN = (250, 230, 205), (200, 160, 150), (90, 50, 135), (185, 105, 115)
 

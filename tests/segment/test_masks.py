@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wbcpipe.segment.masks import cell_mask
+from wbcpipe.segment.quality import blurred, empty_modality, focus_measure, saturated_share
+
+SIDE = 224
+
+
+def cell(draw, lobes, *, body: float = 55.0, extra=()):  # type: ignore[no-untyped-def]
+    """Nuclear channel and one bright-field frame of a cell, with 0.1 um a pixel."""
+    rng = np.random.default_rng(0)
+    nuclear = 300 + draw((SIDE, SIDE), [(112, 112, body, 1500), *[(*lobe, 15000) for lobe in lobes]])
+    bright = 40000 - draw((SIDE, SIDE), [(112, 112, body, 5000), *extra])
+    noise = rng.normal(0, 1, (2, SIDE, SIDE))
+    return (nuclear + 30 * noise[0]).astype(np.uint16), (bright + 150 * noise[1]).astype(np.uint16)[None]
+
+
+@pytest.mark.parametrize(
+    "lobes",
+    [[(112, 112, 32)], [(95, 95, 16), (95, 130, 16), (130, 112, 17)], [(112, 85, 24), (112, 140, 24)]],
+    ids=["round", "three lobes", "two lobes"],
+)
+def test_nucleus_and_body(draw, lobes) -> None:  # type: ignore[no-untyped-def]
+    nuclear, bright = cell(draw, lobes)
+    mask = cell_mask(nuclear, bright, 0.1)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    body = np.hypot(y - 112, x - 112) < 55
+    nucleus = np.any([np.hypot(y - a, x - b) < r for a, b, r in lobes], axis=0)
+    for ours, truth in ((mask > 0, body), (mask == 2, nucleus)):
+        assert (ours & truth).sum() / (ours | truth).sum() > 0.85
+
+
+def test_a_red_cell_beside_it_is_not_part_of_it(draw) -> None:  # type: ignore[no-untyped-def]
+    nuclear, bright = cell(draw, [(112, 112, 32)], extra=[(112, 205, 37, 18000)])
+    mask = cell_mask(nuclear, bright, 0.1)
+    assert mask[112, 205] == 0
+    assert np.count_nonzero(mask) * 0.01 == pytest.approx(np.pi * 5.5**2, rel=0.15)
+
+
+def test_a_neighbours_nucleus_is_left_to_it(draw) -> None:  # type: ignore[no-untyped-def]
+    nuclear, bright = cell(draw, [(112, 112, 28), (112, 185, 28)])
+    y, x = np.mgrid[:SIDE, :SIDE]
+    mask = cell_mask(nuclear, bright, 0.1, others=np.hypot(y - 112, x - 185) < 30)
+    assert mask[112, 185] == 0
+    assert mask[112, 112] == 2
+
+
+def test_an_empty_crop_has_an_empty_mask() -> None:
+    flat = np.full((SIDE, SIDE), 500, np.uint16)
+    assert not cell_mask(flat, flat[None], 0.1).any()
+
+
+def test_focus_falls_with_blur_and_not_with_brightness() -> None:
+    from scipy import ndimage
+
+    rough = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(SIDE, SIDE)), 3)
+    mask = np.full((SIDE, SIDE), 2, np.uint8)
+    values = [
+        focus_measure(
+            (20000 * gain + 3000 * gain * ndimage.gaussian_filter(rough, sigma) / rough.std()).astype(np.uint16),
+            mask,
+            0.1,
+        )
+        for gain, sigma in ((1, 0), (0.5, 0), (1, 4), (1, 9))
+    ]
+    assert values[1] == pytest.approx(values[0], rel=0.02)
+    assert values[0] > values[2] > values[3]
+    assert blurred(np.array([*[values[0]] * 9, values[3]], np.float32)).tolist() == [False] * 9 + [True]
+    assert focus_measure(np.zeros((SIDE, SIDE), np.uint16), np.zeros_like(mask), 0.1) == 0
+
+
+def test_saturation_and_empty_modalities() -> None:
+    frames = np.random.default_rng(0).integers(100, 200, (2, 128, 128)).astype(np.uint16)
+    assert not empty_modality(frames)
+    frames[1, 40:50, 40:50] = 4095
+    assert saturated_share(frames, 4095, (45.0, 45.0), 20.0) == pytest.approx(100 / (np.pi * 400), rel=0.05)
+    assert saturated_share(frames, 65535, (45.0, 45.0), 20.0) == 0
+    frames[0] = 7
+    assert empty_modality(frames)

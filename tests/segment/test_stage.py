@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial import cKDTree
+
+from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field, write_field
+from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
+from wbcpipe.samples import Sample
+from wbcpipe.segment import stage as stage_module
+from wbcpipe.segment.cells import COLUMNS, CellStore, Quality
+from wbcpipe.segment.import_fields import import_fields
+from wbcpipe.segment.stage import SegmentStage, segment_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def run(sample: Sample) -> CellStore:
+    return segment_sample(sample, pixel_um=0.1, progress=lambda done, total: None)
+
+
+def content(store: CellStore) -> dict[str, Any]:
+    return {
+        "images": store.images().tobytes(),
+        "masks": store.masks().tobytes(),
+        "label": store.labels(),
+        **{name: store.column(name).tobytes() for name in COLUMNS},
+        "attributes": store.attributes,
+    }
+
+
+@pytest.fixture(scope="module")
+def unbroken(rendered, tmp_path_factory: pytest.TempPathFactory) -> CellStore:  # type: ignore[no-untyped-def]
+    sample = Sample.at(tmp_path_factory.mktemp("unbroken"), "virtual")
+    shutil.copytree(rendered.sample.path, sample.path)
+    return run(sample)
+
+
+def test_every_cell_once_with_its_true_class(rendered, unbroken: CellStore) -> None:  # type: ignore[no-untyped-def]
+    low, high = [np.array(rendered.fields)[:, 1:].min(0) - 51, np.array(rendered.fields)[:, 1:].max(0) + 51]
+    cells = [item for item in rendered.scope.specimen.objects_in(*low, *high) if item.label]
+    inside = [item for item in cells if min(item.x_um - low[0], item.y_um - low[1]) > 8]
+    inside = [item for item in inside if min(high[0] - item.x_um, high[1] - item.y_um) > 8]
+    counted = (unbroken.column("quality") & (Quality.BORDER | Quality.DEBRIS)) == 0
+    ours = np.stack([unbroken.column("x_um"), unbroken.column("y_um")], -1)
+    truth = np.array([(item.x_um, item.y_um) for item in cells])
+    distance, nearest = cKDTree(truth).query(ours[counted])
+    assert len(inside) > 20
+    assert np.mean(distance < 3) >= 0.98
+    assert len(set(nearest)) == counted.sum()
+    assert np.median(distance) < 0.5
+    found = cKDTree(ours).query([(item.x_um, item.y_um) for item in inside])[0]
+    assert np.mean(found < 3) >= 0.98
+    labels = np.array(unbroken.labels())[counted]
+    assert [cells[k].label for k in nearest] == labels.tolist()
+
+
+def test_columns_make_sense(unbroken: CellStore) -> None:
+    assert unbroken.attributes["classes"] == ["NEU", "LYM", "EOS", "MO", "BAS"]
+    assert unbroken.pixel_um == 0.1
+    assert unbroken.column("shift_px").shape == (len(unbroken), 3, 2)
+    assert np.median(unbroken.column("shift_px")[:, 0], axis=0) == pytest.approx([6.0, -11.0], abs=2.5)
+    assert unbroken.column("shift_residual_px").max() < 0.5
+    whole = (unbroken.column("quality") & Quality.BORDER) == 0
+    area, nucleus = unbroken.column("area_um2")[whole], unbroken.column("nucleus_area_um2")[whole]
+    assert np.all(area > nucleus)
+    assert 60 < np.median(area) < 250
+    provenance = unbroken.attributes["provenance"]
+    assert provenance["fields"] == list(range(9))
+    assert provenance["damaged_fields"] == []
+    background = np.median(unbroken.images()[:, :3][..., :10, :10])
+    assert background == pytest.approx(40000, rel=0.05)
+
+
+@pytest.mark.parametrize("step", ["calibrated", "process 3", "process 7", "storing"])
+def test_killed_and_resumed_ends_in_the_same_cells(
+    copy_run: Callable[[str], Sample], unbroken: CellStore, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    sample = copy_run("broken")
+    calls = 0
+
+    def die_at(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        def dying(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > count:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return dying
+
+    match step.split():
+        case ["calibrated"]:
+            monkeypatch.setattr(stage_module, "process_field", die_at(0, stage_module.process_field))
+        case ["process", number]:
+            monkeypatch.setattr(stage_module, "save_field", die_at(int(number), stage_module.save_field))
+        case _:
+            monkeypatch.setattr(CellStore, "create", die_at(0, CellStore.create))
+    with pytest.raises(KeyboardInterrupt):
+        run(sample)
+    assert not sample.cells_path.exists()
+    monkeypatch.undo()
+    assert content(run(sample)) == content(unbroken)
+
+
+def test_the_order_of_processing_does_not_matter(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
+    sample = copy_run("reversed")
+    stage = SegmentStage(sample)
+    stage.calibrate(list(range(9)))
+    for index in reversed(range(9)):
+        stage.process(index)
+    counted = (unbroken.column("quality") & (Quality.BORDER | Quality.DEBRIS)) == 0
+    assert stage.count() == counted.sum()
+    assert content(stage.finish(range(9))) == content(unbroken)
+
+
+def test_the_second_run_does_nothing(unbroken: CellStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = Sample("virtual", unbroken.path.parent)
+    before = {path: path.stat().st_mtime_ns for path in unbroken.path.rglob("*")}
+    monkeypatch.setattr(stage_module, "read_field", None)
+    run(sample)
+    assert {path: path.stat().st_mtime_ns for path in unbroken.path.rglob("*")} == before
+
+
+def test_more_fields_add_to_the_cells(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
+    sample = copy_run("growing")
+    stage = SegmentStage(sample)
+    stage.calibrate(list(range(9)))
+    few = len(stage.finish(range(4)))
+    assert len(SegmentStage(sample).finish(range(9))) == len(unbroken) > few
+    assert content(CellStore(sample.cells_path)) == content(unbroken)
+
+
+def test_a_damaged_field_is_left_out_and_recorded(
+    copy_run: Callable[[str], Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = copy_run("damaged")
+    path = field_path(sample.raw_path(), 4)
+    path.write_bytes(path.read_bytes()[:3_000_000])
+    store = run(sample)
+    assert store.attributes["provenance"]["damaged_fields"] == [4]
+    assert 4 not in store.column("field")
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("field 4 is left out: ")
+    assert "truncated" in said[0]
+    assert '"field damaged"' in (sample.path / "log.jsonl").read_text()
+    assert path.stat().st_size == 3_000_000
+
+
+def test_no_readable_field(copy_run: Callable[[str], Sample]) -> None:
+    sample = copy_run("wreck")
+    for path in fields_on_disk(sample.raw_path()).values():
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(FrameFileError, match="no field can be read"):
+        run(sample)
+
+
+def test_a_sample_without_fields(tmp_path: Path) -> None:
+    with pytest.raises(SampleStateError, match="no sample 'S'"):
+        run(Sample.at(tmp_path, "S"))
+    sample = Sample.at(tmp_path, "T")
+    sample.begin({"kind": "scope"})
+    with pytest.raises(FrameFileError, match="no field there"):
+        run(sample)
+
+
+def test_a_missing_modality_is_flagged(copy_run: Callable[[str], Sample]) -> None:
+    sample = copy_run("gap")
+    path = field_path(sample.raw_path(), 2)
+    frames, info = read_field(path)
+    frames[1] = 0
+    write_field(path, frames, info)
+    store = run(sample)
+    flagged = (store.column("quality") & Quality.MISSING_MODALITY) > 0
+    assert set(store.column("field")[flagged]) <= {2}
+    here = store.column("field") == 2
+    assert np.all(flagged[here])
+    # Color2 cannot be registered; color1 and color3 can, and keep their registration.
+    assert np.all((store.column("quality")[here] & Quality.UNREGISTERED) > 0)
+
+
+def test_imported_fields_are_segmented(shared_data: Path, tmp_path: Path) -> None:
+    sample = Sample.at(tmp_path, "smear")
+    pictures = sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:6]
+    import_fields(pictures, sample, 0.075, "stained-rgb")
+    store = run(sample)
+    assert 5 <= len(store) <= 9
+    assert store.attributes["derived"] == ["fluorescence"]
+    assert not (store.column("quality") & Quality.UNREGISTERED).any()
+    row = int(np.flatnonzero(store.column("quality") == 0)[0])
+    rgb = np.asarray(Image.open(pictures[int(store.column("field")[row])]))
+    y, x = int(store.column("y_px")[row]), int(store.column("x_px")[row])
+    assert store.images()[row, :3, 112, 112] / 257 == pytest.approx(
+        rgb[y - 2 : y + 3, x - 2 : x + 3].mean((0, 1)), abs=25
+    )
+
+
+def test_pictures_without_cells(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    blank = np.random.default_rng(0).normal(220, 3, (200, 200, 3)).astype(np.uint8)
+    Image.fromarray(blank).save(tmp_path / "in" / "blank.png")
+    sample = Sample.at(tmp_path, "blank")
+    import_fields([tmp_path / "in"], sample, 0.1, "stained-rgb")
+    with pytest.raises(NoCellsError, match="no white cell in 1 fields"):
+        run(sample)
