@@ -58,8 +58,9 @@ def train_bundle(
     if validation is None:
         train, test = holdout(cells.labels, cells.groups, recipe.holdout, recipe.seed)
         training, validation = cells.subset(train), cells.subset(test)
-    elif set(validation.samples) & set(cells.samples):
-        both = sorted(set(validation.samples) & set(cells.samples))
+    elif (both := sorted(set(validation.samples) & set(cells.samples))) and (
+        set(validation.groups.tolist()) & set(cells.groups.tolist())
+    ):
         raise TrainingDataError(f"samples {both} are named for training and for validation; choose one for each.")
     outcome = run_procedure(training, validation, recipe, out, device=device, progress=progress)
     # Calibrated as shipped: with the weights rounded to what the bundle keeps.

@@ -44,8 +44,12 @@ def _before_torch() -> None:
 @click.option("--name", help="Name of the bundle. Default: the folder of --out.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Work folder; the bundle is OUT/NAME.")
 @click.option("--validation", multiple=True, metavar="SAMPLE", help="Sample kept apart to validate and calibrate on.")
-@click.option("--folds", type=click.IntRange(min=2), help="Cross-validate with so many folds; makes no bundle.")
-@click.option("--fold", type=click.IntRange(min=0), help="With --folds: run this fold alone (from 0).")
+@click.option("--folds", type=click.IntRange(min=2), help="Cross-validate with so many folds.")
+@click.option(
+    "--fold",
+    type=click.IntRange(min=0),
+    help="With --folds: run this fold alone (from 0); with --name, bundle its network.",
+)
 @click.option("--side", type=int, help="Input side in pixels. Default: 112.")
 @click.option("--epochs", type=int, help="Passes over the cells.")
 @click.option("--teacher-epochs", type=int, help="Passes for each modality's teacher.")
@@ -91,6 +95,8 @@ def train(
     _before_torch()
     if fold is not None and folds is None:
         raise click.UsageError("--fold needs --folds: say how many folds there are.")
+    if folds is not None and fold is None and name is not None:
+        raise click.UsageError("--name with --folds needs --fold: say which fold's network becomes the bundle.")
     if folds is not None and validation:
         raise click.UsageError("--folds and --validation exclude each other: folds validate on the samples themselves.")
     import torch
@@ -105,7 +111,14 @@ def train(
     cells = load_cells(sources, recipe.side)
     click.echo(f"{len(cells)} labelled cells: {_counts(cells)}; modalities {', '.join(cells.modalities)}", err=True)
     if folds is not None:
-        _cross_validate(cells, recipe, out, folds, fold, device, as_json)
+        _cross_validate(cells, recipe, out, folds, fold, device, as_json and name is None)
+        if name is None:
+            return
+        from wbcpipe.classify.folds import stratified_folds
+
+        rows, kept_rows = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)[int(fold or 0)]
+        cells, held, out = cells.subset(rows), cells.subset(kept_rows), out / f"fold-{fold or 0}"
+        _bundle(cells, held, recipe, name, out, sources[0][1], device, as_json)
         return
     kept = [_source(root, text) for text in validation]
     held = load_cells(kept, recipe.side, classes=cells.classes) if kept else None

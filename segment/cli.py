@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcpipe.options import data_option, json_option, sample_option
 from wbcpipe.progress import Reporter
 from wbcpipe.samples import Sample, data_root
 
@@ -17,22 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["import_", "segment"]
 
-_DATA = click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the samples [WBCPIPE_DATA, else ./wbc-data].",
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-_SAMPLE = click.option("--sample", "name", required=True, metavar="NAME", help="Sample to work on.")
 _PATHS = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 _PIXEL = click.option("--pixel-um", type=float, required=True, help="Size of the pictures' pixels on the slide, in um.")
 
 
 @click.command()
-@_SAMPLE
-@_DATA
+@sample_option
+@data_option
 @click.option("--pixel-um", type=float, default=0.1, show_default=True, help="Pixel size of the crops, in um.")
-@_JSON
+@json_option
 def segment(name: str, data: Path | None, pixel_um: float, as_json: bool) -> None:
     """Stage 2: find the white cells in every field on disk, register the four frames, and cut out the cells.
 
@@ -50,7 +44,8 @@ def segment(name: str, data: Path | None, pixel_um: float, as_json: bool) -> Non
     from wbcpipe.segment.stage import segment_sample
 
     sample = Sample.at(data_root(data), name)
-    with Reporter(quiet=as_json) as reporter:
+    sample.info()  # refuses a sample that is not there, before a lock would make its folder
+    with sample.lock("segment"), Reporter(quiet=as_json) as reporter:
         store = segment_sample(
             sample, pixel_um=pixel_um, progress=lambda done, total: reporter.update("fields segmented", done, total)
         )
@@ -78,7 +73,7 @@ def import_() -> None:
 
 @import_.command("cells")
 @_PATHS
-@_SAMPLE
+@sample_option
 @click.option("--kind", type=click.Choice(["stained-rgb", "stack"]), required=True, help="What the pictures are.")
 @_PIXEL
 @click.option("--crop-pixel-um", type=float, default=0.1, show_default=True, help="Pixel size of the crops, in um.")
@@ -88,8 +83,8 @@ def import_() -> None:
 @click.option(
     "--modality", "modalities", multiple=True, metavar="NAME", help="Channel name of a stack, once a channel."
 )
-@_DATA
-@_JSON
+@data_option
+@json_option
 def cells(
     paths: tuple[Path, ...],
     name: str,
@@ -137,12 +132,12 @@ def cells(
 
 @import_.command("fields")
 @_PATHS
-@_SAMPLE
+@sample_option
 @click.option("--kind", type=click.Choice(["stained-rgb", "stack"]), required=True, help="What the pictures are.")
 @_PIXEL
 @click.option("--modality", "modalities", multiple=True, metavar="NAME", help="Channel name of a stack, once each.")
-@_DATA
-@_JSON
+@data_option
+@json_option
 def fields(
     paths: tuple[Path, ...],
     name: str,

@@ -27,6 +27,7 @@ _LOBE_GAP_UM: Final = 2.5
 _LEAST_LOBE_UM2: Final = 0.5
 _CYTOPLASM_REACH_UM: Final = 7.5
 _COARSE_UM: Final = 0.2
+_SKIRT_UM: Final = 1.0
 _WAIST: Final = 0.75
 _LEAST_PART_UM: Final = 1.5
 
@@ -56,7 +57,8 @@ def cell_mask(
     nucleus = nucleus_mask(small, coarse_um, away)
     if not nucleus.any():
         return np.zeros(nuclear.shape, np.uint8)
-    frames = np.stack([small, *(shrink(plane, factor) for plane in brightfield)])
+    # The root shows faint cytoplasm beside a bright nucleus.
+    frames = np.stack([np.sqrt(small), *(shrink(plane, factor) for plane in brightfield)])
     cell = _outline(frames, nucleus, away & ~nucleus, coarse_um)
     mask = np.where(nucleus, NUCLEUS, np.where(cell, CYTOPLASM, 0)).astype(np.uint8)
     return _enlarge(mask, factor, nuclear.shape)
@@ -119,6 +121,8 @@ def _outline(
     core = distance_um <= 0.4
     markers = np.where((distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)
     markers[core & ~others] = 1
+    # The nucleus' own edge must not hold the flood back.
+    gradient *= np.minimum(distance_um / _SKIRT_UM, 1).astype(np.float32) ** 2
     cell = flood(gradient, markers) == 1
     rounded = ndimage.binary_opening(cell, iterations=max(1, round(0.6 / pixel_um))) | core
     filled = np.asarray(ndimage.binary_fill_holes(rounded), bool)

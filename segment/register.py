@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["Alignment", "align", "coarse_factor", "coarse_frame", "identity", "structure", "warp"]
 
 _COARSE_UM: Final = 0.4
+#: Root mean square length of the central-difference gradient of unit noise under a Gaussian of 0.8 px.
+_EDGES_OF_NOISE: Final = np.float32(0.64)
 #: Search radii around the slide's usual shift: of any field, and of one that strayed.
 _USUAL_UM: Final = 2.0
 _STRAYED_UM: Final = 8.0
 #: A field's registration of a pair counts when its correlation stands out by this much.
 _LEAST_PROMINENCE: Final = 0.04
-#: A field's own shift is at least this free against the usual one, and not trusted beyond this error.
-_LEAST_SCATTER_PX: Final = 1.0
+#: Field-to-field variation taken for granted where too few fields tell.
+UNKNOWN_SCATTER_PX: Final = 1.0
+#: A field's own shift is not trusted beyond this error.
 _WORST_ERROR_PX: Final = 2.0
 
 
@@ -46,6 +49,7 @@ class Alignment:
         linear: (M, 2, 2) float64, rotation and scale.
         shift_px: (M, 2) float64, in pixels of the frames.
         residual_px: (M,) float64, estimated standard error of the shift.
+        scatter_px: (M, M) float64, how much the shift between two modalities varies from field to field.
         trusted: (M,) bool; False where the usual shift of the slide had to be used.
         centre_px: (2,) float64, centre of the frames.
     """
@@ -53,6 +57,7 @@ class Alignment:
     linear: NDArray[np.float64]
     shift_px: NDArray[np.float64]
     residual_px: NDArray[np.float64]
+    scatter_px: NDArray[np.float64]
     trusted: NDArray[np.bool_]
     centre_px: NDArray[np.float64]
 
@@ -69,6 +74,7 @@ def identity(modalities: int, shape: tuple[int, ...]) -> Alignment:
         linear=np.tile(np.eye(2), (modalities, 1, 1)),
         shift_px=np.zeros((modalities, 2)),
         residual_px=np.zeros(modalities),
+        scatter_px=np.full((modalities, modalities), UNKNOWN_SCATTER_PX),
         trusted=np.ones(modalities, bool),
         centre_px=(np.array(shape, float) - 1) / 2,
     )
@@ -92,23 +98,35 @@ def structure(coarse: NDArray[np.float32], shading: NDArray[np.float32] | None =
     """
     logarithm = np.log(np.maximum(coarse, 1))
     logarithm -= _quadratic(logarithm) if shading is None else np.log(enlarge_grid(shading, coarse.shape))
-    smooth = ndimage.gaussian_filter(logarithm, 0.8)
+    noise = _noise(logarithm)
+    smooth = ndimage.gaussian_filter(_shadows(logarithm, noise), 0.8)
     edges = np.zeros_like(smooth)
     edges[1:-1, 1:-1] = np.hypot(smooth[2:, 1:-1] - smooth[:-2, 1:-1], smooth[1:-1, 2:] - smooth[1:-1, :-2])
     around = np.sqrt(np.maximum(ndimage.uniform_filter(edges * edges, 15), 0))  # running sums round below 0
-    even = edges / (around + 0.5 * np.median(around[::4, ::4]) + 2 * _edge_noise(logarithm) + np.float32(1e-9))
+    even = edges / (around + 0.5 * np.median(around[::4, ::4]) + 2 * _EDGES_OF_NOISE * noise + np.float32(1e-9))
     return np.asarray(ndimage.gaussian_filter(even, 1.0), np.float32)
 
 
-def _edge_noise(values: NDArray[np.float32]) -> np.float32:
-    """What noise alone adds to the edges of (y, x) values.
+def _shadows(logarithm: NDArray[np.float32], noise: np.float32) -> NDArray[np.float32]:
+    """Of a fluorescence frame (y, x) with shadows only these; any other frame as it is.
+
+    Red cells shade the glow of free dye: dark disks, as in bright-field. A white cell glows unevenly, so its outline
+    seems displaced towards its nucleus.
+    """
+    dark, level, bright = np.percentile(logarithm[::2, ::2], [1, 50, 99.9])
+    if bright - level > 0.5 and level - dark > max(0.05, 4 * float(noise)):
+        return np.minimum(logarithm, np.float32(level + 0.02))
+    return logarithm
+
+
+def _noise(values: NDArray[np.float32]) -> np.float32:
+    """Standard deviation of the noise of (y, x) values.
 
     J. Immerkaer, Comput. Vis. Image Underst. 64 (1996) 300, doi:10.1006/cviu.1996.0060, with a median for the mean.
     """
     second = values[:, 2:] - 2 * values[:, 1:-1] + values[:, :-2]
     laplacian = second[2:] - 2 * second[1:-1] + second[:-2]
-    # 0.64: root mean square length of the central-difference gradient of unit noise under a Gaussian of 0.8 px.
-    return np.float32(0.64 * 1.4826 / 6 * np.median(np.abs(laplacian[::2, ::2])))
+    return np.float32(1.4826 / 6 * np.median(np.abs(laplacian[::2, ::2])))
 
 
 def _quadratic(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -171,8 +189,8 @@ def _align_within(
         pairs.append(pair)
         shifts.append(place[0] * factor)
         errors.append(_spread(surface, place[0]) * factor)
-    scatter = np.maximum(usual.residual_px, _LEAST_SCATTER_PX)
-    shift, error, known = _adjust(reference, pairs, np.array(shifts).reshape(-1, 2), np.array(errors), scatter)
+    measured = np.array(shifts).reshape(-1, 2), np.array(errors)
+    shift, error, known = _adjust(reference, pairs, *measured, usual.scatter_px)
     known &= error <= _WORST_ERROR_PX
     moved = np.einsum("mij,mj->mi", usual.linear, shift)
     return replace(
@@ -207,7 +225,7 @@ def _adjust(
         pairs: P pairs of modalities.
         shifts: (P, 2) of the second against the first.
         errors: (P,) standard errors of these.
-        scatter: (M,) how far a field's shift lies from the usual one (0 here), which holds a weak measurement.
+        scatter: (M, M) how far the shift of one against another lies from the usual, 0 here: holds weak measurements.
 
     Returns:
         (M, 2) shifts, (M,) standard errors, (M,) whether a chain of pairs leads to the reference.
@@ -223,17 +241,31 @@ def _adjust(
     if not free:
         return shift, error, known
     used = [k for k, (first, _) in enumerate(pairs) if known[first]]
-    design = np.zeros((len(used), len(free)))
-    for row, k in enumerate(used):
-        for sign, modality in zip((-1.0, 1.0), pairs[k], strict=True):
+    bonds = _bonds(scatter, [reference, *free])
+    rows = [pairs[k] for k in used] + bonds
+    observed = np.concatenate([shifts[used], np.zeros((len(bonds), 2))])
+    sigma = np.concatenate([np.maximum(errors[used], 0.02), [scatter[bond] for bond in bonds]])
+    design = np.zeros((len(rows), len(free)))
+    for row, pair in enumerate(rows):
+        for sign, modality in zip((-1.0, 1.0), pair, strict=True):
             if modality != reference:
                 design[row, free.index(modality)] = sign
-    sigma = np.maximum(errors[used], 0.02)
     weighted = design / sigma[:, None]
-    covariance = np.linalg.inv(weighted.T @ weighted + np.diag(1 / scatter[free] ** 2))
-    shift[free] = covariance @ weighted.T @ (shifts[used] / sigma[:, None])
+    covariance = np.linalg.inv(weighted.T @ weighted)
+    shift[free] = covariance @ weighted.T @ (observed / sigma[:, None])
     error[free] = np.sqrt(np.diag(covariance))
     return shift, error, known
+
+
+def _bonds(scatter: NDArray[np.float64], members: Sequence[int]) -> list[tuple[int, int]]:
+    """The pairs that hold ``members`` together most tightly: the spanning tree of least scatter."""
+    inside, bonds = {members[0]}, []
+    while len(inside) < len(members):
+        outside = [k for k in members if k not in inside]
+        one, other = min(((i, j) for i in sorted(inside) for j in outside), key=lambda pair: (scatter[pair], pair))
+        inside.add(other)
+        bonds.append((one, other))
+    return bonds
 
 
 def warp(values: NDArray[np.float32], usual: Alignment, modality: int, factor: int) -> NDArray[np.float32]:

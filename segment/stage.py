@@ -7,6 +7,7 @@ cells as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 import wbcpipe
-from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field
+from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field, read_info
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.segment.calibration import (
     CALIBRATION_FIELDS,
@@ -44,7 +45,7 @@ __all__ = ["SegmentStage", "segment_sample"]
 
 _NOT_COUNTED: Final = np.uint16(Quality.BORDER | Quality.DEBRIS)
 #: Changes whenever the same frames would give other cells.
-_METHOD: Final = 1
+_METHOD: Final = 2
 
 
 @dataclass(frozen=True)
@@ -173,19 +174,26 @@ class SegmentStage:
         return [str(name) for name in self._info.get("derived", [])]
 
     def _readings(self, indices: Sequence[int]) -> Iterator[tuple[NDArray[np.uint16], FieldInfo]]:
-        taken, reason = 0, "no field there; run `wbcpipe acquire` or `wbcpipe import fields` first."
+        """The first fields that can be read and have every modality; failing these, those like the first."""
+        readable, reason = {}, "no field there; run `wbcpipe acquire` or `wbcpipe import fields` first."
         for index in indices:
+            path = field_path(self._sample.raw_path(), index)
             try:
-                reading = read_field(field_path(self._sample.raw_path(), index))
+                readable[path] = read_info(path).modalities
             except FrameFileError as error:
                 reason = str(error)
-                continue
-            taken += 1
-            yield reading
+        if not readable:
+            raise FrameFileError(f"{self._sample.raw_path()}: no field can be read, last: {reason}")
+        wanted = tuple(self._info.get("modalities", ()))
+        if wanted not in readable.values():
+            wanted = next(iter(readable.values()))
+        taken = 0
+        for path in (path for path, modalities in readable.items() if modalities == wanted):
+            with contextlib.suppress(FrameFileError):
+                yield read_field(path)
+                taken += 1
             if taken == CALIBRATION_FIELDS:
                 return
-        if not taken:
-            raise FrameFileError(f"{self._sample.raw_path()}: no field can be read, last: {reason}")
 
     def _damaged(self, index: int, reason: str) -> FieldCells:
         assert self._calibration is not None

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from wbcpipe.segment.correlate import correlate_pairs, subpixel_peaks, tile_centres
-from wbcpipe.segment.register import Alignment, coarse_factor, identity, warp
+from wbcpipe.segment.register import UNKNOWN_SCATTER_PX, Alignment, coarse_factor, identity, warp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,9 @@ _TILE_HALF_UM: Final = 19.2
 #: Search radii of the first and the second round.
 _ROUNDS_UM: Final = (10.0, 2.0)
 _LEAST_PROMINENCE: Final = 0.05
+#: Variation between fields is known from this many on, and never less than this.
+_LEAST_FIELDS: Final = 4
+_LEAST_SCATTER_PX: Final = 0.1
 #: How far tiles of one field may differ in the first round, through rotation and scale.
 _TILES_APART_UM: Final = 3.0
 #: What rotation (rad) and scale are unless the tiles say otherwise: standard deviations around none.
@@ -121,15 +124,31 @@ def _fit(sights: Sequence[_Sight], usual: Alignment, reference: int, factor: int
     solution = _robust(columns, observed, np.array([s.weight for s in used]), expected.ravel(), floor=0.1 * factor)
     solution = solution.reshape(len(free), -1)
     linear, shift, residual = usual.linear.copy(), usual.shift_px.copy(), np.zeros(modalities)
+    moved = np.full((modalities, len(numbers), 2), np.nan)
+    moved[reference] = 0
     for row, modality in enumerate(free):
         scale, turn = solution[row, :2] / radius
         seen = sorted({numbers[s.field] for s in used if modality in (s.first, s.second)})
         shifts = solution[row, 2:].reshape(-1, 2)[seen]
         linear[modality] = linear[modality] @ np.array([[1 + scale, turn], [-turn, 1 + scale]])
         shift[modality] += usual.linear[modality] @ np.median(shifts, axis=0)
-        residual[modality] = np.sqrt(np.mean((shifts - np.median(shifts, axis=0)) ** 2))
+        moved[modality, seen] = shifts - np.median(shifts, axis=0)
+        residual[modality] = np.sqrt(np.mean(moved[modality, seen] ** 2))
     trusted = np.isin(np.arange(modalities), [*free, reference])
-    return replace(usual, linear=linear, shift_px=shift, residual_px=residual, trusted=trusted)
+    return replace(
+        usual, linear=linear, shift_px=shift, residual_px=residual, scatter_px=_scatter(moved), trusted=trusted
+    )
+
+
+def _scatter(moved: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Robust field-to-field variation (M, M) of each pair, from (M, F, 2) shifts against the usual ones."""
+    scatter = np.full((len(moved), len(moved)), UNKNOWN_SCATTER_PX)
+    for pair in np.ndindex(*scatter.shape):
+        apart = moved[pair[0]] - moved[pair[1]]
+        apart = apart[np.isfinite(apart).all(1)]
+        if len(apart) >= _LEAST_FIELDS:
+            scatter[pair] = max(1.4826 * float(np.median(np.abs(apart))), _LEAST_SCATTER_PX)
+    return scatter
 
 
 def _reached(sights: Sequence[_Sight], modality: int, reference: int) -> bool:

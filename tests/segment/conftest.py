@@ -44,21 +44,39 @@ class VirtualRun:
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> VirtualRun:
-    """Nine overlapping fields of 102 um of an enriched specimen, written as the acquisition writes them; read only."""
-    sample = Sample.at(tmp_path_factory.mktemp("rendered"), "virtual")
+    """Six overlapping fields of 102 um of an enriched specimen, written as the acquisition writes them; read only."""
+    return render(tmp_path_factory.mktemp("rendered"), SpecimenPlan(seed=11, preparation="buffy-coat"), 6)
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> VirtualRun:
+    """The same of a blood film: few white cells among many red ones."""
+    return render(tmp_path_factory.mktemp("film"), SpecimenPlan(seed=3), 6)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> VirtualRun:
+    """One field of a blood film as wide as the scope takes them, 205 um."""
+    return render(tmp_path_factory.mktemp("wide"), SpecimenPlan(seed=3), 1, side_px=2048)
+
+
+def render(folder: Path, plan: SpecimenPlan, count: int, *, side_px: int = SIDE_PX) -> VirtualRun:
+    """Fields of a specimen, in rows of three."""
+    sample = Sample.at(folder, "virtual")
     sample.begin({"format_version": 1, "sample": "virtual", "kind": "scope", "modalities": list(MODALITIES)})
     sample.raw_path().mkdir(parents=True)
-    specimen = Specimen(SpecimenPlan(seed=11, preparation="buffy-coat"))
-    scope = VirtualMicroscope(specimen, sensor_px=(SIDE_PX, SIDE_PX), pixel_um=PIXEL_UM)
-    fields = [(k, 500.0 + k % 3 * STEP_UM, 700.0 + k // 3 * STEP_UM) for k in range(9)]
+    specimen = Specimen(plan)
+    scope = VirtualMicroscope(specimen, sensor_px=(side_px, side_px), pixel_um=PIXEL_UM)
+    fields = [(k, 500.0 + k % 3 * STEP_UM, 700.0 + k // 3 * STEP_UM) for k in range(count)]
     for index, x_um, y_um in fields:
         z_um = specimen.focus_um(x_um, y_um)
         states = [OpticalState(x_um, y_um, z_um, light, exposure) for light, exposure in EXPOSURE_MS.items()]
         frames = tuple(FrameInfo(state.light, state.exposure_ms) for state in states)
         info = FieldInfo(index, x_um, y_um, PIXEL_UM, frames)
         write_field(field_path(sample.raw_path(), index), np.stack([scope.expose(state) for state in states]), info)
-    half_um = SIDE_PX * PIXEL_UM / 2
-    low, high = (500 - half_um, 700 - half_um), (500 + 2 * STEP_UM + half_um, 700 + 2 * STEP_UM + half_um)
+    half_um = side_px * PIXEL_UM / 2
+    rows_um = (count // 3 - 1) * STEP_UM
+    low, high = (500 - half_um, 700 - half_um), (500 + 2 * STEP_UM + half_um, 700 + rows_um + half_um)
     write_truth(sample.truth_path, truth_rows(specimen, *low, *high, fields, half_um))
     return VirtualRun(sample, scope, fields)
 

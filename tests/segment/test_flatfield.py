@@ -8,7 +8,7 @@ from wbcpipe.segment.flatfield import EMPTY_LEVEL, PEDESTAL, estimate_flatfield
 
 def light(side: int = 256) -> np.ndarray:
     y, x = np.mgrid[:side, :side] / side
-    return 1 - 0.25 * ((y - 0.55) ** 2 + (x - 0.4) ** 2) * 2
+    return np.asarray(1 - 0.25 * ((y - 0.55) ** 2 + (x - 0.4) ** 2) * 2)
 
 
 def disks(seed: int, side: int = 256) -> np.ndarray:

@@ -25,17 +25,17 @@ def structures(frames: NDArray[np.uint16]) -> list[NDArray[np.float32]]:
 
 
 @pytest.fixture(scope="module")
-def fields(rendered) -> list[list[NDArray[np.float32]]]:  # type: ignore[no-untyped-def]
-    return [structures(read_field(path)[0]) for path in fields_on_disk(rendered.sample.raw_path()).values()]
+def fields(film) -> list[list[NDArray[np.float32]]]:  # type: ignore[no-untyped-def]
+    return [structures(read_field(path)[0]) for path in fields_on_disk(film.sample.raw_path()).values()]
 
 
-def test_every_field_and_modality_of_the_virtual_scope(rendered, fields) -> None:  # type: ignore[no-untyped-def]
+def test_every_field_and_modality_of_the_virtual_scope(film, fields) -> None:  # type: ignore[no-untyped-def]
     usual = find_usual(fields[:8], SHAPE, PIXEL_UM, reference=REFERENCE)
     errors = []
     for index, structs in enumerate(fields):
         found = align(structs, usual, PIXEL_UM, reference=REFERENCE)
         assert found.trusted.all()
-        errors += [found.to_modality(k, GRID) - rendered.to_modality(index, k, GRID) for k in range(3)]
+        errors += [found.to_modality(k, GRID) - film.to_modality(index, k, GRID) for k in range(3)]
     assert np.sqrt(np.mean(np.square(errors))) <= 0.3
     scale = np.linalg.det(usual.linear) ** 0.5
     assert scale[:3] == pytest.approx([1 / 1.002, 1.0008 / 1.002, 0.999 / 1.002], abs=3e-4)
@@ -45,23 +45,24 @@ def test_every_field_and_modality_of_the_virtual_scope(rendered, fields) -> None
     ("shift_px", "degrees"), [((38.3, -27.6), 0.9), ((-40.0, 12.25), -1.0), ((3.5, 39.7), 0.4)], ids=str
 )
 def test_a_planted_shift_and_rotation_between_passes(  # type: ignore[no-untyped-def]
-    rendered, shift_px: tuple[float, float], degrees: float
+    wide, shift_px: tuple[float, float], degrees: float
 ) -> None:
     """The bright-field pass is turned and shifted against the fluorescence pass, as after staining."""
-    index = 4
-    frames, _ = read_field(fields_on_disk(rendered.sample.raw_path())[index])
+    frames, _ = read_field(fields_on_disk(wide.sample.raw_path())[0])
     angle = np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = (np.array(SHAPE) - 1) / 2
+    centre = (np.array(frames.shape[1:]) - 1) / 2
     offset = centre - turn.T @ (centre + shift_px)
     moved = [
-        ndimage.affine_transform(frame.astype(float), turn.T, offset, order=3, mode="nearest") for frame in frames[:3]
+        ndimage.affine_transform(frame.astype(np.float32), turn.T, offset, order=1, mode="nearest")
+        for frame in frames[:3]
     ]
     stacked = np.stack([*moved, frames[3]]).clip(0, 65535).astype(np.uint16)
-    usual = find_usual([structures(stacked)], SHAPE, PIXEL_UM, reference=REFERENCE)
+    usual = find_usual([structures(stacked)], frames.shape[1:], PIXEL_UM, reference=REFERENCE)
     found = align(structures(stacked), usual, PIXEL_UM, reference=REFERENCE)
+    points = 2 * GRID
     errors = [
-        found.to_modality(k, GRID) - ((rendered.to_modality(index, k, GRID) - centre) @ turn.T + centre + shift_px)
+        found.to_modality(k, points) - ((wide.to_modality(0, k, points) - centre) @ turn.T + centre + shift_px)
         for k in range(3)
     ]
     assert np.sqrt(np.mean(np.square(errors))) <= 0.3

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def keep(rows: list[tuple[float, float, int, int, float]]) -> list[bool]:
     """Rows of y_um, x_um, field, quality, distance from the field's middle."""
     y, x, field, quality, off = (np.array(column) for column in zip(*rows, strict=True))
-    return unique_cells(y, x, field.astype(np.int32), quality.astype(np.uint16), off).tolist()
+    kept = unique_cells(y, x, field.astype(np.int32), quality.astype(np.uint16), off)
+    return [bool(flag) for flag in kept]
 
 
 @pytest.mark.parametrize(
