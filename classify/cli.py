@@ -112,13 +112,12 @@ def train(
     click.echo(f"{len(cells)} labelled cells: {_counts(cells)}; modalities {', '.join(cells.modalities)}", err=True)
     if folds is not None:
         _cross_validate(cells, recipe, out, folds, fold, device, as_json and name is None)
-        if name is None:
-            return
-        from wbcpipe.classify.folds import stratified_folds
+        if name is not None and fold is not None:
+            from wbcpipe.classify.folds import stratified_folds
 
-        rows, kept_rows = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)[int(fold or 0)]
-        cells, held, out = cells.subset(rows), cells.subset(kept_rows), out / f"fold-{fold or 0}"
-        _bundle(cells, held, recipe, name, out, sources[0][1], device, as_json)
+            rows, apart = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)[fold]
+            place = out / f"fold-{fold}"
+            _bundle(cells.subset(rows), cells.subset(apart), recipe, name, place, sources[0][1], device, as_json)
         return
     kept = [_source(root, text) for text in validation]
     held = load_cells(kept, recipe.side, classes=cells.classes) if kept else None
