@@ -176,9 +176,9 @@ def _align_within(
     factor = coarse_factor(pixel_um)
     warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(structures)]
     shape = warped[0].shape
-    search = max(2, min(round(search_um / pixel_um / factor), min(shape) // 6))
-    half = (min(shape) - 2 * search) // 4
-    surfaces = correlate_pairs(warped, tile_centres(shape, half, search, 2 * half), half, search)
+    half = max(4, (min(shape) + 8) // 4)
+    search = max(2, min(round(search_um / pixel_um / factor), half - 2))
+    surfaces = correlate_pairs(warped, tile_centres(shape, half, max(1, 2 * half - 16)), half, search)
     pairs: list[tuple[int, int]] = []
     shifts: list[NDArray[np.float64]] = []
     errors: list[float] = []

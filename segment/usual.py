@@ -73,9 +73,9 @@ def _sights(
 ) -> list[_Sight]:
     factor = coarse_factor(pixel_um)
     smallest = min(fields[0][0].shape)
-    search = max(2, min(round(search_um / pixel_um / factor), smallest // 6))
-    half = min(max(8, round(_TILE_HALF_UM / pixel_um / factor)), (smallest - 2 * search) // 2)
-    centres = tile_centres(fields[0][0].shape, half, search, max(1, half * 3 // 2))
+    half = min(max(8, round(_TILE_HALF_UM / pixel_um / factor)), smallest // 4)
+    search = max(2, min(round(search_um / pixel_um / factor), half - 2))
+    centres = tile_centres(fields[0][0].shape, half, max(1, half * 3 // 2))
     places = centres * float(factor) - 0.5 - usual.centre_px  # frame pixels from the centre
     found = []
     for structures in fields:
