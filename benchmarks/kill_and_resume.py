@@ -2,7 +2,7 @@
 
     python benchmarks/kill_and_resume.py [--kills 5] [--cells 60] [--seed 1] [--json]
 
-The moments are drawn over the length of the unbroken run, so every stage is hit sooner or later. The ratio is the
+The moments are drawn so that the kills spread over the length of the run, whatever stage they hit. The ratio is the
 broken run's whole working time over the unbroken run's: what resuming costs.
 """
 
@@ -82,7 +82,7 @@ def main() -> int:
             return 1
         rows, broken_s = [], 0.0
         for kill in range(options.kills):
-            spent, code = timed(command(broken, options.cells, extra), rng.uniform(1.0, max(whole_s * 0.7, 2.0)))
+            spent, code = timed(command(broken, options.cells, extra), rng.uniform(2.0, max(1.6 * whole_s / options.kills, 3.0)))
             broken_s += spent
             rows.append({"kill": kill + 1, "after_s": round(spent, 1), "exit_code": code})
         spent, code = timed(command(broken, options.cells, extra))

@@ -36,7 +36,7 @@ __all__ = [
 CALIBRATION_FIELDS: Final = 16
 #: Registration needs fewer of them.
 _REGISTERED_FIELDS: Final = 8
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _FLATFIELD_NAME: Final = "flatfield.npz"
 _CALIBRATION_NAME: Final = "calibration.npz"
 

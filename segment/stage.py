@@ -45,7 +45,7 @@ __all__ = ["SegmentStage", "segment_sample"]
 
 _NOT_COUNTED: Final = np.uint16(Quality.BORDER | Quality.DEBRIS)
 #: Changes whenever the same frames would give other cells.
-_METHOD: Final = 2
+_METHOD: Final = 3
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,9 @@ def _sights(
 ) -> list[_Sight]:
     factor = coarse_factor(pixel_um)
     smallest = min(fields[0][0].shape)
-    half = min(max(8, round(_TILE_HALF_UM / pixel_um / factor)), smallest // 4)
-    search = max(2, min(round(search_um / pixel_um / factor), half - 2))
-    centres = tile_centres(fields[0][0].shape, half, max(1, half * 3 // 2))
+    search = max(2, min(round(search_um / pixel_um / factor), smallest // 6))
+    half = min(max(8, round(_TILE_HALF_UM / pixel_um / factor)), (smallest - 2 * search) // 2)
+    centres = tile_centres(fields[0][0].shape, half, search, max(1, half * 3 // 2))
     places = centres * float(factor) - 0.5 - usual.centre_px  # frame pixels from the centre
     found = []
     for structures in fields:
@@ -128,7 +128,7 @@ def _fit(sights: Sequence[_Sight], usual: Alignment, reference: int, factor: int
     moved[reference] = 0
     for row, modality in enumerate(free):
         scale, turn = solution[row, :2] / radius
-        seen = sorted({numbers[s.field] for s in used if modality in (s.first, s.second)})
+        seen = _well_seen([numbers[s.field] for s in used if modality in (s.first, s.second)])
         shifts = solution[row, 2:].reshape(-1, 2)[seen]
         linear[modality] = linear[modality] @ np.array([[1 + scale, turn], [-turn, 1 + scale]])
         shift[modality] += usual.linear[modality] @ np.median(shifts, axis=0)
@@ -138,6 +138,12 @@ def _fit(sights: Sequence[_Sight], usual: Alignment, reference: int, factor: int
     return replace(
         usual, linear=linear, shift_px=shift, residual_px=residual, scatter_px=_scatter(moved), trusted=trusted
     )
+
+
+def _well_seen(rows: list[int]) -> NDArray[np.intp]:
+    """Fields with at least 40 % of the sights of the best: the shift of one nearly empty is a guess."""
+    counts = np.bincount(rows)
+    return np.flatnonzero(counts >= 0.4 * counts.max())
 
 
 def _scatter(moved: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ slide val-coat-1022 1022 buffy-coat 20
 
 wbcpipe train train-coat-1001 train-coat-1002 train-coat-1003 train-film-1011 train-film-1012 \
     --validation val-film-1021 --validation val-coat-1022 --name virtual-shufflenet \
-    --method mm-mimo-kd --backbone shufflenet --side 112 --teacher-epochs 12 --epochs 30 --temperature 2 \
+    --recipe "$(dirname "$0")/virtual-shufflenet.json" \
     --threads 1 --out "$out"
 
 # Test seeds, looked at once the bundle was finished.
