@@ -82,7 +82,8 @@ def main() -> int:
             return 1
         rows, broken_s = [], 0.0
         for kill in range(options.kills):
-            spent, code = timed(command(broken, options.cells, extra), rng.uniform(2.0, max(1.6 * whole_s / options.kills, 3.0)))
+            moment_s = rng.uniform(2.0, max(1.6 * whole_s / options.kills, 3.0))
+            spent, code = timed(command(broken, options.cells, extra), moment_s)
             broken_s += spent
             rows.append({"kill": kill + 1, "after_s": round(spent, 1), "exit_code": code})
         spent, code = timed(command(broken, options.cells, extra))
