@@ -16,8 +16,6 @@ from wbcpipe.options import data_option, device_option, json_option
 from wbcpipe.samples import Sample, data_root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from wbcpipe.classify.data import CellSet
     from wbcpipe.classify.recipe import Recipe
     from wbcpipe.classify.train import EpochReport
@@ -188,7 +186,10 @@ def _cross_validate(
     from wbcpipe.classify.procedure import cross_validate, markdown_table
 
     clock = _Clock(recipe, len(cells.modalities), folds if fold is None else 1)
-    progress: Callable[[int, EpochReport], None] = lambda number, report: clock(report, f"fold {number + 1}/{folds} ")  # noqa: E731
+
+    def progress(number: int, report: EpochReport) -> None:
+        clock(report, f"fold {number + 1}/{folds} ")
+
     table = cross_validate(cells, recipe, out, folds=folds, only=fold, device=device, progress=progress)
     click.echo(json.dumps(table) if as_json else markdown_table(table), nl=as_json)
 
