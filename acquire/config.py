@@ -27,6 +27,8 @@ __all__ = [
     "Scope",
     "Slot",
     "Stage",
+    "Staining",
+    "StainingStep",
     "list_scopes",
     "load_scope",
     "scope_folders",
@@ -240,6 +242,40 @@ class ModalitySet(_Part):
         return tuple((name, self.named(name)) for name in MODALITIES)
 
 
+class StainingStep(DeviceSetting):
+    """One step of a staining by devices: a property set, the device waited for, then ``wait_s`` more."""
+
+    wait_s: NotNegative = 0.0
+
+
+class Staining(_Part):
+    """How Acridine Orange comes onto the slide between the passes of `acquire --pass both`.
+
+    Attributes:
+        method: ``prompt`` asks the operator to do it; ``devices`` sets properties of pumps and valves one by one;
+            ``command`` runs a program.
+        message: what the operator is asked to do.
+        steps: for ``devices``.
+        command: for ``command``: the program and its arguments; no shell is involved.
+        timeout_s: of the program, and of each step's device.
+        incubate_s: wait after the stain is on, before the fluorescence pass.
+    """
+
+    method: Literal["prompt", "devices", "command"] = "prompt"
+    message: str = "Stain the slide with Acridine Orange and put it back the same way round."
+    steps: tuple[StainingStep, ...] = ()
+    command: tuple[str, ...] = ()
+    timeout_s: Positive = 600.0
+    incubate_s: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for method, key in (("devices", "steps"), ("command", "command")):
+            if bool(getattr(self, key)) != (self.method == method):
+                raise ValueError(f"'{key}' belongs to method {method!r}, and that method needs it")
+        return self
+
+
 class Slot(Range):
     """A place for a slide in the stage insert; ``x_um``, ``y_um`` bound the area that is scanned."""
 
@@ -312,6 +348,7 @@ class Scope(_Part):
     modalities: ModalitySet
     slots: Annotated[dict[str, Slot], Field(min_length=1)]
     focus: Focus = Focus()
+    staining: Staining = Staining()
     reliability: Reliability = Reliability()
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
@@ -344,11 +381,10 @@ class Scope(_Part):
         height_px, width_px = self.camera.image_px
         return width_px * self.camera.image_pixel_um, height_px * self.camera.image_pixel_um
 
-    @property
-    def field_bytes(self) -> int:
-        """Size of a field's file, about."""
+    def field_bytes(self, modalities: tuple[str, ...] = MODALITIES) -> int:
+        """Size of a field's file with frames of ``modalities``, about."""
         height_px, width_px = self.camera.image_px
-        return 2 * len(MODALITIES) * height_px * width_px + 8192
+        return 2 * len(modalities) * height_px * width_px + 8192
 
 
 def scope_folders() -> list[Path]:

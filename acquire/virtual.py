@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.scope import CoreMicroscope
-from wbcpipe.acquire.specimen import OpticalState, Specimen, VirtualMicroscope
+from wbcpipe.acquire.specimen import UNMOVED, OpticalState, Specimen, VirtualMicroscope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.mmcore import CoreLink
-    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.acquire.specimen import Seating, SpecimenPlan
 
 __all__ = ["VirtualScope"]
 
@@ -36,15 +36,23 @@ class VirtualScope(CoreMicroscope):
     Args:
         scope: a scope file with ``virtual = true``.
         plan: which specimen lies on the stage.
+        link: a core that is open already.
+        seating: how the slide lies in this pass.
     """
 
-    def __init__(self, scope: Scope, plan: SpecimenPlan, link: CoreLink | None = None) -> None:
+    def __init__(
+        self, scope: Scope, plan: SpecimenPlan, link: CoreLink | None = None, *, seating: Seating = UNMOVED
+    ) -> None:
         super().__init__(scope, link)
         camera = scope.camera
         width_px, height_px = camera.sensor_px
         self.specimen = Specimen(plan)
         self._renderer = VirtualMicroscope(
-            self.specimen, sensor_px=(height_px, width_px), pixel_um=camera.pixel_um, bit_depth=camera.bits
+            self.specimen,
+            sensor_px=(height_px, width_px),
+            pixel_um=camera.pixel_um,
+            bit_depth=camera.bits,
+            seating=seating,
         )
         self._observed = _Observed((0.0, 0.0), 0.0, "")
 
