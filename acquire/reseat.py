@@ -259,7 +259,9 @@ class _Search:
 
     def _best(self, mosaic: NDArray[np.float32]) -> tuple[float, float, float] | None:
         """Shift (x, y) in um and turn of the best match, if it stands out."""
-        scores = [match_template(mosaic, template) for template in self._templates]  # type: ignore[no-untyped-call]
+        # In double precision: sums over a mosaic in single precision make flat glass look like a match.
+        wide = mosaic.astype(np.float64)
+        scores = [match_template(wide, template) for template in self._templates]  # type: ignore[no-untyped-call]
         heights = [float(score.max()) for score in scores]
         number = int(np.argmax(heights))
         peak = np.unravel_index(int(scores[number].argmax()), scores[number].shape)
