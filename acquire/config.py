@@ -183,9 +183,16 @@ class Stage(Range):
 
 
 class Light(_Part):
-    """The shutter that gates the light; opened only while the camera exposes. Empty: the presets gate it."""
+    """The light and what it does to the stain.
+
+    Attributes:
+        shutter_device: gates the light; opened only while the camera exposes. Empty: the presets gate it.
+        bleach_ms: fluorescence exposure after which the dye has faded to 1/e, if it was measured: each field then notes
+            what earlier light has cost it.
+    """
 
     shutter_device: str = ""
+    bleach_ms: Positive | None = None
 
 
 class DeviceSetting(_Part):

@@ -98,6 +98,7 @@ class FieldInfo:
         kind: ``scope``, ``stained-rgb`` (registered by construction) or ``stack``.
         source: the file an imported field came from.
         dose_ms: fluorescence exposure that the middle of the field has had so far, this field's own included.
+        faded: estimated share of the dye that earlier exposures have bleached there; 0 where that is not known.
         reseated: where the fluorescence frame lies, when it was taken in a pass of its own; ``None`` otherwise.
     """
 
@@ -110,6 +111,7 @@ class FieldInfo:
     kind: str = "scope"
     source: str = ""
     dose_ms: float = 0.0
+    faded: float = 0.0
     reseated: Reseated | None = None
 
     @property
@@ -190,6 +192,7 @@ def _metadata(info: FieldInfo) -> dict[str, Any]:
             "source": info.source,
             "derived": ",".join(frame.modality for frame in frames if frame.derived),
             "dose_ms": repr(info.dose_ms),
+            "faded": repr(info.faded),
             **({} if info.reseated is None else {"reseated": ",".join(map(repr, astuple(info.reseated)))}),
         },
     }
@@ -274,6 +277,7 @@ def _parse(xml: str, path: Path) -> FieldInfo:
         kind=notes["kind"],
         source=notes["source"],
         dose_ms=float(notes.get("dose_ms", 0.0)),
+        faded=float(notes.get("faded", 0.0)),
         reseated=Reseated(*map(float, notes["reseated"].split(","))) if "reseated" in notes else None,
     )
 
@@ -328,4 +332,4 @@ def _together(infos: Sequence[FieldInfo], raw: Path) -> FieldInfo:
             "must be taken on the same scope."
         )
     frames = tuple(frame for info in infos for frame in info.frames)
-    return replace(first, frames=frames, reseated=last.reseated, dose_ms=last.dose_ms)
+    return replace(first, frames=frames, reseated=last.reseated, dose_ms=last.dose_ms, faded=last.faded)

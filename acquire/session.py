@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import threading
 import time
 from dataclasses import asdict, replace
@@ -276,8 +277,11 @@ class AcquisitionSession:
 
     def _described(self, info: FieldInfo) -> FieldInfo:
         """What is known of a field beyond what the hardware said: its light so far, and its place on the slide."""
+        before_ms = self._dose.at(info.x_um, info.y_um)
         self._dose.add_fields([info])
-        info = replace(info, dose_ms=self._dose.at(info.x_um, info.y_um))
+        bleach_ms = self.scope.light.bleach_ms
+        faded = round(1 - math.exp(-before_ms / bleach_ms), 4) if bleach_ms else 0.0
+        info = replace(info, dose_ms=self._dose.at(info.x_um, info.y_um), faded=faded)
         return info if self._reseating is None else reseated_info(info, self._reseating)
 
     def _take_field(self, field: PlannedField, following: PlannedField | None, buffer: NDArray[np.uint16]) -> FieldInfo:
