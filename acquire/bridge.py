@@ -7,6 +7,7 @@ speaks Java. Here every call has a deadline, calls that block have a socket of t
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import contextlib
 import json
@@ -82,6 +83,8 @@ class BridgedCore:
         except BaseException:
             self.close()
             raise
+        # Before pyjavaz's own handlers, which were registered first and would wait for ever for one that hangs.
+        atexit.register(self.close)
 
     def _open_second(self, timeout_s: float) -> None:
         """A socket for calls that block, so that the shutter can be closed meanwhile; without one they block all."""
@@ -160,6 +163,7 @@ class BridgedCore:
 
     def close(self) -> None:
         """Give the core back to Micro-Manager, whose devices stay as they are; may be called twice."""
+        atexit.unregister(self.close)
         answers = self._main.close()
         if self._blocking is not self._main:
             if answers:
@@ -233,9 +237,15 @@ class _Line:
             return
         for held in list(bridge._java_objects):
             held._closed = True
-        bridge._closed = True  # a call that waits for a reply ends on this
         bridge._shutdown_event.set()
         type(bridge)._cached_bridges_by_port.pop(bridge.port, None)
+        # Of those that wait for a reply, a call ends on the one and a farewell on the other.
+        bridge._closed = True
+        given_up = type(bridge)._ports_with_terminated_servers
+        given_up.add(bridge.port)
+        if self._last is not None:
+            concurrent.futures.wait([self._last], timeout=_CLOSE_S)
+        given_up.discard(bridge.port)  # another Micro-Manager may come to listen there
 
 
 def java_message(text: str) -> str:

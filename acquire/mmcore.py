@@ -100,6 +100,7 @@ class CoreLink:
         self._headless = scope.micromanager.backend == "headless"
         self._stuck: threading.Thread | None = None
         self._shutter = scope.light.shutter_device
+        self._auto_shutter = False
         self._core: Any = self._load() if self._headless else self._reach()
         _open.append(self)
         try:
@@ -155,6 +156,7 @@ class CoreLink:
         self._call("set_camera_device", self._scope.camera.device)
         self._call("set_xy_stage_device", self._scope.stage.xy_device)
         self._call("set_focus_device", self._scope.stage.z_device)
+        self._auto_shutter = bool(self._call("get_auto_shutter"))
         self._call("set_auto_shutter", False)
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
@@ -330,6 +332,9 @@ class CoreLink:
             if self._shutter:
                 with contextlib.suppress(HardwareError):
                     self.set_shutter(is_open=False)
+            if self._auto_shutter and not self._headless:
+                with contextlib.suppress(HardwareError):
+                    self._call("set_auto_shutter", True)  # as the user of that Micro-Manager had it
         finally:
             core, self._core = self._core, None
             _open.remove(self)
@@ -346,17 +351,16 @@ class _Pycromanager:
     """What `BridgedCore` needs of pycromanager."""
 
     def __init__(self, port: int, timeout_s: float) -> None:
+        import pycromanager  # slow: not to be counted against a deadline
+
+        self._package = pycromanager
         self._port, self._timeout_ms = port, int(1000 * timeout_s)
 
     def core(self, *, new_socket: bool) -> Any:
-        import pycromanager
-
-        return pycromanager.Core(port=self._port, timeout=self._timeout_ms, new_socket=new_socket)
+        return self._package.Core(port=self._port, timeout=self._timeout_ms, new_socket=new_socket)
 
     def vector(self, name: str) -> Any:
-        import pycromanager
-
-        return pycromanager.JavaObject(f"mmcorej.{name}", port=self._port, timeout=self._timeout_ms)
+        return self._package.JavaObject(f"mmcorej.{name}", port=self._port, timeout=self._timeout_ms)
 
 
 def _strings(values: Iterable[Any]) -> list[str]:

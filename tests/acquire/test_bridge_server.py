@@ -104,13 +104,11 @@ def test_an_object_on_a_port_of_its_own_has_a_thread_of_its_own_until_it_is_let_
         with contextlib.closing(Raw(context, second["port"])) as other:
             raw.run(first["hash-code"], "setExposure", ["double"], [800])
             thread = threading.Thread(target=other.run, args=(second["hash-code"], "snapImage", [], []))
-            began_s = time.monotonic()
             thread.start()
             time.sleep(0.1)
             raw.run(first["hash-code"], "getVersionInfo", [], [])
-            assert time.monotonic() - began_s < 0.6
+            assert thread.is_alive()
             thread.join()
-            assert time.monotonic() - began_s > 0.7
             other.ask(**{"command": "destructor", "hash-code": second["hash-code"]})
         deadline = time.monotonic() + 5
         while socket_is_open(second["port"]):
