@@ -139,17 +139,19 @@ class CoreLink:
                 connect_timeout_s=policy.camera_timeout_s,
                 call_timeout_s=max(policy.camera_timeout_s, policy.move_timeout_s, policy.switch_timeout_s),
             )
-            running = core.is_sequence_running()
         except Exception as error:
             raise HardwareError(
                 f"no Micro-Manager answers on port {port}: {_text(error)}. Start it and tick Tools > Options > 'Run "
                 "server on port', or use backend 'headless'."
             ) from error
-        if running:
+        try:
+            if core.is_sequence_running():
+                raise HardwareError(
+                    f"Micro-Manager on port {port} is in live view or in an acquisition of its own; stop that first."
+                )
+        except BaseException:
             core.close()
-            raise HardwareError(
-                f"Micro-Manager on port {port} is in live view or in an acquisition of its own; stop that first."
-            )
+            raise
         return core
 
     def _assign_roles(self) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import zmq
 
+from wbcpipe.acquire import mmcore
 from wbcpipe.acquire.bridge import java_message
 from wbcpipe.acquire.mmcore import CoreLink
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError
@@ -194,6 +195,26 @@ def test_a_camera_that_hangs_does_not_keep_the_shutter_open(bridged: Bridged) ->
             link.snap(0.2)
         link.set_exposure(1.0)
         link.snap(3.0)  # the exposure has ended by itself
+        assert link.image((256, 256)).dtype == np.uint16
+
+
+def test_without_a_second_socket_all_goes_over_the_first(bridged: Bridged, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Micro-Manager serves the second on the next port, which may be another program's.
+    whole = mmcore._Pycromanager.core
+
+    def core(self: Any, *, new_socket: bool) -> Any:
+        if new_socket:
+            raise RuntimeError("Couldn't create Core.")
+        return whole(self, new_socket=False)
+
+    monkeypatch.setattr(mmcore._Pycromanager, "core", core)
+    with linked(bridged.scope) as link:
+        link.set_exposure(1200.0)
+        with pytest.raises(DeviceTimeoutError, match="exposure did not end"):
+            link.snap(0.05)
+        with pytest.raises(DeviceTimeoutError, match="set_shutter_open: an earlier call still hangs in Micro-Manager"):
+            link.set_shutter(is_open=False)
+        link.snap(3.0)
         assert link.image((256, 256)).dtype == np.uint16
 
 
