@@ -148,8 +148,6 @@ class BridgedCore:
                 raise DeviceTimeoutError(f"{doing}: Micro-Manager did not answer within {timeout_s:g} s.")
         try:
             return answer.result()
-        except concurrent.futures.CancelledError:
-            raise self._gone() from None
         except Exception as error:
             if self._lost:
                 raise self._gone() from error
