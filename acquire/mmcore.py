@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wbcpipe.acquire.bridge import BridgedCore
 from wbcpipe.acquire.config import TEST_ADAPTERS
 from wbcpipe.errors import ConfigError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -99,6 +100,7 @@ class CoreLink:
         self._headless = scope.micromanager.backend == "headless"
         self._stuck: threading.Thread | None = None
         self._shutter = scope.light.shutter_device
+        self._auto_shutter = False
         self._core: Any = self._load() if self._headless else self._reach()
         _open.append(self)
         try:
@@ -128,22 +130,35 @@ class CoreLink:
             ) from error
 
     def _reach(self) -> Any:
-        import pycromanager
-
         port = self._scope.micromanager.port
+        policy = self._scope.reliability
         try:
-            timeout_ms = int(1000 * self._scope.reliability.camera_timeout_s)
-            return pycromanager.Core(port=port, timeout=timeout_ms)
+            core = BridgedCore(
+                port,
+                _Pycromanager(port, policy.camera_timeout_s),
+                connect_timeout_s=policy.camera_timeout_s,
+                call_timeout_s=max(policy.camera_timeout_s, policy.move_timeout_s, policy.switch_timeout_s),
+            )
         except Exception as error:
             raise HardwareError(
                 f"no Micro-Manager answers on port {port}: {_text(error)}. Start it and tick Tools > Options > 'Run "
                 "server on port', or use backend 'headless'."
             ) from error
+        try:
+            if core.is_sequence_running():
+                raise HardwareError(
+                    f"Micro-Manager on port {port} is in live view or in an acquisition of its own; stop that first."
+                )
+        except BaseException:
+            core.close()
+            raise
+        return core
 
     def _assign_roles(self) -> None:
         self._call("set_camera_device", self._scope.camera.device)
         self._call("set_xy_stage_device", self._scope.stage.xy_device)
         self._call("set_focus_device", self._scope.stage.z_device)
+        self._auto_shutter = bool(self._call("get_auto_shutter"))
         self._call("set_auto_shutter", False)
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
@@ -155,6 +170,8 @@ class CoreLink:
             raise HardwareError("the microscope is closed.")
         try:
             return getattr(self._core, name)(*arguments)
+        except HardwareError:
+            raise  # the bridge's own: a deadline, or Micro-Manager gone
         except Exception as error:
             shown = ", ".join(repr(argument) for argument in arguments)
             raise HardwareError(f"{name}({shown}) failed: {_text(error)}.") from error
@@ -317,9 +334,14 @@ class CoreLink:
             if self._shutter:
                 with contextlib.suppress(HardwareError):
                     self.set_shutter(is_open=False)
+            if self._auto_shutter and not self._headless:
+                with contextlib.suppress(HardwareError):
+                    self._call("set_auto_shutter", True)  # as the user of that Micro-Manager had it
         finally:
-            self._core = None
+            core, self._core = self._core, None
             _open.remove(self)
+            if not self._headless:
+                core.close()
             # Unloading under a call that hangs would take the process down.
             if self._headless and not (self._stuck is not None and self._stuck.is_alive()):
                 import pycromanager
@@ -327,11 +349,25 @@ class CoreLink:
                 pycromanager.stop_headless()
 
 
-def _strings(values: Any) -> list[str]:
-    """A core's list of names: a tuple in this process, a Java StrVector over the bridge."""
-    if isinstance(values, list | tuple):
-        return [str(value) for value in values]
-    return [str(values.get(index)) for index in range(values.size())]
+class _Pycromanager:
+    """What `BridgedCore` needs of pycromanager."""
+
+    def __init__(self, port: int, timeout_s: float) -> None:
+        import pycromanager  # slow: not to be counted against a deadline
+
+        self._package = pycromanager
+        self._port, self._timeout_ms = port, int(1000 * timeout_s)
+
+    def core(self, *, new_socket: bool) -> Any:
+        return self._package.Core(port=self._port, timeout=self._timeout_ms, new_socket=new_socket)
+
+    def vector(self, name: str) -> Any:
+        return self._package.JavaObject(f"mmcorej.{name}", port=self._port, timeout=self._timeout_ms)
+
+
+def _strings(values: Iterable[Any]) -> list[str]:
+    """A core's names: a tuple in this process, a list over the bridge."""
+    return [str(value) for value in values]
 
 
 def _text(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from wbcpipe.acquire.second_pass import (
 )
 from wbcpipe.acquire.specimen import UNMOVED, Specimen, TruthRow, reseated, truth_rows, write_truth
 from wbcpipe.acquire.writer import FieldWriter, field_buffers
-from wbcpipe.errors import FrameFileError, HardwareError, InterruptedRunError, StageLimitError
+from wbcpipe.errors import DeviceCrashError, FrameFileError, HardwareError, InterruptedRunError, StageLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -177,6 +177,7 @@ class AcquisitionSession:
             on_missing: called with the index and the reason of a field that could not be taken, in turn.
 
         Raises:
+            DeviceCrashError: the core is gone; the fields taken before are whole.
             DiskFullError: no room; the fields written before are whole.
             HardwareError: too many fields in a row could not be taken.
             InterruptedRunError: `stop` was called.
@@ -256,6 +257,8 @@ class AcquisitionSession:
                 buffer = writer.buffer()
                 try:
                     info = self._take_field(field, following, buffer)
+                except DeviceCrashError:
+                    raise  # the core is gone, and with it every later field
                 except HardwareError as error:
                     writer.give_back(buffer)
                     writer.miss(field.index, str(error))
@@ -314,7 +317,7 @@ class AcquisitionSession:
     def _rest(self, error: HardwareError, *, last: bool, **where: int | str) -> None:
         """Bring the hardware to rest after ``error``; raise it again if this was the ``last`` attempt."""
         self.microscope.recover()
-        if last:
+        if last or isinstance(error, DeviceCrashError):
             raise error
         self.sample.log("retry", **where, reason=str(error))
         self._stop.wait(self.scope.reliability.retry_wait_s)
