@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from wbcpipe.acquire.capture import FieldFocuser, capture_field
+from wbcpipe.acquire.capture import capture_field
 from wbcpipe.acquire.events import field_events
-from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
+from wbcpipe.acquire.focus_surface import DriftCheck, FocusSurface, load_surface
+from wbcpipe.acquire.focuser import make_focuser
 from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_info
 from wbcpipe.acquire.record import begin_sample, check_disk
 from wbcpipe.acquire.specimen import Specimen, TruthRow, truth_rows, write_truth
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.focus_surface import Finder
+    from wbcpipe.acquire.focuser import FocusCount
     from wbcpipe.acquire.frames import FieldInfo
     from wbcpipe.acquire.hardware import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
@@ -178,6 +181,8 @@ class AcquisitionSession:
         try:
             for field, following in itertools.zip_longest(todo, todo[1:]):
                 check_disk(self.raw, self.scope, 1)
+                if self.surface.check_is_due(field.index):
+                    self._check_drift(field, field.index)
                 buffer = writer.buffer()
                 try:
                     info = self._take_field(field, following, buffer)
@@ -206,7 +211,7 @@ class AcquisitionSession:
         policy = self.scope.reliability
         for attempt in range(policy.retries + 1):
             try:
-                events = field_events(self.scope, field, self.surface.z_um(field.x_um, field.y_um))
+                events = field_events(self.scope, field, self.surface.z_um(field.x_um, field.y_um, field.index))
                 return capture_field(
                     self.microscope,
                     self.scope,
@@ -239,6 +244,9 @@ class AcquisitionSession:
 
     def _focus(self, fields: Sequence[PlannedField]) -> None:
         """Measure the surface of focus where fields will be taken, and store it before the first of them."""
+        if self.surface.resumed:
+            self.surface.resumed = False
+            self._check_since_last_run(fields)
         places = [(field.x_um, field.y_um) for field in fields]
         policy = self.scope.focus
         if policy.method == "fixed" or (self.surface.coarse and not self.surface.missing_nodes(places)):
@@ -250,13 +258,45 @@ class AcquisitionSession:
         for attempt in range(self.scope.reliability.retries + 1):
             try:
                 with self.microscope.focus_region(policy.roi_px) as frame_px:
-                    finder = FieldFocuser(self.microscope, self.scope, frame_px, self._check_stop)
+                    finder, count = self._focuser(frame_px)
                     points = self.surface.measure(places, finder)
                 break
             except HardwareError as error:
                 self._rest(error, last=attempt == self.scope.reliability.retries, doing="focus")
         self.surface.save(self.raw / "focus.json")
-        self.sample.log("focused", points=points, seconds=round(time.monotonic() - started_s, 2))
+        self.sample.log("focused", points=points, **vars(count), seconds=round(time.monotonic() - started_s, 2))
+
+    def _focuser(self, frame_px: tuple[int, int]) -> tuple[Finder, FocusCount]:
+        return make_focuser(
+            self.microscope, self.scope, frame_px, self._check_stop, self.sample.log, progress=self._progress
+        )
+
+    def _check_since_last_run(self, fields: Sequence[PlannedField]) -> None:
+        """Look whether the focus has drifted since an earlier run, where that run took its last field."""
+        missing = [field.index for field in fields if field.index not in self._on_disk]
+        known = [
+            field
+            for field in fields
+            if field.index in self._on_disk and not self.surface.missing_nodes([(field.x_um, field.y_um)])
+        ]
+        if known and missing and self.scope.focus.drift_check_fields and self.scope.focus.method != "fixed":
+            # What is within the limit leaves no trace: the files are those of a run that was not broken.
+            self._check_drift(known[-1], missing[0], keep=False)
+
+    def _check_drift(self, place: PlannedField, index: int, *, keep: bool = True) -> None:
+        """Measure the drift at a field's place; where that fails, the surface is believed as it is."""
+        try:
+            with self.microscope.focus_region(self.scope.focus.roi_px) as frame_px:
+                finder, _ = self._focuser(frame_px)
+                check = self.surface.check_drift(index, place.x_um, place.y_um, finder, keep=keep)
+        except (HardwareError, StageLimitError) as error:
+            self.microscope.recover()
+            self.sample.log("focus_check_failed", field=index, reason=str(error))
+            check = DriftCheck(index, None, self.surface.shift_um())
+            if keep:
+                self.surface.note(check)
+        self.surface.save(self.raw / "focus.json")
+        self.sample.log("focus_checked", **vars(check))
 
 
 def _truth(plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo]) -> list[TruthRow]:

@@ -10,9 +10,10 @@ from scipy import ndimage
 
 from wbcpipe.acquire.autofocus import climb_to_focus, search_focus, sharpness
 from wbcpipe.acquire.config import load_scope
-from wbcpipe.acquire.focus_surface import FocusPoint, FocusSurface, fit_surface, load_surface
+from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
+from wbcpipe.acquire.surface_fit import FocusPoint, fit_surface
 from wbcpipe.errors import HardwareError, SampleStateError
 
 if TYPE_CHECKING:
