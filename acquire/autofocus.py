@@ -39,8 +39,10 @@ _TILE_PX: Final = 12
 #: A tile shows something where its detail has this many times the noise's energy: noise alone, which has about 14
 #: independent patches in a tile, gets there once in thousands.
 _SIGNAL: Final = 3.0
-#: Part of the tiles that must show something: one particle, on the corner of four of 64 tiles, is no specimen.
-_LEAST_TILES: Final = 0.08
+#: Part of the tiles, and how many at least, that must show something besides the strongest and those around it: one
+#: particle is no specimen.
+_LEAST_SHARE: Final = 0.08
+_LEAST_TILES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,24 @@ class FocusResult:
 
 @dataclass(frozen=True)
 class _Detail:
-    """What the tiles of an image show: (T,) float64 each.
+    """What the T tiles of an image show.
 
     Attributes:
-        energy: of the detail above the noise's, relative to the image's squared mean; may be negative by chance.
-        shown: true where it stands out of the noise.
+        energy: (T,) float64, row by row, of the detail above the noise's, relative to the image's squared mean; may be negative by chance.
+        shown: (T,) bool, true where it stands out of the noise.
+        columns: of tiles.
     """
 
     energy: NDArray[np.float64]
     shown: NDArray[np.bool_]
+    columns: int
+
+    def is_specimen(self) -> bool:
+        """Whether more is shown than one particle and its halo."""
+        row, column = divmod(int(self.energy.argmax()), self.columns)
+        shown = self.shown.reshape(-1, self.columns).copy()
+        shown[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = False
+        return bool(shown.sum() >= max(_LEAST_SHARE * shown.size, _LEAST_TILES))
 
 
 def sharpness(image: NDArray[np.uint16]) -> float:
@@ -93,14 +104,14 @@ def _detail(image: NDArray[np.uint16], merge: int) -> _Detail:
     down, right = rows // side, columns // side
     mean = float(merged.mean())
     if mean <= 0:
-        return _Detail(np.zeros(down * right), np.zeros(down * right, np.bool_))
+        return _Detail(np.zeros(down * right), np.zeros(down * right, np.bool_), right)
     band = ndimage.gaussian_filter(merged, _FINE_PX) - ndimage.gaussian_filter(merged, _COARSE_PX)
     tiles = np.square(band)[: down * side, : right * side].reshape(down, side, right, side)  # (rows, y, columns, x)
     energy = tiles.mean(axis=(1, 3), dtype=np.float64).ravel()
     # The median difference of neighbours sees the noise and not the few pixels at edges.
     noise = 1.4826 * float(np.median(np.abs(np.diff(merged, axis=1)))) / math.sqrt(2)
     noise_energy = _NOISE_PASSED * noise**2
-    return _Detail((energy - noise_energy) / mean**2, energy > _SIGNAL * noise_energy)
+    return _Detail((energy - noise_energy) / mean**2, energy > _SIGNAL * noise_energy, right)
 
 
 class _Curve:
@@ -154,10 +165,6 @@ class _Curve:
         curve = (energy[:, shown] / (best + usual)).sum(axis=1) / energy.shape[1]
         return dict(zip(steps, (max(float(value), 0.0) for value in curve), strict=True))
 
-    def enough_shown(self, step: int) -> bool:
-        shown = self.seen[step].shown
-        return bool(shown.sum() >= max(_LEAST_TILES * shown.size, 2))
-
 
 def climb_to_focus(
     take: Callable[[float], NDArray[np.uint16]],
@@ -191,11 +198,11 @@ def climb_to_focus(
             return None
         for step in wanted:
             curve.look(step)
+    detail = curve.seen[peak]
     offset = _vertex(values[peak - 1], values[peak], values[peak + 1])
     flat = values[peak - 1] + values[peak + 1] > 2 * _FALL * values[peak]
-    if offset is None or flat or not curve.enough_shown(peak):
+    if offset is None or flat or not detail.is_specimen():
         return None
-    detail = curve.seen[peak]
     shown = float(np.where(detail.shown, detail.energy, 0.0).mean())
     return FocusResult(curve.z_um(peak + offset), shown, len(curve.seen))
 

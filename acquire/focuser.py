@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Scope
-    from wbcpipe.acquire.focus_surface import Finder
     from wbcpipe.acquire.hardware import Microscope
 
-__all__ = ["DeviceFocuser", "FieldFocuser", "FocusCount", "make_focuser"]
+__all__ = ["DeviceFocuser", "FieldFocuser", "FocusCount"]
 
 #: How often the device is asked at a place, and how many places in a row it may fail at before it is left alone.
 _ATTEMPTS: Final = 2
@@ -85,9 +84,13 @@ class FieldFocuser:
         self._log = log
         self._progress = progress
         self._frame = np.empty(frame_px, np.uint16)
-        self.count = FocusCount()
         self._last_sign_s = time.monotonic()
-        self._all_until_s = time.monotonic() + scope.focus.mapping_deadline_s
+        self.restart()
+
+    def restart(self) -> None:
+        """Count anew, and give all places that follow the time of a mapping."""
+        self.count = FocusCount()
+        self._all_until_s = time.monotonic() + self._scope.focus.mapping_deadline_s
         self._until_s = self._all_until_s
 
     def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
@@ -217,18 +220,3 @@ class DeviceFocuser:
                 return round(found_um + policy.hardware_offset_um, 3)
         self._failures += 1
         return None
-
-
-def make_focuser(
-    microscope: Microscope,
-    scope: Scope,
-    frame_px: tuple[int, int],
-    check: Callable[[], None],
-    log: _Log,
-    progress: Callable[[str], None],
-) -> tuple[Finder, FocusCount]:
-    """What focuses as the scope says, and the count it keeps; arguments as of `FieldFocuser`."""
-    by_image = FieldFocuser(microscope, scope, frame_px, check, log, progress)
-    if scope.focus.method == "hardware":
-        return DeviceFocuser(microscope, scope, by_image, log), by_image.count
-    return by_image, by_image.count

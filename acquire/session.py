@@ -12,7 +12,7 @@ import numpy as np
 from wbcpipe.acquire.capture import capture_field
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.focus_surface import DriftCheck, FocusSurface, load_surface
-from wbcpipe.acquire.focuser import make_focuser
+from wbcpipe.acquire.focuser import DeviceFocuser, FieldFocuser
 from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_info
 from wbcpipe.acquire.record import begin_sample, check_disk
 from wbcpipe.acquire.specimen import Specimen, TruthRow, truth_rows, write_truth
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.focus_surface import Finder
-    from wbcpipe.acquire.focuser import FocusCount
     from wbcpipe.acquire.frames import FieldInfo
     from wbcpipe.acquire.hardware import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
@@ -106,6 +105,7 @@ class AcquisitionSession:
         self._stop = threading.Event()
         self._on_disk: dict[int, FieldInfo] = {}
         self._started_s = time.monotonic()
+        self._finder: tuple[Finder, FieldFocuser] | None = None
 
     def __enter__(self) -> Self:
         begin_sample(self.sample, self.scope, self.plan, self.specimen)
@@ -258,18 +258,28 @@ class AcquisitionSession:
         for attempt in range(self.scope.reliability.retries + 1):
             try:
                 with self.microscope.focus_region(policy.roi_px) as frame_px:
-                    finder, count = self._focuser(frame_px)
+                    finder, by_image = self._focuser(frame_px)
                     points = self.surface.measure(places, finder)
                 break
             except HardwareError as error:
                 self._rest(error, last=attempt == self.scope.reliability.retries, doing="focus")
         self.surface.save(self.raw / "focus.json")
-        self.sample.log("focused", points=points, **vars(count), seconds=round(time.monotonic() - started_s, 2))
-
-    def _focuser(self, frame_px: tuple[int, int]) -> tuple[Finder, FocusCount]:
-        return make_focuser(
-            self.microscope, self.scope, frame_px, self._check_stop, self.sample.log, progress=self._progress
+        self.sample.log(
+            "focused", points=points, **vars(by_image.count), seconds=round(time.monotonic() - started_s, 2)
         )
+
+    def _focuser(self, frame_px: tuple[int, int]) -> tuple[Finder, FieldFocuser]:
+        """What focuses as the scope says, and what looks at the images in it; kept, for it learns whom to believe."""
+        if self._finder is None:
+            by_image = FieldFocuser(
+                self.microscope, self.scope, frame_px, self._check_stop, self.sample.log, self._progress
+            )
+            finder: Finder = by_image
+            if self.scope.focus.method == "hardware":
+                finder = DeviceFocuser(self.microscope, self.scope, by_image, self.sample.log)
+            self._finder = (finder, by_image)
+        self._finder[1].restart()
+        return self._finder
 
     def _check_since_last_run(self, fields: Sequence[PlannedField]) -> None:
         """Look whether the focus has drifted since an earlier run, where that run took its last field."""
