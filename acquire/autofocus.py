@@ -65,7 +65,8 @@ class _Detail:
     """What the T tiles of an image show.
 
     Attributes:
-        energy: (T,) float64, row by row, of the detail above the noise's, relative to the image's squared mean; may be negative by chance.
+        energy: (T,) float64, row by row, of the detail above the noise's, relative to the image's squared mean; may be
+            negative by chance.
         shown: (T,) bool, true where it stands out of the noise.
         columns: of tiles.
     """

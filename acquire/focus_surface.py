@@ -155,6 +155,10 @@ class FocusSurface:
     def _measure_node(self, x_um: float, y_um: float, find: Finder) -> FocusPoint:
         """Focus at a point of the fine grid, or beside it; as it would have been before the drift seen so far."""
         assert self._surface is not None
+        for point in self.coarse:
+            if point.z_um is not None and (point.x_um, point.y_um) == (x_um, y_um):
+                if abs(point.z_um - self._surface(x_um, y_um)) <= OUTLIER_UM:
+                    return point
         shift_um = self.shift_um()
         for dx_um, dy_um in _DETOUR_UM:
             there = (round(x_um + dx_um, 3), round(y_um + dy_um, 3))

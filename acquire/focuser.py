@@ -127,11 +127,11 @@ class FieldFocuser:
     def _take(self, z_um: float) -> NDArray[np.uint16]:
         self._check()
         now_s = time.monotonic()
-        if now_s > self._until_s:
-            raise _LateError
         if now_s - self._last_sign_s > _HEARTBEAT_S:
             self._last_sign_s = now_s
             self._progress(f"finding the focus: {self.count.places} places, {self.count.frames} frames")
+        if now_s > self._until_s:
+            raise _LateError
         self.count.frames += 1
         self._microscope.move_z(z_um)
         self._microscope.expose(self._scope.modalities.named(self._scope.focus.modality).exposure_ms, self._frame)

@@ -11,6 +11,7 @@ import platform
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from wbcpipe.acquire.config import Scope, load_scope
 from wbcpipe.acquire.focus_surface import FocusSurface
 from wbcpipe.acquire.focuser import FieldFocuser
-from wbcpipe.acquire.hardware import Exposure
+from wbcpipe.acquire.hardware import Exposure, Microscope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.session import AcquisitionSession
 from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
@@ -63,11 +64,11 @@ class BareScope:
         return Exposure(exposure_ms, self._at[2])
 
 
-def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, object], FocusSurface]:
+def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, Any], FocusSurface]:
     specimen = Specimen(SpecimenPlan(seed))
     bare = BareScope(scope, specimen)
     side = scope.focus.roi_px
-    focuser = FieldFocuser(bare, scope, (side, side))
+    focuser = FieldFocuser(cast("Microscope", bare), scope, (side, side))
     surface = FocusSurface(plan, scope.focus)
     places = [(field.x_um, field.y_um) for field in plan.fields()]
     start_s = time.perf_counter()
@@ -104,7 +105,7 @@ def errors(surface: FocusSurface, specimen: Specimen, places: list[tuple[float, 
     }
 
 
-def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: FocusSurface) -> dict[str, object]:
+def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: FocusSurface) -> dict[str, Any]:
     """Focus a slide as a run does, all but the taking of fields, and compare with what was found without a core."""
     fields = plan.fields()
     places = [(field.x_um, field.y_um) for field in fields]
@@ -124,11 +125,12 @@ def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: Focus
     }
 
 
-def wide_searches(scope: Scope, seed: int) -> dict[str, object]:
+def wide_searches(scope: Scope, seed: int) -> dict[str, Any]:
     """Searches through the whole range from far off, at places drawn over the scan area."""
     specimen = Specimen(SpecimenPlan(seed))
     side = scope.focus.roi_px
-    focuser = FieldFocuser(BareScope(scope, specimen), scope, (side, side))
+    bare = BareScope(scope, specimen)
+    focuser = FieldFocuser(cast("Microscope", bare), scope, (side, side))
     rng = np.random.default_rng(seed)
     frames, off_um = [], []
     for x_um, y_um in rng.uniform(-2400, 2400, (WIDE_PLACES, 2)).round(1).tolist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -167,7 +168,7 @@ def test_a_slot_of_many_points_outvotes_a_third_that_is_wrong() -> None:
 
 def test_a_local_surface_follows_its_points_and_not_the_odd_one() -> None:
     def truth(x: float, y: float) -> float:
-        return 5.0 + 2e-3 * x + 0.3 * np.sin(x / 270) * np.cos(y / 300)
+        return 5.0 + 2e-3 * x + 0.3 * math.sin(x / 270) * math.cos(y / 300)
 
     points = [FocusPoint(x, y, truth(x, y)) for x in (-750, -250, 250, 750) for y in (-750, -250, 250, 750)]
     places = [(x, y) for x in (-200, 0, 200) for y in (-200, 0, 200)]
