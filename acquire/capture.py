@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from wbcpipe.acquire.autofocus import climb_to_focus, search_focus
 from wbcpipe.acquire.frames import FieldInfo, FrameInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware import Microscope
 
-__all__ = ["FieldFocuser", "capture_field"]
+__all__ = ["capture_field"]
 
 
 def capture_field(
@@ -70,43 +68,3 @@ def capture_field(
         frames=tuple(frames),
         saturation=scope.camera.saturation,
     )
-
-
-class FieldFocuser:
-    """Focuses at a place of the slide, in the middle of the camera.
-
-    Args:
-        microscope: reading only the region for focusing.
-        scope: for the policy and the limits of Z.
-        frame_px: (height, width) of that region's frames.
-        check: called before each frame; raises to stop.
-    """
-
-    def __init__(
-        self, microscope: Microscope, scope: Scope, frame_px: tuple[int, int], check: Callable[[], None] = lambda: None
-    ) -> None:
-        self._microscope = microscope
-        self._scope = scope
-        self._check = check
-        self._frame = np.empty(frame_px, np.uint16)
-
-    def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
-        """Z of best focus at a place near ``near_um``, or through the whole range; ``None`` where nothing shows."""
-        policy, limits_um = self._scope.focus, self._scope.stage.z_um
-        self._microscope.move_xy(x_um, y_um)
-        self._microscope.light(policy.modality)
-        near_um -= policy.offset_um
-        if wide:
-            found = search_focus(
-                self._take, near_um, policy.range_um, policy.coarse_step_um, policy.fine_step_um, limits_um
-            )
-        else:
-            found = climb_to_focus(self._take, near_um, policy.fine_step_um, limits_um)
-        return None if found is None else round(found.z_um + policy.offset_um, 3)
-
-    def _take(self, z_um: float) -> NDArray[np.uint16]:
-        self._check()
-        self._microscope.move_z(z_um)
-        self._microscope.expose(self._scope.modalities.named(self._scope.focus.modality).exposure_ms, self._frame)
-        self._microscope.finish()
-        return self._frame

@@ -291,7 +291,8 @@ class Focus(_Part):
     """How the surface of focus is found.
 
     Attributes:
-        method: ``surface`` measures points on a grid; ``fixed`` stays at ``fixed_um``.
+        method: ``surface`` measures points on a grid by images; ``hardware`` the same by the microscope's own focusing
+            device, and by images where that fails; ``fixed`` stays at ``fixed_um``.
         modality: bright field, so that focusing does not bleach the stain.
         fixed_um: Z for ``fixed``, and where the first search begins.
         offset_um: from the sharpest bright-field image to the best focus: refraction at cell edges makes cells
@@ -299,21 +300,51 @@ class Focus(_Part):
         range_um: how far the first search goes to each side.
         coarse_points: points along each side of the grid over the whole scan area.
         spacing_um: largest distance of the finer points, measured where fields are taken.
-        coarse_step_um: of the first search.
+        coarse_step_um: of the first search; a third of ``range_um`` makes it 7 frames, if the specimen still shows as
+            blurred as it then is half a step from its focus.
         fine_step_um: of its refinement; about twice the depth of field, so that sharpness visibly falls in a step.
         roi_px: side of the camera's middle used, in unbinned pixels.
+        deadline_s, mapping_deadline_s: for one point and for all of them together; a point that is late counts as one
+            that shows nothing.
+        drift_check_fields: before every so many fields the focus is measured again; 0 never.
+        drift_limit_um: from where on such a measurement shifts the surface; more than the surface's own error.
+        hardware_device: label in the .cfg, for ``hardware``.
+        hardware_mode: what it is asked for: ``full`` or ``incremental`` focusing, or to hold the focus (``continuous``)
+            until it says that it is locked.
+        hardware_offset_um: from where it brings Z to the best focus of the cells. Measure it once for an objective.
+        device_offset: set as its own offset before, in its own units; left alone if left out.
+        hardware_timeout_s: for each of its answers.
+        hardware_settle_s: wait before it is asked after a move beyond ``long_move_um``, and before it is asked again.
+        long_move_um: of the XY stage; immersion film needs its time.
     """
 
-    method: Literal["surface", "fixed"] = "surface"
+    method: Literal["surface", "hardware", "fixed"] = "surface"
     modality: Literal["color1", "color2", "color3"] = "color1"
     fixed_um: float = 0.0
     offset_um: float = 0.0
     range_um: Positive = 30.0
     coarse_points: Annotated[int, Field(ge=2, le=9)] = 3
     spacing_um: Positive = 500.0
-    coarse_step_um: Positive = 3.0
+    coarse_step_um: Positive = 6.0
     fine_step_um: Positive = 1.5
     roi_px: Annotated[int, Field(ge=64)] = 384
+    deadline_s: Positive = 30.0
+    mapping_deadline_s: Positive = 900.0
+    drift_check_fields: Annotated[int, Field(ge=0)] = 25
+    drift_limit_um: Positive = 1.0
+    hardware_device: str = ""
+    hardware_mode: Literal["full", "incremental", "continuous"] = "full"
+    hardware_offset_um: float = 0.0
+    device_offset: float | None = None
+    hardware_timeout_s: Positive = 10.0
+    hardware_settle_s: NotNegative = 1.0
+    long_move_um: Positive = 2000.0
+
+    @model_validator(mode="after")
+    def _hardware_is_named(self) -> Self:
+        if self.method == "hardware" and not self.hardware_device:
+            raise ValueError("method \"hardware\" needs 'hardware_device', the focusing device's label in the .cfg")
+        return self
 
 
 class Reliability(_Part):

@@ -45,6 +45,15 @@ class Microscope(Protocol):
         """Drive the focus; gives back where it stands. Raises as `move_xy` does."""
         ...
 
+    def focus_by_device(self) -> float:
+        """Let the scope's own focusing device find the focus from here; gives back where Z then stands.
+
+        Raises:
+            DeviceTimeoutError: it did not answer before its deadline.
+            HardwareError: it failed, or went beyond the soft limits of Z and was driven back.
+        """
+        ...
+
     def light(self, modality: str) -> None:
         """Switch the illumination; the shutter stays closed."""
         ...

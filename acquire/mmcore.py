@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.config import Focus, Scope
 
 __all__ = ["CoreLink", "adapter_folder", "check_interface", "interface_versions"]
 
 _INSTALL = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' pycromanager"
 _POLL_S = 0.0003
+_LOCK_POLL_S = 0.02
 #: A process can hold one core: pycromanager hands out the first it finds.
 _open: list[CoreLink] = []
 
@@ -99,6 +100,7 @@ class CoreLink:
         self._scope = scope
         self._headless = scope.micromanager.backend == "headless"
         self._stuck: threading.Thread | None = None
+        self._stuck_focusing: threading.Thread | None = None
         self._shutter = scope.light.shutter_device
         self._auto_shutter = False
         self._core: Any = self._load() if self._headless else self._reach()
@@ -324,6 +326,39 @@ class CoreLink:
             )
         return pixels.view(f"u{pixels.dtype.itemsize}")
 
+    def focus_by_device(self, policy: Focus) -> None:
+        """Let the focusing device find the focus, in the way the scope says.
+
+        Raises:
+            DeviceTimeoutError: it did not answer before ``hardware_timeout_s``; other calls go on.
+            HardwareError: it failed.
+        """
+        # A place of its own for the call that hangs: the camera must still answer, to focus by images instead.
+        self._stuck, self._stuck_focusing = self._stuck_focusing, self._stuck
+        try:
+            doing, timeout_s = f"focusing by {policy.hardware_device!r}", policy.hardware_timeout_s
+            self._with_deadline(lambda: self._focus_now(policy), timeout_s, doing)
+        finally:
+            self._stuck, self._stuck_focusing = self._stuck_focusing, self._stuck
+
+    def _focus_now(self, policy: Focus) -> None:
+        self._call("set_auto_focus_device", policy.hardware_device)
+        if policy.device_offset is not None:
+            self._call("set_auto_focus_offset", float(policy.device_offset))
+        if policy.hardware_mode != "continuous":
+            self._call(f"{policy.hardware_mode}_focus")
+            return
+        self._call("enable_continuous_focus", True)
+        try:
+            deadline = time.monotonic() + policy.hardware_timeout_s
+            while not self._call("is_continuous_focus_locked"):
+                if time.monotonic() >= deadline:
+                    raise HardwareError(f"{policy.hardware_device!r} did not lock.")
+                time.sleep(_LOCK_POLL_S)
+        finally:
+            # Held on, it would fight the offsets of the modalities.
+            self._call("enable_continuous_focus", False)
+
     def close(self) -> None:
         """Close the shutter and unload the devices of a core loaded here; may be called twice."""
         if self._core is None:
@@ -343,7 +378,8 @@ class CoreLink:
             if not self._headless:
                 core.close()
             # Unloading under a call that hangs would take the process down.
-            if self._headless and not (self._stuck is not None and self._stuck.is_alive()):
+            hanging = any(thread is not None and thread.is_alive() for thread in (self._stuck, self._stuck_focusing))
+            if self._headless and not hanging:
                 import pycromanager
 
                 pycromanager.stop_headless()

@@ -212,11 +212,11 @@ def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int, *, pass_na
     field_s = frame_s + len(modalities) * (_FRAME_OVERHEAD_S + megapixels * render_s) + scope.stage.settle_ms / 1000
     travel_um = sum(math.hypot(b.x_um - a.x_um, b.y_um - a.y_um) for a, b in itertools.pairwise(fields))
     focus_s = 0.0
-    if scope.focus.method == "surface":
+    if scope.focus.method != "fixed":
         exposure_s = scope.modalities.named(scope.focus.modality).exposure_ms / 1000
         focus_frame_s = exposure_s + _FRAME_OVERHEAD_S + render_s * min(scope.focus.roi_px**2 / 1e6, megapixels)
         coarse = scope.focus.coarse_points**2
-        fine = 4 + n_fields * plan.field_width_um * plan.field_height_um / scope.focus.spacing_um**2
+        fine = 12 + n_fields * plan.field_width_um * plan.field_height_um / scope.focus.spacing_um**2
         travel_um += 2 * sum(high - low for low, high in (plan.x_um, plan.y_um))
         focus_s = focus_frame_s * (2 * scope.focus.range_um / scope.focus.coarse_step_um + 6 * coarse + 4 * fine)
     seconds = 2.0 + focus_s + travel_um / scope.stage.speed_um_s + len(fields) * field_s

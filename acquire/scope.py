@@ -127,6 +127,21 @@ class CoreMicroscope:
         self._good_z_um = there_um
         return there_um
 
+    def focus_by_device(self) -> float:
+        """See `hardware.Microscope.focus_by_device`."""
+        stage, before_um = self.scope.stage, self.link.z_um()
+        self.link.focus_by_device(self.scope.focus)
+        self.link.wait_for((stage.z_device,), self.scope.reliability.move_timeout_s, "focusing by the device")
+        there_um = self.link.z_um()
+        if not stage.z_um[0] <= there_um <= stage.z_um[1]:
+            self.move_z(min(max(before_um, stage.z_um[0]), stage.z_um[1]))
+            raise HardwareError(
+                f"{self.scope.focus.hardware_device!r} went to Z = {there_um:g} um, beyond the soft limits "
+                f"{stage.z_um[0]:g} to {stage.z_um[1]:g} um; driven back."
+            )
+        self._good_z_um = there_um
+        return there_um
+
     def light(self, modality: str) -> None:
         """See `hardware.Microscope.light`."""
         self.illumination.switch(modality)

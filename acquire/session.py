@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from wbcpipe.acquire.capture import FieldFocuser, capture_field
+from wbcpipe.acquire.capture import capture_field
 from wbcpipe.acquire.dose import DoseLedger
 from wbcpipe.acquire.events import field_events
-from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
+from wbcpipe.acquire.focus_surface import DriftCheck, FocusSurface, load_surface
+from wbcpipe.acquire.focuser import DeviceFocuser, FieldFocuser
 from wbcpipe.acquire.frames import PASSES, fields_on_disk, read_info
 from wbcpipe.acquire.record import begin_sample, check_disk
 from wbcpipe.acquire.second_pass import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.focus_surface import Finder
     from wbcpipe.acquire.frames import FieldInfo, Pass
     from wbcpipe.acquire.hardware import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
@@ -133,6 +135,7 @@ class AcquisitionSession:
         self._stop = threading.Event()
         self._on_disk: dict[int, FieldInfo] = {}
         self._started_s = time.monotonic()
+        self._finder: tuple[Finder, FieldFocuser] | None = None
 
     def __enter__(self) -> Self:
         begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name)
@@ -254,6 +257,8 @@ class AcquisitionSession:
         try:
             for field, following in itertools.zip_longest(todo, todo[1:]):
                 check_disk(self.raw, self.scope, 1, pass_name=self.pass_name)
+                if self.surface.check_is_due(field.index):
+                    self._check_drift(field, field.index)
                 buffer = writer.buffer()
                 try:
                     info = self._take_field(field, following, buffer)
@@ -293,7 +298,7 @@ class AcquisitionSession:
         policy = self.scope.reliability
         for attempt in range(policy.retries + 1):
             try:
-                z_um = self.surface.z_um(field.x_um, field.y_um)
+                z_um = self.surface.z_um(field.x_um, field.y_um, field.index)
                 events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
                 return capture_field(
                     self.microscope,
@@ -331,6 +336,9 @@ class AcquisitionSession:
 
     def _focus(self, fields: Sequence[PlannedField]) -> None:
         """Measure the surface of focus where fields will be taken, and store it before the first of them."""
+        if self.surface.resumed and fields:
+            self.surface.resumed = False
+            self._check_since_last_run(fields)
         places = [(field.x_um, field.y_um) for field in fields]
         policy = self.scope.focus
         if policy.method == "fixed" or (self.surface.coarse and not self.surface.missing_nodes(places)):
@@ -342,13 +350,55 @@ class AcquisitionSession:
         for attempt in range(self.scope.reliability.retries + 1):
             try:
                 with self.microscope.focus_region(policy.roi_px) as frame_px:
-                    finder = FieldFocuser(self.microscope, self.scope, frame_px, self._check_stop)
+                    finder, by_image = self._focuser(frame_px)
                     points = self.surface.measure(places, finder)
                 break
             except HardwareError as error:
                 self._rest(error, last=attempt == self.scope.reliability.retries, doing="focus")
         self.surface.save(self.raw / "focus.json")
-        self.sample.log("focused", points=points, seconds=round(time.monotonic() - started_s, 2))
+        self.sample.log(
+            "focused", points=points, **vars(by_image.count), seconds=round(time.monotonic() - started_s, 2)
+        )
+
+    def _focuser(self, frame_px: tuple[int, int]) -> tuple[Finder, FieldFocuser]:
+        """What focuses as the scope says, and what looks at the images in it; kept, for it learns whom to believe."""
+        if self._finder is None:
+            by_image = FieldFocuser(
+                self.microscope, self.scope, frame_px, self._check_stop, self.sample.log, self._progress
+            )
+            finder: Finder = by_image
+            if self.scope.focus.method == "hardware":
+                finder = DeviceFocuser(self.microscope, self.scope, by_image, self.sample.log)
+            self._finder = (finder, by_image)
+        self._finder[1].restart()
+        return self._finder
+
+    def _check_since_last_run(self, fields: Sequence[PlannedField]) -> None:
+        """Look whether the focus has drifted since an earlier run, where that run took its last field."""
+        missing = [field.index for field in fields if field.index not in self._on_disk]
+        known = [
+            field
+            for field in fields
+            if field.index in self._on_disk and not self.surface.missing_nodes([(field.x_um, field.y_um)])
+        ]
+        if known and missing and self.scope.focus.drift_check_fields and self.scope.focus.method != "fixed":
+            # What is within the limit leaves no trace: the files are those of a run that was not broken.
+            self._check_drift(known[-1], missing[0], keep=False)
+
+    def _check_drift(self, place: PlannedField, index: int, *, keep: bool = True) -> None:
+        """Measure the drift at a field's place; where that fails, the surface is believed as it is."""
+        try:
+            with self.microscope.focus_region(self.scope.focus.roi_px) as frame_px:
+                finder, _ = self._focuser(frame_px)
+                check = self.surface.check_drift(index, place.x_um, place.y_um, finder, keep=keep)
+        except (HardwareError, StageLimitError) as error:
+            self.microscope.recover()
+            self.sample.log("focus_check_failed", field=index, reason=str(error))
+            check = DriftCheck(index, None, self.surface.shift_um())
+            if keep:
+                self.surface.note(check)
+        self.surface.save(self.raw / "focus.json")
+        self.sample.log("focus_checked", **vars(check))
 
 
 def _truth(plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo]) -> list[TruthRow]:
