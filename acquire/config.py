@@ -181,9 +181,16 @@ class Stage(Range):
 
 
 class Light(_Part):
-    """The shutter that gates the light; opened only while the camera exposes. Empty: the presets gate it."""
+    """The shutter that gates the light, and who switches the light within a field.
+
+    Attributes:
+        shutter_device: opened only while the camera exposes. Empty: the presets gate the light.
+        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one burst that the hardware
+            times; ``off`` switches by command, frame by frame; ``auto`` asks the devices what they can.
+    """
 
     shutter_device: str = ""
+    sequencing: Literal["auto", "on", "off"] = "auto"
 
 
 class DeviceSetting(_Part):

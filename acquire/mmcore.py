@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbcpipe.acquire.config import TEST_ADAPTERS
+from wbcpipe.acquire.deadline import DeadlineCaller
+from wbcpipe.acquire.sequencing import SequenceMemory
 from wbcpipe.errors import ConfigError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class CoreLink:
             raise HardwareError("this process drives a microscope already; close it first, or use another process.")
         self._scope = scope
         self._headless = scope.micromanager.backend == "headless"
-        self._stuck: threading.Thread | None = None
+        self._caller = DeadlineCaller()
+        self.sequences = SequenceMemory()
         self._shutter = scope.light.shutter_device
         self._core: Any = self._load() if self._headless else self._reach()
         _open.append(self)
@@ -117,7 +119,10 @@ class CoreLink:
         folder = adapter_folder(self._scope)
         try:
             pycromanager.start_headless(
-                str(folder), config_file=str(self._scope.config_path), python_backend=True, buffer_size_mb=64
+                str(folder),
+                config_file=str(self._scope.config_path),
+                python_backend=True,
+                buffer_size_mb=_buffer_mb(self._scope),
             )
             return pycromanager.Core()
         except Exception as error:
@@ -161,30 +166,7 @@ class CoreLink:
 
     def _with_deadline(self, call: Callable[[], None], timeout_s: float, doing: str) -> None:
         """Run a call that blocks inside a driver; after the deadline it is left behind, and nothing else is begun."""
-        if self._stuck is not None:
-            self._stuck.join(timeout_s)
-            if self._stuck.is_alive():
-                raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in the driver; restart the device.")
-            self._stuck = None
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                call()
-            except BaseException as error:  # noqa: BLE001 - handed over to the caller's thread
-                errors.append(error)
-
-        thread = threading.Thread(target=run, name="wbcpipe-core", daemon=True)
-        thread.start()
-        try:
-            thread.join(timeout_s)
-        finally:
-            if thread.is_alive():
-                self._stuck = thread
-        if self._stuck is not None:
-            raise DeviceTimeoutError(f"{doing} did not end within {timeout_s:g} s.")
-        if errors:
-            raise errors[0]
+        self._caller.run(call, timeout_s, doing)
 
     def wait_for(self, devices: tuple[str, ...], timeout_s: float, doing: str) -> None:
         """Wait until devices are at rest.
@@ -295,36 +277,161 @@ class CoreLink:
         Raises:
             HardwareError: it is not a monochrome frame of that shape.
         """
-        import numpy as np
+        return _frame(self._call("get_image"), shape)
 
-        pixels = np.asarray(self._call("get_image"))
-        if pixels.ndim == 1 and pixels.size == shape[0] * shape[1]:
-            pixels = pixels.reshape(shape)  # the bridge gives rows one after another: (Y * X,) -> (Y, X)
-        if pixels.shape != shape or pixels.dtype.itemsize > 2:
+    def property_sequence_length(self, device: str, name: str) -> int:
+        """How many values of a property the hardware can step through by itself; 0 where it cannot."""
+        if device == "Core" or not self._call("is_property_sequenceable", device, name):
+            return 0
+        return int(self._call("get_property_sequence_max_length", device, name))
+
+    def exposure_sequence_length(self) -> int:
+        """How many exposures the camera can step through by itself; 0 where it cannot."""
+        camera = self._scope.camera.device
+        if not self._call("is_exposure_sequenceable", camera):
+            return 0
+        return int(self._call("get_exposure_sequence_max_length", camera))
+
+    def load_property_sequence(self, device: str, name: str, values: tuple[str, ...]) -> None:
+        """Upload the values that a property shall step through, one at each exposure of the camera."""
+        self._call("load_property_sequence", device, name, self._vector("StrVector", values))
+        self.sequences.properties[device, name] = values
+
+    def load_exposure_sequence(self, exposures_ms: tuple[float, ...]) -> None:
+        """Upload the exposures that the camera shall step through."""
+        self._call("load_exposure_sequence", self._scope.camera.device, self._vector("DoubleVector", exposures_ms))
+        self.sequences.exposures_ms = exposures_ms
+
+    def prepare_buffer(self, n_frames: int) -> None:
+        """Have the core's buffer ready before the first burst: its memory is then not made while light falls.
+
+        Raises:
+            HardwareError: it does not hold ``n_frames``.
+        """
+        self._call("initialize_circular_buffer")
+        room = int(self._call("get_buffer_total_capacity"))
+        if room < n_frames:
             raise HardwareError(
-                f"the camera gave {pixels.dtype} of {pixels.shape}, a monochrome frame of {shape} was expected; check "
-                "'camera.pixel_type', 'camera.binning' and 'camera.roi_px'."
+                f"the core's circular buffer holds {room} frames, a burst has {n_frames}; enlarge it (Micro-Manager: "
+                "Tools > Options > Sequence Buffer Size), or set 'light.sequencing' to \"off\"."
             )
-        return pixels.view(f"u{pixels.dtype.itemsize}")
+
+    def start_sequences(self) -> None:
+        """Let the devices step through what was uploaded, from its beginning."""
+        self.sequences.playing = True
+        for device, name in self.sequences.properties:
+            self._call("start_property_sequence", device, name)
+        if self.sequences.exposures_ms:
+            self._call("start_exposure_sequence", self._scope.camera.device)
+
+    def stop_sequences(self) -> None:
+        """Have all devices obey single commands again; each is told, whatever another answers."""
+        self.sequences.playing = False
+        with contextlib.ExitStack() as stack:
+            if self.sequences.exposures_ms:
+                stack.callback(self._call, "stop_exposure_sequence", self._scope.camera.device)
+            for device, name in self.sequences.properties:
+                stack.callback(self._call, "stop_property_sequence", device, name)
+
+    def start_burst(self, n_frames: int, timeout_s: float) -> None:
+        """Have the camera expose ``n_frames`` times at its own pace."""
+        self._with_deadline(
+            lambda: self._call("start_sequence_acquisition", n_frames, 0.0, True), timeout_s, "starting the camera"
+        )
+
+    def wait_frame(self, deadline_s: float) -> bool:
+        """Wait until a frame of the burst lies in the core's buffer.
+
+        Args:
+            deadline_s: of `time.monotonic`.
+
+        Returns:
+            False when the deadline passed, or the camera ended, without one.
+
+        Raises:
+            HardwareError: the buffer overflowed: frames are lost.
+        """
+        while not self._call("get_remaining_image_count"):
+            if self._call("is_buffer_overflowed"):
+                raise HardwareError("the core's circular buffer overflowed: frames of this burst are lost.")
+            ended = not self._call("is_sequence_running")
+            if (ended or time.monotonic() >= deadline_s) and not self._call("get_remaining_image_count"):
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def next_frame(self, shape: tuple[int, int]) -> tuple[NDArray[Any], float | None]:
+        """Take the oldest frame (y, x) out of the core's buffer, and its exposure in ms if the camera notes it.
+
+        Raises:
+            HardwareError: there is none, or it is not a monochrome frame of that shape.
+        """
+        tagged = self._call("pop_next_tagged_image")
+        try:
+            exposure_ms = float(tagged.tags["Exposure-ms"])
+        except (KeyError, ValueError):
+            exposure_ms = None
+        return _frame(tagged.pix, shape), exposure_ms
+
+    def end_burst(self, timeout_s: float) -> None:
+        """Stop the camera if it runs still, and drop what lies in the buffer."""
+        if self._call("is_sequence_running"):
+            self._with_deadline(lambda: self._call("stop_sequence_acquisition"), timeout_s, "stopping the camera")
+        if self._call("get_remaining_image_count"):
+            self._call("clear_circular_buffer")
+
+    def _vector(self, kind: str, values: tuple[Any, ...]) -> Any:
+        """A list as the core takes it: over the bridge, Java's own."""
+        if self._headless:
+            return list(values)
+        import pycromanager
+
+        vector = pycromanager.JavaObject(f"mmcorej.{kind}", port=self._scope.micromanager.port)
+        for value in values:
+            vector.add(value)
+        return vector
 
     def close(self) -> None:
         """Close the shutter and unload the devices of a core loaded here; may be called twice."""
         if self._core is None:
             return
+        hangs = True
         try:
-            if self._stuck is not None:
-                self._stuck.join(self._scope.reliability.camera_timeout_s)
+            hangs = not self._caller.wait(self._scope.reliability.camera_timeout_s)
             if self._shutter:
                 with contextlib.suppress(HardwareError):
                     self.set_shutter(is_open=False)
         finally:
             self._core = None
+            self._caller.close()
             _open.remove(self)
             # Unloading under a call that hangs would take the process down.
-            if self._headless and not (self._stuck is not None and self._stuck.is_alive()):
+            if self._headless and not hangs:
                 import pycromanager
 
                 pycromanager.stop_headless()
+
+
+def _buffer_mb(scope: Scope) -> int:
+    """Size of the core's buffer: two fields' frames, so that a burst never waits for the one before."""
+    camera = scope.camera
+    frame_bytes = 2 * camera.sensor_px[0] * camera.sensor_px[1] // camera.binning**2
+    return max(64, 8 * -(-frame_bytes // 2**20))
+
+
+def _frame(raw: Any, shape: tuple[int, int]) -> NDArray[Any]:
+    """The camera's answer as an unsigned frame (y, x)."""
+    import numpy as np
+
+    pixels = np.asarray(raw)
+    if pixels.ndim == 1 and pixels.size == shape[0] * shape[1]:
+        pixels = pixels.reshape(shape)  # the bridge gives rows one after another: (Y * X,) -> (Y, X)
+    if pixels.shape != shape or pixels.dtype.itemsize > 2:
+        raise HardwareError(
+            f"the camera gave {pixels.dtype} of {pixels.shape}, a monochrome frame of {shape} was expected; check "
+            "'camera.pixel_type', 'camera.binning' and 'camera.roi_px'."
+        )
+    return pixels.view(f"u{pixels.dtype.itemsize}")
 
 
 def _strings(values: Any) -> list[str]:
