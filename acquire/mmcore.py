@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["CoreLink", "adapter_folder", "check_interface", "interface_versions"]
 
 _INSTALL = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' pycromanager"
-_POLL_S = 0.0003
+_POLL_S = 0.0001
 #: A process can hold one core: pycromanager hands out the first it finds.
 _open: list[CoreLink] = []
 
