@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = ["CoreLink", "adapter_folder", "check_interface", "interface_versions"
 
 _INSTALL = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' pycromanager"
 _POLL_S = 0.0001
+_POLLS_A_LOOK = 20
 #: A process can hold one core: pycromanager hands out the first it finds.
 _open: list[CoreLink] = []
 
@@ -325,13 +327,21 @@ class CoreLink:
             self._call("start_exposure_sequence", self._scope.camera.device)
 
     def stop_sequences(self) -> None:
-        """Have all devices obey single commands again; each is told, whatever another answers."""
+        """Have all devices obey single commands again; each is told, whatever another answers.
+
+        Raises:
+            DeviceTimeoutError: one hangs, or the camera does since before.
+        """
         self.sequences.playing = False
-        with contextlib.ExitStack() as stack:
-            if self.sequences.exposures_ms:
-                stack.callback(self._call, "stop_exposure_sequence", self._scope.camera.device)
-            for device, name in self.sequences.properties:
-                stack.callback(self._call, "stop_property_sequence", device, name)
+
+        def stop() -> None:
+            with contextlib.ExitStack() as stack:
+                if self.sequences.exposures_ms:
+                    stack.callback(self._call, "stop_exposure_sequence", self._scope.camera.device)
+                for device, name in self.sequences.properties:
+                    stack.callback(self._call, "stop_property_sequence", device, name)
+
+        self._with_deadline(stop, self._scope.reliability.switch_timeout_s, "stopping the sequences")
 
     def start_burst(self, n_frames: int, timeout_s: float) -> None:
         """Have the camera expose ``n_frames`` times at its own pace."""
@@ -351,14 +361,17 @@ class CoreLink:
         Raises:
             HardwareError: the buffer overflowed: frames are lost.
         """
-        while not self._call("get_remaining_image_count"):
-            if self._call("is_buffer_overflowed"):
-                raise HardwareError("the core's circular buffer overflowed: frames of this burst are lost.")
-            ended = not self._call("is_sequence_running")
-            if (ended or time.monotonic() >= deadline_s) and not self._call("get_remaining_image_count"):
-                return False
+        for poll in itertools.count():
+            if self._call("get_remaining_image_count"):
+                return True
+            if poll % _POLLS_A_LOOK == 0:  # at the camera itself, which takes longer
+                if self._call("is_buffer_overflowed"):
+                    raise HardwareError("the core's circular buffer overflowed: frames of this burst are lost.")
+                ended = not self._call("is_sequence_running") or time.monotonic() >= deadline_s
+                if ended and not self._call("get_remaining_image_count"):
+                    return False
             time.sleep(_POLL_S)
-        return True
+        raise AssertionError  # pragma: no cover - the loop returns or raises
 
     def next_frame(self, shape: tuple[int, int]) -> tuple[NDArray[Any], float | None]:
         """Take the oldest frame (y, x) out of the core's buffer, and its exposure in ms if the camera notes it.
@@ -374,11 +387,19 @@ class CoreLink:
         return _frame(tagged.pix, shape), exposure_ms
 
     def end_burst(self, timeout_s: float) -> None:
-        """Stop the camera if it runs still, and drop what lies in the buffer."""
-        if self._call("is_sequence_running"):
-            self._with_deadline(lambda: self._call("stop_sequence_acquisition"), timeout_s, "stopping the camera")
-        if self._call("get_remaining_image_count"):
-            self._call("clear_circular_buffer")
+        """Stop the camera if it runs still, and drop what lies in the buffer.
+
+        Raises:
+            DeviceTimeoutError: the camera hangs.
+        """
+
+        def end() -> None:
+            if self._call("is_sequence_running"):
+                self._call("stop_sequence_acquisition")
+            if self._call("get_remaining_image_count"):
+                self._call("clear_circular_buffer")
+
+        self._with_deadline(end, timeout_s, "stopping the camera")
 
     def _vector(self, kind: str, values: tuple[Any, ...]) -> Any:
         """A list as the core takes it: over the bridge, Java's own."""

@@ -203,7 +203,7 @@ class CoreMicroscope:
             self._undeveloped.clear()
             self.sequencer.forget()
             with contextlib.suppress(HardwareError):
-                self.link.end_burst(timeout_s)
+                self.link.end_burst(self.scope.reliability.switch_timeout_s)
             raise
         finally:
             self._exposure_ms = (0.0, 0.0)  # where the camera's sequence leaves it is its own affair
@@ -270,18 +270,21 @@ class CoreMicroscope:
 
     def recover(self) -> None:
         """See `hardware.Microscope.recover`."""
+        policy, stage = self.scope.reliability, self.scope.stage
+        with contextlib.suppress(HardwareError):
+            if self.scope.light.shutter_device:
+                self.link.set_shutter(is_open=False)
+        for stop in (self.link.stop_sequences, partial(self.link.end_burst, policy.switch_timeout_s)):
+            with contextlib.suppress(HardwareError):
+                stop()
         self.finish()  # a copy under way would write into a buffer that is used again
         self.illumination.forget()
         self.sequencer.forget()
         self._heading_um = None
         self._exposure_ms = (0.0, 0.0)
         with contextlib.suppress(HardwareError):
-            if self.scope.light.shutter_device:
-                self.link.set_shutter(is_open=False)
             self.link.start_z(self._good_z_um)
-            stage = self.scope.stage
-            devices = (stage.z_device, stage.xy_device)
-            self.link.wait_for(devices, self.scope.reliability.move_timeout_s, "coming to rest")
+            self.link.wait_for((stage.z_device, stage.xy_device), policy.move_timeout_s, "coming to rest")
 
     def close(self) -> None:
         """See `hardware.Microscope.close`."""

@@ -130,6 +130,7 @@ class Sequencer:
             return self._real_ms
         self.forget()
         link = self._link
+        link.sequences.clear()
         real_ms = tuple(link.set_exposure(exposure_ms) for _, exposure_ms in key)
         for (device, name), values in self._values(tuple(light for light, _ in key)).items():
             told = tuple(value for value in values if value is not None)
@@ -155,13 +156,15 @@ class Sequencer:
         try:
             self._link.start_sequences()
             yield
-        finally:
-            self._link.stop_sequences()
+        except BaseException:
+            with contextlib.suppress(HardwareError):  # the first error is the one to show
+                self._link.stop_sequences()
+            raise
+        self._link.stop_sequences()
 
     def forget(self) -> None:
         """Upload anew the next time, whatever the devices were told before."""
         self._loaded, self._real_ms = (), ()
-        self._link.sequences.clear()
 
 
 def _key(events: Sequence[CaptureEvent]) -> tuple[tuple[str, float], ...]:

@@ -3,8 +3,9 @@
 The floor is what no software can save: the exposures, and the same stage moves with nothing between them. wbcpipe
 runs its own path (`AcquisitionSession`: OME-TIFF, one file a field, flushed to the disk) with bursts that the hardware
 times and with a command for each frame. pycromanager's `Acquisition` writes NDTiff; pymmcore-plus's engine writes
-OME-TIFF, or discards its frames. Neither of these flushes its files to the disk. Every run has a process of its own;
-runs are interleaved, the median counts.
+OME-TIFF, or discards its frames. Neither of these flushes its files to the disk. "Light to dark" is the time from the
+first exposure's beginning to the last one's end: the capture without the last files. Every run has a process of its
+own; runs are interleaved, the median counts.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def warm_memory(folder: Path) -> None:
         (folder / f"warm-{number}").unlink()
 
 
-def files_alone(folder: Path) -> float:
+def files_alone(folder: Path) -> tuple[float, float]:
     """Seconds to write and flush as many bytes, with nothing else: no software is faster than the disk."""
     content = np.ones(FIELD_BYTES, np.uint8)
     warm_memory(folder)
@@ -89,28 +90,30 @@ def files_alone(folder: Path) -> float:
             handle.write(content.data)
             handle.flush()
             os.fsync(handle.fileno())
-    return time.perf_counter() - start_s
+    return time.perf_counter() - start_s, 0.0
 
 
-def floor(folder: Path) -> float:
-    """Seconds of the exposures and of the moves."""
+def floor(folder: Path) -> tuple[float, float]:
+    """Seconds of the exposures and of the moves; the second figure leaves out the move to the first field."""
     del folder
     scope = bench_scope("off")
     link = CoreLink(scope)
-    seconds = sum(EXPOSURE_MS) * FIELDS / 1000
+    moves_s = []
     try:
         for index, place_um in enumerate(places_um(scope)):
             start_s = time.perf_counter()
             link.start_xy(*place_um)
             link.wait_for((scope.stage.xy_device,), 10.0, "moving the stage")
-            seconds += (time.perf_counter() - start_s) if index >= WARM else 0.0
+            if index >= WARM:
+                moves_s.append(time.perf_counter() - start_s)
     finally:
         link.close()
-    return seconds
+    exposures_s = sum(EXPOSURE_MS) * FIELDS / 1000
+    return exposures_s + sum(moves_s), exposures_s + sum(moves_s[1:])
 
 
-def ours(folder: Path, sequencing: str) -> float:
-    """Seconds until the last file is whole on the disk."""
+def ours(folder: Path, sequencing: str) -> tuple[float, float]:
+    """Seconds until the last file is whole on the disk, and from light to dark."""
     scope = bench_scope(sequencing)
     sample = Sample.at(folder, "bench")
     with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A")) as session:
@@ -121,10 +124,11 @@ def ours(folder: Path, sequencing: str) -> float:
         seconds = time.perf_counter() - start_s
     files = list(sample.raw_path().glob("*.ome.tif"))
     assert len(files) == WARM + FIELDS, files
-    return seconds
+    first, last = session.taken[WARM].frames[0], session.taken[WARM + FIELDS - 1].frames[-1]
+    return seconds, last.time_s + last.exposure_ms / 1000 - first.time_s
 
 
-def pycromanager(folder: Path) -> float:
+def pycromanager(folder: Path) -> tuple[float, float]:
     """Seconds until `Acquisition` has written its data set."""
     from pycromanager import Acquisition, Core, start_headless, stop_headless
 
@@ -158,10 +162,10 @@ def pycromanager(folder: Path) -> float:
     warm_memory(folder)
     seconds = acquire("bench", places[WARM:])
     stop_headless()
-    return seconds
+    return seconds, 0.0
 
 
-def pymmcore_plus(folder: Path, *, keep: bool) -> float:
+def pymmcore_plus(folder: Path, *, keep: bool) -> tuple[float, float]:
     """Seconds of pymmcore-plus's engine, which sequences what the devices let it."""
     import useq
     from pymmcore_plus import CMMCorePlus
@@ -171,6 +175,8 @@ def pymmcore_plus(folder: Path, *, keep: bool) -> float:
     core.setDeviceAdapterSearchPaths([str(adapter_folder(scope))])
     core.loadSystemConfiguration(str(scope.config_path))
     core.setAutoShutter(True)
+    core.definePixelSizeConfig("objective")
+    core.setPixelSizeUm("objective", scope.camera.pixel_um)  # without one its OME-TIFF is refused
 
     def acquire(name: str, places: list[tuple[float, float]]) -> float:
         plan = useq.MDASequence(
@@ -196,10 +202,10 @@ def pymmcore_plus(folder: Path, *, keep: bool) -> float:
     warm_memory(folder)
     seconds = acquire("bench", places[WARM:])
     core.unloadAllDevices()
-    return seconds
+    return seconds, 0.0
 
 
-RUNS: dict[str, Callable[[Path], float]] = {
+RUNS: dict[str, Callable[[Path], tuple[float, float]]] = {
     "floor": floor,
     "files": files_alone,
     "burst": lambda folder: ours(folder, "on"),
@@ -210,7 +216,7 @@ RUNS: dict[str, Callable[[Path], float]] = {
 }
 
 
-def run_apart(key: str, folder: Path) -> float:
+def run_apart(key: str, folder: Path) -> tuple[float, float]:
     """One run in a process of its own, its files removed afterwards."""
     scratch = Path(tempfile.mkdtemp(prefix="acquire-", dir=folder))
     try:
@@ -218,7 +224,8 @@ def run_apart(key: str, folder: Path) -> float:
         result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if result.returncode:
             raise SystemExit(f"{key}: {result.stderr.strip()[-2000:]}")
-        return float(json.loads(result.stdout.splitlines()[-1]))
+        seconds, dark_s = json.loads(result.stdout.splitlines()[-1])
+        return float(seconds), float(dark_s)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -240,26 +247,26 @@ def cpu_name() -> str:
 def measure(repeats: int, folder: Path) -> dict[str, Any]:
     """Every row of the table; the ratio is that of the bursts."""
     keys = [key for key in ROWS if key not in NEEDS or importlib.util.find_spec(NEEDS[key])]
-    seconds: dict[str, list[float]] = {key: [] for key in keys}
+    runs: dict[str, list[tuple[float, float]]] = {key: [] for key in keys}
     for _ in range(repeats):
         for key in keys:
-            seconds[key].append(run_apart(key, folder))
-    floor_s = statistics.median(seconds["floor"])
-    rows = [
-        {
-            "what": what,
-            "median_s": statistics.median(seconds[key]),
-            "least_s": min(seconds[key]),
-            "most_s": max(seconds[key]),
-            "x_floor": statistics.median(seconds[key]) / floor_s,
-        }
-        if key in seconds
-        else {"what": what, "median_s": None, "note": "not installed"}
-        for key, what in ROWS.items()
-    ]
+            runs[key].append(run_apart(key, folder))
+    floor_s, floor_dark_s = (statistics.median(column) for column in zip(*runs["floor"], strict=True))
+    rows: list[dict[str, Any]] = []
+    for key, what in ROWS.items():
+        if key not in runs:
+            rows.append({"what": what, "median_s": None, "note": "not installed"})
+            continue
+        seconds, dark_s = (sorted(column) for column in zip(*runs[key], strict=True))
+        row = {"what": what, "median_s": statistics.median(seconds), "least_s": seconds[0], "most_s": seconds[-1]}
+        row["x_floor"] = row["median_s"] / floor_s
+        if dark_s[-1]:
+            row |= {"light_to_dark_s": statistics.median(dark_s)}
+            row["light_to_dark_x_floor"] = row["light_to_dark_s"] / floor_dark_s
+        rows.append(row)
     return {
         "name": "acquire",
-        "ratio": statistics.median(seconds["burst"]) / floor_s,
+        "ratio": next(row["x_floor"] for row in rows if row["what"] == ROWS["burst"]),
         "rows": rows,
         "versions": {"python": platform.python_version(), "numpy": np.__version__}
         | {package: installed(package) for package in PACKAGES},
@@ -283,14 +290,14 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(f"{FIELDS} fields x 4 x 2048^2; {options.repeats} runs of each, interleaved; {result['cpu']}")
-    print(f"{'what runs it':38} {'median s':>8} {'least':>7} {'most':>7} {'x floor':>8}")
+    print(f"{'what runs it':38} {'median s':>8} {'least':>7} {'most':>7} {'x floor':>8} {'light to dark':>14}")
     for row in result["rows"]:
         if row["median_s"] is None:
-            print(f"{row['what']:38} {row['note']:>8}")
+            print(f"{row['what']:38} {row['note']}")
             continue
-        print(
-            f"{row['what']:38} {row['median_s']:8.3f} {row['least_s']:7.3f} {row['most_s']:7.3f} {row['x_floor']:8.2f}"
-        )
+        dark = f"{row['light_to_dark_x_floor']:14.2f}" if "light_to_dark_x_floor" in row else ""
+        figures = f"{row['median_s']:8.3f} {row['least_s']:7.3f} {row['most_s']:7.3f} {row['x_floor']:8.2f}"
+        print(f"{row['what']:38} {figures} {dark}")
 
 
 if __name__ == "__main__":

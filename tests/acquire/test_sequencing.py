@@ -254,6 +254,37 @@ def test_a_camera_that_goes_on_without_frames_is_stopped(
         assert burst(microscope, events_at(scope)).any()
 
 
+def test_a_camera_that_hangs_at_the_start_is_left_behind(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    scope = make_scope(
+        ("camera_timeout_s = 10.0", "camera_timeout_s = 0.2"),
+        ("switch_timeout_s = 5.0", "switch_timeout_s = 0.2"),
+        sequencing="on",
+    )
+    release = threading.Event()
+    with VirtualScope(scope, specimen) as microscope:
+        link, real = microscope.link, microscope.link._call
+
+        def hanging(name: str, *values: Any) -> Any:
+            if name == "start_sequence_acquisition" and not release.is_set():
+                release.wait(10)
+                raise HardwareError("the camera gave up.")
+            # In the core such a call holds the lock of its driver, so that every other one to it would wait.
+            assert release.is_set() or name not in {"stop_exposure_sequence", "is_sequence_running"}
+            return real(name, *values)
+
+        link._call = hanging  # type: ignore[method-assign]
+        start_s = time.monotonic()
+        with pytest.raises(DeviceTimeoutError, match=r"starting the camera did not end within 0\.2 s"):
+            burst(microscope, events_at(scope))
+        microscope.recover()
+        assert time.monotonic() - start_s < 3
+        assert not link.shutter_is_open()
+        release.set()
+        assert burst(microscope, events_at(scope)).any()
+
+
 def test_the_shutter_closes_whatever_fails_in_a_burst(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
     scope = make_scope(sequencing="on")
     with VirtualScope(scope, specimen) as microscope:
