@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.frames import FieldInfo, FrameInfo
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.events import CaptureEvent
-    from wbcpipe.acquire.hardware import Microscope
+    from wbcpipe.acquire.hardware import Exposure, Microscope
 
 __all__ = ["capture_field"]
 
@@ -39,26 +40,28 @@ def capture_field(
         out: (C, Y, X) uint16, overwritten.
         started_s: of `time.monotonic`, when the run began.
         then_to_um: (x, y) of the field after this one: the stage sets off while the last frame is read.
-        check: called before each frame; raises to stop.
+        check: called before each frame, or before a burst of them; raises to stop.
 
     Returns:
         The field as the hardware says it was taken.
     """
     x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
-    frames = []
-    last_z_um: float | None = None
-    for channel, event in enumerate(events):
+    if microscope.can_burst(events):
         check()
-        if event.z_um != last_z_um:
-            microscope.move_z(event.z_um)
-            last_z_um = event.z_um
-        microscope.light(event.modality)
-        time_s = time.monotonic() - started_s
-        onward_um = then_to_um if channel == len(events) - 1 else None
-        exposure = microscope.expose(event.exposure_ms, out[channel], onward_um)
-        frames.append(
-            FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, round(time_s, 3))
+        microscope.move_z(events[0].z_um)
+        exposures = microscope.burst(events, out[: len(events)], then_to_um)
+    else:
+        exposures = _one_by_one(microscope, events, out, then_to_um, check)
+    frames = [
+        FrameInfo(
+            event.modality,
+            exposure.exposure_ms,
+            event.wavelength_nm,
+            exposure.z_um,
+            round((exposure.begun_s or started_s) - started_s, 3),
         )
+        for event, exposure in zip(events, exposures, strict=True)
+    ]
     microscope.finish()
     return FieldInfo(
         index=events[0].field,
@@ -68,3 +71,25 @@ def capture_field(
         frames=tuple(frames),
         saturation=scope.camera.saturation,
     )
+
+
+def _one_by_one(
+    microscope: Microscope,
+    events: tuple[CaptureEvent, ...],
+    out: NDArray[np.uint16],
+    then_to_um: tuple[float, float] | None,
+    check: Callable[[], None],
+) -> list[Exposure]:
+    """Take the frames of a field with a command for each change of focus, light and exposure."""
+    exposures = []
+    last_z_um: float | None = None
+    for channel, event in enumerate(events):
+        check()
+        if event.z_um != last_z_um:
+            microscope.move_z(event.z_um)
+            last_z_um = event.z_um
+        microscope.light(event.modality)
+        begun_s = time.monotonic()
+        onward_um = then_to_um if channel == len(events) - 1 else None
+        exposures.append(replace(microscope.expose(event.exposure_ms, out[channel], onward_um), begun_s=begun_s))
+    return exposures

@@ -183,15 +183,18 @@ class Stage(Range):
 
 
 class Light(_Part):
-    """The light and what it does to the stain.
+    """The light, who switches it within a field, and what it does to the stain.
 
     Attributes:
         shutter_device: gates the light; opened only while the camera exposes. Empty: the presets gate it.
+        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one burst that the hardware
+            times; ``off`` switches by command, frame by frame; ``auto`` asks the devices what they can.
         bleach_ms: fluorescence exposure after which the dye has faded to 1/e, if it was measured: each field then notes
             what earlier light has cost it.
     """
 
     shutter_device: str = ""
+    sequencing: Literal["auto", "on", "off"] = "auto"
     bleach_ms: Positive | None = None
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from wbcpipe.acquire.events import CaptureEvent
 
 __all__ = ["Exposure", "Microscope"]
 
@@ -22,10 +24,12 @@ class Exposure:
     Attributes:
         exposure_ms: read back from the camera.
         z_um: read back from the focus drive.
+        begun_s: of `time.monotonic`, when the exposure began, where the caller cannot know: in a burst.
     """
 
     exposure_ms: float
     z_um: float
+    begun_s: float | None = None
 
 
 class Microscope(Protocol):
@@ -67,6 +71,28 @@ class Microscope(Protocol):
             exposure_ms: of the camera.
             out: (y, x) uint16, overwritten; whole only after `finish`.
             then_to_um: where to (x, y) the stage may set off while the frame is read; `move_xy` there follows.
+        """
+        ...
+
+    def can_burst(self, events: Sequence[CaptureEvent]) -> bool:
+        """Whether the hardware can take these frames of a field in one burst, and the scope file lets it."""
+        ...
+
+    def burst(
+        self, events: Sequence[CaptureEvent], out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+    ) -> list[Exposure]:
+        """Take the frames of a field in one burst that the hardware times, at the Z where the focus stands.
+
+        The shutter is open from the first exposure to the last; afterwards single commands are obeyed as before.
+
+        Args:
+            events: that `can_burst` allowed, in the order of taking.
+            out: (C, Y, X) uint16 with a frame for each event, overwritten; whole only after `finish`.
+            then_to_um: where to (x, y) the stage may set off after the last exposure; `move_xy` there follows.
+
+        Raises:
+            DroppedFrameError: the camera gave fewer frames than asked for; it was stopped and its frames dropped.
+            HardwareError: a device failed.
         """
         ...
 

@@ -28,7 +28,7 @@ SENSOR_PX = 256
 class ScopeMaker(Protocol):
     """Writes a scope of a small sensor, with texts of its two files replaced."""
 
-    def __call__(self, *replacements: tuple[str, str], focus: str = "fixed") -> Scope: ...
+    def __call__(self, *replacements: tuple[str, str], focus: str = "fixed", sequencing: str = "off") -> Scope: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,7 +55,8 @@ def specimen() -> SpecimenPlan:
 
 @pytest.fixture
 def make_scope(tmp_path: Path, specimen: SpecimenPlan) -> ScopeMaker:
-    def make(*replacements: tuple[str, str], focus: str = "fixed") -> Scope:
+    # Faults are injected into single exposures, so light is switched by command where a test does not say otherwise.
+    def make(*replacements: tuple[str, str], focus: str = "fixed", sequencing: str = "off") -> Scope:
         toml = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
         cfg = (SHIPPED / "demo.cfg").read_text(encoding="utf-8")
         focus_um = Specimen(specimen).focus_um(0.0, 0.0)
@@ -66,6 +67,7 @@ def make_scope(tmp_path: Path, specimen: SpecimenPlan) -> ScopeMaker:
             ('config = "demo.cfg"', 'config = "small.cfg"'),
             ('method = "surface"', f'method = "{focus}"'),
             ("fixed_um = 0.0", f"fixed_um = {focus_um:.2f}"),
+            ('sequencing = "auto"', f'sequencing = "{sequencing}"'),
             ("retry_wait_s = 0.5", "retry_wait_s = 0.0"),
             *replacements,
         ]

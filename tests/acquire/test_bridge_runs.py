@@ -41,10 +41,13 @@ def test_doctor_looks_through_the_bridge(bridged: Bridged) -> None:
 
 
 def content(sample: Sample) -> tuple[dict[int, NDArray[np.uint16]], list[Any]]:
-    """Pixels by index, and the descriptions save the times."""
+    """Pixels by index, and the descriptions save the times and the light, to which a broken attempt adds."""
     paths = fields_on_disk(sample.raw_path())
     infos = [read_info(path) for path in paths.values()]
-    timeless = [replace(info, frames=tuple(replace(frame, time_s=0.0) for frame in info.frames)) for info in infos]
+    timeless = [
+        replace(info, dose_ms=0.0, faded=0.0, frames=tuple(replace(frame, time_s=0.0) for frame in info.frames))
+        for info in infos
+    ]
     return {index: read_field(path)[0] for index, path in paths.items()}, timeless
 
 
