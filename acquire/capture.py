@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware import Microscope
+    from wbcpipe.acquire.quicklook import QuickLook
 
 __all__ = ["FieldFocuser", "capture_field"]
 
@@ -31,6 +32,7 @@ def capture_field(
     started_s: float,
     then_to_um: tuple[float, float] | None = None,
     check: Callable[[], None] = lambda: None,
+    look: QuickLook | None = None,
 ) -> FieldInfo:
     """Take the frames of a field.
 
@@ -42,15 +44,21 @@ def capture_field(
         started_s: of `time.monotonic`, when the run began.
         then_to_um: (x, y) of the field after this one: the stage sets off while the last frame is read.
         check: called before each frame; raises to stop.
+        look: judges the first frame while the next ones are taken, and decides before any fluorescence.
 
     Returns:
         The field as the hardware says it was taken.
+
+    Raises:
+        FieldIsEmpty: ``look`` found bare glass; ``out`` is whole as far as it was taken, and free again.
     """
     x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
     frames = []
     last_z_um: float | None = None
     for channel, event in enumerate(events):
         check()
+        if look is not None and event.modality == "fluorescence":
+            look.decide(microscope)
         if event.z_um != last_z_um:
             microscope.move_z(event.z_um)
             last_z_um = event.z_um
@@ -61,7 +69,12 @@ def capture_field(
         frames.append(
             FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, round(time_s, 3))
         )
+        if look is not None and channel == 0 and event.modality != "fluorescence":
+            microscope.finish()  # the frame is whole in its buffer
+            look.begin(out[channel])
     microscope.finish()
+    if look is not None:
+        look.decide(microscope)
     return FieldInfo(
         index=events[0].field,
         x_um=x_um,

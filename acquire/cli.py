@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
-from wbcpipe.options import data_option, json_option, scope_option, specimen_options
+from wbcpipe.options import data_option, deadline_option, json_option, scope_option, specimen_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +76,7 @@ def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> Spe
 @click.option("--slot", default="A", show_default=True, help="Where the slide lies in the stage insert.")
 @click.option("--fields", type=click.IntRange(min=1), help="Take this many fields of view.")
 @click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold so many white cells [200].")
+@deadline_option
 @click.option("--overlap", type=float, default=0.1, show_default=True, help="Of neighbouring fields, 0 to 0.5.")
 @specimen_options
 @data_option
@@ -87,6 +88,7 @@ def acquire(
     slot: str,
     fields: int | None,
     cells: int | None,
+    deadline_s: float | None,
     overlap: float,
     specimen_seed: int | None,
     specimen_preparation: str | None,
@@ -106,6 +108,7 @@ def acquire(
       wbcpipe acquire --slide S42 --scope mylab --slot B --cells 400
     """
     from wbcpipe.acquire.config import load_scope
+    from wbcpipe.acquire.ending import ScanEnd, earliest_deadline_s
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
     from wbcpipe.acquire.worker import AcquisitionRequest
@@ -124,9 +127,14 @@ def acquire(
     with sample.lock("acquire"):
         begin_sample(sample, scope, plan, specimen, slide=slide)
         with Reporter(quiet=as_json) as reporter:
-            taken, missing = _follow(AcquisitionRequest(sample, scope, plan, specimen), n_fields, reporter)
+            deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
+            request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s)
+            taken, missing, empty, in_time = _follow(request, n_fields, reporter)
+        done = taken + len(missing) + empty
+        end = ScanEnd("fields" if in_time else "deadline", done, n_fields)
+        end.save(sample)
     seconds = time.monotonic() - started_s
-    if not taken:
+    if missing and len(missing) == done:
         reason = missing[min(missing)]
         raise AcquisitionError(f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: {reason}")
     if as_json:
@@ -136,25 +144,44 @@ def acquire(
             "fields_wanted": n_fields,
             "fields_taken": taken,
             "fields_missing": {str(index): reason for index, reason in sorted(missing.items())},
+            "fields_empty": empty,
+            "stopped_by_deadline": not in_time,
             "seconds": round(seconds, 2),
         }
         click.echo(json.dumps(outcome, indent=2))
         return
     lost = f", {len(missing)} missing (see {sample.raw_path() / 'missing.json'})" if missing else ""
+    lost += f", {empty} skipped as empty" if empty else ""
+    if not in_time:
+        click.secho(f"{end.text}.", fg="red", bold=True)
     click.echo(f"{taken} of {n_fields} fields on disk{lost} after {seconds:.1f} s: {sample.raw_path()}")
 
 
 def _fields_to_go(raw: Path, n_fields: int) -> int:
     from wbcpipe.acquire.frames import fields_on_disk
+    from wbcpipe.acquire.quicklook import read_empty
 
-    return sum(index not in fields_on_disk(raw) for index in range(n_fields))
+    known = {*fields_on_disk(raw), *read_empty(raw)}
+    return sum(index not in known for index in range(n_fields))
 
 
-def _follow(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> tuple[int, dict[int, str]]:
-    """Run a worker and show how far it is: the number of fields on disk, and the missing ones with their reasons."""
-    from wbcpipe.acquire.worker import AcquisitionWorker, FieldMissing, FieldTaken, Progress
+def _follow(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> tuple[int, dict[int, str], int, bool]:
+    """Run a worker and show how far it is.
 
-    taken, missing = 0, dict[int, str]()
+    Returns:
+        The number of fields on disk; the missing ones with their reasons; the number of empty ones; False if the
+        deadline ended it.
+    """
+    from wbcpipe.acquire.worker import (
+        AcquisitionWorker,
+        DeadlinePassed,
+        FieldEmpty,
+        FieldMissing,
+        FieldTaken,
+        Progress,
+    )
+
+    taken, missing, empty, in_time = 0, dict[int, str](), 0, True
     with AcquisitionWorker(request) as worker:
         worker.want(n_fields)
         for event in worker.events():
@@ -164,12 +191,16 @@ def _follow(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> t
                 case FieldMissing(index, reason):
                     missing[index] = reason
                     reporter.say(f"field {index} is missing: {reason}")
+                case FieldEmpty():
+                    empty += 1
                 case Progress(text):
                     reporter.say(text)
+                case DeadlinePassed():
+                    in_time = False
                 case _:
                     continue
-            reporter.update("fields", taken + len(missing), n_fields)
-    return taken, missing
+            reporter.update("fields", taken + len(missing) + empty, n_fields)
+    return taken, missing, empty, in_time
 
 
 @click.command(context_settings={"max_content_width": 100})

@@ -13,6 +13,7 @@ from wbcpipe.acquire.capture import FieldFocuser, capture_field
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
 from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_info
+from wbcpipe.acquire.quicklook import FieldIsEmpty, QuickLook, read_empty
 from wbcpipe.acquire.record import begin_sample, check_disk
 from wbcpipe.acquire.specimen import Specimen, TruthRow, truth_rows, write_truth
 from wbcpipe.acquire.writer import FieldWriter, field_buffers
@@ -102,12 +103,15 @@ class AcquisitionSession:
         self._fields = plan.fields()
         self._stop = threading.Event()
         self._on_disk: dict[int, FieldInfo] = {}
+        self._empty: dict[int, float] = {}
+        self._look = QuickLook(scope.camera.image_pixel_um, scope.camera.saturation) if scope.scan.skip_empty else None
         self._started_s = time.monotonic()
 
     def __enter__(self) -> Self:
         begin_sample(self.sample, self.scope, self.plan, self.specimen)
         self.raw.mkdir(parents=True, exist_ok=True)
         self._on_disk = quarantine_damaged(self.sample, self.scope)
+        self._empty = {index: um2 for index, um2 in read_empty(self.raw).items() if index not in self._on_disk}
         self._buffers = field_buffers(self.scope.camera.image_px)
         self._progress(f"opening {self.scope.name}")
         self.microscope = self._open(self.scope, self.specimen)
@@ -120,12 +124,19 @@ class AcquisitionSession:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._look is not None:
+            self._look.close()
         self.microscope.close()
 
     @property
     def taken(self) -> dict[int, FieldInfo]:
         """The fields that are whole on disk, by index."""
         return dict(self._on_disk)
+
+    @property
+    def empty(self) -> dict[int, float]:
+        """The fields skipped as empty, by index, with the figure that said so."""
+        return dict(self._empty)
 
     def stop(self) -> None:
         """Ask from another thread to end after the present frame; `take` then raises `InterruptedRunError`."""
@@ -136,13 +147,20 @@ class AcquisitionSession:
         indices: Iterable[int],
         on_field: Callable[[int], None] = lambda _: None,
         on_missing: Callable[[int, str], None] = lambda _index, _reason: None,
-    ) -> None:
-        """Take those of the planned fields that have no whole file yet, in the plan's order.
+        on_empty: Callable[[int, float], None] = lambda _index, _figure_um2: None,
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> bool:
+        """Take those of the planned fields that have no whole file yet and are not known as empty, in the plan's order.
 
         Args:
             indices: of planned fields; those on disk are passed over without a call of ``on_field``.
             on_field: called with each index once its file is whole, from the writing thread.
             on_missing: called with the index and the reason of a field that could not be taken, in turn.
+            on_empty: called with the index and the figure of a field that was skipped as empty, in turn.
+            go_on: asked before each field; where it says no, the rest is not begun.
+
+        Returns:
+            False if ``go_on`` ended it before the last of them.
 
         Raises:
             DiskFullError: no room; the fields written before are whole.
@@ -153,34 +171,50 @@ class AcquisitionSession:
         outside = [index for index in wanted if not 0 <= index < len(self._fields)]
         if outside:
             raise ValueError(f"fields {outside} are not in the plan, which has 0 to {len(self._fields) - 1}.")
-        todo = [self._fields[index] for index in wanted if index not in self._on_disk]
-        if todo:
+        todo = [self._fields[index] for index in wanted if index not in self._on_disk | self._empty]
+        whole = True
+        if todo and (whole := go_on()):
             check_disk(self.raw, self.scope, len(todo))
             self._focus([self._fields[index] for index in wanted])
-            self._take_fields(todo, on_field, on_missing)
+            whole = self._take_fields(todo, on_field, on_missing, on_empty, go_on)
         if self.specimen is not None and self._on_disk:
-            write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk))
+            skipped = [self._fields[index] for index in sorted(self._empty)]
+            write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk, skipped))
+        return whole
 
     def _take_fields(
         self,
         todo: Sequence[PlannedField],
         on_field: Callable[[int], None],
         on_missing: Callable[[int, str], None],
-    ) -> None:
+        on_empty: Callable[[int, float], None],
+        go_on: Callable[[], bool],
+    ) -> bool:
         infos: dict[int, FieldInfo] = {}
 
         def written(index: int) -> None:
             self._on_disk[index] = infos.pop(index)
             on_field(index)
 
-        writer = FieldWriter(self.raw, self._buffers, written, on_missing)
-        in_a_row = 0
+        def empty(index: int, figure_um2: float) -> None:
+            self._empty[index] = figure_um2
+            on_empty(index, figure_um2)
+
+        writer = FieldWriter(self.raw, self._buffers, written, on_missing, empty)
+        in_a_row, whole = 0, True
         try:
             for field, following in itertools.zip_longest(todo, todo[1:]):
+                if not (whole := go_on()):
+                    break
                 check_disk(self.raw, self.scope, 1)
                 buffer = writer.buffer()
                 try:
                     info = self._take_field(field, following, buffer)
+                except FieldIsEmpty as found:
+                    writer.give_back(buffer)
+                    writer.skip(field.index, found.figure_um2)
+                    in_a_row = 0
+                    continue
                 except HardwareError as error:
                     writer.give_back(buffer)
                     writer.miss(field.index, str(error))
@@ -199,6 +233,7 @@ class AcquisitionSession:
             # What was taken is written even where the run ends here; the first error is the one to show.
             writer.finish(raise_error=False)
         writer.check()
+        return whole
 
     def _take_field(self, field: PlannedField, following: PlannedField | None, buffer: NDArray[np.uint16]) -> FieldInfo:
         """Take a field into ``buffer``, and again after a failure, as often as the scope allows."""
@@ -215,6 +250,7 @@ class AcquisitionSession:
                     started_s=self._started_s,
                     then_to_um=onward_um,
                     check=self._check_stop,
+                    look=self._look,
                 )
             except StageLimitError as error:
                 raise HardwareError(str(error)) from error
@@ -259,10 +295,17 @@ class AcquisitionSession:
         self.sample.log("focused", points=points, seconds=round(time.monotonic() - started_s, 2))
 
 
-def _truth(plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo]) -> list[TruthRow]:
-    """What lies in the rectangle around the fields; each object with the field whose centre is nearest, or -1."""
-    index = np.array(sorted(fields))
-    centre_um = np.array([(fields[at].x_um, fields[at].y_um) for at in index.tolist()])  # (F, 2)
+def _truth(
+    plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo], skipped: Sequence[PlannedField] = ()
+) -> list[TruthRow]:
+    """What lies in the rectangle around the fields; each object with the field whose centre is nearest, or -1.
+
+    A field that was skipped as empty comes after those taken: what only it shows belongs to it, and was missed.
+    """
+    index = np.array([*sorted(fields), *(field.index for field in skipped)])
+    places = [*((fields[at].x_um, fields[at].y_um) for at in sorted(fields)), *((at.x_um, at.y_um) for at in skipped)]
+    centre_um = np.array(places)  # (F, 2)
+    passed_over = np.arange(len(index)) >= len(fields)  # (F,)
     half_um = np.array(scope.field_um) / 2
     x0_um, y0_um = (float(value) for value in centre_um.min(axis=0) - half_um)
     x1_um, y1_um = (float(value) for value in centre_um.max(axis=0) + half_um)
@@ -270,6 +313,8 @@ def _truth(plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo]) ->
     for row in truth_rows(Specimen(plan), x0_um, y0_um, x1_um, y1_um, (), 0.0):
         away_um = np.abs(centre_um - (row.x_um, row.y_um))  # (F, 2)
         shown = (away_um <= half_um).all(axis=1)
+        if (shown & ~passed_over).any():
+            shown &= ~passed_over
         nearest = np.where(shown, np.square(away_um).sum(axis=1), np.inf)
         rows.append(row._replace(field=int(index[nearest.argmin()]) if shown.any() else -1))
     return rows
