@@ -99,7 +99,7 @@ def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
     document = read_document(sample)
     validate(document)
     assert document["wbc_1e9_per_l"] is None
-    assert document["fields"] == {"planned": None, "wanted": None, "taken": 0, "missing": []}
+    assert document["fields"] == {"planned": None, "wanted": None, "taken": 0, "missing": [], "empty": []}
     assert gates(document)["missing_fields"] == (None, None)
     assert gates(document)["cells_counted"] == (2, False)
     assert not document["quality"]["passed"]
