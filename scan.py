@@ -387,6 +387,8 @@ def _show_count(request: ScanRequest, counts: Mapping[str, int], reporter: Repor
     total = sum(counts.values())
     if request.cells is not None:
         reporter.update("cells counted", min(total, request.cells), request.cells)
+    if not total:
+        return
     for target, reached in zip(request.precision, precision_reached(request.precision, counts), strict=True):
         needed = cells_for_half_width(counts.get(target.name, 0), total, target.half_width_percent)
         reporter.update(f"precision {target.name}", min(total, needed), needed, text=f"{reached}, cells")
