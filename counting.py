@@ -266,8 +266,8 @@ class LiveCount:
     def _identity(self, cells: FieldCells) -> str:
         """Digest of all that a field's calls rest on."""
         found = hashlib.sha256(f"{self._bundle.info.sha256} {self._bundle.calibration_digest} {self._device}".encode())
-        found.update(np.ascontiguousarray(cells.block.images))
-        found.update(np.ascontiguousarray(cells.block.columns["quality"]))
+        found.update(cells.block.images.tobytes())
+        found.update(cells.block.columns["quality"].tobytes())
         return found.hexdigest()
 
     def _path(self, index: int) -> Path:

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentStage", "segment_sample"]
 
-_NOT_COUNTED: Final = np.uint16(Quality.BORDER | Quality.DEBRIS)
 #: Changes whenever the same frames would give other cells.
 _METHOD: Final = 3
 
@@ -127,14 +126,6 @@ class SegmentStage:
                 save_field(path, cells, self._basis)
         self._fields[index] = _Summary(cells.centre_um, cells.block.columns, cells.damaged)
         return cells
-
-    def count(self) -> int:
-        """Cells so far that would count: each once, none cut by a border, no debris."""
-        indices = sorted(self._fields)
-        if not indices:
-            return 0
-        quality = np.concatenate([self._fields[index].columns["quality"] for index in indices])
-        return int(np.count_nonzero(self._unique(indices) & ((quality & _NOT_COUNTED) == 0)))
 
     def standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
         """The cells that `finish` would write of the fields so far, in its order.

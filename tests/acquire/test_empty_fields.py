@@ -72,7 +72,7 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
         opened.append(Watched(scope, specimen))
         return opened[-1]
 
-    taken, empty = [], dict[int, float]()
+    taken, empty = list[int](), dict[int, float]()
     with AcquisitionSession(sample, island_scope, plan, ISLAND, microscope=watched) as session:
         session.take(range(FIELDS), taken.append, on_empty=empty.__setitem__)
     raw = sample.raw_path()
