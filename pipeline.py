@@ -7,18 +7,19 @@ import json
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
 from wbcpipe import __version__
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
-from wbcpipe.options import data_option, device_option, json_option, scope_option, specimen_options
+from wbcpipe.options import data_option, deadline_option, device_option, json_option, scope_option, specimen_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from wbcpipe.counting import PrecisionTarget
     from wbcpipe.progress import Reporter
     from wbcpipe.report.differential import Differential
     from wbcpipe.samples import Sample
@@ -78,6 +79,25 @@ def cli(debug: bool) -> None:
     """
 
 
+class _Precision(click.ParamType["PrecisionTarget"]):
+    """``CLASS:H%``."""
+
+    name = "precision"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> PrecisionTarget:
+        from wbcpipe.counting import PrecisionTarget, parse_target
+
+        if isinstance(value, PrecisionTarget):
+            return value
+        try:
+            return parse_target(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+PRECISION: Final = _Precision()
+
+
 def run(
     sample: Sample, request: ScanRequest | None, *, kind: str, bundle: str, device: str, reporter: Reporter
 ) -> Differential:
@@ -96,17 +116,26 @@ def run(
     """
     from wbcpipe.classify.bundle import find_bundle
     from wbcpipe.classify.predict import classify_sample
+    from wbcpipe.counting import check_targets
     from wbcpipe.report.stage import write_report
-    from wbcpipe.scan import acquire_and_segment, check_request
+    from wbcpipe.scan import acquire_and_segment, check_request, falls_short
 
     model = find_bundle(bundle, kind=kind)  # first of all: a model that is not there should not cost a night
     if request is not None:
+        check_targets(request.precision, model.info.classes, model.info.name)
         check_request(sample, request)
+
+    def classified(done: int, total: int) -> None:
+        reporter.update("cells classified", done, total)
+
     with sample.lock("run"):
-        acquire_and_segment(sample, request, pixel_um=model.info.pixel_um, reporter=reporter)  # stages 1, 2 overlap
-        classify_sample(  # stage 3
-            sample, model, device=device, progress=lambda done, total: reporter.update("cells classified", done, total)
-        )
+        end = acquire_and_segment(sample, request, model, device=device, reporter=reporter)  # stages 1, 2 overlap
+        classify_sample(sample, model, device=device, progress=classified)  # stage 3
+        while end is not None and (short := falls_short(sample, request, end)):
+            reporter.say(f"the final count falls short, so the scan goes on: {short}")
+            at_least = end.fields_done + 1
+            end = acquire_and_segment(sample, request, model, device=device, reporter=reporter, at_least=at_least)
+            classify_sample(sample, model, device=device, progress=classified)
         return write_report(sample)  # stage 4
 
 
@@ -114,8 +143,16 @@ def run(
 @click.option("--sample", "name", required=True, metavar="NAME", help="Sample to make, or to go on with.")
 @scope_option
 @click.option("--slot", default="A", show_default=True, help="The slide's place in the stage insert.")
-@click.option("--cells", type=click.IntRange(min=1), default=200, show_default=True, help="Cells to count.")
+@click.option("--cells", type=click.IntRange(min=1), help="Cells to count [200, unless --precision is given].")
+@click.option(
+    "--precision",
+    multiple=True,
+    type=PRECISION,
+    metavar="CLASS:H%",
+    help="Count until the 95 % interval of the class's share is the share +- H percentage points; may be repeated.",
+)
 @click.option("--fields", type=click.IntRange(min=1), help="Take exactly so many fields instead.")
+@deadline_option
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of the model.")
 @device_option
 @specimen_options
@@ -125,8 +162,10 @@ def run_command(
     name: str,
     scope_name: str,
     slot: str,
-    cells: int,
+    cells: int | None,
+    precision: tuple[PrecisionTarget, ...],
     fields: int | None,
+    deadline_s: float | None,
     bundle: str,
     device: str,
     specimen_seed: int | None,
@@ -144,6 +183,7 @@ def run_command(
     Examples:
       wbcpipe run --sample demo                            a virtual slide on a real Micro-Manager core
       wbcpipe run --sample S001 --scope my-scope.toml --slot B --cells 400
+      wbcpipe run --sample S001 --precision NEU:5% --precision EOS:2% --deadline 06:30
     """
     from rich.console import Console
 
@@ -164,7 +204,8 @@ def run_command(
         scope = load_scope(scope_name)
         plan = AcquisitionPlan.from_scope(scope, slot)
         specimen = specimen_for(scope, specimen_seed, specimen_preparation)
-        request = ScanRequest(scope, plan, specimen, cells=cells, fields=fields)
+        cells = 200 if cells is None and not precision else cells
+        request = ScanRequest(scope, plan, specimen, cells, fields, precision, deadline_s)
     with Reporter(quiet=as_json) as reporter:
         run(sample, request, kind=kind, bundle=bundle, device=device, reporter=reporter)
     if as_json:

@@ -60,20 +60,20 @@ class Reporter:
             self._bars.stop()
             self._bars = None
 
-    def update(self, task: str, done: int, total: int) -> None:
-        """Task ``task`` has done ``done`` of ``total`` units; unknown tasks are begun."""
+    def update(self, task: str, done: int, total: int, *, text: str = "") -> None:
+        """Task ``task`` has done ``done`` of ``total`` units; unknown tasks are begun. ``text`` is shown for it."""
         if self._quiet:
             return
         if self._bars is not None:
             if task not in self._tasks:
                 self._tasks[task] = self._bars.add_task(task, total=total)
-            self._bars.update(self._tasks[task], completed=done, total=total)
+            self._bars.update(self._tasks[task], completed=done, total=total, description=text or task)
             return
         now = time.monotonic()
         last, last_done = self._lines.get(task, (-_LINE_EVERY_S, -1))
         if done != last_done and (now - last >= _LINE_EVERY_S or done >= total):
             self._lines[task] = (now, done)
-            print(f"{task}: {done} of {total}", file=sys.stderr, flush=True)
+            print(f"{text or task}: {done} of {total}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Print one line among the bars."""

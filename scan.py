@@ -7,21 +7,28 @@ the same fields as one that was not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from wbcpipe.acquire.ending import ScanEnd, clock_text, earliest_deadline_s
 from wbcpipe.acquire.frames import fields_on_disk, read_info
-from wbcpipe.errors import AcquisitionError, FrameFileError
+from wbcpipe.acquire.quicklook import read_empty
+from wbcpipe.counting import LiveCount, cells_for_half_width, precision_reached
+from wbcpipe.errors import AcquisitionError, ConfigError, FrameFileError
 from wbcpipe.samples import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.specimen import SpecimenPlan
     from wbcpipe.acquire.worker import AcquisitionWorker
+    from wbcpipe.classify.bundle import Bundle
+    from wbcpipe.counting import PrecisionTarget
     from wbcpipe.progress import Reporter
     from wbcpipe.samples import Sample
 
@@ -32,22 +39,31 @@ __all__ = [
     "Segmenter",
     "acquire_and_segment",
     "check_request",
+    "falls_short",
     "next_field_count",
     "scan_until",
 ]
 
 #: Flat-field and registration prior are estimated from this many fields at the beginning of the plan.
 CALIBRATION_FIELDS: Final = 16
+#: Cells to look at before a precision target says how many it needs: the class may be common or rare.
+_FIRST_CELLS: Final = 100
 
 
 class FieldSource(Protocol):
-    """Takes planned fields, in order."""
+    """Takes planned fields, in order.
+
+    Attributes:
+        ended: the deadline has passed; fields that are not there will not come.
+    """
+
+    ended: bool
 
     def take(self, wanted: int) -> Iterator[int | None]:
         """See that the first ``wanted`` planned fields are on disk.
 
         Yields:
-            The index of each of them as it becomes available, in order; ``None`` for one recorded missing.
+            The index of each of them as it becomes available, in order; ``None`` for one that is missing or empty.
         """
         ...
 
@@ -55,16 +71,12 @@ class FieldSource(Protocol):
 class Segmenter(Protocol):
     """Turns fields into cells."""
 
-    def calibrate(self, indices: list[int]) -> None:
-        """Estimate what all fields share."""
+    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
+        """Estimate what all fields share, for good or, without ``keep``, for this time."""
         ...
 
     def process(self, index: int) -> object:
         """Segment one field."""
-        ...
-
-    def count(self) -> int:
-        """Cells found so far that would count."""
         ...
 
 
@@ -103,23 +115,24 @@ def scan_until(
     source: FieldSource,
     segmenter: Segmenter,
     *,
-    decide: Callable[[int, int], int],
-    progress: Callable[[int, int, int], None],
+    decide: Callable[[int], int],
+    progress: Callable[[int, int], None],
 ) -> list[int]:
     """Take and segment fields until ``decide`` asks for no more.
 
     Args:
         source: takes the fields.
         segmenter: segments them.
-        decide: from fields taken and cells counted to the number of fields to have.
-        progress: called with fields done, fields wanted and cells counted.
+        decide: from the fields looked at so far to the number of fields to have.
+        progress: called with fields done and fields wanted.
 
     Returns:
         The indices of the fields segmented, in order.
     """
     done: list[int] = []
-    looked_at, waiting, calibrated = 0, [], False
-    while (wanted := decide(looked_at, segmenter.count())) > looked_at:
+    waiting: list[int] = []
+    looked_at, calibrated = 0, False
+    while not source.ended and (wanted := decide(looked_at)) > looked_at:
         position = 0
         for index in source.take(wanted):
             position += 1
@@ -127,13 +140,15 @@ def scan_until(
                 continue
             if index is not None:
                 waiting.append(index)
-            if not calibrated and position >= min(CALIBRATION_FIELDS, wanted) and waiting:
-                segmenter.calibrate(list(waiting))
+            enough = len(waiting) >= CALIBRATION_FIELDS
+            if not calibrated and waiting and (enough or position >= wanted):
+                # From fewer fields than it would have had without the deadline, it holds for this report only.
+                segmenter.calibrate(list(waiting), keep=enough or not source.ended)
                 calibrated = True
             while calibrated and waiting:
                 done.append(waiting.pop(0))
                 segmenter.process(done[-1])
-            progress(position, wanted, segmenter.count())
+            progress(position, wanted)
         looked_at = wanted
     return done
 
@@ -146,28 +161,54 @@ class ScanRequest:
         scope: the microscope.
         plan: the fields that the slot's scan area allows, in order.
         specimen: on a virtual scope, what lies on the stage.
-        cells: go on until so many cells are counted.
+        cells: go on until so many cells are counted; ``None`` for no such target.
         fields: take exactly so many fields instead.
+        precision: go on until the share of each of these classes is known so precisely.
+        deadline_s: of `time.time`: begin no field after it.
     """
 
     scope: Scope
     plan: AcquisitionPlan
     specimen: SpecimenPlan | None
-    cells: int = 200
+    cells: int | None = 200
     fields: int | None = None
+    precision: tuple[PrecisionTarget, ...] = ()
+    deadline_s: float | None = None
 
-    def decide(self, taken: int, cells: int) -> int:
-        """Fields to have after ``taken`` fields with ``cells`` cells; see `next_field_count`."""
+    def decide(self, taken: int, counts: Mapping[str, int]) -> int:
+        """Fields to have after ``taken`` fields with so many identified cells per class; see `next_field_count`."""
         available = len(self.plan.fields())
         if self.fields is not None:
             return min(self.fields, available)
         return next_field_count(
             taken=taken,
-            cells=cells,
-            wanted_cells=self.cells,
+            cells=sum(counts.values()),
+            wanted_cells=self.wanted_cells(counts),
             expected_per_field=self.scope.expected_cells_per_field,
             available=available,
         )
+
+    def wanted_cells(self, counts: Mapping[str, int]) -> int:
+        """Cells that all targets together need, as far as those counted tell."""
+        total = sum(counts.values())
+        needed = [
+            cells_for_half_width(counts.get(target.name, 0), total, target.half_width_percent)
+            for target in self.precision
+        ]
+        if not total:
+            needed = [min(cells, _FIRST_CELLS) for cells in needed]
+        return max([self.cells or 0, *needed])
+
+    def end(self, done: int, wanted: int, counts: Mapping[str, int] | None, *, in_time: bool) -> ScanEnd:
+        """Why a scan ends after ``done`` of ``wanted`` fields with so many identified cells per class."""
+        if self.fields is not None or counts is None:
+            enough = self.fields is None or self.fields <= len(self.plan.fields())
+            return ScanEnd(("fields" if enough else "area") if in_time else "deadline", done, wanted)
+        total = sum(counts.values())
+        reached = precision_reached(self.precision, counts)
+        if total >= (self.cells or 0) and all(target.met for target in reached):
+            return ScanEnd("precision" if reached else "cells", done, done, total, self.cells, reached)
+        return ScanEnd("area" if in_time else "deadline", done, wanted, total, self.cells, reached)
 
 
 def check_request(sample: Sample, request: ScanRequest) -> None:
@@ -175,14 +216,19 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
 
     Raises:
         SampleStateError: the sample was begun otherwise.
+        ConfigError: a number of fields and a precision; or neither cells, fields nor precision.
         DiskFullError: the fields that are likely needed do not fit on the disk.
     """
     from wbcpipe.acquire.record import check_disk, check_sample
 
+    if request.fields is not None and request.precision:
+        raise ConfigError("give --fields or --precision, not both: a number of fields is taken whatever they hold.")
+    if request.fields is None and request.cells is None and not request.precision:
+        raise ConfigError("nothing says when to stop; give --cells, --precision or --fields.")
     check_sample(sample, request.scope, request.plan, request.specimen)
-    likely = request.fields or math.ceil(request.cells / request.scope.expected_cells_per_field)
+    likely = request.fields or math.ceil(request.wanted_cells({}) / request.scope.expected_cells_per_field)
     likely = min(likely, len(request.plan.fields()))
-    there = fields_on_disk(sample.raw_path())
+    there = {*fields_on_disk(sample.raw_path()), *read_empty(sample.raw_path())}
     check_disk(sample.path, request.scope, sum(index not in there for index in range(likely)))
 
 
@@ -193,10 +239,12 @@ class _Slide:
         self._sample = sample
         self._request = request
         self._say = say
+        self.ended = False
+        self._deadline_s = earliest_deadline_s(request.scope, request.deadline_s, time.time())
         self._worker: AcquisitionWorker | None = None
         self._closing = contextlib.ExitStack()
-        self._known = dict.fromkeys(self._whole(), True)
-        self._known |= dict.fromkeys(_recorded_missing(sample), False)
+        without = {*_recorded_missing(sample), *read_empty(sample.raw_path())}
+        self._known = dict.fromkeys(without, False) | dict.fromkeys(self._whole(), True)
 
     def __enter__(self) -> Self:
         return self
@@ -214,20 +262,37 @@ class _Slide:
         """See `FieldSource.take`."""
         events = None
         for index in range(wanted):
-            while index not in self._known:
+            while index not in self._known and not self.ended:
                 events = events or self._events(wanted)
-                if not next(events, False):
+                if not next(events, False) and not self.ended:
                     raise AcquisitionError(
                         f"sample {self._sample.name!r}: the acquisition ended without field {index}; run again."
                     )
-            yield index if self._known[index] else None
+            yield index if self._known.get(index) else None
+
+    def reached(self, wanted: int) -> int:
+        """How many of the first ``wanted`` fields are taken, empty or missing."""
+        return sum(index in self._known for index in range(wanted))
 
     def _events(self, wanted: int) -> Iterator[bool]:
-        from wbcpipe.acquire.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken, Progress
+        from wbcpipe.acquire.worker import (
+            AcquisitionRequest,
+            AcquisitionWorker,
+            DeadlinePassed,
+            FieldEmpty,
+            FieldMissing,
+            FieldTaken,
+            Progress,
+        )
 
         if self._worker is None:
             request = self._request
-            what = AcquisitionRequest(self._sample, request.scope, request.plan, request.specimen)
+            what = AcquisitionRequest(
+                self._sample, request.scope, request.plan, request.specimen, deadline_s=self._deadline_s
+            )
+            if not what.in_time():
+                self._stop()
+                return
             self._worker = self._closing.enter_context(AcquisitionWorker(what))
         self._worker.want(wanted)
         for event in self._worker.events():
@@ -237,9 +302,18 @@ class _Slide:
                 case FieldMissing(index=index, reason=reason):
                     self._known[index] = False
                     self._say(f"field {index} could not be taken: {reason}")
+                case FieldEmpty(index=index):
+                    self._known[index] = False
+                case DeadlinePassed():
+                    self._stop()
                 case Progress(text=text):
                     self._say(text)
             yield True
+
+    def _stop(self) -> None:
+        self.ended = True
+        assert self._deadline_s is not None
+        self._say(f"the deadline, {clock_text(self._deadline_s)}, has passed: no more fields are begun")
 
 
 def _recorded_missing(sample: Sample) -> list[int]:
@@ -247,14 +321,27 @@ def _recorded_missing(sample: Sample) -> list[int]:
     return [int(index) for index in read_json(path)] if path.is_file() else []
 
 
-def acquire_and_segment(sample: Sample, request: ScanRequest | None, *, pixel_um: float, reporter: Reporter) -> None:
-    """Stages 1 and 2 of a sample: take what is missing, segment it, write ``cells.zarr``.
+def acquire_and_segment(
+    sample: Sample,
+    request: ScanRequest | None,
+    model: Bundle,
+    *,
+    device: str = "auto",
+    reporter: Reporter,
+    at_least: int = 0,
+) -> ScanEnd | None:
+    """Stages 1 and 2 of a sample: take what is missing, segment it, write ``cells.zarr`` and ``scan.json``.
 
     Args:
         sample: its lock is held by the caller.
         request: what to take; ``None`` for a sample that was imported.
-        pixel_um: pixel size of the crops.
+        model: calls the cells where their number or classes decide; gives the crops' pixel size.
+        device: ``auto``, ``cpu`` or ``cuda``.
         reporter: shows progress.
+        at_least: planned fields to have even if fewer seem enough.
+
+    Returns:
+        Why the scan ended; ``None`` without ``request``.
 
     Raises:
         WbcpipeError: see the stages.
@@ -263,20 +350,68 @@ def acquire_and_segment(sample: Sample, request: ScanRequest | None, *, pixel_um
 
     if request is None:
         if fields_on_disk(sample.raw_path()):
-            segment_sample(
-                sample, pixel_um=pixel_um, progress=lambda done, total: reporter.update("fields segmented", done, total)
-            )
-        return
+            show = functools.partial(reporter.update, "fields segmented")
+            segment_sample(sample, pixel_um=model.info.pixel_um, progress=show)
+        return None
     from wbcpipe.acquire.record import begin_sample
 
     begin_sample(sample, request.scope, request.plan, request.specimen)
-    segmenter = SegmentStage(sample, pixel_um=pixel_um)
+    stage = SegmentStage(sample, pixel_um=model.info.pixel_um)
+    count = None if request.fields is not None else LiveCount(stage, model, sample.work_path, device=device)
+    asked = 0
 
-    def show(done: int, wanted: int, cells: int) -> None:
+    def decide(looked_at: int) -> int:
+        nonlocal asked
+        counts = {} if count is None else dict(count.tally().counts)
+        asked = max(request.decide(looked_at, counts), min(at_least, len(request.plan.fields())))
+        return asked
+
+    def progress(done: int, wanted: int) -> None:
         reporter.update("fields taken and segmented", done, wanted)
-        if request.fields is None:
-            reporter.update("cells found", min(cells, request.cells), request.cells)
+        if count is not None:
+            _show_count(request, count.counts(), reporter)
 
     with _Slide(sample, request, reporter.say) as slide:
-        indices = scan_until(slide, segmenter, decide=request.decide, progress=show)
-    segmenter.finish(indices)
+        indices = scan_until(slide, count or stage, decide=decide, progress=progress)
+        counts = None if count is None else dict(count.tally().counts)
+        end = request.end(slide.reached(asked), asked, counts, in_time=not slide.ended)
+    if slide.ended and not indices:
+        raise AcquisitionError(
+            f"sample {sample.name!r}: the deadline passed before any field was taken; run again with a later one."
+        )
+    stage.finish(indices)
+    end.save(sample)
+    reporter.say(end.text)
+    return end
+
+
+def _show_count(request: ScanRequest, counts: Mapping[str, int], reporter: Reporter) -> None:
+    total = sum(counts.values())
+    if request.cells is not None:
+        reporter.update("cells counted", min(total, request.cells), request.cells)
+    if not total:
+        return
+    for target, reached in zip(request.precision, precision_reached(request.precision, counts), strict=True):
+        needed = cells_for_half_width(counts.get(target.name, 0), total, target.half_width_percent)
+        reporter.update(f"precision {target.name}", min(total, needed), needed, text=f"{reached}, cells")
+
+
+def falls_short(sample: Sample, request: ScanRequest | None, end: ScanEnd | None) -> str:
+    """What the classified cells lack of the targets that a scan thought it had reached; empty if nothing.
+
+    The scan counts as the report does, so that this stays empty; it is looked at all the same, for the report is what
+    is relied upon.
+
+    Raises:
+        SampleStateError: the cells are not classified.
+    """
+    if request is None or end is None or end.reason not in ("cells", "precision"):
+        return ""
+    from wbcpipe.report.differential import count_cells
+    from wbcpipe.report.rows import read_rows
+    from wbcpipe.segment.cells import CellStore
+
+    rows = read_rows(CellStore(sample.cells_path))
+    counts = count_cells(rows.call, rows.quality, rows.classes).counts
+    now = request.end(end.fields_done, end.fields_wanted, counts, in_time=True)
+    return "" if now.reason in ("cells", "precision") else now.text

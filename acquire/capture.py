@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware import Exposure, Microscope
+    from wbcpipe.acquire.quicklook import QuickLook
 
 __all__ = ["capture_field"]
 
@@ -30,6 +31,7 @@ def capture_field(
     started_s: float,
     then_to_um: tuple[float, float] | None = None,
     check: Callable[[], None] = lambda: None,
+    look: QuickLook | None = None,
 ) -> FieldInfo:
     """Take the frames of a field.
 
@@ -41,9 +43,14 @@ def capture_field(
         started_s: of `time.monotonic`, when the run began.
         then_to_um: (x, y) of the field after this one: the stage sets off while the last frame is read.
         check: called before each frame, or before a burst of them; raises to stop.
+        look: judges the first frame while the next ones are taken, and decides before any fluorescence; after a burst
+            it spares only the file.
 
     Returns:
         The field as the hardware says it was taken.
+
+    Raises:
+        FieldIsEmpty: ``look`` found bare glass; ``out`` is whole as far as it was taken, and free again.
     """
     x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
     if microscope.can_burst(events):
@@ -51,7 +58,7 @@ def capture_field(
         microscope.move_z(events[0].z_um)
         exposures = microscope.burst(events, out[: len(events)], then_to_um)
     else:
-        exposures = _one_by_one(microscope, events, out, then_to_um, check)
+        exposures = _one_by_one(microscope, events, out, then_to_um, check, look)
     frames = [
         FrameInfo(
             event.modality,
@@ -63,6 +70,10 @@ def capture_field(
         for event, exposure in zip(events, exposures, strict=True)
     ]
     microscope.finish()
+    if look is not None:
+        if microscope.can_burst(events) and events[0].modality != "fluorescence":
+            look.begin(out[0])
+        look.decide(microscope)
     return FieldInfo(
         index=events[0].field,
         x_um=x_um,
@@ -79,12 +90,15 @@ def _one_by_one(
     out: NDArray[np.uint16],
     then_to_um: tuple[float, float] | None,
     check: Callable[[], None],
+    look: QuickLook | None,
 ) -> list[Exposure]:
     """Take the frames of a field with a command for each change of focus, light and exposure."""
     exposures = []
     last_z_um: float | None = None
     for channel, event in enumerate(events):
         check()
+        if look is not None and event.modality == "fluorescence":
+            look.decide(microscope)
         if event.z_um != last_z_um:
             microscope.move_z(event.z_um)
             last_z_um = event.z_um
@@ -92,4 +106,7 @@ def _one_by_one(
         begun_s = time.monotonic()
         onward_um = then_to_um if channel == len(events) - 1 else None
         exposures.append(replace(microscope.expose(event.exposure_ms, out[channel], onward_um), begun_s=begun_s))
+        if look is not None and channel == 0 and event.modality != "fluorescence":
+            microscope.finish()  # the frame is whole in its buffer
+            look.begin(out[channel])
     return exposures

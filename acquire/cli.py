@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
-from wbcpipe.options import data_option, json_option, pass_option, scope_option, specimen_options
+from wbcpipe.options import data_option, deadline_option, json_option, pass_option, scope_option, specimen_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.doctor import Check
+    from wbcpipe.acquire.ending import ScanEnd
     from wbcpipe.acquire.frames import Pass
+    from wbcpipe.acquire.passes import PassOutcome
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.specimen import SpecimenPlan
-    from wbcpipe.acquire.worker import AcquisitionRequest
-    from wbcpipe.progress import Reporter
     from wbcpipe.samples import Sample
 
-__all__ = ["acquire", "check_staining", "doctor", "fields_for", "scopes", "specimen_for", "stain_between"]
+__all__ = ["acquire", "doctor", "fields_for", "scopes", "specimen_for"]
 
 
 def fields_for(scope: Scope, plan: AcquisitionPlan, fields: int | None, cells: int | None) -> int:
@@ -82,6 +81,7 @@ def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> Spe
 @click.option("--stained", is_flag=True, help="With --pass both: the slide is stained already; do not stain it.")
 @click.option("--fields", type=click.IntRange(min=1), help="Take this many fields of view.")
 @click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold so many white cells [200].")
+@deadline_option
 @click.option("--overlap", type=float, default=0.1, show_default=True, help="Of neighbouring fields, 0 to 0.5.")
 @specimen_options
 @data_option
@@ -95,6 +95,7 @@ def acquire(
     stained: bool,
     fields: int | None,
     cells: int | None,
+    deadline_s: float | None,
     overlap: float,
     specimen_seed: int | None,
     specimen_preparation: str | None,
@@ -119,7 +120,9 @@ def acquire(
       wbcpipe acquire --slide S42 --scope mylab --pass brightfield
     """
     from wbcpipe.acquire.config import load_scope
+    from wbcpipe.acquire.ending import ScanEnd, earliest_deadline_s
     from wbcpipe.acquire.frames import fields_on_disk
+    from wbcpipe.acquire.passes import check_staining, passes_of, stain_between, take_pass
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
     from wbcpipe.acquire.worker import AcquisitionRequest
@@ -134,116 +137,74 @@ def acquire(
         fields = max(fields_on_disk(sample.raw_path("brightfield")), default=0) + 1
     n_fields = fields_for(scope, plan, fields, cells)
     specimen = specimen_for(scope, specimen_seed, specimen_preparation)
-    todo: tuple[Pass, ...] = ("brightfield", "fluorescence") if passes == "both" else (passes,)
+    todo = passes_of(passes)
     check_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
     for name in todo:
         check_disk(sample.path, scope, _fields_to_go(sample.raw_path(name), n_fields), pass_name=name)
     if passes == "both":
         check_staining(sample, scope, stained=stained)
     started_s = time.monotonic()
-    outcomes = {}
+    deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
+    outcomes: dict[Pass, PassOutcome] = {}
     with sample.lock("acquire"):
         begin_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
         with Reporter(quiet=as_json) as reporter:
             for name in todo:
-                if name == "fluorescence" and passes == "both":
+                if len(outcomes) == 1:
                     stain_between(sample, scope, stained=stained, reporter=reporter)
-                request = AcquisitionRequest(sample, scope, plan, specimen, pass_name=name)
-                outcomes[name] = _follow(request, n_fields, reporter)
-    _tell(sample, outcomes, n_fields, time.monotonic() - started_s, as_json=as_json)
+                request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s, pass_name=name)
+                outcomes[name] = take_pass(request, n_fields, reporter)
+                if not outcomes[name].in_time:
+                    break
+        last = list(outcomes.values())[-1]
+        end = ScanEnd("fields" if last.in_time else "deadline", len(last.settled), n_fields)
+        end.save(sample)
+    _tell(sample, outcomes, end, time.monotonic() - started_s, as_json=as_json)
 
 
-def check_staining(sample: Sample, scope: Scope, *, stained: bool) -> None:
-    """Refuse a staining that cannot be, before the first pass costs an hour.
-
-    Raises:
-        SampleStateError: an earlier staining did not end.
-        ConfigError: the operator must do it and there is none at a terminal.
-    """
-    from wbcpipe.acquire.staining import is_stained
-
-    if not stained and not is_stained(sample) and scope.staining.method == "prompt" and not sys.stdin.isatty():
-        raise ConfigError(
-            f"scope {scope.name!r}: the slide is stained by hand, and there is no operator at a terminal. Run --pass "
-            "brightfield now and --pass fluorescence after the stain, or describe a pump or a program in [staining]."
-        )
-
-
-def stain_between(sample: Sample, scope: Scope, *, stained: bool, reporter: Reporter) -> None:
-    """The staining of `acquire --pass both` and `run --pass both`."""
-    from wbcpipe.acquire.staining import mark_stained, stain
-
-    def ask(message: str) -> None:
-        click.confirm(f"{message} Done?", abort=True, err=True)
-
-    if stained:
-        mark_stained(sample)
-    stain(sample, scope, ask=ask, say=reporter.say)
-
-
-def _tell(
-    sample: Sample,
-    outcomes: Mapping[Pass, tuple[int, dict[int, str]]],
-    n_fields: int,
-    seconds: float,
-    *,
-    as_json: bool,
-) -> None:
-    """Show what came of the passes.
+def _tell(sample: Sample, outcomes: Mapping[Pass, PassOutcome], end: ScanEnd, seconds: float, *, as_json: bool) -> None:
+    """Show what came of the passes, as the files on disk say.
 
     Raises:
-        AcquisitionError: a pass took no field at all.
+        AcquisitionError: no field of a pass could be taken.
     """
-    for taken, missing in outcomes.values():
-        if not taken:
+    n_fields = end.fields_wanted
+    for told in outcomes.values():
+        if told.missing and len(told.missing) == len(told.settled):
+            reason = told.missing[min(told.missing)]
             raise AcquisitionError(
-                f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: {missing[min(missing)]}"
+                f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: {reason}"
             )
-    (last, (taken, missing)) = list(outcomes.items())[-1]
+    told = list(outcomes.values())[-1]
     if as_json:
-        outcome = {
+        content = {
             "sample": sample.name,
             "path": str(sample.path),
             "fields_wanted": n_fields,
-            "fields_taken": taken,
-            "fields_missing": {str(index): reason for index, reason in sorted(missing.items())},
-            "passes": {name: count for name, (count, _) in outcomes.items()},
+            "fields_taken": len(told.taken),
+            "fields_missing": {str(index): reason for index, reason in sorted(told.missing.items())},
+            "fields_empty": len(told.empty),
+            "passes": {name: len(one.taken) for name, one in outcomes.items()},
+            "stopped_by_deadline": end.reason == "deadline",
             "seconds": round(seconds, 2),
         }
-        click.echo(json.dumps(outcome, indent=2))
+        click.echo(json.dumps(content, indent=2))
         return
-    for name, (taken, missing) in outcomes.items():
-        lost = f", {len(missing)} missing (see {sample.raw_path(name) / 'missing.json'})" if missing else ""
-        when = f" after {seconds:.1f} s" if name == last else ""
-        click.echo(f"{taken} of {n_fields} fields on disk{lost}{when}: {sample.raw_path(name)}")
+    if end.reason == "deadline":
+        click.secho(f"{end.text}.", fg="red", bold=True)
+    for name, one in outcomes.items():
+        lost = f", {len(one.missing)} missing (see {sample.raw_path(name) / 'missing.json'})" if one.missing else ""
+        lost += f", {len(one.empty)} skipped as empty" if one.empty else ""
+        when = f" after {seconds:.1f} s" if one is told else ""
+        click.echo(f"{len(one.taken)} of {n_fields} fields on disk{lost}{when}: {sample.raw_path(name)}")
 
 
 def _fields_to_go(raw: Path, n_fields: int) -> int:
     from wbcpipe.acquire.frames import fields_on_disk
+    from wbcpipe.acquire.quicklook import read_empty
 
-    return sum(index not in fields_on_disk(raw) for index in range(n_fields))
-
-
-def _follow(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> tuple[int, dict[int, str]]:
-    """Run a worker and show how far it is: the number of fields on disk, and the missing ones with their reasons."""
-    from wbcpipe.acquire.worker import AcquisitionWorker, FieldMissing, FieldTaken, Progress
-
-    taken, missing = 0, dict[int, str]()
-    with AcquisitionWorker(request) as worker:
-        worker.want(n_fields)
-        for event in worker.events():
-            match event:
-                case FieldTaken():
-                    taken += 1
-                case FieldMissing(index, reason):
-                    missing[index] = reason
-                    reporter.say(f"field {index} is missing: {reason}")
-                case Progress(text):
-                    reporter.say(text)
-                case _:
-                    continue
-            reporter.update("fields", taken + len(missing), n_fields)
-    return taken, missing
+    known = {*fields_on_disk(raw), *read_empty(raw)}
+    return sum(index not in known for index in range(n_fields))
 
 
 @click.command(context_settings={"max_content_width": 100})

@@ -24,6 +24,7 @@ __all__ = [
     "ModalitySet",
     "Range",
     "Reliability",
+    "Scan",
     "Scope",
     "Slot",
     "Stage",
@@ -359,6 +360,8 @@ class Reliability(_Part):
         retries: how often a field is tried again before it is recorded as missing.
         retry_wait_s: before each of these.
         missing_in_a_row: ends the run; one bad field is an accident, many are a fault.
+        slide_deadline_min: so long after the start on a slide no new field is begun, and what is there is reported;
+            0 for no deadline. ``--deadline`` may end it sooner, never later.
     """
 
     move_timeout_s: Positive = 30.0
@@ -367,6 +370,17 @@ class Reliability(_Part):
     retries: Annotated[int, Field(ge=0, le=10)] = 2
     retry_wait_s: NotNegative = 0.5
     missing_in_a_row: Annotated[int, Field(ge=1)] = 5
+    slide_deadline_min: NotNegative = 0.0
+
+
+class Scan(_Part):
+    """Which of the planned fields are taken.
+
+    Attributes:
+        skip_empty: leave a field whose first bright-field frame shows bare glass: no fluorescence dose, no file.
+    """
+
+    skip_empty: bool = True
 
 
 class Scope(_Part):
@@ -391,6 +405,7 @@ class Scope(_Part):
     focus: Focus = Focus()
     staining: Staining = Staining()
     reliability: Reliability = Reliability()
+    scan: Scan = Scan()
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
     sha256: Annotated[str, Field(exclude=True)] = ""

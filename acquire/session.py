@@ -18,6 +18,7 @@ from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.focus_surface import DriftCheck, FocusSurface, load_surface
 from wbcpipe.acquire.focuser import DeviceFocuser, FieldFocuser
 from wbcpipe.acquire.frames import PASSES, fields_on_disk, read_info
+from wbcpipe.acquire.quicklook import FieldIsEmpty, QuickLook, read_empty
 from wbcpipe.acquire.record import begin_sample, check_disk
 from wbcpipe.acquire.second_pass import (
     SlideFinder,
@@ -134,6 +135,8 @@ class AcquisitionSession:
         self._reseating: Reseating | None = None
         self._stop = threading.Event()
         self._on_disk: dict[int, FieldInfo] = {}
+        self._empty: dict[int, float] = {}
+        self._look = QuickLook(scope.camera.image_pixel_um, scope.camera.saturation) if scope.scan.skip_empty else None
         self._started_s = time.monotonic()
         self._finder: tuple[Finder, FieldFocuser] | None = None
 
@@ -141,6 +144,8 @@ class AcquisitionSession:
         begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name)
         self.raw.mkdir(parents=True, exist_ok=True)
         self._on_disk = quarantine_damaged(self.sample, self.scope, self.pass_name)
+        looked_at = self.sample.raw_path("brightfield") if self.pass_name == "fluorescence" else self.raw
+        self._empty = {index: um2 for index, um2 in read_empty(looked_at).items() if index not in self._on_disk}
         self._buffers = field_buffers(len(PASSES[self.pass_name]), self.scope.camera.image_px)
         self._dose = DoseLedger(self.raw / "light.json", self.scope.field_um)
         self._dose.add_fields(self._on_disk.values())
@@ -155,12 +160,19 @@ class AcquisitionSession:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._look is not None:
+            self._look.close()
         self.microscope.close()
 
     @property
     def taken(self) -> dict[int, FieldInfo]:
         """The fields that are whole on disk, by index."""
         return dict(self._on_disk)
+
+    @property
+    def empty(self) -> dict[int, float]:
+        """The fields skipped as empty, by index, with the figure that said so."""
+        return dict(self._empty)
 
     def stop(self) -> None:
         """Ask from another thread to end after the present frame; `take` then raises `InterruptedRunError`."""
@@ -171,13 +183,20 @@ class AcquisitionSession:
         indices: Iterable[int],
         on_field: Callable[[int], None] = lambda _: None,
         on_missing: Callable[[int, str], None] = lambda _index, _reason: None,
-    ) -> None:
-        """Take those of the planned fields that have no whole file yet, in the plan's order.
+        on_empty: Callable[[int, float], None] = lambda _index, _figure_um2: None,
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> bool:
+        """Take those of the planned fields that have no whole file yet and are not known as empty, in the plan's order.
 
         Args:
             indices: of planned fields; those on disk are passed over without a call of ``on_field``.
             on_field: called with each index once its file is whole, from the writing thread.
             on_missing: called with the index and the reason of a field that could not be taken, in turn.
+            on_empty: called with the index and the figure of a field that was skipped as empty, in turn.
+            go_on: asked before each field; where it says no, the rest is not begun.
+
+        Returns:
+            False if ``go_on`` ended it before the last of them.
 
         Raises:
             DeviceCrashError: the core is gone; the fields taken before are whole.
@@ -189,7 +208,9 @@ class AcquisitionSession:
         outside = [index for index in wanted if not 0 <= index < len(self.plan.fields())]
         if outside:
             raise ValueError(f"fields {outside} are not in the plan, which has 0 to {len(self.plan.fields()) - 1}.")
-        if any(index not in self._on_disk for index in wanted):
+        wanted = [index for index in wanted if index not in self._empty]
+        whole = True
+        if any(index not in self._on_disk for index in wanted) and (whole := go_on()):
             if self.pass_name == "fluorescence":
                 self._find_slide()
                 for index in [index for index in wanted if index not in self._fields]:
@@ -198,9 +219,11 @@ class AcquisitionSession:
             todo = [self._fields[index] for index in wanted if index not in self._on_disk]
             check_disk(self.raw, self.scope, len(todo), pass_name=self.pass_name)
             self._focus([self._fields[index] for index in wanted])
-            self._take_fields(todo, on_field, on_missing)
+            whole = self._take_fields(todo, on_field, on_missing, on_empty, go_on)
         if self.specimen is not None and self._on_disk:
-            write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk))
+            skipped = [self.plan.fields()[index] for index in sorted(self._empty)]
+            write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk, skipped))
+        return whole
 
     def _find_slide(self) -> None:
         """See where the slide of the first pass lies now, and so where its fields are; once in a session."""
@@ -245,23 +268,36 @@ class AcquisitionSession:
         todo: Sequence[PlannedField],
         on_field: Callable[[int], None],
         on_missing: Callable[[int, str], None],
-    ) -> None:
+        on_empty: Callable[[int, float], None],
+        go_on: Callable[[], bool],
+    ) -> bool:
         infos: dict[int, FieldInfo] = {}
 
         def written(index: int) -> None:
             self._on_disk[index] = infos.pop(index)
             on_field(index)
 
-        writer = FieldWriter(self.raw, self._buffers, written, on_missing)
-        in_a_row = 0
+        def empty(index: int, figure_um2: float) -> None:
+            self._empty[index] = figure_um2
+            on_empty(index, figure_um2)
+
+        writer = FieldWriter(self.raw, self._buffers, written, on_missing, empty)
+        in_a_row, whole = 0, True
         try:
             for field, following in itertools.zip_longest(todo, todo[1:]):
+                if not (whole := go_on()):
+                    break
                 check_disk(self.raw, self.scope, 1, pass_name=self.pass_name)
                 if self.surface.check_is_due(field.index):
                     self._check_drift(field, field.index)
                 buffer = writer.buffer()
                 try:
                     info = self._take_field(field, following, buffer)
+                except FieldIsEmpty as found:
+                    writer.give_back(buffer)
+                    writer.skip(field.index, found.figure_um2)
+                    in_a_row = 0
+                    continue
                 except DeviceCrashError:
                     raise  # the core is gone, and with it every later field
                 except HardwareError as error:
@@ -282,6 +318,7 @@ class AcquisitionSession:
             # What was taken is written even where the run ends here; the first error is the one to show.
             writer.finish(raise_error=False)
         writer.check()
+        return whole
 
     def _described(self, info: FieldInfo) -> FieldInfo:
         """What is known of a field beyond what the hardware said: its light so far, and its place on the slide."""
@@ -308,6 +345,7 @@ class AcquisitionSession:
                     started_s=self._started_s,
                     then_to_um=onward_um,
                     check=self._check_stop,
+                    look=self._look,
                 )
             except StageLimitError as error:
                 raise HardwareError(str(error)) from error
@@ -401,11 +439,17 @@ class AcquisitionSession:
         self.sample.log("focus_checked", **vars(check))
 
 
-def _truth(plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo]) -> list[TruthRow]:
-    """What lies in the rectangle around the fields; each object with the field whose centre is nearest, or -1."""
-    index = np.array(sorted(fields))
-    places = [fields[at].reseated or fields[at] for at in index.tolist()]
-    centre_um = np.array([(place.x_um, place.y_um) for place in places])  # (F, 2)
+def _truth(
+    plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo], skipped: Sequence[PlannedField] = ()
+) -> list[TruthRow]:
+    """What lies in the rectangle around the fields; each object with the field whose centre is nearest, or -1.
+
+    A field that was skipped as empty comes after those taken: what only it shows belongs to it, and was missed.
+    """
+    index = np.array([*sorted(fields), *(field.index for field in skipped)])
+    taken = [fields[at].reseated or fields[at] for at in sorted(fields)]
+    centre_um = np.array([(place.x_um, place.y_um) for place in (*taken, *skipped)])  # (F, 2)
+    passed_over = np.arange(len(index)) >= len(fields)  # (F,)
     half_um = np.array(scope.field_um) / 2
     x0_um, y0_um = (float(value) for value in centre_um.min(axis=0) - half_um)
     x1_um, y1_um = (float(value) for value in centre_um.max(axis=0) + half_um)
@@ -413,6 +457,8 @@ def _truth(plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo]) ->
     for row in truth_rows(Specimen(plan), x0_um, y0_um, x1_um, y1_um, (), 0.0):
         away_um = np.abs(centre_um - (row.x_um, row.y_um))  # (F, 2)
         shown = (away_um <= half_um).all(axis=1)
+        if (shown & ~passed_over).any():
+            shown &= ~passed_over
         nearest = np.where(shown, np.square(away_um).sum(axis=1), np.inf)
         rows.append(row._replace(field=int(index[nearest.argmin()]) if shown.any() else -1))
     return rows

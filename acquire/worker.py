@@ -19,7 +19,7 @@ import wbcpipe.errors
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, InterruptedRunError, WbcpipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
     from multiprocessing.connection import Connection
 
     from wbcpipe.acquire.config import Scope
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AcquisitionRequest",
     "AcquisitionWorker",
+    "DeadlinePassed",
+    "FieldEmpty",
     "FieldMissing",
     "FieldTaken",
     "Progress",
@@ -53,6 +55,7 @@ class AcquisitionRequest:
         scope, plan: which microscope and which fields.
         specimen: on a virtual scope, what lies on the stage.
         pass_name: which pass over the slide.
+        deadline_s: of `time.time`: no field is begun after it.
     """
 
     sample: Sample
@@ -60,6 +63,11 @@ class AcquisitionRequest:
     plan: AcquisitionPlan
     specimen: SpecimenPlan | None = None
     pass_name: Pass = "single"
+    deadline_s: float | None = None
+
+    def in_time(self) -> bool:
+        """True while fields may still be begun."""
+        return self.deadline_s is None or time.time() < self.deadline_s
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,21 @@ class FieldMissing:
 
     index: int
     reason: str
+
+
+@dataclass(frozen=True)
+class FieldEmpty:
+    """A wanted field showed bare glass and was skipped; the figure is that of `quicklook.structure_um2`."""
+
+    index: int
+    figure_um2: float
+
+
+@dataclass(frozen=True)
+class DeadlinePassed:
+    """The deadline came before every wanted field was begun; the rest of them will not be."""
+
+    n_fields: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +123,7 @@ class _Failed:
     text: str
 
 
-WorkerEvent = FieldTaken | FieldMissing | Progress | WantedDone
+WorkerEvent = FieldTaken | FieldMissing | FieldEmpty | Progress | DeadlinePassed | WantedDone
 
 
 class AcquisitionWorker:
@@ -165,7 +188,7 @@ class AcquisitionWorker:
             self._pipe.send(n_fields)
 
     def events(self) -> Iterator[WorkerEvent]:
-        """What happens, until all that was wanted is done; the last is `WantedDone`.
+        """What happens, until all that was wanted is done; the last is `WantedDone`, or `DeadlinePassed`.
 
         Raises:
             DeviceCrashError: the child died: a driver crashed. The fields taken are whole; the same command goes on.
@@ -192,7 +215,7 @@ class AcquisitionWorker:
             raise self._crash() from error
         if isinstance(event, _Failed):
             raise _rebuilt(event)
-        if isinstance(event, WantedDone):
+        if isinstance(event, WantedDone | DeadlinePassed):
             self._done = max(self._done, event.n_fields)
         assert isinstance(event, WorkerEvent)
         return event
@@ -311,13 +334,14 @@ def _serve(request: AcquisitionRequest, desk: _Desk) -> None:
         done = 0
         while (wanted := desk.wanted_above(done)) is not None:
             # A field given up stays so for this process: which fields a run takes must not hang on when it is asked.
-            todo = [index for index in range(done, wanted) if index not in session.taken]
-            teller.resume(index for index in range(done, wanted) if index in session.taken)
+            known: dict[int, float | None] = {**dict.fromkeys(session.taken), **session.empty}
+            todo = [index for index in range(done, wanted) if index not in known]
+            teller.resume({index: known[index] for index in range(done, wanted) if index in known})
             teller.flush(todo[0] if todo else wanted)
-            session.take(todo, teller.taken, teller.missing)
+            whole = session.take(todo, teller.taken, teller.missing, teller.empty, request.in_time)
             teller.flush(wanted)
             done = wanted
-            desk.send(WantedDone(done))
+            desk.send(WantedDone(done) if whole else DeadlinePassed(done))
 
 
 class _Teller:
@@ -325,14 +349,17 @@ class _Teller:
 
     def __init__(self, desk: _Desk) -> None:
         self._desk = desk
-        self._resumed: list[int] = []
+        self._resumed: list[tuple[int, float | None]] = []
 
-    def resume(self, indices: Iterable[int]) -> None:
-        self._resumed += sorted(indices)
+    def resume(self, known: Mapping[int, float | None]) -> None:
+        """Fields that need not be taken: on disk already, or, with a figure, known as empty."""
+        self._resumed += sorted(known.items(), key=lambda item: item[0])
 
     def flush(self, below: int) -> None:
-        while self._resumed and self._resumed[0] < below:
-            self._desk.send(FieldTaken(self._resumed.pop(0), resumed=True))
+        while self._resumed and self._resumed[0][0] < below:
+            index, figure_um2 = self._resumed.pop(0)
+            taken = FieldTaken(index, resumed=True)
+            self._desk.send(taken if figure_um2 is None else FieldEmpty(index, figure_um2))
 
     def taken(self, index: int) -> None:
         self.flush(index)
@@ -341,3 +368,7 @@ class _Teller:
     def missing(self, index: int, reason: str) -> None:
         self.flush(index)
         self._desk.send(FieldMissing(index, reason))
+
+    def empty(self, index: int, figure_um2: float) -> None:
+        self.flush(index)
+        self._desk.send(FieldEmpty(index, figure_um2))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from wbcpipe.acquire.frames import field_path, write_field
+from wbcpipe.acquire.quicklook import read_empty
 from wbcpipe.samples import read_json, write_json
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class FieldWriter:
         buffers: to take fields into, (C, Y, X) uint16 each; see `field_buffers`.
         on_field: called with the index of each field once its file is whole, from the writing thread.
         on_missing: called with the index and the reason of a field given up, in turn with the others.
+        on_empty: called with the index and the figure of a field skipped as empty, in turn with the others.
     """
 
     def __init__(
@@ -60,16 +62,18 @@ class FieldWriter:
         buffers: list[NDArray[np.uint16]],
         on_field: Callable[[int], None],
         on_missing: Callable[[int, str], None],
+        on_empty: Callable[[int, float], None] = lambda _index, _figure_um2: None,
     ) -> None:
         self._raw = raw
-        self._on_field, self._on_missing = on_field, on_missing
+        self._on_field, self._on_missing, self._on_empty = on_field, on_missing, on_empty
         self._free: queue.SimpleQueue[NDArray[np.uint16]] = queue.SimpleQueue()
         for buffer in buffers:
             self._free.put(buffer)
-        self._jobs: queue.SimpleQueue[tuple[int, NDArray[np.uint16] | None, FieldInfo | str] | None] = (
+        self._jobs: queue.SimpleQueue[tuple[int, NDArray[np.uint16] | None, FieldInfo | str | float] | None] = (
             queue.SimpleQueue()
         )
         self._missing = read_missing(raw)
+        self._empty = read_empty(raw)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="wbcpipe-writer")
         self._thread.start()
@@ -94,6 +98,10 @@ class FieldWriter:
     def miss(self, index: int, reason: str) -> None:
         """Queue the note that a field is missing."""
         self._jobs.put((index, None, reason))
+
+    def skip(self, index: int, figure_um2: float) -> None:
+        """Queue the note that a field is empty, with the figure that says so."""
+        self._jobs.put((index, None, figure_um2))
 
     def check(self) -> None:
         """Raise what the writer met, if anything."""
@@ -120,16 +128,25 @@ class FieldWriter:
                 if buffer is not None:
                     self._free.put(buffer)
 
-    def _do(self, index: int, buffer: NDArray[np.uint16] | None, content: FieldInfo | str) -> None:
+    def _do(self, index: int, buffer: NDArray[np.uint16] | None, content: FieldInfo | str | float) -> None:
+        if isinstance(content, float):
+            self._empty[index] = content
+            write_json(self._raw / "empty.json", {str(at): figure for at, figure in sorted(self._empty.items())})
+            self._forget_missing(index)
+            self._on_empty(index, content)
+            return
         if buffer is None or isinstance(content, str):
             self._missing[index] = str(content)
             self._save_missing()
             self._on_missing(index, str(content))
             return
         write_field(field_path(self._raw, index), buffer, content)
+        self._forget_missing(index)
+        self._on_field(index)
+
+    def _forget_missing(self, index: int) -> None:
         if self._missing.pop(index, None) is not None:
             self._save_missing()
-        self._on_field(index)
 
     def _save_missing(self) -> None:
         write_json(self._raw / "missing.json", {str(index): text for index, text in sorted(self._missing.items())})

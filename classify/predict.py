@@ -19,13 +19,13 @@ from wbcpipe.errors import BundleError, NoCellsError
 from wbcpipe.segment.cells import CELLS_PER_SHARD, CellStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from wbcpipe.samples import Sample
 
-__all__ = ["Classifier", "classify_sample", "resolve_bundle"]
+__all__ = ["Classifier", "classify_sample", "planes_for", "resolve_bundle"]
 
 
 class Classifier:
@@ -153,25 +153,40 @@ def matching_planes(store: CellStore, bundle: Bundle) -> list[int]:
     Raises:
         BundleError: a modality of the bundle is missing, or planes, pixel size or crop side differ.
     """
+    side = store.images(0, 1).shape[-1]
+    return planes_for(store.modalities, store.pixel_um, side, bundle, f"the cells of {store.path.parent.name!r}")
+
+
+def planes_for(channels: Sequence[str], pixel_um: float, side_px: int, bundle: Bundle, whose: str) -> list[int]:
+    """Which of some crops' channels are the bundle's input, in its order.
+
+    Args:
+        channels: their names, in order.
+        pixel_um, side_px: of the crops.
+        bundle: the model.
+        whose: named in errors.
+
+    Raises:
+        BundleError: see `matching_planes`.
+    """
     info = bundle.info
-    modalities, planes = split_channels(store.modalities)
+    modalities, planes = split_channels(channels)
     missing = [name for name in info.modalities if name not in modalities]
     if missing or planes != info.planes:
         raise BundleError(
-            f"bundle {info.name!r} reads modalities {list(info.modalities)} of {info.planes} plane(s), the cells of "
-            f"{store.path.parent.name!r} have {list(modalities)} of {planes}; choose another bundle or train one."
+            f"bundle {info.name!r} reads modalities {list(info.modalities)} of {info.planes} plane(s), "
+            f"{whose} have {list(modalities)} of {planes}; choose another bundle or train one."
         )
-    if abs(store.pixel_um / info.pixel_um - 1) > PIXEL_TOLERANCE:
+    if abs(pixel_um / info.pixel_um - 1) > PIXEL_TOLERANCE:
         raise BundleError(
-            f"bundle {info.name!r} reads crops of {info.pixel_um} um a pixel, the cells of "
-            f"{store.path.parent.name!r} have {store.pixel_um} um; segment or import them again with "
+            f"bundle {info.name!r} reads crops of {info.pixel_um} um a pixel, "
+            f"{whose} have {pixel_um} um; segment or import them again with "
             f"--pixel-um {info.pixel_um}."
         )
-    side = store.images(0, 1).shape[-1]
-    if side != info.crop_px:
+    if side_px != info.crop_px:
         raise BundleError(
-            f"bundle {info.name!r} reads crops of {info.crop_px} px, the cells of {store.path.parent.name!r} have "
-            f"{side} px; segment or import them again."
+            f"bundle {info.name!r} reads crops of {info.crop_px} px, {whose} have {side_px} px; "
+            "segment or import them again."
         )
     return [modalities.index(name) * planes + plane for name in info.modalities for plane in range(planes)]
 

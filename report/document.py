@@ -10,8 +10,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe import __version__
+from wbcpipe.acquire.ending import load_end
 from wbcpipe.acquire.frames import fields_on_disk
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.quicklook import read_empty
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.agreement import head_agreement
 from wbcpipe.report.gates import quality_gates
@@ -42,19 +44,21 @@ class FieldCount:
         wanted: fields asked for by the user; ``None`` when the number of cells decides.
         taken: fields whose frames are all on disk.
         missing: index and reason of the fields that could not be taken.
+        empty: index of the fields that showed bare glass and were skipped.
     """
 
     planned: int | None
     wanted: int | None
     taken: int
     missing: tuple[tuple[int, str], ...]
+    empty: tuple[int, ...] = ()
 
 
 def count_fields(sample: Sample, info: Mapping[str, Any]) -> FieldCount:
     """Look what the plan asked for and what is on disk.
 
     Raises:
-        SampleStateError: ``missing.json`` is damaged.
+        SampleStateError: ``missing.json`` or ``empty.json`` is damaged.
     """
     plan = info.get("plan") or {}
     by_pass = {name: set(fields_on_disk(sample.raw_path(name))) for name in _PASSES}
@@ -72,12 +76,14 @@ def count_fields(sample: Sample, info: Mapping[str, Any]) -> FieldCount:
             except ValueError as error:
                 raise SampleStateError(f"{path}: damaged ({error}); move it away and acquire again.") from error
     # Fields are taken in the plan's order, so those asked for are all up to the last one that was tried.
-    tried = [*by_pass["single"], *both, *missing]
+    empty = {index for name in _PASSES for index in read_empty(sample.raw_path(name)) if index not in by_pass[name]}
+    tried = [*by_pass["single"], *both, *missing, *empty]
     return FieldCount(
         planned=_planned(plan),
         wanted=max(tried) + 1 if tried else None,
         taken=len(by_pass["single"] or both),
-        missing=tuple(sorted(missing.items())),
+        missing=tuple(sorted((index, why) for index, why in missing.items() if index not in empty)),
+        empty=tuple(sorted(empty)),
     )
 
 
@@ -146,7 +152,9 @@ def build_document(
             "wanted": fields.wanted,
             "taken": fields.taken,
             "missing": [{"index": index, "reason": reason} for index, reason in fields.missing],
+            "empty": list(fields.empty),
         },
+        "scan": _scan_entry(sample),
         "quality": {
             "passed": all(gate.passed is not False for gate in gates),
             "gates": [
@@ -173,6 +181,15 @@ def build_document(
         ],
         "provenance": _provenance(info, store, rows),
     }
+
+
+def _scan_entry(sample: Sample) -> dict[str, Any] | None:
+    """Why the scan ended, with a line for people; ``None`` where that was not noted."""
+    end = load_end(sample)
+    if end is None:
+        return None
+    entry = {name: value for name, value in end.to_json().items() if name != "format_version"}
+    return {**entry, "met": end.reason in ("cells", "precision", "fields"), "text": end.text}
 
 
 def _class_entry(line: ClassCount) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wbcpipe.acquire.frames import whole_fields
+from wbcpipe.acquire.frames import passes_on_disk, whole_fields
+from wbcpipe.acquire.quicklook import read_empty
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
 from wbcpipe.report.rows import read_rows
@@ -38,7 +39,7 @@ class Truth:
 
     Attributes:
         position_um: (n, 2) y and x on the stage.
-        visible: (n,) true where a field that is on disk shows the centre.
+        visible: (n,) true where a field that is on disk, or was skipped as empty, shows the centre.
         label: n class names.
     """
 
@@ -139,8 +140,10 @@ def read_truth(sample: Sample) -> Truth:
             raise SampleStateError(f"{path}: line {reader.line_num} is damaged ({error}).") from error
     field = np.array([row[2] for row in white], dtype=np.int64)
     visible = field >= 0
-    if on_disk := whole_fields(sample.path / "raw"):
-        visible &= np.isin(field, on_disk)
+    raw = sample.path / "raw"
+    if on_disk := whole_fields(raw):
+        # A cell in a field that was skipped as empty was there to be seen: it counts as missed.
+        visible &= np.isin(field, [*on_disk, *read_empty(raw / passes_on_disk(raw)[0])])
     return Truth(
         position_um=np.array([row[:2] for row in white], dtype=np.float64).reshape(-1, 2),
         visible=np.asarray(visible, dtype=np.bool_),

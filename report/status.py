@@ -30,6 +30,7 @@ class SampleStatus:
         fields_taken: fields on disk.
         fields_planned: positions in the plan; ``None`` where there is no plan.
         fields_missing: fields that could not be taken.
+        fields_empty: fields that showed bare glass and were skipped.
         cells: cells in ``cells.zarr``; ``None`` before segment.
         bundle: the model that called them; ``None`` before classify.
         counted: identified cells in the report; ``None`` before report.
@@ -43,6 +44,7 @@ class SampleStatus:
     fields_taken: int = 0
     fields_planned: int | None = None
     fields_missing: int = 0
+    fields_empty: int = 0
     cells: int | None = None
     bundle: str | None = None
     counted: int | None = None
@@ -88,9 +90,10 @@ def _state(sample: Sample, facts: dict[str, Any]) -> str:
         "fields_taken": fields.taken,
         "fields_planned": fields.planned,
         "fields_missing": len(fields.missing),
+        "fields_empty": len(fields.empty),
     }
     if not sample.cells_path.exists():
-        return "acquiring" if fields.taken or fields.missing else "begun"
+        return "acquiring" if fields.taken or fields.missing or fields.empty else "begun"
     store = CellStore(sample.cells_path)
     facts["cells"] = len(store)
     if not store.has_calls():

@@ -92,6 +92,8 @@ def print_differential(document: Mapping[str, Any], paths: Sequence[Path], conso
     unidentified = cells["unidentified"]
     share = "" if unidentified["percent"] is None else f" ({unidentified['percent']:.1f} %)"
     console.print(Text(f"Unidentified: {unidentified['count']}{share}. Left out: {', '.join(left_out) or 'none'}."))
+    if (scan := document.get("scan")) is not None:
+        console.print(Text(f"Scan: {scan['text']}.", style="" if scan["met"] else "bold red"))
     failed = [gate for gate in document["quality"]["gates"] if gate["passed"] is False]
     for gate in failed:
         limit = f"limit {gate['comparison']} {gate['limit']:g} {gate['unit']}".rstrip()

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentStage", "segment_sample"]
 
-_NOT_COUNTED: Final = np.uint16(Quality.BORDER | Quality.DEBRIS)
 #: Changes whenever the same frames would give other cells.
 _METHOD: Final = 3
 
@@ -80,8 +79,22 @@ class SegmentStage:
         self._basis = ""
         self._fields: dict[int, _Summary] = {}
 
-    def calibrate(self, indices: Sequence[int]) -> None:
+    @property
+    def pixel_um(self) -> float:
+        """Pixel size of the crops."""
+        return self._pixel_um
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Channel names of the crops; known from `calibrate` on."""
+        return () if self._calibration is None else self._calibration.modalities
+
+    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
         """Find what all fields share, from the first of these that can be read; or take it from the disk.
+
+        Args:
+            indices: fields on the disk.
+            keep: write it to the disk; not so for a scan that was ended early and may go on with more fields.
 
         Raises:
             FrameFileError: none of them can be read.
@@ -89,7 +102,8 @@ class SegmentStage:
         found = load_calibration(self._sample.work_path)
         if found is None:
             found = calibrate_fields(self._readings(indices), self._kind())
-            save_calibration(self._sample.work_path, found)
+            if keep:
+                save_calibration(self._sample.work_path, found)
         self._calibration = found
         basis = [_METHOD, wbcpipe.__version__, self._pixel_um, CROP_SIDE_PX, found.digest(), self._affine().tolist()]
         self._basis = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
@@ -114,13 +128,25 @@ class SegmentStage:
         self._fields[index] = _Summary(cells.centre_um, cells.block.columns, cells.damaged)
         return cells
 
-    def count(self) -> int:
-        """Cells so far that would count: each once, none cut by a border, no debris."""
-        indices = sorted(self._fields)
+    def standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
+        """The cells that `finish` would write of the fields so far, in its order.
+
+        Returns:
+            (N,) field; (N,) number of the cell within its field's block; (N,) quality flags as ``cells.zarr`` would
+            hold them, blur included.
+        """
+        indices = [index for index in sorted(self._fields) if not self._fields[index].damaged]
         if not indices:
-            return 0
-        quality = np.concatenate([self._fields[index].columns["quality"] for index in indices])
-        return int(np.count_nonzero(self._unique(indices) & ((quality & _NOT_COUNTED) == 0)))
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint16)
+        sizes = [len(self._fields[index].columns["field"]) for index in indices]
+        keep = self._unique(indices)
+        quality, focus = (
+            np.concatenate([self._fields[index].columns[name] for index in indices])[keep]
+            for name in ("quality", "focus")
+        )
+        quality = quality | np.where(blurred(focus), np.uint16(Quality.BLURRED), np.uint16(0))
+        number = np.concatenate([np.arange(size) for size in sizes])
+        return np.repeat(indices, sizes)[keep].astype(np.int64), number[keep], quality.astype(np.uint16)
 
     def finish(self, indices: Sequence[int]) -> CellStore:
         """Write ``cells.zarr`` from these fields; nothing is done if it holds exactly that already.

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from wbcpipe.scan import CALIBRATION_FIELDS
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -116,6 +118,55 @@ def test_killed_at_three_moments_it_ends_in_the_same_result(whole: Path, scope: 
     assert load_comparison().differences(whole / "demo", sample) == []
 
 
+def test_counting_until_a_share_is_precise_whatever_was_there_before(whole: Path, scope: Path, tmp_path: Path) -> None:
+    # One sample goes on from a complete run, the other from one that lost fields, cells and results on the way.
+    first, second = tmp_path / "a" / "demo", tmp_path / "b" / "demo"
+    for sample in (first, second):
+        shutil.copytree(whole / "demo", sample)
+    for path in (*second.glob("raw/single/field_0001[3-7]*"), *second.glob("work/fields/field_0000[4-9]*")):
+        path.unlink()
+    shutil.rmtree(second / "cells.zarr")
+    done = [call(command(sample.parent, scope, "--precision", "NEU:22%")) for sample in (first, second)]
+    assert [run.returncode for run in done] == [0, 0], done[0].stderr + done[1].stderr
+    assert load_comparison().differences(first, second) == []
+    document = json.loads((first / "differential.json").read_text(encoding="utf-8"))
+    (reached,) = document["scan"]["precision"]
+    low, high = next(entry for entry in document["classes"] if entry["name"] == "NEU")["interval_percent"]
+    assert (high - low) / 2 == pytest.approx(reached["half_width_percent"], abs=1e-3)
+    assert reached["half_width_percent"] <= 22
+    assert document["scan"]["cells"] == document["cells"]["counted"]
+    assert document["scan"]["reason"] == "precision"
+    assert "precision reached after" in done[0].stdout.replace("\n", " ")
+    assert "precision reached after" in (first / "report.html").read_text(encoding="utf-8")
+    looked_at, fields = document["scan"]["fields_done"], document["fields"]
+    assert fields["taken"] + len(fields["missing"]) + len(fields["empty"]) >= looked_at > CALIBRATION_FIELDS
+    assert looked_at < fields["planned"]
+    before = stamps(first)
+    assert call(command(first.parent, scope, "--precision", "NEU:22%")).returncode == 0
+    assert stamps(first) == before
+
+
+def test_the_deadline_ends_a_run_with_what_is_there(whole: Path, scope: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("work", "cells.zarr"))
+    for index in range(9, FIELDS):
+        (tmp_path / "demo" / "raw" / "single" / f"field_{index:05d}.ome.tif").unlink()
+    ended = call(command(tmp_path, scope, "--fields", str(FIELDS), "--deadline", "1s"))
+    assert ended.returncode == 0, ended.stderr
+    said = f"STOPPED BY THE DEADLINE after 9 of {FIELDS} fields"
+    assert said in ended.stdout
+    assert said in ended.stderr
+    events = [json.loads(line) for line in (tmp_path / "demo" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    ends = [event for event in events if event["event"] == "scan ended"]
+    assert (ends[-1]["reason"], ends[-1]["fields_done"], ends[-1]["fields_wanted"]) == ("deadline", 9, FIELDS)
+    document = json.loads((tmp_path / "demo" / "differential.json").read_text(encoding="utf-8"))
+    assert document["scan"]["text"] == said
+    assert not document["scan"]["met"]
+    assert document["fields"]["taken"] == 9
+    # Without the deadline the same command goes on, to the cells of a run that never had one.
+    assert call(command(tmp_path, scope)).returncode == 0
+    assert load_comparison().differences(whole / "demo", tmp_path / "demo") == []
+
+
 def test_a_truncated_field_is_put_aside_and_taken_again(whole: Path, scope: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "demo", tmp_path / "demo")
     sample = tmp_path / "demo"
@@ -134,8 +185,10 @@ def test_a_truncated_field_is_put_aside_and_taken_again(whole: Path, scope: Path
         (("--sample", "../x"), 10, "refused"),
         (("--bundle", "no-such-model"), 40, "virtual-shufflenet"),
         (("--slot", "Q"), 21, "A"),
+        (("--precision", "NUE:5%"), 21, "NEU, LYM, EOS, MO, BAS"),
+        (("--precision", "NEU:5%", "--fields", "3"), 21, "not both"),
     ],
-    ids=["unknown scope", "path trick", "unknown bundle", "unknown slot"],
+    ids=["unknown scope", "path trick", "unknown bundle", "unknown slot", "unknown class", "two targets"],
 )
 def test_bad_input_is_one_line_with_its_code_and_writes_nothing(
     more: tuple[str, ...], code: int, says: str, scope: Path, tmp_path: Path

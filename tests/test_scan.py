@@ -1,34 +1,51 @@
-"""Taking fields until enough cells are counted: the same fields whatever the timing or the breaks."""
+"""Taking fields until enough is counted: the same fields whatever the timing or the breaks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
-from wbcpipe.scan import CALIBRATION_FIELDS, next_field_count, scan_until
+from wbcpipe.acquire.config import load_scope
+from wbcpipe.acquire.ending import ScanEnd, earliest_deadline_s, load_end
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.counting import PrecisionTarget, half_width_percent
+from wbcpipe.errors import ConfigError, SampleStateError
+from wbcpipe.samples import Sample
+from wbcpipe.scan import CALIBRATION_FIELDS, ScanRequest, check_request, falls_short, next_field_count, scan_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 CELLS = [3, 0, 5, 4, 2, 6, 0, 0] * 40
+SHIPPED = Path(__file__).parents[1] / "hardware_configs"
 
 
 class Slide:
-    """A planted slide whose field ``i`` holds ``CELLS[i]`` cells; fields in ``missing`` cannot be taken."""
+    """A planted slide whose field ``i`` holds ``CELLS[i]`` cells; those in ``missing`` cannot be taken.
 
-    def __init__(self, missing: frozenset[int] = frozenset()) -> None:
+    From field ``ends_at`` on the deadline has passed.
+    """
+
+    def __init__(self, missing: frozenset[int] = frozenset(), ends_at: int | None = None) -> None:
         self.missing = missing
+        self.ends_at = ends_at
+        self.ended = False
         self.calibrated: list[int] | None = None
+        self.kept = True
         self.processed: list[int] = []
 
     def take(self, wanted: int) -> Iterator[int | None]:
         for index in range(wanted):
-            yield None if index in self.missing else index
+            self.ended |= index == self.ends_at
+            yield None if index in self.missing or self.ended else index
 
-    def calibrate(self, indices: list[int]) -> None:
+    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
         assert self.calibrated is None, "calibrated twice"
-        self.calibrated = indices
+        self.calibrated, self.kept = list(indices), keep
 
     def process(self, index: int) -> None:
         assert self.calibrated is not None, "segmented before the calibration"
@@ -37,11 +54,18 @@ class Slide:
     def count(self) -> int:
         return sum(CELLS[index] for index in self.processed)
 
+    def counts(self) -> dict[str, int]:
+        """Two of three cells are neutrophils, one in twenty-five an eosinophil."""
+        number = np.arange(self.count())
+        eos = number % 25 == 7
+        neu = (number % 3 != 0) & ~eos
+        return {"NEU": int(neu.sum()), "LYM": int((~neu & ~eos).sum()), "EOS": int(eos.sum())}
+
 
 def scan(slide: Slide, cells: int, available: int = len(CELLS)) -> list[int]:
-    def decide(taken: int, counted: int) -> int:
+    def decide(taken: int) -> int:
         return next_field_count(
-            taken=taken, cells=counted, wanted_cells=cells, expected_per_field=4.0, available=available
+            taken=taken, cells=slide.count(), wanted_cells=cells, expected_per_field=4.0, available=available
         )
 
     return scan_until(slide, slide, decide=decide, progress=lambda *_: None)
@@ -61,7 +85,7 @@ def test_missing_fields_are_made_up_for() -> None:
     taken = scan(slide, 200)
     assert slide.count() >= 200
     assert not set(taken) & slide.missing
-    assert slide.calibrated == [index for index in range(CALIBRATION_FIELDS) if index not in slide.missing]
+    assert slide.calibrated == [index for index in range(30) if index not in slide.missing][:CALIBRATION_FIELDS]
 
 
 def test_the_area_ends_the_scan() -> None:
@@ -73,3 +97,120 @@ def test_fewer_fields_than_a_calibration_wants() -> None:
     slide = Slide()
     assert scan(slide, 10_000, available=5) == list(range(5))
     assert slide.calibrated == list(range(5))
+
+
+@pytest.mark.parametrize("ends_at", [0, 5, 20, 33])
+def test_the_deadline_ends_the_scan_with_what_is_there(ends_at: int) -> None:
+    slide = Slide(missing=frozenset({2}), ends_at=ends_at)
+    expected = [index for index in range(ends_at) if index != 2]
+    assert scan(slide, 200) == slide.processed == expected
+    # A calibration from fewer fields than a whole run has must not stay: the run that goes on makes its own.
+    assert slide.kept is (ends_at == 0 or len(expected) >= CALIBRATION_FIELDS)
+
+
+@pytest.fixture(scope="module")
+def request_of() -> Any:
+    scope = load_scope(SHIPPED / "demo.toml")
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    return lambda **more: ScanRequest(scope, plan, None, **more)
+
+
+def scanned(request: ScanRequest, slide: Slide) -> tuple[list[int], ScanEnd]:
+    asked = 0
+
+    def decide(taken: int) -> int:
+        nonlocal asked
+        asked = min(request.decide(taken, slide.counts()), len(CELLS))
+        return asked
+
+    done = scan_until(slide, slide, decide=decide, progress=lambda *_: None)
+    return done, request.end(len(done), asked, slide.counts(), in_time=not slide.ended)
+
+
+@pytest.mark.parametrize(
+    ("targets", "cells"),
+    [({"NEU": 5.0}, None), ({"NEU": 8.0, "EOS": 3.0}, None), ({"EOS": 5.0}, 250), ({"NEU": 20.0}, None)],
+    ids=["one class", "two classes", "and a number of cells", "wide"],
+)
+def test_counts_until_every_share_is_precise(request_of: Any, targets: dict[str, float], cells: int | None) -> None:
+    request = request_of(cells=cells, precision=tuple(PrecisionTarget(*item) for item in targets.items()))
+    slide = Slide()
+    done, end = scanned(request, slide)
+    counts = slide.counts()
+    total = sum(counts.values())
+    assert end.reason == "precision"
+    assert total >= (cells or 0)
+    for reached in end.precision:
+        assert reached.half_width_percent <= targets[reached.name]
+        assert reached.half_width_percent == pytest.approx(half_width_percent(counts[reached.name], total), abs=1e-4)
+    # Few fields to spare: with a tenth fewer cells a target is missed, unless the first look was enough already.
+    fewer = {name: round(0.88 * count) for name, count in counts.items()}
+    narrow = any(half_width_percent(fewer[name], sum(fewer.values())) > width for name, width in targets.items())
+    assert narrow or sum(fewer.values()) < (cells or 0) or len(done) <= 25
+    assert scanned(request, Slide())[0] == done
+
+
+def test_an_area_that_is_too_small_says_how_far_it_came(request_of: Any) -> None:
+    slide = Slide()
+    done, end = scanned(request_of(cells=None, precision=(PrecisionTarget("NEU", 0.5),)), slide)
+    assert done == list(range(len(CELLS)))
+    assert end.reason == "area"
+    assert "the scan area was used up after 320 fields: 800 cells, NEU" in end.text
+    assert end.text.endswith("(target 0.5)")
+
+
+def test_a_scan_ended_by_the_deadline_says_so_loudly(request_of: Any) -> None:
+    end = scanned(request_of(cells=200), Slide(ends_at=12))[1]
+    assert end.text == "STOPPED BY THE DEADLINE after 12 of 46 fields: 32 cells of 200"
+    # The target reached with the last field before it: nothing was cut short.
+    assert request_of(cells=30).end(12, 46, {"NEU": 32}, in_time=False).reason == "cells"
+
+
+def test_why_a_scan_ended_is_written_once(request_of: Any, tmp_path: Path) -> None:
+    sample = Sample.at(tmp_path, "S1")
+    sample.path.mkdir()
+    assert load_end(sample) is None
+    _, end = scanned(request_of(precision=(PrecisionTarget("NEU", 9.0),)), Slide())
+    end.save(sample)
+    end.save(sample)
+    assert load_end(sample) == end
+    assert (sample.path / "log.jsonl").read_text(encoding="utf-8").count("scan ended") == 1
+    (sample.path / "scan.json").write_text('{"format_version": 1, "reason": "whim"}', encoding="utf-8")
+    with pytest.raises(SampleStateError, match=r"scan\.json: damaged .*run again"):
+        load_end(sample)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"fields": 5, "precision": (PrecisionTarget("NEU", 5.0),)}, "--fields or --precision, not both"),
+        ({"cells": None}, "nothing says when to stop"),
+    ],
+)
+def test_contradicting_targets_are_refused(request_of: Any, tmp_path: Path, more: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_request(Sample.at(tmp_path, "S1"), request_of(**more))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_falls_short_is_noticed(request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = request_of(cells=None, precision=(PrecisionTarget("NEU", 7.0),))
+    end = request.end(50, 50, {"NEU": 120, "LYM": 80}, in_time=True)
+    assert end.reason == "precision"
+    rows = SimpleNamespace(classes=("NEU", "LYM"), call=["NEU"] * 120 + ["LYM"] * 80, quality=np.zeros(200, np.uint16))
+    monkeypatch.setattr("wbcpipe.segment.cells.CellStore", lambda path: path)
+    monkeypatch.setattr("wbcpipe.report.rows.read_rows", lambda store: rows)
+    sample = Sample.at(tmp_path, "S1")
+    assert falls_short(sample, request, end) == ""
+    rows.quality[:10] = 2  # ten of them are blurred beside the others
+    assert "NEU 57.9 % +- 7.2 (target 7)" in falls_short(sample, request, end)
+    assert falls_short(sample, request, request.end(50, 50, {"NEU": 12}, in_time=True)) == ""
+
+
+@pytest.mark.parametrize(("minutes", "asked_s", "expected"), [(0, None, None), (2, None, 220.0), (2, 150.0, 150.0)])
+def test_the_earlier_deadline_holds(
+    request_of: Any, minutes: float, asked_s: float | None, expected: float | None
+) -> None:
+    scope = request_of().scope
+    policy = scope.reliability.model_copy(update={"slide_deadline_min": minutes})
+    assert earliest_deadline_s(scope.model_copy(update={"reliability": policy}), asked_s, 100.0) == expected

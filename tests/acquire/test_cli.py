@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from wbcpipe.acquire.cli import acquire, doctor, scopes
 from wbcpipe.acquire.doctor import check_live
+from wbcpipe.acquire.ending import load_end
 from wbcpipe.acquire.frames import fields_on_disk
 from wbcpipe.errors import (
     ConfigError,
@@ -39,6 +40,24 @@ def test_acquire_resumes_and_takes_more(tmp_path: Path, small_scope: Scope) -> N
     sample = Sample.at(tmp_path / "data", "S1")
     assert list(fields_on_disk(sample.raw_path())) == [0, 1]
     assert sample.info()["slide"] == "S1"
+
+
+def test_acquire_stops_at_the_deadline_and_says_so(tmp_path: Path, make_scope: Callable[..., Scope]) -> None:
+    arguments = ["--slide", "S1", "--data", str(tmp_path / "data"), "--fields", "3"]
+    # 6 ms after the start on a slide: before the microscope can even be opened.
+    scope = make_scope(("slide_deadline_min = 0 ", "slide_deadline_min = 0.0001 "))
+    result = CliRunner().invoke(acquire, [*arguments, "--scope", str(scope.path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "STOPPED BY THE DEADLINE after 0 of 3 fields." in result.stdout
+    sample = Sample.at(tmp_path / "data", "S1")
+    assert fields_on_disk(sample.raw_path()) == {}
+    end = load_end(sample)
+    assert end is not None
+    assert (end.reason, end.fields_done, end.fields_wanted) == ("deadline", 0, 3)
+    assert '"event": "scan ended"' in (sample.path / "log.jsonl").read_text(encoding="utf-8")
+    result = CliRunner().invoke(acquire, [*arguments, "--deadline", "soon"])
+    assert result.exit_code == 2
+    assert "such as 90m, 2h or 1h30m, or a time of day such as 06:30" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from wbcpipe.acquire.ending import PrecisionReached, ScanEnd
 from wbcpipe.errors import ConfigError, SampleStateError
 from wbcpipe.report.document import NOTICE, differential_schema
 from wbcpipe.report.pictures import choose_cells
 from wbcpipe.report.stage import document_paths, read_document, write_report
+from wbcpipe.report.status import sample_status
 from wbcpipe.report.tables import print_differential
+from wbcpipe.samples import write_json
 from wbcpipe.segment.cells import CellStore, Quality
 
 if TYPE_CHECKING:
@@ -85,12 +88,37 @@ def test_document_says_everything(create_sample: Create, mark_fields: Callable[.
         "wanted": 35,
         "taken": 33,
         "missing": [{"index": 34, "reason": "camera: no image"}],
+        "empty": [],
     }
+    assert document["scan"] is None
     origin = document["provenance"]
     assert origin["bundle"]["sha256"] == "c" * 64
     assert [item["derived"] for item in origin["modalities"]] == [False, False, False, True]
     assert [head["agreement_percent"] for head in document["heads"]] == [100.0] * 4
     assert document["quality"]["passed"]
+
+
+def test_document_tells_why_the_scan_ended_and_what_was_empty(
+    create_sample: Create, mark_fields: Callable[..., None]
+) -> None:
+    sample = create_sample(CALLS, quality=QUALITY, info=INFO)
+    mark_fields(sample, [*range(20), *range(22, 33)], {"20": "camera: no image"})
+    write_json(sample.raw_path() / "empty.json", {"20": 1.2, "21": 0.0, "35": 3.4})
+    reached = PrecisionReached("NEU", 61.2, 6.8, 5.0)
+    ScanEnd("deadline", 34, 57, 108, 200, (reached,)).save(sample)
+    write_report(sample)
+    document = read_document(sample)
+    validate(document)
+    fields = document["fields"]
+    assert (fields["wanted"], fields["taken"], fields["empty"], fields["missing"]) == (36, 31, [20, 21, 35], [])
+    said = "STOPPED BY THE DEADLINE after 34 of 57 fields: 108 cells of 200, NEU 61.2 % +- 6.8 (target 5)"
+    assert document["scan"]["text"] == said
+    assert document["scan"]["precision"] == [
+        {"name": "NEU", "percent": 61.2, "half_width_percent": 6.8, "target_percent": 5.0}
+    ]
+    assert not document["scan"]["met"]
+    assert said in (sample.path / "report.html").read_text(encoding="utf-8")
+    assert sample_status(sample).fields_empty == 3
 
 
 def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
@@ -99,7 +127,7 @@ def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
     document = read_document(sample)
     validate(document)
     assert document["wbc_1e9_per_l"] is None
-    assert document["fields"] == {"planned": None, "wanted": None, "taken": 0, "missing": []}
+    assert document["fields"] == {"planned": None, "wanted": None, "taken": 0, "missing": [], "empty": []}
     assert gates(document)["missing_fields"] == (None, None)
     assert gates(document)["cells_counted"] == (2, False)
     assert not document["quality"]["passed"]

@@ -100,7 +100,11 @@ def test_bright_field_is_registered_to_the_turned_fluorescence(cells: tuple[Samp
         x_um, y_um = np.linalg.solve(turned.matrix, (there[0] - turned.offset))
         for number, light in enumerate(PASSES["brightfield"]):
             plain = sensor_view(
-                OpticalState(*FIELDS[field][1:], 0.0, light, 0.0), PLAN.seed, UNMOVED, (SIDE_PX, SIDE_PX), PIXEL_UM
+                OpticalState(FIELDS[field][1], FIELDS[field][2], 0.0, light, 0.0),
+                PLAN.seed,
+                UNMOVED,
+                (SIDE_PX, SIDE_PX),
+                PIXEL_UM,
             )
             expected = plain.to_px(np.array([x_um]), np.array([y_um]))[0]  # (x, y)
             got = there[0] + shift_px[row, number, ::-1]
