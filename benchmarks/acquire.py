@@ -301,7 +301,7 @@ def main() -> None:
             continue
         dark = f"{row['light_to_dark_x_floor']:14.2f}" if "light_to_dark_x_floor" in row else f"  {row.get('note', '')}"
         figures = f"{row['median_s']:8.3f} {row['least_s']:7.3f} {row['most_s']:7.3f} {row['x_floor']:8.2f}"
-        print(f"{row['what']:38} {figures} {dark}")
+        print(f"{row['what']:38} {figures} {dark}".rstrip())
 
 
 if __name__ == "__main__":

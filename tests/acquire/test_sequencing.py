@@ -12,7 +12,7 @@ import pytest
 
 from wbcpipe.acquire.deadline import DeadlineCaller
 from wbcpipe.acquire.events import field_events
-from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_field
+from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_field, write_field
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.scope import CoreMicroscope
 from wbcpipe.acquire.session import AcquisitionSession
@@ -63,7 +63,7 @@ def by_command(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> 
 
 
 def test_files_are_those_of_switching_by_command(
-    tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan
+    tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields: dict[str, list[tuple[NDArray[np.uint16], FieldInfo]]] = {}
     for sequencing in ("auto", "off"):
@@ -76,19 +76,19 @@ def test_files_are_those_of_switching_by_command(
         sample = Sample.at(tmp_path, sequencing)
         with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen) as session:
             assert isinstance(session.microscope, VirtualScope)
-            bursts = []
+            bursts: list[int] = []
             start_burst = session.microscope.link.start_burst
 
             def spied(
-                n: int,
+                n_frames: int,
                 timeout_s: float,
                 bursts: list[int] = bursts,
                 start: Callable[[int, float], None] = start_burst,
             ) -> None:
-                bursts.append(n)
-                start(n, timeout_s)
+                bursts.append(n_frames)
+                start(n_frames, timeout_s)
 
-            session.microscope.link.start_burst = spied  # type: ignore[method-assign]
+            monkeypatch.setattr(session.microscope.link, "start_burst", spied)
             session.take(range(3))
             assert bursts == ([4, 4, 4] if sequencing == "auto" else [])
         fields[sequencing] = [read_field(path) for path in fields_on_disk(sample.raw_path()).values()]
@@ -126,10 +126,13 @@ def test_sequences_are_uploaded_once(make_scope: Callable[..., Scope], specimen:
     with VirtualScope(scope, specimen) as microscope:
         loads: list[Any] = []
         real = microscope.link._call
-        microscope.link._call = lambda name, *values: (  # type: ignore[method-assign]
-            loads.append((name, *values)) if name.startswith("load_") else None,
-            real(name, *values),
-        )[1]
+
+        def spied(name: str, *values: Any) -> Any:
+            if name.startswith("load_"):
+                loads.append((name, *values))
+            return real(name, *values)
+
+        microscope.link._call = spied  # type: ignore[method-assign]
         for index in range(3):
             burst(microscope, events_at(scope, index))
         assert loads == [
@@ -216,9 +219,9 @@ def test_a_dropped_frame_ends_the_burst_and_the_next_one_works(
         link = microscope.link
         start_burst = link.start_burst
         if lost < 4:
-            link.start_burst = lambda n, timeout_s: start_burst(n - lost, timeout_s)  # type: ignore[method-assign]
+            link.start_burst = lambda n_frames, timeout_s: start_burst(n_frames - lost, timeout_s)  # type: ignore[method-assign]
         else:
-            link.start_burst = lambda n, timeout_s: None  # type: ignore[method-assign]
+            link.start_burst = lambda n_frames, timeout_s: None  # type: ignore[method-assign]
         start_s = time.monotonic()
         with pytest.raises(DroppedFrameError, match=f"the camera gave {4 - lost} of the 4 frames of a burst"):
             burst(microscope, events)
@@ -351,7 +354,7 @@ def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
     scope = make_scope(sequencing="auto")
     plan = AcquisitionPlan.from_scope(scope, "A")
     waiting, most = [0], [0]
-    real_write, queue = writer_module.write_field, FieldWriter.write
+    real_write, queue = write_field, FieldWriter.write
 
     def slow(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> None:
         time.sleep(0.25)
