@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wbcpipe.samples import read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from wbcpipe.acquire.frames import FieldInfo
@@ -55,11 +55,6 @@ class DoseLedger:
         self._in_vain.append((round(x_um, 3), round(y_um, 3), exposure_ms))
         self._add(*self._in_vain[-1])
         write_json(self._path, self._in_vain)
-
-    def exposures(self) -> Iterator[tuple[float, float, float]]:
-        """(x_um, y_um, exposure_ms) of each."""
-        for bucket in self._buckets.values():
-            yield from bucket
 
     def at(self, x_um: float, y_um: float) -> float:
         """Dose so far (ms) at a point of the stage."""

@@ -33,7 +33,13 @@ class Exposure:
 
 
 class Microscope(Protocol):
-    """An opened microscope. Every call has a deadline and raises a typed error, never a bare one of the driver's."""
+    """An opened microscope. Every call has a deadline and raises a typed error, never a bare one of the driver's.
+
+    Attributes:
+        fluorescence_ms: exposure in the light of fluorescence since it was opened, failed attempts included.
+    """
+
+    fluorescence_ms: float
 
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
         """Bring a place of the slide to the middle of the image; gives back where the stage says that this is.

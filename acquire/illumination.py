@@ -80,6 +80,11 @@ class Illumination:
             time.sleep(settle_ms / 1000)
         self._current = modality
 
+    @property
+    def current(self) -> str:
+        """The modality that was switched to; empty where that is not known."""
+        return self._current
+
     def forget(self) -> None:
         """Switch anew the next time, whatever was set before."""
         self._current = ""

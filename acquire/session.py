@@ -34,7 +34,7 @@ from wbcpipe.acquire.writer import FieldWriter, field_buffers
 from wbcpipe.errors import DeviceCrashError, FrameFileError, HardwareError, InterruptedRunError, StageLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -152,7 +152,7 @@ class AcquisitionSession:
         self._progress(f"opening {self.scope.name}")
         self.microscope = self._open(self.scope, self.specimen)
         try:
-            self.microscope.age(self._dose.exposures())
+            self.microscope.age(_doses(self._on_disk.values()))
             self.surface: FocusSurface = load_surface(self.raw / "focus.json", self.plan, self.scope.focus)
         except BaseException:
             self.microscope.close()
@@ -334,6 +334,7 @@ class AcquisitionSession:
         onward_um = None if following is None else (following.x_um, following.y_um)
         policy = self.scope.reliability
         for attempt in range(policy.retries + 1):
+            before_ms = self.microscope.fluorescence_ms
             try:
                 z_um = self.surface.z_um(field.x_um, field.y_um, field.index)
                 events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
@@ -350,10 +351,8 @@ class AcquisitionSession:
             except StageLimitError as error:
                 raise HardwareError(str(error)) from error
             except HardwareError as error:
-                if "fluorescence" in PASSES[self.pass_name]:
-                    # It may have failed before its light was on; too high a dose is the safer thing to note.
-                    exposure_ms = self.scope.modalities.fluorescence.exposure_ms
-                    self._dose.add_in_vain(field.x_um, field.y_um, exposure_ms)
+                if lit_ms := self.microscope.fluorescence_ms - before_ms:
+                    self._dose.add_in_vain(field.x_um, field.y_um, lit_ms)
                 self._rest(error, last=attempt == policy.retries, field=field.index)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
@@ -462,3 +461,11 @@ def _truth(
         nearest = np.where(shown, np.square(away_um).sum(axis=1), np.inf)
         rows.append(row._replace(field=int(index[nearest.argmin()]) if shown.any() else -1))
     return rows
+
+
+def _doses(fields: Iterable[FieldInfo]) -> Iterator[tuple[float, float, float]]:
+    """The fluorescence exposures that gave the fields on disk: (x_um, y_um, exposure_ms) each."""
+    for info in fields:
+        for frame in info.frames:
+            if frame.modality == "fluorescence":
+                yield info.x_um, info.y_um, frame.exposure_ms
