@@ -143,6 +143,13 @@ def run(
 @click.option("--sample", "name", required=True, metavar="NAME", help="Sample to make, or to go on with.")
 @scope_option
 @click.option("--slot", default="A", show_default=True, help="The slide's place in the stage insert.")
+@click.option(
+    "--pass",
+    "passes",
+    type=click.Choice(["single", "both"]),
+    help="All four frames at once, or bright field, the stain and fluorescence [as begun, else single].",
+)
+@click.option("--stained", is_flag=True, help="With --pass both: the slide is stained already; do not stain it.")
 @click.option("--cells", type=click.IntRange(min=1), help="Cells to count [200, unless --precision is given].")
 @click.option(
     "--precision",
@@ -162,6 +169,8 @@ def run_command(
     name: str,
     scope_name: str,
     slot: str,
+    passes: str | None,
+    stained: bool,
     cells: int | None,
     precision: tuple[PrecisionTarget, ...],
     fields: int | None,
@@ -183,6 +192,7 @@ def run_command(
     Examples:
       wbcpipe run --sample demo                            a virtual slide on a real Micro-Manager core
       wbcpipe run --sample S001 --scope my-scope.toml --slot B --cells 400
+      wbcpipe run --sample S001 --pass both
       wbcpipe run --sample S001 --precision NEU:5% --precision EOS:2% --deadline 06:30
     """
     from rich.console import Console
@@ -205,7 +215,11 @@ def run_command(
         plan = AcquisitionPlan.from_scope(scope, slot)
         specimen = specimen_for(scope, specimen_seed, specimen_preparation)
         cells = 200 if cells is None and not precision else cells
-        request = ScanRequest(scope, plan, specimen, cells, fields, precision, deadline_s)
+        begun = str(sample.info().get("protocol", "single")) if sample.exists() else "single"
+        two_pass = passes == "both" or (passes is None and begun == "two-pass")
+        request = ScanRequest(
+            scope, plan, specimen, cells, fields, precision, deadline_s, two_pass=two_pass, stained=stained
+        )
     with Reporter(quiet=as_json) as reporter:
         run(sample, request, kind=kind, bundle=bundle, device=device, reporter=reporter)
     if as_json:

@@ -10,20 +10,21 @@ import contextlib
 import functools
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from wbcpipe.acquire.ending import ScanEnd, clock_text, earliest_deadline_s
-from wbcpipe.acquire.frames import fields_on_disk, read_info
+from wbcpipe.acquire.frames import fields_on_disk, read_info, whole_fields
 from wbcpipe.acquire.quicklook import read_empty
+from wbcpipe.acquire.writer import read_missing
 from wbcpipe.counting import LiveCount, cells_for_half_width, precision_reached
 from wbcpipe.errors import AcquisitionError, ConfigError, FrameFileError
-from wbcpipe.samples import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.frames import Pass
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.specimen import SpecimenPlan
     from wbcpipe.acquire.worker import AcquisitionWorker
@@ -48,6 +49,8 @@ __all__ = [
 CALIBRATION_FIELDS: Final = 16
 #: Cells to look at before a precision target says how many it needs: the class may be common or rare.
 _FIRST_CELLS: Final = 100
+#: So many more fields than expected are taken in a bright-field pass: after the stain there is no adding to them.
+_SPARE: Final = 1.25
 
 
 class FieldSource(Protocol):
@@ -165,6 +168,9 @@ class ScanRequest:
         fields: take exactly so many fields instead.
         precision: go on until the share of each of these classes is known so precisely.
         deadline_s: of `time.time`: begin no field after it.
+        two_pass: take bright field first, then the stain, then fluorescence.
+        stained: with ``two_pass``, the operator says that the slide is stained already.
+        available: so many leading fields of the plan can be had; all of them if ``None``.
     """
 
     scope: Scope
@@ -174,10 +180,35 @@ class ScanRequest:
     fields: int | None = None
     precision: tuple[PrecisionTarget, ...] = ()
     deadline_s: float | None = None
+    two_pass: bool = False
+    stained: bool = False
+    available: int | None = None
+
+    @property
+    def room(self) -> int:
+        """How many fields there can be at most."""
+        return len(self.plan.fields()) if self.available is None else self.available
+
+    @property
+    def first_pass(self) -> Pass:
+        """The pass that is taken first."""
+        return "brightfield" if self.two_pass else "single"
+
+    @property
+    def last_pass(self) -> Pass:
+        """The pass that completes a field."""
+        return "fluorescence" if self.two_pass else "single"
+
+    def likely_fields(self) -> int:
+        """Fields that are likely needed, before any is known; with two passes some more, for none can be added."""
+        if self.fields is not None:
+            return min(self.fields, self.room)
+        likely = self.wanted_cells({}) / self.scope.expected_cells_per_field
+        return min(math.ceil(likely * (_SPARE if self.two_pass else 1)), self.room)
 
     def decide(self, taken: int, counts: Mapping[str, int]) -> int:
         """Fields to have after ``taken`` fields with so many identified cells per class; see `next_field_count`."""
-        available = len(self.plan.fields())
+        available = self.room
         if self.fields is not None:
             return min(self.fields, available)
         return next_field_count(
@@ -202,7 +233,7 @@ class ScanRequest:
     def end(self, done: int, wanted: int, counts: Mapping[str, int] | None, *, in_time: bool) -> ScanEnd:
         """Why a scan ends after ``done`` of ``wanted`` fields with so many identified cells per class."""
         if self.fields is not None or counts is None:
-            enough = self.fields is None or self.fields <= len(self.plan.fields())
+            enough = self.fields is None or self.fields <= self.room
             return ScanEnd(("fields" if enough else "area") if in_time else "deadline", done, wanted)
         total = sum(counts.values())
         reached = precision_reached(self.precision, counts)
@@ -225,11 +256,15 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
         raise ConfigError("give --fields or --precision, not both: a number of fields is taken whatever they hold.")
     if request.fields is None and request.cells is None and not request.precision:
         raise ConfigError("nothing says when to stop; give --cells, --precision or --fields.")
-    check_sample(sample, request.scope, request.plan, request.specimen)
-    likely = request.fields or math.ceil(request.wanted_cells({}) / request.scope.expected_cells_per_field)
-    likely = min(likely, len(request.plan.fields()))
-    there = {*fields_on_disk(sample.raw_path()), *read_empty(sample.raw_path())}
-    check_disk(sample.path, request.scope, sum(index not in there for index in range(likely)))
+    check_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
+    if request.two_pass:
+        from wbcpipe.acquire.passes import check_staining
+
+        check_staining(sample, request.scope, stained=request.stained)
+    for name in dict.fromkeys((request.first_pass, request.last_pass)):
+        there = {*fields_on_disk(sample.raw_path(name)), *read_empty(sample.raw_path(name))}
+        to_go = sum(index not in there for index in range(request.likely_fields()))
+        check_disk(sample.path, request.scope, to_go, pass_name=name)
 
 
 class _Slide:
@@ -243,7 +278,9 @@ class _Slide:
         self._deadline_s = earliest_deadline_s(request.scope, request.deadline_s, time.time())
         self._worker: AcquisitionWorker | None = None
         self._closing = contextlib.ExitStack()
-        without = {*_recorded_missing(sample), *read_empty(sample.raw_path())}
+        self._raw = sample.raw_path(request.last_pass)
+        first = sample.raw_path(request.first_pass)
+        without = {*read_missing(first), *read_missing(self._raw), *read_empty(first)}
         self._known = dict.fromkeys(without, False) | dict.fromkeys(self._whole(), True)
 
     def __enter__(self) -> Self:
@@ -253,7 +290,7 @@ class _Slide:
         self._closing.close()
 
     def _whole(self) -> Iterator[int]:
-        for index, path in fields_on_disk(self._sample.raw_path()).items():
+        for index, path in fields_on_disk(self._raw).items():
             with contextlib.suppress(FrameFileError):  # the session puts it into quarantine and takes it again
                 read_info(path)
                 yield index
@@ -288,7 +325,12 @@ class _Slide:
         if self._worker is None:
             request = self._request
             what = AcquisitionRequest(
-                self._sample, request.scope, request.plan, request.specimen, deadline_s=self._deadline_s
+                self._sample,
+                request.scope,
+                request.plan,
+                request.specimen,
+                deadline_s=self._deadline_s,
+                pass_name=request.last_pass,
             )
             if not what.in_time():
                 self._stop()
@@ -316,9 +358,26 @@ class _Slide:
         self._say(f"the deadline, {clock_text(self._deadline_s)}, has passed: no more fields are begun")
 
 
-def _recorded_missing(sample: Sample) -> list[int]:
-    path = sample.raw_path() / "missing.json"
-    return [int(index) for index in read_json(path)] if path.is_file() else []
+def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_least: int) -> ScanRequest:
+    """The first of two passes and the stain; gives back the request for the fields that there are then.
+
+    A slide that is stained gives no more bright field: what the first pass holds is all there can be.
+    """
+    from wbcpipe.acquire.passes import bright_field_is_over, stain_between, take_pass
+    from wbcpipe.acquire.worker import AcquisitionRequest
+
+    raw = sample.raw_path("brightfield")
+    known = {*fields_on_disk(raw), *read_missing(raw), *read_empty(raw)}
+    if not bright_field_is_over(sample):
+        wanted = max(request.likely_fields(), min(at_least, request.room))
+        if not known.issuperset(range(wanted)):
+            deadline_s = earliest_deadline_s(request.scope, request.deadline_s, time.time())
+            what = AcquisitionRequest(
+                sample, request.scope, request.plan, request.specimen, deadline_s=deadline_s, pass_name="brightfield"
+            )
+            known |= set(take_pass(what, wanted, reporter).settled)
+        stain_between(sample, request.scope, stained=request.stained, reporter=reporter)
+    return replace(request, available=max(known, default=-1) + 1)
 
 
 def acquire_and_segment(
@@ -349,13 +408,15 @@ def acquire_and_segment(
     from wbcpipe.segment.stage import SegmentStage, segment_sample
 
     if request is None:
-        if fields_on_disk(sample.raw_path()):
+        if whole_fields(sample.path / "raw"):
             show = functools.partial(reporter.update, "fields segmented")
             segment_sample(sample, pixel_um=model.info.pixel_um, progress=show)
         return None
     from wbcpipe.acquire.record import begin_sample
 
-    begin_sample(sample, request.scope, request.plan, request.specimen)
+    begin_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
+    if request.two_pass:
+        request = _bright_field(sample, request, reporter, at_least)
     stage = SegmentStage(sample, pixel_um=model.info.pixel_um)
     count = None if request.fields is not None else LiveCount(stage, model, sample.work_path, device=device)
     asked = 0
@@ -363,7 +424,7 @@ def acquire_and_segment(
     def decide(looked_at: int) -> int:
         nonlocal asked
         counts = {} if count is None else dict(count.tally().counts)
-        asked = max(request.decide(looked_at, counts), min(at_least, len(request.plan.fields())))
+        asked = max(request.decide(looked_at, counts), min(at_least, request.room))
         return asked
 
     def progress(done: int, wanted: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
+from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError, WbcpipeError
 from wbcpipe.options import data_option, deadline_option, json_option, pass_option, scope_option, specimen_options
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def acquire(
     from wbcpipe.acquire.config import load_scope
     from wbcpipe.acquire.ending import ScanEnd, earliest_deadline_s
     from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.passes import check_staining, passes_of, stain_between, take_pass
+    from wbcpipe.acquire.passes import bright_field_is_over, check_staining, passes_of, stain_between, take_pass
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
     from wbcpipe.acquire.worker import AcquisitionRequest
@@ -138,6 +138,13 @@ def acquire(
     n_fields = fields_for(scope, plan, fields, cells)
     specimen = specimen_for(scope, specimen_seed, specimen_preparation)
     todo = passes_of(passes)
+    if "brightfield" in todo and bright_field_is_over(sample):
+        if passes == "brightfield":
+            raise SampleStateError(
+                f"sample {sample.name!r}: the slide is stained, its bright field is no longer that of the first pass; "
+                "go on with --pass fluorescence."
+            )
+        todo = ("fluorescence",)
     check_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
     for name in todo:
         check_disk(sample.path, scope, _fields_to_go(sample.raw_path(name), n_fields), pass_name=name)
@@ -150,7 +157,7 @@ def acquire(
         begin_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
         with Reporter(quiet=as_json) as reporter:
             for name in todo:
-                if len(outcomes) == 1:
+                if name == "fluorescence" and passes == "both" and len(todo) == 2:
                     stain_between(sample, scope, stained=stained, reporter=reporter)
                 request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s, pass_name=name)
                 outcomes[name] = take_pass(request, n_fields, reporter)

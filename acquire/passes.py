@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wbcpipe.progress import Reporter
     from wbcpipe.samples import Sample
 
-__all__ = ["PassOutcome", "check_staining", "passes_of", "stain_between", "take_pass"]
+__all__ = ["PassOutcome", "bright_field_is_over", "check_staining", "passes_of", "stain_between", "take_pass"]
 
 
 @dataclass
@@ -87,6 +87,18 @@ def take_pass(request: AcquisitionRequest, n_fields: int, reporter: Reporter) ->
     return outcome
 
 
+def bright_field_is_over(sample: Sample) -> bool:
+    """Whether the slide is stained, so that its bright field can no longer be taken as it was.
+
+    Raises:
+        SampleStateError: staining was begun and did not end.
+    """
+    from wbcpipe.acquire.frames import fields_on_disk
+    from wbcpipe.acquire.staining import is_stained
+
+    return bool(fields_on_disk(sample.raw_path("fluorescence"))) or is_stained(sample)
+
+
 def check_staining(sample: Sample, scope: Scope, *, stained: bool) -> None:
     """Refuse a staining that cannot be, before the first pass costs an hour.
 
@@ -94,9 +106,8 @@ def check_staining(sample: Sample, scope: Scope, *, stained: bool) -> None:
         SampleStateError: an earlier staining did not end.
         ConfigError: the operator must do it and there is none at a terminal.
     """
-    from wbcpipe.acquire.staining import is_stained
-
-    if not stained and not is_stained(sample) and scope.staining.method == "prompt" and not sys.stdin.isatty():
+    over = stained or bright_field_is_over(sample)
+    if not over and scope.staining.method == "prompt" and not sys.stdin.isatty():
         raise ConfigError(
             f"scope {scope.name!r}: the slide is stained by hand, and there is no operator at a terminal. Run --pass "
             "brightfield now and --pass fluorescence after the stain, or describe a pump or a program in [staining]."
