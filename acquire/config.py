@@ -15,6 +15,7 @@ from wbcpipe.acquire.frames import MODALITIES
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 
 __all__ = [
+    "CalibrationPolicy",
     "Camera",
     "DeviceSetting",
     "Focus",
@@ -292,6 +293,18 @@ class Reliability(_Part):
     missing_in_a_row: Annotated[int, Field(ge=1)] = 5
 
 
+class CalibrationPolicy(_Part):
+    """What is expected of the scope's calibration file, which ``wbcpipe calibrate`` writes.
+
+    Attributes:
+        max_age_days: `wbcpipe doctor` warns when it is older.
+        objective: which one is calibrated, in your words; another one here than in the calibration is a warning.
+    """
+
+    max_age_days: Positive = 90.0
+    objective: str = ""
+
+
 class Scope(_Part):
     """A microscope, as one file in ``hardware_configs/`` describes it.
 
@@ -313,6 +326,7 @@ class Scope(_Part):
     slots: Annotated[dict[str, Slot], Field(min_length=1)]
     focus: Focus = Focus()
     reliability: Reliability = Reliability()
+    calibration: CalibrationPolicy = CalibrationPolicy()
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
     sha256: Annotated[str, Field(exclude=True)] = ""

@@ -61,6 +61,14 @@ class Microscope(Protocol):
         """
         ...
 
+    def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
+        """Expose with the shutter closed, and read the whole frame into ``out`` as `expose` does.
+
+        Raises:
+            HardwareError: the scope has no shutter, so that no frame is known to be dark.
+        """
+        ...
+
     def finish(self) -> None:
         """Wait until every frame exposed is whole in its buffer."""
         ...

@@ -149,6 +149,21 @@ class CoreMicroscope:
         self._develop(self.link.image(self.frame_px), real_ms, out)
         return Exposure(real_ms, z_um)
 
+    def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
+        """See `hardware.Microscope.expose_dark`."""
+        if not self.scope.light.shutter_device:
+            raise HardwareError(
+                f"{self.scope.path}: no 'light.shutter_device' is named, so no frame is known to be dark; name it."
+            )
+        self._exposure_ms = (0.0, 0.0)  # `expose` sets its own anew
+        self.link.set_shutter(is_open=False)
+        real_ms = self.link.set_exposure(exposure_ms)
+        self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
+        self._observe()
+        self._develop(self.link.image(self.frame_px), real_ms, out)
+        self.finish()
+        return Exposure(real_ms, self.link.z_um())
+
     def _observe(self) -> None:
         """Called while the shutter is still open after an exposure; the virtual scope looks at the devices here."""
 
