@@ -70,7 +70,11 @@ def check_calibration(scope: Scope, data: Path, now: datetime | None = None) -> 
     setup = _setup(scope, document, command)
     if setup is not None:
         yield setup
-    yield from compare(scope, document)
+    figures = list(compare(scope, document))
+    yield from (found for found in figures if found.status == "warn")
+    agree = [found.name for found in figures if found.status == "ok"]
+    if agree:
+        yield Finding("calibrated figures", "ok", f"agree with the scope file: {', '.join(dict.fromkeys(agree))}")
 
 
 def _age(scope: Scope, document: dict[str, Any], path: Path, command: str, now: datetime) -> Finding:
@@ -210,6 +214,6 @@ def _best_focus(scope: Scope, part: dict[str, Any], figures: dict[str, Any]) -> 
 def _offset(name: str, text: str, measured: float, file: float, figures: dict[str, Any], key: str) -> Finding:
     if not figures["reliable"]:
         return Finding(name, "warn", f"{text}; places disagree: measure again on a slide with more cells")
-    if abs(measured - file) > _OFFSET_UM:
+    if abs(measured - file) > max(_OFFSET_UM, 2 * figures["se_um"]):
         return Finding(name, "warn", f"{text}; write {key} = {measured:.2f}")
     return Finding(name, "ok", text)
