@@ -66,7 +66,7 @@ def _ends(side: int) -> tuple[slice, slice]:
 
 
 def tile_levels(frame: NDArray[np.uint16], percentile: float) -> NDArray[np.float64]:
-    """A percentile of each of equal tiles of a frame (y, x): (rows, columns) float64; a rest at the far sides is left."""
+    """A percentile of each of equal tiles of a frame (y, x): (rows, columns) float64; a rest at the far sides goes."""
     rows, columns = (max(1, min(_GRID, side // _TILE_PX)) for side in frame.shape)
     high, wide = frame.shape[0] // rows, frame.shape[1] // columns
     tiles = frame[: rows * high, : columns * wide].reshape(rows, high, columns, wide)  # (rows, high, columns, wide)
