@@ -13,6 +13,7 @@ __all__ = [
     "DeviceCrashError",
     "DeviceTimeoutError",
     "DiskFullError",
+    "DroppedFrameError",
     "FrameFileError",
     "HardwareError",
     "ImportDataError",
@@ -92,6 +93,12 @@ class DeviceCrashError(HardwareError):
     """A driver took down the process that talks to the core."""
 
     exit_code = 25
+
+
+class DroppedFrameError(HardwareError):
+    """The camera gave fewer frames than it was asked for."""
+
+    exit_code = 27
 
 
 class AcquisitionError(WbcpipeError, RuntimeError):

@@ -10,7 +10,15 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["data_option", "device_option", "json_option", "sample_option", "scope_option", "specimen_options"]
+__all__ = [
+    "data_option",
+    "device_option",
+    "json_option",
+    "pass_option",
+    "sample_option",
+    "scope_option",
+    "specimen_options",
+]
 
 data_option: Final = click.option(
     "--data",
@@ -21,6 +29,14 @@ json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print
 sample_option: Final = click.option("--sample", "name", required=True, metavar="NAME", help="The sample.")
 scope_option: Final = click.option(
     "--scope", "scope_name", default="demo", show_default=True, help="Name of a scope, or path of its .toml file."
+)
+pass_option: Final = click.option(
+    "--pass",
+    "passes",
+    type=click.Choice(["single", "brightfield", "fluorescence", "both"]),
+    default="single",
+    show_default=True,
+    help="All four frames at once; or bright field before the stain, fluorescence after it, or both in one go.",
 )
 device_option: Final = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from wbcpipe.acquire.autofocus import climb_to_focus, search_focus
 from wbcpipe.acquire.frames import FieldInfo, FrameInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.events import CaptureEvent
-    from wbcpipe.acquire.hardware import Microscope
+    from wbcpipe.acquire.hardware import Exposure, Microscope
 
-__all__ = ["FieldFocuser", "capture_field"]
+__all__ = ["capture_field"]
 
 
 def capture_field(
@@ -41,26 +40,28 @@ def capture_field(
         out: (C, Y, X) uint16, overwritten.
         started_s: of `time.monotonic`, when the run began.
         then_to_um: (x, y) of the field after this one: the stage sets off while the last frame is read.
-        check: called before each frame; raises to stop.
+        check: called before each frame, or before a burst of them; raises to stop.
 
     Returns:
         The field as the hardware says it was taken.
     """
     x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
-    frames = []
-    last_z_um: float | None = None
-    for channel, event in enumerate(events):
+    if microscope.can_burst(events):
         check()
-        if event.z_um != last_z_um:
-            microscope.move_z(event.z_um)
-            last_z_um = event.z_um
-        microscope.light(event.modality)
-        time_s = time.monotonic() - started_s
-        onward_um = then_to_um if channel == len(events) - 1 else None
-        exposure = microscope.expose(event.exposure_ms, out[channel], onward_um)
-        frames.append(
-            FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, round(time_s, 3))
+        microscope.move_z(events[0].z_um)
+        exposures = microscope.burst(events, out[: len(events)], then_to_um)
+    else:
+        exposures = _one_by_one(microscope, events, out, then_to_um, check)
+    frames = [
+        FrameInfo(
+            event.modality,
+            exposure.exposure_ms,
+            event.wavelength_nm,
+            exposure.z_um,
+            round((exposure.begun_s or started_s) - started_s, 3),
         )
+        for event, exposure in zip(events, exposures, strict=True)
+    ]
     microscope.finish()
     return FieldInfo(
         index=events[0].field,
@@ -72,41 +73,23 @@ def capture_field(
     )
 
 
-class FieldFocuser:
-    """Focuses at a place of the slide, in the middle of the camera.
-
-    Args:
-        microscope: reading only the region for focusing.
-        scope: for the policy and the limits of Z.
-        frame_px: (height, width) of that region's frames.
-        check: called before each frame; raises to stop.
-    """
-
-    def __init__(
-        self, microscope: Microscope, scope: Scope, frame_px: tuple[int, int], check: Callable[[], None] = lambda: None
-    ) -> None:
-        self._microscope = microscope
-        self._scope = scope
-        self._check = check
-        self._frame = np.empty(frame_px, np.uint16)
-
-    def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
-        """Z of best focus at a place near ``near_um``, or through the whole range; ``None`` where nothing shows."""
-        policy, limits_um = self._scope.focus, self._scope.stage.z_um
-        self._microscope.move_xy(x_um, y_um)
-        self._microscope.light(policy.modality)
-        near_um -= policy.offset_um
-        if wide:
-            found = search_focus(
-                self._take, near_um, policy.range_um, policy.coarse_step_um, policy.fine_step_um, limits_um
-            )
-        else:
-            found = climb_to_focus(self._take, near_um, policy.fine_step_um, limits_um)
-        return None if found is None else round(found.z_um + policy.offset_um, 3)
-
-    def _take(self, z_um: float) -> NDArray[np.uint16]:
-        self._check()
-        self._microscope.move_z(z_um)
-        self._microscope.expose(self._scope.modalities.named(self._scope.focus.modality).exposure_ms, self._frame)
-        self._microscope.finish()
-        return self._frame
+def _one_by_one(
+    microscope: Microscope,
+    events: tuple[CaptureEvent, ...],
+    out: NDArray[np.uint16],
+    then_to_um: tuple[float, float] | None,
+    check: Callable[[], None],
+) -> list[Exposure]:
+    """Take the frames of a field with a command for each change of focus, light and exposure."""
+    exposures = []
+    last_z_um: float | None = None
+    for channel, event in enumerate(events):
+        check()
+        if event.z_um != last_z_um:
+            microscope.move_z(event.z_um)
+            last_z_um = event.z_um
+        microscope.light(event.modality)
+        begun_s = time.monotonic()
+        onward_um = then_to_um if channel == len(events) - 1 else None
+        exposures.append(replace(microscope.expose(event.exposure_ms, out[channel], onward_um), begun_s=begun_s))
+    return exposures

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
-from wbcpipe.options import data_option, json_option, scope_option, specimen_options
+from wbcpipe.options import data_option, json_option, pass_option, scope_option, specimen_options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.doctor import Check
+    from wbcpipe.acquire.frames import Pass
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.specimen import SpecimenPlan
     from wbcpipe.acquire.worker import AcquisitionRequest
     from wbcpipe.progress import Reporter
+    from wbcpipe.samples import Sample
 
-__all__ = ["acquire", "doctor", "fields_for", "scopes", "specimen_for"]
+__all__ = ["acquire", "check_staining", "doctor", "fields_for", "scopes", "specimen_for", "stain_between"]
 
 
 def fields_for(scope: Scope, plan: AcquisitionPlan, fields: int | None, cells: int | None) -> int:
@@ -74,6 +78,8 @@ def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> Spe
 @click.option("--sample", "sample_name", help="Name of the sample. Default: the slide's id.")
 @scope_option
 @click.option("--slot", default="A", show_default=True, help="Where the slide lies in the stage insert.")
+@pass_option
+@click.option("--stained", is_flag=True, help="With --pass both: the slide is stained already; do not stain it.")
 @click.option("--fields", type=click.IntRange(min=1), help="Take this many fields of view.")
 @click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold so many white cells [200].")
 @click.option("--overlap", type=float, default=0.1, show_default=True, help="Of neighbouring fields, 0 to 0.5.")
@@ -85,6 +91,8 @@ def acquire(
     sample_name: str | None,
     scope_name: str,
     slot: str,
+    passes: Literal["single", "brightfield", "fluorescence", "both"],
+    stained: bool,
     fields: int | None,
     cells: int | None,
     overlap: float,
@@ -93,19 +101,25 @@ def acquire(
     data: Path | None,
     as_json: bool,
 ) -> None:
-    """Scan a slide: four frames at each field of view, one OME-TIFF a field.
+    """Scan a slide: its frames at each field of view, one OME-TIFF a field and pass.
 
     The focus is mapped first, in bright field, so that the stain does not bleach. Then fields are taken row by row
     from the corner of the slot. Fields that are on disk already are kept: after a power cut, a crash or Ctrl-C the same
     command goes on where it stopped, and a larger --fields takes more. A field that cannot be taken is noted in
-    raw/single/missing.json and the run goes on.
+    missing.json and the run goes on.
+
+    For a slide that is stained between the passes, --pass brightfield takes the three illuminations, and
+    --pass fluorescence, minutes or days later, finds the slide again by a few fields and takes the fluorescence where
+    it belongs; --pass both does the two with the scope file's staining between them.
 
     \b
     Examples:
       wbcpipe acquire --slide demo1 --fields 12               the virtual scope, no microscope needed
       wbcpipe acquire --slide S42 --scope mylab --slot B --cells 400
+      wbcpipe acquire --slide S42 --scope mylab --pass brightfield
     """
     from wbcpipe.acquire.config import load_scope
+    from wbcpipe.acquire.frames import fields_on_disk
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
     from wbcpipe.acquire.worker import AcquisitionRequest
@@ -116,19 +130,76 @@ def acquire(
     sample = Sample.at(data_root(data), sample_name or slide)
     scope = load_scope(scope_name)
     plan = AcquisitionPlan.from_scope(scope, slot, overlap=overlap)
+    if passes == "fluorescence" and fields is None and cells is None:
+        fields = max(fields_on_disk(sample.raw_path("brightfield")), default=0) + 1
     n_fields = fields_for(scope, plan, fields, cells)
     specimen = specimen_for(scope, specimen_seed, specimen_preparation)
-    check_sample(sample, scope, plan, specimen)
-    check_disk(sample.path, scope, _fields_to_go(sample.raw_path(), n_fields))
+    todo: tuple[Pass, ...] = ("brightfield", "fluorescence") if passes == "both" else (passes,)
+    check_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
+    for name in todo:
+        check_disk(sample.path, scope, _fields_to_go(sample.raw_path(name), n_fields), pass_name=name)
+    if passes == "both":
+        check_staining(sample, scope, stained=stained)
     started_s = time.monotonic()
+    outcomes = {}
     with sample.lock("acquire"):
-        begin_sample(sample, scope, plan, specimen, slide=slide)
+        begin_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
         with Reporter(quiet=as_json) as reporter:
-            taken, missing = _follow(AcquisitionRequest(sample, scope, plan, specimen), n_fields, reporter)
-    seconds = time.monotonic() - started_s
-    if not taken:
-        reason = missing[min(missing)]
-        raise AcquisitionError(f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: {reason}")
+            for name in todo:
+                if name == "fluorescence" and passes == "both":
+                    stain_between(sample, scope, stained=stained, reporter=reporter)
+                request = AcquisitionRequest(sample, scope, plan, specimen, pass_name=name)
+                outcomes[name] = _follow(request, n_fields, reporter)
+    _tell(sample, outcomes, n_fields, time.monotonic() - started_s, as_json=as_json)
+
+
+def check_staining(sample: Sample, scope: Scope, *, stained: bool) -> None:
+    """Refuse a staining that cannot be, before the first pass costs an hour.
+
+    Raises:
+        SampleStateError: an earlier staining did not end.
+        ConfigError: the operator must do it and there is none at a terminal.
+    """
+    from wbcpipe.acquire.staining import is_stained
+
+    if not stained and not is_stained(sample) and scope.staining.method == "prompt" and not sys.stdin.isatty():
+        raise ConfigError(
+            f"scope {scope.name!r}: the slide is stained by hand, and there is no operator at a terminal. Run --pass "
+            "brightfield now and --pass fluorescence after the stain, or describe a pump or a program in [staining]."
+        )
+
+
+def stain_between(sample: Sample, scope: Scope, *, stained: bool, reporter: Reporter) -> None:
+    """The staining of `acquire --pass both` and `run --pass both`."""
+    from wbcpipe.acquire.staining import mark_stained, stain
+
+    def ask(message: str) -> None:
+        click.confirm(f"{message} Done?", abort=True, err=True)
+
+    if stained:
+        mark_stained(sample)
+    stain(sample, scope, ask=ask, say=reporter.say)
+
+
+def _tell(
+    sample: Sample,
+    outcomes: Mapping[Pass, tuple[int, dict[int, str]]],
+    n_fields: int,
+    seconds: float,
+    *,
+    as_json: bool,
+) -> None:
+    """Show what came of the passes.
+
+    Raises:
+        AcquisitionError: a pass took no field at all.
+    """
+    for taken, missing in outcomes.values():
+        if not taken:
+            raise AcquisitionError(
+                f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: {missing[min(missing)]}"
+            )
+    (last, (taken, missing)) = list(outcomes.items())[-1]
     if as_json:
         outcome = {
             "sample": sample.name,
@@ -136,12 +207,15 @@ def acquire(
             "fields_wanted": n_fields,
             "fields_taken": taken,
             "fields_missing": {str(index): reason for index, reason in sorted(missing.items())},
+            "passes": {name: count for name, (count, _) in outcomes.items()},
             "seconds": round(seconds, 2),
         }
         click.echo(json.dumps(outcome, indent=2))
         return
-    lost = f", {len(missing)} missing (see {sample.raw_path() / 'missing.json'})" if missing else ""
-    click.echo(f"{taken} of {n_fields} fields on disk{lost} after {seconds:.1f} s: {sample.raw_path()}")
+    for name, (taken, missing) in outcomes.items():
+        lost = f", {len(missing)} missing (see {sample.raw_path(name) / 'missing.json'})" if missing else ""
+        when = f" after {seconds:.1f} s" if name == last else ""
+        click.echo(f"{taken} of {n_fields} fields on disk{lost}{when}: {sample.raw_path(name)}")
 
 
 def _fields_to_go(raw: Path, n_fields: int) -> int:

@@ -28,6 +28,8 @@ __all__ = [
     "Scope",
     "Slot",
     "Stage",
+    "Staining",
+    "StainingStep",
     "list_scopes",
     "load_scope",
     "scope_folders",
@@ -182,9 +184,19 @@ class Stage(Range):
 
 
 class Light(_Part):
-    """The shutter that gates the light; opened only while the camera exposes. Empty: the presets gate it."""
+    """The light, who switches it within a field, and what it does to the stain.
+
+    Attributes:
+        shutter_device: gates the light; opened only while the camera exposes. Empty: the presets gate it.
+        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one burst that the hardware
+            times; ``off`` switches by command, frame by frame; ``auto`` asks the devices what they can.
+        bleach_ms: fluorescence exposure after which the dye has faded to 1/e, if it was measured: each field then notes
+            what earlier light has cost it.
+    """
 
     shutter_device: str = ""
+    sequencing: Literal["auto", "on", "off"] = "auto"
+    bleach_ms: Positive | None = None
 
 
 class DeviceSetting(_Part):
@@ -241,6 +253,40 @@ class ModalitySet(_Part):
         return tuple((name, self.named(name)) for name in MODALITIES)
 
 
+class StainingStep(DeviceSetting):
+    """One step of a staining by devices: a property set, the device waited for, then ``wait_s`` more."""
+
+    wait_s: NotNegative = 0.0
+
+
+class Staining(_Part):
+    """How Acridine Orange comes onto the slide between the passes of `acquire --pass both`.
+
+    Attributes:
+        method: ``prompt`` asks the operator to do it; ``devices`` sets properties of pumps and valves one by one;
+            ``command`` runs a program.
+        message: what the operator is asked to do.
+        steps: for ``devices``.
+        command: for ``command``: the program and its arguments; no shell is involved.
+        timeout_s: of the program, and of each step's device.
+        incubate_s: wait after the stain is on, before the fluorescence pass.
+    """
+
+    method: Literal["prompt", "devices", "command"] = "prompt"
+    message: str = "Stain the slide with Acridine Orange and put it back the same way round."
+    steps: tuple[StainingStep, ...] = ()
+    command: tuple[str, ...] = ()
+    timeout_s: Positive = 600.0
+    incubate_s: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for method, key in (("devices", "steps"), ("command", "command")):
+            if bool(getattr(self, key)) != (self.method == method):
+                raise ValueError(f"'{key}' belongs to method {method!r}, and that method needs it")
+        return self
+
+
 class Slot(Range):
     """A place for a slide in the stage insert; ``x_um``, ``y_um`` bound the area that is scanned."""
 
@@ -249,7 +295,8 @@ class Focus(_Part):
     """How the surface of focus is found.
 
     Attributes:
-        method: ``surface`` measures points on a grid; ``fixed`` stays at ``fixed_um``.
+        method: ``surface`` measures points on a grid by images; ``hardware`` the same by the microscope's own focusing
+            device, and by images where that fails; ``fixed`` stays at ``fixed_um``.
         modality: bright field, so that focusing does not bleach the stain.
         fixed_um: Z for ``fixed``, and where the first search begins.
         offset_um: from the sharpest bright-field image to the best focus: refraction at cell edges makes cells
@@ -257,21 +304,51 @@ class Focus(_Part):
         range_um: how far the first search goes to each side.
         coarse_points: points along each side of the grid over the whole scan area.
         spacing_um: largest distance of the finer points, measured where fields are taken.
-        coarse_step_um: of the first search.
+        coarse_step_um: of the first search; a third of ``range_um`` makes it 7 frames, if the specimen still shows as
+            blurred as it then is half a step from its focus.
         fine_step_um: of its refinement; about twice the depth of field, so that sharpness visibly falls in a step.
         roi_px: side of the camera's middle used, in unbinned pixels.
+        deadline_s, mapping_deadline_s: for one point and for all of them together; a point that is late counts as one
+            that shows nothing.
+        drift_check_fields: before every so many fields the focus is measured again; 0 never.
+        drift_limit_um: from where on such a measurement shifts the surface; more than the surface's own error.
+        hardware_device: label in the .cfg, for ``hardware``.
+        hardware_mode: what it is asked for: ``full`` or ``incremental`` focusing, or to hold the focus (``continuous``)
+            until it says that it is locked.
+        hardware_offset_um: from where it brings Z to the best focus of the cells. Measure it once for an objective.
+        device_offset: set as its own offset before, in its own units; left alone if left out.
+        hardware_timeout_s: for each of its answers.
+        hardware_settle_s: wait before it is asked after a move beyond ``long_move_um``, and before it is asked again.
+        long_move_um: of the XY stage; immersion film needs its time.
     """
 
-    method: Literal["surface", "fixed"] = "surface"
+    method: Literal["surface", "hardware", "fixed"] = "surface"
     modality: Literal["color1", "color2", "color3"] = "color1"
     fixed_um: float = 0.0
     offset_um: float = 0.0
     range_um: Positive = 30.0
     coarse_points: Annotated[int, Field(ge=2, le=9)] = 3
     spacing_um: Positive = 500.0
-    coarse_step_um: Positive = 3.0
+    coarse_step_um: Positive = 6.0
     fine_step_um: Positive = 1.5
     roi_px: Annotated[int, Field(ge=64)] = 384
+    deadline_s: Positive = 30.0
+    mapping_deadline_s: Positive = 900.0
+    drift_check_fields: Annotated[int, Field(ge=0)] = 25
+    drift_limit_um: Positive = 1.0
+    hardware_device: str = ""
+    hardware_mode: Literal["full", "incremental", "continuous"] = "full"
+    hardware_offset_um: float = 0.0
+    device_offset: float | None = None
+    hardware_timeout_s: Positive = 10.0
+    hardware_settle_s: NotNegative = 1.0
+    long_move_um: Positive = 2000.0
+
+    @model_validator(mode="after")
+    def _hardware_is_named(self) -> Self:
+        if self.method == "hardware" and not self.hardware_device:
+            raise ValueError("method \"hardware\" needs 'hardware_device', the focusing device's label in the .cfg")
+        return self
 
 
 class Reliability(_Part):
@@ -325,6 +402,7 @@ class Scope(_Part):
     modalities: ModalitySet
     slots: Annotated[dict[str, Slot], Field(min_length=1)]
     focus: Focus = Focus()
+    staining: Staining = Staining()
     reliability: Reliability = Reliability()
     calibration: CalibrationPolicy = CalibrationPolicy()
     name: Annotated[str, Field(exclude=True)] = ""
@@ -358,11 +436,10 @@ class Scope(_Part):
         height_px, width_px = self.camera.image_px
         return width_px * self.camera.image_pixel_um, height_px * self.camera.image_pixel_um
 
-    @property
-    def field_bytes(self) -> int:
-        """Size of a field's file, about."""
+    def field_bytes(self, modalities: tuple[str, ...] = MODALITIES) -> int:
+        """Size of a field's file with frames of ``modalities``, about."""
         height_px, width_px = self.camera.image_px
-        return 2 * len(MODALITIES) * height_px * width_px + 8192
+        return 2 * len(modalities) * height_px * width_px + 8192
 
 
 def scope_folders() -> list[Path]:

@@ -37,20 +37,23 @@ class CaptureEvent:
     wavelength_nm: float
 
 
-def field_events(scope: Scope, field: PlannedField, z_um: float) -> tuple[CaptureEvent, ...]:
+def field_events(
+    scope: Scope, field: PlannedField, z_um: float, modalities: tuple[str, ...] = MODALITIES
+) -> tuple[CaptureEvent, ...]:
     """The frames of a field in channel order; fluorescence last, as it bleaches.
 
     Args:
         scope: exposures and offsets of the modalities.
         field: where.
         z_um: of the surface of focus there.
+        modalities: those of the pass.
 
     Raises:
         StageLimitError: a modality's Z offset leads beyond the soft limits.
     """
     events = []
     low_um, high_um = scope.stage.z_um
-    for name in MODALITIES:
+    for name in modalities:
         modality = scope.modalities.named(name)
         frame_z_um = round(z_um + modality.z_offset_um, 3)
         if not low_um <= frame_z_um <= high_um:

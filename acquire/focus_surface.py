@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from wbcpipe.errors import HardwareError, SampleStateError
+from wbcpipe.acquire.surface_fit import OUTLIER_UM, FocusPoint, fit_local, fit_surface
+from wbcpipe.errors import SampleStateError
 from wbcpipe.samples import read_json, write_json
 
 if TYPE_CHECKING:
@@ -23,70 +24,38 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config import Focus
     from wbcpipe.acquire.plan import AcquisitionPlan
 
-__all__ = ["FocusPoint", "FocusSurface", "fit_surface", "load_surface"]
+__all__ = ["DriftCheck", "Finder", "FocusSurface", "load_surface"]
 
-FORMAT_VERSION: Final = 1
-#: A point this far from the plane through the others was focused on dirt or the wrong side of the glass.
-_OUTLIER_UM: Final = 4.0
+FORMAT_VERSION: Final = 2
+#: Versions that are read; in 1 a point found beside its node was carried to it, and there was no drift.
+_READABLE: Final = (1, 2)
 #: Where a point shows nothing, its neighbourhood is tried, this far away in x and y.
 _DETOUR_UM: Final = ((0.0, 0.0), (150.0, 0.0), (0.0, 150.0), (-150.0, 0.0), (0.0, -150.0))
+#: A field is looked up on this many points of the fine grid along each side: two to each of its sides.
+_REACH: Final = 1
 
 
-class _Finder(Protocol):
+class Finder(Protocol):
     """Focuses at a place; ``near_um`` is a guess of Z, ``wide`` asks for the whole range."""
 
-    def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None: ...
+    def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
+        """Z of best focus in um; ``None`` where there is nothing to see."""
+        ...
 
 
 @dataclass(frozen=True)
-class FocusPoint:
-    """A focused place; ``z_um`` is ``None`` where there was nothing to see."""
+class DriftCheck:
+    """Focus measured again on the way, where a field was about to be taken.
 
-    x_um: float
-    y_um: float
-    z_um: float | None
-
-
-def fit_surface(points: Iterable[FocusPoint]) -> Callable[[float, float], float]:
-    """A robust surface through focused points: quadratic from 7 good ones, plane from 3, else their median.
-
-    Points more than 4 um off the plane through the others are left out, the worst first.
-
-    Raises:
-        HardwareError: no point has a focus.
+    Attributes:
+        field: index of that field in the plan.
+        measured_um: how far the focus was found above the surface; ``None`` where there was nothing to see.
+        shift_um: by which the surface is raised from this field on.
     """
-    good = [(point.x_um, point.y_um, point.z_um) for point in points if point.z_um is not None]
-    if not good:
-        raise HardwareError(
-            "no focus at any point of the slot: is there a slide, is the light on, is 'focus.range_um' wide enough? "
-            "Or set 'focus.method' to \"fixed\"."
-        )
-    data = np.array(good)
-    centre = data[:, :2].mean(axis=0)
-    scale = max(float(np.abs(data[:, :2] - centre).max()), 1.0)
 
-    def terms(xy: np.ndarray[Any, Any], order: int) -> np.ndarray[Any, Any]:
-        u, v = ((xy - centre) / scale).T
-        columns = [np.ones_like(u), u, v, u * u, u * v, v * v]
-        return np.column_stack(columns[: (1, 3, 6)[order]])
-
-    while len(data) >= 5:
-        off = []
-        for leave in range(len(data)):
-            rest = np.delete(data, leave, axis=0)
-            plane = np.linalg.lstsq(terms(rest[:, :2], 1), rest[:, 2], rcond=None)[0]
-            off.append(abs(float(terms(data[leave : leave + 1, :2], 1)[0] @ plane - data[leave, 2])))
-        if max(off) <= _OUTLIER_UM:
-            break
-        data = np.delete(data, int(np.argmax(off)), axis=0)
-    order = 2 if len(data) >= 7 else 1 if len(data) >= 3 else 0
-    if order and np.linalg.matrix_rank(terms(data[:, :2], order), tol=1e-6) < (1, 3, 6)[order]:
-        order = 0
-    if order:
-        weights = np.linalg.lstsq(terms(data[:, :2], order), data[:, 2], rcond=None)[0]
-    else:
-        weights = np.array([np.median(data[:, 2])])
-    return lambda x_um, y_um: float(terms(np.array([[x_um, y_um]]), order)[0] @ weights)
+    field: int
+    measured_um: float | None
+    shift_um: float
 
 
 @dataclass
@@ -97,16 +66,21 @@ class FocusSurface:
         plan: whose area it spans.
         policy: of the scope.
         coarse: focused points over the whole area.
-        fine: (column, row) of the fine grid to its point; only those that were needed so far.
+        fine: (column, row) of the fine grid to what was focused there or beside it; only those needed so far.
+        checks: of the drift, in the plan's order.
+        resumed: read from a file: the microscope may have drifted since it was measured.
     """
 
     plan: AcquisitionPlan
     policy: Focus
     coarse: list[FocusPoint] = field(default_factory=list)
     fine: dict[tuple[int, int], FocusPoint] = field(default_factory=dict)
+    checks: list[DriftCheck] = field(default_factory=list)
+    resumed: bool = False
 
     def __post_init__(self) -> None:
         self._surface = fit_surface(self.coarse) if self.coarse else None
+        self._local: dict[tuple[int, int], Callable[[float, float], float]] = {}
 
     @property
     def fine_shape(self) -> tuple[int, int]:
@@ -120,25 +94,28 @@ class FocusSurface:
         columns, rows = self.fine_shape
         return _between(self.plan.x_um, column, columns), _between(self.plan.y_um, row, rows)
 
-    def _cell(self, x_um: float, y_um: float) -> tuple[int, int, float, float]:
-        """The fine grid's cell around a place: its first column and row, and how far into it, 0 to 1."""
-        parts = []
+    def _cell(self, x_um: float, y_um: float) -> tuple[int, int]:
+        """The fine grid's cell around a place: its first column and row."""
+        first = []
         spans_um = (self.plan.x_um, self.plan.y_um)
         for value, (low, high), count in zip((x_um, y_um), spans_um, self.fine_shape, strict=True):
-            at = (value - low) / (high - low) * (count - 1)
-            first = int(min(max(math.floor(at), 0), count - 2))
-            parts.append((first, min(max(at - first, 0.0), 1.0)))
-        return parts[0][0], parts[1][0], parts[0][1], parts[1][1]
+            first.append(int(min(max(math.floor((value - low) / (high - low) * (count - 1)), 0), count - 2)))
+        return first[0], first[1]
+
+    def _nodes_around(self, column: int, row: int) -> list[tuple[int, int]]:
+        """The points of the fine grid that a cell of it is looked up on."""
+        columns, rows = self.fine_shape
+        across = range(max(column - _REACH, 0), min(column + 1 + _REACH, columns - 1) + 1)
+        down = range(max(row - _REACH, 0), min(row + 1 + _REACH, rows - 1) + 1)
+        return list(itertools.product(across, down))
 
     def missing_nodes(self, places_um: Iterable[tuple[float, float]]) -> list[tuple[int, int]]:
         """The points of the fine grid around the places that are not focused yet, row by row, back and forth."""
-        nodes = set()
-        for x_um, y_um in places_um:
-            column, row, _, _ = self._cell(x_um, y_um)
-            nodes |= {(column + right, row + down) for right, down in itertools.product((0, 1), (0, 1))}
+        cells = {self._cell(x_um, y_um) for x_um, y_um in places_um}
+        nodes = {node for cell in cells for node in self._nodes_around(*cell)}
         return sorted(nodes - set(self.fine), key=lambda node: (node[1], node[0] if node[1] % 2 == 0 else -node[0]))
 
-    def measure(self, places_um: Iterable[tuple[float, float]], find: _Finder) -> int:
+    def measure(self, places_um: Iterable[tuple[float, float]], find: Finder) -> int:
         """Focus where it is needed to know Z at the places; gives back how many points were focused.
 
         Raises:
@@ -153,12 +130,12 @@ class FocusSurface:
             self.coarse = coarse
             count = len(self.coarse)
         for column, row in self.missing_nodes(places_um):
-            x_um, y_um = self.node_um(column, row)
-            self.fine[column, row] = FocusPoint(x_um, y_um, self._find_around(x_um, y_um, find))
+            self.fine[column, row] = self._measure_node(*self.node_um(column, row), find)
             count += 1
+        self._local.clear()
         return count
 
-    def _measure_coarse(self, find: _Finder) -> list[FocusPoint]:
+    def _measure_coarse(self, find: Finder) -> list[FocusPoint]:
         side = self.policy.coarse_points
         points: list[FocusPoint] = []
         for row in range(side):
@@ -175,34 +152,115 @@ class FocusSurface:
                 points.append(FocusPoint(x_um, y_um, z_um))
         return points
 
-    def _find_around(self, x_um: float, y_um: float, find: _Finder) -> float | None:
-        """Focus at a place, or beside it; carried back to the place along the coarse surface."""
+    def _measure_node(self, x_um: float, y_um: float, find: Finder) -> FocusPoint:
+        """Focus at a point of the fine grid, or beside it; as it would have been before the drift seen so far."""
         assert self._surface is not None
-        here_um = self._surface(x_um, y_um)
+        for point in self.coarse:
+            if point.z_um is not None and (point.x_um, point.y_um) == (x_um, y_um):
+                if abs(point.z_um - self._surface(x_um, y_um)) <= OUTLIER_UM:
+                    return point
+        shift_um = self.shift_um()
         for dx_um, dy_um in _DETOUR_UM:
-            inside = self.plan.x_um[0] <= x_um + dx_um <= self.plan.x_um[1]
-            if not inside or not self.plan.y_um[0] <= y_um + dy_um <= self.plan.y_um[1]:
+            there = (round(x_um + dx_um, 3), round(y_um + dy_um, 3))
+            spans_um = (self.plan.x_um, self.plan.y_um)
+            if not all(low <= value <= high for value, (low, high) in zip(there, spans_um, strict=True)):
                 continue
-            there_um = self._surface(x_um + dx_um, y_um + dy_um)
-            found_um = find(x_um + dx_um, y_um + dy_um, round(there_um, 2), wide=False)
-            if found_um is not None and abs(found_um - there_um) <= _OUTLIER_UM:
-                return round(found_um - there_um + here_um, 3)
-        return None
+            expected_um = self._surface(*there)
+            found_um = find(*there, round(expected_um + shift_um, 2), wide=False)
+            if found_um is not None and abs(found_um - shift_um - expected_um) <= OUTLIER_UM:
+                return FocusPoint(*there, round(found_um - shift_um, 3))
+        return FocusPoint(x_um, y_um, None)
 
-    def z_um(self, x_um: float, y_um: float) -> float:
-        """Z of best focus at a place, to the nanometre; `measure` must have been asked for it."""
+    def shift_um(self, index: int | None = None) -> float:
+        """By how much the drift raised the surface when the field ``index`` was taken; without one, by now."""
+        passed = [check.shift_um for check in self.checks if index is None or check.field <= index]
+        return passed[-1] if passed else 0.0
+
+    def z_um(self, x_um: float, y_um: float, index: int | None = None) -> float:
+        """Z of best focus at a place, to the nanometre; `measure` must have been asked for it.
+
+        Args:
+            x_um, y_um: the place.
+            index: of the field that is taken there, for the drift up to it; without one, Z as first measured.
+        """
         if self.policy.method == "fixed":
             return self.policy.fixed_um
         assert self._surface is not None
-        column, row, right, down = self._cell(x_um, y_um)
-        correction_um = 0.0
-        for (step_x, weight_x), (step_y, weight_y) in itertools.product(
-            ((0, 1 - right), (1, right)), ((0, 1 - down), (1, down))
-        ):
-            point = self.fine.get((column + step_x, row + step_y))
-            if point is not None and point.z_um is not None:
-                correction_um += weight_x * weight_y * (point.z_um - self._surface(point.x_um, point.y_um))
-        return round(self._surface(x_um, y_um) + correction_um, 3)
+        cell = self._cell(x_um, y_um)
+        if cell not in self._local:
+            self._local[cell] = self._fit_cell(*cell)
+        shift_um = 0.0 if index is None else self.shift_um(index)
+        return round(self._surface(x_um, y_um) + self._local[cell](x_um, y_um) + shift_um, 3)
+
+    def _fit_cell(self, column: int, row: int) -> Callable[[float, float], float]:
+        """What is to be added to the coarse surface in a cell of the fine grid, from the points around it alone."""
+        assert self._surface is not None
+        around = [self.fine[node] for node in self._nodes_around(column, row) if node in self.fine]
+        off = [
+            FocusPoint(point.x_um, point.y_um, point.z_um - self._surface(point.x_um, point.y_um))
+            for point in around
+            if point.z_um is not None
+        ]
+        local = fit_local(off, self.policy.spacing_um)
+        if local is not None:
+            return local
+        # One or two points say how high, not how it leans.
+        level_um = float(np.mean([point.z_um for point in off])) if off else 0.0
+        return lambda _x_um, _y_um: level_um
+
+    def check_is_due(self, index: int) -> bool:
+        """Whether the drift is to be measured before this field: at the first one taken of every so many."""
+        every = self.policy.drift_check_fields
+        if self.policy.method == "fixed" or not every or index < every:
+            return False
+        return all(check.field // every != index // every for check in self.checks)
+
+    def check_drift(self, index: int, x_um: float, y_um: float, find: Finder, *, keep: bool = True) -> DriftCheck:
+        """Measure at a place how far the focus has moved since the surface was measured.
+
+        Args:
+            index: from which field of the plan on a shift holds.
+            x_um, y_um: a place whose surface was measured.
+            find: focuses.
+            keep: also a check that shifts nothing, so that it is not made again.
+        """
+        shift_um = self.shift_um()
+        measured_um = self._confirmed_drift(x_um, y_um, find)
+        moved = measured_um is not None and abs(measured_um - shift_um) > self.policy.drift_limit_um
+        check = DriftCheck(index, measured_um, measured_um if moved and measured_um is not None else shift_um)
+        if moved or keep:
+            self.note(check)
+        return check
+
+    def _confirmed_drift(self, x_um: float, y_um: float, find: Finder) -> float | None:
+        """How far above the surface the focus is; beyond the limit only if a place beside says so too.
+
+        A particle of dirt thus shifts nothing. ``None`` where there is nothing to see, or no agreement to be had.
+        """
+        shift_um = self.shift_um()
+
+        def above_um(dx_um: float, guess_um: float, *, wide: bool = False) -> list[float]:
+            surface_um = self.z_um(x_um + dx_um, y_um)
+            found_um = find(x_um + dx_um, y_um, round(surface_um + guess_um, 2), wide=wide)
+            return [] if found_um is None else [round(found_um - surface_um, 3)]
+
+        beside_um = self.plan.field_width_um / 4
+        seen_um: list[float] = []
+        for dx_um in (0.0, beside_um, -beside_um):
+            seen_um += above_um(dx_um, shift_um)
+            if seen_um and abs(seen_um[0] - shift_um) <= self.policy.drift_limit_um:
+                return seen_um[0]
+        if not seen_um:
+            seen_um = above_um(0.0, shift_um, wide=True)
+            seen_um += [one for dx_um in (beside_um, -beside_um) if seen_um for one in above_um(dx_um, seen_um[0])]
+        if len(seen_um) < 2:
+            return None
+        by_distance = sorted(seen_um, key=lambda one: abs(one - shift_um))
+        return by_distance[(len(seen_um) - 1) // 2]
+
+    def note(self, check: DriftCheck) -> None:
+        """Hold a check from its field on."""
+        self.checks = sorted((*self.checks, check), key=lambda one: one.field)
 
     def save(self, path: Path) -> None:
         """Write the surface as JSON, atomically."""
@@ -214,6 +272,7 @@ class FocusSurface:
                 "area": {"x_um": list(self.plan.x_um), "y_um": list(self.plan.y_um)},
                 "coarse": [vars(point) for point in self.coarse],
                 "fine": [{"column": at[0], "row": at[1], **vars(point)} for at, point in sorted(self.fine.items())],
+                "drift": [vars(check) for check in self.checks],
             },
         )
 
@@ -228,16 +287,17 @@ def load_surface(path: Path, plan: AcquisitionPlan, policy: Focus) -> FocusSurfa
         return FocusSurface(plan, policy)
     content = read_json(path)
     try:
-        if content["format_version"] != FORMAT_VERSION:
-            raise SampleStateError(f"{path}: format {content['format_version']!r} is not {FORMAT_VERSION}.")
+        if content["format_version"] not in _READABLE:
+            raise SampleStateError(f"{path}: format {content['format_version']!r} is none of {_READABLE}.")
         coarse = [FocusPoint(**point) for point in content["coarse"]]
         fine = {
             (entry["column"], entry["row"]): FocusPoint(entry["x_um"], entry["y_um"], entry["z_um"])
             for entry in content["fine"]
         }
+        checks = [DriftCheck(**check) for check in content.get("drift", [])]
     except (KeyError, TypeError) as error:
         raise SampleStateError(f"{path}: not a surface of focus ({error}); move it away and run again.") from error
-    return FocusSurface(plan, policy, coarse, fine)
+    return FocusSurface(plan, policy, coarse, fine, checks, resumed=True)
 
 
 def _between(span_um: tuple[float, float], number: int, count: int) -> float:

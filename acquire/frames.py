@@ -1,11 +1,12 @@
-"""One OME-TIFF a field: written whole or not at all, read back with its positions, exposures and pixel size."""
+"""One OME-TIFF a field and pass: written whole or not at all, read back with positions, exposures and pixel size."""
 
 from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import astuple, dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import tifffile
@@ -14,24 +15,36 @@ from wbcpipe.errors import FrameFileError
 from wbcpipe.samples import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 __all__ = [
     "MODALITIES",
+    "PASSES",
     "FieldInfo",
     "FrameInfo",
+    "Pass",
+    "Reseated",
     "field_path",
     "fields_on_disk",
+    "passes_on_disk",
     "read_field",
     "read_info",
+    "read_passes",
+    "read_passes_info",
+    "whole_fields",
     "write_field",
 ]
 
 #: The modalities of a scope, in the channel order of every array.
 MODALITIES: Final = ("color1", "color2", "color3", "fluorescence")
+Pass = Literal["single", "brightfield", "fluorescence"]
+#: The modalities of each pass over a slide: all at once, or bright field before the stain and fluorescence after it.
+PASSES: Final[Mapping[Pass, tuple[str, ...]]] = MappingProxyType(
+    {"single": MODALITIES, "brightfield": MODALITIES[:3], "fluorescence": MODALITIES[3:]}
+)
 _FIELD_NAME: Final = re.compile(r"field_(\d{5,})\.ome\.tif")
 _OME: Final = {"ome": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
 
@@ -58,6 +71,20 @@ class FrameInfo:
 
 
 @dataclass(frozen=True)
+class Reseated:
+    """How a field of a later pass lies on the slide as the first pass saw it.
+
+    Attributes:
+        x_um, y_um: the stage position of the first pass that shows what is in the middle of this image.
+        rotation_deg: how far the slide is turned since; positive is clockwise in the image, whose y grows downwards.
+    """
+
+    x_um: float
+    y_um: float
+    rotation_deg: float
+
+
+@dataclass(frozen=True)
 class FieldInfo:
     """A field: where it lies and what frames it has.
 
@@ -70,6 +97,9 @@ class FieldInfo:
         saturation: pixel value from which a pixel counts as saturated.
         kind: ``scope``, ``stained-rgb`` (registered by construction) or ``stack``.
         source: the file an imported field came from.
+        dose_ms: fluorescence exposure that the middle of the field has had so far, this field's own included.
+        faded: estimated share of the dye that earlier exposures have bleached there; 0 where that is not known.
+        reseated: where the fluorescence frame lies, when it was taken in a pass of its own; ``None`` otherwise.
     """
 
     index: int
@@ -80,6 +110,9 @@ class FieldInfo:
     saturation: int = 65535
     kind: str = "scope"
     source: str = ""
+    dose_ms: float = 0.0
+    faded: float = 0.0
+    reseated: Reseated | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -158,6 +191,9 @@ def _metadata(info: FieldInfo) -> dict[str, Any]:
             "saturation": str(info.saturation),
             "source": info.source,
             "derived": ",".join(frame.modality for frame in frames if frame.derived),
+            "dose_ms": repr(info.dose_ms),
+            "faded": repr(info.faded),
+            **({} if info.reseated is None else {"reseated": ",".join(map(repr, astuple(info.reseated)))}),
         },
     }
 
@@ -240,10 +276,60 @@ def _parse(xml: str, path: Path) -> FieldInfo:
         saturation=int(notes["saturation"]),
         kind=notes["kind"],
         source=notes["source"],
+        dose_ms=float(notes.get("dose_ms", 0.0)),
+        faded=float(notes.get("faded", 0.0)),
+        reseated=Reseated(*map(float, notes["reseated"].split(","))) if "reseated" in notes else None,
     )
 
 
-def missing_fields(raw: Path, planned: Sequence[int]) -> list[int]:
-    """The planned fields that have no file, in the plan's order."""
-    there = fields_on_disk(raw)
-    return [index for index in planned if index not in there]
+def passes_on_disk(raw: Path) -> tuple[Pass, ...]:
+    """The passes that the fields of a sample consist of: ``single``, or bright field and fluorescence.
+
+    Args:
+        raw: ``raw/`` of the sample, which holds a folder for each pass.
+    """
+    two = (raw / "brightfield").is_dir() and not (raw / "single").is_dir()
+    return ("brightfield", "fluorescence") if two else ("single",)
+
+
+def whole_fields(raw: Path) -> list[int]:
+    """The fields that every pass of a sample has a file of, in order; ``raw`` as for `passes_on_disk`."""
+    there = [set(fields_on_disk(raw / name)) for name in passes_on_disk(raw)]
+    return sorted(set.intersection(*there))
+
+
+def read_passes_info(raw: Path, index: int) -> FieldInfo:
+    """The description of a field, of all its passes together; ``raw`` as for `passes_on_disk`.
+
+    Raises:
+        FrameFileError: a file is not there or damaged.
+    """
+    return _together([read_info(field_path(raw / name, index)) for name in passes_on_disk(raw)], raw)
+
+
+def read_passes(raw: Path, index: int) -> tuple[NDArray[np.uint16], FieldInfo]:
+    """A field with the frames of all its passes: (C, Y, X) uint16 and its description.
+
+    The position is that of the first pass; ``reseated`` says how the fluorescence frame lies against it.
+
+    Raises:
+        FrameFileError: a file is not there or damaged, or the passes do not fit together.
+    """
+    parts = [read_field(field_path(raw / name, index)) for name in passes_on_disk(raw)]
+    info = _together([part[1] for part in parts], raw)
+    if len(parts) == 1:
+        return parts[0]
+    if len({images.shape[1:] for images, _ in parts}) > 1:
+        raise FrameFileError(f"{raw}: field {index} has frames of different sizes in its passes; take it again.")
+    return np.concatenate([images for images, _ in parts]), info
+
+
+def _together(infos: Sequence[FieldInfo], raw: Path) -> FieldInfo:
+    first, last = infos[0], infos[-1]
+    if last.pixel_um != first.pixel_um:
+        raise FrameFileError(
+            f"{raw}: field {first.index} has pixels of {first.pixel_um:g} and {last.pixel_um:g} um in its passes; both "
+            "must be taken on the same scope."
+        )
+    frames = tuple(frame for info in infos for frame in info.frames)
+    return replace(first, frames=frames, reseated=last.reseated, dose_ms=last.dose_ms, faded=last.faded)

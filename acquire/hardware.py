@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from wbcpipe.acquire.events import CaptureEvent
 
 __all__ = ["Exposure", "Microscope"]
 
@@ -22,10 +24,12 @@ class Exposure:
     Attributes:
         exposure_ms: read back from the camera.
         z_um: read back from the focus drive.
+        begun_s: of `time.monotonic`, when the exposure began, where the caller cannot know: in a burst.
     """
 
     exposure_ms: float
     z_um: float
+    begun_s: float | None = None
 
 
 class Microscope(Protocol):
@@ -43,6 +47,15 @@ class Microscope(Protocol):
 
     def move_z(self, z_um: float) -> float:
         """Drive the focus; gives back where it stands. Raises as `move_xy` does."""
+        ...
+
+    def focus_by_device(self) -> float:
+        """Let the scope's own focusing device find the focus from here; gives back where Z then stands.
+
+        Raises:
+            DeviceTimeoutError: it did not answer before its deadline.
+            HardwareError: it failed, or went beyond the soft limits of Z and was driven back.
+        """
         ...
 
     def light(self, modality: str) -> None:
@@ -66,6 +79,28 @@ class Microscope(Protocol):
 
         Raises:
             HardwareError: the scope has no shutter, so that no frame is known to be dark.
+        """
+        ...
+
+    def can_burst(self, events: Sequence[CaptureEvent]) -> bool:
+        """Whether the hardware can take these frames of a field in one burst, and the scope file lets it."""
+        ...
+
+    def burst(
+        self, events: Sequence[CaptureEvent], out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+    ) -> list[Exposure]:
+        """Take the frames of a field in one burst that the hardware times, at the Z where the focus stands.
+
+        The shutter is open from the first exposure to the last; afterwards single commands are obeyed as before.
+
+        Args:
+            events: that `can_burst` allowed, in the order of taking.
+            out: (C, Y, X) uint16 with a frame for each event, overwritten; whole only after `finish`.
+            then_to_um: where to (x, y) the stage may set off after the last exposure; `move_xy` there follows.
+
+        Raises:
+            DroppedFrameError: the camera gave fewer frames than asked for; it was stopped and its frames dropped.
+            HardwareError: a device failed.
         """
         ...
 

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.sequencing import SequenceMemory
 
 __all__ = ["DeviceLink", "Illumination"]
 
 
 class DeviceLink(Protocol):
     """The part of a core that lights need."""
+
+    sequences: SequenceMemory
 
     def set_property(self, device: str, name: str, value: str) -> None:
         """Set a device property."""
@@ -58,6 +61,10 @@ class Illumination:
         }
         self._current = ""
 
+    def settings(self, modality: str) -> tuple[tuple[str, str, str], ...]:
+        """The (device, property, value) settings that ``modality`` stands for, in order."""
+        return self._settings[modality]
+
     def switch(self, modality: str) -> None:
         """Set the light of ``modality`` and wait until it stands; nothing is done if it does already."""
         if modality == self._current:
@@ -77,15 +84,20 @@ class Illumination:
         """Switch anew the next time, whatever was set before."""
         self._current = ""
 
-    def observed(self) -> str:
-        """The modality whose light falls on the slide now, as the devices say; empty for darkness or another."""
+    def observed(self, frame: int | None = None) -> str:
+        """The modality whose light falls on the slide now, as the devices say; empty for darkness or another.
+
+        Args:
+            frame: of a burst under way; devices that step by themselves count as standing where they were told.
+        """
         if self._scope.light.shutter_device and not self._link.shutter_is_open():
             return ""
         values: dict[tuple[str, str], str] = {}
         for modality in MODALITIES:
             for device, name, value in self._settings[modality]:
                 if (device, name) not in values:
-                    values[device, name] = self._link.get_property(device, name)
+                    told = self._link.sequences.value(device, name, frame)
+                    values[device, name] = self._link.get_property(device, name) if told is None else told
                 if not _same(values[device, name], value):
                     break
             else:

@@ -153,6 +153,8 @@ def lint(scope: Scope, config: HardwareConfig) -> list[str]:
             found.append(_absent(f"{place}.group", modality.group, config.presets))
         elif modality.group and modality.preset not in config.presets[modality.group]:
             found.append(_absent(f"{place}.preset", modality.preset, config.presets[modality.group]))
+    for number, step in enumerate(scope.staining.steps):
+        devices[f"staining.steps[{number}].device"] = step.device
     known = {*config.devices, "Core"}
     found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
     looks: dict[tuple[object, ...], str] = {}

@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import os
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wbcpipe.acquire.bridge import BridgedCore
 from wbcpipe.acquire.config import TEST_ADAPTERS
+from wbcpipe.acquire.deadline import DeadlineCaller
+from wbcpipe.acquire.sequencing import SequenceMemory
 from wbcpipe.errors import ConfigError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.config import Focus, Scope
 
 __all__ = ["CoreLink", "adapter_folder", "check_interface", "interface_versions"]
 
 _INSTALL = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' pycromanager"
-_POLL_S = 0.0003
+_POLL_S = 0.0001
+_LOCK_POLL_S = 0.02
+_POLLS_A_LOOK = 20
 #: A process can hold one core: pycromanager hands out the first it finds.
 _open: list[CoreLink] = []
 
@@ -97,8 +102,12 @@ class CoreLink:
             raise HardwareError("this process drives a microscope already; close it first, or use another process.")
         self._scope = scope
         self._headless = scope.micromanager.backend == "headless"
-        self._stuck: threading.Thread | None = None
+        self._caller = DeadlineCaller()
+        # A place of its own for a focusing call that hangs: the camera must still answer, to focus by images instead.
+        self._focus_caller = DeadlineCaller()
+        self.sequences = SequenceMemory()
         self._shutter = scope.light.shutter_device
+        self._auto_shutter = False
         self._core: Any = self._load() if self._headless else self._reach()
         _open.append(self)
         try:
@@ -117,7 +126,10 @@ class CoreLink:
         folder = adapter_folder(self._scope)
         try:
             pycromanager.start_headless(
-                str(folder), config_file=str(self._scope.config_path), python_backend=True, buffer_size_mb=64
+                str(folder),
+                config_file=str(self._scope.config_path),
+                python_backend=True,
+                buffer_size_mb=_buffer_mb(self._scope),
             )
             return pycromanager.Core()
         except Exception as error:
@@ -128,22 +140,35 @@ class CoreLink:
             ) from error
 
     def _reach(self) -> Any:
-        import pycromanager
-
         port = self._scope.micromanager.port
+        policy = self._scope.reliability
         try:
-            timeout_ms = int(1000 * self._scope.reliability.camera_timeout_s)
-            return pycromanager.Core(port=port, timeout=timeout_ms)
+            core = BridgedCore(
+                port,
+                _Pycromanager(port, policy.camera_timeout_s),
+                connect_timeout_s=policy.camera_timeout_s,
+                call_timeout_s=max(policy.camera_timeout_s, policy.move_timeout_s, policy.switch_timeout_s),
+            )
         except Exception as error:
             raise HardwareError(
                 f"no Micro-Manager answers on port {port}: {_text(error)}. Start it and tick Tools > Options > 'Run "
                 "server on port', or use backend 'headless'."
             ) from error
+        try:
+            if core.is_sequence_running():
+                raise HardwareError(
+                    f"Micro-Manager on port {port} is in live view or in an acquisition of its own; stop that first."
+                )
+        except BaseException:
+            core.close()
+            raise
+        return core
 
     def _assign_roles(self) -> None:
         self._call("set_camera_device", self._scope.camera.device)
         self._call("set_xy_stage_device", self._scope.stage.xy_device)
         self._call("set_focus_device", self._scope.stage.z_device)
+        self._auto_shutter = bool(self._call("get_auto_shutter"))
         self._call("set_auto_shutter", False)
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
@@ -155,36 +180,15 @@ class CoreLink:
             raise HardwareError("the microscope is closed.")
         try:
             return getattr(self._core, name)(*arguments)
+        except HardwareError:
+            raise  # the bridge's own: a deadline, or Micro-Manager gone
         except Exception as error:
             shown = ", ".join(repr(argument) for argument in arguments)
             raise HardwareError(f"{name}({shown}) failed: {_text(error)}.") from error
 
     def _with_deadline(self, call: Callable[[], None], timeout_s: float, doing: str) -> None:
         """Run a call that blocks inside a driver; after the deadline it is left behind, and nothing else is begun."""
-        if self._stuck is not None:
-            self._stuck.join(timeout_s)
-            if self._stuck.is_alive():
-                raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in the driver; restart the device.")
-            self._stuck = None
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                call()
-            except BaseException as error:  # noqa: BLE001 - handed over to the caller's thread
-                errors.append(error)
-
-        thread = threading.Thread(target=run, name="wbcpipe-core", daemon=True)
-        thread.start()
-        try:
-            thread.join(timeout_s)
-        finally:
-            if thread.is_alive():
-                self._stuck = thread
-        if self._stuck is not None:
-            raise DeviceTimeoutError(f"{doing} did not end within {timeout_s:g} s.")
-        if errors:
-            raise errors[0]
+        self._caller.run(call, timeout_s, doing)
 
     def wait_for(self, devices: tuple[str, ...], timeout_s: float, doing: str) -> None:
         """Wait until devices are at rest.
@@ -295,43 +299,224 @@ class CoreLink:
         Raises:
             HardwareError: it is not a monochrome frame of that shape.
         """
-        import numpy as np
+        return _frame(self._call("get_image"), shape)
 
-        pixels = np.asarray(self._call("get_image"))
-        if pixels.ndim == 1 and pixels.size == shape[0] * shape[1]:
-            pixels = pixels.reshape(shape)  # the bridge gives rows one after another: (Y * X,) -> (Y, X)
-        if pixels.shape != shape or pixels.dtype.itemsize > 2:
+    def property_sequence_length(self, device: str, name: str) -> int:
+        """How many values of a property the hardware can step through by itself; 0 where it cannot."""
+        if device == "Core" or not self._call("is_property_sequenceable", device, name):
+            return 0
+        return int(self._call("get_property_sequence_max_length", device, name))
+
+    def exposure_sequence_length(self) -> int:
+        """How many exposures the camera can step through by itself; 0 where it cannot."""
+        camera = self._scope.camera.device
+        if not self._call("is_exposure_sequenceable", camera):
+            return 0
+        return int(self._call("get_exposure_sequence_max_length", camera))
+
+    def load_property_sequence(self, device: str, name: str, values: tuple[str, ...]) -> None:
+        """Upload the values that a property shall step through, one at each exposure of the camera."""
+        self._call("load_property_sequence", device, name, list(values))
+        self.sequences.properties[device, name] = values
+
+    def load_exposure_sequence(self, exposures_ms: tuple[float, ...]) -> None:
+        """Upload the exposures that the camera shall step through."""
+        self._call("load_exposure_sequence", self._scope.camera.device, list(exposures_ms))
+        self.sequences.exposures_ms = exposures_ms
+
+    def prepare_buffer(self, n_frames: int) -> None:
+        """Have the core's buffer ready before the first burst: its memory is then not made while light falls.
+
+        Raises:
+            HardwareError: it does not hold ``n_frames``.
+        """
+        self._call("initialize_circular_buffer")
+        room = int(self._call("get_buffer_total_capacity"))
+        if room < n_frames:
             raise HardwareError(
-                f"the camera gave {pixels.dtype} of {pixels.shape}, a monochrome frame of {shape} was expected; check "
-                "'camera.pixel_type', 'camera.binning' and 'camera.roi_px'."
+                f"the core's circular buffer holds {room} frames, a burst has {n_frames}; enlarge it (Micro-Manager: "
+                "Tools > Options > Sequence Buffer Size), or set 'light.sequencing' to \"off\"."
             )
-        return pixels.view(f"u{pixels.dtype.itemsize}")
+
+    def start_sequences(self) -> None:
+        """Let the devices step through what was uploaded, from its beginning."""
+        self.sequences.playing = True
+        for device, name in self.sequences.properties:
+            self._call("start_property_sequence", device, name)
+        if self.sequences.exposures_ms:
+            self._call("start_exposure_sequence", self._scope.camera.device)
+
+    def stop_sequences(self) -> None:
+        """Have all devices obey single commands again; each is told, whatever another answers.
+
+        Raises:
+            DeviceTimeoutError: one hangs, or the camera does since before.
+        """
+        self.sequences.playing = False
+
+        def stop() -> None:
+            with contextlib.ExitStack() as stack:
+                if self.sequences.exposures_ms:
+                    stack.callback(self._call, "stop_exposure_sequence", self._scope.camera.device)
+                for device, name in self.sequences.properties:
+                    stack.callback(self._call, "stop_property_sequence", device, name)
+
+        self._with_deadline(stop, self._scope.reliability.switch_timeout_s, "stopping the sequences")
+
+    def start_burst(self, n_frames: int, timeout_s: float) -> None:
+        """Have the camera expose ``n_frames`` times at its own pace."""
+        self._with_deadline(
+            lambda: self._call("start_sequence_acquisition", n_frames, 0.0, True), timeout_s, "starting the camera"
+        )
+
+    def wait_frame(self, deadline_s: float) -> bool:
+        """Wait until a frame of the burst lies in the core's buffer.
+
+        Args:
+            deadline_s: of `time.monotonic`.
+
+        Returns:
+            False when the deadline passed, or the camera ended, without one.
+
+        Raises:
+            HardwareError: the buffer overflowed: frames are lost.
+        """
+        for poll in itertools.count():
+            if self._call("get_remaining_image_count"):
+                return True
+            if poll % _POLLS_A_LOOK == 0:  # at the camera itself, which takes longer
+                if self._call("is_buffer_overflowed"):
+                    raise HardwareError("the core's circular buffer overflowed: frames of this burst are lost.")
+                ended = not self._call("is_sequence_running") or time.monotonic() >= deadline_s
+                if ended and not self._call("get_remaining_image_count"):
+                    return False
+            time.sleep(_POLL_S)
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    def next_frame(self, shape: tuple[int, int]) -> tuple[NDArray[Any], float | None]:
+        """Take the oldest frame (y, x) out of the core's buffer, and its exposure in ms if the camera notes it.
+
+        Raises:
+            HardwareError: there is none, or it is not a monochrome frame of that shape.
+        """
+        tagged = self._call("pop_next_tagged_image")
+        try:
+            exposure_ms = float(tagged.tags["Exposure-ms"])
+        except (KeyError, ValueError):
+            exposure_ms = None
+        return _frame(tagged.pix, shape), exposure_ms
+
+    def end_burst(self, timeout_s: float) -> None:
+        """Stop the camera if it runs still, and drop what lies in the buffer.
+
+        Raises:
+            DeviceTimeoutError: the camera hangs.
+        """
+
+        def end() -> None:
+            if self._call("is_sequence_running"):
+                self._call("stop_sequence_acquisition")
+            if self._call("get_remaining_image_count"):
+                self._call("clear_circular_buffer")
+
+        self._with_deadline(end, timeout_s, "stopping the camera")
+
+    def focus_by_device(self, policy: Focus) -> None:
+        """Let the focusing device find the focus, in the way the scope says.
+
+        Raises:
+            DeviceTimeoutError: it did not answer before ``hardware_timeout_s``; other calls go on.
+            HardwareError: it failed.
+        """
+        doing = f"focusing by {policy.hardware_device!r}"
+        self._focus_caller.run(lambda: self._focus_now(policy), policy.hardware_timeout_s, doing)
+
+    def _focus_now(self, policy: Focus) -> None:
+        self._call("set_auto_focus_device", policy.hardware_device)
+        if policy.device_offset is not None:
+            self._call("set_auto_focus_offset", float(policy.device_offset))
+        if policy.hardware_mode != "continuous":
+            self._call(f"{policy.hardware_mode}_focus")
+            return
+        self._call("enable_continuous_focus", True)
+        try:
+            deadline = time.monotonic() + policy.hardware_timeout_s
+            while not self._call("is_continuous_focus_locked"):
+                if time.monotonic() >= deadline:
+                    raise HardwareError(f"{policy.hardware_device!r} did not lock.")
+                time.sleep(_LOCK_POLL_S)
+        finally:
+            # Held on, it would fight the offsets of the modalities.
+            self._call("enable_continuous_focus", False)
 
     def close(self) -> None:
         """Close the shutter and unload the devices of a core loaded here; may be called twice."""
         if self._core is None:
             return
+        hangs = True
         try:
-            if self._stuck is not None:
-                self._stuck.join(self._scope.reliability.camera_timeout_s)
+            hangs = not self._caller.wait(self._scope.reliability.camera_timeout_s) or not self._focus_caller.wait(0.0)
             if self._shutter:
                 with contextlib.suppress(HardwareError):
                     self.set_shutter(is_open=False)
+            if self._auto_shutter and not self._headless:
+                with contextlib.suppress(HardwareError):
+                    self._call("set_auto_shutter", True)  # as the user of that Micro-Manager had it
         finally:
-            self._core = None
+            core, self._core = self._core, None
+            for caller in (self._caller, self._focus_caller):
+                caller.close()
             _open.remove(self)
+            if not self._headless:
+                core.close()
             # Unloading under a call that hangs would take the process down.
-            if self._headless and not (self._stuck is not None and self._stuck.is_alive()):
+            if self._headless and not hangs:
                 import pycromanager
 
                 pycromanager.stop_headless()
 
 
-def _strings(values: Any) -> list[str]:
-    """A core's list of names: a tuple in this process, a Java StrVector over the bridge."""
-    if isinstance(values, list | tuple):
-        return [str(value) for value in values]
-    return [str(values.get(index)) for index in range(values.size())]
+def _buffer_mb(scope: Scope) -> int:
+    """Size of the core's buffer: two fields' frames, so that a burst never waits for the one before."""
+    camera = scope.camera
+    frame_bytes = 2 * camera.sensor_px[0] * camera.sensor_px[1] // camera.binning**2
+    return max(64, 8 * -(-frame_bytes // 2**20))
+
+
+def _frame(raw: Any, shape: tuple[int, int]) -> NDArray[Any]:
+    """The camera's answer as an unsigned frame (y, x)."""
+    import numpy as np
+
+    pixels = np.asarray(raw)
+    if pixels.ndim == 1 and pixels.size == shape[0] * shape[1]:
+        pixels = pixels.reshape(shape)  # the bridge gives rows one after another: (Y * X,) -> (Y, X)
+    if pixels.shape != shape or pixels.dtype.itemsize > 2:
+        raise HardwareError(
+            f"the camera gave {pixels.dtype} of {pixels.shape}, a monochrome frame of {shape} was expected; check "
+            "'camera.pixel_type', 'camera.binning' and 'camera.roi_px'."
+        )
+    return pixels.view(f"u{pixels.dtype.itemsize}")
+
+
+class _Pycromanager:
+    """What `BridgedCore` needs of pycromanager."""
+
+    def __init__(self, port: int, timeout_s: float) -> None:
+        import pycromanager  # slow: not to be counted against a deadline
+
+        self._package = pycromanager
+        self._port, self._timeout_ms = port, int(1000 * timeout_s)
+
+    def core(self, *, new_socket: bool) -> Any:
+        return self._package.Core(port=self._port, timeout=self._timeout_ms, new_socket=new_socket)
+
+    def vector(self, name: str) -> Any:
+        return self._package.JavaObject(f"mmcorej.{name}", port=self._port, timeout=self._timeout_ms)
+
+
+def _strings(values: Iterable[Any]) -> list[str]:
+    """A core's names: a tuple in this process, a list over the bridge."""
+    return [str(value) for value in values]
 
 
 def _text(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from wbcpipe.acquire.frames import MODALITIES
+from wbcpipe.acquire.frames import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.frames import Pass
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.specimen import SpecimenPlan
     from wbcpipe.samples import Sample
@@ -27,6 +28,8 @@ __all__ = ["FORMAT_VERSION", "TimeEstimate", "begin_sample", "check_disk", "chec
 
 FORMAT_VERSION: Final = 1
 _PACKAGES: Final = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "numpy", "tifffile")
+#: What a later call must repeat.
+_IDENTITY: Final = ("kind", "protocol", "scope", "slot", "plan", "specimen")
 #: Room left over for everything else that a run writes: log, tables, cells.
 _SPARE_BYTES: Final = 64 * 2**20
 #: Measured: what a frame costs beyond its exposure, and a rendered megapixel of the virtual scope on one core.
@@ -34,8 +37,22 @@ _FRAME_OVERHEAD_S: Final = 0.002
 _RENDER_S_PER_MEGAPIXEL: Final = 0.06
 
 
-def check_sample(sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None) -> None:
+def check_sample(
+    sample: Sample,
+    scope: Scope,
+    plan: AcquisitionPlan,
+    specimen: SpecimenPlan | None,
+    *,
+    pass_name: Pass = "single",
+    slide: str = "",
+) -> None:
     """See that the sample on disk, if any, is the one that these arguments mean; nothing is written.
+
+    Args:
+        sample: on disk or not.
+        scope, plan, specimen: of the acquisition.
+        pass_name: what is taken; the fluorescence pass needs the bright-field pass before it.
+        slide: id of the physical slide, if it is known.
 
     Raises:
         SampleStateError: it is not; the text names what differs.
@@ -45,13 +62,23 @@ def check_sample(sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: 
         raise ConfigError(f"scope {scope.name!r} is virtual: it needs a specimen; give --specimen-seed.")
     if not scope.virtual and specimen is not None:
         raise ConfigError(f"scope {scope.name!r} is a real microscope: it takes no --specimen-seed or preparation.")
+    if pass_name == "fluorescence" and not fields_on_disk(sample.raw_path("brightfield")):
+        raise SampleStateError(
+            f"sample {sample.name!r} has no bright-field pass; take it first, before the stain: --pass brightfield."
+        )
     if not sample.exists():
-        if sample.raw_path().is_dir() and any(sample.raw_path().iterdir()):
+        if any(folder.is_dir() and any(folder.iterdir()) for folder in map(sample.raw_path, PASSES)):
             raise SampleStateError(
                 f"{sample.path} holds raw images but no sample.json; restore that file or choose another name."
             )
         return
-    before, now = dict(_flat(_identity(sample.info()))), dict(_flat(_wanted(scope, plan, specimen)))
+    info = sample.info()
+    if slide and info.get("slide", slide) != slide:
+        raise SampleStateError(
+            f"sample {sample.name!r} is of slide {info['slide']!r}, this call says {slide!r}: is the right slide on "
+            "the stage? Choose another sample name for another slide."
+        )
+    before, now = dict(_flat(_identity(info))), dict(_flat(_wanted(scope, plan, specimen, pass_name)))
     for key in [*now, *(key for key in before if key not in now)]:
         if before.get(key) != now.get(key):
             raise SampleStateError(
@@ -61,7 +88,13 @@ def check_sample(sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: 
 
 
 def begin_sample(
-    sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None, *, slide: str = ""
+    sample: Sample,
+    scope: Scope,
+    plan: AcquisitionPlan,
+    specimen: SpecimenPlan | None,
+    *,
+    pass_name: Pass = "single",
+    slide: str = "",
 ) -> dict[str, Any]:
     """Write ``sample.json``, or see that the one there means the same; how many fields are wanted is no part of it.
 
@@ -69,6 +102,7 @@ def begin_sample(
         sample: where.
         scope, plan: of the acquisition.
         specimen: on a virtual scope, what lies on the stage.
+        pass_name: what is taken; see `check_sample`.
         slide: id of the physical slide, by default the sample's name.
 
     Returns:
@@ -77,7 +111,7 @@ def begin_sample(
     Raises:
         SampleStateError: the sample was begun otherwise; the text names what differs.
     """
-    check_sample(sample, scope, plan, specimen)
+    check_sample(sample, scope, plan, specimen, pass_name=pass_name, slide=slide)
     if sample.exists():
         return sample.info()
     info = {
@@ -86,7 +120,7 @@ def begin_sample(
         "slide": slide or sample.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": _software(),
-        **_wanted(scope, plan, specimen),
+        **_wanted(scope, plan, specimen, pass_name),
         "modalities": list(MODALITIES),
         "pixel_um": scope.camera.image_pixel_um,
         "expected_cells_per_field": scope.expected_cells_per_field,
@@ -96,9 +130,10 @@ def begin_sample(
     return info
 
 
-def _wanted(scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None) -> dict[str, Any]:
+def _wanted(scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None, pass_name: Pass) -> dict[str, Any]:
     return {
         "kind": "scope",
+        "protocol": "single" if pass_name == "single" else "two-pass",
         "scope": {"name": scope.name, "sha256": scope.sha256, "virtual": scope.virtual},
         "slot": plan.slot,
         "plan": plan.model_dump(mode="json"),
@@ -107,7 +142,8 @@ def _wanted(scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None) 
 
 
 def _identity(info: dict[str, Any]) -> dict[str, Any]:
-    return {key: info.get(key) for key in ("kind", "scope", "slot", "plan", "specimen")}
+    # Samples of version 0.1 do not name their protocol: they are of a single pass.
+    return {"protocol": "single", **{key: info[key] for key in _IDENTITY if key in info}}
 
 
 def _flat(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -128,11 +164,14 @@ def _software() -> dict[str, str]:
     return versions
 
 
-def check_disk(path: Path, scope: Scope, n_fields: int) -> None:
+def check_disk(path: Path, scope: Scope, n_fields: int, *, pass_name: Pass = "single") -> None:
     """See that ``n_fields`` more fields fit on the disk.
 
     Args:
         path: of the sample; it need not exist yet.
+        scope: for the size of a frame.
+        n_fields: to come.
+        pass_name: which frames each of them has.
 
     Raises:
         DiskFullError: they do not; nothing was written.
@@ -141,7 +180,7 @@ def check_disk(path: Path, scope: Scope, n_fields: int) -> None:
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
-    needed = n_fields * scope.field_bytes + (_SPARE_BYTES if n_fields else 0)
+    needed = n_fields * scope.field_bytes(PASSES[pass_name]) + (_SPARE_BYTES if n_fields else 0)
     if needed > free:
         raise DiskFullError(
             f"{path}: {n_fields} fields need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free space, ask "
@@ -162,10 +201,10 @@ class TimeEstimate:
     disk_bytes: int
 
 
-def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int) -> TimeEstimate:
+def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int, *, pass_name: Pass = "single") -> TimeEstimate:
     """Estimate what taking the first ``n_fields`` of a plan costs: exposures, moves, settling, focusing, rendering."""
     fields = plan.fields()[:n_fields]
-    modalities = [modality for _, modality in scope.modalities.items()]
+    modalities = [scope.modalities.named(name) for name in PASSES[pass_name]]
     frame_s = sum(modality.exposure_ms + modality.settle_ms for modality in modalities) / 1000
     height_px, width_px = scope.camera.image_px
     megapixels = height_px * width_px / 1e6
@@ -173,12 +212,12 @@ def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int) -> TimeEst
     field_s = frame_s + len(modalities) * (_FRAME_OVERHEAD_S + megapixels * render_s) + scope.stage.settle_ms / 1000
     travel_um = sum(math.hypot(b.x_um - a.x_um, b.y_um - a.y_um) for a, b in itertools.pairwise(fields))
     focus_s = 0.0
-    if scope.focus.method == "surface":
+    if scope.focus.method != "fixed":
         exposure_s = scope.modalities.named(scope.focus.modality).exposure_ms / 1000
         focus_frame_s = exposure_s + _FRAME_OVERHEAD_S + render_s * min(scope.focus.roi_px**2 / 1e6, megapixels)
         coarse = scope.focus.coarse_points**2
-        fine = 4 + n_fields * plan.field_width_um * plan.field_height_um / scope.focus.spacing_um**2
+        fine = 12 + n_fields * plan.field_width_um * plan.field_height_um / scope.focus.spacing_um**2
         travel_um += 2 * sum(high - low for low, high in (plan.x_um, plan.y_um))
         focus_s = focus_frame_s * (2 * scope.focus.range_um / scope.focus.coarse_step_um + 6 * coarse + 4 * fine)
     seconds = 2.0 + focus_s + travel_um / scope.stage.speed_um_s + len(fields) * field_s
-    return TimeEstimate(round(seconds, 1), len(fields) * scope.field_bytes)
+    return TimeEstimate(round(seconds, 1), len(fields) * scope.field_bytes(PASSES[pass_name]))

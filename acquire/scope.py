@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from wbcpipe.acquire.hardware import Exposure
 from wbcpipe.acquire.illumination import Illumination
 from wbcpipe.acquire.mmcore import CoreLink
-from wbcpipe.errors import HardwareError, StageLimitError
+from wbcpipe.acquire.sequencing import Sequencer
+from wbcpipe.errors import DroppedFrameError, HardwareError, StageLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Camera, Scope
+    from wbcpipe.acquire.events import CaptureEvent
 
 __all__ = ["CoreMicroscope", "oriented"]
 
@@ -32,14 +36,19 @@ class CoreMicroscope:
         HardwareError: the core, a device or the camera's settings failed.
     """
 
+    #: Copied in a thread while the burst goes on: that takes no time from it, and the core's memory is used again.
+    _develops_at_once: ClassVar[bool] = True
+
     def __init__(self, scope: Scope, link: CoreLink | None = None) -> None:
         self.scope = scope
         self.link = link or CoreLink(scope)
         try:
             self.illumination = Illumination(scope, self.link)
+            self.sequencer = Sequencer(scope, self.link, self.illumination)
             self._good_z_um = self.link.z_um()
             self._heading_um: tuple[float, float] | None = None
             self._copies: list[Future[None]] = []
+            self._undeveloped: list[Callable[[], None]] = []
             self._copier = ThreadPoolExecutor(1, thread_name_prefix="wbcpipe-copy")
             self._exposure_ms = (0.0, 0.0)
             self._set_up_camera()
@@ -127,6 +136,21 @@ class CoreMicroscope:
         self._good_z_um = there_um
         return there_um
 
+    def focus_by_device(self) -> float:
+        """See `hardware.Microscope.focus_by_device`."""
+        stage, before_um = self.scope.stage, self.link.z_um()
+        self.link.focus_by_device(self.scope.focus)
+        self.link.wait_for((stage.z_device,), self.scope.reliability.move_timeout_s, "focusing by the device")
+        there_um = self.link.z_um()
+        if not stage.z_um[0] <= there_um <= stage.z_um[1]:
+            self.move_z(min(max(before_um, stage.z_um[0]), stage.z_um[1]))
+            raise HardwareError(
+                f"{self.scope.focus.hardware_device!r} went to Z = {there_um:g} um, beyond the soft limits "
+                f"{stage.z_um[0]:g} to {stage.z_um[1]:g} um; driven back."
+            )
+        self._good_z_um = there_um
+        return there_um
+
     def light(self, modality: str) -> None:
         """See `hardware.Microscope.light`."""
         self.illumination.switch(modality)
@@ -135,18 +159,13 @@ class CoreMicroscope:
         self, exposure_ms: float, out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
     ) -> Exposure:
         """See `hardware.Microscope.expose`."""
-        if self._exposure_ms[0] != exposure_ms:
-            self._exposure_ms = (exposure_ms, self.link.set_exposure(exposure_ms))
-        real_ms = self._exposure_ms[1]
+        real_ms = self._set_exposure(exposure_ms)
         with self.illumination.lit():
             self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
-            self._observe()
+            seen = self._observe()
         z_um = self.link.z_um()
-        if then_to_um is not None:
-            # A move that cannot be made is the next field's affair: `move_xy` finds it again.
-            with contextlib.suppress(HardwareError, StageLimitError):
-                self._set_off(*then_to_um)
-        self._develop(self.link.image(self.frame_px), real_ms, out)
+        self._go_on(then_to_um)
+        self._develop(self.link.image(self.frame_px), real_ms, out, seen)
         return Exposure(real_ms, z_um)
 
     def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
@@ -155,22 +174,106 @@ class CoreMicroscope:
             raise HardwareError(
                 f"{self.scope.path}: no 'light.shutter_device' is named, so no frame is known to be dark; name it."
             )
-        self._exposure_ms = (0.0, 0.0)  # `expose` sets its own anew
         self.link.set_shutter(is_open=False)
-        real_ms = self.link.set_exposure(exposure_ms)
+        real_ms = self._set_exposure(exposure_ms)
         self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
-        self._observe()
-        self._develop(self.link.image(self.frame_px), real_ms, out)
+        seen = self._observe()
+        self._develop(self.link.image(self.frame_px), real_ms, out, seen)
         self.finish()
         return Exposure(real_ms, self.link.z_um())
 
-    def _observe(self) -> None:
-        """Called while the shutter is still open after an exposure; the virtual scope looks at the devices here."""
+    def _set_exposure(self, exposure_ms: float) -> float:
+        """Set the camera's exposure unless it stands so; gives back what the camera made of it."""
+        if self._exposure_ms[0] != exposure_ms:
+            self._exposure_ms = (exposure_ms, self.link.set_exposure(exposure_ms))
+        return self._exposure_ms[1]
 
-    def _develop(self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16]) -> None:
+    def _go_on(self, then_to_um: tuple[float, float] | None) -> None:
+        """Begin the move to the next field; one that cannot be made is that field's affair: `move_xy` finds it."""
+        if then_to_um is not None:
+            with contextlib.suppress(HardwareError, StageLimitError):
+                self._set_off(*then_to_um)
+
+    def can_burst(self, events: Sequence[CaptureEvent]) -> bool:
+        """See `hardware.Microscope.can_burst`."""
+        return self.sequencer.can(events)
+
+    def burst(
+        self, events: Sequence[CaptureEvent], out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+    ) -> list[Exposure]:
+        """See `hardware.Microscope.burst`."""
+        timeout_s = self.scope.reliability.camera_timeout_s
+        real_ms = self.sequencer.prepare(events)
+        self._set_exposure(events[0].exposure_ms)
+        exposures: list[Exposure] = []
+        try:
+            with self.sequencer.playing(events[0].modality), self.illumination.lit():
+                self.link.start_burst(len(events), timeout_s)
+                begun_s = time.monotonic()
+                deadline_s = begun_s + timeout_s + sum(real_ms) / 1000
+                for channel, exposure_ms in enumerate(real_ms):
+                    if not self.link.wait_frame(deadline_s):
+                        raise DroppedFrameError(
+                            f"the camera gave {channel} of the {len(events)} frames of a burst; check its trigger and "
+                            "its link, or set 'light.sequencing' to \"off\"."
+                        )
+                    seen = self._observe(channel)
+                    begun_s = max(begun_s, time.monotonic() - exposure_ms / 1000)
+                    exposures.append(Exposure(exposure_ms, self.link.z_um(), begun_s))
+                    begun_s += exposure_ms / 1000  # the next exposure begins after this one, however late it is seen
+                    if channel < len(events) - 1:
+                        exposures[-1] = self._pop(exposures[-1], out[channel], seen)
+            # The slide is dark and every exposure over: the last frame is read while the stage moves on.
+            self._go_on(then_to_um)
+            exposures[-1] = self._pop(exposures[-1], out[len(events) - 1], seen)
+            self._submit()
+            self.link.end_burst(timeout_s)
+        except BaseException:
+            self._undeveloped.clear()
+            self.sequencer.forget()
+            with contextlib.suppress(HardwareError):
+                self.link.end_burst(self.scope.reliability.switch_timeout_s)
+            raise
+        finally:
+            self._exposure_ms = (0.0, 0.0)  # where the camera's sequence leaves it is its own affair
+        return exposures
+
+    def _pop(self, exposure: Exposure, out: NDArray[np.uint16], seen: object) -> Exposure:
+        """Take the oldest frame of a burst into ``out``; its exposure is the camera's own word where it gives one."""
+        pixels, noted_ms = self.link.next_frame(self.frame_px)
+        if noted_ms is not None:
+            exposure = replace(exposure, exposure_ms=noted_ms)
+        self._undeveloped.append(partial(self._fill, pixels, exposure.exposure_ms, out, seen))
+        if self._develops_at_once:
+            self._submit()
+        return exposure
+
+    def _submit(self) -> None:
+        """Let the copying thread develop what was popped."""
+        self._copies += [self._copier.submit(job) for job in self._undeveloped]
+        self._undeveloped.clear()
+
+    def _observe(self, frame: int | None = None) -> object:
+        """Called while the shutter is open after an exposure; the virtual scope notes what the devices say.
+
+        Args:
+            frame: number of the exposure in a burst.
+        """
+        del frame
+        return None
+
+    def _develop(
+        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], seen: object
+    ) -> None:
+        """Have a frame put into ``out``: by a thread, while the next exposure runs."""
+        self._copies.append(self._copier.submit(self._fill, pixels, exposure_ms, out, seen))
+
+    def _fill(
+        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], seen: object
+    ) -> None:
         """Put the camera's pixels (y, x), lying as the stage does, into ``out``."""
-        # Copied while the next exposure runs; the core gives each frame in memory of its own.
-        self._copies.append(self._copier.submit(np.copyto, out, oriented(pixels, self.scope.camera)))
+        del exposure_ms, seen
+        np.copyto(out, oriented(pixels, self.scope.camera))
 
     def finish(self) -> None:
         """See `hardware.Microscope.finish`."""
@@ -196,17 +299,21 @@ class CoreMicroscope:
 
     def recover(self) -> None:
         """See `hardware.Microscope.recover`."""
-        self.finish()  # a copy under way would write into a buffer that is used again
-        self.illumination.forget()
-        self._heading_um = None
-        self._exposure_ms = (0.0, 0.0)
+        policy, stage = self.scope.reliability, self.scope.stage
         with contextlib.suppress(HardwareError):
             if self.scope.light.shutter_device:
                 self.link.set_shutter(is_open=False)
+        for stop in (self.link.stop_sequences, partial(self.link.end_burst, policy.switch_timeout_s)):
+            with contextlib.suppress(HardwareError):
+                stop()
+        self.finish()  # a copy under way would write into a buffer that is used again
+        self.illumination.forget()
+        self.sequencer.forget()
+        self._heading_um = None
+        self._exposure_ms = (0.0, 0.0)
+        with contextlib.suppress(HardwareError):
             self.link.start_z(self._good_z_um)
-            stage = self.scope.stage
-            devices = (stage.z_device, stage.xy_device)
-            self.link.wait_for(devices, self.scope.reliability.move_timeout_s, "coming to rest")
+            self.link.wait_for((stage.z_device, stage.xy_device), policy.move_timeout_s, "coming to rest")
 
     def close(self) -> None:
         """See `hardware.Microscope.close`."""

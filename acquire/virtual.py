@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from wbcpipe.acquire.scope import CoreMicroscope
-from wbcpipe.acquire.specimen import OpticalState, Specimen, VirtualMicroscope
+from wbcpipe.acquire.specimen import UNMOVED, OpticalState, Specimen, VirtualMicroscope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.mmcore import CoreLink
-    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.acquire.specimen import Seating, SpecimenPlan
 
 __all__ = ["VirtualScope"]
 
 
 @dataclass(frozen=True)
 class _Observed:
-    """What the devices said while the camera exposed."""
+    """What the devices said while the camera exposed; ``told_ms`` is the camera's step in a burst."""
 
     xy_um: tuple[float, float]
     z_um: float
     light: str
+    told_ms: float | None
 
 
 class VirtualScope(CoreMicroscope):
@@ -36,25 +37,48 @@ class VirtualScope(CoreMicroscope):
     Args:
         scope: a scope file with ``virtual = true``.
         plan: which specimen lies on the stage.
+        link: a core that is open already.
+        seating: how the slide lies in this pass.
     """
 
-    def __init__(self, scope: Scope, plan: SpecimenPlan, link: CoreLink | None = None) -> None:
+    #: Rendering would take the processor from the burst, and the shutter would stay open longer.
+    _develops_at_once: ClassVar[bool] = False
+
+    def __init__(
+        self, scope: Scope, plan: SpecimenPlan, link: CoreLink | None = None, *, seating: Seating = UNMOVED
+    ) -> None:
         super().__init__(scope, link)
         camera = scope.camera
         width_px, height_px = camera.sensor_px
         self.specimen = Specimen(plan)
         self._renderer = VirtualMicroscope(
-            self.specimen, sensor_px=(height_px, width_px), pixel_um=camera.pixel_um, bit_depth=camera.bits
+            self.specimen,
+            sensor_px=(height_px, width_px),
+            pixel_um=camera.pixel_um,
+            bit_depth=camera.bits,
+            seating=seating,
         )
-        self._observed = _Observed((0.0, 0.0), 0.0, "")
 
-    def _observe(self) -> None:
-        self._observed = _Observed(self.link.xy_um(), self.link.z_um(), self.illumination.observed())
+    def _observe(self, frame: int | None = None) -> _Observed:
+        return _Observed(
+            self.link.xy_um(),
+            self.link.z_um(),
+            self.illumination.observed(frame),
+            self.link.sequences.exposure_ms(frame),
+        )
 
-    def _develop(self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16]) -> None:
+    def _develop(
+        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], seen: object
+    ) -> None:
+        self._fill(pixels, exposure_ms, out, seen)
+
+    def _fill(
+        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], seen: object
+    ) -> None:
         del pixels  # a test pattern; that it came, and its shape, was checked
-        seen = self._observed
-        state = OpticalState(*seen.xy_um, seen.z_um, seen.light, exposure_ms, self.scope.camera.binning, self.region_px)
+        assert isinstance(seen, _Observed)
+        lit_ms = exposure_ms if seen.told_ms is None else seen.told_ms
+        state = OpticalState(*seen.xy_um, seen.z_um, seen.light, lit_ms, self.scope.camera.binning, self.region_px)
         self._renderer.expose(state, out=out)
 
     def age(self, exposures: Iterable[tuple[float, float, float]]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.frames import Pass
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.session import AcquisitionSession
     from wbcpipe.acquire.specimen import SpecimenPlan
@@ -51,12 +52,14 @@ class AcquisitionRequest:
         sample: where the fields go.
         scope, plan: which microscope and which fields.
         specimen: on a virtual scope, what lies on the stage.
+        pass_name: which pass over the slide.
     """
 
     sample: Sample
     scope: Scope
     plan: AcquisitionPlan
     specimen: SpecimenPlan | None = None
+    pass_name: Pass = "single"
 
 
 @dataclass(frozen=True)
@@ -299,6 +302,7 @@ def _serve(request: AcquisitionRequest, desk: _Desk) -> None:
         request.scope,
         request.plan,
         request.specimen,
+        pass_name=request.pass_name,
         progress=lambda text: desk.send(Progress(text)),
     )
     desk.attach(session)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wbcpipe.acquire.frames import MODALITIES, field_path, write_field
+from wbcpipe.acquire.frames import field_path, write_field
 from wbcpipe.samples import read_json, write_json
 
 if TYPE_CHECKING:
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FieldWriter", "field_buffers", "read_missing"]
 
-#: One being filled, one being written, one between them.
-_BUFFERS: Final = 3
+#: One being filled, one being written, one between them; more, as memory allows, bridge a pause of the disk.
+_LEAST_BUFFERS: Final = 3
+_MOST_BUFFERS: Final = 8
+_BUFFER_BYTES: Final = 256 * 2**20
 _POLL_S: Final = 0.2
 
 
@@ -34,10 +36,12 @@ def read_missing(raw: Path) -> dict[int, str]:
     return {int(index): str(reason) for index, reason in read_json(path).items()}
 
 
-def field_buffers(image_px: tuple[int, int]) -> list[NDArray[np.uint16]]:
+def field_buffers(channels: int, image_px: tuple[int, int]) -> list[NDArray[np.uint16]]:
     """Buffers (C, Y, X) uint16 for frames of (height, width) pixels: a fixed number, whatever the run's length."""
+    field_bytes = 2 * channels * image_px[0] * image_px[1]
+    n_buffers = max(_LEAST_BUFFERS, min(_MOST_BUFFERS, _BUFFER_BYTES // field_bytes))
     # Filled once, so that their pages are there before the first field is taken: fresh memory is slow.
-    return [np.full((len(MODALITIES), *image_px), 1, np.uint16) for _ in range(_BUFFERS)]
+    return [np.full((channels, *image_px), 1, np.uint16) for _ in range(n_buffers)]
 
 
 class FieldWriter:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wbcpipe.acquire.frames import fields_on_disk
+from wbcpipe.acquire.frames import whole_fields
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
 from wbcpipe.report.rows import read_rows
@@ -139,7 +139,7 @@ def read_truth(sample: Sample) -> Truth:
             raise SampleStateError(f"{path}: line {reader.line_num} is damaged ({error}).") from error
     field = np.array([row[2] for row in white], dtype=np.int64)
     visible = field >= 0
-    if on_disk := list(fields_on_disk(sample.raw_path())):
+    if on_disk := whole_fields(sample.path / "raw"):
         visible &= np.isin(field, on_disk)
     return Truth(
         position_um=np.array([row[:2] for row in white], dtype=np.float64).reshape(-1, 2),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
 
-from wbcpipe.acquire.frames import fields_on_disk, read_info
+from wbcpipe.acquire.frames import read_passes_info, whole_fields
 from wbcpipe.errors import FrameFileError
 from wbcpipe.report.differential import UNIDENTIFIED
 from wbcpipe.report.pictures import cell_strip, choose_cells, data_uri, measure_contrast
@@ -148,9 +148,10 @@ def _picture(store: CellStore, rows: CellRows, index: int, contrast: Contrast) -
 
 
 def _wavelengths(sample: Sample) -> dict[str, float]:
-    for path in fields_on_disk(sample.raw_path()).values():
+    raw = sample.path / "raw"
+    for index in whole_fields(raw):
         try:
-            frames = read_info(path).frames
+            frames = read_passes_info(raw, index).frames
         except FrameFileError:
             return {}  # a page without colours in the right order is better than none
         return {frame.modality: frame.wavelength_nm for frame in frames if frame.wavelength_nm is not None}

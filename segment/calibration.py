@@ -12,7 +12,7 @@ import numpy as np
 from wbcpipe.samples import disk_errors, write_atomic
 from wbcpipe.segment.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
-from wbcpipe.segment.register import Alignment, coarse_frame, identity, structure
+from wbcpipe.segment.register import Alignment, coarse_factor, coarse_frame, identity, seat, structure, warp
 from wbcpipe.segment.usual import find_usual
 
 if TYPE_CHECKING:
@@ -114,11 +114,27 @@ def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], k
     bright = [k != nuclear for k in range(len(first.modalities))]
     flatfield = estimate_flatfield(coarse, bright)
     structures = [
-        [structure(frame, shading) for frame, shading in zip(frames, flatfield.shading, strict=True)]
-        for frames in coarse[:_REGISTERED_FIELDS]
+        _seated_structures(
+            [structure(frame, shading) for frame, shading in zip(frames, flatfield.shading, strict=True)],
+            info,
+            shape,
+            nuclear,
+        )
+        for frames, info in zip(coarse[:_REGISTERED_FIELDS], infos, strict=False)
     ]
     usual = find_usual(structures, shape, first.pixel_um, reference=nuclear)
     return replace(result, flatfield=flatfield, usual=usual)
+
+
+def _seated_structures(
+    structures: list[NDArray[np.float32]], info: FieldInfo, shape: tuple[int, ...], reference: int
+) -> list[NDArray[np.float32]]:
+    """M structures (y, x) as they would be had the slide not been taken off between the passes."""
+    if info.reseated is None:
+        return structures
+    seating = seat(info, len(structures), shape, reference=reference)
+    factor = coarse_factor(info.pixel_um)
+    return [v if k == reference else warp(v, seating, k, factor) for k, v in enumerate(structures)]
 
 
 def _arrays(part: FlatField | Alignment, prefix: str) -> dict[str, NDArray[Any]]:

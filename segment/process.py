@@ -14,7 +14,7 @@ from wbcpipe.segment.detect import Detections, detect_cells
 from wbcpipe.segment.fieldcells import FieldCells, no_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.quality import SATURATED_SHARE, empty_modality, focus_measure, saturated_share
-from wbcpipe.segment.register import Alignment, align, coarse_frame, identity, structure
+from wbcpipe.segment.register import Alignment, align, coarse_frame, identity, seat, seated, structure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def process_field(
     found = _detect(frames[reference], info.pixel_um, calibration)
     if not len(found):
         return FieldCells(info.index, centre_um, no_cells(len(frames), side_px))
-    alignment = _register(frames, info.pixel_um, calibration, reference)
+    alignment = _register(frames, info, calibration, reference)
     images, masks = _cut_out(
         frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px
     )
@@ -153,15 +153,16 @@ def _detect(nuclear: NDArray[np.uint16], pixel_um: float, calibration: Calibrati
     return detect_cells(nuclear, pixel_um, "fluorescence", level=calibration.level or None)
 
 
-def _register(frames: NDArray[np.uint16], pixel_um: float, calibration: Calibration, reference: int) -> Alignment:
+def _register(frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibration, reference: int) -> Alignment:
     if calibration.kind != "scope":
         return identity(len(frames), frames.shape[1:])
     structures = [
-        structure(coarse_frame(frame, pixel_um), shading)
+        structure(coarse_frame(frame, info.pixel_um), shading)
         for frame, shading in zip(frames, calibration.flatfield.shading, strict=True)
     ]
     usual = replace(calibration.usual, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
-    return align(structures, usual, pixel_um, reference=reference)
+    usual = seated(usual, seat(info, len(frames), frames.shape[1:], reference=reference))
+    return align(structures, usual, info.pixel_um, reference=reference)
 
 
 def _crop_centres(found: Detections, ratio: float, side_px: int) -> NDArray[np.float64]:

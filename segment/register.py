@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Alignment", "align", "coarse_factor", "coarse_frame", "identity", "structure", "warp"]
+    from wbcpipe.acquire.frames import FieldInfo
+
+__all__ = [
+    "Alignment",
+    "align",
+    "coarse_factor",
+    "coarse_frame",
+    "identity",
+    "seat",
+    "seated",
+    "structure",
+    "warp",
+]
 
 _COARSE_UM: Final = 0.4
 #: Root mean square length of the central-difference gradient of unit noise under a Gaussian of 0.8 px.
@@ -78,6 +90,36 @@ def identity(modalities: int, shape: tuple[int, ...]) -> Alignment:
         trusted=np.ones(modalities, bool),
         centre_px=(np.array(shape, float) - 1) / 2,
     )
+
+
+def seat(info: FieldInfo, modalities: int, shape: tuple[int, ...], *, reference: int) -> Alignment:
+    """The alignment that follows from how the slide lay in its passes alone.
+
+    The reference was taken in the last pass, all others in the first. Identity for a field of a single pass.
+
+    Args:
+        info: of the field, with all its passes.
+        modalities: their number.
+        shape: (Y, X) of the frames.
+        reference: index of the reference modality.
+    """
+    plain = identity(modalities, shape)
+    if info.reseated is None:
+        return plain
+    angle = np.deg2rad(info.reseated.rotation_deg)
+    # As (y, x): what lies at q of the turned slide lay at R(-angle) q.
+    back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = np.array([info.reseated.y_um - info.y_um, info.reseated.x_um - info.x_um]) / info.pixel_um
+    linear, shifts = plain.linear.copy(), plain.shift_px.copy()
+    others = [k for k in range(modalities) if k != reference]
+    linear[others], shifts[others] = back, shift
+    return replace(plain, linear=linear, shift_px=shifts)
+
+
+def seated(usual: Alignment, seating: Alignment) -> Alignment:
+    """The slide's usual alignment for a field that lies as `seat` says: first the seating, then what is usual."""
+    shift = np.einsum("mij,mj->mi", usual.linear, seating.shift_px) + usual.shift_px
+    return replace(usual, linear=usual.linear @ seating.linear, shift_px=shift)
 
 
 def coarse_frame(frame: NDArray[np.uint16], pixel_um: float) -> NDArray[np.float32]:

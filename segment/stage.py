@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 import wbcpipe
-from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field, read_info
+from wbcpipe.acquire.frames import passes_on_disk, read_passes, read_passes_info, whole_fields
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.segment.calibration import (
     CALIBRATION_FIELDS,
@@ -61,7 +61,7 @@ class SegmentStage:
     """Segments one sample, field by field.
 
     Args:
-        sample: its fields lie in ``raw/single``.
+        sample: its fields lie below ``raw``.
         pixel_um: pixel size of the crops.
 
     The caller holds the sample's lock.
@@ -73,6 +73,7 @@ class SegmentStage:
                 f"crops of {pixel_um} um a pixel; 0.01 to 2 um hold a white cell in {CROP_SIDE_PX} px."
             )
         self._sample = sample
+        self._raw = sample.path / "raw"
         self._pixel_um = pixel_um
         self._info = sample.info()
         self._calibration: Calibration | None = None
@@ -96,13 +97,13 @@ class SegmentStage:
     def process(self, index: int) -> FieldCells:
         """Segment a field, or load it if that was done before; a damaged one holds no cells and says why."""
         if self._calibration is None:
-            self.calibrate(list(fields_on_disk(self._sample.raw_path())))
+            self.calibrate(whole_fields(self._raw))
         assert self._calibration is not None
         path = self._sample.work_path / "fields" / f"field_{index:05d}.npz"
         cells = load_field(path, self._basis)
         if cells is None:
             try:
-                frames, info = read_field(field_path(self._sample.raw_path(), index))
+                frames, info = read_passes(self._raw, index)
             except FrameFileError as error:
                 cells = self._damaged(index, str(error))
             else:
@@ -135,7 +136,7 @@ class SegmentStage:
         damaged = {index: self._fields[index].damaged for index in indices if self._fields[index].damaged}
         if len(damaged) == len(indices):
             raise FrameFileError(
-                f"{self._sample.raw_path()}: no field can be read"
+                f"{self._raw}: no field can be read"
                 + (f", first {next(iter(damaged.values()))}" if damaged else "; run `wbcpipe acquire` first.")
             )
         provenance = self._provenance(indices, sorted(damaged))
@@ -177,20 +178,19 @@ class SegmentStage:
         """The first fields that can be read and have every modality; failing these, those like the first."""
         readable, reason = {}, "no field there; run `wbcpipe acquire` or `wbcpipe import fields` first."
         for index in indices:
-            path = field_path(self._sample.raw_path(), index)
             try:
-                readable[path] = read_info(path).modalities
+                readable[index] = read_passes_info(self._raw, index).modalities
             except FrameFileError as error:
                 reason = str(error)
         if not readable:
-            raise FrameFileError(f"{self._sample.raw_path()}: no field can be read, last: {reason}")
+            raise FrameFileError(f"{self._raw}: no field can be read, last: {reason}")
         wanted = tuple(self._info.get("modalities", ()))
         if wanted not in readable.values():
             wanted = next(iter(readable.values()))
         taken = 0
-        for path in (path for path, modalities in readable.items() if modalities == wanted):
+        for index in (index for index, modalities in readable.items() if modalities == wanted):
             with contextlib.suppress(FrameFileError):
-                yield read_field(path)
+                yield read_passes(self._raw, index)
                 taken += 1
             if taken == CALIBRATION_FIELDS:
                 return
@@ -240,7 +240,11 @@ class SegmentStage:
             row = stop
 
     def _provenance(self, indices: Sequence[int], damaged: Sequence[int]) -> dict[str, Any]:
-        missing = self._sample.raw_path() / "missing.json"
+        lost: set[str] = set()
+        for name in passes_on_disk(self._raw):
+            missing = self._raw / name / "missing.json"
+            if missing.is_file():
+                lost |= set(json.loads(missing.read_text(encoding="utf-8")))
         truth = self._sample.truth_path
         plan = {key: self._info.get(key) for key in ("kind", "scope", "slot", "plan", "specimen", "import")}
         assert self._calibration is not None
@@ -251,7 +255,7 @@ class SegmentStage:
             "basis_sha256": self._basis,
             "calibration_fields": list(self._calibration.indices),
             "fields": list(indices),
-            "missing": sorted(json.loads(missing.read_text(encoding="utf-8"))) if missing.is_file() else [],
+            "missing": sorted(lost),
             "damaged_fields": list(damaged),
             "truth_sha256": hashlib.sha256(truth.read_bytes()).hexdigest() if truth.is_file() else None,
         }
@@ -270,7 +274,7 @@ def segment_sample(sample: Sample, *, pixel_um: float, progress: Callable[[int, 
         FrameFileError: no field can be read.
         NoCellsError: no cell in any of them.
     """
-    indices = list(fields_on_disk(sample.raw_path()))
+    indices = whole_fields(sample.path / "raw")
     stage = SegmentStage(sample, pixel_um=pixel_um)
     stage.calibrate(indices)
     for done, index in enumerate(indices, 1):

@@ -6,7 +6,7 @@ give them, and the ground truth.
 
 from wbcpipe.acquire.specimen.biology import BIOLOGY, Biology
 from wbcpipe.acquire.specimen.microscope import VirtualMicroscope
-from wbcpipe.acquire.specimen.optics import OpticalState, Seating
+from wbcpipe.acquire.specimen.optics import UNMOVED, OpticalState, Seating, reseated
 from wbcpipe.acquire.specimen.plan import CELL_CLASSES, Preparation, SpecimenPlan, class_frequencies
 from wbcpipe.acquire.specimen.slide import ObjectKind, Specimen, SpecimenObject
 from wbcpipe.acquire.specimen.truth import TRUTH_COLUMNS, TruthRow, truth_rows, write_truth
@@ -15,6 +15,7 @@ __all__ = [
     "BIOLOGY",
     "CELL_CLASSES",
     "TRUTH_COLUMNS",
+    "UNMOVED",
     "Biology",
     "ObjectKind",
     "OpticalState",
@@ -26,6 +27,7 @@ __all__ = [
     "TruthRow",
     "VirtualMicroscope",
     "class_frequencies",
+    "reseated",
     "truth_rows",
     "write_truth",
 ]

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 
 from wbcpipe.acquire.specimen.streams import Purpose, stream
 
-__all__ = ["BLEACH_MS", "LIGHTS", "UNMOVED", "Light", "OpticalState", "Seating", "View", "blur_sigma_um", "sensor_view"]
+__all__ = [
+    "BLEACH_MS",
+    "LIGHTS",
+    "UNMOVED",
+    "Light",
+    "OpticalState",
+    "Seating",
+    "View",
+    "blur_sigma_um",
+    "reseated",
+    "sensor_view",
+]
 
 PSF_UM: Final = 0.27
 """Standard deviation of the in-focus point spread."""
@@ -79,6 +90,16 @@ class Seating:
 
 UNMOVED: Final = Seating()
 """A slide that lies as it lay in the first pass."""
+
+
+def reseated(seed: int, pivot_um: tuple[float, float]) -> Seating:
+    """How slide ``seed`` lies after it was taken off, stained and put back: within 300 um and 2 degrees.
+
+    The insert holds the slide near ``pivot_um`` (x, y), the middle of its slot.
+    """
+    rng = stream(Purpose.SEATING, seed)
+    dx_um, dy_um = rng.uniform(-300.0, 300.0, 2)
+    return Seating(float(dx_um), float(dy_um), float(rng.uniform(-2.0, 2.0)), *pivot_um)
 
 
 @dataclass(frozen=True)

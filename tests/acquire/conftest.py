@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +17,8 @@ from wbcpipe.acquire.specimen import Specimen, SpecimenPlan
 from wbcpipe.samples import Sample
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from wbcpipe.acquire.config import Scope
 
 SHIPPED = Path(__file__).parents[2] / "hardware_configs"
@@ -22,7 +28,7 @@ SENSOR_PX = 256
 class ScopeMaker(Protocol):
     """Writes a scope of a small sensor, with texts of its two files replaced."""
 
-    def __call__(self, *replacements: tuple[str, str], focus: str = "fixed") -> Scope: ...
+    def __call__(self, *replacements: tuple[str, str], focus: str = "fixed", sequencing: str = "off") -> Scope: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +55,8 @@ def specimen() -> SpecimenPlan:
 
 @pytest.fixture
 def make_scope(tmp_path: Path, specimen: SpecimenPlan) -> ScopeMaker:
-    def make(*replacements: tuple[str, str], focus: str = "fixed") -> Scope:
+    # Faults are injected into single exposures, so light is switched by command where a test does not say otherwise.
+    def make(*replacements: tuple[str, str], focus: str = "fixed", sequencing: str = "off") -> Scope:
         toml = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
         cfg = (SHIPPED / "demo.cfg").read_text(encoding="utf-8")
         focus_um = Specimen(specimen).focus_um(0.0, 0.0)
@@ -60,6 +67,7 @@ def make_scope(tmp_path: Path, specimen: SpecimenPlan) -> ScopeMaker:
             ('config = "demo.cfg"', 'config = "small.cfg"'),
             ('method = "surface"', f'method = "{focus}"'),
             ("fixed_um = 0.0", f"fixed_um = {focus_um:.2f}"),
+            ('sequencing = "auto"', f'sequencing = "{sequencing}"'),
             ("retry_wait_s = 0.5", "retry_wait_s = 0.0"),
             *replacements,
         ]
@@ -86,3 +94,77 @@ def small_plan(small_scope: Scope) -> AcquisitionPlan:
 @pytest.fixture
 def sample(tmp_path: Path) -> Sample:
     return Sample.at(tmp_path / "data", "S1")
+
+
+@dataclass
+class Bridged:
+    """A scope over the bridge, the same one headless, and the server at the other end.
+
+    The server stands for a running Micro-Manager; see `bridge_server`.
+    """
+
+    scope: Scope
+    headless: Scope
+    process: subprocess.Popen[str]
+    port: int
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def restart(self) -> None:
+        """Start a new one on the same port."""
+        self.end()
+        self.process, self.port = _start_server(self.headless.config_path, self.port)
+
+    def end(self) -> int:
+        """Close the server's standard input, as the end of this process would; gives its exit code."""
+        with self.process:
+            assert self.process.stdin is not None
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+            return self.process.wait(10)
+
+
+class BridgeMaker(Protocol):
+    """Starts a server on a small scope's .cfg, with texts of its two files replaced."""
+
+    def __call__(self, *replacements: tuple[str, str]) -> Bridged: ...
+
+
+def _start_server(config: Path, port: int = 0) -> tuple[subprocess.Popen[str], int]:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "bridge_server.py"), str(config), "--port", str(port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    told = process.stdout.readline()
+    if not told:
+        process.communicate()
+        pytest.fail("the bridge server did not start; its message stands above")
+    return process, int(told)
+
+
+@pytest.fixture
+def make_bridge(make_scope: ScopeMaker) -> Iterator[BridgeMaker]:
+    started: list[Bridged] = []
+
+    def make(*replacements: tuple[str, str]) -> Bridged:
+        headless = make_scope(*replacements)
+        process, port = _start_server(headless.config_path)
+        micromanager = headless.micromanager.model_copy(update={"backend": "bridge", "port": port})
+        scope = headless.model_copy(update={"micromanager": micromanager})
+        started.append(Bridged(scope, headless, process, port))
+        return started[-1]
+
+    yield make
+    for bridge in started:
+        killed = bridge.process.poll() is not None
+        assert bridge.end() == 0 or killed, "the server did not end by itself"
+
+
+@pytest.fixture
+def bridged(make_bridge: BridgeMaker) -> Bridged:
+    return make_bridge()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +56,11 @@ class PlantedScope(VirtualScope):
         self._side = np.where(going == 0, self._side, going)
         return super().move_xy(x_um, y_um)
 
-    def _observe(self) -> None:
-        super()._observe()
-        seen = self._observed
+    def _observe(self, frame: int | None = None) -> _Observed:
+        seen = super()._observe(frame)
         x_um, y_um = self.transform @ seen.xy_um + np.where(self._side < 0, self.backlash_um, 0.0)
         away_um = getattr(self, "focus_um", {}).get(seen.light, 0.0)
-        self._observed = _Observed((float(x_um), float(y_um)), seen.z_um - away_um, seen.light)
+        return replace(seen, xy_um=(float(x_um), float(y_um)), z_um=seen.z_um - away_um)
 
 
 def turned(degrees: float, *, scale: float = 1.0, skew_deg: float = 0.0) -> NDArray[np.float64]:
@@ -281,7 +281,8 @@ def test_flat_of_the_virtual_scope(make_scope: Callable[..., Scope], specimen: S
 
 def test_offsets_recover_what_was_planted(make_scope: Callable[..., Scope]) -> None:
     specimen = SpecimenPlan(7, "buffy-coat")
-    scope = make_scope(("offset_um = 0.22", "offset_um = 0.0"))
+    scope = make_scope()
+    scope = scope.model_copy(update={"focus": scope.focus.model_copy(update={"offset_um": 0.0})})
     with planted(scope, specimen, focus_um={"color2": 1.5, "fluorescence": -1.2}) as microscope:
         figures = measure_offsets(Bench(microscope, scope, "A"))
     offsets = figures["z_offset_um"]

@@ -101,7 +101,12 @@ def test_a_real_scope_writes_the_cameras_own_pixels(sample: Sample, make_scope: 
 def test_a_resumed_run_equals_an_unbroken_one(
     tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan
 ) -> None:
-    scope = make_scope(("range_um = 30.0", "range_um = 12.0"), ("roi_px = 384", "roi_px = 256"), focus="surface")
+    scope = make_scope(
+        ("range_um = 30.0", "range_um = 12.0"),
+        ("roi_px = 384", "roi_px = 256"),
+        ("drift_check_fields = 25", "drift_check_fields = 2"),
+        focus="surface",
+    )
     plan = AcquisitionPlan.from_scope(scope, "A")
     whole, broken = Sample.at(tmp_path, "whole"), Sample.at(tmp_path, "broken")
     with AcquisitionSession(whole, scope, plan, specimen) as session:
@@ -117,6 +122,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
     assert descriptions_of(whole) == descriptions_of(broken)
     surfaces = [(sample.raw_path() / "focus.json").read_bytes() for sample in (whole, broken)]
     assert surfaces[0] == surfaces[1]
+    assert [check["field"] for check in json.loads(surfaces[0])["drift"]] == [2]
     assert whole.truth_path.read_bytes() == broken.truth_path.read_bytes()
 
 

@@ -1,0 +1,316 @@
+"""A core in a running Micro-Manager, reached over pycromanager's bridge, that answers like one in this process.
+
+The bridge waits for ever on a call that hangs and on a Micro-Manager that has died, lets one call wait for another, and
+speaks Java. Here every call has a deadline, calls that block have a socket of their own, lists and errors are plain.
+`mmcore` hands in what comes from pycromanager; this module does not import it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import contextlib
+import json
+import queue
+import re
+import socket
+import threading
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["BridgedCore", "java_message"]
+
+#: These last as long as a device does; whoever calls them sets the deadline. They go over the second socket.
+_BLOCKING: Final = frozenset({"snap_image", "full_focus", "incremental_focus", "wait_for_device", "wait_for_system"})
+_HOST: Final = "127.0.0.1"
+#: How often a call that has not come back makes sure that Micro-Manager is still there.
+_PROBE_S: Final = 0.5
+_GRACE_S: Final = 0.5
+_CLOSE_S: Final = 2.0
+_FRAME: Final = re.compile(r"^(at )?[\w.$/<>]+\([^()]*(\.java(:\d+)?|Native Method|Unknown Source)\)$")
+_PLAIN_CLASS: Final = re.compile(r"^java\.lang\.(Runtime)?Exception: ")
+
+
+class Client(Protocol):
+    """What pycromanager gives."""
+
+    def core(self, *, new_socket: bool) -> Any:
+        """Micro-Manager's core, on the main socket or on one of its own."""
+        ...
+
+    def vector(self, name: str) -> Any:
+        """A new, empty ``mmcorej.<name>``."""
+        ...
+
+
+class BridgedCore:
+    """The core's methods by their snake_case names.
+
+    Arguments may be Python lists of texts or numbers where Java wants a vector; what comes back is plain Python, or a
+    flat array of a camera's pixels, (Y * X,) uint8 or uint16.
+
+    Args:
+        port: of Micro-Manager's server.
+        client: pycromanager.
+        connect_timeout_s: for the first answer.
+        call_timeout_s: for each call, save those that block as long as a device does.
+
+    Raises:
+        HardwareError: nothing listens on that port, or it does not answer as Micro-Manager does.
+    """
+
+    def __init__(self, port: int, client: Client, *, connect_timeout_s: float, call_timeout_s: float) -> None:
+        if not _listens(port):
+            raise HardwareError("nothing listens there")
+        _greet(port, connect_timeout_s)
+        self.port = port
+        self._client = client
+        self._timeout_s = call_timeout_s
+        self._lost = False
+        self._main = _Line(lambda: client.core(new_socket=False), f"wbcpipe-bridge-{port}")
+        self._blocking = self._main
+        try:
+            self._ask(self._main, lambda core: core.get_version_info(), connect_timeout_s, "the first call")
+            self._open_second(connect_timeout_s)
+        except BaseException:
+            self.close()
+            raise
+        # Before pyjavaz's own handlers, which were registered first and would wait for ever for one that hangs.
+        atexit.register(self.close)
+
+    def _open_second(self, timeout_s: float) -> None:
+        """A socket for calls that block, so that the shutter can be closed meanwhile; without one they block all."""
+        line = _Line(lambda: self._client.core(new_socket=True), f"wbcpipe-bridge-{self.port}-blocking")
+        try:
+            self._ask(line, lambda core: core.get_version_info(), timeout_s, "the second socket")
+        except DeviceCrashError:
+            raise
+        except Exception:  # noqa: BLE001 - pyjavaz raises nothing narrower; the port may be another program's
+            line.abandon()
+        else:
+            self._blocking = line
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> Any:
+            def run(core: Any) -> Any:
+                sent = [self._java(argument) for argument in arguments]
+                try:
+                    return _plain(getattr(core, name)(*sent))
+                finally:
+                    for argument in sent:
+                        _release(argument)
+
+            blocks = name in _BLOCKING
+            return self._ask(self._blocking if blocks else self._main, run, None if blocks else self._timeout_s, name)
+
+        return call
+
+    def _java(self, argument: Any) -> Any:
+        """An argument as the bridge takes it: a vector for a list, a Python number for one of NumPy's."""
+        if isinstance(argument, np.generic):
+            return argument.item()
+        if not isinstance(argument, list | tuple):
+            return argument
+        texts = all(isinstance(item, str) for item in argument)
+        vector = self._client.vector("StrVector" if texts else "DoubleVector")
+        for item in argument:
+            vector.add(item if texts else float(item))
+        return vector
+
+    def _ask(self, line: _Line, call: Callable[[Any], Any], timeout_s: float | None, doing: str) -> Any:
+        if self._lost:
+            raise self._gone()
+        answer = line.begin(call, doing)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not answer.done():
+            left_s = _PROBE_S if deadline is None else min(_PROBE_S, deadline - time.monotonic())
+            concurrent.futures.wait([answer], timeout=max(left_s, 0.0))
+            if answer.done():
+                break
+            if left_s == _PROBE_S and not _listens(self.port):
+                self._lost = True
+                self._main.abandon()
+                self._blocking.abandon()
+                raise self._gone()
+            if deadline is not None and time.monotonic() >= deadline:
+                answer.cancel()
+                raise DeviceTimeoutError(f"{doing}: Micro-Manager did not answer within {timeout_s:g} s.")
+        try:
+            return answer.result()
+        except Exception as error:
+            if self._lost:
+                raise self._gone() from error
+            raise RuntimeError(java_message(str(error))) from error
+
+    def _gone(self) -> DeviceCrashError:
+        return DeviceCrashError(
+            f"Micro-Manager on port {self.port} is gone: it was closed, or a device driver crashed it. The fields "
+            "taken are kept; start it again, make sure the shutter is closed, and run the same command again."
+        )
+
+    def close(self) -> None:
+        """Give the core back to Micro-Manager, whose devices stay as they are; may be called twice."""
+        atexit.unregister(self.close)
+        answers = self._main.close()
+        if self._blocking is not self._main:
+            if answers:
+                self._blocking.close()
+            else:
+                self._blocking.abandon()
+        self._lost = True
+
+
+class _Line:
+    """One socket to Micro-Manager and the thread that speaks on it: there a request waits for the reply before it."""
+
+    def __init__(self, open_core: Callable[[], Any], name: str) -> None:
+        self._todo: queue.SimpleQueue[tuple[Callable[[Any], Any], concurrent.futures.Future[Any]] | None]
+        self._todo = queue.SimpleQueue()
+        self._last: concurrent.futures.Future[Any] | None = None
+        self._open = open_core
+        self._core: Any = None
+        self._ended = False
+        # A daemon: a call that never comes back must not keep the process alive.
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def begin(self, call: Callable[[Any], Any], doing: str) -> concurrent.futures.Future[Any]:
+        """Hand a call over; refused while one before it hangs."""
+        if self._last is not None and not self._last.done():
+            concurrent.futures.wait([self._last], timeout=_GRACE_S)
+            if not self._last.done():
+                raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in Micro-Manager; restart the device.")
+        answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._last = answer
+        self._todo.put((call, answer))
+        return answer
+
+    def _serve(self) -> None:
+        while (item := self._todo.get()) is not None:
+            call, answer = item
+            if not answer.set_running_or_notify_cancel():
+                continue
+            try:
+                if self._core is None:
+                    self._core = self._open()
+                result = call(self._core)
+            except BaseException as error:  # noqa: BLE001 - handed over to the caller's thread
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+            del item, call, answer
+
+    def close(self) -> bool:
+        """Let go of the core on Java's side, or abandon it where Micro-Manager does not answer; says whether it did."""
+        if self._ended:
+            return False
+        with contextlib.suppress(DeviceTimeoutError):
+            concurrent.futures.wait([self.begin(_release, "closing")], timeout=_CLOSE_S)
+        if self._last is None or not self._last.done():
+            self.abandon()
+            return False
+        self._ended = True
+        self._todo.put(None)
+        return True
+
+    def abandon(self) -> None:
+        """Leave the socket behind: pycromanager's own way out would wait for ever for the answer to a farewell."""
+        if self._ended:
+            return
+        self._ended = True
+        self._todo.put(None)
+        bridge = getattr(self._core, "_bridge", None)
+        if bridge is None:
+            return
+        for held in list(bridge._java_objects):
+            held._closed = True
+        bridge._shutdown_event.set()
+        type(bridge)._cached_bridges_by_port.pop(bridge.port, None)
+        # Of those that wait for a reply, a call ends on the one and a farewell on the other.
+        bridge._closed = True
+        given_up = type(bridge)._ports_with_terminated_servers
+        given_up.add(bridge.port)
+        if self._last is not None:
+            concurrent.futures.wait([self._last], timeout=_CLOSE_S)
+        given_up.discard(bridge.port)  # another Micro-Manager may come to listen there
+
+
+def java_message(text: str) -> str:
+    """What a Java exception says, without its stack and without the name of a class that says nothing."""
+    lines = []
+    for line in text.strip().splitlines():
+        if _FRAME.match(line.strip()):
+            break
+        lines.append(line.strip())
+    return _PLAIN_CLASS.sub("", "\n".join(lines))
+
+
+def _plain(value: Any) -> Any:
+    """A Java object as plain Python; the object itself is given back to Java."""
+    name = getattr(value, "_java_class", None)
+    if name is None:
+        return value
+    try:
+        if name.endswith("Vector"):
+            return [value.get(index) for index in range(value.size())]
+        if name.endswith("TaggedImage"):
+            return SimpleNamespace(pix=value.pix, tags=value.tags)
+        if hasattr(value, "swig_value"):
+            return int(value.swig_value())
+        if hasattr(value, "width"):
+            return [int(number) for number in (value.x, value.y, value.width, value.height)]
+        raise TypeError(f"Micro-Manager gave a {name}, which is not understood here")
+    finally:
+        _release(value)
+
+
+def _release(value: Any) -> None:
+    """Tell Java that an object is no longer needed, here and now and not from a destructor in whatever thread."""
+    if hasattr(value, "_java_class"):
+        value._close()
+
+
+def _listens(port: int) -> bool:
+    """Whether some program listens on a port; a stopped or busy one does."""
+    try:
+        with socket.create_connection((_HOST, port), timeout=3.0):
+            return True
+    except ConnectionError:
+        return False
+    except OSError:
+        return True
+
+
+def _greet(port: int, timeout_s: float) -> None:
+    """Make sure that a server of the bridge answers: pyjavaz, asked at once, spins and then fails in a thread.
+
+    Raises:
+        HardwareError: it does not.
+    """
+    import zmq
+
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        link = stack.enter_context(context.socket(zmq.REQ))
+        link.setsockopt(zmq.LINGER, 0)
+        link.connect(f"tcp://{_HOST}:{port}")
+        link.send(json.dumps({"command": "connect", "debug": False}).encode("iso-8859-1"))
+        if not link.poll(int(1000 * timeout_s)):
+            raise HardwareError(f"what listens there does not answer within {timeout_s:g} s: it hangs, or is another")
+        try:
+            reply = json.loads(link.recv().decode("iso-8859-1"))
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict) or "type" not in reply:
+            raise HardwareError("what listens there is not Micro-Manager")

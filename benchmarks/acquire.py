@@ -1,0 +1,308 @@
+"""12 fields of 4 x 2048 x 2048, exposures 5/5/5/20 ms, on the real core: wbcpipe, pycromanager and pymmcore-plus.
+
+The floor is what no software can save: the exposures, and the same stage moves with nothing between them. wbcpipe
+runs its own path (`AcquisitionSession`: OME-TIFF, one file a field, flushed to the disk) with bursts that the hardware
+times and with a command for each frame. pycromanager's `Acquisition` writes NDTiff; pymmcore-plus's engine writes
+OME-TIFF, or discards its frames. Neither of these flushes its files to the disk. "Light to dark" is the time from the
+first exposure's beginning to the last one's end: the capture without the last files. Every run has a process of its
+own; runs are interleaved, the median counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wbcpipe.acquire.config import Scope, load_scope
+from wbcpipe.acquire.mmcore import CoreLink, adapter_folder
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.session import AcquisitionSession
+from wbcpipe.samples import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIELDS = 12
+#: Taken before the clock runs, so that files, memory and devices are warm for all alike.
+WARM = 3
+PRESETS = ("color1", "color2", "color3", "fluorescence")
+EXPOSURE_MS = (5.0, 5.0, 5.0, 20.0)
+FIELD_BYTES = 4 * 2 * 2048 * 2048
+ROWS = {
+    "floor": "floor: exposures + stage moves",
+    "files": "the files alone, flushed",
+    "burst": "wbcpipe, bursts, OME-TIFF flushed",
+    "command": "wbcpipe, by command, OME-TIFF flushed",
+    "pycromanager": "pycromanager Acquisition, NDTiff",
+    "plus-tiff": "pymmcore-plus MDA engine, OME-TIFF",
+    "plus-none": "pymmcore-plus MDA engine, discarded",
+}
+NEEDS = {"plus-tiff": "pymmcore_plus", "plus-none": "pymmcore_plus"}
+PACKAGES = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "pymmcore-plus", "useq-schema", "tifffile")
+
+
+def bench_scope(sequencing: str) -> Scope:
+    """The demo scope with its camera's own pixels, focus fixed."""
+    scope = load_scope("demo")
+    parts = {"focus": {"method": "fixed"}, "light": {"sequencing": sequencing}}
+    changed = {name: getattr(scope, name).model_copy(update=change) for name, change in parts.items()}
+    return scope.model_copy(update={"virtual": False, **changed})
+
+
+def places_um(scope: Scope) -> list[tuple[float, float]]:
+    """One row of fields: those to warm up, then those that count; all moves are equally long."""
+    fields = AcquisitionPlan.from_scope(scope, "A").fields()[: WARM + FIELDS]
+    if len({field.y_um for field in fields}) > 1:
+        raise SystemExit("the demo slot's rows are too short for this benchmark")
+    return [(field.x_um, field.y_um) for field in fields]
+
+
+def warm_memory(folder: Path) -> None:
+    """Write and remove as many bytes as the run will: what a run costs shall not hang on the state of free memory."""
+    content = np.ones(FIELD_BYTES, np.uint8)
+    for number in range(FIELDS):
+        (folder / f"warm-{number}").write_bytes(content.data)
+    for number in range(FIELDS):
+        (folder / f"warm-{number}").unlink()
+
+
+def files_alone(folder: Path) -> tuple[float, float]:
+    """Seconds to write and flush as many bytes, with nothing else: no software is faster than the disk."""
+    content = np.ones(FIELD_BYTES, np.uint8)
+    warm_memory(folder)
+    start_s = time.perf_counter()
+    for number in range(FIELDS):
+        with (folder / f"file-{number}").open("wb") as handle:
+            handle.write(content.data)
+            handle.flush()
+            os.fsync(handle.fileno())
+    return time.perf_counter() - start_s, 0.0
+
+
+def floor(folder: Path) -> tuple[float, float]:
+    """Seconds of the exposures and of the moves; the second figure leaves out the move to the first field."""
+    del folder
+    scope = bench_scope("off")
+    link = CoreLink(scope)
+    moves_s = []
+    try:
+        for index, place_um in enumerate(places_um(scope)):
+            start_s = time.perf_counter()
+            link.start_xy(*place_um)
+            link.wait_for((scope.stage.xy_device,), 10.0, "moving the stage")
+            if index >= WARM:
+                moves_s.append(time.perf_counter() - start_s)
+    finally:
+        link.close()
+    exposures_s = sum(EXPOSURE_MS) * FIELDS / 1000
+    return exposures_s + sum(moves_s), exposures_s + sum(moves_s[1:])
+
+
+def ours(folder: Path, sequencing: str) -> tuple[float, float]:
+    """Seconds until the last file is whole on the disk, and from light to dark."""
+    scope = bench_scope(sequencing)
+    sample = Sample.at(folder, "bench")
+    with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A")) as session:
+        session.take(range(WARM))
+        warm_memory(folder)
+        start_s = time.perf_counter()
+        session.take(range(WARM, WARM + FIELDS))
+        seconds = time.perf_counter() - start_s
+    files = list(sample.raw_path().glob("*.ome.tif"))
+    assert len(files) == WARM + FIELDS, files
+    first, last = session.taken[WARM].frames[0], session.taken[WARM + FIELDS - 1].frames[-1]
+    return seconds, last.time_s + last.exposure_ms / 1000 - first.time_s
+
+
+def pycromanager(folder: Path) -> tuple[float, float]:
+    """Seconds until `Acquisition` has written its data set."""
+    from pycromanager import Acquisition, Core, start_headless, stop_headless
+
+    scope = bench_scope("off")
+    start_headless(str(adapter_folder(scope)), config_file=str(scope.config_path), python_backend=True)
+    core = Core()
+    core.set_auto_shutter(True)
+    core.set_property("LED", "Sequence", "Off")  # its Python engine raises NotImplementedError for sequences
+
+    def acquire(name: str, places: list[tuple[float, float]]) -> float:
+        events = [
+            {
+                "axes": {"position": number, "channel": preset},
+                "config_group": ["Illumination", preset],
+                "exposure": exposure_ms,
+                "x": x_um,
+                "y": y_um,
+            }
+            for number, (x_um, y_um) in enumerate(places)
+            for preset, exposure_ms in zip(PRESETS, EXPOSURE_MS, strict=True)
+        ]
+        with Acquisition(directory=str(folder), name=name, show_display=False) as acquisition:
+            start_s = time.perf_counter()
+            acquisition.acquire(events)
+        seconds = time.perf_counter() - start_s
+        acquisition.get_dataset().close()
+        return seconds
+
+    places = places_um(scope)
+    acquire("warm", places[:WARM])
+    warm_memory(folder)
+    seconds = acquire("bench", places[WARM:])
+    stop_headless()
+    return seconds, 0.0
+
+
+def pymmcore_plus(folder: Path, *, keep: bool) -> tuple[float, float]:
+    """Seconds of pymmcore-plus's engine, which sequences what the devices let it; then below 0 if frames were lost."""
+    import useq
+    from pymmcore_plus import CMMCorePlus
+
+    scope = bench_scope("off")
+    core = CMMCorePlus()
+    core.setDeviceAdapterSearchPaths([str(adapter_folder(scope))])
+    core.loadSystemConfiguration(str(scope.config_path))
+    core.setAutoShutter(True)
+    core.definePixelSizeConfig("objective")
+    core.setPixelSizeUm("objective", scope.camera.pixel_um)  # without one its OME-TIFF is refused
+
+    def acquire(name: str, places: list[tuple[float, float]]) -> float:
+        plan = useq.MDASequence(
+            axis_order="pc",
+            stage_positions=places,
+            channels=[
+                {"group": "Illumination", "config": preset, "exposure": exposure_ms}
+                for preset, exposure_ms in zip(PRESETS, EXPOSURE_MS, strict=True)
+            ],
+        )
+        taken.clear()
+        core.mda.events.frameReady.connect(lambda *_: taken.append(None), check_nargs=False)
+        start_s = time.perf_counter()
+        core.mda.run(plan, output=str(folder / f"{name}.ome.tiff") if keep else None)
+        seconds = time.perf_counter() - start_s
+        core.mda.events.frameReady.disconnect()
+        return seconds
+
+    places = places_um(scope)
+    taken: list[None] = []
+    acquire("warm", places[:WARM])
+    warm_memory(folder)
+    seconds = acquire("bench", places[WARM:])
+    core.unloadAllDevices()
+    if len(taken) < FIELDS * len(PRESETS):
+        print(f"{FIELDS * len(PRESETS) - len(taken)} frames were lost", file=sys.stderr)
+        return seconds, -1.0
+    return seconds, 0.0
+
+
+RUNS: dict[str, Callable[[Path], tuple[float, float]]] = {
+    "floor": floor,
+    "files": files_alone,
+    "burst": lambda folder: ours(folder, "on"),
+    "command": lambda folder: ours(folder, "off"),
+    "pycromanager": pycromanager,
+    "plus-tiff": lambda folder: pymmcore_plus(folder, keep=True),
+    "plus-none": lambda folder: pymmcore_plus(folder, keep=False),
+}
+
+
+def run_apart(key: str, folder: Path) -> tuple[float, float]:
+    """One run in a process of its own, its files removed afterwards."""
+    scratch = Path(tempfile.mkdtemp(prefix="acquire-", dir=folder))
+    try:
+        command = [sys.executable, __file__, "--run", key, "--dir", str(scratch)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if result.returncode:
+            raise SystemExit(f"{key}: {result.stderr.strip()[-2000:]}")
+        seconds, dark_s = json.loads(result.stdout.splitlines()[-1])
+        return float(seconds), float(dark_s)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def measure(repeats: int, folder: Path) -> dict[str, Any]:
+    """Every row of the table; the ratio is that of the bursts."""
+    keys = [key for key in ROWS if key not in NEEDS or importlib.util.find_spec(NEEDS[key])]
+    runs: dict[str, list[tuple[float, float]]] = {key: [] for key in keys}
+    for _ in range(repeats):
+        for key in keys:
+            runs[key].append(run_apart(key, folder))
+    floor_s, floor_dark_s = (statistics.median(column) for column in zip(*runs["floor"], strict=True))
+    rows: list[dict[str, Any]] = []
+    for key, what in ROWS.items():
+        if key not in runs:
+            rows.append({"what": what, "median_s": None, "note": "not installed"})
+            continue
+        seconds, dark_s = (sorted(column) for column in zip(*runs[key], strict=True))
+        row = {"what": what, "median_s": statistics.median(seconds), "least_s": seconds[0], "most_s": seconds[-1]}
+        row["x_floor"] = row["median_s"] / floor_s
+        if dark_s[0] < 0:
+            row["note"] = f"{sum(value < 0 for value in dark_s)} of {repeats} runs lost frames"
+        if dark_s[-1] > 0:
+            row |= {"light_to_dark_s": statistics.median(dark_s)}
+            row["light_to_dark_x_floor"] = row["light_to_dark_s"] / floor_dark_s
+        rows.append(row)
+    return {
+        "name": "acquire",
+        "ratio": next(row["x_floor"] for row in rows if row["what"] == ROWS["burst"]),
+        "rows": rows,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__}
+        | {package: installed(package) for package in PACKAGES},
+        "cpu": cpu_name(),
+        "repeats": repeats,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where the files are written")
+    parser.add_argument("--run", choices=list(RUNS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        print(json.dumps(RUNS[options.run](options.dir)))
+        return
+    result = measure(options.repeats, options.dir)
+    if options.json:
+        print(json.dumps(result))
+        return
+    print(f"{FIELDS} fields x 4 x 2048^2; {options.repeats} runs of each, interleaved; {result['cpu']}")
+    print(f"{'what runs it':38} {'median s':>8} {'least':>7} {'most':>7} {'x floor':>8} {'light to dark':>14}")
+    for row in result["rows"]:
+        if row["median_s"] is None:
+            print(f"{row['what']:38} {row['note']}")
+            continue
+        dark = f"{row['light_to_dark_x_floor']:14.2f}" if "light_to_dark_x_floor" in row else f"  {row.get('note', '')}"
+        figures = f"{row['median_s']:8.3f} {row['least_s']:7.3f} {row['most_s']:7.3f} {row['x_floor']:8.2f}"
+        print(f"{row['what']:38} {figures} {dark}")
+
+
+if __name__ == "__main__":
+    main()
