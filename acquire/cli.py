@@ -224,9 +224,9 @@ def _fields_to_go(raw: Path, n_fields: int) -> int:
 def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: Path | None, as_json: bool) -> None:
     """Check a scope before a slide depends on it.
 
-    Reads the scope file and its Micro-Manager .cfg, then loads the core in a process of its own, so that a driver that
-    crashes is reported, not suffered. Every light is switched with the shutter closed and one dark frame is taken;
-    no stage moves. Exit code 0, or 21 (the files) or 23 (the hardware) if a check fails.
+    Reads the scope file, its Micro-Manager .cfg and its calibration, if there is one, then loads the core in a process
+    of its own, so that a driver that crashes is reported, not suffered. Every light is switched with the shutter closed
+    and one dark frame is taken; no stage moves. Exit code 0, or 21 (the files) or 23 (the hardware) if a check fails.
 
     \b
     Examples:

@@ -15,6 +15,7 @@ from wbcpipe.acquire.frames import MODALITIES
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 
 __all__ = [
+    "CalibrationPolicy",
     "Camera",
     "DeviceSetting",
     "Focus",
@@ -383,6 +384,18 @@ class Scan(_Part):
     skip_empty: bool = True
 
 
+class CalibrationPolicy(_Part):
+    """What is expected of the scope's calibration file, which ``wbcpipe calibrate`` writes.
+
+    Attributes:
+        max_age_days: `wbcpipe doctor` warns when it is older.
+        objective: which one is calibrated, in your words; another one here than in the calibration is a warning.
+    """
+
+    max_age_days: Positive = 90.0
+    objective: str = ""
+
+
 class Scope(_Part):
     """A microscope, as one file in ``hardware_configs/`` describes it.
 
@@ -406,6 +419,7 @@ class Scope(_Part):
     staining: Staining = Staining()
     reliability: Reliability = Reliability()
     scan: Scan = Scan()
+    calibration: CalibrationPolicy = CalibrationPolicy()
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
     sha256: Annotated[str, Field(exclude=True)] = ""

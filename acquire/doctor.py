@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from wbcpipe.acquire.calibration import check_calibration
 from wbcpipe.acquire.mmcfg import lint, modality_settings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.record import time_estimate
@@ -57,7 +58,7 @@ def first_failure(checks: list[Check]) -> ConfigError | HardwareError | None:
 
 
 def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterator[Check]:
-    """Look at the scope file, its .cfg, the scan area and the disk; no device is touched.
+    """Look at the scope file, its .cfg, its calibration, the scan area and the disk; no device is touched.
 
     Args:
         scope: loaded.
@@ -74,6 +75,7 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
         yield from (Check(".cfg file", "fail", problem) for problem in problems)
     else:
         yield Check(".cfg file", "ok", f"{scope.config_path.name}: every device, group and preset named is there")
+    yield from (Check(found.name, found.status, found.detail) for found in check_calibration(scope, data))
     try:
         plan = AcquisitionPlan.from_scope(scope, slot)
     except (ConfigError, StageLimitError) as error:

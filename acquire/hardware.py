@@ -80,6 +80,14 @@ class Microscope(Protocol):
         """
         ...
 
+    def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
+        """Expose with the shutter closed, and read the whole frame into ``out`` as `expose` does.
+
+        Raises:
+            HardwareError: the scope has no shutter, so that no frame is known to be dark.
+        """
+        ...
+
     def can_burst(self, events: Sequence[CaptureEvent]) -> bool:
         """Whether the hardware can take these frames of a field in one burst, and the scope file lets it."""
         ...

@@ -171,6 +171,20 @@ class CoreMicroscope:
         self._develop(self.link.image(self.frame_px), real_ms, out, seen)
         return Exposure(real_ms, z_um)
 
+    def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
+        """See `hardware.Microscope.expose_dark`."""
+        if not self.scope.light.shutter_device:
+            raise HardwareError(
+                f"{self.scope.path}: no 'light.shutter_device' is named, so no frame is known to be dark; name it."
+            )
+        self.link.set_shutter(is_open=False)
+        real_ms = self._set_exposure(exposure_ms)
+        self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
+        seen = self._observe()
+        self._develop(self.link.image(self.frame_px), real_ms, out, seen)
+        self.finish()
+        return Exposure(real_ms, self.link.z_um())
+
     def _set_exposure(self, exposure_ms: float) -> float:
         """Set the camera's exposure unless it stands so; gives back what the camera made of it."""
         if self._exposure_ms[0] != exposure_ms:

@@ -102,7 +102,7 @@ def test_doctor_names_what_is_wrong_in_the_files(tmp_path: Path, make_scope: Cal
     scope = make_scope(('preset = "color3"', 'preset = "colour3"'))
     result = CliRunner().invoke(doctor, ["--scope", str(scope.path), "--data", str(tmp_path)])
     assert isinstance(result.exception, ConfigError)
-    assert "1 of 6 checks failed: .cfg file" in str(result.exception)
+    assert "1 of 7 checks failed: .cfg file" in str(result.exception)
     assert "did you mean 'color3'?" in " ".join(result.stdout.split())
 
 

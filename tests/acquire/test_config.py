@@ -37,6 +37,59 @@ def test_every_shipped_scope_loads_and_agrees_with_its_cfg(name: str) -> None:
     assert lint(scope, read_config(scope.config_path)) == []
 
 
+#: What the source of Micro-Manager's adapters creates: (library, device) to its properties that the examples set.
+ADAPTERS = {
+    ("pE300", "pE300"): {"Port", "SelectionA", "SelectionB", "SelectionC", "IntensityB"},
+    ("Arduino", "Arduino-Hub"): {"Port", "Logic"},
+    ("Arduino", "Arduino-Switch"): {"State", "Sequence"},
+    ("Arduino", "Arduino-Shutter"): set(),
+    ("EvidentIX85", "EvidentIX85-Hub"): {"Port"},
+    ("EvidentIX85", "IX85-Focus"): set(),
+    ("EvidentIX85", "IX85-Nosepiece"): set(),
+    ("EvidentIX85", "IX85-LightPath"): {"Label"},
+    ("EvidentIX85", "IX85-DIAShutter"): {"State"},
+    ("EvidentIX85", "IX85-EPIShutter1"): {"State"},
+    ("EvidentIX85", "IX85-MirrorUnit1"): {"Label"},
+    ("EvidentIX85XYStage", "IX85_XYStage"): {"Port"},
+    ("SpinnakerCamera", "Blackfly S BFS-U3-51S5M"): {"Pixel Format", "Exposure Auto", "Gain Auto", "Gamma Enabled"},
+    ("Utilities", "Multi Shutter"): {"Physical Shutter 1", "Physical Shutter 2"},
+    ("Cephla", "SquidHub"): {"Port", "Home on startup"},
+    ("Cephla", "CephlaShutter"): {"Has Lasers", "OnOff", "Pattern", "Intensity", "Red", "Green", "Blue", "488nm"},
+    ("Cephla", "XYStage"): set(),
+    ("Cephla", "ZStage"): set(),
+    ("DahengGalaxy", "DahengCamera"): {"TriggerMode"},
+}
+
+
+@pytest.mark.parametrize("name", ["ix85-pe300-flir", "squid-daheng"])
+def test_examples_use_the_adapters_own_names(name: str) -> None:
+    scope = load_scope(name)
+    assert scope.title.startswith("Example: ")
+    assert not scope.virtual
+    config = read_config(scope.config_path)
+    lines = [line.split(",") for line in scope.config_path.read_text(encoding="utf-8").splitlines()]
+    set_up = [(line[1], line[2]) for line in lines if line[0] == "Property" and line[1] != "Core"]
+    set_later = [(line[3], line[4]) for line in lines if line[0] == "ConfigGroup"]
+    for device, key in [*set_up, *set_later]:
+        library, adapter = config.devices[device]
+        if library == "SerialManager":
+            assert key == "BaudRate"
+        else:
+            assert key in ADAPTERS[library, adapter], (device, key)
+    assert {kind for kind in config.devices.values() if kind[0] != "SerialManager"} <= set(ADAPTERS)
+
+
+def test_an_examples_dark_lights_are_dark_in_every_preset() -> None:
+    """Both sources open with one shutter, so each preset has to say what each of them does."""
+    scope = load_scope("ix85-pe300-flir")
+    presets = read_config(scope.config_path).presets["Illumination"]
+    for name, settings in presets.items():
+        values = {(device, key): value for device, key, value in settings}
+        transmitted, epi = int(values["Arduino-Switch", "State"]), int(values["pE300", "SelectionB"])
+        assert (transmitted > 0) != (epi > 0), name
+        assert epi == (name == "fluorescence")
+
+
 @pytest.mark.parametrize(
     ("place", "key"),
     [item for item in _keys(tomllib.loads(DEMO)) if item[0] != "slots"],

@@ -1,0 +1,116 @@
+"""The command ``calibrate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wbcpipe.errors import ConfigError
+from wbcpipe.options import data_option, json_option, scope_option, specimen_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wbcpipe.acquire.calibration.compare import Finding
+
+__all__ = ["calibrate"]
+
+
+@click.command(context_settings={"max_content_width": 100})
+@scope_option
+@click.option("--slot", help="Where the calibration slide lies. Default: the scope's first slot.")
+@click.option("--only", metavar="PART,...", help="Measure these of dark, flat, geometry, offsets; keep the rest.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write here instead of <data>/calibration/<scope>.json, where doctor looks.",
+)
+@specimen_options
+@data_option
+@json_option
+def calibrate(
+    scope_name: str,
+    slot: str | None,
+    only: str | None,
+    out: Path | None,
+    specimen_seed: int | None,
+    specimen_preparation: str | None,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure what a scope file claims, and what it cannot know.
+
+    Lay a stained slide with many cells in the slot; fluorescence bleaches some of its places, so take one that you can
+    spare. Measured are: dark level, read noise and hot pixels of every exposure (dark); shading, lamp and use of the
+    full scale of every modality (flat); pixel size, flips and turn of the camera, and the stage's backlash, by known
+    moves (geometry); and where each modality is sharpest (offsets). Figures, their standard errors and what to write
+    into the scope file are shown; nothing is changed there. An earlier calibration is kept beside the new one.
+
+    \b
+    Examples:
+      wbcpipe calibrate --scope mylab
+      wbcpipe calibrate --scope mylab --slot B --only geometry,offsets
+      wbcpipe calibrate                           the virtual scope, to see what it does
+    """
+    from wbcpipe.acquire.calibration.compare import compare
+    from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
+    from wbcpipe.acquire.calibration.record import calibration_path, load_calibration, new_document, save_calibration
+    from wbcpipe.acquire.cli import specimen_for
+    from wbcpipe.acquire.config import load_scope
+    from wbcpipe.acquire.plan import AcquisitionPlan
+    from wbcpipe.progress import Reporter
+    from wbcpipe.samples import data_root
+
+    # Everything that can be refused is refused before anything moves.
+    scope = load_scope(scope_name)
+    slot = slot or next(iter(scope.slots))
+    AcquisitionPlan.from_scope(scope, slot)
+    request = CalibrationRequest(scope, slot, _parts(only), specimen_for(scope, specimen_seed, specimen_preparation))
+    path = (out or calibration_path(scope, data_root(data))).absolute()
+    earlier = load_calibration(path)
+    with Reporter(quiet=as_json) as reporter:
+        figures, light = run_calibration(request, reporter.update)
+    document = new_document(scope, slot, figures, light, earlier)
+    kept = save_calibration(path, document)
+    findings = list(compare(scope, document))
+    if as_json:
+        shown = [{"name": item.name, "status": item.status, "detail": item.detail} for item in findings]
+        click.echo(json.dumps({"path": str(path), "kept": str(kept) if kept else None, "findings": shown, **document}))
+        return
+    _print_findings(findings)
+    _print_end(light, path, kept)
+
+
+def _parts(only: str | None) -> tuple[str, ...]:
+    from wbcpipe.acquire.calibration.record import PARTS
+
+    if only is None:
+        return PARTS
+    wanted = [name.strip() for name in only.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in PARTS]
+    if unknown or not wanted:
+        raise ConfigError(f"--only {only!r}: {', '.join(unknown) or 'nothing'} is no part; parts: {', '.join(PARTS)}.")
+    return tuple(name for name in PARTS if name in wanted)
+
+
+def _print_findings(findings: Iterable[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("figure", "", "measured"):
+        table.add_column(column, overflow="fold")
+    for item in findings:
+        table.add_row(item.name, Text(item.status, "yellow" if item.status == "warn" else "green"), Text(item.detail))
+    Console(highlight=False).print(table)
+
+
+def _print_end(light: dict[str, Any], path: Path, kept: Path | None) -> None:
+    fluorescence = light.get("fluorescence")
+    if fluorescence:
+        click.echo(f"light dose: {fluorescence['exposures']} fluorescence exposures, {fluorescence['total_ms']:.0f} ms")
+    click.echo(f"calibration: {path}" + (f" (the earlier one: {kept.name})" if kept else ""))

@@ -1,0 +1,111 @@
+"""What the camera gives without light: level, read noise, hot pixels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.calibration.bench import Bench
+
+__all__ = ["DarkFigures", "dark_figures", "measure_dark"]
+
+_FRAMES: Final = 6
+#: A pixel is hot when it stands so many times the read noise, and at least so much of the full scale, above the level.
+_HOT_NOISE: Final = 10.0
+_HOT_SHARE: Final = 0.001
+_LISTED: Final = 500
+
+
+@dataclass(frozen=True)
+class DarkFigures:
+    """Frames without light, in counts.
+
+    Attributes:
+        level: median over the sensor.
+        level_se: standard error of it, from how the frames' levels differ.
+        read_noise: standard deviation of a pixel from frame to frame, of the typical pixel.
+        pattern: standard deviation over the sensor of what stays from frame to frame, hot pixels aside.
+        hot_pixels: how many.
+        hot_share: of all pixels.
+        hot: (row, column) of the first of them, in frames as they are written.
+        frames: how many were taken.
+    """
+
+    level: float
+    level_se: float
+    read_noise: float
+    pattern: float
+    hot_pixels: int
+    hot_share: float
+    hot: list[tuple[int, int]]
+    frames: int
+
+
+def dark_figures(frames: NDArray[np.uint16], full_scale: int) -> DarkFigures:
+    """Describe dark frames.
+
+    Args:
+        frames: (N, Y, X) uint16, N at least 2.
+        full_scale: value at which a pixel saturates.
+    """
+    typical = np.median(frames, axis=0)  # (Y, X)
+    level = float(np.mean(typical[_usual(typical)]))
+    counts = frames.astype(np.int32)
+    differences = counts[1:] - counts[:-1]  # (N - 1, Y, X)
+    read_noise = _robust_sd(differences) / np.sqrt(2.0)
+    limit = level + max(_HOT_NOISE * read_noise, _HOT_SHARE * full_scale)
+    hot = typical > limit
+    levels = frames[:, ~hot].mean(axis=1, dtype=np.float64)  # (N,)
+    # What stays is the variance of the mean frame, less what the noise of N frames leaves in it.
+    mean = frames.mean(axis=0, dtype=np.float64)[~hot]
+    left = float(np.var(mean)) - read_noise**2 / len(frames)
+    rows, columns = np.nonzero(hot)
+    return DarkFigures(
+        level=round(level, 3),
+        level_se=round(float(levels.std(ddof=1) / np.sqrt(len(frames))), 4),
+        read_noise=round(float(read_noise), 3),
+        pattern=round(float(np.sqrt(max(left, 0.0))), 3),
+        hot_pixels=int(hot.sum()),
+        hot_share=round(float(hot.mean()), 8),
+        hot=list(zip(rows[:_LISTED].tolist(), columns[:_LISTED].tolist(), strict=True)),
+        frames=len(frames),
+    )
+
+
+def _usual(typical: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """The pixels near the median: those of the dark level, hot ones left out."""
+    middle = np.median(typical)
+    spread = 1.4826 * np.median(np.abs(typical - middle))
+    near: NDArray[np.bool_] = np.abs(typical - middle) <= 5 * max(spread, 1.0)
+    return near
+
+
+def _robust_sd(differences: NDArray[np.int32]) -> float:
+    """Standard deviation of whole numbers without their outliers: those beyond five of it are left out."""
+    values = differences.ravel()[:: max(differences.size // 2_000_000, 1)].astype(np.float64)
+    middle = float(np.median(values))
+    spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1.0)
+    return float(values[np.abs(values - middle) <= 5 * spread].std())
+
+
+def measure_dark(bench: Bench) -> dict[str, Any]:
+    """Measure each exposure that a modality uses, with the shutter closed."""
+    exposures: dict[float, list[str]] = {}
+    for name, modality in bench.scope.modalities.items():
+        exposures.setdefault(modality.exposure_ms, []).append(name)
+    result: list[dict[str, Any]] = []
+    for exposure_ms, names in exposures.items():
+        frames: list[NDArray[np.uint16]] = []
+        for x_um, y_um in bench.places(_FRAMES):
+            # Stray light would differ from place to place; and a virtual camera's noise belongs to the place.
+            bench.go(x_um, y_um)
+            frames.append(bench.dark(exposure_ms))
+            bench.progress("dark frames", len(result) * _FRAMES + len(frames), len(exposures) * _FRAMES)
+        figures = dark_figures(np.stack(frames), bench.scope.camera.saturation)
+        result.append({"exposure_ms": exposure_ms, "modalities": names, **asdict(figures)})
+    return {"exposures": result}

@@ -1,0 +1,229 @@
+"""How evenly each modality is lit, how steady its lamp is, and how well its exposure fits the camera."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.calibration.bench import Bench
+
+__all__ = ["Shading", "advise_exposure", "estimate_shading", "lamp_figures", "measure_flat", "tile_levels"]
+
+#: Side of the coarse grid, and the fewest pixels along a tile's side.
+_GRID: Final = 32
+_TILE_PX: Final = 8
+_PLACES: Final = 24
+#: Fewer in fluorescence: each place is bleached by its frame.
+_FLUORESCENCE_PLACES: Final = 12
+_STEADY_FRAMES: Final = 12
+#: The empty background is the bright part of a bright-field tile, and the dark part of a fluorescent one.
+_BRIGHT_PERCENTILE: Final = 85
+_GLOW_PERCENTILE: Final = 35
+#: Red cells fill a small tile in many bright-field frames; the upper quartile still shows it empty.
+_BRIGHT_QUANTILE: Final = 0.75
+_ORDER: Final = 4
+#: The background should use this share of the full scale; within the limits an exposure is left alone.
+_WANTED: Final = 0.70
+_LEAST: Final = 0.40
+_MOST: Final = 0.90
+#: In fluorescence it is the brightest nuclei that must fit.
+_NUCLEI_PERCENTILE: Final = 99.9
+
+
+@dataclass(frozen=True)
+class Shading:
+    """Relative illumination, 1 at the middle tile of the sensor.
+
+    Attributes:
+        grid: (rows, columns) float64, of equal tiles.
+        error: standard error of a tile before smoothing, as a part of 1; the typical tile's.
+        levels: (N,) float64, the background of each frame in counts above dark, shading taken out.
+    """
+
+    grid: NDArray[np.float64]
+    error: float
+    levels: NDArray[np.float64]
+
+    @property
+    def falloff(self) -> float:
+        """Share of light that the mean corner lacks against the middle."""
+        side = max(1, min(self.grid.shape) // 16)
+        corners = [self.grid[rows, columns].mean() for rows in _ends(side) for columns in _ends(side)]
+        return float(1.0 - np.mean(corners))
+
+
+def _ends(side: int) -> tuple[slice, slice]:
+    return slice(None, side), slice(-side, None)
+
+
+def tile_levels(frame: NDArray[np.uint16], percentile: float) -> NDArray[np.float64]:
+    """A percentile of each of equal tiles of a frame (y, x): (rows, columns) float64; a rest at the far sides goes."""
+    rows, columns = (max(1, min(_GRID, side // _TILE_PX)) for side in frame.shape)
+    high, wide = frame.shape[0] // rows, frame.shape[1] // columns
+    tiles = frame[: rows * high, : columns * wide].reshape(rows, high, columns, wide)  # (rows, high, columns, wide)
+    return np.asarray(np.percentile(tiles.swapaxes(1, 2).reshape(rows, columns, high * wide), percentile, axis=-1))
+
+
+def estimate_shading(levels: NDArray[np.float64], quantile: float = 0.5) -> Shading:
+    """Separate what the frames have in common from what each shows: brightness of a frame times shading of a tile.
+
+    Args:
+        levels: (N, rows, columns) float64, background of each tile above dark; N at least 3.
+        quantile: of the frames that decides on a tile: above a half where cells only darken it.
+    """
+    logs = np.log(np.maximum(levels, 1e-3))
+    shading = np.zeros(logs.shape[1:])
+    brightness = np.zeros(len(logs))
+    # Rank one by quantiles in turn: a tile full of cells in some frames has no say.
+    for _ in range(20):
+        brightness = np.median(logs - shading, axis=(1, 2))
+        shading = np.quantile(logs - brightness[:, None, None], quantile, axis=0)
+    residual = logs - shading - brightness[:, None, None]
+    spread = 1.4826 * np.median(np.abs(residual - np.median(residual, axis=0)), axis=0)
+    smooth = np.exp(_smooth(shading))
+    middle = smooth[smooth.shape[0] // 2, smooth.shape[1] // 2]
+    return Shading(
+        grid=smooth / middle,
+        # A quartile of N has 1.36 times the standard error of the mean, their median 1.25 times.
+        error=float(1.36 * np.median(spread) / np.sqrt(len(levels))),
+        levels=np.exp(brightness) * middle,
+    )
+
+
+def _smooth(shading: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A quartic surface, fitted robustly, plus what is left of it, blurred: dust stays, single tiles do not."""
+    axes = [np.linspace(-1.0, 1.0, side) for side in shading.shape]
+    powers = [(i, j) for i in range(_ORDER + 1) for j in range(_ORDER + 1 - i) if i < len(axes[0]) and j < len(axes[1])]
+    design = np.stack([np.outer(axes[0] ** i, axes[1] ** j).ravel() for i, j in powers], axis=-1)  # (tiles, terms)
+    values = shading.ravel()
+    weight = np.ones_like(values)
+    fit = values
+    for _ in range(10):
+        terms = np.linalg.lstsq(design * weight[:, None], values * weight, rcond=None)[0]
+        fit = design @ terms
+        away = np.abs(values - fit)
+        weight = 1.0 / (1.0 + (away / (3.0 * np.median(away) + 1e-9)) ** 2)
+    rest = ndimage.gaussian_filter((values - fit).reshape(shading.shape), 1.0, mode="nearest")
+    return np.asarray(fit.reshape(shading.shape) + rest)
+
+
+def advise_exposure(exposure_ms: float, level: float, full: float) -> tuple[str, float]:
+    """What to do with an exposure: ``keep``, ``shorten`` or ``lengthen``, and the better one in ms.
+
+    Args:
+        exposure_ms: as it is.
+        level: what it gives above dark.
+        full: the full scale above dark.
+    """
+    share = level / full
+    if _LEAST <= share <= _MOST:
+        return "keep", exposure_ms
+    better_ms = exposure_ms * _WANTED / max(min(share, 1.0), 1e-3)
+    return ("shorten" if share > _MOST else "lengthen"), float(f"{better_ms:.2g}")
+
+
+def measure_flat(bench: Bench, dark_level: dict[float, float]) -> dict[str, Any]:
+    """Measure every modality at places all over the slot.
+
+    Args:
+        bench: at the microscope.
+        dark_level: exposure in ms to the camera's level without light, in counts.
+    """
+    bench.find_focus()
+    seen: dict[str, list[_Seen]] = {name: [] for name, _ in bench.scope.modalities.items()}
+    places = bench.places(_PLACES)
+    for number, (x_um, y_um) in enumerate(places, 1):
+        bench.go(x_um, y_um)
+        for name, frames in seen.items():
+            if name != "fluorescence" or number <= _FLUORESCENCE_PLACES:
+                frames.append(_look(bench, name))
+        bench.progress("flat-field, places", number, len(places))
+    return {
+        "modalities": {
+            name: _modality_figures(bench, name, seen[name], dark_level[modality.exposure_ms])
+            for name, modality in bench.scope.modalities.items()
+        }
+    }
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of one frame, in counts: background of its tiles, its brightest part, its saturated share."""
+
+    levels: NDArray[np.float64]
+    top: float
+    saturated: float
+
+
+def _look(bench: Bench, name: str) -> _Seen:
+    frame = bench.frame(name)
+    percentile = _GLOW_PERCENTILE if name == "fluorescence" else _BRIGHT_PERCENTILE
+    saturated = float(np.mean(frame >= bench.scope.camera.saturation))
+    return _Seen(tile_levels(frame, percentile), float(np.percentile(frame, _NUCLEI_PERCENTILE)), saturated)
+
+
+def _modality_figures(bench: Bench, name: str, seen: list[_Seen], dark: float) -> dict[str, Any]:
+    fluorescent = name == "fluorescence"
+    full = bench.scope.camera.saturation
+    levels = [entry.levels - dark for entry in seen]
+    shading = estimate_shading(np.stack(levels), 0.5 if fluorescent else _BRIGHT_QUANTILE)
+    background = float(np.median(shading.levels))
+    deciding = max(entry.top for entry in seen) - dark if fluorescent else background * float(shading.grid.max())
+    exposure_ms = bench.scope.modalities.named(name).exposure_ms
+    verdict, better_ms = advise_exposure(exposure_ms, deciding, full - dark)
+    return {
+        "shading": np.round(shading.grid, 4).tolist(),
+        "shading_se": round(shading.error, 5),
+        "falloff": round(shading.falloff, 4),
+        "background": round(background, 1),
+        "exposure_ms": exposure_ms,
+        "used_of_full_scale": round(deciding / (full - dark), 4),
+        "saturated_share": round(float(np.median([entry.saturated for entry in seen])), 7),
+        "exposure_advice": verdict,
+        "better_exposure_ms": better_ms,
+        "dark_level": round(dark, 2),
+        "places": len(seen),
+        # The lamp is watched in bright field only: fluorescence fades by itself.
+        "lamp": None if fluorescent else _watch_lamp(bench, name, dark),
+    }
+
+
+def _watch_lamp(bench: Bench, name: str, dark: float) -> dict[str, float]:
+    """Mean of frames taken one after another at one place: their scatter, and their drift per minute."""
+    means: list[float] = []
+    times_s: list[float] = []
+    began_s = time.monotonic()
+    for _ in range(_STEADY_FRAMES):
+        frame = bench.frame(name)
+        times_s.append(time.monotonic() - began_s)
+        means.append(float(frame.mean()) - dark)
+    return lamp_figures(np.array(times_s), np.array(means))
+
+
+def lamp_figures(times_s: Sequence[float] | NDArray[np.float64], levels: NDArray[np.float64]) -> dict[str, float]:
+    """Scatter about a straight line, and its slope, relative to the mean level.
+
+    Args:
+        times_s: (N,) of the exposures.
+        levels: (N,) above dark.
+    """
+    moments = np.asarray(times_s) - np.mean(times_s)
+    mean = float(np.mean(levels))
+    slope = float(moments @ (levels - mean) / max(float(moments @ moments), 1e-12))
+    scatter = float(np.std(levels - mean - slope * moments, ddof=2))
+    return {
+        "relative_sd": round(scatter / mean, 6),
+        "drift_per_minute": round(60.0 * slope / mean, 6),
+        "drift_se": round(60.0 * scatter / mean / max(float(np.sqrt(moments @ moments)), 1e-6), 6),
+        "seconds": round(float(np.ptp(times_s)), 2),
+        "frames": len(levels),
+    }

@@ -1,0 +1,156 @@
+"""Where each modality is sharpest: Z offsets between them, and from the sharpest picture to the best focus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from wbcpipe.acquire.autofocus import sharpness
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.calibration.bench import Bench
+
+__all__ = ["fit_peak", "measure_offsets"]
+
+_PLACES: Final = 5
+#: Places that are lit for fluorescence: each is bleached by its series.
+_FLUORESCENCE_PLACES: Final = 5
+#: Steps to each side: of half the scope's fine step in bright field, of whole ones in fluorescence, to spare light.
+_SIDE_STEPS: Final = 6
+_FLUORESCENCE_SIDE_STEPS: Final = 3
+#: The peak is fitted to what is at least so sharp, as a part of the sharpest.
+_NEAR_PEAK: Final = 0.6
+#: A series less sharp than this showed no nucleus.
+_NOTHING: Final = 1e-8
+#: A mean offset with a larger standard error is not to be relied on. Cells lie at heights of their own, so in
+#: fluorescence, where few are seen at a place, places differ by half a micrometre.
+_RELIABLE_UM: Final = 0.3
+
+
+def fit_peak(z_um: NDArray[np.float64], sharp: NDArray[np.float64]) -> tuple[float, float] | None:
+    """The Z of greatest sharpness, and its standard error, by a parabola through the logarithm around the peak.
+
+    Args:
+        z_um: (N,) rising.
+        sharp: (N,) of `autofocus.sharpness`.
+
+    Returns:
+        ``None`` where there is no peak within the series.
+    """
+    top = int(np.argmax(sharp))
+    if sharp[top] <= 0:
+        return None
+    low, high = top, top
+    while low > 0 and sharp[low - 1] >= _NEAR_PEAK * sharp[top]:
+        low -= 1
+    while high < len(sharp) - 1 and sharp[high + 1] >= _NEAR_PEAK * sharp[top]:
+        high += 1
+    if high - low < 3:
+        low, high = max(top - 2, 0), min(top + 2, len(sharp) - 1)
+    near = slice(low, high + 1)
+    z, logs = z_um[near] - z_um[top], np.log(np.maximum(sharp[near], 1e-12))
+    if len(z) < 4:
+        return None
+    terms, covariance = np.polyfit(z, logs, 2, cov="unscaled")
+    rest = logs - np.polyval(terms, z)
+    covariance = covariance * float(rest @ rest) / max(len(z) - 3, 1)
+    bend, slope = float(terms[0]), float(terms[1])
+    if bend >= 0:
+        return None
+    peak = -slope / (2 * bend)
+    if not z[0] <= peak <= z[-1]:
+        return None
+    gradient = np.array([slope / (2 * bend**2), -1 / (2 * bend), 0.0])
+    return z_um[top] + peak, float(np.sqrt(max(gradient @ covariance @ gradient, 0.0)))
+
+
+def measure_offsets(bench: Bench) -> dict[str, Any]:
+    """Measure the bright-field modalities at several places, and fluorescence at fewer."""
+    bench.find_focus()
+    policy = bench.scope.focus
+    names = [name for name, _ in bench.scope.modalities.items() if name != "fluorescence"]
+    found: dict[str, list[float]] = {name: [] for name in [*names, "fluorescence"]}
+    focused = 0
+    for x_um, y_um in bench.places(2 * _PLACES):
+        if focused == _PLACES:
+            break
+        bench.go(x_um, y_um)
+        near_um = bench.focus()
+        peak = None if near_um is None else _bright_peak(bench, policy.modality, near_um)
+        if near_um is None or peak is None:
+            continue
+        focused += 1
+        bench.progress("sharpest planes, places", focused, _PLACES)
+        for name in names:
+            there = peak if name == policy.modality else _bright_peak(bench, name, near_um)
+            if there is not None:
+                found[name].append(there - peak)
+        if len(found["fluorescence"]) < _FLUORESCENCE_PLACES:
+            there = _fluorescent_peak(bench, near_um)
+            if there is not None:
+                found["fluorescence"].append(there - peak)
+    figures = {name: _summary(offsets) for name, offsets in found.items()}
+    best = figures["fluorescence"]
+    return {
+        "reference": policy.modality,
+        "from_reference_um": figures,
+        # The surface of focus is the reference's sharpest plane and the file's `focus.offset_um` above it.
+        "z_offset_um": {
+            name: None if entry is None else round(entry["um"] - (policy.offset_um if name == "fluorescence" else 0), 3)
+            for name, entry in figures.items()
+        },
+        "focus_offset_um": None if best is None else best["um"],
+        "focus_offset_se_um": None if best is None else best["se_um"],
+        "places": focused,
+    }
+
+
+def _bright_peak(bench: Bench, modality: str, near_um: float) -> float | None:
+    step_um = bench.scope.focus.fine_step_um / 2
+    with bench.microscope.focus_region(bench.scope.focus.roi_px) as frame_px:
+        heights = _series(bench, near_um, step_um, _SIDE_STEPS)
+        sharp = []
+        for z_um in heights:
+            bench.at_z(z_um)
+            sharp.append(sharpness(bench.frame(modality, frame_px=frame_px)))
+    found = fit_peak(heights, np.array(sharp))
+    bench.at_z(near_um)
+    return None if found is None else found[0]
+
+
+def _fluorescent_peak(bench: Bench, near_um: float) -> float | None:
+    """The whole frame, for nuclei are few; up and down again, so that fading tips the curve to neither side."""
+    heights = _series(bench, near_um, bench.scope.focus.fine_step_um, _FLUORESCENCE_SIDE_STEPS)
+    sharp = np.zeros(len(heights))
+    for order in (range(len(heights)), reversed(range(len(heights)))):
+        for number in order:
+            bench.at_z(heights[number])
+            # The geometric mean of both goes: fading is nearly a power of the dose.
+            sharp[number] += np.log(max(sharpness(bench.frame("fluorescence")), 1e-12)) / 2
+    bench.at_z(near_um)
+    found = fit_peak(heights, np.where(sharp > np.log(_NOTHING), np.exp(sharp), 0.0))
+    return None if found is None else found[0]
+
+
+def _series(bench: Bench, near_um: float, step_um: float, side: int) -> NDArray[np.float64]:
+    """Heights around one, within the soft limits."""
+    low, high = bench.scope.stage.z_um
+    heights = near_um + step_um * np.arange(-side, side + 1)
+    return np.asarray(heights[(heights >= low) & (heights <= high)], np.float64)
+
+
+def _summary(offsets: list[float]) -> dict[str, Any] | None:
+    """Mean over the places, its standard error, and whether it can be relied on."""
+    if not offsets:
+        return None
+    values = np.array(offsets)
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return {
+        "um": round(float(values.mean()), 3),
+        "se_um": None if error is None else round(error, 3),
+        "places": len(values),
+        "reliable": error is not None and error <= _RELIABLE_UM,
+    }

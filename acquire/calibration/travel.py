@@ -1,0 +1,134 @@
+"""Move the stage by known lengths and see what the picture does: pixel size, affine, backlash, repeatability."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from wbcpipe.acquire.calibration.geometry import Move, camera_affine, fit_moves, prepare, register
+from wbcpipe.errors import HardwareError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.calibration.bench import Bench
+    from wbcpipe.acquire.calibration.geometry import AffineFit
+
+__all__ = ["measure_geometry"]
+
+_PLACES: Final = 3
+#: Lengths of the moves, as parts of the field's shorter side. The first are short enough to be registered with no
+#: idea of the pixel size; they predict the longer ones, which then make the figure exact.
+_SHORT: Final = (0.04, 0.08)
+_LONG: Final = (0.2, 0.4)
+#: Side of the camera's middle that is used, in unbinned pixels.
+_SIDE_PX: Final = 1024
+_DIRECTIONS: Final = ((1, 0), (0, 1), (-1, 0), (0, -1))
+_REPEATS: Final = 3
+
+
+class _View:
+    """A place seen by the camera, and what the stage said of it."""
+
+    def __init__(self, bench: Bench, place_um: tuple[float, float], side: tuple[int, int] = (-1, -1)) -> None:
+        self.there_um = bench.go(*place_um, side)
+        with bench.microscope.focus_region(_SIDE_PX) as frame_px:
+            self.picture = prepare(bench.frame(bench.scope.focus.modality, frame_px=frame_px))
+
+    def move_to(self, other: _View, guess_px: NDArray[np.float64]) -> Move | None:
+        """What happened from here to ``other``; ``None`` where the pictures do not show the same."""
+        found = register(self.picture, other.picture, (float(guess_px[0]), float(guess_px[1])))
+        if found is None:
+            return None
+        moved_um = (other.there_um[0] - self.there_um[0], other.there_um[1] - self.there_um[1])
+        return Move(moved_um, found[0], found[1])
+
+
+def measure_geometry(bench: Bench) -> dict[str, Any]:
+    """Measure how pixels lie on the stage, and how well the stage comes back.
+
+    Raises:
+        HardwareError: the picture does not follow the stage, or the slot shows nothing.
+    """
+    bench.find_focus()
+    # A camera's middle of this size is exact enough, and distorted less than the whole.
+    shorter_um = min(*bench.scope.field_um, _SIDE_PX * bench.scope.camera.pixel_um)
+    places: list[tuple[float, float]] = []
+    moves: list[Move] = []
+    tried = 0
+    for x_um, y_um in bench.places(2 * _PLACES, beside_um=_LONG[-1] * shorter_um):
+        if len(places) == _PLACES:
+            break
+        bench.go(x_um, y_um)
+        if bench.focus() is None:
+            continue
+        here = _View(bench, (x_um, y_um))
+        new, count = _moves_from(bench, here, (x_um, y_um), shorter_um)
+        tried += count
+        if new:
+            places.append((x_um, y_um))
+            moves += new
+            bench.progress("known moves, places", len(places), _PLACES)
+    if len(moves) < tried / 2 or not moves:
+        raise HardwareError(
+            f"only {len(moves)} of {tried} moves of the stage could be followed in the picture: lay a slide with many "
+            "cells in the slot, see that it is clamped, that 'camera.pixel_um' is not wrong by a factor, and that "
+            "frames are in focus."
+        )
+    fit = fit_moves(moves)
+    return {
+        **camera_affine(fit, bench.scope.camera),
+        "moves_tried": tried,
+        "places": len(places),
+        "similarity": round(float(np.median([move.similarity for move in moves])), 3),
+        "backlash": _measure_backlash(bench, fit, places[0]),
+    }
+
+
+def _moves_from(bench: Bench, here: _View, place_um: tuple[float, float], shorter_um: float) -> tuple[list[Move], int]:
+    """The moves that could be registered at one place, and how many were made; short ones first."""
+    moves: list[Move] = []
+    tried = 0
+    inverse: NDArray[np.float64] | None = None
+    for lengths in (_SHORT, _LONG):
+        for length in lengths:
+            for right, down in _DIRECTIONS:
+                step_um = np.array([right, down]) * length * shorter_um
+                there = _View(bench, (place_um[0] + float(step_um[0]), place_um[1] + float(step_um[1])))
+                tried += 1
+                guess_px = np.zeros(2) if inverse is None else -inverse @ step_um
+                move = here.move_to(there, guess_px)
+                if move is not None:
+                    moves.append(move)
+        if inverse is None:
+            if len(moves) < 4:
+                return [], tried
+            inverse = np.asarray(np.linalg.inv(fit_moves(moves).matrix), np.float64)
+    return moves, tried
+
+
+def _measure_backlash(bench: Bench, fit: AffineFit, place_um: tuple[float, float]) -> dict[str, Any]:
+    """Come back to one place from all sides: how far apart the two sides end, and how well one side repeats."""
+    home = _View(bench, place_um)
+    ends: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
+    for number in range(_REPEATS):
+        bench.progress("coming back to one place", number + 1, _REPEATS)
+        for side in ((-1, -1), (1, -1), (-1, 1)):
+            view = _View(bench, place_um, side)
+            found = register(home.picture, view.picture)
+            if found is not None:
+                # Where the stage really stands against its first visit: the specimen moves against it.
+                ends.setdefault(side, []).append(-fit.matrix @ np.array(found[0]))
+    result: dict[str, Any] = {"repeats": _REPEATS}
+    same = np.array(ends.get((-1, -1), []))
+    if len(same) >= 2:
+        result["repeatability_um"] = round(float(np.sqrt(np.mean(np.square(same).sum(axis=1)))), 4)
+    for axis, side in enumerate(((1, -1), (-1, 1))):
+        other = np.array(ends.get(side, []))
+        if len(same) >= 2 and len(other) >= 2:
+            away = other[:, axis].mean() - same[:, axis].mean()
+            error = np.sqrt(other[:, axis].var(ddof=1) / len(other) + same[:, axis].var(ddof=1) / len(same))
+            result[f"{'xy'[axis]}_um"] = round(float(away), 4)
+            result[f"{'xy'[axis]}_se_um"] = round(float(error), 4)
+    return result
