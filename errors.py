@@ -10,6 +10,7 @@ __all__ = [
     "AcquisitionError",
     "BundleError",
     "ConfigError",
+    "CoreLostError",
     "DeviceCrashError",
     "DeviceTimeoutError",
     "DiskFullError",
@@ -98,6 +99,12 @@ class AcquisitionError(WbcpipeError, RuntimeError):
     """Acquisition ended without the fields it was asked for."""
 
     exit_code = 26
+
+
+class CoreLostError(HardwareError):
+    """The Micro-Manager core answers no more, or its devices do not come back; another process may reach them."""
+
+    exit_code = 27
 
 
 class FrameFileError(WbcpipeError, ValueError):

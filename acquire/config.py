@@ -19,6 +19,7 @@ __all__ = [
     "DeviceSetting",
     "Focus",
     "Light",
+    "LightCheck",
     "MicroManager",
     "Modality",
     "ModalitySet",
@@ -282,6 +283,8 @@ class Reliability(_Part):
         retries: how often a field is tried again before it is recorded as missing.
         retry_wait_s: before each of these.
         missing_in_a_row: ends the run; one bad field is an accident, many are a fault.
+        crashes_per_field: a field at which a driver crashed, hung or lost the core so often is recorded as missing.
+        restarts_in_a_row: of the process that drives the devices, without a field taken between them; ends the run.
     """
 
     move_timeout_s: Positive = 30.0
@@ -290,6 +293,33 @@ class Reliability(_Part):
     retries: Annotated[int, Field(ge=0, le=10)] = 2
     retry_wait_s: NotNegative = 0.5
     missing_in_a_row: Annotated[int, Field(ge=1)] = 5
+    crashes_per_field: Annotated[int, Field(ge=1, le=10)] = 2
+    restarts_in_a_row: Annotated[int, Field(ge=0, le=100)] = 3
+
+
+class LightCheck(_Part):
+    """What a frame must look like to be believed; one that does not is taken again. See `plausible`.
+
+    Levels are pixel values above ``camera_offset``: of bright field the background's, of fluorescence that of the
+    darkest parts. A frame's level is compared with the median of the last fields'.
+
+    Attributes:
+        enabled: look at the frames at all.
+        camera_offset: pixel value of a frame taken in the dark.
+        dark_fraction: of the camera's range; a bright field whose level is lower had no light.
+        saturated_fraction, fluorescence_saturated_fraction: part of a frame's pixels that may be saturated.
+        least_ratio, most_ratio: of a frame's level to that of the fields before.
+        fluorescence_most_ratio: the same for fluorescence, where a field full of cells glows all over.
+    """
+
+    enabled: bool = True
+    camera_offset: NotNegative = 0.0
+    dark_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    fluorescence_saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    least_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.5
+    fluorescence_most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 8.0
 
 
 class Scope(_Part):
@@ -313,6 +343,7 @@ class Scope(_Part):
     slots: Annotated[dict[str, Slot], Field(min_length=1)]
     focus: Focus = Focus()
     reliability: Reliability = Reliability()
+    light_check: LightCheck = LightCheck()
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
     sha256: Annotated[str, Field(exclude=True)] = ""

@@ -31,6 +31,11 @@ class Exposure:
 class Microscope(Protocol):
     """An opened microscope. Every call has a deadline and raises a typed error, never a bare one of the driver's."""
 
+    @property
+    def found_lit(self) -> bool:
+        """Whether the shutter stood open when the microscope was opened; it was closed then."""
+        ...
+
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
         """Bring a place of the slide to the middle of the image; gives back where the stage says that this is.
 
@@ -75,6 +80,15 @@ class Microscope(Protocol):
 
     def recover(self) -> None:
         """Bring everything to rest after a failure: shutter closed, focus where it last was good."""
+        ...
+
+    def reinitialise(self) -> None:
+        """Load the devices anew and set them up as at the beginning; a frame under way is given up.
+
+        Raises:
+            CoreLostError: they do not come back in this process.
+            HardwareError: they came back otherwise than the scope says.
+        """
         ...
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from wbcpipe.acquire.hardware import Exposure
 from wbcpipe.acquire.illumination import Illumination
 from wbcpipe.acquire.mmcore import CoreLink
-from wbcpipe.errors import HardwareError, StageLimitError
+from wbcpipe.errors import DeviceTimeoutError, HardwareError, StageLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config import Camera, Scope
 
 __all__ = ["CoreMicroscope", "oriented"]
+
+#: After a failure a stage may end its move within this, then it is stopped.
+_REST_S = 2.0
 
 
 class CoreMicroscope:
@@ -46,6 +49,11 @@ class CoreMicroscope:
         except BaseException:
             self.link.close()
             raise
+
+    @property
+    def found_lit(self) -> bool:
+        """See `hardware.Microscope.found_lit`."""
+        return self.link.found_lit
 
     def _set_up_camera(self) -> None:
         camera = self.scope.camera
@@ -185,13 +193,35 @@ class CoreMicroscope:
         self.illumination.forget()
         self._heading_um = None
         self._exposure_ms = (0.0, 0.0)
-        with contextlib.suppress(HardwareError):
-            if self.scope.light.shutter_device:
+        stage = self.scope.stage
+        # One device that fails must not keep the others from coming to rest.
+        if self.scope.light.shutter_device:
+            with contextlib.suppress(HardwareError):
                 self.link.set_shutter(is_open=False)
+        for device in (stage.xy_device, stage.z_device):
+            with contextlib.suppress(HardwareError):
+                self._halt(device)
+        with contextlib.suppress(HardwareError):
             self.link.start_z(self._good_z_um)
-            stage = self.scope.stage
             devices = (stage.z_device, stage.xy_device)
             self.link.wait_for(devices, self.scope.reliability.move_timeout_s, "coming to rest")
+
+    def _halt(self, device: str) -> None:
+        """Stop a stage that still moves after a short while: its own move may have never ended."""
+        try:
+            rest_s = min(_REST_S, self.scope.reliability.move_timeout_s)
+            self.link.wait_for((device,), rest_s, "coming to rest")
+        except DeviceTimeoutError:
+            self.link.stop(device)
+
+    def reinitialise(self) -> None:
+        """See `hardware.Microscope.reinitialise`."""
+        self.finish()
+        self.link.reload()
+        self.illumination.forget()
+        self._heading_um = None
+        self._exposure_ms = (0.0, 0.0)
+        self._set_up_camera()
 
     def close(self) -> None:
         """See `hardware.Microscope.close`."""

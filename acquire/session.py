@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
 from wbcpipe.acquire.capture import FieldFocuser, capture_field
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
-from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_info
+from wbcpipe.acquire.frames import MODALITIES, field_path, fields_on_disk, read_field, read_info
+from wbcpipe.acquire.plausible import FrameJudge
+from wbcpipe.acquire.reconcile import reconcile
 from wbcpipe.acquire.record import begin_sample, check_disk
 from wbcpipe.acquire.specimen import Specimen, TruthRow, truth_rows, write_truth
-from wbcpipe.acquire.writer import FieldWriter, field_buffers
-from wbcpipe.errors import FrameFileError, HardwareError, InterruptedRunError, StageLimitError
+from wbcpipe.acquire.writer import FieldWriter, field_buffers, read_missing
+from wbcpipe.errors import CoreLostError, FrameFileError, HardwareError, InterruptedRunError, StageLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
     from wbcpipe.samples import Sample
 
 __all__ = ["AcquisitionSession", "open_microscope", "quarantine_damaged"]
+
+#: Fields of an earlier run that tell which levels to expect.
+_LEARNT_FIELDS: Final = 3
+#: From this attempt of a field on, counted from 0, bringing to rest was not enough: the devices are loaded anew.
+_REINITIALISE_AFTER: Final = 1
 
 
 def open_microscope(scope: Scope, specimen: SpecimenPlan | None) -> Microscope:
@@ -84,6 +92,7 @@ class AcquisitionSession:
         specimen: on a virtual scope, what lies on the stage.
         microscope: gives the opened microscope; by default the one of ``scope``.
         progress: told in words what is being done.
+        given_up: fields not to be tried, with the reason that is recorded: those that took the process down before.
     """
 
     def __init__(
@@ -95,10 +104,12 @@ class AcquisitionSession:
         *,
         microscope: Callable[[Scope, SpecimenPlan | None], Microscope] = open_microscope,
         progress: Callable[[str], None] = lambda _: None,
+        given_up: Mapping[int, str] | None = None,
     ) -> None:
         self.sample, self.scope, self.plan, self.specimen = sample, scope, plan, specimen
         self.raw: Path = sample.raw_path()
         self._open, self._progress = microscope, progress
+        self._given_up = dict(given_up or {})
         self._fields = plan.fields()
         self._stop = threading.Event()
         self._on_disk: dict[int, FieldInfo] = {}
@@ -109,9 +120,14 @@ class AcquisitionSession:
         self.raw.mkdir(parents=True, exist_ok=True)
         self._on_disk = quarantine_damaged(self.sample, self.scope)
         self._buffers = field_buffers(self.scope.camera.image_px)
+        self._judge = FrameJudge(self.scope.light_check, self.scope.camera.saturation, self.scope.light.shutter_device)
+        for index in list(self._on_disk)[-_LEARNT_FIELDS:]:
+            images, info = read_field(field_path(self.raw, index))
+            self._judge.learn(info.modalities, images)
         self._progress(f"opening {self.scope.name}")
         self.microscope = self._open(self.scope, self.specimen)
         try:
+            self._tell_of_light()
             self.microscope.age(_doses(self._on_disk.values()))
             self.surface: FocusSurface = load_surface(self.raw / "focus.json", self.plan, self.scope.focus)
         except BaseException:
@@ -121,6 +137,18 @@ class AcquisitionSession:
 
     def __exit__(self, *_: object) -> None:
         self.microscope.close()
+
+    def _tell_of_light(self) -> None:
+        """Note and tell that the shutter was found open: an earlier process left the slide in the light."""
+        if not self.microscope.found_lit:
+            return
+        # The folder's time is that of the last field, or of the run's beginning.
+        since = datetime.fromtimestamp(self.raw.stat().st_mtime, UTC).isoformat(timespec="seconds")
+        self.sample.log("shutter_found_open", last_field=since)
+        self._progress(
+            f"the shutter stood open and was closed: the slide may have been lit since {since}, when this sample was "
+            "last worked on"
+        )
 
     @property
     def taken(self) -> dict[int, FieldInfo]:
@@ -136,6 +164,7 @@ class AcquisitionSession:
         indices: Iterable[int],
         on_field: Callable[[int], None] = lambda _: None,
         on_missing: Callable[[int, str], None] = lambda _index, _reason: None,
+        on_begin: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Take those of the planned fields that have no whole file yet, in the plan's order.
 
@@ -143,9 +172,12 @@ class AcquisitionSession:
             indices: of planned fields; those on disk are passed over without a call of ``on_field``.
             on_field: called with each index once its file is whole, from the writing thread.
             on_missing: called with the index and the reason of a field that could not be taken, in turn.
+            on_begin: called with each index before the first device is touched for it.
 
         Raises:
+            AcquisitionError: a field is neither on disk nor recorded as missing.
             DiskFullError: no room; the fields written before are whole.
+            CoreLostError: the devices do not come back in this process; another one may go on.
             HardwareError: too many fields in a row could not be taken.
             InterruptedRunError: `stop` was called.
         """
@@ -157,7 +189,8 @@ class AcquisitionSession:
         if todo:
             check_disk(self.raw, self.scope, len(todo))
             self._focus([self._fields[index] for index in wanted])
-            self._take_fields(todo, on_field, on_missing)
+            self._take_fields(todo, on_field, on_missing, on_begin)
+            reconcile(self.raw, wanted)
         if self.specimen is not None and self._on_disk:
             write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk))
 
@@ -166,6 +199,7 @@ class AcquisitionSession:
         todo: Sequence[PlannedField],
         on_field: Callable[[int], None],
         on_missing: Callable[[int, str], None],
+        on_begin: Callable[[int], None],
     ) -> None:
         infos: dict[int, FieldInfo] = {}
 
@@ -178,13 +212,18 @@ class AcquisitionSession:
         try:
             for field, following in itertools.zip_longest(todo, todo[1:]):
                 check_disk(self.raw, self.scope, 1)
+                if field.index in self._given_up:
+                    self._miss(writer, field.index, self._given_up[field.index])
+                    continue
+                on_begin(field.index)
                 buffer = writer.buffer()
                 try:
                     info = self._take_field(field, following, buffer)
+                except CoreLostError:
+                    raise
                 except HardwareError as error:
                     writer.give_back(buffer)
-                    writer.miss(field.index, str(error))
-                    self.sample.log("field_missing", field=field.index, reason=str(error))
+                    self._miss(writer, field.index, str(error))
                     in_a_row += 1
                     if in_a_row >= self.scope.reliability.missing_in_a_row:
                         raise HardwareError(
@@ -200,14 +239,20 @@ class AcquisitionSession:
             writer.finish(raise_error=False)
         writer.check()
 
+    def _miss(self, writer: FieldWriter, index: int, reason: str) -> None:
+        # A process that goes on for one that died finds what that one noted.
+        if read_missing(self.raw).get(index) != reason:
+            self.sample.log("field_missing", field=index, reason=reason)
+        writer.miss(index, reason)
+
     def _take_field(self, field: PlannedField, following: PlannedField | None, buffer: NDArray[np.uint16]) -> FieldInfo:
         """Take a field into ``buffer``, and again after a failure, as often as the scope allows."""
-        onward_um = None if following is None else (following.x_um, following.y_um)
+        onward_um = None if following is None or following.index in self._given_up else (following.x_um, following.y_um)
         policy = self.scope.reliability
         for attempt in range(policy.retries + 1):
             try:
                 events = field_events(self.scope, field, self.surface.z_um(field.x_um, field.y_um))
-                return capture_field(
+                info = capture_field(
                     self.microscope,
                     self.scope,
                     events,
@@ -216,18 +261,31 @@ class AcquisitionSession:
                     then_to_um=onward_um,
                     check=self._check_stop,
                 )
+                self._judge.judge(info.modalities, buffer)
+                return info
             except StageLimitError as error:
                 raise HardwareError(str(error)) from error
             except HardwareError as error:
-                self._rest(error, last=attempt == policy.retries, field=field.index)
+                self._rest(error, attempt, field=field.index)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
-    def _rest(self, error: HardwareError, *, last: bool, **where: int | str) -> None:
-        """Bring the hardware to rest after ``error``; raise it again if this was the ``last`` attempt."""
+    def _rest(self, error: HardwareError, attempt: int, **where: int | str) -> None:
+        """Bring the hardware to rest after ``error``, load it anew if that was tried; raise after the last attempt."""
+        if isinstance(error, CoreLostError):
+            raise error
         self.microscope.recover()
-        if last:
+        if attempt == self.scope.reliability.retries:
             raise error
         self.sample.log("retry", **where, reason=str(error))
+        if attempt >= _REINITIALISE_AFTER:
+            self._progress(f"loading the devices anew: {error}")
+            try:
+                self.microscope.reinitialise()
+            except CoreLostError:
+                raise
+            except HardwareError as changed:
+                raise CoreLostError(f"after loading the devices anew: {changed}") from error
+            self.sample.log("reinitialised", **where)
         self._stop.wait(self.scope.reliability.retry_wait_s)
         self._check_stop()
 
@@ -254,7 +312,7 @@ class AcquisitionSession:
                     points = self.surface.measure(places, finder)
                 break
             except HardwareError as error:
-                self._rest(error, last=attempt == self.scope.reliability.retries, doing="focus")
+                self._rest(error, attempt, doing="focus")
         self.surface.save(self.raw / "focus.json")
         self.sample.log("focused", points=points, seconds=round(time.monotonic() - started_s, 2))
 
