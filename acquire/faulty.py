@@ -131,7 +131,8 @@ class _FaultyLink(CoreLink):
     def _fail_exposing(self, fault: FaultKind) -> None:
         if fault in ("camera time-out", "autofocus hangs", "driver hangs"):
             assert self._over is not None
-            self._over.wait()
+            # Longer than the deadline, so that it is missed; only a driver that hangs never returns.
+            self._over.wait(None if fault == "driver hangs" else 1.6 * self._scope.reliability.camera_timeout_s)
             raise HardwareError("snap_image() failed: the camera was restarted.")
         elif fault == "driver crash":
             super()._call("set_property", self._scope.camera.device, "SimulateCrash", "Dereference Null Pointer")

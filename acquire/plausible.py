@@ -37,7 +37,7 @@ _DARK_QUANTILE: Final = 0.10
 def thinned(frame: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """About 96 x 96 pixels of a frame (y, x), evenly spread, as a copy."""
     steps = tuple(max(side // _SIDE, 1) for side in frame.shape)
-    return np.ascontiguousarray(frame[steps[0] // 2 :: steps[0], steps[1] // 2 :: steps[1]])
+    return frame[steps[0] // 2 :: steps[0], steps[1] // 2 :: steps[1]].copy()
 
 
 @dataclass(frozen=True)
