@@ -97,8 +97,8 @@ def acquire(
 
     The focus is mapped first, in bright field, so that the stain does not bleach. Then fields are taken row by row
     from the corner of the slot. Fields that are on disk already are kept: after a power cut, a crash or Ctrl-C the same
-    command goes on where it stopped, and a larger --fields takes more. A field that cannot be taken is noted in
-    raw/single/missing.json and the run goes on.
+    command goes on where it stopped, and a larger --fields takes more. A field that cannot be taken, even after its
+    devices were loaded anew or their process was started again, is noted in raw/single/missing.json; the run goes on.
 
     \b
     Examples:
@@ -107,6 +107,7 @@ def acquire(
     """
     from wbcpipe.acquire.config import load_scope
     from wbcpipe.acquire.plan import AcquisitionPlan
+    from wbcpipe.acquire.reconcile import reconcile
     from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
     from wbcpipe.acquire.worker import AcquisitionRequest
     from wbcpipe.progress import Reporter
@@ -124,13 +125,15 @@ def acquire(
     with sample.lock("acquire"):
         begin_sample(sample, scope, plan, specimen, slide=slide)
         with Reporter(quiet=as_json) as reporter:
-            taken, missing = _follow(AcquisitionRequest(sample, scope, plan, specimen), n_fields, reporter)
+            _follow(AcquisitionRequest(sample, scope, plan, specimen), n_fields, reporter)
+    outcome = reconcile(sample.raw_path(), range(n_fields))  # from the files, not from what was told
+    taken, missing = len(outcome.taken), outcome.missing
     seconds = time.monotonic() - started_s
     if not taken:
         reason = missing[min(missing)]
         raise AcquisitionError(f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: {reason}")
     if as_json:
-        outcome = {
+        content = {
             "sample": sample.name,
             "path": str(sample.path),
             "fields_wanted": n_fields,
@@ -138,7 +141,7 @@ def acquire(
             "fields_missing": {str(index): reason for index, reason in sorted(missing.items())},
             "seconds": round(seconds, 2),
         }
-        click.echo(json.dumps(outcome, indent=2))
+        click.echo(json.dumps(content, indent=2))
         return
     lost = f", {len(missing)} missing (see {sample.raw_path() / 'missing.json'})" if missing else ""
     click.echo(f"{taken} of {n_fields} fields on disk{lost} after {seconds:.1f} s: {sample.raw_path()}")
@@ -150,26 +153,25 @@ def _fields_to_go(raw: Path, n_fields: int) -> int:
     return sum(index not in fields_on_disk(raw) for index in range(n_fields))
 
 
-def _follow(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> tuple[int, dict[int, str]]:
-    """Run a worker and show how far it is: the number of fields on disk, and the missing ones with their reasons."""
+def _follow(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> None:
+    """Run a worker and show how far it is."""
     from wbcpipe.acquire.worker import AcquisitionWorker, FieldMissing, FieldTaken, Progress
 
-    taken, missing = 0, dict[int, str]()
+    settled = 0
     with AcquisitionWorker(request) as worker:
         worker.want(n_fields)
         for event in worker.events():
             match event:
                 case FieldTaken():
-                    taken += 1
+                    settled += 1
                 case FieldMissing(index, reason):
-                    missing[index] = reason
+                    settled += 1
                     reporter.say(f"field {index} is missing: {reason}")
                 case Progress(text):
                     reporter.say(text)
                 case _:
                     continue
-            reporter.update("fields", taken + len(missing), n_fields)
-    return taken, missing
+            reporter.update("fields", settled, n_fields)
 
 
 @click.command(context_settings={"max_content_width": 100})

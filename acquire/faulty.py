@@ -51,6 +51,8 @@ _FETCHING: Final = ("get_image", "pop_next_image")
 #: A lamp at a fraction or a multiple of its power; the camera sees it as so much exposure.
 _POWER: Final[dict[str, float]] = {"lamp saturates": 50.0, "lamp fails": 0.2}
 _NEAR_UM: Final = 0.05
+#: A fault of the focusing strikes at points near the fields from its own on, not at any point of the slot.
+_FOCUS_SPAN: Final = 200
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Fault:
 
     Attributes:
         kind: what fails.
-        field: at which planned field; ``autofocus hangs`` strikes at the first focusing near or beyond it.
+        field: at which planned field; ``autofocus hangs`` strikes where the nearest is this or one of the 199 after.
         attempts: how many attempts it spoils.
         modality: whose frame a fault of the light or a frozen camera spoils.
     """
@@ -213,7 +215,7 @@ class FaultyScope(VirtualScope):
         for fault in self._opener.faults:
             if self._strikes[fault] >= fault.attempts or focusing != (fault.kind == "autofocus hangs"):
                 continue
-            if fault.field == nearest.index or (focusing and fault.field <= nearest.index):
+            if fault.field == nearest.index or (focusing and 0 <= nearest.index - fault.field < _FOCUS_SPAN):
                 return fault
         return None
 

@@ -51,7 +51,10 @@ PIXEL_UM: Final = 0.2
 #: Fields wanted at a time: the focus is measured for each lot, so that it has many chances to fail.
 LOT: Final = 100
 #: Faults of a kind in 2,000 fields; those that take the process down cost seconds each.
-FAULTS: Final = {kind: 5 if kind in ("driver crash", "driver hangs", "core lost") else 10 for kind in KINDS}
+_DEADLY: Final = ("driver crash", "driver hangs", "core lost")
+FAULTS: Final = {kind: 5 if kind in _DEADLY else 10 for kind in KINDS if kind != "autofocus hangs"}
+#: Of focusing: its points lie in rows, each of which is measured before the first field that needs it.
+FOCUS_FAULTS: Final = (100, 200)
 ACTIONS: Final = {"kill -9 child": 6, "kill -9 parent": 6, "Ctrl-C": 4, "disk full": 4}
 #: No fault lies so many fields behind a blow from outside, so that each is recorded before the next.
 CLEAR: Final = 14
@@ -71,7 +74,7 @@ def write_scope(folder: Path, side_px: int, n_fields: int) -> None:
         ('config = "demo.cfg"', 'config = "soak.cfg"'),
         ("exposure_ms = 5.0", "exposure_ms = 1.25"),  # a pixel of twice the side has four times the light
         ("exposure_ms = 20.0", "exposure_ms = 5.0"),
-        ("spacing_um = 500.0", "spacing_um = 100.0"),
+        ("spacing_um = 500.0", "spacing_um = 40.0"),
         ("range_um = 30.0", "range_um = 12.0"),
         ("move_timeout_s = 30.0", "move_timeout_s = 0.5"),
         ("camera_timeout_s = 10.0", "camera_timeout_s = 0.2"),
@@ -95,10 +98,11 @@ def draw(n_fields: int, seed: int) -> tuple[list[Fault], list[tuple[int, str]]]:
     # Some way in, a lamp that fails can be told from one that is weak: three fields must have been seen.
     room = [field for field in range(8, n_fields, 2) if field not in shut]
     rng.shuffle(room)
-    faults = []
+    rows = range(FOCUS_FAULTS[0], n_fields - 60, FOCUS_FAULTS[1])
+    faults = [Fault("autofocus hangs", row, rng.randint(1, 2)) for row in rows]
     for kind, count in FAULTS.items():
         for _ in range(max(1, round(count * share))):
-            most = 2 if kind in ("driver crash", "driver hangs", "core lost", "autofocus hangs") else 3
+            most = 2 if kind in _DEADLY else 3
             faults.append(Fault(kind, room.pop(), rng.randint(1, most), rng.choice(MODALITIES[:3])))
     return sorted(faults, key=lambda fault: fault.field), actions
 
@@ -302,7 +306,7 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         return report(folder, options, whole, broken, strikes, first_missing, (whole_s, broken_s), small)
     finally:
         if small:
-            subprocess.run(["umount", str(data)], check=False)
+            subprocess.run(["umount", "-l", str(data)], check=False)
 
 
 def report(

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from wbcpipe.acquire.config import Reliability
 from wbcpipe.acquire.faulty import Fault, FaultyOpener, FaultyScope, read_strikes
-from wbcpipe.acquire.frames import fields_on_disk, read_field
+from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.reconcile import reconcile
 from wbcpipe.acquire.session import AcquisitionSession
+from wbcpipe.acquire.supervision import RestartPolicy, Verdict, make_dark
+from wbcpipe.acquire.virtual import VirtualScope
 from wbcpipe.acquire.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken, Progress
 from wbcpipe.acquire.writer import read_missing
-from wbcpipe.errors import CoreLostError
-from wbcpipe.samples import Sample
+from wbcpipe.errors import AcquisitionError, CoreLostError, DiskFullError
+from wbcpipe.samples import Sample, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -162,7 +168,7 @@ def test_devices_that_do_not_come_back_are_a_lost_core(
     opener = FaultyOpener(plan, (Fault("core lost", 1),), sample.path / "strikes.jsonl")
     with (
         AcquisitionSession(sample, fast_scope, plan, specimen, microscope=opener) as session,
-        pytest.raises(CoreLostError, match="the devices do not come back: .*in use by another process"),
+        pytest.raises(CoreLostError, match=r"the devices do not come back: .*in use by another process"),
     ):
         session.take(range(3))
     assert list(fields_on_disk(sample.raw_path())) == [0]
@@ -210,13 +216,115 @@ def test_a_child_that_falls_silent_is_ended_and_started_again(
     with AcquisitionWorker(AcquisitionRequest(sample, fast_scope, plan, specimen)) as worker:
         worker.want(1)
         list(worker.events())
-        worker.stall_s = 5.0  # longer than a start, shorter than patience
+        worker.stall_s = 1.0
         stopped = worker.pid
         os.kill(stopped, signal.SIGSTOP)
         worker.want(2)
-        told = [event for event in worker.events() if isinstance(event, FieldTaken)]
+        events = worker.events()
+        told = [next(events)]
+        worker.stall_s = 60.0
+        told += [event for event in events if isinstance(event, FieldTaken)]
         assert worker.pid != stopped
-    assert told == [FieldTaken(1)]
+    assert told == [Progress("no sign of life for 1 s: started again"), FieldTaken(1)]
     (restart,) = [event for event in events_of(sample) if event["event"] == "restarted"]
-    assert restart["reason"] == "no sign of life for 5 s"
+    assert restart["reason"] == "no sign of life for 1 s"
     assert restart["field"] is None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 80 MiB of its own: 64 are the room that a run keeps free."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=80m", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("no small file system can be mounted here; a full disk is then only shown by an injected ENOSPC")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_the_same_command_goes_on(
+    small_disk: Path, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan, tmp_path: Path
+) -> None:
+    ballast = small_disk / "ballast"
+
+    def fill(index: int) -> None:
+        if index == 1:
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as handle:
+                while True:
+                    handle.write(bytes(2**16))
+
+    sample, sound = Sample.at(small_disk, "S1"), Sample.at(tmp_path, "sound")
+    with (
+        AcquisitionSession(sample, small_scope, small_plan, specimen) as session,
+        pytest.raises(DiskFullError, match=r"no space left on the disk|GB are free") as caught,
+    ):
+        session.take(range(6), fill)
+    assert caught.value.exit_code == 13
+    whole = list(fields_on_disk(sample.raw_path()))
+    assert whole == list(range(len(whole)))
+    assert 2 <= len(whole) < 6
+    assert not [path.name for path in sample.raw_path().iterdir() if path.name.startswith(".")]
+    ballast.unlink()
+    for which in (sample, sound):
+        with AcquisitionSession(which, small_scope, small_plan, specimen) as session:
+            session.take(range(6))
+    first, second = pixels_of(sample), pixels_of(sound)
+    assert list(first) == list(second) == list(range(6))
+    for index, images in first.items():
+        np.testing.assert_array_equal(images, second[index])
+
+
+def test_a_shutter_found_open_is_closed_told_and_noted(
+    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    scope = make_scope(
+        ("LED Shutter,Utilities,State Device Shutter", "LED Shutter,DemoCamera,DShutter"),
+        ("Property,LED Shutter,State Device,LED", "Property,LED Shutter,State,1"),
+    )
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    told: list[str] = []
+    with AcquisitionSession(sample, scope, plan, specimen, progress=told.append) as session:
+        assert isinstance(session.microscope, VirtualScope)
+        assert not session.microscope.link.shutter_is_open()
+    (event,) = [event for event in events_of(sample) if event["event"] == "shutter_found_open"]
+    assert any(f"the slide may have been lit since {event['last_field']}" in text for text in told)
+
+
+def test_the_shutter_is_closed_by_a_process_of_its_own_or_it_is_said_why_not(make_scope: Callable[..., Scope]) -> None:
+    assert make_dark(make_scope()) == ""
+    crash = "Property,Camera,BitDepth,16\nProperty,Camera,SimulateCrash,Dereference Null Pointer"
+    assert make_dark(make_scope(("Property,Camera,BitDepth,16", crash))) == "the process died (SIGSEGV)"
+
+
+def test_deaths_are_counted_by_field_and_in_a_row() -> None:
+    policy = RestartPolicy(Reliability(crashes_per_field=2, restarts_in_a_row=3))
+    policy.begin(7)
+    assert policy.died() == Verdict(restart=True, field=7, give_up=False, deaths=1)
+    policy.begin(7)
+    assert policy.died() == Verdict(restart=True, field=7, give_up=True, deaths=2)
+    assert policy.died() == Verdict(restart=True, field=None, give_up=False, deaths=0)  # while focusing
+    policy.settled(7, taken=False)
+    assert not policy.died().restart
+    policy = RestartPolicy(Reliability(restarts_in_a_row=1))
+    for index in range(5):
+        policy.begin(index)
+        assert policy.died().restart
+        policy.begin(index)
+        policy.settled(index, taken=True)
+    policy.begin(5)
+    policy.idle()
+    assert policy.died().field is None
+
+
+def test_planned_is_taken_plus_missing_or_the_fields_are_named(tmp_path: Path) -> None:
+    for index in (0, 1, 3):
+        field_path(tmp_path, index).touch()
+    write_json(tmp_path / "missing.json", {"2": "dark", "9": "of a larger run"})
+    outcome = reconcile(tmp_path, range(4))
+    assert (outcome.taken, outcome.missing) == ((0, 1, 3), {2: "dark"})
+    with pytest.raises(AcquisitionError, match=r"fields 4, 5 have neither a file nor an entry in missing\.json"):
+        reconcile(tmp_path, range(6))
+    field_path(tmp_path, 2).touch()
+    with pytest.raises(AcquisitionError, match=r"fields 2 have a file and an entry"):
+        reconcile(tmp_path, range(4))
