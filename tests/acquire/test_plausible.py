@@ -67,7 +67,7 @@ def dark(field: NDArray[np.uint16], channel: int) -> None:
             "dark",
             r"color1: the frame is dark: its level is \d+ above .* at least 1311 is expected\. .*'LED Shutter'",
         ),
-        (3, "dark", r"fluorescence: the level fell to \d+ above .* it was \d+: the light fails"),
+        (3, "dark", r"fluorescence: the level fell to -?\d+ above .* it was \d+: the light fails"),
         (1, 0.3, r"color2: the level fell to 1\d{4} above the camera's offset, in the fields before it was 39\d{3}"),
         (3, 30.0, r"fluorescence: the level rose to \d+ .* another lamp that stayed on"),
         (2, 2.0, r"color3: 100% of the pixels are saturated, 10% may be: too much light"),
