@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from wbcpipe.acquire.frames import fields_on_disk
 from wbcpipe.acquire.writer import read_missing
 from wbcpipe.errors import AcquisitionError
+from wbcpipe.samples import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["Outcome", "reconcile"]
+__all__ = ["Outcome", "drop_stale", "reconcile"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ def reconcile(raw: Path, wanted: Iterable[int]) -> Outcome:
         tuple(index for index in indices if index in there),
         {index: recorded[index] for index in indices if index in recorded},
     )
+
+
+def drop_stale(raw: Path, there: Iterable[int]) -> None:
+    """Take fields that are whole on disk out of ``missing.json``: a kill fell between the two writings."""
+    recorded = read_missing(raw)
+    stale = recorded.keys() & set(there)
+    if stale:
+        kept = {str(index): text for index, text in sorted(recorded.items()) if index not in stale}
+        write_json(raw / "missing.json", kept)
 
 
 def _some(indices: list[int]) -> str:

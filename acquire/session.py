@@ -15,7 +15,7 @@ from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
 from wbcpipe.acquire.frames import MODALITIES, field_path, fields_on_disk, read_field, read_info
 from wbcpipe.acquire.plausible import FrameJudge
-from wbcpipe.acquire.reconcile import reconcile
+from wbcpipe.acquire.reconcile import drop_stale, reconcile
 from wbcpipe.acquire.record import begin_sample, check_disk
 from wbcpipe.acquire.specimen import Specimen, TruthRow, truth_rows, write_truth
 from wbcpipe.acquire.writer import FieldWriter, field_buffers, read_missing
@@ -119,6 +119,7 @@ class AcquisitionSession:
         begin_sample(self.sample, self.scope, self.plan, self.specimen)
         self.raw.mkdir(parents=True, exist_ok=True)
         self._on_disk = quarantine_damaged(self.sample, self.scope)
+        drop_stale(self.raw, self._on_disk)
         self._buffers = field_buffers(self.scope.camera.image_px)
         self._judge = FrameJudge(self.scope.light_check, self.scope.camera.saturation, self.scope.light.shutter_device)
         for index in list(self._on_disk)[-_LEARNT_FIELDS:]:

@@ -180,7 +180,6 @@ def test_crashes_hangs_and_a_lost_core_cost_a_restart_and_a_field_that_kills_is_
 ) -> None:
     plan = AcquisitionPlan.from_scope(fast_scope, "A")
     faults = (
-        Fault("driver crash", 0),
         Fault("driver crash", 1, attempts=2),
         Fault("core lost", 2),
         Fault("driver hangs", 3),
@@ -199,9 +198,9 @@ def test_crashes_hangs_and_a_lost_core_cost_a_restart_and_a_field_that_kills_is_
     words = " ".join(event.text for event in events if isinstance(event, Progress))
     assert "a device driver crashed (SIGSEGV) at field 1: started again; it is recorded missing" in words
     restarts = [(event["field"], event["reason"]) for event in events_of(sample) if event["event"] == "restarted"]
-    assert [field for field, _ in restarts] == [0, 1, 1, 2, 3]
-    assert "the core was lost: the devices do not come back" in restarts[3][1]
-    assert "a call hangs in a driver" in restarts[4][1]
+    assert [field for field, _ in restarts] == [1, 1, 2, 3]
+    assert "the core was lost: the devices do not come back" in restarts[2][1]
+    assert "a call hangs in a driver" in restarts[3][1]
     assert counts_of(sample)["field_missing"] == 1
     for index, images in pixels_of(sample).items():
         if index < 4:
@@ -328,3 +327,15 @@ def test_planned_is_taken_plus_missing_or_the_fields_are_named(tmp_path: Path) -
     field_path(tmp_path, 2).touch()
     with pytest.raises(AcquisitionError, match=r"fields 2 have a file and an entry"):
         reconcile(tmp_path, range(4))
+
+
+def test_a_field_that_was_written_just_before_a_kill_is_missing_no_more(
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> None:
+    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+        session.take(range(2))
+    write_json(sample.raw_path() / "missing.json", {"1": "its file came, the kill came before this was put right"})
+    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+        session.take(range(3))
+    assert read_missing(sample.raw_path()) == {}
+    assert reconcile(sample.raw_path(), range(3)).taken == (0, 1, 2)
