@@ -10,6 +10,7 @@ __all__ = [
     "AcquisitionError",
     "BundleError",
     "ConfigError",
+    "CoreLostError",
     "DeviceCrashError",
     "DeviceTimeoutError",
     "DiskFullError",
@@ -105,6 +106,12 @@ class AcquisitionError(WbcpipeError, RuntimeError):
     """Acquisition ended without the fields it was asked for."""
 
     exit_code = 26
+
+
+class CoreLostError(DeviceCrashError):
+    """The Micro-Manager core answers no more, or its devices do not come back; another process may reach them."""
+
+    exit_code = 28
 
 
 class FrameFileError(WbcpipeError, ValueError):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError
+from wbcpipe.errors import CoreLostError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ class BridgedCore:
         line = _Line(lambda: self._client.core(new_socket=True), f"wbcpipe-bridge-{self.port}-blocking")
         try:
             self._ask(line, lambda core: core.get_version_info(), timeout_s, "the second socket")
-        except DeviceCrashError:
+        except CoreLostError:
             raise
         except Exception:  # noqa: BLE001 - pyjavaz raises nothing narrower; the port may be another program's
             line.abandon()
@@ -153,8 +153,8 @@ class BridgedCore:
                 raise self._gone() from error
             raise RuntimeError(java_message(str(error))) from error
 
-    def _gone(self) -> DeviceCrashError:
-        return DeviceCrashError(
+    def _gone(self) -> CoreLostError:
+        return CoreLostError(
             f"Micro-Manager on port {self.port} is gone: it was closed, or a device driver crashed it. The fields "
             "taken are kept; start it again, make sure the shutter is closed, and run the same command again."
         )

@@ -20,6 +20,7 @@ __all__ = [
     "DeviceSetting",
     "Focus",
     "Light",
+    "LightCheck",
     "MicroManager",
     "Modality",
     "ModalitySet",
@@ -363,6 +364,8 @@ class Reliability(_Part):
         missing_in_a_row: ends the run; one bad field is an accident, many are a fault.
         slide_deadline_min: so long after the start on a slide no new field is begun, and what is there is reported;
             0 for no deadline. ``--deadline`` may end it sooner, never later.
+        crashes_per_field: a field at which a driver crashed, hung or lost the core so often is recorded as missing.
+        restarts_in_a_row: of the process that drives the devices, without a field taken between them; ends the run.
     """
 
     move_timeout_s: Positive = 30.0
@@ -372,6 +375,33 @@ class Reliability(_Part):
     retry_wait_s: NotNegative = 0.5
     missing_in_a_row: Annotated[int, Field(ge=1)] = 5
     slide_deadline_min: NotNegative = 0.0
+    crashes_per_field: Annotated[int, Field(ge=1, le=10)] = 2
+    restarts_in_a_row: Annotated[int, Field(ge=0, le=100)] = 3
+
+
+class LightCheck(_Part):
+    """What a frame must look like to be believed; one that does not is taken again. See `plausible`.
+
+    Levels are pixel values above ``camera_offset``: of bright field the background's, of fluorescence that of the
+    darkest parts. A frame's level is compared with the median of the last fields'.
+
+    Attributes:
+        enabled: look at the frames at all.
+        camera_offset: pixel value of a frame taken in the dark.
+        dark_fraction: of the camera's range; a bright field whose level is lower had no light.
+        saturated_fraction, fluorescence_saturated_fraction: part of a frame's pixels that may be saturated.
+        least_ratio, most_ratio: of a frame's level to that of the fields before.
+        fluorescence_most_ratio: the same for fluorescence, where a field full of cells glows all over.
+    """
+
+    enabled: bool = True
+    camera_offset: NotNegative = 0.0
+    dark_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    fluorescence_saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    least_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.5
+    fluorescence_most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 8.0
 
 
 class Scan(_Part):
@@ -420,6 +450,7 @@ class Scope(_Part):
     reliability: Reliability = Reliability()
     scan: Scan = Scan()
     calibration: CalibrationPolicy = CalibrationPolicy()
+    light_check: LightCheck = LightCheck()
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
     sha256: Annotated[str, Field(exclude=True)] = ""

@@ -41,6 +41,11 @@ class Microscope(Protocol):
 
     fluorescence_ms: float
 
+    @property
+    def found_lit(self) -> bool:
+        """Whether the shutter stood open when the microscope was opened; it was closed then."""
+        ...
+
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
         """Bring a place of the slide to the middle of the image; gives back where the stage says that this is.
 
@@ -124,6 +129,15 @@ class Microscope(Protocol):
 
     def recover(self) -> None:
         """Bring everything to rest after a failure: shutter closed, focus where it last was good."""
+        ...
+
+    def reinitialise(self) -> None:
+        """Load the devices anew and set them up as at the beginning; a frame under way is given up.
+
+        Raises:
+            CoreLostError: they do not come back in this process.
+            HardwareError: they came back otherwise than the scope says.
+        """
         ...
 
     def close(self) -> None:

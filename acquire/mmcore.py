@@ -18,7 +18,7 @@ from wbcpipe.acquire.bridge import BridgedCore
 from wbcpipe.acquire.config import TEST_ADAPTERS
 from wbcpipe.acquire.deadline import DeadlineCaller
 from wbcpipe.acquire.sequencing import SequenceMemory
-from wbcpipe.errors import ConfigError, DeviceTimeoutError, HardwareError
+from wbcpipe.errors import ConfigError, CoreLostError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,6 +33,8 @@ _INSTALL = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' pycroma
 _POLL_S = 0.0001
 _LOCK_POLL_S = 0.02
 _POLLS_A_LOOK = 20
+#: How long the devices may take to come back after their configuration is loaded anew.
+_RELOAD_S = 60.0
 #: A process can hold one core: pycromanager hands out the first it finds.
 _open: list[CoreLink] = []
 
@@ -93,11 +95,15 @@ class CoreLink:
     Args:
         scope: which backend, folder and .cfg.
 
+    Attributes:
+        found_lit: the shutter stood open before this link closed it.
+
     Raises:
         HardwareError: the core or a device could not be loaded, or this process holds a core already.
     """
 
     def __init__(self, scope: Scope) -> None:
+        self.found_lit = False
         if _open:
             raise HardwareError("this process drives a microscope already; close it first, or use another process.")
         self._scope = scope
@@ -172,6 +178,8 @@ class CoreLink:
         self._call("set_auto_shutter", False)
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
+            with contextlib.suppress(HardwareError):  # a shutter that does not tell is closed all the same
+                self.found_lit |= self.shutter_is_open()
             self.set_shutter(is_open=False)
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -202,6 +210,31 @@ class CoreLink:
                 if time.monotonic() >= deadline:
                     raise DeviceTimeoutError(f"{doing}: {device!r} is still busy after {timeout_s:g} s.")
                 time.sleep(_POLL_S)
+
+    def stop(self, device: str) -> None:
+        """Tell a stage to stop where it is."""
+        self._call("stop", device)
+
+    def reload(self) -> None:
+        """Initialise all devices anew from the .cfg file; a running Micro-Manager keeps its own, its roles are set.
+
+        Raises:
+            CoreLostError: a call still hangs in a driver, or the devices do not come back.
+        """
+        if not self._caller.wait(self._scope.reliability.camera_timeout_s) or not self._focus_caller.wait(0.0):
+            raise CoreLostError("a call hangs in a driver, so its devices cannot be initialised in this process.")
+        try:
+            self._with_deadline(self._load_devices, _RELOAD_S, "initialising the devices anew")
+        except HardwareError as error:
+            raise CoreLostError(f"the devices do not come back: {error}") from error
+
+    def _load_devices(self) -> None:
+        self.sequences = SequenceMemory()
+        if self._headless:
+            self._call("unload_all_devices")
+            self._call("load_system_configuration", str(self._scope.config_path))
+        self._call("set_timeout_ms", int(self._scope.reliability.move_timeout_s * 1000))
+        self._assign_roles()
 
     def devices(self) -> list[str]:
         """Labels of the loaded devices."""

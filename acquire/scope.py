@@ -15,7 +15,7 @@ from wbcpipe.acquire.hardware import Exposure
 from wbcpipe.acquire.illumination import Illumination
 from wbcpipe.acquire.mmcore import CoreLink
 from wbcpipe.acquire.sequencing import Sequencer
-from wbcpipe.errors import DroppedFrameError, HardwareError, StageLimitError
+from wbcpipe.errors import DeviceTimeoutError, DroppedFrameError, HardwareError, StageLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.events import CaptureEvent
 
 __all__ = ["CoreMicroscope", "oriented"]
+
+#: After a failure a stage may end its move within this, then it is stopped.
+_REST_S = 2.0
 
 
 class CoreMicroscope:
@@ -56,6 +59,11 @@ class CoreMicroscope:
         except BaseException:
             self.link.close()
             raise
+
+    @property
+    def found_lit(self) -> bool:
+        """See `hardware.Microscope.found_lit`."""
+        return self.link.found_lit
 
     def _set_up_camera(self) -> None:
         camera = self.scope.camera
@@ -306,6 +314,7 @@ class CoreMicroscope:
     def recover(self) -> None:
         """See `hardware.Microscope.recover`."""
         policy, stage = self.scope.reliability, self.scope.stage
+        # One device that fails must not keep the others from coming to rest.
         with contextlib.suppress(HardwareError):
             if self.scope.light.shutter_device:
                 self.link.set_shutter(is_open=False)
@@ -313,13 +322,35 @@ class CoreMicroscope:
             with contextlib.suppress(HardwareError):
                 stop()
         self.finish()  # a copy under way would write into a buffer that is used again
+        self._forget()
+        for device in (stage.xy_device, stage.z_device):
+            with contextlib.suppress(HardwareError):
+                self._halt(device)
+        with contextlib.suppress(HardwareError):
+            self.link.start_z(self._good_z_um)
+            self.link.wait_for((stage.z_device, stage.xy_device), policy.move_timeout_s, "coming to rest")
+
+    def _forget(self) -> None:
+        """Take nothing for granted of what the devices were told."""
         self.illumination.forget()
         self.sequencer.forget()
         self._heading_um = None
         self._exposure_ms = (0.0, 0.0)
-        with contextlib.suppress(HardwareError):
-            self.link.start_z(self._good_z_um)
-            self.link.wait_for((stage.z_device, stage.xy_device), policy.move_timeout_s, "coming to rest")
+
+    def _halt(self, device: str) -> None:
+        """Stop a stage that still moves after a short while: its own move may have never ended."""
+        try:
+            rest_s = min(_REST_S, self.scope.reliability.move_timeout_s)
+            self.link.wait_for((device,), rest_s, "coming to rest")
+        except DeviceTimeoutError:
+            self.link.stop(device)
+
+    def reinitialise(self) -> None:
+        """See `hardware.Microscope.reinitialise`."""
+        self.finish()
+        self.link.reload()
+        self._forget()
+        self._set_up_camera()
 
     def close(self) -> None:
         """See `hardware.Microscope.close`."""

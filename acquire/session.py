@@ -7,19 +7,22 @@ import itertools
 import math
 import threading
 import time
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Self, TypeVar
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
 from wbcpipe.acquire.capture import capture_field
 from wbcpipe.acquire.dose import DoseLedger
 from wbcpipe.acquire.events import field_events
-from wbcpipe.acquire.focus_surface import DriftCheck, FocusSurface, load_surface
-from wbcpipe.acquire.focuser import DeviceFocuser, FieldFocuser
-from wbcpipe.acquire.frames import PASSES, fields_on_disk, read_info
+from wbcpipe.acquire.focusing import FocusKeeper
+from wbcpipe.acquire.frames import PASSES, field_path, fields_on_disk, read_field, read_info
+from wbcpipe.acquire.plausible import FrameJudge
 from wbcpipe.acquire.quicklook import FieldIsEmpty, QuickLook, read_empty
+from wbcpipe.acquire.reconcile import drop_stale, reconcile
 from wbcpipe.acquire.record import begin_sample, check_disk
+from wbcpipe.acquire.retries import Retries
 from wbcpipe.acquire.second_pass import (
     SlideFinder,
     first_fields,
@@ -30,8 +33,8 @@ from wbcpipe.acquire.second_pass import (
     second_fields,
 )
 from wbcpipe.acquire.specimen import UNMOVED, Specimen, TruthRow, reseated, truth_rows, write_truth
-from wbcpipe.acquire.writer import FieldWriter, field_buffers
-from wbcpipe.errors import DeviceCrashError, FrameFileError, HardwareError, InterruptedRunError, StageLimitError
+from wbcpipe.acquire.writer import FieldWriter, field_buffers, read_missing
+from wbcpipe.errors import CoreLostError, FrameFileError, HardwareError, StageLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Scope
-    from wbcpipe.acquire.focus_surface import Finder
     from wbcpipe.acquire.frames import FieldInfo, Pass
     from wbcpipe.acquire.hardware import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
@@ -50,7 +52,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AcquisitionSession", "open_microscope", "quarantine_damaged", "seating_of"]
 
-_Result = TypeVar("_Result")
+
+#: Fields of an earlier run that tell which levels to expect.
+_LEARNT_FIELDS: Final = 3
 
 
 def open_microscope(scope: Scope, specimen: SpecimenPlan | None, seating: Seating = UNMOVED) -> Microscope:
@@ -101,6 +105,16 @@ def quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass = "single")
     return whole
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Who is told what: see the arguments of `AcquisitionSession.take`."""
+
+    field: Callable[[int], None]
+    missing: Callable[[int, str], None]
+    empty: Callable[[int, float], None]
+    begin: Callable[[int], None]
+
+
 class AcquisitionSession:
     """An opened microscope over a sample.
 
@@ -112,6 +126,7 @@ class AcquisitionSession:
         pass_name: what is taken; the fluorescence pass finds the fields of the bright-field pass again.
         microscope: gives the opened microscope; by default the one of ``scope``.
         progress: told in words what is being done.
+        given_up: fields not to be tried, with the reason that is recorded: those that took the process down before.
     """
 
     def __init__(
@@ -124,6 +139,7 @@ class AcquisitionSession:
         pass_name: Pass = "single",
         microscope: Callable[[Scope, SpecimenPlan | None], Microscope] | None = None,
         progress: Callable[[str], None] = lambda _: None,
+        given_up: Mapping[int, str] | None = None,
     ) -> None:
         self.sample, self.scope, self.plan, self.specimen = sample, scope, plan, specimen
         self.pass_name = pass_name
@@ -131,6 +147,7 @@ class AcquisitionSession:
         seating = seating_of(plan, specimen, pass_name)
         self._open = microscope or functools.partial(open_microscope, seating=seating)
         self._progress = progress
+        self._given_up = dict(given_up or {})
         self._fields = dict(enumerate(plan.fields()))
         self._reseating: Reseating | None = None
         self._stop = threading.Event()
@@ -138,22 +155,30 @@ class AcquisitionSession:
         self._empty: dict[int, float] = {}
         self._look = QuickLook(scope.camera.image_pixel_um, scope.camera.saturation) if scope.scan.skip_empty else None
         self._started_s = time.monotonic()
-        self._finder: tuple[Finder, FieldFocuser] | None = None
 
     def __enter__(self) -> Self:
         begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name)
         self.raw.mkdir(parents=True, exist_ok=True)
         self._on_disk = quarantine_damaged(self.sample, self.scope, self.pass_name)
+        drop_stale(self.raw, self._on_disk)
         looked_at = self.sample.raw_path("brightfield") if self.pass_name == "fluorescence" else self.raw
         self._empty = {index: um2 for index, um2 in read_empty(looked_at).items() if index not in self._on_disk}
         self._buffers = field_buffers(len(PASSES[self.pass_name]), self.scope.camera.image_px)
         self._dose = DoseLedger(self.raw / "light.json", self.scope.field_um)
         self._dose.add_fields(self._on_disk.values())
+        self._judge = FrameJudge(self.scope.light_check, self.scope.camera.saturation, self.scope.light.shutter_device)
+        for index in list(self._on_disk)[-_LEARNT_FIELDS:]:
+            images, info = read_field(field_path(self.raw, index))
+            self._judge.learn(info.modalities, images)
         self._progress(f"opening {self.scope.name}")
         self.microscope = self._open(self.scope, self.specimen)
         try:
+            self._tell_of_light()
             self.microscope.age(_doses(self._on_disk.values()))
-            self.surface: FocusSurface = load_surface(self.raw / "focus.json", self.plan, self.scope.focus)
+            self._retries = Retries(self.scope, self.sample, self.microscope, self._stop, self._progress)
+            self.focus = FocusKeeper(
+                self.sample, self.raw, self.scope, self.plan, self.microscope, self._retries, self._progress
+            )
         except BaseException:
             self.microscope.close()
             raise
@@ -163,6 +188,18 @@ class AcquisitionSession:
         if self._look is not None:
             self._look.close()
         self.microscope.close()
+
+    def _tell_of_light(self) -> None:
+        """Note and tell that the shutter was found open: an earlier process left the slide in the light."""
+        if not self.microscope.found_lit:
+            return
+        # The folder's time is that of the last field, or of the run's beginning.
+        since = datetime.fromtimestamp(self.raw.stat().st_mtime, UTC).isoformat(timespec="seconds")
+        self.sample.log("shutter_found_open", last_field=since)
+        self._progress(
+            f"the shutter stood open and was closed: the slide may have been lit since {since}, when this sample was "
+            "last worked on"
+        )
 
     @property
     def taken(self) -> dict[int, FieldInfo]:
@@ -184,6 +221,7 @@ class AcquisitionSession:
         on_field: Callable[[int], None] = lambda _: None,
         on_missing: Callable[[int, str], None] = lambda _index, _reason: None,
         on_empty: Callable[[int, float], None] = lambda _index, _figure_um2: None,
+        on_begin: Callable[[int], None] = lambda _: None,
         go_on: Callable[[], bool] = lambda: True,
     ) -> bool:
         """Take those of the planned fields that have no whole file yet and are not known as empty, in the plan's order.
@@ -193,14 +231,16 @@ class AcquisitionSession:
             on_field: called with each index once its file is whole, from the writing thread.
             on_missing: called with the index and the reason of a field that could not be taken, in turn.
             on_empty: called with the index and the figure of a field that was skipped as empty, in turn.
+            on_begin: called with each index before the first device is touched for it.
             go_on: asked before each field; where it says no, the rest is not begun.
 
         Returns:
             False if ``go_on`` ended it before the last of them.
 
         Raises:
-            DeviceCrashError: the core is gone; the fields taken before are whole.
+            AcquisitionError: a field is neither on disk nor recorded as missing.
             DiskFullError: no room; the fields written before are whole.
+            CoreLostError: the devices do not come back in this process; another one may go on.
             HardwareError: too many fields in a row could not be taken.
             InterruptedRunError: `stop` was called.
         """
@@ -209,21 +249,30 @@ class AcquisitionSession:
         if outside:
             raise ValueError(f"fields {outside} are not in the plan, which has 0 to {len(self.plan.fields()) - 1}.")
         wanted = [index for index in wanted if index not in self._empty]
+        lost = self._without_bright_field(wanted)
+        open_ = [index for index in wanted if index not in self._on_disk and index not in lost]
         whole = True
-        if any(index not in self._on_disk for index in wanted) and (whole := go_on()):
-            if self.pass_name == "fluorescence":
+        if (open_ or lost) and (whole := go_on()):
+            if open_ and self.pass_name == "fluorescence":
                 self._find_slide()
-                for index in [index for index in wanted if index not in self._fields]:
-                    on_missing(index, "it has no bright-field frames.")
-                    wanted.remove(index)
-            todo = [self._fields[index] for index in wanted if index not in self._on_disk]
-            check_disk(self.raw, self.scope, len(todo), pass_name=self.pass_name)
-            self._focus([self._fields[index] for index in wanted])
-            whole = self._take_fields(todo, on_field, on_missing, on_empty, go_on)
+            check_disk(self.raw, self.scope, len(open_), pass_name=self.pass_name)
+            if open_:
+                self.focus.measure([self._fields[index] for index in wanted if index not in lost], self._on_disk)
+            told = _Told(on_field, on_missing, on_empty, on_begin)
+            whole = self._take_fields([self._fields[index] for index in open_], lost, told, go_on)
+            if whole:
+                reconcile(self.raw, wanted, self._empty)
         if self.specimen is not None and self._on_disk:
             skipped = [self.plan.fields()[index] for index in sorted(self._empty)]
             write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk, skipped))
         return whole
+
+    def _without_bright_field(self, wanted: Sequence[int]) -> dict[int, str]:
+        """Of the fields of a second pass those that the first does not have, with the reason."""
+        if self.pass_name != "fluorescence":
+            return {}
+        first = fields_on_disk(self.sample.raw_path("brightfield"))
+        return {index: "it has no bright-field frames." for index in wanted if index not in first}
 
     def _find_slide(self) -> None:
         """See where the slide of the first pass lies now, and so where its fields are; once in a session."""
@@ -231,22 +280,19 @@ class AcquisitionSession:
             return
         first = self.sample.raw_path("brightfield")
         fields = first_fields(first, fields_on_disk(first))
-        finder = SlideFinder(
-            self.microscope, self.scope, first, lambda x_um, y_um: self.surface.z_um(x_um, y_um), self._check_stop
-        )
-        self._focus([])
+        finder = SlideFinder(self.microscope, self.scope, first, self.focus.z_um, self._retries.check_stop)
+        self.focus.measure([])
         self._progress("finding the slide of the bright-field pass again")
         known = load_alignments(self.raw)
-        still = bool(known) and self._persist(lambda: finder.lies_still(known[-1]), "finding the slide")
+        still = bool(known) and self._retries.persist(lambda: finder.lies_still(known[-1]), doing="finding the slide")
         if still:
             self._reseating = latest_reseating(self.raw)
         else:
             if known:
                 self._progress("the slide was moved since; looking for it anew")
-                (self.raw / "focus.json").replace(self.raw / f"focus_{len(known)}.json")
-                self.surface = FocusSurface(self.plan, self.scope.focus)
-                self._focus([])
-            found = self._persist(lambda: finder.find(fields), "finding the slide")
+                self.focus.begin_anew(f"focus_{len(known)}.json")
+                self.focus.measure([])
+            found = self._retries.persist(lambda: finder.find(fields), doing="finding the slide")
             self._reseating = save_alignment(self.raw, found)
             self.sample.log(
                 "slide_found", **asdict(self._reseating), rms_um=round(found.rms_um, 3), matches=len(found.matches)
@@ -254,71 +300,67 @@ class AcquisitionSession:
         assert self._reseating is not None
         self._fields = second_fields(fields, self._reseating)
 
-    def _persist(self, action: Callable[[], _Result], doing: str) -> _Result:
-        """Try something at the hardware, and again after a failure, as often as the scope allows."""
-        for attempt in range(self.scope.reliability.retries + 1):
-            try:
-                return action()
-            except HardwareError as error:
-                self._rest(error, last=attempt == self.scope.reliability.retries, doing=doing)
-        raise AssertionError  # pragma: no cover - the loop returns or raises
-
     def _take_fields(
-        self,
-        todo: Sequence[PlannedField],
-        on_field: Callable[[int], None],
-        on_missing: Callable[[int, str], None],
-        on_empty: Callable[[int, float], None],
-        go_on: Callable[[], bool],
+        self, todo: Sequence[PlannedField], lost: Mapping[int, str], told: _Told, go_on: Callable[[], bool]
     ) -> bool:
         infos: dict[int, FieldInfo] = {}
 
         def written(index: int) -> None:
             self._on_disk[index] = infos.pop(index)
-            on_field(index)
+            told.field(index)
 
         def empty(index: int, figure_um2: float) -> None:
             self._empty[index] = figure_um2
-            on_empty(index, figure_um2)
+            told.empty(index, figure_um2)
 
-        writer = FieldWriter(self.raw, self._buffers, written, on_missing, empty)
+        writer = FieldWriter(self.raw, self._buffers, written, told.missing, empty)
         in_a_row, whole = 0, True
         try:
+            for index, reason in lost.items():
+                self._miss(writer, index, reason)
             for field, following in itertools.zip_longest(todo, todo[1:]):
                 if not (whole := go_on()):
                     break
                 check_disk(self.raw, self.scope, 1, pass_name=self.pass_name)
-                if self.surface.check_is_due(field.index):
-                    self._check_drift(field, field.index)
-                buffer = writer.buffer()
-                try:
-                    info = self._take_field(field, following, buffer)
-                except FieldIsEmpty as found:
-                    writer.give_back(buffer)
-                    writer.skip(field.index, found.figure_um2)
-                    in_a_row = 0
+                if field.index in self._given_up:
+                    self._miss(writer, field.index, self._given_up[field.index])
                     continue
-                except DeviceCrashError:
-                    raise  # the core is gone, and with it every later field
-                except HardwareError as error:
-                    writer.give_back(buffer)
-                    writer.miss(field.index, str(error))
-                    self.sample.log("field_missing", field=field.index, reason=str(error))
-                    in_a_row += 1
-                    if in_a_row >= self.scope.reliability.missing_in_a_row:
-                        raise HardwareError(
-                            f"{in_a_row} fields in a row could not be taken, the last because: {error} The fields "
-                            "taken before are kept; put this right and run the same command again."
-                        ) from error
-                    continue
-                in_a_row = 0
-                infos[field.index] = info = self._described(info)
-                writer.write(buffer, info)
+                told.begin(field.index)
+                error = self._settle(field, following, writer, infos)
+                in_a_row = 0 if error is None else in_a_row + 1
+                if error is not None and in_a_row >= self.scope.reliability.missing_in_a_row:
+                    raise HardwareError(
+                        f"{in_a_row} fields in a row could not be taken, the last because: {error} The fields "
+                        "taken before are kept; put this right and run the same command again."
+                    ) from error
         finally:
             # What was taken is written even where the run ends here; the first error is the one to show.
             writer.finish(raise_error=False)
         writer.check()
         return whole
+
+    def _settle(
+        self, field: PlannedField, following: PlannedField | None, writer: FieldWriter, infos: dict[int, FieldInfo]
+    ) -> HardwareError | None:
+        """Take a field and have it written, or noted as empty or missing; gives back why it is missing."""
+        if self.focus.surface.check_is_due(field.index):
+            self.focus.check_drift(field, field.index)
+        buffer = writer.buffer()
+        try:
+            info = self._take_field(field, following, buffer)
+        except FieldIsEmpty as found:
+            writer.give_back(buffer)
+            writer.skip(field.index, found.figure_um2)
+        except CoreLostError:
+            raise
+        except HardwareError as error:
+            writer.give_back(buffer)
+            self._miss(writer, field.index, str(error))
+            return error
+        else:
+            infos[field.index] = info = self._described(info)
+            writer.write(buffer, info)
+        return None
 
     def _described(self, info: FieldInfo) -> FieldInfo:
         """What is known of a field beyond what the hardware said: its light so far, and its place on the slide."""
@@ -329,113 +371,39 @@ class AcquisitionSession:
         info = replace(info, dose_ms=self._dose.at(info.x_um, info.y_um), faded=faded)
         return info if self._reseating is None else reseated_info(info, self._reseating)
 
+    def _miss(self, writer: FieldWriter, index: int, reason: str) -> None:
+        # A process that goes on for one that died finds what that one noted.
+        if read_missing(self.raw).get(index) != reason:
+            self.sample.log("field_missing", field=index, reason=reason)
+        writer.miss(index, reason)
+
     def _take_field(self, field: PlannedField, following: PlannedField | None, buffer: NDArray[np.uint16]) -> FieldInfo:
         """Take a field into ``buffer``, and again after a failure, as often as the scope allows."""
-        onward_um = None if following is None else (following.x_um, following.y_um)
-        policy = self.scope.reliability
-        for attempt in range(policy.retries + 1):
+        onward_um = None if following is None or following.index in self._given_up else (following.x_um, following.y_um)
+        for attempt in self._retries.attempts:
             before_ms = self.microscope.fluorescence_ms
             try:
-                z_um = self.surface.z_um(field.x_um, field.y_um, field.index)
+                z_um = self.focus.z_um(field.x_um, field.y_um, field.index)
                 events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
-                return capture_field(
+                info = capture_field(
                     self.microscope,
                     self.scope,
                     events,
                     buffer,
                     started_s=self._started_s,
                     then_to_um=onward_um,
-                    check=self._check_stop,
+                    check=self._retries.check_stop,
                     look=self._look,
                 )
+                self._judge.judge(info.modalities, buffer)
+                return info
             except StageLimitError as error:
                 raise HardwareError(str(error)) from error
             except HardwareError as error:
                 if lit_ms := self.microscope.fluorescence_ms - before_ms:
                     self._dose.add_in_vain(field.x_um, field.y_um, lit_ms)
-                self._rest(error, last=attempt == policy.retries, field=field.index)
+                self._retries.rest(error, attempt, field=field.index)
         raise AssertionError  # pragma: no cover - the loop returns or raises
-
-    def _rest(self, error: HardwareError, *, last: bool, **where: int | str) -> None:
-        """Bring the hardware to rest after ``error``; raise it again if this was the ``last`` attempt."""
-        self.microscope.recover()
-        if last or isinstance(error, DeviceCrashError):
-            raise error
-        self.sample.log("retry", **where, reason=str(error))
-        self._stop.wait(self.scope.reliability.retry_wait_s)
-        self._check_stop()
-
-    def _check_stop(self) -> None:
-        if self._stop.is_set():
-            raise InterruptedRunError(
-                f"sample {self.sample.name!r}: stopped; the fields taken are kept, the same command goes on."
-            )
-
-    def _focus(self, fields: Sequence[PlannedField]) -> None:
-        """Measure the surface of focus where fields will be taken, and store it before the first of them."""
-        if self.surface.resumed and fields:
-            self.surface.resumed = False
-            self._check_since_last_run(fields)
-        places = [(field.x_um, field.y_um) for field in fields]
-        policy = self.scope.focus
-        if policy.method == "fixed" or (self.surface.coarse and not self.surface.missing_nodes(places)):
-            if not (self.raw / "focus.json").is_file():
-                self.surface.save(self.raw / "focus.json")
-            return
-        self._progress("finding the focus")
-        started_s = time.monotonic()
-        for attempt in range(self.scope.reliability.retries + 1):
-            try:
-                with self.microscope.focus_region(policy.roi_px) as frame_px:
-                    finder, by_image = self._focuser(frame_px)
-                    points = self.surface.measure(places, finder)
-                break
-            except HardwareError as error:
-                self._rest(error, last=attempt == self.scope.reliability.retries, doing="focus")
-        self.surface.save(self.raw / "focus.json")
-        self.sample.log(
-            "focused", points=points, **vars(by_image.count), seconds=round(time.monotonic() - started_s, 2)
-        )
-
-    def _focuser(self, frame_px: tuple[int, int]) -> tuple[Finder, FieldFocuser]:
-        """What focuses as the scope says, and what looks at the images in it; kept, for it learns whom to believe."""
-        if self._finder is None:
-            by_image = FieldFocuser(
-                self.microscope, self.scope, frame_px, self._check_stop, self.sample.log, self._progress
-            )
-            finder: Finder = by_image
-            if self.scope.focus.method == "hardware":
-                finder = DeviceFocuser(self.microscope, self.scope, by_image, self.sample.log)
-            self._finder = (finder, by_image)
-        self._finder[1].restart()
-        return self._finder
-
-    def _check_since_last_run(self, fields: Sequence[PlannedField]) -> None:
-        """Look whether the focus has drifted since an earlier run, where that run took its last field."""
-        missing = [field.index for field in fields if field.index not in self._on_disk]
-        known = [
-            field
-            for field in fields
-            if field.index in self._on_disk and not self.surface.missing_nodes([(field.x_um, field.y_um)])
-        ]
-        if known and missing and self.scope.focus.drift_check_fields and self.scope.focus.method != "fixed":
-            # What is within the limit leaves no trace: the files are those of a run that was not broken.
-            self._check_drift(known[-1], missing[0], keep=False)
-
-    def _check_drift(self, place: PlannedField, index: int, *, keep: bool = True) -> None:
-        """Measure the drift at a field's place; where that fails, the surface is believed as it is."""
-        try:
-            with self.microscope.focus_region(self.scope.focus.roi_px) as frame_px:
-                finder, _ = self._focuser(frame_px)
-                check = self.surface.check_drift(index, place.x_um, place.y_um, finder, keep=keep)
-        except (HardwareError, StageLimitError) as error:
-            self.microscope.recover()
-            self.sample.log("focus_check_failed", field=index, reason=str(error))
-            check = DriftCheck(index, None, self.surface.shift_um())
-            if keep:
-                self.surface.note(check)
-        self.surface.save(self.raw / "focus.json")
-        self.sample.log("focus_checked", **vars(check))
 
 
 def _truth(

@@ -1,6 +1,7 @@
 """Acquisition in a process of its own: a driver that crashes takes down the child, never the run.
 
-The parent says how many fields it wants and reads what happens; both ends close when either process dies.
+The parent says how many fields it wants and reads what happens; both ends close when either process dies. A child that
+dies, hangs or loses the core is started again, and goes on from what is on disk.
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import wbcpipe.errors
-from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, InterruptedRunError, WbcpipeError
+from wbcpipe.acquire.supervision import RestartPolicy, death_of, make_dark
+from wbcpipe.errors import (
+    CoreLostError,
+    DeviceCrashError,
+    DeviceTimeoutError,
+    HardwareError,
+    InterruptedRunError,
+    WbcpipeError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from multiprocessing.connection import Connection
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.frames import Pass
+    from wbcpipe.acquire.hardware import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.session import AcquisitionSession
     from wbcpipe.acquire.specimen import SpecimenPlan
@@ -56,6 +66,7 @@ class AcquisitionRequest:
         specimen: on a virtual scope, what lies on the stage.
         pass_name: which pass over the slide.
         deadline_s: of `time.time`: no field is begun after it.
+        microscope: gives the opened microscope in place of the scope's own; goes to the child, so it must pickle.
     """
 
     sample: Sample
@@ -64,6 +75,7 @@ class AcquisitionRequest:
     specimen: SpecimenPlan | None = None
     pass_name: Pass = "single"
     deadline_s: float | None = None
+    microscope: Callable[[Scope, SpecimenPlan | None], Microscope] | None = None
 
     def in_time(self) -> bool:
         """True while fields may still be begun."""
@@ -123,6 +135,21 @@ class _Failed:
     text: str
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """The child begins a field: if it dies now, this one is to blame."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class _Death:
+    """How a child ended: in a few words, and as the error that ends the run if there is no going on."""
+
+    text: str
+    error: HardwareError
+
+
 WorkerEvent = FieldTaken | FieldMissing | FieldEmpty | Progress | DeadlinePassed | WantedDone
 
 
@@ -142,16 +169,29 @@ class AcquisitionWorker:
         self.stall_s = stall_s or _stall_s(request.scope)
         self._wanted = 0
         self._done = 0
+        self._policy = RestartPolicy(request.scope.reliability)
+        self._begun: set[int] = set()
+        self._told: set[int] = set()
+        #: Fields not to be tried again in this run, with the reason: no child takes up what an earlier one gave up.
+        self._given_up: dict[int, str] = {}
+        self._is_dark = False
+        #: The core was lost and no field was begun since.
+        self._lost: _Death | None = None
 
     def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, child_end = context.Pipe()
         self._process = context.Process(
-            target=_child_main, args=(self.request, child_end), name=f"wbcpipe-acquire-{self.request.sample.name}"
+            target=_child_main,
+            args=(self.request, dict(self._given_up), child_end),
+            name=f"wbcpipe-acquire-{self.request.sample.name}",
         )
         self._process.start()
         child_end.close()
-        return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
@@ -168,6 +208,8 @@ class AcquisitionWorker:
             self._process.kill()
         self._process.join()
         self._pipe.close()
+        if self._process.exitcode != 0 and not self._is_dark:
+            self._end_in_the_dark(death_of(self._process.exitcode))
 
     @property
     def pid(self) -> int:
@@ -190,56 +232,135 @@ class AcquisitionWorker:
     def events(self) -> Iterator[WorkerEvent]:
         """What happens, until all that was wanted is done; the last is `WantedDone`, or `DeadlinePassed`.
 
+        Each wanted field is told once, in order, however often the child had to be started again.
+
         Raises:
-            DeviceCrashError: the child died: a driver crashed. The fields taken are whole; the same command goes on.
-            DeviceTimeoutError: nothing was heard of the child for ``stall_s``; it was ended.
+            DeviceCrashError: the child died too often: a driver crashed. The fields taken are whole; the same command
+                goes on.
+            DeviceTimeoutError: nothing was heard of the child for ``stall_s``, too often; it was ended.
+            CoreLostError: the core was lost too often.
             WbcpipeError: what the child met, of the same class and text.
         """
         while self._done < self._wanted:
             event = self.next_event(self.stall_s)
             if event is None:
                 self._process.kill()
-                raise DeviceTimeoutError(
-                    f"scope {self.request.scope.name!r}: no sign of life for {self.stall_s:g} s, so its process was "
-                    "ended; the fields taken are kept. Check the devices and run the same command again."
-                )
+                event = self._restart(self._stall())
             yield event
 
     def next_event(self, timeout_s: float) -> WorkerEvent | None:
-        """The next thing that happens, or ``None`` after ``timeout_s``. Raises as `events` does."""
-        if not self._pipe.poll(timeout_s):
-            return None
-        try:
-            event = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise self._crash() from error
-        if isinstance(event, _Failed):
-            raise _rebuilt(event)
-        if isinstance(event, WantedDone | DeadlinePassed):
-            self._done = max(self._done, event.n_fields)
-        assert isinstance(event, WorkerEvent)
-        return event
+        """The next thing that happens, or ``None`` after ``timeout_s`` of silence. Raises as `events` does."""
+        while self._pipe.poll(timeout_s):
+            try:
+                message = self._pipe.recv()
+            except (EOFError, OSError):
+                return self._restart(self._crash())
+            if isinstance(message, _Failed):
+                error = _rebuilt(message)
+                if isinstance(error, CoreLostError):
+                    self._lost = _Death(f"the core was lost: {str(error).rstrip('.')}", error)
+                elif not isinstance(error, HardwareError):
+                    raise error
+                # A process started for one that lost its core may find none to go on with.
+                if self._lost is None:
+                    raise error
+                return self._restart(self._lost)
+            event = self._heard(message)
+            if event is not None:
+                return event
+        return None
 
-    def _crash(self) -> DeviceCrashError:
+    def _heard(self, message: WorkerEvent | _Begun) -> WorkerEvent | None:
+        """Keep account of what the child says; ``None`` for what concerns nobody else, or was told before."""
+        match message:
+            case _Begun(index):
+                self._lost = None
+                self._begun.add(index)
+                self._policy.begin(index)
+                return None
+            case WantedDone(n_fields) | DeadlinePassed(n_fields):
+                self._done = max(self._done, n_fields)
+                self._policy.idle()
+            case FieldTaken(index, resumed):
+                self._policy.settled(index, taken=not resumed)
+                if index in self._begun:  # by an earlier child, which died before it could tell
+                    message = replace(message, resumed=False)
+            case FieldEmpty(index=index):
+                self._policy.settled(index, taken=False)
+            case FieldMissing(index, reason):
+                self._policy.settled(index, taken=False)
+                self._given_up[index] = reason
+        assert isinstance(message, WorkerEvent)
+        if isinstance(message, FieldTaken | FieldMissing | FieldEmpty):
+            if message.index in self._told:
+                return None
+            self._told.add(message.index)
+        return message
+
+    def _crash(self) -> _Death:
         self._process.join(_END_S)
-        code = self._process.exitcode
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            with contextlib.suppress(ValueError):
-                how = signal.Signals(-code).name
-        if code == 1:
-            return DeviceCrashError("the acquisition process could not start or was cut off; see its messages above.")
-        return DeviceCrashError(
-            f"scope {self.request.scope.name!r}: the process that drives it died ({how}): a device driver crashed. The "
-            "fields taken are kept; run the same command again, and if it comes back run `wbcpipe doctor`."
+        how = death_of(self._process.exitcode)
+        if self._process.exitcode == 1:
+            self._is_dark = True  # no device was reached
+            raise DeviceCrashError("the acquisition process could not start or was cut off; see its messages above.")
+        return _Death(
+            f"a device driver crashed ({how})",
+            DeviceCrashError(
+                f"scope {self.request.scope.name!r}: the process that drives it died ({how}): a device driver crashed. "
+                "The fields taken are kept; run the same command again, and if it comes back run `wbcpipe doctor`."
+            ),
         )
+
+    def _stall(self) -> _Death:
+        return _Death(
+            f"no sign of life for {self.stall_s:g} s",
+            DeviceTimeoutError(
+                f"scope {self.request.scope.name!r}: no sign of life for {self.stall_s:g} s, so its process was ended; "
+                "the fields taken are kept. Check the devices and run the same command again."
+            ),
+        )
+
+    def _restart(self, death: _Death) -> Progress:
+        """Start the child again, without the field that took it down too often; raise if it died too often."""
+        self._process.join(_END_S)
+        if self._process.is_alive():  # one that lost the core may hang in its driver on the way out
+            self._process.kill()
+            self._process.join()
+        verdict = self._policy.died()
+        where = "" if verdict.field is None else f" at field {verdict.field}"
+        if verdict.field is not None and verdict.give_up:
+            times = f", {verdict.deaths} times" if verdict.deaths > 1 else ""
+            self._given_up[verdict.field] = f"{death.text} while it was taken{times}."
+        if not verdict.restart:
+            raise type(death.error)(f"{death.error} {self._end_in_the_dark(death.text)}") from death.error
+        self._log("restarted", field=verdict.field, reason=death.text)
+        self._pipe.close()
+        self._start()  # on opening it closes the shutter before all else
+        if self._wanted:
+            self.want(self._wanted)
+        fate = "" if verdict.field is None else "; it is recorded missing" if verdict.give_up else "; it is tried again"
+        return Progress(f"{death.text}{where}: started again{fate}")
+
+    def _end_in_the_dark(self, reason: str) -> str:
+        """Close the shutter that a dead child may have left open; says in words whether that was done."""
+        self._is_dark = True
+        hindrance = make_dark(self.request.scope)
+        self._log("ended", reason=reason, shutter="closed" if not hindrance else f"not known to be closed: {hindrance}")
+        if not hindrance:
+            return "The shutter is closed."
+        return f"It is not sure that the shutter is closed ({hindrance.rstrip('.')}): look at it."
+
+    def _log(self, event: str, **details: Any) -> None:
+        with contextlib.suppress(FileNotFoundError):  # a child that died before it made the sample's folder
+            self.request.sample.log(event, **details)
 
 
 def _stall_s(scope: Scope) -> float:
     """The longest silence of a sound child: starting, a wide search of focus, or a field with all its retries."""
     policy = scope.reliability
     frame_s = policy.camera_timeout_s + policy.switch_timeout_s + policy.move_timeout_s
-    return 60.0 + (policy.retries + 1) * (4 * frame_s + policy.retry_wait_s)
+    # Starting and loading the devices anew may take a minute each.
+    return 120.0 + (policy.retries + 1) * (4 * frame_s + policy.retry_wait_s)
 
 
 def _rebuilt(failed: _Failed) -> Exception:
@@ -261,7 +382,7 @@ class _Desk:
         self._session: AcquisitionSession | None = None
         threading.Thread(target=self._listen, name="wbcpipe-desk", daemon=True).start()
 
-    def send(self, event: WorkerEvent | _Failed) -> None:
+    def send(self, event: WorkerEvent | _Begun | _Failed) -> None:
         """Tell the parent; one that is gone is noticed elsewhere."""
         with self._sending, contextlib.suppress(OSError):
             self._pipe.send(event)
@@ -303,21 +424,21 @@ class _Desk:
         os._exit(1)
 
 
-def _child_main(request: AcquisitionRequest, pipe: Connection) -> None:
+def _child_main(request: AcquisitionRequest, given_up: dict[int, str], pipe: Connection) -> None:
     """The child: a session, served until the parent wants no more."""
     # Ctrl-C at the terminal reaches both processes; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     desk = _Desk(pipe)
     try:
         with request.sample.lock("acquire", name="acquire", wait_s=_LOCK_WAIT_S):
-            _serve(request, desk)
+            _serve(request, given_up, desk)
     except InterruptedRunError:
         pass
     except Exception as error:  # noqa: BLE001 - the process boundary: the parent raises it
         desk.send(_Failed(type(error).__name__, str(error)))
 
 
-def _serve(request: AcquisitionRequest, desk: _Desk) -> None:
+def _serve(request: AcquisitionRequest, given_up: dict[int, str], desk: _Desk) -> None:
     from wbcpipe.acquire.session import AcquisitionSession
 
     session = AcquisitionSession(
@@ -326,7 +447,9 @@ def _serve(request: AcquisitionRequest, desk: _Desk) -> None:
         request.plan,
         request.specimen,
         pass_name=request.pass_name,
+        microscope=request.microscope,
         progress=lambda text: desk.send(Progress(text)),
+        given_up=given_up,
     )
     desk.attach(session)
     teller = _Teller(desk)
@@ -338,7 +461,14 @@ def _serve(request: AcquisitionRequest, desk: _Desk) -> None:
             todo = [index for index in range(done, wanted) if index not in known]
             teller.resume({index: known[index] for index in range(done, wanted) if index in known})
             teller.flush(todo[0] if todo else wanted)
-            whole = session.take(todo, teller.taken, teller.missing, teller.empty, request.in_time)
+            whole = session.take(
+                todo,
+                teller.taken,
+                teller.missing,
+                teller.empty,
+                on_begin=lambda index: desk.send(_Begun(index)),
+                go_on=request.in_time,
+            )
             teller.flush(wanted)
             done = wanted
             desk.send(WantedDone(done) if whole else DeadlinePassed(done))

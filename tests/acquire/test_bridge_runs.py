@@ -114,8 +114,8 @@ def test_a_micro_manager_that_dies_in_a_run_ends_it_and_the_run_goes_on_with_a_n
 
         with pytest.raises(DeviceCrashError, match=r"is gone: it was closed, or a device driver crashed it") as caught:
             go_on()
-    assert time.monotonic() - began_s < 15
-    assert caught.value.exit_code == 25
+    assert time.monotonic() - began_s < 60
+    assert caught.value.exit_code == 28
     kept = list(fields_on_disk(sample.raw_path()))
     assert kept == list(range(len(kept)))
     assert set(taken) <= set(kept)

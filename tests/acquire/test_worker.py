@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 
 from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.worker import AcquisitionRequest, AcquisitionWorker, FieldTaken, WantedDone
+from wbcpipe.acquire.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken, Progress, WantedDone
+from wbcpipe.acquire.writer import read_missing
 from wbcpipe.errors import DeviceCrashError, SampleStateError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples import Sample
 
 _CRASH = "ConfigGroup,Illumination,color3,Camera,SimulateCrash,Dereference Null Pointer\n"
+_TWICE = "a device driver crashed (SIGSEGV) while it was taken, 2 times."
 _COLOR3 = "ConfigGroup,Illumination,color3,LED,Label,635nm\n"
 
 
@@ -63,15 +66,26 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
     # The .cfg now makes the demo camera's driver dereference a null pointer when color3 is switched on.
     crashing = make_scope((_COLOR3, _COLOR3 + _CRASH))
     assert crashing.sha256 == scope.sha256
+    told: list[object] = []
     with AcquisitionWorker(AcquisitionRequest(sample, crashing, plan, specimen)) as worker:
-        worker.want(2)
-        with pytest.raises(DeviceCrashError, match=r"the process that drives it died \(SIGSEGV\)"):
-            list(worker.events())
+        worker.want(4)
+        with pytest.raises(DeviceCrashError, match=r"that drives it died \(SIGSEGV\).*The shutter is closed\."):
+            told.extend(worker.events())
     assert list(fields_on_disk(sample.raw_path())) == [0]
+    assert [event for event in told if not isinstance(event, Progress)] == [
+        FieldTaken(0, resumed=True),
+        FieldMissing(1, _TWICE),
+    ]
+    # Two crashes at field 1 and it was given up; two more at field 2, and the run ended: no field between them.
+    assert read_missing(sample.raw_path()) == {1: _TWICE}
+    events = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [event["field"] for event in events if event["event"] == "restarted"] == [1, 1, 2]
+    assert [event["shutter"] for event in events if event["event"] == "ended"] == ["closed"]
     with AcquisitionWorker(AcquisitionRequest(sample, make_scope(), plan, specimen)) as worker:
         worker.want(2)
         assert [event.index for event in worker.events() if isinstance(event, FieldTaken)] == [0, 1]
     assert field_path(sample.raw_path(), 0).read_bytes() == before
+    assert read_missing(sample.raw_path()) == {}
 
 
 def test_an_error_of_the_child_is_raised_here_with_its_class_and_text(
