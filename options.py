@@ -21,6 +21,7 @@ __all__ = [
     "pass_option",
     "sample_option",
     "scope_option",
+    "sequencing_option",
     "specimen_options",
 ]
 
@@ -91,6 +92,11 @@ pass_option: Final = click.option(
     default="single",
     show_default=True,
     help="All four frames at once; or bright field before the stain, fluorescence after it, or both in one go.",
+)
+sequencing_option: Final = click.option(
+    "--sequencing",
+    type=click.Choice(["auto", "on", "off"]),
+    help="Take a field's frames in one burst that the hardware times; the files are the same [as the scope file says].",
 )
 device_option: Final = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."

@@ -7,13 +7,21 @@ import json
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import click
 
 from wbcpipe import __version__
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
-from wbcpipe.options import data_option, deadline_option, device_option, json_option, scope_option, specimen_options
+from wbcpipe.options import (
+    data_option,
+    deadline_option,
+    device_option,
+    json_option,
+    scope_option,
+    sequencing_option,
+    specimen_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,6 +169,7 @@ def run(
 )
 @click.option("--fields", type=click.IntRange(min=1), help="Take exactly so many fields instead.")
 @deadline_option
+@sequencing_option
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of the model.")
 @device_option
 @specimen_options
@@ -176,6 +185,7 @@ def run_command(
     precision: tuple[PrecisionTarget, ...],
     fields: int | None,
     deadline_s: float | None,
+    sequencing: Literal["auto", "on", "off"] | None,
     bundle: str,
     device: str,
     specimen_seed: int | None,
@@ -212,7 +222,7 @@ def run_command(
         from wbcpipe.acquire.plan import AcquisitionPlan
         from wbcpipe.scan import ScanRequest
 
-        scope = load_scope(scope_name)
+        scope = load_scope(scope_name).with_sequencing(sequencing)
         plan = AcquisitionPlan.from_scope(scope, slot)
         specimen = specimen_for(scope, specimen_seed, specimen_preparation)
         cells = 200 if cells is None and not precision else cells

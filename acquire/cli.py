@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError, WbcpipeError
-from wbcpipe.options import data_option, deadline_option, json_option, pass_option, scope_option, specimen_options
+from wbcpipe.options import (
+    data_option,
+    deadline_option,
+    json_option,
+    pass_option,
+    scope_option,
+    sequencing_option,
+    specimen_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +90,7 @@ def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> Spe
 @click.option("--fields", type=click.IntRange(min=1), help="Take this many fields of view.")
 @click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold so many white cells [200].")
 @deadline_option
+@sequencing_option
 @click.option("--overlap", type=float, default=0.1, show_default=True, help="Of neighbouring fields, 0 to 0.5.")
 @specimen_options
 @data_option
@@ -96,6 +105,7 @@ def acquire(
     fields: int | None,
     cells: int | None,
     deadline_s: float | None,
+    sequencing: Literal["auto", "on", "off"] | None,
     overlap: float,
     specimen_seed: int | None,
     specimen_preparation: str | None,
@@ -131,7 +141,7 @@ def acquire(
 
     # Everything that can be refused is refused before anything is written.
     sample = Sample.at(data_root(data), sample_name or slide)
-    scope = load_scope(scope_name)
+    scope = load_scope(scope_name).with_sequencing(sequencing)
     plan = AcquisitionPlan.from_scope(scope, slot, overlap=overlap)
     if passes == "fluorescence" and fields is None and cells is None:
         fields = max(fields_on_disk(sample.raw_path("brightfield")), default=0) + 1

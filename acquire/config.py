@@ -461,6 +461,12 @@ class Scope(_Part):
             raise ValueError("'camera.stage_affine' of a virtual scope must be [[1.0, 0.0], [0.0, 1.0]]")
         return self
 
+    def with_sequencing(self, sequencing: Literal["auto", "on", "off"] | None) -> Self:
+        """The same scope with another ``light.sequencing``; as it is for ``None``."""
+        if sequencing is None:
+            return self
+        return self.model_copy(update={"light": self.light.model_copy(update={"sequencing": sequencing})})
+
     def slot(self, name: str) -> Slot:
         """The slot called ``name``.
 

@@ -97,6 +97,10 @@ class Microscope(Protocol):
         """Whether the hardware can take these frames of a field in one burst, and the scope file lets it."""
         ...
 
+    def refuse_bursts(self) -> None:
+        """Take frames by command from now on: `can_burst` says no."""
+        ...
+
     def burst(
         self, events: Sequence[CaptureEvent], out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
     ) -> list[Exposure]:

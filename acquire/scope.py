@@ -209,6 +209,10 @@ class CoreMicroscope:
         """See `hardware.Microscope.can_burst`."""
         return self.sequencer.can(events)
 
+    def refuse_bursts(self) -> None:
+        """See `hardware.Microscope.refuse_bursts`."""
+        self.sequencer.refuse()
+
     def burst(
         self, events: Sequence[CaptureEvent], out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
     ) -> list[Exposure]:

@@ -66,6 +66,7 @@ class Sequencer:
         self._obstacles: dict[tuple[tuple[str, float], ...], list[str]] = {}
         self._loaded: tuple[tuple[str, float], ...] = ()
         self._real_ms: tuple[float, ...] = ()
+        self._refused = False
         if scope.light.sequencing == "on":
             wanted = {name: scope.modalities.named(name).exposure_ms for name in MODALITIES}
             if found := self.obstacles(wanted):
@@ -112,7 +113,12 @@ class Sequencer:
 
     def can(self, events: Sequence[CaptureEvent]) -> bool:
         """Whether the frames of a field shall be taken in one burst; a single frame needs none."""
-        if self._scope.light.sequencing == "off" or len(events) < 2 or len({event.z_um for event in events}) > 1:
+        if (
+            self._refused
+            or self._scope.light.sequencing == "off"
+            or len(events) < 2
+            or len({event.z_um for event in events}) > 1
+        ):
             return False
         key = _key(events)
         if key not in self._obstacles:
@@ -161,6 +167,10 @@ class Sequencer:
                 self._link.stop_sequences()
             raise
         self._link.stop_sequences()
+
+    def refuse(self) -> None:
+        """Take no more bursts, whatever the devices say that they can."""
+        self._refused = True
 
     def forget(self) -> None:
         """Upload anew the next time, whatever the devices were told before."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from wbcpipe.acquire.burst_proof import BurstProof
 from wbcpipe.acquire.capture import capture_field
 from wbcpipe.acquire.dose import DoseLedger
 from wbcpipe.acquire.events import field_events
@@ -176,6 +177,7 @@ class AcquisitionSession:
             self._tell_of_light()
             self.microscope.age(_doses(self._on_disk.values()))
             self._retries = Retries(self.scope, self.sample, self.microscope, self._stop, self._progress)
+            self._proof = BurstProof(self.microscope, self.scope, self.sample.log)
             self.focus = FocusKeeper(
                 self.sample, self.raw, self.scope, self.plan, self.microscope, self._retries, self._progress
             )
@@ -385,6 +387,7 @@ class AcquisitionSession:
             try:
                 z_um = self.focus.z_um(field.x_um, field.y_um, field.index)
                 events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
+                self._proof.consider(events)
                 info = capture_field(
                     self.microscope,
                     self.scope,

@@ -90,7 +90,7 @@ def test_files_are_those_of_switching_by_command(
 
             monkeypatch.setattr(session.microscope.link, "start_burst", spied)
             session.take(range(3))
-            assert bursts == ([4, 4, 4] if sequencing == "auto" else [])
+            assert bursts == ([3, 4, 4, 4] if sequencing == "auto" else [])  # the first proves that light follows
         fields[sequencing] = [read_field(path) for path in fields_on_disk(sample.raw_path()).values()]
     for (images, info), (expected, expected_info) in zip(fields["auto"], fields["off"], strict=True):
         np.testing.assert_array_equal(images, expected)
