@@ -146,6 +146,43 @@ def test_counting_until_a_share_is_precise_whatever_was_there_before(whole: Path
     assert stamps(first) == before
 
 
+def test_two_passes_with_a_stain_between_them(scope: Path, tmp_path: Path) -> None:
+    done = call(command(tmp_path, scope, "--pass", "both", "--fields", str(FIELDS), "--json"))
+    assert done.returncode == 0, done.stderr
+    sample = tmp_path / "demo"
+    document = json.loads(done.stdout)
+    assert sum(entry["count"] for entry in document["classes"]) > 0
+    assert {name: len(list((sample / "raw" / name).glob("*.tif"))) for name in ("brightfield", "fluorescence")} == {
+        "brightfield": FIELDS,
+        "fluorescence": FIELDS,
+    }
+    evaluated = call(
+        [sys.executable, "-m", "wbcpipe", "evaluate", "--sample", "demo", "--data", str(tmp_path), "--json"]
+    )
+    detection = json.loads(evaluated.stdout)["detection"]
+    assert detection["recall"] >= 0.95
+    stained = (sample / "raw" / "staining.json").read_bytes()
+    again = call(command(tmp_path, scope, "--fields", str(FIELDS), "--json"))  # as it was begun, in two passes
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["classes"] == document["classes"]
+    assert (sample / "raw" / "staining.json").read_bytes() == stained
+    words = [
+        sys.executable,
+        "-m",
+        "wbcpipe",
+        "acquire",
+        "--slide",
+        "demo",
+        "--scope",
+        str(scope),
+        "--data",
+        str(tmp_path),
+    ]
+    refused = call([*words, "--pass", "brightfield", "--fields", str(FIELDS + 1)])
+    assert refused.returncode == 11
+    assert "the slide is stained" in refused.stderr
+
+
 def test_the_deadline_ends_a_run_with_what_is_there(whole: Path, scope: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("work", "cells.zarr"))
     for index in range(9, FIELDS):

@@ -71,6 +71,23 @@ def test_the_virtual_scope_writes_the_same_files_over_the_bridge(
     assert samples[0].truth_path.read_bytes() == samples[1].truth_path.read_bytes()
 
 
+def test_bursts_and_focusing_go_over_the_bridge_too(
+    tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
+) -> None:
+    bridge = make_bridge(
+        ('method = "fixed"', 'method = "surface"'),
+        ("range_um = 30.0", "range_um = 6.0"),
+        ("roi_px = 384", "roi_px = 256"),
+    )
+    samples = [Sample.at(tmp_path, name) for name in ("bridge", "headless")]
+    take(samples[0], bridge.scope.with_sequencing("on"), 2, specimen)
+    take(samples[1], bridge.headless.with_sequencing("off"), 2, specimen)
+    assert_same_files(samples, 2)
+    assert "bursts_proven" in (samples[0].path / "log.jsonl").read_text(encoding="utf-8")
+    surfaces = [(sample.raw_path() / "focus.json").read_bytes() for sample in samples]
+    assert surfaces[0] == surfaces[1]
+
+
 def take(sample: Sample, scope: Scope, n_fields: int, specimen: SpecimenPlan | None = None) -> None:
     with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen) as session:
         session.take(range(n_fields))
