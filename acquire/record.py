@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from wbcpipe.acquire.calibration import calibration_reference
 from wbcpipe.acquire.frames import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
 
@@ -124,6 +125,7 @@ def begin_sample(
         "modalities": list(MODALITIES),
         "pixel_um": scope.camera.image_pixel_um,
         "expected_cells_per_field": scope.expected_cells_per_field,
+        "calibration": calibration_reference(scope, sample.path.parent),
     }
     sample.begin(info)
     sample.log("begun", scope=scope.name, slot=plan.slot)

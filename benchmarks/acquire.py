@@ -56,9 +56,14 @@ PACKAGES = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "pymmcore
 
 
 def bench_scope(sequencing: str) -> Scope:
-    """The demo scope with its camera's own pixels, focus fixed."""
+    """The demo scope with its camera's own pixels, which are all alike: so nothing judges what they show."""
     scope = load_scope("demo")
-    parts = {"focus": {"method": "fixed"}, "light": {"sequencing": sequencing}}
+    parts = {
+        "focus": {"method": "fixed"},
+        "light": {"sequencing": sequencing},
+        "light_check": {"enabled": False},
+        "scan": {"skip_empty": False},
+    }
     changed = {name: getattr(scope, name).model_copy(update=change) for name, change in parts.items()}
     return scope.model_copy(update={"virtual": False, **changed})
 

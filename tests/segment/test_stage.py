@@ -128,7 +128,7 @@ def test_the_order_of_processing_does_not_matter(copy_run: Callable[[str], Sampl
 def test_the_second_run_does_nothing(unbroken: CellStore, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = Sample("virtual", unbroken.path.parent)
     before = {path: path.stat().st_mtime_ns for path in unbroken.path.rglob("*")}
-    monkeypatch.setattr(stage_module, "read_field", None)
+    monkeypatch.setattr(stage_module, "read_passes", None)
     run(sample)
     assert {path: path.stat().st_mtime_ns for path in unbroken.path.rglob("*")} == before
 
