@@ -32,6 +32,7 @@ def capture_field(
     then_to_um: tuple[float, float] | None = None,
     check: Callable[[], None] = lambda: None,
     look: QuickLook | None = None,
+    whole: Callable[[int], None] = lambda _: None,
 ) -> FieldInfo:
     """Take the frames of a field.
 
@@ -45,6 +46,7 @@ def capture_field(
         check: called before each frame, or before a burst of them; raises to stop.
         look: judges the first frame while the next ones are taken, and decides before any fluorescence; after a burst
             it spares only the file.
+        whole: called with each channel of a burst, in order, once its frame is whole in ``out``; from another thread.
 
     Returns:
         The field as the hardware says it was taken.
@@ -52,11 +54,19 @@ def capture_field(
     Raises:
         FieldIsEmpty: ``look`` found bare glass; ``out`` is whole as far as it was taken, and free again.
     """
+    # The focus moves while the stage does.
+    microscope.approach_xy(events[0].x_um, events[0].y_um)
+    microscope.move_z(events[0].z_um)
     x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
     if microscope.can_burst(events):
         check()
-        microscope.move_z(events[0].z_um)
-        exposures = microscope.burst(events, out[: len(events)], then_to_um)
+
+        def seen(channel: int) -> None:
+            if look is not None and channel == 0 and events[0].modality != "fluorescence":
+                look.begin(out[0])
+            whole(channel)
+
+        exposures = microscope.burst(events, out[: len(events)], then_to_um, seen)
     else:
         exposures = _one_by_one(microscope, events, out, then_to_um, check, look)
     frames = [
@@ -71,8 +81,6 @@ def capture_field(
     ]
     microscope.finish()
     if look is not None:
-        if microscope.can_burst(events) and events[0].modality != "fluorescence":
-            look.begin(out[0])
         look.decide(microscope)
     return FieldInfo(
         index=events[0].field,
@@ -94,7 +102,7 @@ def _one_by_one(
 ) -> list[Exposure]:
     """Take the frames of a field with a command for each change of focus, light and exposure."""
     exposures = []
-    last_z_um: float | None = None
+    last_z_um = events[0].z_um
     for channel, event in enumerate(events):
         check()
         if look is not None and event.modality == "fluorescence":

@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import astuple, dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import tifffile
@@ -15,7 +15,7 @@ from wbcpipe.errors import FrameFileError
 from wbcpipe.samples import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -36,6 +36,7 @@ __all__ = [
     "read_passes_info",
     "whole_fields",
     "write_field",
+    "write_planes",
 ]
 
 #: The modalities of a scope, in the channel order of every array.
@@ -46,6 +47,8 @@ PASSES: Final[Mapping[Pass, tuple[str, ...]]] = MappingProxyType(
     {"single": MODALITIES, "brightfield": MODALITIES[:3], "fluorescence": MODALITIES[3:]}
 )
 _FIELD_NAME: Final = re.compile(r"field_(\d{5,})\.ome\.tif")
+#: Stands where the description will be: about as long, so that the file's end need not take it.
+_PLACEHOLDER: Final = " " * 4096
 _OME: Final = {"ome": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
 
 
@@ -149,11 +152,49 @@ def write_field(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> None
         raise ValueError(
             f"images of shape {images.shape}, {images.dtype}; ({len(info.frames)}, Y, X) uint16 was expected."
         )
-    # tifffile wants the real file name to see that this is OME-TIFF; a handle needs to be told.
+    write_planes(path, images.shape, iter(images), lambda: info)
+
+
+def write_planes(
+    path: Path,
+    shape: tuple[int, ...],
+    planes: Iterator[NDArray[np.uint16]],
+    describe: Callable[[], FieldInfo],
+    opened: Callable[[IO[bytes]], None] = lambda _: None,
+) -> None:
+    """Write a field as its frames come, atomically and flushed to the disk.
+
+    Args:
+        path: the file, see `field_path`.
+        shape: (C, Y, X).
+        planes: gives each frame (Y, X) uint16 once it is whole; may wait for it, or raise to write no file at all.
+        describe: gives the field, after the last frame.
+        opened: told the file that is written aside.
+
+    Raises:
+        DiskFullError: no space left; no file stays.
+    """
     with write_atomic(path) as handle:
-        tifffile.imwrite(
-            handle, images, ome=True, photometric="minisblack", metadata=_metadata(info), contiguous=True, byteorder="<"
-        )
+        opened(handle)
+        with tifffile.TiffWriter(handle, byteorder="<") as tiff:
+            tiff.write(
+                planes,
+                shape=shape,
+                dtype=np.uint16,
+                photometric="minisblack",
+                contiguous=True,
+                metadata=None,
+                description=_PLACEHOLDER,
+            )
+            # What was read back from the devices is known last, so the description takes its place afterwards.
+            tiff.overwrite_description(_ome_xml(shape, describe()))  # type: ignore[arg-type] # UTF-8, so bytes
+
+
+def _ome_xml(shape: tuple[int, ...], info: FieldInfo) -> bytes:
+    channels, rows, columns = shape
+    xml = tifffile.OmeXml()
+    xml.addimage(np.uint16, shape, (channels, 1, 1, rows, columns, 1), **_metadata(info))
+    return xml.tostring(declaration=True).encode()
 
 
 def _metadata(info: FieldInfo) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -56,6 +56,13 @@ class Microscope(Protocol):
         """
         ...
 
+    def approach_xy(self, x_um: float, y_um: float) -> None:
+        """Begin the move that `move_xy` to the same place ends, so that other devices may move meanwhile.
+
+        Raises as `move_xy` does.
+        """
+        ...
+
     def move_z(self, z_um: float) -> float:
         """Drive the focus; gives back where it stands. Raises as `move_xy` does."""
         ...
@@ -102,7 +109,11 @@ class Microscope(Protocol):
         ...
 
     def burst(
-        self, events: Sequence[CaptureEvent], out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+        self,
+        events: Sequence[CaptureEvent],
+        out: NDArray[np.uint16],
+        then_to_um: tuple[float, float] | None = None,
+        whole: Callable[[int], None] = lambda _: None,
     ) -> list[Exposure]:
         """Take the frames of a field in one burst that the hardware times, at the Z where the focus stands.
 
@@ -112,6 +123,7 @@ class Microscope(Protocol):
             events: that `can_burst` allowed, in the order of taking.
             out: (C, Y, X) uint16 with a frame for each event, overwritten; whole only after `finish`.
             then_to_um: where to (x, y) the stage may set off after the last exposure; `move_xy` there follows.
+            whole: called with the number of each frame, in order, once it is whole in ``out``; from another thread.
 
         Raises:
             DroppedFrameError: the camera gave fewer frames than asked for; it was stopped and its frames dropped.

@@ -112,6 +112,10 @@ class CoreMicroscope:
         self._heading_um = target_um
         return target_um
 
+    def approach_xy(self, x_um: float, y_um: float) -> None:
+        """See `hardware.Microscope.approach_xy`."""
+        self._set_off(x_um, y_um)
+
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
         """See `hardware.Microscope.move_xy`."""
         stage = self.scope.stage
@@ -214,7 +218,11 @@ class CoreMicroscope:
         self.sequencer.refuse()
 
     def burst(
-        self, events: Sequence[CaptureEvent], out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+        self,
+        events: Sequence[CaptureEvent],
+        out: NDArray[np.uint16],
+        then_to_um: tuple[float, float] | None = None,
+        whole: Callable[[int], None] = lambda _: None,
     ) -> list[Exposure]:
         """See `hardware.Microscope.burst`."""
         timeout_s = self.scope.reliability.camera_timeout_s
@@ -225,7 +233,7 @@ class CoreMicroscope:
             ms for event, ms in zip(events, real_ms, strict=True) if event.modality == "fluorescence"
         )
         try:
-            with self.sequencer.playing(events[0].modality), self.illumination.lit():
+            with self.sequencer.playing(events[0].modality), self._lit_then(then_to_um):
                 self.link.start_burst(len(events), timeout_s)
                 begun_s = time.monotonic()
                 deadline_s = begun_s + timeout_s + sum(real_ms) / 1000
@@ -240,10 +248,9 @@ class CoreMicroscope:
                     exposures.append(Exposure(exposure_ms, self.link.z_um(), begun_s))
                     begun_s += exposure_ms / 1000  # the next exposure begins after this one, however late it is seen
                     if channel < len(events) - 1:
-                        exposures[-1] = self._pop(exposures[-1], out[channel], seen)
-            # The slide is dark and every exposure over: the last frame is read while the stage moves on.
-            self._go_on(then_to_um)
-            exposures[-1] = self._pop(exposures[-1], out[len(events) - 1], seen)
+                        exposures[-1] = self._pop(exposures[-1], out[channel], seen, partial(whole, channel))
+            last = len(events) - 1
+            exposures[-1] = self._pop(exposures[-1], out[last], seen, partial(whole, last))
             self._submit()
             self.link.end_burst(timeout_s)
         except BaseException:
@@ -256,12 +263,25 @@ class CoreMicroscope:
             self._exposure_ms = (0.0, 0.0)  # where the camera's sequence leaves it is its own affair
         return exposures
 
-    def _pop(self, exposure: Exposure, out: NDArray[np.uint16], seen: object) -> Exposure:
+    @contextlib.contextmanager
+    def _lit_then(self, then_to_um: tuple[float, float] | None) -> Iterator[None]:
+        """Light for a burst; once the slide is dark the stage moves on, and the last frame is read meanwhile."""
+        with self.illumination.lit():
+            yield
+        self._go_on(then_to_um)
+
+    def _pop(self, exposure: Exposure, out: NDArray[np.uint16], seen: object, whole: Callable[[], None]) -> Exposure:
         """Take the oldest frame of a burst into ``out``; its exposure is the camera's own word where it gives one."""
         pixels, noted_ms = self.link.next_frame(self.frame_px)
         if noted_ms is not None:
             exposure = replace(exposure, exposure_ms=noted_ms)
-        self._undeveloped.append(partial(self._fill, pixels, exposure.exposure_ms, out, seen))
+
+        def develop() -> None:
+            self._fill(pixels, exposure_ms, out, seen)
+            whole()
+
+        exposure_ms = exposure.exposure_ms
+        self._undeveloped.append(develop)
         if self._develops_at_once:
             self._submit()
         return exposure

@@ -41,14 +41,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.frames import FieldInfo, Pass
     from wbcpipe.acquire.hardware import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
     from wbcpipe.acquire.reseat import Reseating
     from wbcpipe.acquire.specimen import Seating, SpecimenPlan
+    from wbcpipe.acquire.writer import Draft
     from wbcpipe.samples import Sample
 
 __all__ = ["AcquisitionSession", "open_microscope", "quarantine_damaged", "seating_of"]
@@ -349,7 +348,7 @@ class AcquisitionSession:
             self.focus.check_drift(field, field.index)
         buffer = writer.buffer()
         try:
-            info = self._take_field(field, following, buffer)
+            draft, info = self._take_field(field, following, lambda: writer.draft(field.index, buffer))
         except FieldIsEmpty as found:
             writer.give_back(buffer)
             writer.skip(field.index, found.figure_um2)
@@ -361,7 +360,7 @@ class AcquisitionSession:
             return error
         else:
             infos[field.index] = info = self._described(info)
-            writer.write(buffer, info)
+            writer.write(draft, info)
         return None
 
     def _described(self, info: FieldInfo) -> FieldInfo:
@@ -379,11 +378,13 @@ class AcquisitionSession:
             self.sample.log("field_missing", field=index, reason=reason)
         writer.miss(index, reason)
 
-    def _take_field(self, field: PlannedField, following: PlannedField | None, buffer: NDArray[np.uint16]) -> FieldInfo:
-        """Take a field into ``buffer``, and again after a failure, as often as the scope allows."""
+    def _take_field(
+        self, field: PlannedField, following: PlannedField | None, draft_of: Callable[[], Draft]
+    ) -> tuple[Draft, FieldInfo]:
+        """Take a field into a draft, and into another after a failure, as often as the scope allows."""
         onward_um = None if following is None or following.index in self._given_up else (following.x_um, following.y_um)
         for attempt in self._retries.attempts:
-            before_ms = self.microscope.fluorescence_ms
+            before_ms, draft = self.microscope.fluorescence_ms, draft_of()
             try:
                 z_um = self.focus.z_um(field.x_um, field.y_um, field.index)
                 events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
@@ -392,20 +393,27 @@ class AcquisitionSession:
                     self.microscope,
                     self.scope,
                     events,
-                    buffer,
+                    draft.buffer,
                     started_s=self._started_s,
                     then_to_um=onward_um,
                     check=self._retries.check_stop,
                     look=self._look,
+                    whole=draft.whole,
                 )
-                self._judge.judge(info.modalities, buffer)
-                return info
+                self._judge.judge(info.modalities, draft.buffer)
+                return draft, info
+            except FieldIsEmpty:
+                draft.abandon()
+                raise
             except StageLimitError as error:
                 raise HardwareError(str(error)) from error
             except HardwareError as error:
                 if lit_ms := self.microscope.fluorescence_ms - before_ms:
                     self._dose.add_in_vain(field.x_um, field.y_um, lit_ms)
-                self._retries.rest(error, attempt, field=field.index)
+                try:
+                    self._retries.rest(error, attempt, field=field.index)
+                finally:
+                    draft.abandon()  # at rest no further frame of it comes
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
 

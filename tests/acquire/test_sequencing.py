@@ -12,12 +12,12 @@ import pytest
 
 from wbcpipe.acquire.deadline import DeadlineCaller
 from wbcpipe.acquire.events import field_events
-from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_field, write_field
+from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_field, write_planes
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.scope import CoreMicroscope
 from wbcpipe.acquire.session import AcquisitionSession
 from wbcpipe.acquire.virtual import VirtualScope
-from wbcpipe.acquire.writer import FieldWriter, field_buffers
+from wbcpipe.acquire.writer import Draft, FieldWriter, field_buffers
 from wbcpipe.errors import DeviceTimeoutError, DroppedFrameError, HardwareError
 from wbcpipe.samples import Sample
 
@@ -354,19 +354,19 @@ def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
     scope = make_scope(sequencing="auto")
     plan = AcquisitionPlan.from_scope(scope, "A")
     waiting, most = [0], [0]
-    real_write, queue = write_field, FieldWriter.write
+    real_write, queue = write_planes, FieldWriter.write
 
-    def slow(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> None:
+    def slow(*arguments: Any) -> None:
         time.sleep(0.25)
+        real_write(*arguments)
         waiting[0] -= 1
-        real_write(path, images, info)
 
-    def counted(self: FieldWriter, buffer: NDArray[np.uint16], info: FieldInfo) -> None:
+    def counted(self: FieldWriter, draft: Draft, info: FieldInfo) -> None:
         waiting[0] += 1
         most[0] = max(most[0], waiting[0])
-        queue(self, buffer, info)
+        queue(self, draft, info)
 
-    monkeypatch.setattr(writer_module, "write_field", slow)
+    monkeypatch.setattr(writer_module, "write_planes", slow)
     monkeypatch.setattr(FieldWriter, "write", counted)
     monkeypatch.setattr(writer_module, "_MOST_BUFFERS", 3)
     written: list[int] = []
@@ -375,7 +375,7 @@ def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
         session.take(range(8), written.append)
     assert written == list(range(8))
     assert most[0] == 3, "never more fields in memory than buffers"
-    monkeypatch.setattr(writer_module, "write_field", real_write)
+    monkeypatch.setattr(writer_module, "write_planes", real_write)
     other = Sample.at(sample.path.parent, "fast")
     with AcquisitionSession(other, scope, plan, specimen) as session:
         session.take(range(8))
@@ -391,3 +391,26 @@ def test_buffers_are_bounded_in_bytes(side_px: int, n_buffers: int, monkeypatch:
     monkeypatch.setattr("wbcpipe.acquire.writer.np.full", lambda shape, *_: made.append(shape))
     field_buffers(4, (side_px, side_px))
     assert made == [(4, side_px, side_px)] * n_buffers
+
+
+def test_a_field_left_in_the_middle_of_writing_leaves_no_file(
+    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    """A burst whose frames are turned away after most of them were written already."""
+    scope = make_scope(sequencing="on")
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    with AcquisitionSession(sample, scope, plan, specimen) as session:
+        judge, judged = session._judge.judge, [0]
+
+        def stern(modalities: tuple[str, ...], images: NDArray[np.uint16]) -> None:
+            judged[0] += 1
+            if judged[0] in {2, 4, 5, 6}:  # field 1 once; field 2 at every attempt
+                raise HardwareError("color1: the frame is dark.")
+            judge(modalities, images)
+
+        session._judge.judge = stern  # type: ignore[method-assign, assignment]
+        missing: dict[int, str] = {}
+        session.take(range(4), on_missing=missing.__setitem__)
+    assert list(fields_on_disk(sample.raw_path())) == [0, 1, 3]
+    assert list(missing) == [2]
+    assert not list(sample.raw_path().glob(".*")), "nothing half written stays"
