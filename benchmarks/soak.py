@@ -80,7 +80,7 @@ def write_scope(folder: Path, side_px: int, n_fields: int, sequencing: str) -> N
         ("camera_timeout_s = 10.0", "camera_timeout_s = 0.2"),
         ("retry_wait_s = 0.5", "retry_wait_s = 0.0"),
         ("skip_empty = true", "skip_empty = false"),  # in so small a field often nothing lies
-        *([("sequencing = \"auto\"", f"sequencing = \"{sequencing}\"")] if sequencing != "auto" else []),
+        *([('sequencing = "auto"', f'sequencing = "{sequencing}"')] if sequencing != "auto" else []),
     ):
         assert old in toml + cfg, old
         toml, cfg = toml.replace(old, new), cfg.replace(old, new)
