@@ -180,7 +180,7 @@ def acquire(
 
 
 def _tell(sample: Sample, outcomes: Mapping[Pass, PassOutcome], end: ScanEnd, seconds: float, *, as_json: bool) -> None:
-    """Show what came of the passes, as the files on disk say.
+    """Show what came of the passes, as their workers told; each looked its fields up on the disk at its end.
 
     Raises:
         AcquisitionError: no field of a pass could be taken.
