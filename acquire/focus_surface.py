@@ -69,6 +69,7 @@ class FocusSurface:
         fine: (column, row) of the fine grid to what was focused there or beside it; only those needed so far.
         checks: of the drift, in the plan's order.
         resumed: read from a file: the microscope may have drifted since it was measured.
+        pending: place in um whose focus is being sought, or was when that failed.
     """
 
     plan: AcquisitionPlan
@@ -77,9 +78,12 @@ class FocusSurface:
     fine: dict[tuple[int, int], FocusPoint] = field(default_factory=dict)
     checks: list[DriftCheck] = field(default_factory=list)
     resumed: bool = False
+    pending: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         self._surface = fit_surface(self.coarse) if self.coarse else None
+        self._begun: list[FocusPoint] = []
+        self._given_up: set[tuple[int, int]] = set()
         self._local: dict[tuple[int, int], Callable[[float, float], float]] = {}
 
     @property
@@ -115,42 +119,66 @@ class FocusSurface:
         nodes = {node for cell in cells for node in self._nodes_around(*cell)}
         return sorted(nodes - set(self.fine), key=lambda node: (node[1], node[0] if node[1] % 2 == 0 else -node[0]))
 
-    def measure(self, places_um: Iterable[tuple[float, float]], find: Finder) -> int:
-        """Focus where it is needed to know Z at the places; gives back how many points were focused.
+    @property
+    def points(self) -> int:
+        """How many points were focused or found to show nothing."""
+        return len(self.coarse or self._begun) + len(self.fine)
+
+    def measure(self, places_um: Iterable[tuple[float, float]], find: Finder) -> None:
+        """Focus where it is needed to know Z at the places; after a failure, asked again, it goes on at `pending`.
 
         Raises:
-            HardwareError: no point of the whole slot shows anything.
+            HardwareError: that of the finder, or no point of the whole slot shows anything.
         """
         if self.policy.method == "fixed":
-            return 0
-        count = 0
+            return
         if not self.coarse:
-            coarse = self._measure_coarse(find)
-            self._surface = fit_surface(coarse)
-            self.coarse = coarse
-            count = len(self.coarse)
-        for column, row in self.missing_nodes(places_um):
-            self.fine[column, row] = self._measure_node(*self.node_um(column, row), find)
-            count += 1
+            self._measure_coarse(find)
+            found, self._begun = self._begun, []
+            self.pending = None
+            self._surface = fit_surface(found)
+            self.coarse = found
+        for node in self.missing_nodes(places_um):
+            if node not in self._given_up:
+                self.pending = self.node_um(*node)
+                self.fine[node] = self._measure_node(*self.pending, find)
+        self.pending = None
+        self._given_up.clear()
         self._local.clear()
-        return count
 
-    def _measure_coarse(self, find: Finder) -> list[FocusPoint]:
+    def give_up(self) -> None:
+        """Pass over `pending` in the measurement that follows; a later one tries a point of the fine grid again."""
+        if self.pending is None:
+            return
+        where, self.pending = self.pending, None
+        if not self.coarse:
+            self._begun.append(FocusPoint(*where, None))
+        else:
+            self._given_up |= {node for node in self.missing_nodes([where]) if self.node_um(*node) == where}
+
+    def fall_back(self) -> bool:
+        """Make do with what was measured, until `measure` is asked again; false where that is nothing at all."""
+        self._given_up.clear()
+        self._local.clear()
+        if not self.coarse:
+            self._surface = fit_surface(self._begun) if any(one.z_um is not None for one in self._begun) else None
+        return self._surface is not None
+
+    def _measure_coarse(self, find: Finder) -> None:
         side = self.policy.coarse_points
-        points: list[FocusPoint] = []
-        for row in range(side):
-            for step in range(side):
-                column = side - 1 - step if row % 2 else step
-                x_um, y_um = _between(self.plan.x_um, column, side), _between(self.plan.y_um, row, side)
-                known = [point for point in points if point.z_um is not None]
-                z_um: float | None = None
-                if known:
-                    nearest = min(known, key=lambda point: math.hypot(point.x_um - x_um, point.y_um - y_um))
-                    z_um = find(x_um, y_um, nearest.z_um or 0.0, wide=False)
-                if z_um is None:
-                    z_um = find(x_um, y_um, self.policy.fixed_um, wide=True)
-                points.append(FocusPoint(x_um, y_um, z_um))
-        return points
+        for number in range(len(self._begun), side * side):
+            row, step = divmod(number, side)
+            column = side - 1 - step if row % 2 else step
+            x_um, y_um = _between(self.plan.x_um, column, side), _between(self.plan.y_um, row, side)
+            self.pending = (x_um, y_um)
+            known = [point for point in self._begun if point.z_um is not None]
+            z_um: float | None = None
+            if known:
+                nearest = min(known, key=lambda point: math.hypot(point.x_um - x_um, point.y_um - y_um))
+                z_um = find(x_um, y_um, nearest.z_um or 0.0, wide=False)
+            if z_um is None:
+                z_um = find(x_um, y_um, self.policy.fixed_um, wide=True)
+            self._begun.append(FocusPoint(x_um, y_um, z_um))
 
     def _measure_node(self, x_um: float, y_um: float, find: Finder) -> FocusPoint:
         """Focus at a point of the fine grid, or beside it; as it would have been before the drift seen so far."""

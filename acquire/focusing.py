@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.focus_surface import DriftCheck, FocusSurface, load_surface
-from wbcpipe.acquire.focuser import DeviceFocuser, FieldFocuser
+from wbcpipe.acquire.focuser import DeviceFocuser, FieldFocuser, FocusCount
 from wbcpipe.errors import CoreLostError, HardwareError, StageLimitError
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from wbcpipe.samples import Sample
 
 __all__ = ["FocusKeeper"]
+
+#: Points of a measurement that may fail at every attempt before the rest is left for later.
+_POINTS_GIVEN_UP: Final = 3
 
 
 class FocusKeeper:
@@ -81,20 +84,62 @@ class FocusKeeper:
                 self.surface.save(self._path)
             return
         self._progress("finding the focus")
-        started_s = time.monotonic()
-
-        def measure() -> dict[str, int]:
-            with self._microscope.focus_region(policy.roi_px) as frame_px:
-                finder, by_image = self._focuser(frame_px)
-                points = self.surface.measure(places, finder)
-                return {"points": points, **vars(by_image.count)}
-
-        counts = self._retries.persist(measure, doing="focus")
+        started_s, before = time.monotonic(), self.surface.points
+        count = self._measure_point_by_point(places)
         self.surface.save(self._path)
-        self._sample.log("focused", **counts, seconds=round(time.monotonic() - started_s, 2))
+        seconds = round(time.monotonic() - started_s, 2)
+        self._sample.log("focused", points=self.surface.points - before, **vars(count), seconds=seconds)
 
-    def _focuser(self, frame_px: tuple[int, int]) -> tuple[Finder, FieldFocuser]:
-        """What focuses as the scope says, and what looks at the images in it; kept, for it learns whom to believe."""
+    def _measure_point_by_point(self, places: Sequence[tuple[float, float]]) -> FocusCount:
+        """Measure the surface, each point as often as the scope allows; one that fails to the end is passed over.
+
+        After some such points the rest is left for later: what was measured so far serves until then.
+
+        Raises:
+            HardwareError: nothing at all was measured yet, on this slide.
+        """
+        by_image: FieldFocuser | None = None
+        failed_at: tuple[float, ...] | None = ()
+        attempt = given_up = 0
+        while True:
+            try:
+                with self._microscope.focus_region(self._scope.focus.roi_px) as frame_px:
+                    finder, by_image = self._focuser(frame_px, anew=by_image is None)
+                    self.surface.measure(places, finder)
+                return by_image.count
+            except HardwareError as error:
+                attempt = attempt + 1 if self.surface.pending == failed_at else 0
+                failed_at = self.surface.pending
+                try:
+                    self._retries.rest(error, attempt, doing="focus")
+                except CoreLostError:
+                    raise
+                except HardwareError:
+                    given_up += 1
+                    self._pass_over(error, for_good=failed_at is None or given_up == _POINTS_GIVEN_UP)
+                    failed_at = ()
+                    if given_up == _POINTS_GIVEN_UP:
+                        return by_image.count if by_image else FocusCount()
+
+    def _pass_over(self, error: HardwareError, *, for_good: bool) -> None:
+        """Give up the point that failed; ``for_good`` also those that follow, if there is a focus to go on with."""
+        where = dict(zip(("x_um", "y_um"), self.surface.pending or (), strict=False))
+        self._sample.log("focus_point_failed", **where, reason=str(error))
+        self.surface.give_up()
+        if not for_good:
+            return
+        if not self.surface.fall_back():
+            raise error
+        self._sample.log("focus_fallback", points=self.surface.points, reason=str(error))
+        self._progress(f"the focus cannot be measured here; going on with what is known of it: {error}")
+
+    def _focuser(self, frame_px: tuple[int, int], *, anew: bool = True) -> tuple[Finder, FieldFocuser]:
+        """What focuses as the scope says, and what looks at the images in it; kept, for it learns whom to believe.
+
+        Args:
+            frame_px: (height, width) of the region for focusing.
+            anew: count anew, and begin the time that a mapping may take.
+        """
         if self._finder is None:
             by_image = FieldFocuser(
                 self._microscope, self._scope, frame_px, self._retries.check_stop, self._sample.log, self._progress
@@ -103,7 +148,8 @@ class FocusKeeper:
             if self._scope.focus.method == "hardware":
                 finder = DeviceFocuser(self._microscope, self._scope, by_image, self._sample.log)
             self._finder = (finder, by_image)
-        self._finder[1].restart()
+        if anew:
+            self._finder[1].restart()
         return self._finder
 
     def _check_since_last_run(self, fields: Sequence[PlannedField], on_disk: Container[int]) -> None:

@@ -72,7 +72,7 @@ def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, A
     surface = FocusSurface(plan, scope.focus)
     places = [(field.x_um, field.y_um) for field in plan.fields()]
     start_s = time.perf_counter()
-    points = surface.measure(places, focuser)
+    surface.measure(places, focuser)
     seconds = time.perf_counter() - start_s
     count = focuser.count
     exposure_s = scope.modalities.named(scope.focus.modality).exposure_ms / 1000
@@ -81,7 +81,7 @@ def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, A
     row = {
         "seed": seed,
         **errors(surface, specimen, places),
-        "points": points,
+        "points": surface.points,
         "empty_points": sum(point.z_um is None for point in (*surface.coarse, *surface.fine.values())),
         "places": count.places,
         "frames": count.frames,
