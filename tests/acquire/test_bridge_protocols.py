@@ -1,0 +1,134 @@
+"""Over the bridge as headless: two passes with a stain between, calibration, the focusing device, and faults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
+from wbcpipe.acquire.faulty import Fault, FaultyOpener, read_strikes
+from wbcpipe.acquire.frames import fields_on_disk, read_field, whole_fields
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.session import AcquisitionSession
+from wbcpipe.acquire.writer import read_missing
+from wbcpipe.pipeline import cli
+from wbcpipe.samples import Sample
+from wbcpipe.tests.acquire.test_focuser import BY_DEVICE, DEVICE, ROI
+from wbcpipe.tests.acquire.test_two_passes import WIDE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.frames import Pass
+    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.tests.acquire.conftest import Bridged, BridgeMaker
+
+TWO_PASSES: tuple[Pass, ...] = ("brightfield", "fluorescence")
+
+# pyjavaz leaves its socket to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Unclosed socket:ResourceWarning")
+
+
+def take(sample: Sample, scope: Scope, specimen: SpecimenPlan, n_fields: int, pass_name: Pass | None = None) -> None:
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    with AcquisitionSession(
+        sample, scope, plan, specimen, **({"pass_name": pass_name} if pass_name else {})
+    ) as session:
+        session.take(range(n_fields))
+
+
+def events_of(sample: Sample, name: str) -> list[dict[str, Any]]:
+    lines = (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+def assert_same_frames(samples: list[Sample], pass_name: Pass | None = None) -> None:
+    one, other = (fields_on_disk(sample.raw_path(*[pass_name] * bool(pass_name))) for sample in samples)
+    assert one
+    assert list(one) == list(other)
+    for index in one:
+        (pixels, info), (other_pixels, other_info) = read_field(one[index]), read_field(other[index])
+        np.testing.assert_array_equal(pixels, other_pixels)
+        places = [
+            (seen.x_um, seen.y_um, seen.reseated, [replace(frame, time_s=0.0) for frame in seen.frames])
+            for seen in (info, other_info)
+        ]
+        assert places[0] == places[1]
+
+
+def test_the_second_pass_finds_the_fields_of_the_first(
+    tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
+) -> None:
+    bridge = make_bridge(*WIDE)
+    samples = [Sample.at(tmp_path, name) for name in ("bridge", "headless")]
+    for sample, scope in zip(samples, (bridge.scope, bridge.headless), strict=True):
+        for name in TWO_PASSES:
+            take(sample, scope, specimen, 3, name)
+    assert whole_fields(samples[0].path / "raw") == [0, 1, 2]
+    assert events_of(samples[0], "slide_found")
+    for name in TWO_PASSES:
+        assert_same_frames(samples, name)
+
+
+def test_both_passes_in_one_command(tmp_path: Path, make_bridge: BridgeMaker) -> None:
+    bridge = make_bridge(*WIDE)
+    text = (tmp_path / "small.toml").read_text(encoding="utf-8")
+    old = 'backend = "headless"'
+    assert old in text
+    (tmp_path / "small.toml").write_text(
+        text.replace(old, f'backend = "bridge"\nport = {bridge.port}'), encoding="utf-8"
+    )
+    words = ["acquire", "--slide", "B1", "--scope", str(tmp_path / "small.toml"), "--fields", "3", "--pass", "both"]
+    result = CliRunner().invoke(cli, [*words, "--stained", "--data", str(tmp_path / "data"), "--json"])
+    assert result.exit_code == 0, result.output
+    assert whole_fields(tmp_path / "data" / "B1" / "raw") == [0, 1, 2]
+
+
+def test_calibration_finds_the_same_figures(make_bridge: BridgeMaker, specimen: SpecimenPlan) -> None:
+    bridge = make_bridge()
+    parts = ("dark", "geometry")
+    figures = [
+        run_calibration(CalibrationRequest(scope, "A", parts, specimen), lambda *_: None)[0]
+        for scope in (bridge.scope, bridge.headless)
+    ]
+    assert set(figures[0]) == set(parts)
+    assert figures[0] == figures[1]
+
+
+def test_the_focusing_device_is_asked(tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan) -> None:
+    bridge = make_bridge(DEVICE, ROI, ("range_um = 30.0", "range_um = 6.0"), ('"fixed"', f'"{BY_DEVICE}"'))
+    samples = [Sample.at(tmp_path, name) for name in ("bridge", "headless")]
+    for sample, scope in zip(samples, (bridge.scope, bridge.headless), strict=True):
+        take(sample, scope, specimen, 2)
+    (focused,) = events_of(samples[0], "focused")
+    assert focused["by_device"] > 0
+    assert_same_frames(samples)
+
+
+def test_faults_are_retried_and_a_field_that_always_fails_is_missing(
+    tmp_path: Path, bridged: Bridged, specimen: SpecimenPlan
+) -> None:
+    sample = Sample.at(tmp_path, "S1")
+    sample.path.mkdir()
+    plan = AcquisitionPlan.from_scope(bridged.scope, "A")
+    faults = (
+        Fault("camera time-out", 1),
+        Fault("lamp dark", 2),
+        Fault("dropped frame", 3, attempts=3),
+        Fault("lamp saturates", 4),
+    )
+    opener = FaultyOpener(plan, faults, tmp_path / "strikes", bleaching=False)
+    with AcquisitionSession(sample, bridged.scope, plan, specimen, microscope=opener) as session:
+        session.take(range(5))
+        assert not session.microscope.link.shutter_is_open()
+    assert {fault.kind for fault in read_strikes(tmp_path / "strikes")} == {fault.kind for fault in faults}
+    assert list(read_missing(sample.raw_path())) == [3]
+    assert list(fields_on_disk(sample.raw_path())) == [0, 1, 2, 4]
+    take(sample, bridged.scope, specimen, 5)
+    assert list(fields_on_disk(sample.raw_path())) == [0, 1, 2, 3, 4]
