@@ -8,7 +8,7 @@ inputs of a network are independent cells, each has its own geometry; where they
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +17,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Augmentation", "augment"]
+__all__ = ["Augmentation", "augment", "sample_affine"]
 
 
 class Augmentation(BaseModel):
@@ -25,6 +25,9 @@ class Augmentation(BaseModel):
 
     Attributes:
         rotate: turn by any angle, and mirror, if true.
+        exact: share of the pictures that are only mirrored, turned by right angles and shifted by whole pixels.
+        interpolation: of the others. Interpolated pictures are softer than those a microscope takes: a network that has
+            seen none but them calls sharp ones wrong (see ``docs/results/resampling.md``).
         scale: largest relative change of size.
         shift: largest shift, as a share of the side.
         gain: standard deviation of the relative change of contrast, per plane.
@@ -37,6 +40,8 @@ class Augmentation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rotate: bool = True
+    exact: float = Field(default=0.5, ge=0, le=1)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     scale: float = Field(default=0.12, ge=0, lt=1)
     shift: float = Field(default=0.06, ge=0, lt=1)
     gain: float = Field(default=0.12, ge=0, lt=1)
@@ -70,11 +75,16 @@ def augment(
     """
     batch, channels, size, _ = images.shape
     side = side or size
-    theta = _geometry(batch, inputs, options, generator)  # (B, inputs, 2, 3)
-    theta[same] = theta[same][:, :1]
+    theta, whole = _geometry(batch, inputs, side, options, generator)  # (B, inputs, 2, 3), (B, inputs)
+    theta[same], whole[same] = theta[same][:, :1], whole[same][:, :1]
     parts = images.reshape(batch * inputs, channels // inputs, size, size)
-    grid = _grid(theta.flatten(0, 1).to(images.device), side)
-    moved = functional.grid_sample(parts, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    moved = images.new_empty((len(parts), parts.shape[1], side, side))
+    # At another side no pixel falls on a pixel.
+    exact = whole.flatten() & (side == size)
+    for rows, how in ((exact, "nearest"), (~exact, options.interpolation)):
+        if rows.any():
+            there = rows.to(images.device)
+            moved[there] = sample_affine(parts[there], theta.flatten(0, 1)[rows], side, how)
     return _photometric(moved.reshape(batch, channels, side, side), options, generator)
 
 
@@ -82,17 +92,31 @@ def _uniform(shape: tuple[int, ...], limit: float, generator: torch.Generator) -
     return (torch.rand(shape, generator=generator) * 2 - 1) * limit
 
 
-def _geometry(batch: int, inputs: int, options: Augmentation, generator: torch.Generator) -> Tensor:
-    """Affine matrices (B, inputs, 2, 3) of grid sampling."""
+def _geometry(
+    batch: int, inputs: int, side: int, options: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Affine matrices (B, inputs, 2, 3) of grid sampling, and which of them (B, inputs) move whole pixels only."""
     shape = (batch, inputs)
     angle = _uniform(shape, math.pi if options.rotate else 0.0, generator)
     mirror = torch.where(torch.rand(shape, generator=generator) < 0.5 * options.rotate, -1.0, 1.0)
     scale = torch.exp(_uniform(shape, options.scale, generator))
     shift = _uniform((*shape, 2), 2 * options.shift, generator)  # the grid runs from -1 to 1
+    whole = torch.rand(shape, generator=generator) < options.exact
+    if options.exact:
+        quarter = math.pi / 2
+        angle = torch.where(whole, torch.round(angle / quarter) * quarter, angle)
+        scale = torch.where(whole, 1.0, scale)
+        shift = torch.where(whole.unsqueeze(-1), torch.round(shift * side / 2) * 2 / side, shift)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
     rows = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=-1)
     rows = rows.reshape(batch, inputs, 2, 2)  # (B, inputs, 4) -> (B, inputs, 2, 2)
-    return torch.cat([rows, shift.unsqueeze(-1)], dim=-1)
+    return torch.cat([rows, shift.unsqueeze(-1)], dim=-1), whole
+
+
+def sample_affine(images: Tensor, theta: Tensor, side: int, interpolation: str) -> Tensor:
+    """Pictures (N, C, side, side) of ``images`` (N, C, S, S) moved by affine matrices (N, 2, 3); edges are mirrored."""
+    grid = _grid(theta.to(images.device), side)
+    return functional.grid_sample(images, grid, mode=interpolation, padding_mode="reflection", align_corners=False)
 
 
 def _grid(theta: Tensor, side: int) -> Tensor:

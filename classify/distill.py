@@ -6,15 +6,44 @@ https://doi.org/10.48550/arXiv.1503.02531.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["cross_entropy_over_heads", "distillation_loss", "fused_log_probability", "total_loss"]
+__all__ = [
+    "Distillation",
+    "cross_entropy_over_heads",
+    "decoupled_loss",
+    "distillation_loss",
+    "fused_log_probability",
+    "standardise_logits",
+    "total_loss",
+]
+
+
+class Distillation(BaseModel):
+    """How a student is taught, beside the temperature; the defaults are the paper's.
+
+    Attributes:
+        kind: ``whole`` compares all classes' probabilities at once; ``decoupled`` weighs two parts, see
+            `decoupled_loss`.
+        weight: of the distillation against the labels.
+        standardise: compare logits of mean 0 and deviation 1, see `standardise_logits`.
+        target_weight, others_weight: of the parts of ``decoupled``; their authors' choice.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["whole", "decoupled"] = "whole"
+    weight: float = Field(default=1.0, ge=0)
+    standardise: bool = False
+    target_weight: float = Field(default=1.0, ge=0)
+    others_weight: float = Field(default=8.0, ge=0)
 
 
 def cross_entropy_over_heads(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -44,6 +73,46 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     return divergence.sum(dim=1).mean()
 
 
+def standardise_logits(logits: Tensor) -> Tensor:
+    """Logits (..., K) with mean 0 and standard deviation 1 over the classes.
+
+    A student then need not copy how large its teacher's logits are, only their order and relative distances. Sun et
+    al., https://doi.org/10.48550/arXiv.2403.01427.
+    """
+    centred = logits - logits.mean(dim=-1, keepdim=True)
+    return centred / centred.std(dim=-1, keepdim=True).clamp_min(1e-6)
+
+
+def decoupled_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, target_weight: float, others_weight: float
+) -> Tensor:
+    """Decoupled distillation, summed over heads: how sure the right class is, and how the others share the rest.
+
+    Zhao et al., https://doi.org/10.48550/arXiv.2203.08679 (their alpha and beta are the two weights). With
+    ``others_weight`` equal to the teacher's doubt, cell by cell, it would be `distillation_loss`.
+
+    Args:
+        student, teacher: logits (B, heads, K).
+        labels: (B, heads) int64.
+        temperature: T.
+        target_weight: of the divergence between the right class and all others.
+        others_weight: of the divergence among the others.
+    """
+    right = functional.one_hot(labels, student.shape[-1]).bool()
+    parts = []
+    for logits in (teacher.detach() / temperature, student / temperature):
+        log_p = functional.log_softmax(logits, dim=-1)
+        others = log_p.masked_fill(right, -torch.inf)
+        doubt = torch.logsumexp(others, dim=-1)  # (B, heads)
+        sure = log_p.masked_fill(~right, 0.0).sum(dim=-1)
+        parts.append((torch.stack([sure, doubt], dim=-1), (others - doubt.unsqueeze(-1)).masked_fill(right, 0.0)))
+    (taught, taught_others), (found, found_others) = parts
+    target = (taught.exp() * (taught - found)).sum(dim=-1)
+    spread = taught_others.exp().masked_fill(right, 0.0)
+    among = (spread * (taught_others - found_others)).sum(dim=-1)
+    return (target_weight * target + others_weight * among).sum(dim=1).mean()
+
+
 def total_loss(
     student: Tensor,
     labels: Tensor,
@@ -51,13 +120,30 @@ def total_loss(
     *,
     temperature: float = 4.0,
     label_smoothing: float = 0.0,
+    options: Distillation | None = None,
 ) -> Tensor:
-    """Equation 4: cross-entropy plus T^2 times the distillation loss (the latter only when a teacher is given)."""
+    """Equation 4: cross-entropy plus T^2 times the distillation loss (the latter only when a teacher is given).
+
+    Args:
+        student: logits (B, heads, K).
+        labels: (B, heads) int64.
+        teacher: logits (B, heads, K), of the same inputs.
+        temperature: T.
+        label_smoothing: of the cross-entropy.
+        options: departures from the paper; by default none.
+    """
     loss = cross_entropy_over_heads(student, labels, label_smoothing=label_smoothing)
-    if teacher is not None:
-        # T^2 makes up for soft targets' gradients, which shrink as 1 / T^2.
-        loss = loss + temperature**2 * distillation_loss(student, teacher, temperature)
-    return loss
+    if teacher is None:
+        return loss
+    options = options or Distillation()
+    if options.standardise:
+        student, teacher = standardise_logits(student), standardise_logits(teacher)
+    if options.kind == "decoupled":
+        taught = decoupled_loss(student, teacher, labels, temperature, options.target_weight, options.others_weight)
+    else:
+        taught = distillation_loss(student, teacher, temperature)
+    # T^2 makes up for soft targets' gradients, which shrink as 1 / T^2.
+    return loss + options.weight * temperature**2 * taught
 
 
 def fused_log_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:

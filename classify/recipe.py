@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from wbcpipe.classify.augment import Augmentation
 from wbcpipe.classify.classes import Backbone, Method  # noqa: TC001 - pydantic needs them
 from wbcpipe.classify.data import Sampling  # noqa: TC001
+from wbcpipe.classify.distill import Distillation
+from wbcpipe.classify.randaugment import RandAugment  # noqa: TC001
 
 __all__ = ["Recipe"]
 
@@ -41,6 +43,12 @@ class Recipe(BaseModel):
         precision: ``auto`` is float32 on a CPU and mixed on a GPU.
         seed: of everything random.
         augmentation: how strongly pictures are changed.
+        randaugment: in its place, the paper's augmentation.
+        distillation: how a student is taught, beside the temperature.
+        batch_repetition: how often each cell stands in a batch, beside other cells each time (MIMO's).
+        accumulate: parts that a batch is worked through in, for lack of memory; batch norm sees the parts.
+        patience: epochs without a better loss on held-out training cells after which training stops and the best
+            weights are kept; 0 never stops. The share held out is ``holdout``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +75,11 @@ class Recipe(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0)
     augmentation: Augmentation = Augmentation()
+    randaugment: RandAugment | None = None
+    distillation: Distillation = Distillation()
+    batch_repetition: int = Field(default=1, ge=1, le=16)
+    accumulate: int = Field(default=1, ge=1, le=64)
+    patience: int = Field(default=0, ge=0)
 
     def for_teacher(self, modality: str) -> Recipe:
         """The recipe of one modality's teacher: what matters to the student alone is left at its default.
@@ -76,10 +89,27 @@ class Recipe(BaseModel):
         kept = self.model_dump(
             include={
                 *("backbone", "side", "start_side", "batch_size", "lr", "weight_decay", "sampling"),
-                *("label_smoothing", "ema", "precision", "seed", "augmentation", "normalise"),
+                *("label_smoothing", "ema", "precision", "seed", "augmentation", "randaugment", "normalise"),
+                *("accumulate", "patience", "holdout"),
             }
         )
         return Recipe(**kept, method="single", modality=modality, epochs=self.teacher_epochs)
+
+    @classmethod
+    def published(cls, **changes: Any) -> Recipe:
+        """The paper's training as far as it tells it: RandAugment alone, no repetition, no other trick.
+
+        It does not say how long it trained, by which optimiser or at which temperature: those are ours.
+        """
+        plain = {
+            "repetition": 0.0,
+            "sampling": "natural",
+            "randaugment": {"operations": 2, "magnitude": 18},
+            "side": 224,
+            "start_side": 224,
+            "teacher_epochs": 40,
+        }
+        return cls.model_validate(plain | changes)
 
     def side_at(self, epoch: int) -> int:
         """The side to train at in an epoch, a multiple of 16 until the last third."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,11 +26,13 @@ from wbcpipe.classify.checkpoint import (
     restore_optimizer,
     save_state,
 )
-from wbcpipe.classify.data import epoch_indices, head_batches
+from wbcpipe.classify.data import epoch_indices, head_batches, steps_of
 from wbcpipe.classify.distill import fused_log_probability, total_loss
 from wbcpipe.classify.engines import TorchEngine, pick_device
+from wbcpipe.classify.folds import holdout
 from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network
 from wbcpipe.classify.networks.fuse import fused_copy
+from wbcpipe.classify.randaugment import rand_augment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +75,12 @@ class EpochReport:
 
 @dataclass
 class _Run:
-    """What one training holds."""
+    """What one training holds.
+
+    Attributes:
+        watched: cells kept from training, to tell when it no longer helps.
+        best: loss on those, and the epochs since; the weights that had it.
+    """
 
     cells: CellSet
     recipe: Recipe
@@ -85,7 +92,22 @@ class _Run:
     device: torch.device
     gain: np.ndarray[Any, np.dtype[np.float32]]
     offset: np.ndarray[Any, np.dtype[np.float32]]
+    watched: CellSet | None = None
+    normalisation: Normalisation | None = None
     history: list[list[float]] = field(default_factory=list)
+    best_loss: float = math.inf
+    stale: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> FusionNetwork:
+        """The network whose weights count: the average over steps, where one is kept."""
+        return self.average if self.average is not None else self.network
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has stopped, by patience."""
+        return self.watched is not None and self.stale >= self.recipe.patience
 
     @property
     def inputs(self) -> int:
@@ -93,7 +115,7 @@ class _Run:
 
     @property
     def steps(self) -> int:
-        return max(1, len(self.cells) // self.recipe.batch_size)
+        return steps_of(len(self.cells), self.recipe.batch_size, self.recipe.batch_repetition if self.inputs > 1 else 1)
 
 
 def train_network(
@@ -132,14 +154,33 @@ def train_network(
         loss, accuracy = run.history[-1]
         progress(EpochReport(role, first, first, loss, accuracy, seconds=0.0, share=0.0, work=1.0))
     for epoch in range(first, recipe.epochs):
+        if run.finished:
+            break
         report = _epoch(run, epoch)
         run.history.append([report.loss, report.accuracy])
+        _watch(run)
         _save(run, path, mark, epoch + 1)
         if progress is not None:
-            progress(report)
-    final = run.average if run.average is not None else run.network
+            progress(replace(report, work=1.0) if run.finished else report)
+    final = run.kept
+    if run.best:
+        final.load_state_dict(run.best)
     final = final.eval().requires_grad_(False).cpu()
     return final.to(memory_format=torch.contiguous_format)
+
+
+def _watch(run: _Run) -> None:
+    """Look whether the loss on the watched cells still falls, and keep the weights that had the least."""
+    if run.watched is None or run.normalisation is None:
+        return
+    network = run.kept
+    logits = torch.from_numpy(predict_logits(network, run.watched, run.normalisation, device=run.device.type))
+    labels = torch.from_numpy(run.watched.labels)[:, None].expand(logits.shape[:2])
+    loss = float(total_loss(logits, labels))
+    run.stale += 1
+    if loss < run.best_loss:
+        run.best_loss, run.stale = loss, 0
+        run.best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
 def _seeds(recipe: Recipe, role: str, epoch: int) -> tuple[np.random.Generator, torch.Generator]:
@@ -172,8 +213,12 @@ def _begin(
     average = copy.deepcopy(network).requires_grad_(False) if recipe.ema else None
     if teacher is not None:
         teacher = fused_copy(teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    watched = None
+    if recipe.patience:
+        learned, kept = holdout(cells.labels, cells.groups, recipe.holdout, recipe.seed)
+        cells, watched = cells.subset(learned), cells.subset(kept)
     gain, offset = normalisation.affine(cells.images)
-    return _Run(cells, recipe, role, network, optimizer, average, teacher, device, gain, offset)
+    return _Run(cells, recipe, role, network, optimizer, average, teacher, device, gain, offset, watched, normalisation)
 
 
 def _restore(run: _Run, path: Path, mark: str) -> int:
@@ -187,6 +232,9 @@ def _restore(run: _Run, path: Path, mark: str) -> int:
         run.average.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("ema.")})
     restore_optimizer(run.optimizer, tensors)
     run.history = list(state["history"])
+    run.best = {n[5:]: t for n, t in tensors.items() if n.startswith("best.")}
+    if run.best:
+        run.best_loss, run.stale = float(state["best_loss"]), int(state["stale"])
     return int(state["epoch"])
 
 
@@ -196,7 +244,11 @@ def _save(run: _Run, path: Path, mark: str, epochs_done: int) -> None:
         tensors |= module_tensors(run.average, "ema.")
     if epochs_done < run.recipe.epochs:
         tensors |= optimizer_tensors(run.optimizer)
-    save_state(path, tensors, {"fingerprint": mark, "epoch": epochs_done, "history": run.history})
+    state: dict[str, Any] = {"fingerprint": mark, "epoch": epochs_done, "history": run.history}
+    if run.best:
+        tensors |= {f"best.{name}": tensor for name, tensor in run.best.items()}
+        state |= {"best_loss": run.best_loss, "stale": run.stale}
+    save_state(path, tensors, state)
 
 
 def _epoch(run: _Run, epoch: int) -> EpochReport:
@@ -207,18 +259,13 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
     repetition = recipe.repetition if run.inputs > 1 else 1.0
     run.network.train()
     losses, right, answers = 0.0, 0, 0
-    batches = head_batches(rows, run.inputs, recipe.batch_size, repetition, numbers)
+    repeated = recipe.batch_repetition if run.inputs > 1 else 1
+    batches = head_batches(rows, run.inputs, recipe.batch_size, repetition, numbers, batch_repetition=repeated)
     for step, (table, same) in enumerate(batches):
         _set_rate(run, epoch * run.steps + step)
-        images = augment(
-            _batch(run, table),
-            torch.from_numpy(same),
-            run.inputs,
-            recipe.augmentation,
-            tensors,
-            # A teacher is at its best at the full side, whatever the student sees.
-            side=recipe.side if run.teacher is not None else recipe.side_at(epoch),
-        )
+        # A teacher is at its best at the full side, whatever the student sees.
+        side = recipe.side if run.teacher is not None else recipe.side_at(epoch)
+        images = _augmented(run, _batch(run, table), torch.from_numpy(same), tensors, side)
         labels = torch.from_numpy(run.cells.labels[table]).to(run.device)  # (B, inputs)
         loss, hits = _step(run, images, labels, recipe.side_at(epoch))
         losses += loss
@@ -234,6 +281,13 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
         _work_done(recipe, epoch + 1) - _work_done(recipe, epoch),
         _work_done(recipe, epoch + 1),
     )
+
+
+def _augmented(run: _Run, images: Tensor, same: Tensor, generator: torch.Generator, side: int) -> Tensor:
+    recipe = run.recipe
+    if recipe.randaugment is not None:
+        return rand_augment(images, same, run.inputs, recipe.randaugment, generator, side=side)
+    return augment(images, same, run.inputs, recipe.augmentation, generator, side=side)
 
 
 def _work_done(recipe: Recipe, epochs: int) -> float:
@@ -254,21 +308,40 @@ def _batch(run: _Run, table: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
 
 
 def _step(run: _Run, images: Tensor, labels: Tensor, side: int) -> tuple[float, int]:
-    recipe = run.recipe
+    """One step of the optimiser on a batch, worked through in parts; gives its loss and how many answers were right."""
     images = images.contiguous(memory_format=torch.channels_last)
+    run.optimizer.zero_grad(set_to_none=True)
+    total, right = 0.0, 0
+    parts = min(run.recipe.accumulate, len(images))
+    for some, wanted in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+        loss, logits = _loss(run, some, wanted, side)
+        loss = loss * (len(some) / len(images))
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+        right += int((logits.detach().argmax(-1) == wanted).sum())
+    run.optimizer.step()
+    if run.average is not None:
+        _blend(run.average, run.network, run.recipe.ema)
+    return total, right
+
+
+def _loss(run: _Run, images: Tensor, labels: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    recipe = run.recipe
     target = _teacher_logits(run, images) if run.teacher is not None else None
     if images.shape[-1] != side:
         images = functional.interpolate(images, size=side, mode="bilinear", antialias=True)
     with autocast(run.device, recipe.precision):
         logits = run.network(images)
     logits = logits.float()
-    loss = total_loss(logits, labels, target, temperature=recipe.temperature, label_smoothing=recipe.label_smoothing)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    run.optimizer.step()
-    if run.average is not None:
-        _blend(run.average, run.network, recipe.ema)
-    return float(loss.detach()), int((logits.detach().argmax(-1) == labels).sum())
+    loss = total_loss(
+        logits,
+        labels,
+        target,
+        temperature=recipe.temperature,
+        label_smoothing=recipe.label_smoothing,
+        options=recipe.distillation,
+    )
+    return loss, logits
 
 
 def _teacher_logits(run: _Run, images: Tensor) -> Tensor:

@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from wbcpipe.classify.distill import cross_entropy_over_heads, distillation_loss, fused_log_probability, total_loss
+from wbcpipe.classify.distill import (
+    Distillation,
+    cross_entropy_over_heads,
+    decoupled_loss,
+    distillation_loss,
+    fused_log_probability,
+    standardise_logits,
+    total_loss,
+)
 
 
 def logits_of(*probabilities: list[list[float]]) -> torch.Tensor:
@@ -71,3 +79,42 @@ def test_fused_teacher_is_the_mean_probability() -> None:
     fused = fused_log_probability(logits_of([[0.9, 0.1], [0.5, 0.5]]))
     assert fused.shape == (1, 1, 2)
     assert fused.exp().flatten().tolist() == pytest.approx([0.7, 0.3])
+
+
+def test_decoupled_parts_add_up_to_the_whole_divergence() -> None:
+    teacher, student = logits_of([[0.6, 0.3, 0.1]]), logits_of([[0.5, 0.1, 0.4]])
+    labels = torch.tensor([[0]])
+    target = 0.6 * math.log(0.6 / 0.5) + 0.4 * math.log(0.4 / 0.5)
+    others = 0.75 * math.log(0.75 / 0.2) + 0.25 * math.log(0.25 / 0.8)
+    found = decoupled_loss(student, teacher, labels, 1.0, 2.0, 3.0).item()
+    assert found == pytest.approx(2 * target + 3 * others, rel=1e-5)
+    # Weighed by the teacher's doubt, 0.4, the parts are the whole.
+    whole = distillation_loss(student, teacher, 1.0).item()
+    assert decoupled_loss(student, teacher, labels, 1.0, 1.0, 0.4).item() == pytest.approx(whole, rel=1e-5)
+
+
+def test_decoupled_gradients_are_finite_where_the_teacher_is_certain() -> None:
+    student = torch.zeros(1, 1, 3, requires_grad=True)
+    teacher = torch.tensor([[[200.0, 0.0, 0.0]]])
+    decoupled_loss(student, teacher, torch.tensor([[0]]), 1.0, 1.0, 8.0).backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+
+
+def test_standardised_logits_know_neither_shift_nor_scale() -> None:
+    teacher, labels = torch.tensor([[[3.0, 1.0, -2.0]]]), torch.tensor([[0]])
+    options = Distillation(standardise=True)
+    assert torch.allclose(standardise_logits(teacher), standardise_logits(5 * teacher - 7), atol=1e-6)
+    taught = [
+        total_loss(student, labels, teacher, options=options) - cross_entropy_over_heads(student, labels)
+        for student in (0.2 * teacher + 1, -teacher)
+    ]
+    assert taught[0].item() == pytest.approx(0.0, abs=1e-4)
+    assert taught[1].item() > 1.0
+
+
+def test_the_weight_of_distillation_scales_it() -> None:
+    teacher, student, labels = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]]), torch.tensor([[0]])
+    bare = total_loss(student, labels).item()
+    one, half = (total_loss(student, labels, teacher, options=Distillation(weight=w)).item() for w in (1.0, 0.5))
+    assert one - bare == pytest.approx(2 * (half - bare), rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from pydantic import ValidationError
 from wbcpipe.classify.augment import Augmentation
 from wbcpipe.classify.checkpoint import load_state
 from wbcpipe.classify.folds import holdout
+from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.normalise import fit_normalisation
 from wbcpipe.classify.procedure import cross_validate, markdown_table, run_procedure
+from wbcpipe.classify.randaugment import RandAugment
 from wbcpipe.classify.recipe import Recipe
 from wbcpipe.classify.train import EpochReport, late_fusion_of, predict_logits, train_network
 from wbcpipe.errors import TrainingDataError
@@ -58,11 +61,21 @@ def test_mimo_with_teachers_learns(cells: CellSet, tmp_path: Path) -> None:
     assert np.array_equal(outcome.logits, second.logits)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9], ids=["plain", "ema"])
-def test_a_broken_training_ends_in_the_same_weights(cells: CellSet, tmp_path: Path, ema: float) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ema": 0.9},
+        {"randaugment": RandAugment()},
+        {"patience": 2, "holdout": 0.3},
+        {"accumulate": 2, "batch_repetition": 2},
+    ],
+    ids=["plain", "ema", "randaugment", "patience", "accumulate"],
+)
+def test_a_broken_training_ends_in_the_same_weights(cells: CellSet, tmp_path: Path, options: dict[str, object]) -> None:
     part = cells.subset(np.arange(48))
     normalisation = fit_normalisation(part.images)
-    recipe = TINY.model_copy(update={"method": "mm-mimo", "ema": ema})
+    recipe = TINY.model_copy(update={"method": "mm-mimo", **options})
     whole = train_network(part, normalisation, recipe, tmp_path / "whole", role="x")
 
     class Stopped(Exception):  # noqa: N818
@@ -209,3 +222,51 @@ def test_misspelt_recipe_keys_are_refused(key: str) -> None:
 def test_misspelt_augmentation_keys_are_refused(key: str) -> None:
     with pytest.raises(ValidationError, match=key + "x"):
         Augmentation.model_validate({key + "x": 1})
+
+
+def test_patience_ends_training_and_keeps_the_best_weights(
+    cells: CellSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wbcpipe.classify.train as module
+
+    losses = iter([3.0, 1.0, 2.0, 2.0, 0.5])
+    kept: list[FusionNetwork] = []
+
+    def scored(student: torch.Tensor, labels: torch.Tensor, *teacher: object, **options: object) -> torch.Tensor:
+        if options or teacher:
+            return true_loss(student, labels, *teacher, **options)  # type: ignore[arg-type]
+        kept.append(copy.deepcopy(run[-1].network))
+        return torch.tensor(next(losses))
+
+    run: list[module._Run] = []
+    true_loss, watch = module.total_loss, module._watch
+    monkeypatch.setattr(module, "total_loss", scored)
+    monkeypatch.setattr(module, "_watch", lambda one: (run.append(one), watch(one)))
+    part = cells.subset(np.arange(48))
+    recipe = TINY.model_copy(update={"method": "early-fusion", "epochs": 5, "patience": 2, "holdout": 0.3})
+    reports: list[EpochReport] = []
+    network = train_network(part, fit_normalisation(part.images), recipe, tmp_path, role="x", progress=reports.append)
+    assert [report.epoch for report in reports] == [1, 2, 3, 4]
+    assert reports[-1].work == 1.0
+    assert same_weights(network, kept[1])
+    assert not same_weights(network, kept[3])
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
+    import wbcpipe.classify.train as module
+
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn((12, 3, 32, 32), generator=generator)
+    labels = torch.randint(3, (12, 3), generator=generator)
+    gradients = []
+    for parts in (1, 5):
+        torch.manual_seed(0)
+        network = build_network("mm-mimo", "shufflenet_v2_x1_0", 3, 1, 3).eval()  # batch norm sees its own means
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+        recipe = TINY.model_copy(update={"method": "mm-mimo", "accumulate": parts})
+        empty = np.zeros((0, 3), np.float32)
+        run = module._Run(None, recipe, "x", network, optimizer, None, None, torch.device("cpu"), empty, empty)  # type: ignore[arg-type]
+        module._step(run, images, labels, 32)
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    for whole, added in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, added, rtol=1e-3, atol=1e-5)
