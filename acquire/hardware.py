@@ -131,6 +131,10 @@ class Microscope(Protocol):
         """
         ...
 
+    def when_whole(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called, from another thread, once every frame exposed so far is whole in its buffer."""
+        ...
+
     def finish(self) -> None:
         """Wait until every frame exposed is whole in its buffer."""
         ...

@@ -313,6 +313,10 @@ class CoreMicroscope:
         del exposure_ms, seen
         np.copyto(out, oriented(pixels, self.scope.camera))
 
+    def when_whole(self, call: Callable[[], None]) -> None:
+        """See `hardware.Microscope.when_whole`."""
+        self._copies.append(self._copier.submit(call))
+
     def finish(self) -> None:
         """See `hardware.Microscope.finish`."""
         while self._copies:
