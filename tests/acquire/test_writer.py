@@ -102,6 +102,14 @@ def test_each_frame_is_sent_to_the_disk_once(tmp_path: Path, monkeypatch: pytest
     assert PLANE_BYTES < ends[0] < 2 * PLANE_BYTES
 
 
+def test_a_field_whose_frames_were_not_told_is_written_at_its_end(tmp_path: Path) -> None:
+    (buffer, *_) = field_buffers(4, (SIDE_PX, SIDE_PX))
+    writer = FieldWriter(tmp_path, [buffer], lambda _: None, lambda *_: None)
+    writer.write(writer.draft(0, buffer), INFO)
+    writer.finish()
+    np.testing.assert_array_equal(read_field(field_path(tmp_path, 0))[0], buffer)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_kill_in_the_middle_leaves_nothing_under_a_fields_name(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=60, check=False)
