@@ -55,9 +55,10 @@ def capture_field(
     Raises:
         FieldIsEmpty: ``look`` found bare glass; ``out`` is whole as far as it was taken, and free again.
     """
-    # The focus moves while the stage does.
+    # The focus moves, and light and camera are set, while the stage moves.
     microscope.approach_xy(events[0].x_um, events[0].y_um)
     microscope.move_z(events[0].z_um)
+    microscope.set_up(events)
     x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
     if microscope.can_burst(events):
         check()
