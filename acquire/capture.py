@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.frames import FieldInfo, FrameInfo
@@ -46,7 +47,7 @@ def capture_field(
         check: called before each frame, or before a burst of them; raises to stop.
         look: judges the first frame while the next ones are taken, and decides before any fluorescence; after a burst
             it spares only the file.
-        whole: called with each channel of a burst, in order, once its frame is whole in ``out``; from another thread.
+        whole: called with each channel, in order, once its frame is whole in ``out``; from another thread.
 
     Returns:
         The field as the hardware says it was taken.
@@ -54,9 +55,10 @@ def capture_field(
     Raises:
         FieldIsEmpty: ``look`` found bare glass; ``out`` is whole as far as it was taken, and free again.
     """
-    # The focus moves while the stage does.
+    # The focus moves, and light and camera are set, while the stage moves.
     microscope.approach_xy(events[0].x_um, events[0].y_um)
     microscope.move_z(events[0].z_um)
+    microscope.set_up(events)
     x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
     if microscope.can_burst(events):
         check()
@@ -68,7 +70,7 @@ def capture_field(
 
         exposures = microscope.burst(events, out[: len(events)], then_to_um, seen)
     else:
-        exposures = _one_by_one(microscope, events, out, then_to_um, check, look)
+        exposures = _one_by_one(microscope, events, out, then_to_um, check, look, whole)
     frames = [
         FrameInfo(
             event.modality,
@@ -99,6 +101,7 @@ def _one_by_one(
     then_to_um: tuple[float, float] | None,
     check: Callable[[], None],
     look: QuickLook | None,
+    whole: Callable[[int], None],
 ) -> list[Exposure]:
     """Take the frames of a field with a command for each change of focus, light and exposure."""
     exposures = []
@@ -114,6 +117,7 @@ def _one_by_one(
         begun_s = time.monotonic()
         onward_um = then_to_um if channel == len(events) - 1 else None
         exposures.append(replace(microscope.expose(event.exposure_ms, out[channel], onward_um), begun_s=begun_s))
+        microscope.when_whole(partial(whole, channel))
         if look is not None and channel == 0 and event.modality != "fluorescence":
             microscope.finish()  # the frame is whole in its buffer
             look.begin(out[channel])

@@ -100,6 +100,13 @@ class Microscope(Protocol):
         """
         ...
 
+    def set_up(self, events: Sequence[CaptureEvent]) -> None:
+        """Set light and camera for the first of a field's frames, so that little is left to do when the stage stands.
+
+        The shutter stays closed, and nothing is exposed. Raises as what follows does: `light` and `expose`, or `burst`.
+        """
+        ...
+
     def can_burst(self, events: Sequence[CaptureEvent]) -> bool:
         """Whether the hardware can take these frames of a field in one burst, and the scope file lets it."""
         ...
@@ -129,6 +136,10 @@ class Microscope(Protocol):
             DroppedFrameError: the camera gave fewer frames than asked for; it was stopped and its frames dropped.
             HardwareError: a device failed.
         """
+        ...
+
+    def when_whole(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called, from another thread, once every frame exposed so far is whole in its buffer."""
         ...
 
     def finish(self) -> None:

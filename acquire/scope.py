@@ -209,6 +209,13 @@ class CoreMicroscope:
             with contextlib.suppress(HardwareError, StageLimitError):
                 self._set_off(*then_to_um)
 
+    def set_up(self, events: Sequence[CaptureEvent]) -> None:
+        """See `hardware.Microscope.set_up`."""
+        if self.can_burst(events):
+            self.sequencer.prepare(events)
+        self._set_exposure(events[0].exposure_ms)
+        self.illumination.switch(events[0].modality)
+
     def can_burst(self, events: Sequence[CaptureEvent]) -> bool:
         """See `hardware.Microscope.can_burst`."""
         return self.sequencer.can(events)
@@ -312,6 +319,10 @@ class CoreMicroscope:
         """Put the camera's pixels (y, x), lying as the stage does, into ``out``."""
         del exposure_ms, seen
         np.copyto(out, oriented(pixels, self.scope.camera))
+
+    def when_whole(self, call: Callable[[], None]) -> None:
+        """See `hardware.Microscope.when_whole`."""
+        self._copies.append(self._copier.submit(call))
 
     def finish(self) -> None:
         """See `hardware.Microscope.finish`."""

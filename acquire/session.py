@@ -148,7 +148,8 @@ class AcquisitionSession:
         self._open = microscope or functools.partial(open_microscope, seating=seating)
         self._progress = progress
         self._given_up = dict(given_up or {})
-        self._fields = dict(enumerate(plan.fields()))
+        self._planned = plan.fields()
+        self._fields = dict(enumerate(self._planned))
         self._reseating: Reseating | None = None
         self._stop = threading.Event()
         self._on_disk: dict[int, FieldInfo] = {}
@@ -246,9 +247,9 @@ class AcquisitionSession:
             InterruptedRunError: `stop` was called.
         """
         wanted = sorted(set(indices))
-        outside = [index for index in wanted if not 0 <= index < len(self.plan.fields())]
+        outside = [index for index in wanted if not 0 <= index < len(self._planned)]
         if outside:
-            raise ValueError(f"fields {outside} are not in the plan, which has 0 to {len(self.plan.fields()) - 1}.")
+            raise ValueError(f"fields {outside} are not in the plan, which has 0 to {len(self._planned) - 1}.")
         wanted = [index for index in wanted if index not in self._empty]
         lost = self._without_bright_field(wanted)
         open_ = [index for index in wanted if index not in self._on_disk and index not in lost]
@@ -264,7 +265,7 @@ class AcquisitionSession:
             if whole:
                 reconcile(self.raw, wanted, self._empty)
         if self.specimen is not None and self._on_disk:
-            skipped = [self.plan.fields()[index] for index in sorted(self._empty)]
+            skipped = [self._planned[index] for index in sorted(self._empty)]
             write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk, skipped))
         return whole
 

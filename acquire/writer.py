@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from typing import IO, TYPE_CHECKING, Final
@@ -11,7 +10,7 @@ import numpy as np
 
 from wbcpipe.acquire.frames import FieldInfo, field_path, write_field, write_planes
 from wbcpipe.acquire.quicklook import read_empty
-from wbcpipe.samples import read_json, write_json
+from wbcpipe.samples import begin_flush, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,8 +26,6 @@ _LEAST_BUFFERS: Final = 3
 _MOST_BUFFERS: Final = 8
 _BUFFER_BYTES: Final = 256 * 2**20
 _POLL_S: Final = 0.2
-#: A frame that takes longer to come leaves time to flush those before it.
-_IDLE_S: Final = 0.008
 _NOTHING: Final = np.empty((0, 0, 0), np.uint16)
 
 
@@ -96,14 +93,7 @@ class _Incoming:
         self._file = file
 
     def _next(self) -> int | _Content:
-        try:
-            message = self._jobs.get(timeout=_IDLE_S)
-        except queue.Empty:
-            if self._file is not None:
-                # While the camera exposes, what is there already goes to the disk: less is left for the end.
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            message = self._jobs.get()
+        message = self._jobs.get()
         if message is None or message[0] is not self._draft:
             self.left_over = [message]
             raise _AbandonedError
@@ -113,11 +103,14 @@ class _Incoming:
 
     def planes(self) -> Iterator[NDArray[np.uint16]]:
         """The frames (Y, X), each once it is whole."""
-        yield self._draft.buffer[0]
-        for channel in range(1, len(self._draft.buffer)):
-            if self._next() != channel:
+        flushed = 0
+        for channel, plane in enumerate(self._draft.buffer):
+            if channel and self._next() != channel:
                 raise _AbandonedError
-            yield self._draft.buffer[channel]
+            yield plane
+            # While the camera exposes, what is there already goes to the disk: less is left for the end.
+            if self._file is not None:
+                flushed = begin_flush(self._file, flushed)
 
     def describe(self) -> FieldInfo:
         """The field, once it was taken."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.frames import MODALITIES, field_path, fields_on_disk, read_field, read_info, write_field
+from wbcpipe.acquire.frames import MODALITIES, field_path, fields_on_disk, read_field, read_info, write_planes
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.record import begin_sample
 from wbcpipe.acquire.scope import CoreMicroscope
@@ -244,14 +244,14 @@ def test_a_full_disk_keeps_a_beginning_of_whole_fields(
     specimen: SpecimenPlan,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = write_field
+    real = write_planes
 
-    def filling(path: Path, images: Any, info: Any) -> None:
-        if info.index == 2:
+    def filling(path: Path, *arguments: Any) -> None:
+        if path == field_path(sample.raw_path(), 2):
             raise DiskFullError(errno.ENOSPC, f"{path}: no space left on the disk.")
-        real(path, images, info)
+        real(path, *arguments)
 
-    monkeypatch.setattr("wbcpipe.acquire.writer.write_field", filling)
+    monkeypatch.setattr("wbcpipe.acquire.writer.write_planes", filling)
     with (
         AcquisitionSession(sample, small_scope, small_plan, specimen) as session,
         pytest.raises(DiskFullError, match="no space left"),
