@@ -57,7 +57,7 @@ class Calibration(BaseModel):
         pool: how heads are fused, in place of the weighted mean.
         certificate: bounds of the error among accepted calls.
         alarm: limits of the heads' contradictions.
-        confusion: (K, K + 1) counts of held-out cells; row the true class, column the call, the last unidentified.
+        confusion: (K, K) counts of held-out cells; row the true class, column the likeliest one.
         f1_weighted: of the cells that nothing here was fitted on, each made to have a class.
     """
 

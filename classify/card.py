@@ -56,7 +56,8 @@ def _calibration(calibration: dict[str, Any]) -> str:
             else f"weights: {', '.join(f'{w:g}' for w in calibration['weights'])}"
         )
         + f"; of the fused probability: {calibration['fused_temperature']:g}. Calls below a confidence of "
-        f"{calibration['threshold']:g} are `unidentified` ({100 * calibration['unidentified_share']:.1f} % of those cells"
+        f"{calibration['threshold']:g} are `unidentified` "
+        f"({100 * calibration['unidentified_share']:.1f} % of those cells"
         + (f"; {100 * right:.2f} % of the accepted calls were right)." if right is not None else ").")
     )
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate", "call_confusion", "choose_pool", "pool_losses"]
 
 STANDARD_ERRORS: Final = 1.0
-"""A pool takes the weighted mean's place if its loss is lower by more than so many standard errors of the difference."""
+"""A pool takes the weighted mean's place if its loss is lower by so many standard errors of the difference."""
 
 
 def pool_losses(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -124,10 +124,6 @@ def calibrate(
 def call_confusion(
     logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], calibration: Calibration
 ) -> NDArray[np.int64]:
-    """Counts (K, K + 1): row the true class, column the call, the last column unidentified."""
-    classes = logits.shape[2]
+    """Counts (K, K): row the true class, column the likeliest one; no cell is refused."""
     fused = fuse(head_probability(logits, calibration), calibration)
-    call = np.where(fused.max(axis=1) >= calibration.threshold, fused.argmax(axis=1), classes)
-    counts = np.zeros((classes, classes + 1), np.int64)
-    np.add.at(counts, (labels, call), 1)
-    return counts
+    return metrics.confusion(labels, fused.argmax(axis=1), logits.shape[2])

@@ -75,9 +75,17 @@ class Certificate(BaseModel):
     levels: tuple[Level, ...] = Field(min_length=1)
     assumption: str = ASSUMPTION
 
-    def at(self, threshold: float) -> Level | None:
-        """What holds at a threshold: the certificate of exactly this one."""
-        return next((level for level in self.levels if level.threshold == threshold), None)
+    def statement(self, threshold: float) -> dict[str, Any] | None:
+        """What holds at a threshold, for JSON; ``None`` where exactly this one is not certified."""
+        level = next((level for level in self.levels if level.threshold == threshold), None)
+        if level is None:
+            return None
+        return {
+            "error_bound": level.error_bound,
+            "confidence": self.confidence,
+            "cells": self.cells,
+            "assumption": self.assumption,
+        }
 
     def level_for(self, max_error: float) -> Level:
         """The lowest certified threshold whose error is bounded by ``max_error``.

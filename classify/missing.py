@@ -1,9 +1,10 @@
 """Calling cells without one of the modalities: its lamp was dead, or the microscope does not have it.
 
 A network of several inputs must be given something in the place of what is missing. Zeros, a grey square, are unlike
-anything it learned from; so is another modality's picture. A *typical* plane, the mean of the training cells by distance
-from the middle, is unremarkable: on smears (`benchmarks/beyond.py`) it keeps most of what zeros lose. It takes 17 numbers
-a plane. A bundle is calibrated for each single modality that may be missing, with the typical plane in its place.
+anything it learned from; so is another modality's picture. A *typical* plane, the mean of the training cells by
+distance from the middle, is unremarkable: on smears (`benchmarks/beyond.py`) it keeps most of what zeros lose. It takes
+17 numbers a plane. A bundle is calibrated for each single modality that may be missing, with the typical plane in its
+place.
 """
 
 from __future__ import annotations

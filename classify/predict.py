@@ -112,8 +112,7 @@ def certified(calibration: Calibration, max_error: float | None, name: str) -> C
             "--max-error out, or train a bundle with this version and 120 validation cells or more."
         )
     level = calibration.certificate.level_for(max_error)
-    changed = calibration.model_copy(update={"threshold": level.threshold, "confusion": None})
-    return changed if level.threshold != calibration.threshold else calibration
+    return calibration.model_copy(update={"threshold": level.threshold})
 
 
 def resolve_bundle(sample: Sample, name: str) -> Bundle:
@@ -182,6 +181,7 @@ def classify_sample(
     call, confidence, differ = classifier.call(probability)
     classified = {
         **provenance(bundle, classifier.calibration, left_out),
+        **({"dead": list(dead)} if dead else {}),
         "engine": classifier.engine.name,
         "batch_size": batch_size,
     }
@@ -218,18 +218,9 @@ def provenance(bundle: Bundle, calibration: Calibration, left_out: Sequence[str]
     if left_out:
         classified["without"] = list(left_out)
         classified["f1_weighted"] = {"all": info.calibration.f1_weighted, "left": calibration.f1_weighted}
-    level = calibration.certificate.at(calibration.threshold) if calibration.certificate else None
-    if calibration.certificate and level:
-        classified["guarantee"] = {
-            "error_bound": level.error_bound,
-            "confidence": calibration.certificate.confidence,
-            "cells": calibration.certificate.cells,
-            "assumption": calibration.certificate.assumption,
-        }
-    if calibration.alarm and not left_out:
-        classified["alarm"] = calibration.alarm.model_dump(mode="json")
-    if calibration.confusion:
-        classified["confusion"] = [list(row) for row in calibration.confusion]
+    if calibration.certificate is not None:
+        classified["guarantee"] = calibration.certificate.statement(calibration.threshold)
+    classified["fitted"] = calibration.model_dump(mode="json", exclude_none=True)
     return classified
 
 
