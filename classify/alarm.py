@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ __all__ = ["Alarm", "HeadCheck", "check_heads", "fit_alarm", "head_distance"]
 
 USUAL: Final = 0.05
 """Share of held-out cells beyond a head's limit."""
-FACTOR: Final = 3.0
+FACTOR: Final = 4.0
 """Slides differ among themselves: a share below so many times the usual one is no alarm, however sure it is."""
 CHANCE: Final = 1e-3
 LEAST_CELLS: Final = 20
@@ -92,7 +92,7 @@ def check_heads(probability: NDArray[np.floating[Any]], alarm: Alarm) -> list[He
         return [HeadCheck(None, limit, raised=False)] * len(alarm.limits)
     checks = []
     for number in beyond:
-        by_chance = float(binom.sf(int(number) - 1, count, alarm.usual))
+        by_chance = float(bdtrc(int(number) - 1, count, alarm.usual)) if number else 1.0
         share = int(number) / count
         checks.append(HeadCheck(share, limit, raised=share > limit and by_chance < alarm.chance))
     return checks

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["calibrate", "call_confusion", "choose_pool", "pool_losses"]
 
 STANDARD_ERRORS: Final = 1.0
-"""A pool takes the weighted mean's place if its loss is lower by so many standard errors of the difference."""
+LEAST_GAIN: Final = 0.01
+"""A pool takes the weighted mean's place if its loss is lower by more than so many standard errors of the difference,
+and by more than so much a cell."""
 
 
 def pool_losses(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -67,7 +69,7 @@ def choose_pool(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) ->
     best = min(POOLS, key=lambda kind: float(losses[kind].mean()))
     gain = losses["mixture"] - losses[best]
     error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
-    return best if float(gain.mean()) > STANDARD_ERRORS * error else None
+    return best if float(gain.mean()) > max(STANDARD_ERRORS * error, LEAST_GAIN) else None
 
 
 def calibrate(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ASSUMPTION", "Certificate", "Level", "candidate_thresholds", "certify", "split_cells", "upper_limit"]
 
 CONFIDENCE: Final = 0.95
-REFUSED: Final = (0.02, 0.05, 0.10, 0.20, 0.40)
+REFUSED: Final = (0.05, 0.15, 0.35)
 """Shares of cells refused at the thresholds that are certified, beside the bundle's own threshold."""
 LEAST_CELLS: Final = 60
 ASSUMPTION: Final = (

@@ -28,7 +28,7 @@ POOLS: Final[tuple[PoolKind, ...]] = ("class-mixture", "log-pool", "stacked")
 FLOOR: Final = 1e-6
 """Least probability that a head is taken to give a class: one head alone must not forbid it."""
 LOG_PRIOR: Final = 3.0
-STACK_PRIOR: Final = 10.0
+STACK_PRIOR: Final = 30.0
 CLASS_PRIOR: Final = 5.0
 """Weights of the squared distance from where parameters are drawn to, in cells' worth of log likelihood."""
 

@@ -99,7 +99,7 @@ def print_differential(document: Mapping[str, Any], paths: Sequence[Path], conso
             text = (
                 f"Warning: {alarm['head']} contradicts the other heads in {alarm['beyond_percent']:.1f} % of the cells"
             )
-            console.print(Text(f"{text} (usual 5 %): look at its registration and lamp.", style="bold red"))
+            console.print(Text(f"{text} (usual 5 %): look at registration and lamps.", style="bold red"))
     if document["trust"]["without"]:
         console.print(Text(f"Called without {', '.join(document['trust']['without'])}.", style="bold red"))
     failed = [gate for gate in document["quality"]["gates"] if gate["passed"] is False]
