@@ -17,6 +17,7 @@ from scipy.optimize import minimize_scalar
 from wbcpipe.classify.alarm import Alarm  # noqa: TC001 - pydantic needs them
 from wbcpipe.classify.guarantee import Certificate  # noqa: TC001
 from wbcpipe.classify.pooling import Pool, PoolKind, fit_pool
+from wbcpipe.classify.prevalence import Trial  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,10 @@ PRIOR_CELLS: Final = 25.0
 TEMPERATURES: Final = (0.05, 20.0)
 
 
+_LATER: Final = ("pool", "certificate", "alarm", "confusion", "correction", "f1_weighted")
+"""What calibrations did not have before; ``None`` there."""
+
+
 class Calibration(BaseModel):
     """What was fitted on held-out cells.
 
@@ -58,6 +63,7 @@ class Calibration(BaseModel):
         certificate: bounds of the error among accepted calls.
         alarm: limits of the heads' contradictions.
         confusion: (K, K) counts of held-out cells; row the true class, column the likeliest one.
+        correction: whether correcting percentages helped on cells that nothing here was fitted on.
         f1_weighted: of the cells that nothing here was fitted on, each made to have a class.
     """
 
@@ -77,12 +83,12 @@ class Calibration(BaseModel):
     certificate: Certificate | None = None
     alarm: Alarm | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None
+    correction: Trial | None = None
     f1_weighted: float | None = None
 
     def identity(self) -> str:
         """JSON that tells one calibration from another; what is not there is left out, as it was before it existed."""
-        later = ("pool", "certificate", "alarm", "confusion", "f1_weighted")
-        return self.model_dump_json(exclude={name for name in later if getattr(self, name) is None})
+        return self.model_dump_json(exclude={name for name in _LATER if getattr(self, name) is None})
 
 
 def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -124,7 +130,7 @@ def without_heads(calibration: Calibration, missing: Sequence[int]) -> Calibrati
     if not weights.any():
         weights = np.asarray(calibration.weights, np.float64)
     changes = {"weights": tuple(float(value) for value in weights / weights.sum())}
-    nothing = dict.fromkeys(("pool", "certificate", "alarm", "confusion", "f1_weighted", "accept_accuracy"))
+    nothing = dict.fromkeys((*_LATER, "accept_accuracy"))
     return calibration.model_copy(update={**changes, **nothing})
 
 

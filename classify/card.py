@@ -33,6 +33,7 @@ def model_card(info: dict[str, Any]) -> str:
         "## Calibration",
         "",
         _calibration(calibration),
+        *_correction(calibration),
         *_guarantee(calibration),
         *_without(info),
         "",
@@ -60,6 +61,20 @@ def _calibration(calibration: dict[str, Any]) -> str:
         f"({100 * calibration['unidentified_share']:.1f} % of those cells"
         + (f"; {100 * right:.2f} % of the accepted calls were right)." if right is not None else ").")
     )
+
+
+def _correction(calibration: dict[str, Any]) -> list[str]:
+    trial = calibration.get("correction")
+    if not trial:
+        return []
+    helps = trial["corrected_points"] < trial["raw_points"]
+    return [
+        "",
+        "In samples drawn with classes about as uneven as in blood, percentages erred by "
+        f"{trial['raw_points']:.2f} points as counted and by {trial['corrected_points']:.2f} corrected for the "
+        "network's errors, so reports "
+        f"{'show corrected percentages beside the counts' if helps else 'do not correct'}.",
+    ]
 
 
 def _guarantee(calibration: dict[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from wbcpipe.classify.calibrate import (
 )
 from wbcpipe.classify.guarantee import LEAST_CELLS, candidate_thresholds, certify, split_cells
 from wbcpipe.classify.pooling import POOLS, PoolKind
+from wbcpipe.classify.prevalence import try_correction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,7 @@ def pool_losses(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) ->
     """
     part = stratified_parts(labels)
     kinds: tuple[PoolKind | None, ...] = (None, *POOLS)
-    losses = {kind or "mixture": np.empty(len(labels)) for kind in kinds}
+    losses: dict[str, NDArray[np.float64]] = {kind or "mixture": np.empty(len(labels)) for kind in kinds}
     for number in np.unique(part):
         apart = part == number
         for kind in kinds:
@@ -93,13 +94,18 @@ def calibrate(
     Returns:
         The calibration, and the rows of the cells that had no say in how calls are made.
     """
-    wish = {"accept_target": accept_target, "most_unidentified": most_unidentified}
-    if len(labels) < 2 * LEAST_CELLS or np.unique(labels, return_counts=True)[1].min() < 4:
-        return fit_calibration(logits, labels, **wish), np.arange(len(labels))
+
+    def fit(rows: NDArray[np.int64], pool: PoolKind | None = None) -> Calibration:
+        return fit_calibration(
+            logits[rows], labels[rows], accept_target=accept_target, most_unidentified=most_unidentified, pool=pool
+        )
+
+    if len(labels) < 2 * LEAST_CELLS or np.bincount(labels, minlength=logits.shape[2]).min() < 4:
+        return fit(np.arange(len(labels))), np.arange(len(labels))
     first, second = split_cells(labels)
     pool = choose_pool(logits[first], labels[first])
-    fitted = fit_calibration(logits[first], labels[first], pool=pool, **wish)
-    twin = fit_calibration(logits[second], labels[second], pool=pool, **wish)
+    fitted = fit(first, pool)
+    twin = fit(second, pool)
     fused = fuse(head_probability(logits[second], fitted), fitted)
     confidence, right = fused.max(axis=1), fused.argmax(axis=1) == labels[second]
     seen = fuse(head_probability(logits[first], fitted), fitted)
@@ -118,6 +124,7 @@ def calibrate(
         "certificate": certificate,
         "alarm": fit_alarm(head_probability(logits, fitted)),
         "confusion": tuple(tuple(int(count) for count in row) for row in confusion),
+        "correction": try_correction(fused, labels[second], fitted.threshold, confusion.sum(axis=1) / confusion.sum()),
         "f1_weighted": metrics.scores(labels[second], fused, names)["f1_weighted"],
     }
     return fitted.model_copy(update=measured), second

@@ -31,8 +31,8 @@ class Trust:
     """What is known beyond the calls.
 
     Attributes:
-        corrected: class name to its share, corrected for the calls' usual errors; empty where the bundle has no
-            validated confusion matrix, or nothing was counted.
+        corrected: class name to its share, corrected for the calls' usual errors; empty where the bundle has not shown
+            that this helps, or nothing was counted.
         heads: head name to its check; empty where the bundle has no limits for these modalities.
         guarantee: the certificate of the threshold in use; ``None`` without one.
         without: modalities that were left out.
@@ -54,7 +54,7 @@ def judge(rows: CellRows) -> Trust:
     corrected: dict[str, ClassShare] = {}
     heads: dict[str, HeadCheck] = {}
     if fitted is not None and len(probability):
-        if fitted.confusion is not None and np.sum(fitted.confusion, axis=1).all():
+        if fitted.confusion is not None and fitted.correction is not None and fitted.correction.helps:
             found = correct_counts(fuse(probability, fitted), np.asarray(fitted.confusion))
             bounds = zip(found.share, found.low, found.high, strict=True)
             corrected = {

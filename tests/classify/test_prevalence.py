@@ -11,6 +11,7 @@ from wbcpipe.classify.prevalence import (
     correct_counts,
     least_squares_shares,
     true_shares,
+    try_correction,
 )
 
 BLOOD = np.array([0.60, 0.29, 0.03, 0.07, 0.01])
@@ -88,3 +89,15 @@ def test_the_same_cells_give_the_same_figures() -> None:
     assert (one.low == two.low).all()
     assert (one.high == two.high).all()
     assert one.share.sum() == pytest.approx(1)
+
+
+def test_a_trial_tells_honest_probabilities_from_modest_ones() -> None:
+    labels, honest = cells(400, np.full(5, 0.2), 7)
+    even = np.full(5, 0.2)
+    assert try_correction(honest, labels, 0.0, even).helps
+    right = np.full((400, 5), 0.1)
+    right[np.arange(400), labels] = 0.6  # always right, never sure
+    found = try_correction(right, labels, 0.0, even)
+    assert found.raw_points == 0
+    assert found.corrected_points > 1
+    assert not found.helps
