@@ -48,8 +48,12 @@ def model_card(info: dict[str, Any]) -> str:
 def _calibration(calibration: dict[str, Any]) -> str:
     pool = calibration.get("pool")
     right = calibration["accept_accuracy"]
+    certificate = calibration.get("certificate")
+    apart = certificate["cells"] if certificate else 0
     return (
-        f"Fitted on {calibration['cells']} of those cells. Temperatures of the heads: "
+        f"Fitted on {calibration['cells'] - apart} of those cells"
+        + (f", measured on the other {apart}" if apart else "")
+        + f". Temperatures of the heads: "
         f"{', '.join(f'{t:g}' for t in calibration['temperatures'])}; "
         + (
             f"fused by a {pool['kind']} pool, which cross-validation found better than their weighted mean"
@@ -58,7 +62,7 @@ def _calibration(calibration: dict[str, Any]) -> str:
         )
         + f"; of the fused probability: {calibration['fused_temperature']:g}. Calls below a confidence of "
         f"{calibration['threshold']:g} are `unidentified` "
-        f"({100 * calibration['unidentified_share']:.1f} % of those cells"
+        f"({100 * calibration['unidentified_share']:.1f} % of {'the others' if apart else 'those cells'}"
         + (f"; {100 * right:.2f} % of the accepted calls were right)." if right is not None else ").")
     )
 
