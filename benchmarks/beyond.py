@@ -89,7 +89,8 @@ def drawn(seed: int, heads: Sequence[float] = (3.0, 2.0, 2.0, 1.0), cells: int =
 
     def logits(labels: NDArray[np.int64]) -> NDArray[np.float64]:
         truth = np.eye(len(CLASSES))[labels][:, None] * np.asarray(heads)[None, :, None]
-        return 3.0 * (truth + rng.normal(size=(len(labels), len(heads), len(CLASSES))))
+        found: NDArray[np.float64] = 3.0 * (truth + rng.normal(size=(len(labels), len(heads), len(CLASSES))))
+        return found
 
     held, test = rng.integers(0, len(CLASSES), cells), rng.integers(0, len(CLASSES), cells)
     seen = logits(test)

@@ -43,7 +43,7 @@ def test_a_head_that_swaps_two_classes_is_understood_by_the_stacked_pool_alone()
 def test_each_class_listens_to_the_head_that_knows_it() -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, CLASSES, 2000)
-    sure, blind = 0.91 * np.eye(CLASSES)[labels] + 0.03 * np.ones(CLASSES) - 0.0, np.full((2000, CLASSES), 0.25)
+    sure, blind = 0.91 * np.eye(CLASSES)[labels] + 0.03 * np.ones(CLASSES), np.full((2000, CLASSES), 0.25)
     sure /= sure.sum(axis=1, keepdims=True)
     low = labels < 2
     probability = np.stack([np.where(low[:, None], sure, blind), np.where(low[:, None], blind, sure)], axis=1)
