@@ -6,14 +6,17 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from wbcpipe.classify import metrics
 from wbcpipe.classify.bundle import Bundle, BundleInfo, half_precision, write_bundle
-from wbcpipe.classify.calibrate import Calibration, fit_calibration, fuse, head_probability
+from wbcpipe.classify.calibrate import Calibration, fuse, head_probability
+from wbcpipe.classify.engines import TorchEngine, pick_device
 from wbcpipe.classify.folds import holdout
+from wbcpipe.classify.fusion import calibrate
+from wbcpipe.classify.missing import blank, typical_planes
 from wbcpipe.classify.procedure import run_procedure, select_modality
 from wbcpipe.classify.train import predict_logits
 from wbcpipe.errors import TrainingDataError
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from wbcpipe.classify.data import CellSet
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.normalise import Normalisation
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
     from wbcpipe.classify.train import EpochReport
 
 __all__ = ["train_bundle"]
+
+_BATCH: Final = 64
 
 
 def train_bundle(
@@ -67,12 +74,17 @@ def train_bundle(
     network = half_precision(outcome.network)
     seen = select_modality(validation, recipe)
     logits = predict_logits(network, seen, outcome.normalisation, device=device)
-    calibration = fit_calibration(
-        logits, seen.labels, accept_target=recipe.accept_target, most_unidentified=recipe.most_unidentified
-    )
-    fused = fuse(head_probability(logits, calibration), calibration)
+    wish = {"accept_target": recipe.accept_target, "most_unidentified": recipe.most_unidentified}
+    calibration, certified = calibrate(logits, seen.labels, **wish)
+    typical = _typical(select_modality(training, recipe), outcome.normalisation)
+    without = {}
+    if len(seen.modalities) > 1:
+        for index, missing in enumerate(seen.modalities):
+            left = _logits_without(network, seen, outcome.normalisation, index, typical, device)
+            without[missing] = calibrate(left, seen.labels, **wish)[0]
+    fused = fuse(head_probability(logits[certified], calibration), calibration)
     rows = dict(outcome.rows)
-    rows["calibrated"] = metrics.scores(seen.labels, fused, seen.classes)
+    rows["calibrated"] = metrics.scores(seen.labels[certified], fused, seen.classes)
     info = BundleInfo(
         name=name,
         method=recipe.method,
@@ -87,15 +99,41 @@ def train_bundle(
         side=recipe.side,
         normalisation=outcome.normalisation,
         calibration=calibration,
+        without=without,
+        typical=typical,
         validation={
             "samples": list(validation.samples),
             "rows": rows,
-            "calibration_error": metrics.expected_calibration_error(seen.labels, fused),
+            "calibration_error": metrics.expected_calibration_error(seen.labels[certified], fused),
             "bfloat16_agreement": _bfloat16_agreement(network, outcome.normalisation, seen, calibration),
         },
         training=_provenance(training, recipe),
     )
     return write_bundle(out / name, info, network)
+
+
+def _typical(training: CellSet, normalisation: Normalisation) -> tuple[tuple[float, ...], ...]:
+    """What stands in for a missing plane, from at most 512 training cells."""
+    some = training.images[:: max(1, len(training) // 512)]
+    rings = np.round(typical_planes(normalisation.apply(some)), 4)
+    return tuple(tuple(float(value) for value in plane) for plane in rings)
+
+
+def _logits_without(
+    network: FusionNetwork,
+    cells: CellSet,
+    normalisation: Normalisation,
+    missing: int,
+    typical: tuple[tuple[float, ...], ...],
+    device: str,
+) -> NDArray[np.float32]:
+    """Logits (N, heads, K) of every cell, one modality replaced by what is typical of it."""
+    engine = TorchEngine(network, pick_device(device))
+    parts = []
+    for start in range(0, len(cells), _BATCH):
+        prepared = normalisation.apply(cells.images[start : start + _BATCH])
+        parts.append(engine(blank(prepared, [missing], cells.planes, typical)))
+    return np.concatenate(parts)
 
 
 def _bfloat16_agreement(

@@ -52,6 +52,9 @@ class BundleInfo(BaseModel):
         side: input side.
         normalisation: of the input.
         calibration: of the output.
+        without: modality to the calibration that holds where this modality is missing.
+        typical: per plane (M * c), its usual normalised values from the middle of a crop outwards; what stands in for a
+            plane that is missing. Empty in bundles made before there was one: zeros then.
         validation: scores on cells that were kept from training.
         training: samples, cells per class, recipe, versions, date.
         sha256: of ``model.safetensors``.
@@ -73,6 +76,8 @@ class BundleInfo(BaseModel):
     side: int = Field(ge=16)
     normalisation: Normalisation
     calibration: Calibration
+    without: dict[str, Calibration] = Field(default_factory=dict)
+    typical: tuple[tuple[float, ...], ...] = ()
     validation: dict[str, Any]
     training: dict[str, Any]
     sha256: str = ""
@@ -104,7 +109,7 @@ class Bundle:
     @property
     def calibration_digest(self) -> str:
         """A short hash of the calibration: the same weights calibrated anew call differently."""
-        return hashlib.sha256(self.info.calibration.model_dump_json().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.info.calibration.identity().encode()).hexdigest()[:16]
 
     def network(self) -> FusionNetwork:
         """The network with its weights, float32, in evaluation mode.

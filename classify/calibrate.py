@@ -2,7 +2,8 @@
 
 Each head has its own temperature (Guo et al., https://doi.org/10.48550/arXiv.1706.04599). The heads' probabilities are
 averaged with weights found on held-out cells and drawn towards equal ones; the mean, which is too modest when heads
-agree, has a temperature of its own. Everything is fitted on cells that no network learned from.
+agree, has a temperature of its own. Everything is fitted on cells that no network learned from. Where cross-validation
+on those cells finds another way to fuse that is better (`wbcpipe.classify.pooling`), it takes the mean's place.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize_scalar
 
+from wbcpipe.classify.alarm import Alarm  # noqa: TC001 - pydantic needs them
+from wbcpipe.classify.guarantee import Certificate  # noqa: TC001
+from wbcpipe.classify.pooling import Pool, PoolKind, fit_pool
+from wbcpipe.classify.prevalence import Trial  # noqa: TC001
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 __all__ = [
@@ -24,11 +32,17 @@ __all__ = [
     "head_probability",
     "mean_probability",
     "negative_log_likelihood",
+    "stratified_parts",
+    "without_heads",
 ]
 
 PRIOR_CELLS: Final = 25.0
 """Each head's weight is drawn to 1 / heads as if so many cells a head had spoken for it."""
 TEMPERATURES: Final = (0.05, 20.0)
+
+
+_LATER: Final = ("pool", "certificate", "alarm", "confusion", "correction", "f1_weighted")
+"""What calibrations did not have before; ``None`` there."""
 
 
 class Calibration(BaseModel):
@@ -45,6 +59,12 @@ class Calibration(BaseModel):
         cells: how many held-out cells there were.
         nll_before: mean negative log likelihood of the plain mean of the heads.
         nll_after: the same, calibrated.
+        pool: how heads are fused, in place of the weighted mean.
+        certificate: bounds of the error among accepted calls.
+        alarm: limits of the heads' contradictions.
+        confusion: (K, K) counts of held-out cells; row the true class, column the likeliest one.
+        correction: whether correcting percentages helped on cells that nothing here was fitted on.
+        f1_weighted: of the cells that nothing here was fitted on, each made to have a class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +79,16 @@ class Calibration(BaseModel):
     cells: int = 0
     nll_before: float | None = None
     nll_after: float | None = None
+    pool: Pool | None = None
+    certificate: Certificate | None = None
+    alarm: Alarm | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    correction: Trial | None = None
+    f1_weighted: float | None = None
+
+    def identity(self) -> str:
+        """JSON that tells one calibration from another; what is not there is left out, as it was before it existed."""
+        return self.model_dump_json(exclude={name for name in _LATER if getattr(self, name) is None})
 
 
 def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -80,8 +110,28 @@ def head_probability(logits: NDArray[np.floating[Any]], calibration: Calibration
 
 def fuse(probability: NDArray[np.floating[Any]], calibration: Calibration) -> NDArray[np.float64]:
     """Fused probability (N, K) of calibrated heads (N, heads, K)."""
+    if calibration.pool is not None:
+        return _sharpen(calibration.pool.fuse(probability), calibration.fused_temperature)
     mixed = np.einsum("nhk,h->nk", probability.astype(np.float64), np.asarray(calibration.weights))
     return _sharpen(mixed, calibration.fused_temperature)
+
+
+def without_heads(calibration: Calibration, missing: Sequence[int]) -> Calibration:
+    """The calibration with some heads silenced: the weighted mean of the others.
+
+    What was fitted with all heads, a pool, a certificate and an alarm, does not hold any more and is left out.
+
+    Args:
+        calibration: of all heads.
+        missing: indices of the heads that may not speak; with one head, or all of them missing, all speak.
+    """
+    weights = np.asarray(calibration.weights, np.float64)
+    weights[list(missing)] = 0.0
+    if not weights.any():
+        weights = np.asarray(calibration.weights, np.float64)
+    changes = {"weights": tuple(float(value) for value in weights / weights.sum())}
+    nothing = dict.fromkeys((*_LATER, "accept_accuracy"))
+    return calibration.model_copy(update={**changes, **nothing})
 
 
 def _sharpen(probability: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
@@ -138,6 +188,7 @@ def fit_calibration(
     *,
     accept_target: float = 0.99,
     most_unidentified: float = 0.05,
+    pool: PoolKind | None = None,
 ) -> Calibration:
     """Fit temperatures, weights and threshold on held-out cells.
 
@@ -146,12 +197,13 @@ def fit_calibration(
         labels: (N,) int64.
         accept_target: accuracy that accepted calls shall have.
         most_unidentified: largest share of these cells that may be refused for it.
+        pool: fuse so, in place of the weighted mean.
     """
     heads = logits.shape[1]
     temperatures = tuple(_best_temperature(logits[:, head], labels) for head in range(heads))
     each = _softmax(logits / np.asarray(temperatures)[None, :, None])
     weights = _mixture_weights(each, labels)
-    mixed = np.einsum("nhk,h->nk", each, np.asarray(weights))
+    mixed = np.einsum("nhk,h->nk", each, np.asarray(weights)) if pool is None else _cross_fitted(pool, each, labels)
     fused = _best_temperature(np.log(np.clip(mixed, 1e-12, None)), labels)
     final = _sharpen(mixed, fused)
     threshold = choose_threshold(labels, final, accept_target, most_unidentified)
@@ -168,7 +220,28 @@ def fit_calibration(
         cells=len(labels),
         nll_before=negative_log_likelihood(labels, mean_probability(logits)),
         nll_after=negative_log_likelihood(labels, final),
+        pool=None if pool is None else fit_pool(pool, each, labels),
     )
+
+
+def _cross_fitted(kind: PoolKind, each: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Fused probability (N, K) of each cell by a pool fitted on the other cells: a pool flatters those it knows."""
+    part = stratified_parts(labels)
+    fused = np.empty((len(labels), each.shape[2]))
+    for number in np.unique(part):
+        apart = part == number
+        fused[apart] = fit_pool(kind, each[~apart], labels[~apart]).fuse(each[apart])
+    return fused
+
+
+def stratified_parts(labels: NDArray[np.int64], parts: int = 5, seed: int = 0) -> NDArray[np.int64]:
+    """The part (N,), 0 to ``parts - 1``, of each cell, each part with its share of each class."""
+    rng = np.random.default_rng(seed)
+    part = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        part[rows] = (np.arange(len(rows)) + rng.integers(parts)) % parts
+    return part
 
 
 def _mixture_weights(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, ...]:

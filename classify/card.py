@@ -32,16 +32,10 @@ def model_card(info: dict[str, Any]) -> str:
         "",
         "## Calibration",
         "",
-        f"Fitted on {calibration['cells']} of those cells. Temperatures of the heads: "
-        f"{', '.join(f'{t:g}' for t in calibration['temperatures'])}; weights: "
-        f"{', '.join(f'{w:g}' for w in calibration['weights'])}; of the fused probability: "
-        f"{calibration['fused_temperature']:g}. Calls below a confidence of {calibration['threshold']:g} are "
-        f"`unidentified` ({100 * calibration['unidentified_share']:.1f} % of those cells"
-        + (
-            f"; {100 * calibration['accept_accuracy']:.2f} % of the accepted calls were right)."
-            if calibration["accept_accuracy"] is not None
-            else ")."
-        ),
+        _calibration(calibration),
+        *_correction(calibration),
+        *_guarantee(calibration),
+        *_without(info),
         "",
         "## Limits",
         "",
@@ -49,6 +43,78 @@ def model_card(info: dict[str, Any]) -> str:
         "stain, microscope or laboratory need a validation of their own before any figure here is believed for them.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _calibration(calibration: dict[str, Any]) -> str:
+    pool = calibration.get("pool")
+    right = calibration["accept_accuracy"]
+    certificate = calibration.get("certificate")
+    apart = certificate["cells"] if certificate else 0
+    return (
+        f"Fitted on {calibration['cells'] - apart} of those cells"
+        + (f", measured on the other {apart}" if apart else "")
+        + f". Temperatures of the heads: "
+        f"{', '.join(f'{t:g}' for t in calibration['temperatures'])}; "
+        + (
+            f"fused by a {pool['kind']} pool, which cross-validation found better than their weighted mean"
+            if pool
+            else f"weights: {', '.join(f'{w:g}' for w in calibration['weights'])}"
+        )
+        + f"; of the fused probability: {calibration['fused_temperature']:g}. Calls below a confidence of "
+        f"{calibration['threshold']:g} are `unidentified` "
+        f"({100 * calibration['unidentified_share']:.1f} % of {'the others' if apart else 'those cells'}"
+        + (f"; {100 * right:.2f} % of the accepted calls were right)." if right is not None else ").")
+    )
+
+
+def _correction(calibration: dict[str, Any]) -> list[str]:
+    trial = calibration.get("correction")
+    if not trial:
+        return []
+    helps = trial["corrected_points"] < trial["raw_points"]
+    return [
+        "",
+        "In samples drawn with classes about as uneven as in blood, percentages erred by "
+        f"{trial['raw_points']:.2f} points as counted and by {trial['corrected_points']:.2f} corrected for the "
+        "network's errors, so reports "
+        f"{'show corrected percentages beside the counts' if helps else 'do not correct'}.",
+    ]
+
+
+def _guarantee(calibration: dict[str, Any]) -> list[str]:
+    certificate = calibration.get("certificate")
+    if not certificate:
+        return []
+    lines = [
+        "",
+        "## Guarantee",
+        "",
+        f"With {100 * certificate['confidence']:g} % confidence all of these hold together: at each threshold, at most "
+        f"the bound's share of the accepted calls is wrong, {certificate['assumption']}. From {certificate['cells']} "
+        "cells that had no say in network, fusion or thresholds (Clopper-Pearson limits, shared out over the rows). "
+        "`wbcpipe classify --max-error` chooses among them.",
+        "",
+        "| threshold | unidentified | wrong of accepted | bound |",
+        "|---|---|---|---|",
+    ]
+    for level in certificate["levels"]:
+        own = " (default)" if level["threshold"] == calibration["threshold"] else ""
+        lines.append(
+            f"| {level['threshold']:g}{own} | {100 * level['unidentified_share']:.1f} % | "
+            f"{level['wrong']} of {level['accepted']} | {100 * level['error_bound']:.1f} % |"
+        )
+    return lines
+
+
+def _without(info: dict[str, Any]) -> list[str]:
+    rows = {name: item["f1_weighted"] for name, item in info.get("without", {}).items()}
+    if not any(value is not None for value in rows.values()):
+        return []
+    whole = info["calibration"].get("f1_weighted")
+    lines = ["", "## Without a modality", "", "| missing | weighted F1 |", "|---|---|"]
+    if whole is not None:
+        lines.append(f"| none | {100 * whole:.2f} |")
+    return lines + [f"| {name} | {100 * value:.2f} |" for name, value in rows.items() if value is not None]
 
 
 def _heads(info: dict[str, Any]) -> str:

@@ -230,19 +230,39 @@ def _bundle(
 @click.option("--sample", required=True, help="Sample whose cells to call.")
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of a bundle; auto fits the sample.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Cells a batch.")
+@click.option("--without", multiple=True, metavar="MODALITY", help="Leave out a modality that failed; may be repeated.")
+@click.option(
+    "--max-error",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Refuse calls until at most this share of the accepted ones is wrong, as the bundle guarantees, e.g. 0.05.",
+)
 @device_option
 @data_option
 @json_option
-def classify(sample: str, bundle: str, batch_size: int, device: str, data: Path | None, as_json: bool) -> None:
+def classify(
+    sample: str,
+    bundle: str,
+    batch_size: int,
+    without: tuple[str, ...],
+    max_error: float | None,
+    device: str,
+    data: Path | None,
+    as_json: bool,
+) -> None:
     """Call every cell of a sample: a probability per head, a class or `unidentified`, and how far the heads differ.
 
     The calls are written into the sample's cells.zarr. A sample that this very bundle has called already is left as it
     is. With --bundle auto, cells from a microscope take virtual-shufflenet, stained smears smear-shufflenet.
 
+    A modality that shows nothing in most cells is left out by itself. --max-error picks the threshold at which the
+    bundle's certificate bounds the error of accepted calls; the model card says for which cells that holds.
+
     \b
     Examples:
       wbcpipe classify --sample S1
       wbcpipe classify --sample smears --bundle models/my-scope/my-scope --device cuda --json
+      wbcpipe classify --sample S1 --without color2
+      wbcpipe classify --sample S1 --max-error 0.05
     """
     _before_torch()
     from wbcpipe.classify.predict import classify_sample, resolve_bundle
@@ -256,6 +276,8 @@ def classify(sample: str, bundle: str, batch_size: int, device: str, data: Path 
             resolve_bundle(place, bundle),
             device=device,
             batch_size=batch_size,
+            without=without,
+            max_error=max_error,
             progress=lambda done, whole: click.echo(f"{done}/{whole} cells", err=True) if sys.stderr.isatty() else None,
         )
     if as_json:
@@ -264,6 +286,11 @@ def classify(sample: str, bundle: str, batch_size: int, device: str, data: Path 
     counts = ", ".join(f"{name} {count}" for name, count in summary["calls"].items())
     state = "called before" if summary["already"] else f"{summary['seconds']:.1f} s on {summary['device']}"
     click.echo(f"{sample}: {summary['cells']} cells by {summary['bundle']} ({state}): {counts}")
+    if summary["without"]:
+        click.echo(f"without {', '.join(summary['without'])}")
+    if (kept := summary["guarantee"]) is not None:
+        bound, sure = 100 * kept["error_bound"], 100 * kept["confidence"]
+        click.echo(f"at most {bound:.1f} % of the accepted calls are wrong ({sure:g} % sure, {kept['assumption']})")
 
 
 @click.command()

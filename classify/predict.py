@@ -14,8 +14,9 @@ from wbcpipe.classify.calibrate import disagreement, fuse, head_probability
 from wbcpipe.classify.classes import UNIDENTIFIED, split_channels
 from wbcpipe.classify.data import PIXEL_TOLERANCE, source_kind
 from wbcpipe.classify.engines import Engine, engine_for
+from wbcpipe.classify.missing import blank, calibration_without, dead_modalities
 from wbcpipe.classify.normalise import resize
-from wbcpipe.errors import BundleError, NoCellsError
+from wbcpipe.errors import BundleError, ConfigError, NoCellsError
 from wbcpipe.segment.cells import CELLS_PER_SHARD, CellStore
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wbcpipe.classify.calibrate import Calibration
     from wbcpipe.samples import Sample
 
 __all__ = ["Classifier", "classify_sample", "planes_for", "resolve_bundle"]
@@ -37,18 +39,39 @@ class Classifier:
         batch_size: cells the network sees at once; the last batch is filled up, so that a cell's result never depends
             on how many cells came with it.
         engine: in place of the one that fits the device.
+        without: modalities that are missing; something typical is put in their place.
+        max_error: share of wrong calls among accepted ones that the bundle's certificate shall bound, in place of its
+            own threshold.
+
+    Raises:
+        BundleError: ``without`` names no modality of the bundle, or all of them.
+        ConfigError: the bundle cannot guarantee ``max_error``.
     """
 
     def __init__(
-        self, bundle: Bundle, *, device: str = "auto", batch_size: int = 64, engine: Engine | None = None
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        batch_size: int = 64,
+        engine: Engine | None = None,
+        without: Sequence[str] = (),
+        max_error: float | None = None,
     ) -> None:
         self.bundle = bundle
+        self.without = tuple(name for name in bundle.info.modalities if name in without)
+        self.calibration = certified(calibration_without(bundle.info, tuple(without)), max_error, bundle.info.name)
         self.engine = engine or engine_for(bundle, device)
         self.batch_size = batch_size
 
     def prepare(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Resized, normalised pictures (n, M * c, side, side) of the bundle's planes (n, M * c, S, S) uint16."""
-        return self.bundle.info.normalisation.apply(resize(images, self.bundle.info.side))
+        info = self.bundle.info
+        prepared = info.normalisation.apply(resize(images, info.side))
+        if not self.without:
+            return prepared
+        missing = [info.modalities.index(name) for name in self.without]
+        return blank(prepared, missing, info.planes, info.typical)
 
     def probability(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated probabilities (n, heads, K) of prepared pictures."""
@@ -60,18 +83,36 @@ class Classifier:
                 batch = np.concatenate([batch, np.zeros((short, *batch.shape[1:]), np.float32)])
             parts.append(self.engine(batch)[: self.batch_size - short])
         logits = np.concatenate(parts)
-        return head_probability(logits, self.bundle.info.calibration).astype(np.float32)
+        return head_probability(logits, self.calibration).astype(np.float32)
 
     def call(self, probability: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
         """Calls, confidence (n,) and disagreement (n,) of calibrated probabilities (n, heads, K)."""
         info = self.bundle.info
-        fused = fuse(probability, info.calibration)
+        fused = fuse(probability, self.calibration)
         confidence = fused.max(axis=1)
         names = [
             info.classes[index] if sure else UNIDENTIFIED
-            for index, sure in zip(fused.argmax(axis=1), confidence >= info.calibration.threshold, strict=True)
+            for index, sure in zip(fused.argmax(axis=1), confidence >= self.calibration.threshold, strict=True)
         ]
-        return names, confidence.astype(np.float32), disagreement(probability).astype(np.float32)
+        heads = [k for k, name in enumerate(info.head_names) if name not in self.without]
+        return names, confidence.astype(np.float32), disagreement(probability[:, heads]).astype(np.float32)
+
+
+def certified(calibration: Calibration, max_error: float | None, name: str) -> Calibration:
+    """The calibration with the threshold at which its error is bounded by ``max_error``; ``None`` leaves it as it is.
+
+    Raises:
+        ConfigError: there is no certificate, or none of its bounds is as low.
+    """
+    if max_error is None:
+        return calibration
+    if calibration.certificate is None:
+        raise ConfigError(
+            f"bundle {name!r} holds no certificate for these modalities, so no error can be guaranteed; leave "
+            "--max-error out, or train a bundle with this version and 120 validation cells or more."
+        )
+    level = calibration.certificate.level_for(max_error)
+    return calibration.model_copy(update={"threshold": level.threshold})
 
 
 def resolve_bundle(sample: Sample, name: str) -> Bundle:
@@ -90,9 +131,13 @@ def classify_sample(
     *,
     device: str = "auto",
     batch_size: int = 64,
+    without: Sequence[str] = (),
+    max_error: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Call every cell of a sample and write the calls into its ``cells.zarr``.
+
+    A modality that shows nothing in most of the cells is left out as if ``without`` named it.
 
     Cells that a later stage leaves out (debris, border) are called too. Cells that this bundle has called already are
     left as they are. The caller holds the sample's lock.
@@ -102,13 +147,16 @@ def classify_sample(
         bundle: the model.
         device: ``auto``, ``cpu`` or ``cuda``.
         batch_size: cells at once.
+        without: modalities to leave out.
+        max_error: see `Classifier`.
         progress: called with (cells done, cells in all).
 
     Returns:
         A summary for people and JSON: cells, calls by class, bundle, engine, seconds, whether it was done before.
 
     Raises:
-        BundleError: the bundle's modalities or pixel size are not the sample's.
+        BundleError: the bundle's modalities or pixel size are not the sample's, or ``without`` are not its modalities.
+        ConfigError: the bundle cannot guarantee ``max_error``.
         NoCellsError: the store is empty.
     """
     began = time.perf_counter()
@@ -116,10 +164,14 @@ def classify_sample(
     if not len(store):
         raise NoCellsError(f"{sample.path}: cells.zarr holds no cell to classify.")
     planes = matching_planes(store, bundle)
+    dead = dead_modalities(store, bundle.info.modalities, planes)
+    left_out = [name for name in bundle.info.modalities if name in (*without, *dead)]
+    unknown = [name for name in without if name not in bundle.info.modalities]
+    calibration = certified(calibration_without(bundle.info, [*left_out, *unknown]), max_error, bundle.info.name)
     before = store.attributes.get("classified") or {}
-    if before.get("sha256") == bundle.info.sha256 and before.get("calibration") == bundle.calibration_digest:
+    if _called_so(before, bundle, left_out, calibration):
         return _summary(sample, store.calls(), before, seconds=0.0, already=True)
-    classifier = Classifier(bundle, device=device, batch_size=batch_size)
+    classifier = Classifier(bundle, device=device, batch_size=batch_size, without=left_out, max_error=max_error)
     parts = []
     for start, prepared in _prepared_blocks(store, classifier, planes):
         parts.append(classifier.probability(prepared))
@@ -127,24 +179,49 @@ def classify_sample(
             progress(start + len(prepared), len(store))
     probability = np.concatenate(parts)
     call, confidence, differ = classifier.call(probability)
-    info = bundle.info
     classified = {
-        "bundle": info.name,
-        "sha256": info.sha256,
-        "calibration": bundle.calibration_digest,
-        "method": info.method,
-        "classes": list(info.classes),
-        "heads": list(info.head_names),
-        "weights": list(info.calibration.weights),
-        "threshold": info.calibration.threshold,
+        **provenance(bundle, classifier.calibration, left_out),
+        **({"dead": list(dead)} if dead else {}),
         "engine": classifier.engine.name,
         "batch_size": batch_size,
     }
     store.write_calls(probability, call, confidence, differ, classified=classified)
     seconds = time.perf_counter() - began
     if sample.exists():
-        sample.log("classified", bundle=info.name, cells=len(call), seconds=round(seconds, 3))
+        sample.log("classified", bundle=bundle.info.name, cells=len(call), seconds=round(seconds, 3))
     return _summary(sample, call, classified, seconds=seconds, already=False)
+
+
+def _called_so(before: dict[str, Any], bundle: Bundle, left_out: Sequence[str], calibration: Calibration) -> bool:
+    """Whether the calls that stand there are those that would be made now."""
+    return (
+        before.get("sha256") == bundle.info.sha256
+        and before.get("calibration") == bundle.calibration_digest
+        and list(before.get("without") or ()) == list(left_out)
+        and before.get("threshold") == calibration.threshold
+    )
+
+
+def provenance(bundle: Bundle, calibration: Calibration, left_out: Sequence[str]) -> dict[str, Any]:
+    """What the store keeps of how its cells were called, and what the report needs to judge the calls."""
+    info = bundle.info
+    classified: dict[str, Any] = {
+        "bundle": info.name,
+        "sha256": info.sha256,
+        "calibration": bundle.calibration_digest,
+        "method": info.method,
+        "classes": list(info.classes),
+        "heads": list(info.head_names),
+        "weights": list(calibration.weights),
+        "threshold": calibration.threshold,
+    }
+    if left_out:
+        classified["without"] = list(left_out)
+        classified["f1_weighted"] = {"all": info.calibration.f1_weighted, "left": calibration.f1_weighted}
+    if calibration.certificate is not None:
+        classified["guarantee"] = calibration.certificate.statement(calibration.threshold)
+    classified["fitted"] = calibration.model_dump(mode="json", exclude_none=True)
+    return classified
 
 
 def matching_planes(store: CellStore, bundle: Bundle) -> list[int]:
@@ -221,6 +298,8 @@ def _summary(
         "calls": {name: counts.get(name, 0) for name in names},
         "bundle": classified["bundle"],
         "sha256": classified["sha256"],
+        "without": list(classified.get("without") or ()),
+        "guarantee": classified.get("guarantee"),
         "device": classified["engine"],
         "seconds": round(seconds, 3),
         "already": already,

@@ -148,4 +148,5 @@ def _by_plane(operation: Callable[..., Tensor], part: Tensor, *factor: float) ->
 
 def _equalized(planes: Tensor) -> Tensor:
     """Equalised over 256 grey levels."""
-    return pictures.equalize((planes * 255).round().to(torch.uint8)).float() / 255
+    levels: Tensor = pictures.equalize((planes * 255).round().to(torch.uint8))
+    return levels.float() / 255

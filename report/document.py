@@ -17,6 +17,7 @@ from wbcpipe.acquire.quicklook import read_empty
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.agreement import head_agreement
 from wbcpipe.report.gates import quality_gates
+from wbcpipe.report.trust import judge
 from wbcpipe.samples import read_json
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.report.differential import ClassCount, Differential
     from wbcpipe.report.rows import CellRows
+    from wbcpipe.report.trust import ClassShare, Trust
     from wbcpipe.samples import Sample
     from wbcpipe.segment.cells import CellStore
 
@@ -125,6 +127,7 @@ def build_document(
     info = sample.info()
     fields = count_fields(sample, info)
     tally = differential.tally
+    trust = judge(rows)
     gates = quality_gates(rows, tally, fields_taken=fields.taken, fields_missing=len(fields.missing))
     return {
         "format_version": FORMAT_VERSION,
@@ -143,7 +146,7 @@ def build_document(
             "rejected": dict(tally.rejected),
             "doubtful": dict(tally.doubtful),
         },
-        "classes": [_class_entry(line) for line in differential.classes],
+        "classes": [_class_entry(line, trust.corrected.get(line.name)) for line in differential.classes],
         "interval": {"confidence": 0.95, "method": "Clopper-Pearson"},
         "reference_source": differential.reference.source,
         "wbc_1e9_per_l": differential.wbc_1e9_per_l,
@@ -179,7 +182,25 @@ def build_document(
             }
             for head in head_agreement(rows)
         ],
+        "trust": _trust_entry(trust),
         "provenance": _provenance(info, store, rows),
+    }
+
+
+def _trust_entry(trust: Trust) -> dict[str, Any]:
+    return {
+        "alarms": [
+            {
+                "head": name,
+                "beyond_percent": None if check.share is None else _rounded(100 * check.share),
+                "limit_percent": _rounded(100 * check.limit),
+                "raised": check.raised,
+            }
+            for name, check in trust.heads.items()
+        ],
+        "guarantee": trust.guarantee,
+        "without": list(trust.without),
+        "f1_weighted": trust.f1_weighted,
     }
 
 
@@ -192,7 +213,7 @@ def _scan_entry(sample: Sample) -> dict[str, Any] | None:
     return {**entry, "met": end.reason in ("cells", "precision", "fields"), "text": end.text}
 
 
-def _class_entry(line: ClassCount) -> dict[str, Any]:
+def _class_entry(line: ClassCount, corrected: ClassShare | None) -> dict[str, Any]:
     absolute, bounds = line.concentration_1e9_per_l, line.concentration_interval_1e9_per_l
     return {
         "name": line.name,
@@ -200,6 +221,10 @@ def _class_entry(line: ClassCount) -> dict[str, Any]:
         "percent": _rounded(line.percent),
         "interval_percent": [_rounded(bound) for bound in line.interval_percent],
         "reference_percent": list(line.reference_percent) if line.reference_percent else None,
+        "corrected_percent": None if corrected is None else _rounded(corrected.percent),
+        "corrected_interval_percent": None
+        if corrected is None
+        else [_rounded(bound) for bound in corrected.interval_percent],
         "flag": line.flag,
         "concentration_1e9_per_l": _rounded(absolute),
         "concentration_interval_1e9_per_l": [_rounded(bound) for bound in bounds] if bounds else None,

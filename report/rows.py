@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from wbcpipe.classify.calibrate import Calibration
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import rejections
+from wbcpipe.segment.cells import Quality
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from wbcpipe.segment.cells import CellStore
@@ -35,6 +40,8 @@ class CellRows:
         classes: K class names.
         heads: H head names.
         rejected: N reasons why a cell is left out, empty for those that count.
+        classified: how the cells were called, as classify wrote it.
+        fitted: the calibration they were called with; ``None`` where an older version called them.
     """
 
     columns: dict[str, NDArray[Any]]
@@ -46,6 +53,8 @@ class CellRows:
     classes: tuple[str, ...]
     heads: tuple[str, ...]
     rejected: list[str]
+    classified: Mapping[str, Any] = field(default_factory=dict)
+    fitted: Calibration | None = None
 
     def __len__(self) -> int:
         return len(self.call)
@@ -95,6 +104,9 @@ def read_rows(store: CellStore) -> CellRows:
             f"heads and {len(classes)} classes; run `wbcpipe classify` again."
         )
     columns = {name: store.column(name) for name in _COLUMNS}
+    if classified.get("dead"):
+        # These cells were called without the modality that the flag misses.
+        columns["quality"] = columns["quality"] & ~np.uint16(Quality.MISSING_MODALITY.value)
     return CellRows(
         columns=columns,
         label=store.labels(),
@@ -105,7 +117,21 @@ def read_rows(store: CellStore) -> CellRows:
         classes=classes,
         heads=heads,
         rejected=rejections(columns["quality"]),
+        classified=dict(classified),
+        fitted=_fitted(store, classified),
     )
+
+
+def _fitted(store: CellStore, classified: Mapping[str, Any]) -> Calibration | None:
+    if "fitted" not in classified:
+        return None
+    try:
+        return Calibration.model_validate_json(json.dumps(classified["fitted"]))
+    except ValueError as error:
+        raise SampleStateError(
+            f"{store.path}: the calibration of these calls cannot be read ({' '.join(str(error).split())}); run "
+            "`wbcpipe classify` again."
+        ) from error
 
 
 def _numbered(heads: int) -> tuple[str, ...]:

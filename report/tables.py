@@ -94,6 +94,14 @@ def print_differential(document: Mapping[str, Any], paths: Sequence[Path], conso
     console.print(Text(f"Unidentified: {unidentified['count']}{share}. Left out: {', '.join(left_out) or 'none'}."))
     if (scan := document.get("scan")) is not None:
         console.print(Text(f"Scan: {scan['text']}.", style="" if scan["met"] else "bold red"))
+    for alarm in document["trust"]["alarms"]:
+        if alarm["raised"]:
+            text = (
+                f"Warning: {alarm['head']} contradicts the other heads in {alarm['beyond_percent']:.1f} % of the cells"
+            )
+            console.print(Text(f"{text} (usual 5 %): look at registration and lamps.", style="bold red"))
+    if document["trust"]["without"]:
+        console.print(Text(f"Called without {', '.join(document['trust']['without'])}.", style="bold red"))
     failed = [gate for gate in document["quality"]["gates"] if gate["passed"] is False]
     for gate in failed:
         limit = f"limit {gate['comparison']} {gate['limit']:g} {gate['unit']}".rstrip()
@@ -106,11 +114,22 @@ def print_differential(document: Mapping[str, Any], paths: Sequence[Path], conso
 
 
 def _class_table(document: Mapping[str, Any], console: Console) -> Table:
-    bar_cells = min(max(console.width - _BESIDE_BAR, 8), 40)
     block = "#" if console.options.ascii_only else "█"
     absolute = document["wbc_1e9_per_l"] is not None
+    corrected = any(entry["corrected_percent"] is not None for entry in document["classes"])
+    bar_cells = min(max(console.width - _BESIDE_BAR - (20 if corrected else 0), 8), 40)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("class", "count", "%", "", "95 %", "normal", *(["10^9/L"] if absolute else []), "flag"):
+    for heading in (
+        "class",
+        "count",
+        "%",
+        "",
+        "95 %",
+        "normal",
+        *(["10^9/L"] if absolute else []),
+        *(["corrected"] if corrected else []),
+        "flag",
+    ):
         table.add_column(heading, justify="left" if heading in ("class", "", "flag") else "right", no_wrap=True)
     for entry in document["classes"]:
         percent = entry["percent"]
@@ -126,5 +145,11 @@ def _class_table(document: Mapping[str, Any], console: Console) -> Table:
         if absolute:
             value = entry["concentration_1e9_per_l"]
             row.append(Text("" if value is None else f"{value:.2f}"))
+        if corrected:
+            row.append(
+                Text(
+                    "{:.1f} ({:.1f} - {:.1f})".format(entry["corrected_percent"], *entry["corrected_interval_percent"])
+                )
+            )
         table.add_row(*row, Text(flag_words(entry), style=_STYLE.get(entry["flag"] or "", "")))
     return table
