@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
-from wbcpipe.acquire.faulty import Fault, FaultyOpener, read_strikes
+from wbcpipe.acquire.faulty import Fault, FaultyOpener, FaultyScope, read_strikes
 from wbcpipe.acquire.frames import fields_on_disk, read_field, whole_fields
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.session import AcquisitionSession
@@ -35,11 +35,9 @@ TWO_PASSES: tuple[Pass, ...] = ("brightfield", "fluorescence")
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed socket:ResourceWarning")
 
 
-def take(sample: Sample, scope: Scope, specimen: SpecimenPlan, n_fields: int, pass_name: Pass | None = None) -> None:
+def take(sample: Sample, scope: Scope, specimen: SpecimenPlan, n_fields: int, pass_name: Pass = "single") -> None:
     plan = AcquisitionPlan.from_scope(scope, "A")
-    with AcquisitionSession(
-        sample, scope, plan, specimen, **({"pass_name": pass_name} if pass_name else {})
-    ) as session:
+    with AcquisitionSession(sample, scope, plan, specimen, pass_name=pass_name) as session:
         session.take(range(n_fields))
 
 
@@ -48,8 +46,8 @@ def events_of(sample: Sample, name: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == name]
 
 
-def assert_same_frames(samples: list[Sample], pass_name: Pass | None = None) -> None:
-    one, other = (fields_on_disk(sample.raw_path(*[pass_name] * bool(pass_name))) for sample in samples)
+def assert_same_frames(samples: list[Sample], pass_name: Pass = "single") -> None:
+    one, other = (fields_on_disk(sample.raw_path(pass_name)) for sample in samples)
     assert one
     assert list(one) == list(other)
     for index in one:
@@ -126,6 +124,7 @@ def test_faults_are_retried_and_a_field_that_always_fails_is_missing(
     opener = FaultyOpener(plan, faults, tmp_path / "strikes", bleaching=False)
     with AcquisitionSession(sample, bridged.scope, plan, specimen, microscope=opener) as session:
         session.take(range(5))
+        assert isinstance(session.microscope, FaultyScope)
         assert not session.microscope.link.shutter_is_open()
     assert {fault.kind for fault in read_strikes(tmp_path / "strikes")} == {fault.kind for fault in faults}
     assert list(read_missing(sample.raw_path())) == [3]
