@@ -44,6 +44,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "report": ("wbcpipe.report.cli:report", "Stage 4: the differential, for people and machines."),
     "import": ("wbcpipe.segment.cli:import_", "Bring in pictures made elsewhere, as fields or as cells."),
     "train": ("wbcpipe.classify.cli:train", "Train a network on labelled cells and write a bundle."),
+    "study": ("wbcpipe.classify.study.cli:study", "Compare ways to fuse the modalities, by cross-validation."),
     "evaluate": ("wbcpipe.report.cli:evaluate", "Compare a sample with its ground truth."),
     "doctor": ("wbcpipe.acquire.cli:doctor", "Check a scope file, offline and against the live core."),
     "calibrate": ("wbcpipe.acquire.calibration.cli:calibrate", "Measure a scope: dark, flat-field, geometry, focus."),

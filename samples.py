@@ -28,6 +28,7 @@ __all__ = [
     "append_event",
     "begin_flush",
     "check_sample_name",
+    "claim",
     "data_root",
     "disk_errors",
     "read_json",
@@ -267,6 +268,24 @@ class Sample:
                 holder.write_text(f"process {os.getpid()}, {purpose}\n", encoding="utf-8")
                 yield
             finally:
+                _unlock(handle)
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Hold a file for this process while the block runs; false where another holds it. A process that dies lets go.
+
+    Args:
+        path: of the file, which is made and left behind; also on a disk that several machines share.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as handle:
+        held = _try_lock(handle)
+        try:
+            yield held
+        finally:
+            if held:
                 _unlock(handle)
 
 

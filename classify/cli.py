@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.recipe import Recipe
     from wbcpipe.classify.train import EpochReport
 
-__all__ = ["bundles", "classify", "train"]
+__all__ = ["bundles", "classify", "source_of", "train"]
 
 # The words are repeated from `classes` and `recipe`: these must not be imported before --help has answered.
 _METHODS = ("single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd")
@@ -105,7 +105,7 @@ def train(
     root = data_root(data)
     from wbcpipe.classify.data import load_cells
 
-    sources = [_source(root, text) for text in samples]
+    sources = [source_of(root, text) for text in samples]
     cells = load_cells(sources, recipe.side)
     click.echo(f"{len(cells)} labelled cells: {_counts(cells)}; modalities {', '.join(cells.modalities)}", err=True)
     if folds is not None:
@@ -117,7 +117,7 @@ def train(
             place = out / f"fold-{fold}"
             _bundle(cells.subset(rows), cells.subset(apart), recipe, name, place, sources[0][1], device, as_json)
         return
-    kept = [_source(root, text) for text in validation]
+    kept = [source_of(root, text) for text in validation]
     held = load_cells(kept, recipe.side, classes=cells.classes) if kept else None
     _bundle(cells, held, recipe, name or out.resolve().name, out, sources[0][1], device, as_json)
 
@@ -138,7 +138,8 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
 
 
-def _source(root: Path, text: str) -> tuple[str, Path]:
+def source_of(root: Path, text: str) -> tuple[str, Path]:
+    """Name and cell store of a sample given by its name, or by the path of its cells.zarr."""
     path = Path(text)
     if (path / "zarr.json").is_file():
         return path.resolve().parent.name, path

@@ -40,6 +40,7 @@ class CellSet:
         samples: names of the samples, for the bundle's provenance.
         source: how the pictures were made: ``scope``, ``stained-rgb`` or ``stack``.
         derived: modalities computed from others, to be marked as such.
+        slides: (N,) int64, index into ``samples``; None where that is not known.
     """
 
     images: NDArray[np.uint16]
@@ -52,13 +53,25 @@ class CellSet:
     samples: tuple[str, ...] = ()
     source: str = "scope"
     derived: tuple[str, ...] = field(default=())
+    slides: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, rows: NDArray[np.int64]) -> CellSet:
         """The cells of some rows."""
-        return self._with(images=self.images[rows], labels=self.labels[rows], groups=self.groups[rows])
+        slides = None if self.slides is None else self.slides[rows]
+        return self._with(images=self.images[rows], labels=self.labels[rows], groups=self.groups[rows], slides=slides)
+
+    def merged(self, least: int, name: str = "rare") -> CellSet:
+        """The cells with all classes of fewer than ``least`` made one, which comes last."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        kept = np.flatnonzero(counts >= least)
+        if len(kept) == len(self.classes):
+            return self
+        place = np.full(len(self.classes), len(kept), np.int64)
+        place[kept] = np.arange(len(kept))
+        return self._with(labels=place[self.labels], classes=(*(self.classes[index] for index in kept), name))
 
     def modality(self, index: int) -> CellSet:
         """The same cells with one modality's planes only."""
@@ -106,10 +119,11 @@ def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Seque
         labels.append(np.array([index[part[i]] for i in rows], dtype=np.int64))
         groups.append((np.int64(number) << 32) + store.column("field")[rows].astype(np.int64))
     modalities, planes = split_channels(first.modalities)
+    places = np.concatenate(groups)
     return CellSet(
         np.concatenate(images),
         np.concatenate(labels),
-        np.unique(np.concatenate(groups), return_inverse=True)[1].astype(np.int64),
+        np.unique(places, return_inverse=True)[1].astype(np.int64),
         tuple(classes),
         modalities,
         planes,
@@ -117,6 +131,7 @@ def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Seque
         tuple(name for name, _ in stores),
         source_kind(first),
         tuple(first.attributes.get("derived") or ()),
+        places >> np.int64(32),
     )
 
 

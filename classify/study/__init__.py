@@ -1,0 +1,1 @@
+"""The learning study: every way to fuse the modalities, trained and tested on the same folds of a lab's cells."""

@@ -1,0 +1,182 @@
+"""What a study has to train: rows of its table, folds of its cells, and what must come before what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from pydantic import ValidationError
+
+from wbcpipe.classify.folds import holdout, stratified_folds
+from wbcpipe.classify.recipe import Recipe
+from wbcpipe.errors import ConfigError, TrainingDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.classify.data import CellSet
+
+__all__ = ["ALL", "BACKBONE_NAMES", "Job", "Split", "group_cells", "parse_settings", "plan_jobs", "split_cells"]
+
+#: The rows of the paper's Table 1 below those of single modalities.
+ALL: Final = ("early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd", "mm-mimo-kd")
+BACKBONE_NAMES: Final = {"shufflenet": "shufflenet_v2_x1_0", "resnet34": "resnet34"}
+#: Cost of an epoch against that of a network which reads one modality; with teachers to ask, against one without.
+_COST: Final = {"single": 1.0, "late-fusion": 0.01}
+_TAUGHT: Final = 1.6
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network on one fold.
+
+    Attributes:
+        backbone: short name.
+        name: of the row: a modality, a method, or a variant of one.
+        fold: from 0.
+        recipe: what to do.
+        needs: rows of the same backbone and fold that must be there before.
+    """
+
+    backbone: str
+    name: str
+    fold: int
+    recipe: Recipe
+    needs: tuple[str, ...] = ()
+
+    @property
+    def cost(self) -> float:
+        """Work, against that of an epoch of a single modality."""
+        taught = _TAUGHT if self.recipe.method.endswith("-kd") else 1.0
+        return _COST.get(self.recipe.method, 1.15) * taught * self.recipe.epochs
+
+    def folder(self, out: Path) -> Path:
+        """Where its result goes."""
+        return out / self.backbone / self.name / f"fold-{self.fold}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the cells: to learn from, to fit calibrations on, to test on; no group is in two of them."""
+
+    fit: NDArray[np.int64]
+    held: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """Recipe keys of ``key=value,key=value``; values are JSON or plain words, ``a.b=c`` goes into a part of the recipe.
+
+    >>> parse_settings("method=mm-mimo,repetition=0.5,distillation.weight=2")
+    {'method': 'mm-mimo', 'repetition': 0.5, 'distillation': {'weight': 2}}
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, sign, value = part.partition("=")
+        if not sign:
+            raise ConfigError(f"setting {part!r} is not key=value.")
+        *above, last = key.strip().split(".")
+        place = found
+        for name in above:
+            place = place.setdefault(name, {})
+        try:
+            place[last] = json.loads(value)
+        except ValueError:
+            place[last] = value
+    return found
+
+
+def plan_jobs(
+    cells: CellSet,
+    methods: Sequence[str],
+    backbones: Sequence[str],
+    folds: int,
+    settings: Mapping[str, Any],
+    variants: Mapping[str, Mapping[str, Any]],
+) -> list[Job]:
+    """All jobs of a study, in an order in which each comes after those it needs.
+
+    Args:
+        cells: all.
+        methods: ``single`` and rows of `ALL`.
+        backbones: short names.
+        folds: how many.
+        settings: recipe keys for all networks.
+        variants: row name to recipe keys, ``method`` among them.
+
+    Raises:
+        ConfigError: a name or a recipe key is not known.
+    """
+    rows: dict[str, dict[str, Any]] = {name: {"method": name} for name in methods if name != "single"}
+    for name, keys in variants.items():
+        if name in rows or name in cells.modalities or not name.replace("-", "").replace("_", "").isalnum():
+            raise ConfigError(f"variant {name!r}: choose a name of its own, of letters, digits, '-' and '_'.")
+        rows[name] = dict(keys)
+    taught = {name for name, keys in rows.items() if str(keys.get("method")).endswith("-kd")}
+    singles = cells.modalities if "single" in methods or taught or "late-fusion" in rows else ()
+    jobs = []
+    for backbone in backbones:
+        for fold in range(folds):
+            for modality in singles:
+                recipe = _recipe({"method": "single", "modality": modality}, backbone, settings)
+                jobs.append(Job(backbone, modality, fold, recipe))
+            for name, keys in rows.items():
+                recipe = _recipe(keys, backbone, settings)
+                needs = singles if name in taught or recipe.method == "late-fusion" else ()
+                jobs.append(Job(backbone, name, fold, recipe, tuple(needs)))
+    # Fold by fold, so that a study that is broken off has whole ones; in each, teachers before those they teach.
+    return sorted(jobs, key=lambda job: (job.fold, bool(job.needs), -job.cost))
+
+
+def _recipe(keys: Mapping[str, Any], backbone: str, settings: Mapping[str, Any]) -> Recipe:
+    content = {**settings, **keys, "backbone": BACKBONE_NAMES[backbone]}
+    content.setdefault("teacher_epochs", content.get("epochs", Recipe().epochs))
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"recipe of {keys.get('method')}: {' '.join(str(error).split())}") from error
+
+
+def group_cells(cells: CellSet, by: str, folds: int) -> tuple[NDArray[np.int64], str]:
+    """Which cells must stay together (N,) int64, and by what.
+
+    Args:
+        cells: all.
+        by: ``sample``, ``field``, ``cell``, or ``auto``: by sample where there are as many as folds, else by field.
+        folds: how many.
+
+    Raises:
+        TrainingDataError: it is not known which sample a cell is of.
+    """
+    known = cells.slides is not None and len(np.unique(cells.slides)) >= folds
+    if by == "auto":
+        by = "sample" if known else "field"
+    if by == "sample":
+        if cells.slides is None:
+            raise TrainingDataError("it is not known which sample each cell is of; group by field.")
+        return cells.slides, by
+    return (np.arange(len(cells), dtype=np.int64) if by == "cell" else cells.groups), by
+
+
+def split_cells(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, held_share: float, seed: int
+) -> list[Split]:
+    """Each fold's rows.
+
+    Args:
+        labels: (N,) int64.
+        groups: (N,) int64; cells of a group stay together.
+        folds: how many.
+        held_share: share of the cells to learn from that is kept to fit calibrations on.
+        seed: of the order.
+    """
+    splits = []
+    for learn, test in stratified_folds(labels, groups, folds, seed):
+        fit, held = holdout(labels[learn], groups[learn], held_share, seed + 1)
+        splits.append(Split(learn[fit], learn[held], test))
+    return splits

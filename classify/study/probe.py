@@ -1,0 +1,74 @@
+"""How independent a network's heads are: single modalities on all inputs, inputs that fail, and the Jacobian."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from wbcpipe.classify.engines import TorchEngine, pick_device
+from wbcpipe.classify.missing import blank, typical_planes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wbcpipe.classify.data import CellSet
+    from wbcpipe.classify.networks import FusionNetwork
+    from wbcpipe.classify.normalise import Normalisation
+
+__all__ = ["jacobian_norms", "probe_inputs"]
+
+_BATCH = 64
+
+
+def probe_inputs(
+    network: FusionNetwork, fit: CellSet, test: CellSet, normalisation: Normalisation, device: str
+) -> dict[str, NDArray[np.float32]]:
+    """Logits (M, N, H, K) of test cells under inputs that are not what the network expects.
+
+    ``alone``: modality m on all inputs, as in the paper's Figure 4 (b) to (e); ``missing``: zeros in its place;
+    ``typical``: the planes of a typical cell in its place.
+    """
+    engine = TorchEngine(network, pick_device(device))
+    modalities, planes = network.modalities, network.planes
+    typical = typical_planes(normalisation.apply(fit.images[:1024])).tolist()
+    parts: dict[str, list[list[NDArray[np.float32]]]] = {
+        name: [[] for _ in range(modalities)] for name in ("alone_logits", "missing_logits", "typical_logits")
+    }
+    for start in range(0, len(test), _BATCH):
+        images = normalisation.apply(test.images[start : start + _BATCH])
+        for index in range(modalities):
+            own = slice(index * planes, (index + 1) * planes)
+            zeros = images.copy()
+            zeros[:, own] = 0
+            parts["alone_logits"][index].append(engine(np.tile(images[:, own], (1, modalities, 1, 1))))
+            parts["missing_logits"][index].append(engine(zeros))
+            parts["typical_logits"][index].append(engine(blank(images, (index,), planes, typical)))
+    return {name: np.stack([np.concatenate(batches) for batches in each]) for name, each in parts.items()}
+
+
+def jacobian_norms(
+    network: FusionNetwork, cells: CellSet, normalisation: Normalisation, *, most: int = 64
+) -> NDArray[np.float64]:
+    """Mean over cells of the Frobenius norm of the Jacobian of head i's logits by input j: (H, M).
+
+    Heads that are independent, as those of the paper shall be, depend on their own input alone: the matrix is diagonal.
+
+    Args:
+        network: in evaluation mode.
+        cells: of which the first ``most`` are used.
+        normalisation: of the input.
+        most: how many cells.
+    """
+    images = torch.from_numpy(normalisation.apply(cells.images[:most])).requires_grad_()
+    logits = network(images)  # (N, H, K)
+    heads, classes = logits.shape[1:]
+    square = torch.zeros((len(images), heads, network.modalities), dtype=torch.float64)
+    for head in range(heads):
+        for index in range(classes):
+            (slope,) = torch.autograd.grad(logits[:, head, index].sum(), images, retain_graph=True)
+            by_input = slope.reshape(len(images), network.modalities, -1)
+            square[:, head] += by_input.double().square().sum(dim=-1)
+    norms: NDArray[np.float64] = square.sqrt().mean(dim=0).numpy()
+    return norms

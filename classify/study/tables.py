@@ -1,0 +1,187 @@
+"""The tables of a study: Markdown and CSV for papers, one HTML page with plots for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from wbcpipe.classify.ablations import FoldLogits, ablations, markdown
+from wbcpipe.classify.study.compare import reliability_bins, summarise_study
+from wbcpipe.classify.study.plots import confidence_plot, f1_plot, jacobian_plot, reliability_plot
+from wbcpipe.samples import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from wbcpipe.classify.study.results import FoldResult
+
+__all__ = ["summarise_study", "write_tables"]
+
+_FIGURES = ("f1_weighted", "sensitivity", "specificity", "auc")
+_FAULTS = {"missing_logits": "zeros", "typical_logits": "typical"}
+
+
+def write_tables(
+    out: Path, summary: Mapping[str, Any], results: Mapping[str, Mapping[str, Sequence[FoldResult]]]
+) -> str:
+    """Write ``study.md``, ``study.csv`` and ``study.html`` into a folder; gives back the first."""
+    text = _markdown(summary)
+    beyond = _beyond(results)
+    page = Environment(
+        loader=PackageLoader("wbcpipe.classify.study", "."), autoescape=True, undefined=StrictUndefined
+    ).get_template("study.html.j2")
+    html = page.render(summary=summary, backbones=[_page(summary, results, name) for name in results], beyond=beyond)
+    for name, content in (
+        ("study.md", text + "".join(f"\n# Beyond the paper: {row}\n\n{part}" for row, part in beyond.items())),
+        ("study.csv", _csv(summary)),
+        ("study.html", html),
+    ):
+        with write_atomic(out / name) as handle:
+            handle.write(content.encode())
+    return text
+
+
+def percent(entry: Mapping[str, float | None]) -> str:
+    """``95.43 ± 0.36`` of a mean and deviation in [0, 1]."""
+    mean, sd = entry["mean"], entry["sd"]
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")
+
+
+def _cost(row: Mapping[str, Any]) -> tuple[str, str]:
+    flops = "-" if row["flops"] is None else f"{row['flops'] / 1e6:.2f} M"
+    return flops, f"{row['parameters'] / 1e6:.3f} M"
+
+
+def _markdown(summary: Mapping[str, Any]) -> str:
+    lines = []
+    for backbone, part in summary["backbones"].items():
+        rows = part["rows"]
+        first = next(iter(rows.values()))
+        lines += [
+            f"# {backbone}, side {first['side']}, {first['epochs']} epochs, {first['expected']} folds",
+            "",
+            "| method | F1 | sensitivity | specificity | AUC | F1 of calibrated heads | ECE | FLOPs | parameters |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for name, row in rows.items():
+            figures = [percent(row["mean"][key]) for key in _FIGURES]
+            short = "" if len(row["folds"]) == row["expected"] else f" ({len(row['folds'])} of {row['expected']} folds)"
+            cells = [name + (" (derived)" if row["derived"] else "") + short, *figures]
+            cells += [f"{100 * row['f1_calibrated']:.2f}", f"{row['calibration_error']:.3f}", *_cost(row)]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", "| claim | difference of F1, points | 95 % | p | cost ratio |", "|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(_claim_cells(claim))} |" for claim in part["claims"]]
+        chosen = part["recommended"]
+        lines += [
+            "",
+            f"Highest F1: {chosen['best']}. Cheapest within a standard error of it: {chosen['cheapest']}.",
+            "",
+        ]
+        lines += _class_table(rows, summary["classes"])
+    return "\n".join(lines) + "\n"
+
+
+def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
+    ratio = "-" if claim["cost_ratio"] is None else f"{claim['cost_ratio']:.2f}"
+    found = claim["difference"]
+    if found is None:
+        return [claim["claim"], "-", "-", "-", ratio]
+    span = "-" if found["low"] is None else f"{100 * found['low']:+.2f} to {100 * found['high']:+.2f}"
+    p = "-" if found["p"] is None else f"{found['p']:.3f}"
+    return [claim["claim"], f"{100 * found['mean']:+.2f}", span, p, ratio]
+
+
+def _class_table(rows: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    lines = ["| F1 by class | " + " | ".join(classes) + " |", "|---|" + "---|" * len(classes)]
+    for name, row in rows.items():
+        lines.append(f"| {name} | " + " | ".join(percent(row["mean"]["f1"][one]) for one in classes) + " |")
+    return [*lines, ""]
+
+
+def _csv(summary: Mapping[str, Any]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    figures = [f"{name}_{part}" for name in _FIGURES for part in ("mean", "sd")]
+    names = ("f1_calibrated", "calibration_error", "flops", "parameters", "side", "epochs")
+    classes = [f"f1_{one}" for one in summary["classes"]]
+    writer.writerow(["backbone", "row", "method", "folds", *figures, *names, *classes])
+    for backbone, part in summary["backbones"].items():
+        for name, row in part["rows"].items():
+            values = [row["mean"][key][which] for key in _FIGURES for which in ("mean", "sd")]
+            by_class = [row["mean"]["f1"][one]["mean"] for one in summary["classes"]]
+            rest = [row[key] for key in names]
+            writer.writerow([backbone, name, row["method"], len(row["folds"]), *values, *rest, *by_class])
+    return text.getvalue()
+
+
+def _beyond(results: Mapping[str, Mapping[str, Sequence[FoldResult]]]) -> dict[str, str]:
+    """The ablations of rows with several heads."""
+    found = {}
+    for backbone, rows in results.items():
+        for name, folds in rows.items():
+            first = folds[0]
+            if "alone_logits" not in first.arrays or first.arrays["test_logits"].shape[1] < 2:
+                continue
+            parts = [
+                FoldLogits(
+                    held_logits=fold.arrays["held_logits"],
+                    held_labels=fold.arrays["held_labels"],
+                    test_logits=fold.arrays["test_logits"],
+                    test_labels=fold.arrays["test_labels"],
+                    faults={kind: fold.arrays[key] for key, kind in _FAULTS.items()},
+                )
+                for fold in folds
+            ]
+            found[f"{name}, {backbone}"] = markdown(ablations(parts, first.classes, first.modalities))
+    return found
+
+
+def _page(
+    summary: Mapping[str, Any], results: Mapping[str, Mapping[str, Sequence[FoldResult]]], backbone: str
+) -> dict[str, Any]:
+    """What the template shows of one backbone."""
+    part = summary["backbones"][backbone]
+    rows = part["rows"]
+    several = {name: row for name, row in rows.items() if len(row.get("heads", ())) > 1}
+    return {
+        "name": backbone,
+        "rows": [
+            {
+                "name": name,
+                "derived": row["derived"],
+                "folds": f"{len(row['folds'])} of {row['expected']}",
+                "figures": [percent(row["mean"][key]) for key in _FIGURES],
+                "calibrated": f"{100 * row['f1_calibrated']:.2f}",
+                "ece": f"{row['calibration_error']:.3f}",
+                "cost": _cost(row),
+                "best": name == part["recommended"]["best"],
+                "by_class": [percent(row["mean"]["f1"][one]) for one in summary["classes"]],
+            }
+            for name, row in rows.items()
+        ],
+        "claims": [_claim_cells(claim) for claim in part["claims"]],
+        "recommended": part["recommended"],
+        "f1": f1_plot(rows),
+        "heads": [
+            {
+                "name": name,
+                "confidence": confidence_plot(row),
+                "jacobian": jacobian_plot(row),
+                "missing": {
+                    one: (100 * found["missing"], 100 * found["typical"]) for one, found in row["missing"].items()
+                },
+            }
+            for name, row in several.items()
+        ],
+        "reliability": reliability_plot({name: reliability_bins(results[backbone][name]) for name in rows}),
+        "confusion": [
+            {"name": name, "matrix": list(zip(summary["classes"], row["mean"]["confusion"], strict=True))}
+            for name, row in rows.items()
+        ],
+    }
