@@ -280,7 +280,7 @@ def choose_threshold(
     right = (probability.argmax(axis=1) == labels)[order].astype(np.float64)
     kept = np.arange(len(labels), 0, -1)
     accuracy = np.cumsum(right[::-1])[::-1] / kept  # of the cells from this rank on
-    most = int(np.floor(most_unidentified * len(labels)))
+    most = min(int(np.floor(most_unidentified * len(labels))), len(labels) - 1)
     enough = np.flatnonzero(accuracy[: most + 1] >= accept_target)
     rank = int(enough[0]) if enough.size else most
     if rank == 0:

@@ -129,3 +129,8 @@ def test_what_was_reached_is_recorded() -> None:
 def test_misspelt_keys_are_refused(key: str) -> None:
     with pytest.raises(ValidationError, match=key + "x"):
         Calibration.model_validate({**PLAIN, key + "x": 1})
+
+
+def test_a_target_out_of_reach_leaves_the_surest_cell() -> None:
+    probability = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+    assert choose_threshold(np.array([1, 1, 0]), probability, 0.99, 1.0) == 0.9
