@@ -58,6 +58,7 @@ def _before_torch() -> None:
 @click.option("--normalise", type=click.Choice(["cell", "fixed"]), help="Against each cell's own light, or not at all.")
 @click.option("--sampling", type=click.Choice(["natural", "sqrt", "balanced"]), help="How rare classes are drawn.")
 @click.option("--seed", type=int, help="Of everything random. Default: 0.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
 @click.option("--recipe", "recipe_path", type=click.Path(exists=True, path_type=Path), help="Recipe as a JSON file.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all.")
 @device_option
@@ -88,6 +89,7 @@ def train(
     Examples:
       wbcpipe train vs1 vs2 vs3 --validation vs4 --name my-scope --out models/my-scope
       wbcpipe train smears --folds 5 --side 112 --out studies/smears
+      wbcpipe train smears --out models/s --set patience=8 --set randaugment.magnitude=9 --set distillation.kind=decoupled
       wbcpipe train smears --method single --modality color1 --out models/red-only
     """
     _before_torch()
@@ -126,8 +128,11 @@ def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
     from pydantic import ValidationError
 
     from wbcpipe.classify.recipe import Recipe
+    from wbcpipe.classify.study.jobs import parse_settings
 
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None and key != "settings"}
+    for text in options.get("settings", ()):
+        given |= parse_settings(text)
     if "backbone" in given:
         given["backbone"] = _BACKBONES[given["backbone"]]
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from pydantic import ValidationError
 
 from wbcpipe.classify.augment import Augmentation
@@ -20,13 +21,16 @@ from wbcpipe.classify.procedure import cross_validate, markdown_table, run_proce
 from wbcpipe.classify.randaugment import RandAugment
 from wbcpipe.classify.recipe import Recipe
 from wbcpipe.classify.train import EpochReport, late_fusion_of, predict_logits, train_network
-from wbcpipe.errors import TrainingDataError
+from wbcpipe.errors import ConfigError, TrainingDataError
+from wbcpipe.pipeline import cli
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from wbcpipe.classify.data import CellSet
     from wbcpipe.classify.networks import FusionNetwork
+    from wbcpipe.segment.cells import CellStore
 
 TINY = Recipe(side=32, start_side=32, batch_size=16, lr=4e-3, epochs=3, teacher_epochs=2)
 
@@ -270,3 +274,15 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
         gradients.append([parameter.grad for parameter in network.parameters()])
     for whole, added in zip(*gradients, strict=True):
         torch.testing.assert_close(whole, added, rtol=1e-3, atol=1e-5)
+
+
+def test_any_key_of_the_recipe_can_be_set(write_store: Callable[..., CellStore], tmp_path: Path) -> None:
+    words = ["train", str(write_store(count=48).path), "--method", "early-fusion", "--side", "32", "--epochs", "1"]
+    words += ["--folds", "2", "--fold", "0", "--out", str(tmp_path / "out"), "--json"]
+    done = CliRunner().invoke(cli, [*words, "--set", "start_side=32,batch_size=8", "--set", "randaugment.magnitude=9"])
+    assert done.exit_code == 0, done.output
+    recipe = json.loads(done.stdout)["recipe"]
+    assert (recipe["batch_size"], recipe["randaugment"]) == (8, {"operations": 2, "magnitude": 9})
+    refused = CliRunner().invoke(cli, [*words, "--set", "no_such_key=1"])
+    assert isinstance(refused.exception, ConfigError)
+    assert "no_such_key" in str(refused.exception)
