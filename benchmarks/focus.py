@@ -113,8 +113,8 @@ def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: Focus
     with TemporaryDirectory() as folder:
         sample = Sample.at(Path(folder), "focus")
         with AcquisitionSession(sample, scope, plan, SpecimenPlan(seed)) as session:
-            session._focus(fields)
-            surface = session.surface
+            session.focus.measure(fields)
+            surface = session.focus.surface
     seconds = time.perf_counter() - start_s
     apart_um = np.array([surface.z_um(*place) - bare.z_um(*place) for place in places])
     return {

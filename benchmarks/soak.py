@@ -114,6 +114,8 @@ def draw(n_fields: int, seed: int) -> tuple[list[Fault], list[tuple[int, str]]]:
 
 def drive(folder: Path, data: Path, n_fields: int, name: str) -> int:
     """The command that is given again and again: take the fields; its exit code is that of ``wbcpipe acquire``."""
+    # Begun in the background of a shell, a process ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     scope = load_scope(folder / "soak.toml")
     plan = AcquisitionPlan.from_scope(scope, "A")
     plot = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))

@@ -89,7 +89,7 @@ def train(
     Examples:
       wbcpipe train vs1 vs2 vs3 --validation vs4 --name my-scope --out models/my-scope
       wbcpipe train smears --folds 5 --side 112 --out studies/smears
-      wbcpipe train smears --out models/s --set patience=8 --set randaugment.magnitude=9 --set distillation.kind=decoupled
+      wbcpipe train smears --out models/s --set patience=8,distillation.kind=decoupled
       wbcpipe train smears --method single --modality color1 --out models/red-only
     """
     _before_torch()
@@ -235,6 +235,13 @@ def _bundle(
 @click.command()
 @click.option("--sample", required=True, help="Sample whose cells to call.")
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of a bundle; auto fits the sample.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="What runs the network; auto takes OpenVINO where it is installed and there is no GPU.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Cells a batch.")
 @click.option("--without", multiple=True, metavar="MODALITY", help="Leave out a modality that failed; may be repeated.")
 @click.option(
@@ -248,6 +255,7 @@ def _bundle(
 def classify(
     sample: str,
     bundle: str,
+    engine: str,
     batch_size: int,
     without: tuple[str, ...],
     max_error: float | None,
@@ -281,6 +289,7 @@ def classify(
             place,
             resolve_bundle(place, bundle),
             device=device,
+            engine=engine,
             batch_size=batch_size,
             without=without,
             max_error=max_error,

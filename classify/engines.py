@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import importlib.util
+import warnings
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import numpy as np
 import torch
 
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from wbcpipe.classify.bundle import Bundle
     from wbcpipe.classify.networks import FusionNetwork
 
-__all__ = ["Engine", "TorchEngine", "engine_for", "fast_bfloat16", "pick_device"]
+__all__ = ["ENGINES", "Engine", "OpenVinoEngine", "TorchEngine", "engine_for", "fast_bfloat16", "pick_device"]
+
+ENGINES: Final = ("auto", "torch", "openvino")
+#: Probabilities of bfloat16 are this near to those of float32, of networks that call alike.
+_AGREES: Final = 0.05
 
 
 class Engine(Protocol):
@@ -80,13 +86,91 @@ class TorchEngine:
         return found
 
 
-def engine_for(bundle: Bundle, device: str = "auto") -> Engine:
+class OpenVinoEngine:
+    """OpenVINO on a processor; needs the extra ``wbcpipe[openvino]``.
+
+    Args:
+        network: a trained network.
+        precision: ``float32``, or ``bfloat16`` for processors that multiply it.
+        shape: (M * c, side, side) of a picture.
+        threads: of the processor; by default torch's number, so that engines can be compared.
+
+    Raises:
+        ConfigError: OpenVINO is not installed.
+    """
+
+    def __init__(
+        self, network: FusionNetwork, precision: str, shape: tuple[int, int, int], threads: int | None = None
+    ) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise ConfigError("engine 'openvino' is not installed: pip install 'wbcpipe[openvino]'.") from error
+        self.name = f"openvino-cpu-{precision}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tracing: sizes become constants, as they shall
+            model = openvino.convert_model(
+                fused_copy(network), example_input=torch.zeros(2, *shape), input=openvino.PartialShape([-1, *shape])
+            )
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+            "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (B, heads, K) of normalised pictures (B, M * c, side, side)."""
+        found: NDArray[np.float32] = self._compiled(images)[0].astype(np.float32)
+        return found
+
+
+def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto") -> Engine:
     """The fastest engine here that calls as the bundle was validated.
 
-    bfloat16 is used where the processor has it and the bundle's validation cells were all called alike by it.
+    bfloat16 is used where the processor has it and the bundle's validation cells were all called alike by it. OpenVINO
+    is chosen by itself where it is installed, converts the network and gives what torch gives on pictures drawn at
+    random.
+
+    Args:
+        bundle: the model.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        engine: ``auto``, ``torch`` or ``openvino``.
+
+    Raises:
+        ConfigError: what is asked for is not here, or does not agree with torch.
     """
     place = pick_device(device)
+    network, info = bundle.network(), bundle.info
     if place.type == "cuda":
-        return TorchEngine(bundle.network(), place, "float16")
-    alike = bundle.info.validation.get("bfloat16_agreement") == 1.0
-    return TorchEngine(bundle.network(), place, "bfloat16" if alike and fast_bfloat16() else "float32")
+        if engine == "openvino":
+            raise ConfigError("engine 'openvino' is for processors; leave --device or choose --engine torch.")
+        return TorchEngine(network, place, "float16")
+    alike = info.validation.get("bfloat16_agreement") == 1.0
+    precision = "bfloat16" if alike and fast_bfloat16() else "float32"
+    if engine == "torch" or (engine == "auto" and importlib.util.find_spec("openvino") is None):
+        return TorchEngine(network, place, precision)
+    shape = (len(info.modalities) * info.planes, info.side, info.side)
+    try:
+        found = OpenVinoEngine(network, precision, shape)
+        _check_agreement(found, TorchEngine(network, place), shape)
+    except (ConfigError, RuntimeError) as error:
+        if engine == "openvino":
+            raise ConfigError(f"engine 'openvino': {error}") from error
+        return TorchEngine(network, place, precision)
+    return found
+
+
+def _check_agreement(engine: Engine, reference: Engine, shape: tuple[int, int, int], cells: int = 8) -> None:
+    """Compare probabilities on pictures of noise of several roughnesses.
+
+    Raises:
+        ConfigError: they differ by more than rounding does.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randn((cells, *shape), generator=generator)
+    pictures[::2] = torch.nn.functional.avg_pool2d(pictures[::2], 9, stride=1, padding=4) * 9
+    first, second = (torch.from_numpy(one(pictures.numpy())).softmax(-1) for one in (engine, reference))
+    apart = float((first - second).abs().max())
+    if not apart <= _AGREES:
+        raise ConfigError(f"its probabilities are up to {apart:.3f} from torch's.")

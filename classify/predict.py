@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,10 +17,11 @@ from wbcpipe.classify.engines import Engine, engine_for
 from wbcpipe.classify.missing import blank, calibration_without, dead_modalities
 from wbcpipe.classify.normalise import resize
 from wbcpipe.errors import BundleError, ConfigError, NoCellsError
-from wbcpipe.segment.cells import CELLS_PER_SHARD, CellStore
+from wbcpipe.segment.cells import CellStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from wbcpipe.samples import Sample
 
 __all__ = ["Classifier", "classify_sample", "planes_for", "resolve_bundle"]
+
+
+_READERS: Final = 2
+_BATCHES_AHEAD: Final = 2
+"""Batches in a block. Decoding crops costs as much as a small network: two threads read small blocks ahead of it."""
 
 
 class Classifier:
@@ -130,6 +136,7 @@ def classify_sample(
     bundle: Bundle,
     *,
     device: str = "auto",
+    engine: str = "auto",
     batch_size: int = 64,
     without: Sequence[str] = (),
     max_error: float | None = None,
@@ -146,6 +153,7 @@ def classify_sample(
         sample: a segmented or imported sample.
         bundle: the model.
         device: ``auto``, ``cpu`` or ``cuda``.
+        engine: ``auto``, ``torch`` or ``openvino``.
         batch_size: cells at once.
         without: modalities to leave out.
         max_error: see `Classifier`.
@@ -156,7 +164,7 @@ def classify_sample(
 
     Raises:
         BundleError: the bundle's modalities or pixel size are not the sample's, or ``without`` are not its modalities.
-        ConfigError: the bundle cannot guarantee ``max_error``.
+        ConfigError: the bundle cannot guarantee ``max_error``, or the engine is not here.
         NoCellsError: the store is empty.
     """
     began = time.perf_counter()
@@ -171,7 +179,8 @@ def classify_sample(
     before = store.attributes.get("classified") or {}
     if _called_so(before, bundle, left_out, calibration):
         return _summary(sample, store.calls(), before, seconds=0.0, already=True)
-    classifier = Classifier(bundle, device=device, batch_size=batch_size, without=left_out, max_error=max_error)
+    runs = engine_for(bundle, device, engine)
+    classifier = Classifier(bundle, engine=runs, batch_size=batch_size, without=left_out, max_error=max_error)
     parts = []
     for start, prepared in _prepared_blocks(store, classifier, planes):
         parts.append(classifier.probability(prepared))
@@ -271,20 +280,24 @@ def planes_for(channels: Sequence[str], pixel_um: float, side_px: int, bundle: B
 def _prepared_blocks(
     store: CellStore, classifier: Classifier, planes: list[int]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Blocks of prepared pictures, the next one read while the network works on this one."""
-    size = max(1, CELLS_PER_SHARD // classifier.batch_size) * classifier.batch_size
-    starts = range(0, len(store), size)
+    """Blocks of prepared pictures in order, the next ones read while the network works on this one."""
+    size = _BATCHES_AHEAD * classifier.batch_size
+    whole = planes == list(range(len(store.modalities)))
 
     def read(start: int) -> NDArray[np.float32]:
-        return classifier.prepare(store.images(start, min(start + size, len(store)))[:, planes])
+        images = store.images(start, min(start + size, len(store)))
+        return classifier.prepare(images if whole else images[:, planes])
 
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = reader.submit(read, 0)
-        for start in starts:
-            block = ahead.result()
-            if start + size < len(store):
-                ahead = reader.submit(read, start + size)
-            yield start, block
+    with ThreadPoolExecutor(max_workers=_READERS) as readers:
+        ahead: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
+        for start in range(0, len(store), size):
+            ahead.append((start, readers.submit(read, start)))
+            if len(ahead) > _READERS:
+                first, block = ahead.popleft()
+                yield first, block.result()
+        while ahead:
+            first, block = ahead.popleft()
+            yield first, block.result()
 
 
 def _summary(
