@@ -239,8 +239,8 @@ class FocusSurface:
     def check_is_due(self, index: int) -> bool:
         """Whether the drift is to be measured before this field: at the first one taken of every so many."""
         every = self.policy.drift_check_fields
-        if self.policy.method == "fixed" or not every or index < every:
-            return False
+        if self.policy.method == "fixed" or not every or index < every or not self.coarse:
+            return False  # what a makeshift surface is off by is no drift
         return all(check.field // every != index // every for check in self.checks)
 
     def check_drift(self, index: int, x_um: float, y_um: float, find: Finder, *, keep: bool = True) -> DriftCheck:

@@ -334,3 +334,27 @@ def test_a_check_that_need_not_be_kept_leaves_no_trace(
     find.drift_um = 2.0
     surface.check_drift(7, *places[3], find, keep=False)
     assert [check.field for check in surface.checks] == [7]
+
+
+def test_a_makeshift_surface_is_not_asked_about_drift(
+    mapped: tuple[FocusSurface, Drifting, list[tuple[float, float]]],
+) -> None:
+    surface, find, places = mapped
+    makeshift = FocusSurface(surface.plan, surface.policy)
+    calls: list[tuple[float, float]] = []
+
+    def fails_at_the_third(x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
+        calls.append((x_um, y_um))
+        if len(calls) == 3:
+            raise HardwareError("the camera is gone")
+        return find(x_um, y_um, near_um, wide=wide)
+
+    with pytest.raises(HardwareError):
+        makeshift.measure(places, fails_at_the_third)
+    assert makeshift.pending == calls[-1]
+    assert makeshift.fall_back()
+    assert makeshift.z_um(*calls[0]) == pytest.approx(1e-3 * calls[0][0], abs=2.0)
+    assert not makeshift.check_is_due(5)
+    makeshift.measure(places, find)
+    assert makeshift.check_is_due(5)
+    assert makeshift.z_um(*places[7]) == pytest.approx(1e-3 * places[7][0], abs=0.05)
