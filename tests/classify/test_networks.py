@@ -9,14 +9,20 @@ from wbcpipe.classify.networks import LateFusion, build_network
 from wbcpipe.classify.networks.fuse import fused_copy
 
 SHUFFLE, RESNET = "shufflenet_v2_x1_0", "resnet34"
+#: The paper's Table 1: its four rows of single modalities are one network, distillation changes none.
 TABLE = [
     pytest.param("single", SHUFFLE, 1, 1_258_729, 147.79, id="single-shufflenet"),
     pytest.param("early-fusion", SHUFFLE, 4, 1_260_673, 172.175, id="early-shufflenet"),
-    pytest.param("mm-mimo-kd", SHUFFLE, 4, 1_276_048, 172.19, id="mimo-shufflenet"),
+    pytest.param("early-fusion-kd", SHUFFLE, 4, 1_260_673, 172.175, id="early-kd-shufflenet"),
+    pytest.param("mm-mimo", SHUFFLE, 4, 1_276_048, 172.19, id="mimo-shufflenet"),
+    pytest.param("mm-mimo-kd", SHUFFLE, 4, 1_276_048, 172.19, id="mimo-kd-shufflenet"),
     pytest.param("late-fusion", SHUFFLE, 4, 4 * 1_258_729, 591.16, id="late-shufflenet"),
     pytest.param("single", RESNET, 1, 21_287_237, 3670.75, id="single-resnet"),
     pytest.param("early-fusion", RESNET, 4, 21_315_461, 4024.795, id="early-resnet"),
+    pytest.param("early-fusion-kd", RESNET, 4, 21_315_461, 4024.795, id="early-kd-resnet"),
     pytest.param("mm-mimo", RESNET, 4, 21_323_156, 4024.80, id="mimo-resnet"),
+    pytest.param("mm-mimo-kd", RESNET, 4, 21_323_156, 4024.80, id="mimo-kd-resnet"),
+    pytest.param("late-fusion", RESNET, 4, 4 * 21_287_237, 14683.02, id="late-resnet"),
 ]
 
 
@@ -29,7 +35,7 @@ def test_the_papers_table(method: str, backbone: str, modalities: int, parameter
     assert sum(p.numel() for p in network.parameters()) == parameters
     count = FlopCountAnalysis(network, torch.zeros(1, modalities * 3, 224, 224))
     count.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    assert count.total() / 1e6 == pytest.approx(mflops, abs=0.006)
+    assert count.total() / 1e6 == pytest.approx(mflops, abs=max(0.006, 1e-6 * mflops))
 
 
 @pytest.mark.parametrize("side", [32, 112, 100])
