@@ -18,8 +18,6 @@ from wbcpipe.acquire.session import AcquisitionSession
 from wbcpipe.acquire.writer import read_missing
 from wbcpipe.pipeline import cli
 from wbcpipe.samples import Sample
-from wbcpipe.tests.acquire.test_focuser import BY_DEVICE, DEVICE, ROI
-from wbcpipe.tests.acquire.test_two_passes import WIDE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +27,20 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.specimen import SpecimenPlan
     from wbcpipe.tests.acquire.conftest import Bridged, BridgeMaker
 
+#: Fields of the usual size on few pixels, which catch 64 times the light.
+WIDE = (
+    ("pixel_um = 0.1", "pixel_um = 0.8"),
+    ("[-60.0, 60.0]", "[-500.0, 500.0]"),
+    ("exposure_ms = 5.0", "exposure_ms = 0.08"),
+    ("exposure_ms = 20.0", "exposure_ms = 0.31"),
+)
+#: DemoCamera's focusing device.
+AUTOFOCUS = (
+    ("Device,LED,", "Device,Autofocus,DemoCamera,DAutoFocus\nDevice,LED,"),
+    ('"fixed"', '"hardware"\nhardware_device = "Autofocus"\nhardware_settle_s = 0.0'),
+    ("roi_px = 384", "roi_px = 256"),
+    ("range_um = 30.0", "range_um = 6.0"),
+)
 TWO_PASSES: tuple[Pass, ...] = ("brightfield", "fluorescence")
 
 # pyjavaz leaves its socket to the garbage collector.
@@ -100,7 +112,7 @@ def test_calibration_finds_the_same_figures(make_bridge: BridgeMaker, specimen: 
 
 
 def test_the_focusing_device_is_asked(tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan) -> None:
-    bridge = make_bridge(DEVICE, ROI, ("range_um = 30.0", "range_um = 6.0"), ('"fixed"', f'"{BY_DEVICE}"'))
+    bridge = make_bridge(*AUTOFOCUS)
     samples = [Sample.at(tmp_path, name) for name in ("bridge", "headless")]
     for sample, scope in zip(samples, (bridge.scope, bridge.headless), strict=True):
         take(sample, scope, specimen, 2)
