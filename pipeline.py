@@ -49,7 +49,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("wbcpipe.acquire.cli:doctor", "Check a scope file, offline and against the live core."),
     "calibrate": ("wbcpipe.acquire.calibration.cli:calibrate", "Measure a scope: dark, flat-field, geometry, focus."),
     "scopes": ("wbcpipe.acquire.cli:scopes", "List the microscopes that are described."),
-    "bundles": ("wbcpipe.classify.cli:bundles", "List, show and verify trained models."),
+    "bundles": ("wbcpipe.classify.bundles_cli:bundles", "List, show, verify and export trained models."),
     "status": ("wbcpipe.report.cli:status", "List the samples and how far each one is."),
 }
 

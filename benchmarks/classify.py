@@ -30,6 +30,7 @@ import zarr
 from wbcpipe.classify import predict
 from wbcpipe.classify.bundle import load_bundle
 from wbcpipe.classify.engines import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
+from wbcpipe.classify.export import OnnxEngine, traced
 from wbcpipe.classify.networks import build_network
 from wbcpipe.samples import Sample
 from wbcpipe.segment.cells import COLUMNS, CellBlock, CellStore
@@ -43,7 +44,7 @@ SHAPE = (4, 224, 224)
 BATCH = 64
 BACKBONE = "shufflenet_v2_x1_0"
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
-PACKAGES = ("wbcpipe", "torch", "torchvision", "openvino", "zarr", "numpy")
+PACKAGES = ("wbcpipe", "torch", "torchvision", "openvino", "onnxruntime", "zarr", "numpy")
 
 
 def eager(method: str) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -69,6 +70,8 @@ def engines() -> dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]]
         found["OpenVINO float32"] = last = OpenVinoEngine(mimo, "float32", SHAPE)
         if fast_bfloat16():
             found["OpenVINO bfloat16"] = OpenVinoEngine(mimo, "bfloat16", SHAPE)
+    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
+        found["ONNX Runtime float32"] = OnnxEngine(traced(mimo, SHAPE).SerializeToString())
     same = OpenVinoEngine(late, "float32", SHAPE) if isinstance(last, OpenVinoEngine) else TorchEngine(late, cpu)
     return {**found, "late fusion": same}
 

@@ -1,4 +1,4 @@
-"""The commands ``train``, ``classify`` and ``bundles``."""
+"""The commands ``train`` and ``classify``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.recipe import Recipe
     from wbcpipe.classify.train import EpochReport
 
-__all__ = ["bundles", "classify", "source_of", "train"]
+__all__ = ["classify", "source_of", "train"]
 
 # The words are repeated from `classes` and `recipe`: these must not be imported before --help has answered.
 _METHODS = ("single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd")
@@ -237,7 +237,7 @@ def _bundle(
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of a bundle; auto fits the sample.")
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
+    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
     default="auto",
     show_default=True,
     help="What runs the network; auto takes OpenVINO where it is installed and there is no GPU.",
@@ -306,33 +306,3 @@ def classify(
     if (kept := summary["guarantee"]) is not None:
         bound, sure = 100 * kept["error_bound"], 100 * kept["confidence"]
         click.echo(f"at most {bound:.1f} % of the accepted calls are wrong ({sure:g} % sure, {kept['assumption']})")
-
-
-@click.command()
-@click.argument("name", required=False)
-@json_option
-def bundles(name: str | None, as_json: bool) -> None:
-    """List the model bundles that come with wbcpipe, or show one after verifying its weights.
-
-    \b
-    Examples:
-      wbcpipe bundles
-      wbcpipe bundles virtual-shufflenet --json
-      wbcpipe bundles models/my-scope/my-scope
-    """
-    from wbcpipe.classify.bundle import CARD, load_bundle, shipped_bundles
-
-    if name is not None:
-        bundle = load_bundle(name)
-        content = {"path": str(bundle.path), "verified": True, **bundle.info.model_dump(mode="json")}
-        click.echo(json.dumps(content) if as_json else (bundle.path / CARD).read_text(encoding="utf-8"))
-        return
-    found = [load_bundle(path) for path in shipped_bundles().values()]
-    if as_json:
-        click.echo(json.dumps({"bundles": [{"path": str(b.path), **b.info.model_dump(mode="json")} for b in found]}))
-        return
-    for bundle in found:
-        info = bundle.info
-        click.echo(f"{info.name}: {info.method} on {info.backbone}, kind {info.kind}, {', '.join(info.classes)}")
-    if not found:
-        click.echo("No bundle comes with this wbcpipe; `wbcpipe train` makes one.")

@@ -153,7 +153,7 @@ def classify_sample(
         sample: a segmented or imported sample.
         bundle: the model.
         device: ``auto``, ``cpu`` or ``cuda``.
-        engine: ``auto``, ``torch`` or ``openvino``.
+        engine: see `engine_for`.
         batch_size: cells at once.
         without: modalities to leave out.
         max_error: see `Classifier`.

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 
 from wbcpipe.classify import bundle as bundle_module
 from wbcpipe.classify.bundle import Bundle, BundleInfo, find_bundle, load_bundle, write_bundle
+from wbcpipe.classify.bundles_cli import bundles
 from wbcpipe.classify.calibrate import Calibration
-from wbcpipe.classify.cli import bundles, classify, train
+from wbcpipe.classify.cli import classify, train
 from wbcpipe.classify.networks import FusionNetwork, build_network
 from wbcpipe.classify.normalise import Normalisation
 from wbcpipe.classify.predict import Classifier, classify_sample
@@ -155,7 +156,7 @@ def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny:
     sample = Sample.at(tmp_path, "s1")
     steps: list[tuple[int, int]] = []
     summary = classify_sample(sample, tiny, device="cpu", batch_size=16, progress=lambda *x: steps.append(x))
-    assert steps == [(50, 50)]
+    assert steps == [(32, 50), (50, 50)]  # blocks of two batches
     assert not summary["already"]
     assert sum(summary["calls"].values()) == 50
     store = CellStore(sample.cells_path)
@@ -249,11 +250,13 @@ def test_bad_options_are_one_line(write_store: Callable[..., CellStore], tmp_pat
     assert CliRunner().invoke(train, ["s1", "--out", "o", "--fold", "1"]).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["train", "classify", "bundles"])
-def test_help_needs_no_torch(command: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "command"), [("cli", "train"), ("cli", "classify"), ("bundles_cli", "bundles")], ids=lambda text: text
+)
+def test_help_needs_no_torch(module: str, command: str) -> None:
     code = (
         "import sys\n"
-        f"from wbcpipe.classify.cli import {command} as command\n"
+        f"from wbcpipe.classify.{module} import {command} as command\n"
         "try:\n    command(['--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'torchvision', 'sklearn', 'scipy', 'zarr'} & set(sys.modules), 'loaded'\n"
     )

@@ -1,0 +1,155 @@
+"""The commands ``bundles list``, ``show``, ``verify`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wbcpipe.options import json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["bundles"]
+
+
+class _ShowsByName(click.Group):
+    """``bundles`` alone lists, ``bundles NAME`` shows."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_command(args, tuple(self.commands)))
+
+
+def with_command(args: Sequence[str], commands: Sequence[str]) -> list[str]:
+    """The words after ``bundles`` with the command they leave out.
+
+    >>> with_command(["--json"], ("list", "show"))
+    ['list', '--json']
+    >>> with_command(["--json", "mine"], ("list", "show"))
+    ['show', '--json', 'mine']
+    """
+    words = [word for word in args if not word.startswith("-")]
+    if (words and words[0] in commands) or (not words and {"--help", "-h"} & set(args)):
+        return list(args)
+    return ["show" if words else "list", *args]
+
+
+@click.group(cls=_ShowsByName, context_settings={"help_option_names": ["-h", "--help"]})
+def bundles() -> None:
+    """List, show, verify and export trained models. Alone it lists; with a name or folder it shows that one.
+
+    \b
+    Examples:
+      wbcpipe bundles
+      wbcpipe bundles virtual-shufflenet --json
+      wbcpipe bundles verify models/my-scope/my-scope
+      wbcpipe bundles export smear-shufflenet --out smear.onnx
+    """
+
+
+@bundles.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the bundles that come with wbcpipe.
+
+    \b
+    Example:
+      wbcpipe bundles list --json
+    """
+    from wbcpipe.classify.bundle import load_bundle, shipped_bundles
+
+    found = [load_bundle(path) for path in shipped_bundles().values()]
+    if as_json:
+        click.echo(json.dumps({"bundles": [{"path": str(b.path), **b.info.model_dump(mode="json")} for b in found]}))
+        return
+    for bundle in found:
+        info = bundle.info
+        click.echo(f"{info.name}: {info.method} on {info.backbone}, kind {info.kind}, {', '.join(info.classes)}")
+    if not found:
+        click.echo("No bundle comes with this wbcpipe; `wbcpipe train` makes one.")
+
+
+@bundles.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show the model card of a bundle, by name or folder, once its weights are found to be its own.
+
+    \b
+    Example:
+      wbcpipe bundles show virtual-shufflenet
+    """
+    from wbcpipe.classify.bundle import CARD, load_bundle
+
+    bundle = load_bundle(name)
+    content = {"path": str(bundle.path), "verified": True, **bundle.info.model_dump(mode="json")}
+    click.echo(json.dumps(content) if as_json else (bundle.path / CARD).read_text(encoding="utf-8"))
+
+
+@bundles.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "--onnx",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Also compare this export with the bundle; needs one NAME.",
+)
+@json_option
+def verify(names: tuple[str, ...], onnx: Path | None, as_json: bool) -> None:
+    """Check weights, network and card of bundles; without a name, of all that come with wbcpipe.
+
+    The first one that fails ends the command with exit code 40.
+
+    \b
+    Examples:
+      wbcpipe bundles verify
+      wbcpipe bundles verify smear-shufflenet --onnx smear.onnx --json
+    """
+    if onnx is not None and len(names) != 1:
+        raise click.UsageError("--onnx is compared with one bundle: give its NAME.")
+    from wbcpipe.classify.bundle import load_bundle, shipped_bundles
+    from wbcpipe.classify.verify import verify_bundle
+
+    found = []
+    for bundle in [load_bundle(name) for name in names or shipped_bundles().values()]:
+        row = verify_bundle(bundle)
+        if onnx is not None:
+            from wbcpipe.classify.export import check_onnx
+
+            row["onnx"] = check_onnx(bundle, onnx.read_bytes(), str(onnx))
+        found.append(row)
+        if not as_json:
+            alike = f", {onnx} gives the same" if onnx is not None else ""
+            click.echo(f"{row['name']}: whole (SHA-256 {row['sha256'][:12]}, {row['parameters']:,} parameters){alike}")
+    if as_json:
+        click.echo(json.dumps({"bundles": found}))
+
+
+@bundles.command()
+@click.argument("name")
+@click.option("--format", "kind", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Of the file.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write; none may be there.")
+@json_option
+def export(name: str, kind: str, out: Path, as_json: bool) -> None:
+    """Write a bundle for other programs, after comparing the export with torch.
+
+    The file takes any number of pictures at once; its metadata say how to normalise them, what the answers mean and how
+    they are calibrated. Needs the extra: pip install 'wbcpipe[export]'.
+
+    \b
+    Example:
+      wbcpipe bundles export smear-shufflenet --format onnx --out smear.onnx
+    """
+    from wbcpipe.classify.bundle import load_bundle
+    from wbcpipe.classify.export import export_onnx
+
+    found = export_onnx(load_bundle(name), out)
+    if as_json:
+        click.echo(json.dumps({"format": kind, **found}))
+        return
+    click.echo(
+        f"{out}: {found['bundle']} as {kind}, {found['bytes'] / 1e6:.1f} MB; logits within "
+        f"{found['largest_difference']:.1g} of torch's on {found['trial_pictures']} trial pictures"
+    )
