@@ -60,6 +60,7 @@ def _before_torch() -> None:
 @click.option("--seed", type=int, help="Of everything random. Default: 0.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
 @click.option("--recipe", "recipe_path", type=click.Path(exists=True, path_type=Path), help="Recipe as a JSON file.")
+@click.option("--published", is_flag=True, help="Start from what the paper tells of its training, not from our recipe.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all.")
 @device_option
 @data_option
@@ -72,6 +73,7 @@ def train(
     folds: int | None,
     fold: int | None,
     recipe_path: Path | None,
+    published: bool,
     threads: int | None,
     device: str,
     data: Path | None,
@@ -90,6 +92,7 @@ def train(
       wbcpipe train vs1 vs2 vs3 --validation vs4 --name my-scope --out models/my-scope
       wbcpipe train smears --folds 5 --side 112 --out studies/smears
       wbcpipe train smears --out models/s --set patience=8,distillation.kind=decoupled
+      wbcpipe train smears --out models/paper --published --epochs 100
       wbcpipe train smears --method single --modality color1 --out models/red-only
     """
     _before_torch()
@@ -97,13 +100,15 @@ def train(
         raise click.UsageError("--fold needs --folds: say how many folds there are.")
     if folds is not None and fold is None and name is not None:
         raise click.UsageError("--name with --folds needs --fold: say which fold's network becomes the bundle.")
+    if published and recipe_path is not None:
+        raise click.UsageError("--recipe and --published exclude each other: start from one of them.")
     if folds is not None and validation:
         raise click.UsageError("--folds and --validation exclude each other: folds validate on the samples themselves.")
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
-    recipe = _recipe(recipe_path, options)
+    recipe = _recipe(recipe_path, options, published=published)
     root = data_root(data)
     from wbcpipe.classify.data import load_cells
 
@@ -124,20 +129,22 @@ def train(
     _bundle(cells, held, recipe, name or out.resolve().name, out, sources[0][1], device, as_json)
 
 
-def _recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
+def _recipe(path: Path | None, options: dict[str, Any], *, published: bool = False) -> Recipe:
     from pydantic import ValidationError
 
-    from wbcpipe.classify.recipe import Recipe
+    from wbcpipe.classify.recipe import Recipe, merge_keys
     from wbcpipe.classify.study.jobs import parse_settings
 
     given = {key: value for key, value in options.items() if value is not None and key != "settings"}
     for text in options.get("settings", ()):
-        given |= parse_settings(text)
+        given = merge_keys(given, parse_settings(text))
     if "backbone" in given:
         given["backbone"] = _BACKBONES[given["backbone"]]
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        return Recipe.model_validate({**content, **given})
+        if published:
+            content = Recipe.published().model_dump(mode="json")
+        return Recipe.model_validate(merge_keys(content, given))
     except (ValidationError, ValueError, TypeError) as error:
         where = f"recipe {path}" if path else "training options"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,7 +12,23 @@ from wbcpipe.classify.data import Sampling  # noqa: TC001
 from wbcpipe.classify.distill import Distillation
 from wbcpipe.classify.randaugment import RandAugment  # noqa: TC001
 
-__all__ = ["Recipe"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Recipe", "merge_keys"]
+
+
+def merge_keys(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's keys with some changed; of a part such as ``distillation`` the keys that are not named stay.
+
+    >>> merge_keys({"side": 64, "randaugment": {"operations": 1}}, {"randaugment": {"magnitude": 9}})
+    {'side': 64, 'randaugment': {'operations': 1, 'magnitude': 9}}
+    """
+    merged = dict(content)
+    for key, value in changes.items():
+        before = merged.get(key)
+        merged[key] = merge_keys(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
 
 
 class Recipe(BaseModel):
@@ -99,7 +115,9 @@ class Recipe(BaseModel):
     def published(cls, **changes: Any) -> Recipe:
         """The paper's training as far as it tells it: RandAugment alone, no repetition, no other trick.
 
-        It does not say how long it trained, by which optimiser or at which temperature: those are ours.
+        It does not say how long it trained, by which optimiser, in batches of which size or at which temperature: those
+        are ours. Its centre crop of 224 pixels is how cells are cut here: in the middle of the cell, 224 pixels wide
+        unless told otherwise, so that at side 224 nothing is resampled.
         """
         plain = {
             "repetition": 0.0,

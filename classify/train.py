@@ -7,7 +7,6 @@ off goes on from its last whole epoch as if nothing had happened.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -27,12 +26,14 @@ from wbcpipe.classify.checkpoint import (
     save_state,
 )
 from wbcpipe.classify.data import epoch_indices, head_batches, steps_of
-from wbcpipe.classify.distill import fused_log_probability, total_loss
+from wbcpipe.classify.distill import cross_entropy_over_heads, fused_log_probability, total_loss
 from wbcpipe.classify.engines import TorchEngine, pick_device
 from wbcpipe.classify.folds import holdout
 from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.classify.randaugment import rand_augment
+from wbcpipe.classify.schedule import one_cycle
+from wbcpipe.classify.stopping import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     from wbcpipe.classify.recipe import Recipe
 
 __all__ = ["EpochReport", "late_fusion_of", "predict_logits", "train_network"]
-
-WARM_UP = 0.2
-"""Share of the steps over which the one-cycle learning rate rises."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class _Run:
 
     Attributes:
         watched: cells kept from training, to tell when it no longer helps.
-        best: loss on those, and the epochs since; the weights that had it.
+        patience: what was seen on those; None where training never stops early.
     """
 
     cells: CellSet
@@ -95,9 +93,7 @@ class _Run:
     watched: CellSet | None = None
     normalisation: Normalisation | None = None
     history: list[list[float]] = field(default_factory=list)
-    best_loss: float = math.inf
-    stale: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
+    patience: Patience | None = None
 
     @property
     def kept(self) -> FusionNetwork:
@@ -107,7 +103,7 @@ class _Run:
     @property
     def finished(self) -> bool:
         """Whether training has stopped, by patience."""
-        return self.watched is not None and self.stale >= self.recipe.patience
+        return self.patience is not None and self.patience.over
 
     @property
     def inputs(self) -> int:
@@ -150,9 +146,9 @@ def train_network(
     work.mkdir(parents=True, exist_ok=True)
     path = work / "state.safetensors"
     first = _restore(run, path, mark)
-    if first == recipe.epochs and progress is not None:
+    if (first == recipe.epochs or run.finished) and progress is not None:
         loss, accuracy = run.history[-1]
-        progress(EpochReport(role, first, first, loss, accuracy, seconds=0.0, share=0.0, work=1.0))
+        progress(EpochReport(role, first, recipe.epochs, loss, accuracy, seconds=0.0, share=0.0, work=1.0))
     for epoch in range(first, recipe.epochs):
         if run.finished:
             break
@@ -163,24 +159,19 @@ def train_network(
         if progress is not None:
             progress(replace(report, work=1.0) if run.finished else report)
     final = run.kept
-    if run.best:
-        final.load_state_dict(run.best)
+    if run.patience is not None and run.patience.weights:
+        final.load_state_dict(run.patience.weights)
     final = final.eval().requires_grad_(False).cpu()
     return final.to(memory_format=torch.contiguous_format)
 
 
 def _watch(run: _Run) -> None:
-    """Look whether the loss on the watched cells still falls, and keep the weights that had the least."""
-    if run.watched is None or run.normalisation is None:
+    """Look whether the loss on the watched cells still falls."""
+    if run.watched is None or run.normalisation is None or run.patience is None:
         return
-    network = run.kept
-    logits = torch.from_numpy(predict_logits(network, run.watched, run.normalisation, device=run.device.type))
+    logits = torch.from_numpy(predict_logits(run.kept, run.watched, run.normalisation, device=run.device.type))
     labels = torch.from_numpy(run.watched.labels)[:, None].expand(logits.shape[:2])
-    loss = float(total_loss(logits, labels))
-    run.stale += 1
-    if loss < run.best_loss:
-        run.best_loss, run.stale = loss, 0
-        run.best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    run.patience.look(float(cross_entropy_over_heads(logits, labels)), run.kept)
 
 
 def _seeds(recipe: Recipe, role: str, epoch: int) -> tuple[np.random.Generator, torch.Generator]:
@@ -213,12 +204,18 @@ def _begin(
     average = copy.deepcopy(network).requires_grad_(False) if recipe.ema else None
     if teacher is not None:
         teacher = fused_copy(teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    watched = None
+    watched, patience = None, None
     if recipe.patience:
+        patience = Patience(recipe.patience)
         learned, kept = holdout(cells.labels, cells.groups, recipe.holdout, recipe.seed)
         cells, watched = cells.subset(learned), cells.subset(kept)
     gain, offset = normalisation.affine(cells.images)
-    return _Run(cells, recipe, role, network, optimizer, average, teacher, device, gain, offset, watched, normalisation)
+    return _Run(
+        *(cells, recipe, role, network, optimizer, average, teacher, device, gain, offset),
+        watched=watched,
+        normalisation=normalisation,
+        patience=patience,
+    )
 
 
 def _restore(run: _Run, path: Path, mark: str) -> int:
@@ -232,9 +229,8 @@ def _restore(run: _Run, path: Path, mark: str) -> int:
         run.average.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("ema.")})
     restore_optimizer(run.optimizer, tensors)
     run.history = list(state["history"])
-    run.best = {n[5:]: t for n, t in tensors.items() if n.startswith("best.")}
-    if run.best:
-        run.best_loss, run.stale = float(state["best_loss"]), int(state["stale"])
+    if run.patience is not None:
+        run.patience.restore(tensors, state)
     return int(state["epoch"])
 
 
@@ -242,12 +238,12 @@ def _save(run: _Run, path: Path, mark: str, epochs_done: int) -> None:
     tensors = module_tensors(run.network, "net.")
     if run.average is not None:
         tensors |= module_tensors(run.average, "ema.")
-    if epochs_done < run.recipe.epochs:
+    if epochs_done < run.recipe.epochs and not run.finished:
         tensors |= optimizer_tensors(run.optimizer)
     state: dict[str, Any] = {"fingerprint": mark, "epoch": epochs_done, "history": run.history}
-    if run.best:
-        tensors |= {f"best.{name}": tensor for name, tensor in run.best.items()}
-        state |= {"best_loss": run.best_loss, "stale": run.stale}
+    if run.patience is not None:
+        tensors |= run.patience.tensors()
+        state |= run.patience.state()
     save_state(path, tensors, state)
 
 
@@ -262,7 +258,8 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
     repeated = recipe.batch_repetition if run.inputs > 1 else 1
     batches = head_batches(rows, run.inputs, recipe.batch_size, repetition, numbers, batch_repetition=repeated)
     for step, (table, same) in enumerate(batches):
-        _set_rate(run, epoch * run.steps + step)
+        for group in run.optimizer.param_groups:
+            group["lr"] = recipe.lr * one_cycle(epoch * run.steps + step, run.steps * recipe.epochs)
         # A teacher is at its best at the full side, whatever the student sees.
         side = recipe.side if run.teacher is not None else recipe.side_at(epoch)
         images = _augmented(run, _batch(run, table), torch.from_numpy(same), tensors, side)
@@ -312,7 +309,7 @@ def _step(run: _Run, images: Tensor, labels: Tensor, side: int) -> tuple[float, 
     images = images.contiguous(memory_format=torch.channels_last)
     run.optimizer.zero_grad(set_to_none=True)
     total, right = 0.0, 0
-    parts = min(run.recipe.accumulate, len(images))
+    parts = max(1, min(run.recipe.accumulate, len(images) // 2))  # batch norm needs two pictures
     for some, wanted in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
         loss, logits = _loss(run, some, wanted, side)
         loss = loss * (len(some) / len(images))
@@ -355,18 +352,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision as a context: bfloat16 when asked for, or by ``auto`` on a GPU."""
     mixed = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
-
-
-def _set_rate(run: _Run, step: int) -> None:
-    """One cycle: a cosine up from a twentieth of the peak, a cosine down to nearly zero."""
-    total = run.steps * run.recipe.epochs
-    rise = max(1, round(WARM_UP * total))
-    if step < rise:
-        share = 0.05 + 0.95 * (1 - math.cos(math.pi * step / rise)) / 2
-    else:
-        share = 1e-3 + (1 - 1e-3) * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise))) / 2
-    for group in run.optimizer.param_groups:
-        group["lr"] = run.recipe.lr * share
 
 
 def _blend(average: nn.Module, network: nn.Module, decay: float) -> None:

@@ -141,7 +141,7 @@ def _plan(
 ) -> tuple[StudyCells, list[Job], str]:
     from wbcpipe.classify.cli import source_of
     from wbcpipe.classify.data import load_cells
-    from wbcpipe.classify.recipe import Recipe
+    from wbcpipe.classify.recipe import Recipe, merge_keys
     from wbcpipe.classify.study.jobs import BACKBONE_NAMES, group_cells, parse_settings, plan_jobs, split_cells
     from wbcpipe.classify.study.runner import StudyCells
 
@@ -152,7 +152,7 @@ def _plan(
         plain = Recipe.published(**base).model_dump(mode="json", exclude_defaults=True)
         base = {key: value for key, value in plain.items() if key != "teacher_epochs"} | base
     for text in recipe["settings"]:
-        base |= parse_settings(text)
+        base = merge_keys(base, parse_settings(text))
     variants = {}
     for text in recipe["variants"]:
         name, colon, keys = text.partition(":")

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from wbcpipe.classify.folds import holdout, stratified_folds
-from wbcpipe.classify.recipe import Recipe
+from wbcpipe.classify.recipe import Recipe, merge_keys
 from wbcpipe.errors import ConfigError, TrainingDataError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def plan_jobs(
 
 
 def _recipe(keys: Mapping[str, Any], backbone: str, settings: Mapping[str, Any]) -> Recipe:
-    content = {**settings, **keys, "backbone": BACKBONE_NAMES[backbone]}
+    content = merge_keys(settings, {**keys, "backbone": BACKBONE_NAMES[backbone]})
     content.setdefault("teacher_epochs", content.get("epochs", Recipe().epochs))
     try:
         return Recipe.model_validate(content)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from wbcpipe.classify.distill import (
     Distillation,
@@ -93,6 +94,25 @@ def test_decoupled_parts_add_up_to_the_whole_divergence() -> None:
     assert decoupled_loss(student, teacher, labels, 1.0, 1.0, 0.4).item() == pytest.approx(whole, rel=1e-5)
 
 
+def test_decoupled_loss_is_its_authors_summed_over_heads() -> None:
+    """Against the formula as they wrote it: softmax, the right class masked out by a large number, KL of both parts."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn((6, 3, 5), generator=generator) * 2 for _ in range(2))
+    labels = torch.randint(5, (6, 3), generator=generator)
+    expected = 0.0
+    for head in range(3):
+        right = functional.one_hot(labels[:, head], 5).float()
+        pairs, others = [], []
+        for logits in (student[:, head] / 2.5, teacher[:, head] / 2.5):
+            probability = logits.softmax(1)
+            pairs.append(torch.stack([(probability * right).sum(1), (probability * (1 - right)).sum(1)], dim=1))
+            others.append((logits - 1000 * right).log_softmax(1))
+        target = functional.kl_div(pairs[0].log(), pairs[1], reduction="batchmean")
+        among = functional.kl_div(others[0], others[1], reduction="batchmean", log_target=True)
+        expected += float(target + 8 * among)
+    assert decoupled_loss(student, teacher, labels, 2.5, 1.0, 8.0).item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_decoupled_gradients_are_finite_where_the_teacher_is_certain() -> None:
     student = torch.zeros(1, 1, 3, requires_grad=True)
     teacher = torch.tensor([[[200.0, 0.0, 0.0]]])
@@ -111,6 +131,14 @@ def test_standardised_logits_know_neither_shift_nor_scale() -> None:
     ]
     assert taught[0].item() == pytest.approx(0.0, abs=1e-4)
     assert taught[1].item() > 1.0
+
+
+def test_standardised_gradients_are_finite_where_all_logits_are_equal() -> None:
+    student = torch.ones(2, 1, 3, requires_grad=True)
+    teacher = torch.tensor([[[3.0, 1.0, -2.0]], [[1.0, 1.0, 1.0]]])
+    total_loss(student, torch.tensor([[0], [1]]), teacher, options=Distillation(standardise=True)).backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
 
 
 def test_the_weight_of_distillation_scales_it() -> None:

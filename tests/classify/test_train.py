@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from pydantic import ValidationError
+from safetensors import safe_open
 
 from wbcpipe.classify.augment import Augmentation
 from wbcpipe.classify.checkpoint import load_state
@@ -20,6 +21,8 @@ from wbcpipe.classify.normalise import fit_normalisation
 from wbcpipe.classify.procedure import cross_validate, markdown_table, run_procedure
 from wbcpipe.classify.randaugment import RandAugment
 from wbcpipe.classify.recipe import Recipe
+from wbcpipe.classify.schedule import one_cycle
+from wbcpipe.classify.stopping import Patience
 from wbcpipe.classify.train import EpochReport, late_fusion_of, predict_logits, train_network
 from wbcpipe.errors import ConfigError, TrainingDataError
 from wbcpipe.pipeline import cli
@@ -72,9 +75,10 @@ def test_mimo_with_teachers_learns(cells: CellSet, tmp_path: Path) -> None:
         {"ema": 0.9},
         {"randaugment": RandAugment()},
         {"patience": 2, "holdout": 0.3},
+        {"patience": 2, "holdout": 0.3, "ema": 0.9},
         {"accumulate": 2, "batch_repetition": 2},
     ],
-    ids=["plain", "ema", "randaugment", "patience", "accumulate"],
+    ids=["plain", "ema", "randaugment", "patience", "patience-ema", "accumulate"],
 )
 def test_a_broken_training_ends_in_the_same_weights(cells: CellSet, tmp_path: Path, options: dict[str, object]) -> None:
     part = cells.subset(np.arange(48))
@@ -234,26 +238,68 @@ def test_patience_ends_training_and_keeps_the_best_weights(
     import wbcpipe.classify.train as module
 
     losses = iter([3.0, 1.0, 2.0, 2.0, 0.5])
-    kept: list[FusionNetwork] = []
+    networks: list[FusionNetwork] = []
+    watch = module._watch
 
-    def scored(student: torch.Tensor, labels: torch.Tensor, *teacher: object, **options: object) -> torch.Tensor:
-        if options or teacher:
-            return true_loss(student, labels, *teacher, **options)  # type: ignore[arg-type]
-        kept.append(copy.deepcopy(run[-1].network))
-        return torch.tensor(next(losses))
+    def watched(run: module._Run) -> None:
+        networks.append(copy.deepcopy(run.network))
+        watch(run)
 
-    run: list[module._Run] = []
-    true_loss, watch = module.total_loss, module._watch
-    monkeypatch.setattr(module, "total_loss", scored)
-    monkeypatch.setattr(module, "_watch", lambda one: (run.append(one), watch(one)))
+    monkeypatch.setattr(module, "cross_entropy_over_heads", lambda *_: torch.tensor(next(losses)))
+    monkeypatch.setattr(module, "_watch", watched)
     part = cells.subset(np.arange(48))
+    normalisation = fit_normalisation(part.images)
     recipe = TINY.model_copy(update={"method": "early-fusion", "epochs": 5, "patience": 2, "holdout": 0.3})
     reports: list[EpochReport] = []
-    network = train_network(part, fit_normalisation(part.images), recipe, tmp_path, role="x", progress=reports.append)
+    network = train_network(part, normalisation, recipe, tmp_path, role="x", progress=reports.append)
     assert [report.epoch for report in reports] == [1, 2, 3, 4]
     assert reports[-1].work == 1.0
-    assert same_weights(network, kept[1])
-    assert not same_weights(network, kept[3])
+    assert same_weights(network, networks[1])
+    assert not same_weights(network, networks[3])
+
+    again: list[EpochReport] = []
+    second = train_network(part, normalisation, recipe, tmp_path, role="x", progress=again.append)
+    assert same_weights(network, second)
+    assert [(report.epoch, report.seconds, report.work) for report in again] == [(4, 0.0, 1.0)]
+    kept = load_state(tmp_path / "state.safetensors", json.loads(_header(tmp_path))["fingerprint"])
+    assert kept is not None
+    assert not [name for name in kept[0] if name.startswith("opt.")], "a finished training needs no optimiser"
+
+
+def _header(folder: Path) -> str:
+    with safe_open(folder / "state.safetensors", framework="pt") as handle:
+        return str(handle.metadata()["wbcpipe"])
+
+
+def test_patience_outlives_a_loss_that_is_no_number() -> None:
+    network = torch.nn.Linear(2, 1)
+    patience = Patience(epochs=3)
+    patience.look(float("nan"), network)
+    assert (patience.stale, patience.weights) == (1, {})
+    for loss in (None, 0.5, 0.7):
+        if loss is not None:
+            patience.look(loss, network)
+        restored = Patience(epochs=3)
+        restored.restore(patience.tensors(), json.loads(json.dumps(patience.state(), allow_nan=False)))
+        assert restored == patience
+    assert (patience.best_loss, patience.stale, patience.over) == (0.5, 1, False)
+
+
+def test_the_rate_rises_and_falls_once() -> None:
+    rates = [one_cycle(step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[10] == pytest.approx(0.525)
+    assert max(rates) == rates[20] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(1e-3 + 0.999 / 2)
+    assert rates[100] == pytest.approx(1e-3)
+
+
+def test_no_part_of_an_accumulated_batch_is_too_small_for_batch_norm(cells: CellSet, tmp_path: Path) -> None:
+    part = cells.subset(np.arange(32))
+    recipe = TINY.model_copy(update={"method": "early-fusion", "epochs": 1, "batch_size": 5, "accumulate": 64})
+    reports: list[EpochReport] = []
+    train_network(part, fit_normalisation(part.images), recipe, tmp_path, role="x", progress=reports.append)
+    assert np.isfinite(reports[0].loss)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
@@ -283,6 +329,34 @@ def test_any_key_of_the_recipe_can_be_set(write_store: Callable[..., CellStore],
     assert done.exit_code == 0, done.output
     recipe = json.loads(done.stdout)["recipe"]
     assert (recipe["batch_size"], recipe["randaugment"]) == (8, {"operations": 2, "magnitude": 9})
+    words[words.index("--out") + 1] = str(tmp_path / "paper")
+    done = CliRunner().invoke(
+        cli,
+        [
+            *words,
+            "--published",
+            "--set",
+            "distillation.weight=2,batch_size=8",
+            "--set",
+            "distillation.standardise=true",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    recipe = Recipe.model_validate(json.loads(done.stdout)["recipe"])
+    assert (recipe.randaugment, recipe.repetition, recipe.sampling) == (RandAugment(), 0.0, "natural")
+    assert (recipe.side, recipe.epochs, recipe.method) == (32, 1, "early-fusion")
+    assert (recipe.distillation.weight, recipe.distillation.standardise) == (2.0, True)
     refused = CliRunner().invoke(cli, [*words, "--set", "no_such_key=1"])
     assert isinstance(refused.exception, ConfigError)
     assert "no_such_key" in str(refused.exception)
+
+
+def test_the_published_recipe_is_the_papers_at_any_side() -> None:
+    """Section 3.1: RandAugment with N = 2 and M = 18, 224 pixels, and no other trick."""
+    recipe = Recipe.published(epochs=7)
+    assert recipe.randaugment is not None
+    assert (recipe.randaugment.operations, recipe.randaugment.magnitude) == (2, 18)
+    assert [recipe.side_at(epoch) for epoch in range(7)] == [224] * 7
+    assert [Recipe.published(side=64).side_at(epoch) for epoch in range(3)] == [64] * 3
+    assert (recipe.ema, recipe.label_smoothing, recipe.patience, recipe.batch_repetition) == (0.0, 0.0, 0, 1)
+    assert recipe.for_teacher("color1").randaugment == recipe.randaugment
