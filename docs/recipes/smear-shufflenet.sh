@@ -8,7 +8,7 @@ pictures=${1:?"usage: smear-shufflenet.sh PICTURES FOLDER"}
 out=${2:?"usage: smear-shufflenet.sh PICTURES FOLDER"}
 
 wbcpipe import cells "$pictures" --sample pbc5 --kind stained-rgb --pixel-um 0.1
-recipe=(--side 112 --teacher-epochs 12 --epochs 30 --temperature 1 --threads 1 --out "$out")
+recipe=(--side 112 --teacher-epochs 20 --epochs 40 --temperature 1 --threads 1 --out "$out")
 # The folds may run side by side, one process each.
 for fold in 0 1 2 3 4; do
     wbcpipe train pbc5 --folds 5 --fold "$fold" "${recipe[@]}"
