@@ -160,7 +160,7 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto") -> En
     try:
         found = OpenVinoEngine(network, precision, shape)
         _check_agreement(found, TorchEngine(network, place), shape, _AGREES[precision])
-    except (ConfigError, RuntimeError) as error:
+    except (ConfigError, RuntimeError, TypeError, ValueError) as error:
         if engine == "openvino":
             raise ConfigError(f"engine 'openvino': {error}") from error
         return TorchEngine(network, place, precision)
