@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,12 @@ _METHODS = ("single", "early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd
 )
 @click.option("--held", type=click.FloatRange(0.02, 0.5), default=0.12, show_default=True, help="Kept to calibrate on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
-@click.option("--jobs", "workers", type=click.IntRange(min=1), help="Networks at a time. Default: cores / threads.")
+@click.option(
+    "--jobs",
+    "workers",
+    type=click.IntRange(min=1),
+    help="Networks at a time. Default: a GPU each, else cores / threads.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of each.")
 @click.option("--tables-only", is_flag=True, help="Train nothing; write the tables of what is there.")
 @device_option
@@ -101,6 +107,9 @@ def study(
     import torch
 
     torch.set_num_threads(threads)
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
     root = data_root(data)
     cells, jobs, by = _plan(samples, root, methods, backbones, folds, merge_below, group_by, held, seed, recipe)
     counts = ", ".join(f"{name} {count}" for name, count in cells.cells.counts().items())
@@ -112,8 +121,8 @@ def study(
     check_settings(jobs, out, cells)
     if not tables_only:
         alone = "WBCPIPE_STUDY_WORKER" in os.environ or "WORLD_SIZE" in os.environ
-        count = 1 if alone else workers or max(1, (os.cpu_count() or 1) // threads)
-        others = [_start_worker() for _ in range(count - 1)]
+        count = 1 if alone else workers or gpus or max(1, (os.cpu_count() or 1) // threads)
+        others = [_start_worker(number) for number in range(1, count)]
         try:
             work(jobs, out, cells, device=device, progress=_Clock(jobs, out))
         except BaseException:
@@ -175,10 +184,11 @@ def _names(text: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
     return names
 
 
-def _start_worker() -> subprocess.Popen[bytes]:
-    """This very command once more, as a process that only trains."""
+def _start_worker(number: int) -> subprocess.Popen[bytes]:
+    """This very command once more, as a process that only trains, on a GPU of its own where there are several."""
     words = [sys.executable, "-m", "wbcpipe", *sys.argv[1:]]
-    return subprocess.Popen(words, env={**os.environ, "WBCPIPE_STUDY_WORKER": "1"}, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "WBCPIPE_STUDY_WORKER": "1", "LOCAL_RANK": str(number)}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
 
 
 def _left(jobs: Sequence[Job], out: Path) -> list[Job]:
@@ -206,7 +216,7 @@ class _Clock:
         left = _left(self._jobs, self._out)
         cost = sum(one.cost for one in left) - (job.cost * report.work if report else 0.0)
         done = self._first - cost
-        span = time.strftime("%H:%M:%S", time.gmtime((now_s - self._began_s) * cost / done)) if done > 0 else "?"
+        span = str(timedelta(seconds=round((now_s - self._began_s) * cost / done))) if done > 0 else "?"
         where = f"{job.backbone} {job.name}, fold {job.fold + 1}"
         what = "done" if report is None else f"epoch {report.epoch}/{report.epochs}, loss {report.loss:.3f}"
         click.echo(f"{where}: {what}; {len(self._jobs) - len(left)}/{len(self._jobs)} networks, {span} left", err=True)

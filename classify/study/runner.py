@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wbcpipe.classify import metrics
 from wbcpipe.classify.calibrate import mean_probability
 from wbcpipe.classify.normalise import fit_normalisation
@@ -58,10 +60,22 @@ def check_settings(jobs: Sequence[Job], out: Path, study: StudyCells) -> None:
         if not is_done(folder):
             continue
         result = read_result(folder)
-        same_rows = result.arrays["test_rows"].tolist() == study.splits[job.fold].test.tolist()
-        if result.info["recipe"] != job.recipe.model_dump(mode="json") or not same_rows:
-            what = "another recipe" if same_rows else "other folds"
+        same_cells = _is_of(result, study, job.fold)
+        if result.info["recipe"] != job.recipe.model_dump(mode="json") or not same_cells:
+            what = "another recipe" if same_cells else "other cells, classes or folds"
             raise TrainingDataError(f"{folder}: this result is of {what}; give another --out, or remove it.")
+
+
+def _is_of(result: FoldResult, study: StudyCells, fold: int) -> bool:
+    split, labels = study.splits[fold], study.cells.labels
+    expected = {
+        "test_rows": split.test,
+        "test_labels": labels[split.test],
+        "held_rows": split.held,
+        "held_labels": labels[split.held],
+    }
+    same = all(np.array_equal(result.arrays[name], rows) for name, rows in expected.items())
+    return same and result.classes == study.cells.classes
 
 
 def work(

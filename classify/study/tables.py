@@ -100,8 +100,18 @@ def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
 def _class_table(rows: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     lines = ["| F1 by class | " + " | ".join(classes) + " |", "|---|" + "---|" * len(classes)]
     for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(percent(row["mean"]["f1"][one]) for one in classes) + " |")
+        lines.append(f"| {name} | " + " | ".join(_class_cells(row, classes)) + " |")
     return [*lines, ""]
+
+
+def _class_cells(row: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """``92.80 ± 1.10 (88.95 to 95.92)``: mean and deviation over folds, and the interval over cells."""
+    cells = []
+    for name in classes:
+        span = row["f1_interval"][name]
+        interval = "" if span is None else f" ({100 * span[0]:.2f} to {100 * span[1]:.2f})"
+        cells.append(percent(row["mean"]["f1"][name]) + interval)
+    return cells
 
 
 def _csv(summary: Mapping[str, Any]) -> str:
@@ -109,12 +119,16 @@ def _csv(summary: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     figures = [f"{name}_{part}" for name in _FIGURES for part in ("mean", "sd")]
     names = ("f1_calibrated", "calibration_error", "flops", "parameters", "side", "epochs")
-    classes = [f"f1_{one}" for one in summary["classes"]]
+    classes = [f"f1_{one}{part}" for one in summary["classes"] for part in ("", "_low", "_high")]
     writer.writerow(["backbone", "row", "method", "folds", *figures, *names, *classes])
     for backbone, part in summary["backbones"].items():
         for name, row in part["rows"].items():
             values = [row["mean"][key][which] for key in _FIGURES for which in ("mean", "sd")]
-            by_class = [row["mean"]["f1"][one]["mean"] for one in summary["classes"]]
+            by_class = [
+                figure
+                for one in summary["classes"]
+                for figure in (row["mean"]["f1"][one]["mean"], *(row["f1_interval"][one] or (None, None)))
+            ]
             rest = [row[key] for key in names]
             writer.writerow([backbone, name, row["method"], len(row["folds"]), *values, *rest, *by_class])
     return text.getvalue()
@@ -161,7 +175,7 @@ def _page(
                 "ece": f"{row['calibration_error']:.3f}",
                 "cost": _cost(row),
                 "best": name == part["recommended"]["best"],
-                "by_class": [percent(row["mean"]["f1"][one]) for one in summary["classes"]],
+                "by_class": _class_cells(row, summary["classes"]),
             }
             for name, row in rows.items()
         ],

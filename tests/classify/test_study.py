@@ -17,7 +17,14 @@ from click.testing import CliRunner
 from wbcpipe.classify.data import CellSet
 from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.normalise import fit_normalisation
-from wbcpipe.classify.study.compare import confidence_table, paired_difference, recommend, reliability_bins
+from wbcpipe.classify.study.cli import _Clock
+from wbcpipe.classify.study.compare import (
+    class_intervals,
+    confidence_table,
+    paired_difference,
+    recommend,
+    reliability_bins,
+)
 from wbcpipe.classify.study.jobs import group_cells, parse_settings, plan_jobs, split_cells
 from wbcpipe.classify.study.probe import jacobian_norms
 from wbcpipe.classify.study.results import FoldResult, read_results
@@ -88,9 +95,10 @@ def test_a_study_by_two_processes_one_of_which_is_killed(
     assert again.exit_code == 0, again.output
     claims = json.loads(again.stdout)["backbones"]["shufflenet"]["claims"]
     assert [claim["row"] for claim in claims] == ["mm-mimo-kd", "mm-mimo-kd", "mm-mimo", "early-fusion-kd"]
-    other = CliRunner().invoke(cli, [*words, "--set", "lr=0.001"])
-    assert isinstance(other.exception, TrainingDataError)
-    assert "another recipe" in str(other.exception)
+    for change, reason in ((("--set", "lr=0.001"), "another recipe"), (("--held", "0.3"), "other cells")):
+        other = CliRunner().invoke(cli, [*words, *change])
+        assert isinstance(other.exception, TrainingDataError)
+        assert reason in str(other.exception)
 
 
 def test_a_claim_is_one_process_at_a_time(tmp_path: Path) -> None:
@@ -190,9 +198,51 @@ def test_heads_that_read_one_input_have_a_diagonal_jacobian() -> None:
     assert (mixed > 0).all()
 
 
-def test_the_cheapest_row_within_an_error_of_the_best_is_recommended() -> None:
-    def row(f1: list[float], flops: int) -> dict[str, Any]:
-        return {"f1_calibrated": np.mean(f1), "f1_calibrated_by_fold": f1, "flops": flops, "parameters": 1}
+def test_the_jacobian_is_of_cells_from_all_over_the_store() -> None:
+    """Stores hold class after class: the first cells alone would all be of one."""
+    images = np.zeros((40, 2, 32, 32), np.uint16)
+    images[20:] = np.random.default_rng(0).integers(0, 60000, (20, 2, 32, 32))
+    cells = CellSet(**{**cells_of(None).__dict__, "images": images})
+    ends = CellSet(**{**cells.__dict__, "images": images[[0, 13, 26, 39]]})
+    network, normalisation = build_network("mm-mimo", "shufflenet_v2_x1_0", 2, 1, 2).eval(), fit_normalisation(images)
+    np.testing.assert_allclose(
+        jacobian_norms(network, cells, normalisation, most=4), jacobian_norms(network, ends, normalisation), rtol=1e-6
+    )
 
-    rows = {"late": row([0.90, 0.94], 400), "mimo": row([0.91, 0.91], 110), "single": row([0.85, 0.85], 100)}
+
+def test_intervals_of_f1_hold_it_and_shrink_with_more_cells() -> None:
+    few, many = [[8, 2, 0], [1, 9, 0], [0, 0, 0]], [[800, 200, 0], [100, 900, 0], [0, 0, 0]]
+    assert class_intervals(few)[2] is None
+    widths = []
+    for matrix in (few, many):
+        found = class_intervals(matrix)[0]
+        assert found is not None
+        assert found[0] < 16 / 19 < found[1]
+        widths.append(found[1] - found[0])
+    assert widths[0] / widths[1] == pytest.approx(10, rel=0.35)  # as the square root of the number of cells
+
+
+def test_time_left_counts_hours_beyond_a_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = plan_jobs(cells_of(None), ["early-fusion"], ["shufflenet"], 31, {"epochs": 1}, {})
+    clock = _Clock(jobs, tmp_path)
+    clock._began_s -= 3600
+    (folder := jobs[0].folder(tmp_path)).mkdir(parents=True)
+    (folder / "result.json").write_text("{}", encoding="utf-8")
+    clock(jobs[0], None)
+    assert "1/31 networks, 1 day, 6:00:00 left" in capsys.readouterr().err
+
+
+def test_the_cheapest_row_within_an_error_of_the_best_is_recommended() -> None:
+    def row(f1: dict[int, float], flops: int) -> dict[str, Any]:
+        return {"folds": list(f1), "f1_calibrated_by_fold": list(f1.values()), "flops": flops, "parameters": 1}
+
+    rows = {
+        "late": row({0: 0.90, 1: 0.94}, 400),
+        "mimo": row({0: 0.91, 1: 0.91}, 110),
+        "single": row({0: 0.85, 1: 0.85}, 100),
+    }
     assert recommend(rows) == {"best": "late", "cheapest": "mimo"}
+    ahead = rows | {"early": row({0: 0.80, 1: 0.80, 2: 0.999}, 100)}  # an easy fold that the others lack
+    assert recommend(ahead) == {"best": "late", "cheapest": "mimo"}
+    begun = {"late": rows["late"], "slow": row({2: 0.99}, 1), "mimo": rows["mimo"]}
+    assert recommend(begun) == {"best": "mimo", "cheapest": "mimo"}  # fold 0 is the one that most have
