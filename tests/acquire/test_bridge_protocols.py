@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.frames import Pass
     from wbcpipe.acquire.specimen import SpecimenPlan
-    from wbcpipe.tests.acquire.conftest import Bridged, BridgeMaker
+    from wbcpipe.tests.acquire.conftest import BridgeMaker
 
 #: Fields of the usual size on few pixels, which catch 64 times the light.
 WIDE = (
@@ -122,8 +122,9 @@ def test_the_focusing_device_is_asked(tmp_path: Path, make_bridge: BridgeMaker, 
 
 
 def test_faults_are_retried_and_a_field_that_always_fails_is_missing(
-    tmp_path: Path, bridged: Bridged, specimen: SpecimenPlan
+    tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
 ) -> None:
+    bridged = make_bridge(("camera_timeout_s = 10.0", "camera_timeout_s = 0.5"))
     sample = Sample.at(tmp_path, "S1")
     sample.path.mkdir()
     plan = AcquisitionPlan.from_scope(bridged.scope, "A")
