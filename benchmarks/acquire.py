@@ -44,6 +44,7 @@ EXPOSURE_MS = (5.0, 5.0, 5.0, 20.0)
 FIELD_BYTES = 4 * 2 * 2048 * 2048
 ROWS = {
     "floor": "floor: exposures + stage moves",
+    "core": "the core alone: bursts, frames dropped",
     "files": "the files alone, flushed",
     "burst": "wbcpipe, bursts, OME-TIFF flushed",
     "command": "wbcpipe, by command, OME-TIFF flushed",
@@ -120,6 +121,30 @@ def floor(folder: Path) -> tuple[float, float]:
         link.close()
     exposures_s = sum(EXPOSURE_MS) * FIELDS / 1000
     return exposures_s + sum(moves_s), exposures_s + sum(moves_s[1:])
+
+
+def core_alone(folder: Path) -> tuple[float, float]:
+    """Seconds of the same moves and bursts with nothing done to their frames: what the core and its camera take."""
+    del folder
+    scope = bench_scope("off")
+    link = CoreLink(scope)
+    try:
+        link.load_exposure_sequence(EXPOSURE_MS)
+        link.prepare_buffer(len(EXPOSURE_MS))
+        for index, place_um in enumerate(places_um(scope)):
+            if index == WARM:
+                start_s = time.perf_counter()
+            link.start_xy(*place_um)
+            link.wait_for((scope.stage.xy_device,), 10.0, "moving the stage")
+            link.start_sequences()
+            link.start_burst(len(EXPOSURE_MS), 10.0)
+            while link._call("is_sequence_running"):
+                time.sleep(0.0002)
+            link.stop_sequences()
+            link.end_burst(10.0)
+        return time.perf_counter() - start_s, 0.0
+    finally:
+        link.close()
 
 
 def ours(folder: Path, sequencing: str) -> tuple[float, float]:
@@ -219,6 +244,7 @@ def pymmcore_plus(folder: Path, *, keep: bool) -> tuple[float, float]:
 
 RUNS: dict[str, Callable[[Path], tuple[float, float]]] = {
     "floor": floor,
+    "core": core_alone,
     "files": files_alone,
     "burst": lambda folder: ours(folder, "on"),
     "command": lambda folder: ours(folder, "off"),
