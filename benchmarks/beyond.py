@@ -44,10 +44,7 @@ def main() -> None:
         sys.exit(f"{options.study}: no result.safetensors below it; run `wbcpipe study` first.")
     output: list[dict[str, Any]] = []
     for method, folds in found.items():
-        heads, classes = folds[0].test_logits.shape[1:]
-        names = CLASSES if classes == len(CLASSES) else tuple(f"class {k + 1}" for k in range(classes))
-        inputs = max([len(logits) for logits in folds[0].faults.values()], default=heads)
-        rows = ablations(folds, names, tuple(f"modality {m + 1}" for m in range(inputs)))
+        rows = ablations(folds, *names(options.study and options.study / method, folds[0]))
         output += [{"method": method, **vars(row)} for row in rows]
         if not options.json:
             print(f"# {method}, {len(folds)} folds\n\n{markdown(rows)}")
@@ -67,6 +64,16 @@ def results(study: Path, method: str | None) -> dict[str, list[FoldLogits]]:
             continue
         found.setdefault(name, []).append(read(path))
     return found
+
+
+def names(rows: Path | None, fold: FoldLogits) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Classes and modalities, as the study that has a row in this folder tells; numbers where nothing is told."""
+    for path in sorted(rows.glob("*/result.json")) if rows else ():
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(told["classes"]), tuple(told["modalities"])
+    heads, classes = fold.test_logits.shape[1:]
+    inputs = max([len(logits) for logits in fold.faults.values()], default=heads)
+    return tuple(f"class {k + 1}" for k in range(classes)), tuple(f"modality {m + 1}" for m in range(inputs))
 
 
 def read(path: Path) -> FoldLogits:

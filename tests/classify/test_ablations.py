@@ -92,3 +92,10 @@ def test_the_benchmark_reads_a_study(tmp_path: Path) -> None:
     assert found["ratio"] > 1
     assert {row["method"] for row in found["rows"]} == {"mm-mimo"}
     assert "zeros modality 3" in {row["variant"] for row in found["rows"]}
+
+    told = {"classes": ["G1", "G2", "S", "M", "rare"], "modalities": ["bright", "dark", "dna"]}
+    (place / "result.json").write_text(json.dumps(told), encoding="utf-8")
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=True)
+    assert "zeros dna" in done.stdout
+    assert "G1" in done.stdout
+    assert "NEU" not in done.stdout
