@@ -29,6 +29,8 @@ BACKBONE_NAMES: Final = {"shufflenet": "shufflenet_v2_x1_0", "resnet34": "resnet
 #: Cost of an epoch against that of a network which reads one modality; with teachers to ask, against one without.
 _COST: Final = {"single": 1.0, "late-fusion": 0.01}
 _TAUGHT: Final = 1.6
+#: Recipe keys that no variant has for itself: cells are cut once for all rows, and a backbone is a table of its own.
+_SHARED: Final = ("side", "backbone")
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,16 @@ def plan_jobs(
         variants: row name to recipe keys, ``method`` among them.
 
     Raises:
-        ConfigError: a name or a recipe key is not known.
+        ConfigError: a name or a recipe key is not known, or a variant's key is one that all rows share.
     """
     rows: dict[str, dict[str, Any]] = {name: {"method": name} for name in methods if name != "single"}
     for name, keys in variants.items():
         if name in rows or name in cells.modalities or not name.replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"variant {name!r}: choose a name of its own, of letters, digits, '-' and '_'.")
+        _check_variant(name, keys, cells.modalities)
         rows[name] = dict(keys)
-    taught = {name for name, keys in rows.items() if str(keys.get("method")).endswith("-kd")}
-    singles = cells.modalities if "single" in methods or taught or "late-fusion" in rows else ()
+    built = {name for name, keys in rows.items() if _is_built_on_singles(_method(keys))}
+    singles = cells.modalities if "single" in methods or built else ()
     jobs = []
     for backbone in backbones:
         for fold in range(folds):
@@ -127,10 +130,27 @@ def plan_jobs(
                 jobs.append(Job(backbone, modality, fold, recipe))
             for name, keys in rows.items():
                 recipe = _recipe(keys, backbone, settings)
-                needs = singles if name in taught or recipe.method == "late-fusion" else ()
-                jobs.append(Job(backbone, name, fold, recipe, tuple(needs)))
+                jobs.append(Job(backbone, name, fold, recipe, tuple(singles) if name in built else ()))
     # Fold by fold, so that a study that is broken off has whole ones; in each, teachers before those they teach.
     return sorted(jobs, key=lambda job: (job.fold, bool(job.needs), -job.cost))
+
+
+def _method(keys: Mapping[str, Any]) -> str:
+    return str(keys.get("method", Recipe().method))
+
+
+def _is_built_on_singles(method: str) -> bool:
+    return method == "late-fusion" or method.endswith("-kd")
+
+
+def _check_variant(name: str, keys: Mapping[str, Any], modalities: Sequence[str]) -> None:
+    """Refuse what would fail, or be told wrong, only when the networks that it builds on have been trained."""
+    method = _method(keys)
+    for key in (*_SHARED, *(("normalise",) if _is_built_on_singles(method) else ())):
+        if key in keys:
+            raise ConfigError(f"variant {name!r}: {key} is one for the rows that it is compared with or built on.")
+    if method == "single" and keys.get("modality") not in modalities:
+        raise ConfigError(f"variant {name!r}: modality {keys.get('modality')!r} is none of {', '.join(modalities)}.")
 
 
 def _recipe(keys: Mapping[str, Any], backbone: str, settings: Mapping[str, Any]) -> Recipe:
@@ -139,7 +159,7 @@ def _recipe(keys: Mapping[str, Any], backbone: str, settings: Mapping[str, Any])
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"recipe of {keys.get('method')}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"recipe of {_method(content)}: {' '.join(str(error).split())}") from error
 
 
 def group_cells(cells: CellSet, by: str, folds: int) -> tuple[NDArray[np.int64], str]:

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["confidence_plot", "f1_plot", "jacobian_plot", "reliability_plot"]
+    from numpy.typing import NDArray
+
+__all__ = ["confidence_plot", "f1_plot", "jacobian_plot", "jacobian_shares", "reliability_plot"]
 
 _GREY = "0.35"
 
@@ -61,10 +63,16 @@ def confidence_plot(row: Mapping[str, Any]) -> str:
     return _svg(figure)
 
 
+def jacobian_shares(row: Mapping[str, Any]) -> NDArray[np.float64]:
+    """How much each head depends on each input, (H, M): the norms of its Jacobian over their sum."""
+    norms = np.array(row["jacobian"], dtype=np.float64)
+    shares: NDArray[np.float64] = norms / norms.sum(axis=1, keepdims=True)
+    return shares
+
+
 def jacobian_plot(row: Mapping[str, Any]) -> str:
     """How much each head depends on each input: rows of the Jacobian's norms, as shares."""
-    norms = np.array(row["jacobian"])
-    share = norms / norms.sum(axis=1, keepdims=True)
+    share = jacobian_shares(row)
     figure = Figure(figsize=(0.8 * share.shape[1] + 1.6, 0.6 * share.shape[0] + 1.4))
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,8 +89,3 @@ def read_results(out: Path) -> dict[str, dict[str, list[FoldResult]]]:
         for folds in rows.values():
             folds.sort(key=lambda one: int(one.info["fold"]))
     return found
-
-
-def settings_text(content: dict[str, Any]) -> str:
-    """Canonical JSON, to compare."""
-    return json.dumps(content, sort_keys=True)

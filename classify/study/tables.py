@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from wbcpipe.classify.ablations import FoldLogits, ablations, markdown
 from wbcpipe.classify.study.compare import reliability_bins, summarise_study
-from wbcpipe.classify.study.plots import confidence_plot, f1_plot, jacobian_plot, reliability_plot
+from wbcpipe.classify.study.plots import confidence_plot, f1_plot, jacobian_plot, jacobian_shares, reliability_plot
 from wbcpipe.samples import write_atomic
 
 if TYPE_CHECKING:
@@ -80,10 +80,14 @@ def _markdown(summary: Mapping[str, Any]) -> str:
         chosen = part["recommended"]
         lines += [
             "",
-            f"Highest F1: {chosen['best']}. Cheapest within a standard error of it: {chosen['cheapest']}.",
+            f"Highest F1 of calibrated heads: {chosen['best']}. Cheapest within a standard error of it: "
+            f"{chosen['cheapest']}.",
             "",
         ]
         lines += _class_table(rows, summary["classes"])
+        for name, row in rows.items():
+            if len(row.get("heads", ())) > 1:
+                lines += _head_tables(name, row)
     return "\n".join(lines) + "\n"
 
 
@@ -112,6 +116,19 @@ def _class_cells(row: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
         interval = "" if span is None else f" ({100 * span[0]:.2f} to {100 * span[1]:.2f})"
         cells.append(percent(row["mean"]["f1"][name]) + interval)
     return cells
+
+
+def _head_tables(name: str, row: Mapping[str, Any]) -> list[str]:
+    """The numbers of the paper's Figure 4 and of the Jacobian: percent, a column for each head."""
+    table, heads = row["confidence"], row["heads"]
+    lines = [f"| {name}: confidence (right) of head | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for given, sure, right in zip(table["inputs"], table["confidence"], table["accuracy"], strict=True):
+        figures = [f"{100 * one:.1f} ({100 * two:.1f})" for one, two in zip(sure, right, strict=True)]
+        lines.append(f"| {'all inputs' if given == 'all' else given + ' alone'} | " + " | ".join(figures) + " |")
+    lines += ["", f"| {name}: dependence of head, % | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for given, shares in zip(row["inputs"], jacobian_shares(row).T, strict=True):
+        lines.append(f"| on {given} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + " |")
+    return [*lines, ""]
 
 
 def _csv(summary: Mapping[str, Any]) -> str:

@@ -90,6 +90,7 @@ def test_a_study_by_two_processes_one_of_which_is_killed(
     page = (out / "study.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 1 + 1 + 2 * 4  # F1 and reliability; two for each row of several heads
     assert "Nadeau" in page
+    _figure_4_is_told_in_numbers(out, results["mm-mimo"])
 
     again = CliRunner().invoke(cli, [*words, "--tables-only", "--json"])
     assert again.exit_code == 0, again.output
@@ -99,6 +100,15 @@ def test_a_study_by_two_processes_one_of_which_is_killed(
         other = CliRunner().invoke(cli, [*words, *change])
         assert isinstance(other.exception, TrainingDataError)
         assert reason in str(other.exception)
+
+
+def _figure_4_is_told_in_numbers(out: Path, folds: list[FoldResult]) -> None:
+    parts = (out / "study.md").read_text(encoding="utf-8").split("| mm-mimo: ")[1:]
+    told = [part.split("\n\n")[0] for part in parts]
+    assert [part.count("\n| ") for part in told] == [1 + 3, 3]  # all inputs and each alone; each input
+    shares = [float(line.split("|")[2]) for line in told[1].splitlines() if line.startswith("| on ")]
+    norms = np.mean([fold.arrays["jacobian"] for fold in folds], axis=0)[0]
+    assert shares == pytest.approx(100 * norms / norms.sum(), abs=0.051)
 
 
 def test_a_claim_is_one_process_at_a_time(tmp_path: Path) -> None:
@@ -156,6 +166,29 @@ def test_jobs_come_after_those_they_need_and_unknown_keys_are_refused() -> None:
         plan_jobs(cells_of(None), ["mm-mimo"], ["shufflenet"], 2, {}, {"x": {"method": "mm-mimo"}})
     with pytest.raises(ConfigError, match="not key=value"):
         parse_settings("repetition")
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"method": "mm-mimo", "side": 64}, "side is one for"),
+        ({"method": "mm-mimo", "backbone": "resnet34"}, "backbone is one for"),
+        ({"method": "mm-mimo-kd", "normalise": "fixed"}, "normalise is one for"),
+        ({"method": "single", "modality": "z"}, "'z' is none of x, y"),
+    ],
+)
+def test_a_variant_that_cannot_be_compared_or_built_is_refused_before_anything_is_trained(
+    keys: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        plan_jobs(cells_of(None), ["single"], ["shufflenet"], 2, {}, {"v": keys})
+
+
+def test_a_variant_of_late_fusion_has_its_single_modalities_trained() -> None:
+    variants = {"late": {"method": "late-fusion"}, "own": {"method": "mm-mimo", "normalise": "fixed"}}
+    jobs = plan_jobs(cells_of(None), ["mm-mimo"], ["shufflenet"], 2, {}, variants)
+    needs = {job.name: job.needs for job in jobs}
+    assert needs == {"x": (), "y": (), "mm-mimo": (), "own": (), "late": ("x", "y")}
 
 
 def test_the_paired_test_is_that_of_nadeau_and_bengio() -> None:
