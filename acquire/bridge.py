@@ -26,10 +26,20 @@ from wbcpipe.errors import CoreLostError, DeviceTimeoutError, HardwareError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BridgedCore", "java_message"]
+__all__ = ["BridgedCore", "hindrance", "java_message"]
 
-#: These last as long as a device does; whoever calls them sets the deadline. They go over the second socket.
-_BLOCKING: Final = frozenset({"snap_image", "full_focus", "incremental_focus", "wait_for_device", "wait_for_system"})
+#: These last as long as the camera does; whoever calls them sets the deadline. They go over a socket of their own.
+_EXPOSING: Final = frozenset({"snap_image", "start_sequence_acquisition", "stop_sequence_acquisition"})
+#: The same for the focusing device: while one of these hangs, the camera must still answer, to focus by images instead.
+_FOCUSING: Final = frozenset(
+    {
+        "full_focus",
+        "incremental_focus",
+        "enable_continuous_focus",
+        "is_continuous_focus_locked",
+        "set_auto_focus_offset",
+    }
+)
 _HOST: Final = "127.0.0.1"
 #: How often a call that has not come back makes sure that Micro-Manager is still there.
 _PROBE_S: Final = 0.5
@@ -68,35 +78,48 @@ class BridgedCore:
     """
 
     def __init__(self, port: int, client: Client, *, connect_timeout_s: float, call_timeout_s: float) -> None:
-        if not _listens(port):
-            raise HardwareError("nothing listens there")
-        _greet(port, connect_timeout_s)
+        if why := hindrance(port, connect_timeout_s):
+            raise HardwareError(why)
         self.port = port
         self._client = client
         self._timeout_s = call_timeout_s
         self._lost = False
         self._main = _Line(lambda: client.core(new_socket=False), f"wbcpipe-bridge-{port}")
-        self._blocking = self._main
+        self._exposing = self._main
+        self._focusing: _Line | None = None
+        self._connect_timeout_s = connect_timeout_s
         try:
             self._ask(self._main, lambda core: core.get_version_info(), connect_timeout_s, "the first call")
-            self._open_second(connect_timeout_s)
+            self._exposing = self._open_another("exposing") or self._main
         except BaseException:
             self.close()
             raise
         # Before pyjavaz's own handlers, which were registered first and would wait for ever for one that hangs.
         atexit.register(self.close)
 
-    def _open_second(self, timeout_s: float) -> None:
+    def _open_another(self, purpose: str) -> _Line | None:
         """A socket for calls that block, so that the shutter can be closed meanwhile; without one they block all."""
-        line = _Line(lambda: self._client.core(new_socket=True), f"wbcpipe-bridge-{self.port}-blocking")
+        line = _Line(lambda: self._client.core(new_socket=True), f"wbcpipe-bridge-{self.port}-{purpose}")
         try:
-            self._ask(line, lambda core: core.get_version_info(), timeout_s, "the second socket")
+            self._ask(line, lambda core: core.get_version_info(), self._connect_timeout_s, f"a socket for {purpose}")
         except CoreLostError:
             raise
         except Exception:  # noqa: BLE001 - pyjavaz raises nothing narrower; the port may be another program's
             line.abandon()
-        else:
-            self._blocking = line
+            return None
+        return line
+
+    def _line(self, name: str) -> _Line:
+        """The socket for a call."""
+        if name in _FOCUSING:
+            if self._focusing is None:
+                self._focusing = self._open_another("focusing") or self._exposing
+            return self._focusing
+        if name in _EXPOSING:
+            return self._exposing
+        if name == "set_shutter_open" and self._exposing is not self._main and self._main.hangs():
+            return self._exposing  # another device must not keep the light on
+        return self._main
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
@@ -111,8 +134,8 @@ class BridgedCore:
                     for argument in sent:
                         _release(argument)
 
-            blocks = name in _BLOCKING
-            return self._ask(self._blocking if blocks else self._main, run, None if blocks else self._timeout_s, name)
+            timeout_s = None if name in _EXPOSING | _FOCUSING else self._timeout_s
+            return self._ask(self._line(name), run, timeout_s, name)
 
         return call
 
@@ -140,8 +163,8 @@ class BridgedCore:
                 break
             if left_s == _PROBE_S and not _listens(self.port):
                 self._lost = True
-                self._main.abandon()
-                self._blocking.abandon()
+                for each in self._lines():
+                    each.abandon()
                 raise self._gone()
             if deadline is not None and time.monotonic() >= deadline:
                 answer.cancel()
@@ -162,13 +185,17 @@ class BridgedCore:
     def close(self) -> None:
         """Give the core back to Micro-Manager, whose devices stay as they are; may be called twice."""
         atexit.unregister(self.close)
-        answers = self._main.close()
-        if self._blocking is not self._main:
+        answers = True
+        for line in self._lines():
             if answers:
-                self._blocking.close()
+                answers = line.close() or line is not self._main
             else:
-                self._blocking.abandon()
+                line.abandon()
         self._lost = True
+
+    def _lines(self) -> list[_Line]:
+        """Each open socket once, the main one first."""
+        return list(dict.fromkeys(line for line in (self._main, self._exposing, self._focusing) if line is not None))
 
 
 class _Line:
@@ -185,12 +212,17 @@ class _Line:
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
+    def hangs(self) -> bool:
+        """Whether a call has not come back; one that is about to is waited for."""
+        if self._last is None or self._last.done():
+            return False
+        concurrent.futures.wait([self._last], timeout=_GRACE_S)
+        return not self._last.done()
+
     def begin(self, call: Callable[[Any], Any], doing: str) -> concurrent.futures.Future[Any]:
         """Hand a call over; refused while one before it hangs."""
-        if self._last is not None and not self._last.done():
-            concurrent.futures.wait([self._last], timeout=_GRACE_S)
-            if not self._last.done():
-                raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in Micro-Manager; restart the device.")
+        if self.hangs():
+            raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in Micro-Manager; restart the device.")
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._last = answer
         self._todo.put((call, answer))
@@ -244,6 +276,17 @@ class _Line:
         if self._last is not None:
             concurrent.futures.wait([self._last], timeout=_CLOSE_S)
         given_up.discard(bridge.port)  # another Micro-Manager may come to listen there
+
+
+def hindrance(port: int, timeout_s: float) -> str:
+    """Why no Micro-Manager answers on a port, in a few words; empty if one does."""
+    if not _listens(port):
+        return "nothing listens there"
+    try:
+        _greet(port, timeout_s)
+    except HardwareError as error:
+        return str(error)
+    return ""
 
 
 def java_message(text: str) -> str:

@@ -366,6 +366,8 @@ class Reliability(_Part):
             0 for no deadline. ``--deadline`` may end it sooner, never later.
         crashes_per_field: a field at which a driver crashed, hung or lost the core so often is recorded as missing.
         restarts_in_a_row: of the process that drives the devices, without a field taken between them; ends the run.
+        micromanager_return_min: with ``bridge``, how long a Micro-Manager that is gone is waited for; its user starts
+            it again, not wbcpipe.
     """
 
     move_timeout_s: Positive = 30.0
@@ -377,6 +379,7 @@ class Reliability(_Part):
     slide_deadline_min: NotNegative = 0.0
     crashes_per_field: Annotated[int, Field(ge=1, le=10)] = 2
     restarts_in_a_row: Annotated[int, Field(ge=0, le=100)] = 3
+    micromanager_return_min: NotNegative = 10.0
 
 
 class LightCheck(_Part):

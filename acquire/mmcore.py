@@ -94,15 +94,17 @@ class CoreLink:
 
     Args:
         scope: which backend, folder and .cfg.
+        take_over: a process that died may have left the camera of a running Micro-Manager in a burst: end it.
 
     Attributes:
         found_lit: the shutter stood open before this link closed it.
 
     Raises:
-        HardwareError: the core or a device could not be loaded, or this process holds a core already.
+        HardwareError: the core or a device could not be loaded, or this process holds a core already; or the camera of
+            a running Micro-Manager is in use, and it is not taken over.
     """
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, *, take_over: bool = False) -> None:
         self.found_lit = False
         if _open:
             raise HardwareError("this process drives a microscope already; close it first, or use another process.")
@@ -114,9 +116,11 @@ class CoreLink:
         self.sequences = SequenceMemory()
         self._shutter = scope.light.shutter_device
         self._auto_shutter = False
-        self._core: Any = self._load() if self._headless else self._reach()
+        self._core: Any = self._load() if self._headless else self._reach(take_over=take_over)
         _open.append(self)
         try:
+            if take_over:
+                self._end_what_runs()
             self._call("set_timeout_ms", int(scope.reliability.move_timeout_s * 1000))
             self._assign_roles()
         except BaseException:
@@ -145,7 +149,7 @@ class CoreLink:
                 "needs the pymmcore with that fourth version number. `wbcpipe doctor` looks closer."
             ) from error
 
-    def _reach(self) -> Any:
+    def _reach(self, *, take_over: bool) -> Any:
         port = self._scope.micromanager.port
         policy = self._scope.reliability
         try:
@@ -161,7 +165,7 @@ class CoreLink:
                 "server on port', or use backend 'headless'."
             ) from error
         try:
-            if core.is_sequence_running():
+            if not take_over and core.is_sequence_running():
                 raise HardwareError(
                     f"Micro-Manager on port {port} is in live view or in an acquisition of its own; stop that first."
                 )
@@ -169,6 +173,13 @@ class CoreLink:
             core.close()
             raise
         return core
+
+    def _end_what_runs(self) -> None:
+        """Darkness first, whatever the camera answers then; while it runs, no role can be given to a device."""
+        if self._shutter:
+            self._call("set_shutter_device", self._shutter)
+            self.set_shutter(is_open=False)
+        self.end_burst(self._scope.reliability.camera_timeout_s)
 
     def _assign_roles(self) -> None:
         self._call("set_camera_device", self._scope.camera.device)

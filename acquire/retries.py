@@ -85,13 +85,13 @@ class Retries:
             raise error
         self._sample.log("retry", **where, reason=str(error))
         if attempt >= _REINITIALISE_AFTER:
-            self._progress(f"loading the devices anew: {error}")
+            self._progress(f"setting the devices up anew: {error}")
             try:
                 self._microscope.reinitialise()
             except CoreLostError:
                 raise
             except HardwareError as changed:
-                raise CoreLostError(f"after loading the devices anew: {changed}") from error
+                raise CoreLostError(f"after setting the devices up anew: {changed}") from error
             self._sample.log("reinitialised", **where)
         self._stop.wait(self._policy.retry_wait_s)
         self.check_stop()

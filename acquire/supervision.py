@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Reliability, Scope
 
-__all__ = ["RestartPolicy", "Verdict", "death_of", "make_dark"]
+__all__ = ["RestartPolicy", "Verdict", "darkness", "death_of", "make_dark"]
 
 #: How long a process may take to load the core and close the shutter.
 _DARK_S: Final = 60.0
@@ -107,11 +107,18 @@ def make_dark(scope: Scope) -> str:
     return told if process.exitcode == 0 else told or f"the process died ({death_of(process.exitcode)})"
 
 
+def darkness(hindrance: str) -> str:
+    """What came of `make_dark`, as a sentence for people."""
+    if not hindrance:
+        return "The shutter is closed."
+    return f"It is not sure that the shutter is closed ({hindrance.rstrip('.')}): look at it."
+
+
 def _dark_main(scope: Scope, pipe: Connection) -> None:
     from wbcpipe.acquire.mmcore import CoreLink
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        CoreLink(scope).close()  # opening closes the shutter, and so does closing
+        CoreLink(scope, take_over=True).close()  # opening closes the shutter, and so does closing
     except WbcpipeError as error:
         pipe.send(str(error))

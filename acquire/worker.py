@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import wbcpipe.errors
-from wbcpipe.acquire.supervision import RestartPolicy, death_of, make_dark
+from wbcpipe.acquire.comeback import Comeback
+from wbcpipe.acquire.supervision import RestartPolicy, darkness, death_of, make_dark
 from wbcpipe.errors import (
     CoreLostError,
     DeviceCrashError,
@@ -54,6 +55,8 @@ __all__ = [
 #: How long a child may take to end by itself: a frame, the fields in its buffers, the devices' unloading.
 _END_S: Final = 20.0
 _LOCK_WAIT_S: Final = 15.0
+#: How often a wait for Micro-Manager is told of.
+_REMIND_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,8 @@ class AcquisitionWorker:
         self._is_dark = False
         #: The core was lost and no field was begun since.
         self._lost: _Death | None = None
+        #: A running Micro-Manager that is gone, with the death that told of it, while it is waited for.
+        self._awaited: tuple[Comeback, _Death] | None = None
 
     def __enter__(self) -> Self:
         self._start()
@@ -250,6 +255,8 @@ class AcquisitionWorker:
 
     def next_event(self, timeout_s: float) -> WorkerEvent | None:
         """The next thing that happens, or ``None`` after ``timeout_s`` of silence. Raises as `events` does."""
+        if self._awaited is not None:
+            return self._await(*self._awaited)
         while self._pipe.poll(timeout_s):
             try:
                 message = self._pipe.recv()
@@ -335,20 +342,40 @@ class AcquisitionWorker:
             raise type(death.error)(f"{death.error} {self._end_in_the_dark(death.text)}") from death.error
         self._log("restarted", field=verdict.field, reason=death.text)
         self._pipe.close()
+        fate = "" if verdict.field is None else "; it is recorded missing" if verdict.give_up else "; it is tried again"
+        if self.request.scope.micromanager.backend == "bridge":
+            comeback = Comeback(self.request.scope, self.request.deadline_s)
+            if not comeback.look():
+                self._log("waiting_for_micromanager", reason=comeback.hindrance)
+                self._awaited = comeback, death
+                at_field = "" if verdict.field is None else f". Field {verdict.field} was being taken{fate}"
+                return Progress(comeback.request + at_field) if comeback.left_s else self._await(comeback, death)
+        self._begin_again()
+        return Progress(f"{death.text}{where}: started again{fate}")
+
+    def _begin_again(self) -> None:
         self._start()  # on opening it closes the shutter before all else
         if self._wanted:
             self.want(self._wanted)
-        fate = "" if verdict.field is None else "; it is recorded missing" if verdict.give_up else "; it is tried again"
-        return Progress(f"{death.text}{where}: started again{fate}")
+
+    def _await(self, comeback: Comeback, death: _Death) -> Progress:
+        """Wait for Micro-Manager to come back, and go on; raise when it was waited for long enough."""
+        if comeback.wait(_REMIND_S):
+            self._awaited = None
+            self._log("micromanager_is_back")
+            self._begin_again()
+            return Progress("Micro-Manager answers again: going on")
+        if comeback.left_s:
+            return Progress(comeback.request)
+        self._awaited = None
+        raise type(death.error)(f"{death.error} {self._end_in_the_dark(death.text)}") from death.error
 
     def _end_in_the_dark(self, reason: str) -> str:
         """Close the shutter that a dead child may have left open; says in words whether that was done."""
         self._is_dark = True
         hindrance = make_dark(self.request.scope)
         self._log("ended", reason=reason, shutter="closed" if not hindrance else f"not known to be closed: {hindrance}")
-        if not hindrance:
-            return "The shutter is closed."
-        return f"It is not sure that the shutter is closed ({hindrance.rstrip('.')}): look at it."
+        return darkness(hindrance)
 
     def _log(self, event: str, **details: Any) -> None:
         with contextlib.suppress(FileNotFoundError):  # a child that died before it made the sample's folder

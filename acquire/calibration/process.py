@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import wbcpipe.errors
+from wbcpipe.acquire.supervision import darkness, death_of, make_dark
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError, InterruptedRunError, WbcpipeError
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ def run_calibration(
             try:
                 message = here.recv()
             except EOFError:
-                process.join(_END_S)
                 raise DeviceCrashError(
-                    f"the calibration's process died ({_ending(process)}): a device driver crashed. Run `wbcpipe "
-                    f"doctor --scope {request.scope.name}` to see which device it is."
+                    f"the calibration's process died ({_ended(process)}): a device driver crashed. "
+                    f"{darkness(make_dark(request.scope))} Run `wbcpipe doctor --scope {request.scope.name}` to see "
+                    "which device it is."
                 ) from None
             if isinstance(message, _Failed):
                 raise getattr(wbcpipe.errors, message.name, HardwareError)(message.text)
@@ -126,21 +127,23 @@ def run_calibration(
                 continue
             return message  # type: ignore[no-any-return]
         process.kill()
-        raise DeviceTimeoutError(f"the microscope gave no sign for {quiet_s:.0f} s; restart its devices.")
+        _ended(process)
+        raise DeviceTimeoutError(
+            f"the microscope gave no sign for {quiet_s:.0f} s; restart its devices. {darkness(make_dark(request.scope))}"
+        )
     finally:
         here.close()  # the child sees it before its next frame, closes the shutter and ends
-        process.join(_END_S)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        if process.is_alive() and _ended(process) != "exit code 0":
+            make_dark(request.scope)
 
 
-def _ending(process: BaseProcess) -> str:
-    code = process.exitcode
-    try:
-        return signal.Signals(-(code or 0)).name
-    except ValueError:
-        return f"exit code {code}"
+def _ended(process: BaseProcess) -> str:
+    """Have a process end, and say how it did."""
+    process.join(_END_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return death_of(process.exitcode)
 
 
 def _child_main(request: CalibrationRequest, pipe: Connection) -> None:

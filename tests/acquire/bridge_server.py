@@ -1,7 +1,7 @@
 """The Java side of pycromanager's bridge, on the real compiled core: stands for a running Micro-Manager.
 
 Run as ``python bridge_server.py CFG [--port P]``; the port is printed when the devices are loaded, and the process ends
-when its standard input is closed, so with its parent. Micro-Manager itself is a Java program with a window; here the
+when its standard input is closed, so with its parent. Lines on it order faults: see `bridge_faults`. Micro-Manager itself is a Java program with a window; here the
 same MMCore is loaded through pymmcore. No client code is imported: what a client sees is only what comes over the
 socket.
 
@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 import mm_test_adapters
 import pymmcore
 import zmq
+from bridge_faults import Faults  # type: ignore[import-not-found]  # beside this script
 from bridge_java import (  # type: ignore[import-not-found]  # beside this script
     CONSTRUCTIBLE,
     CORE,
@@ -55,8 +56,8 @@ class Server:
     base = DEFAULT_PORT
     ids = itertools.count(0x1A2B3C01)
 
-    def __init__(self, core: Any, *, main: bool = False) -> None:
-        self.core, self.main = core, main
+    def __init__(self, core: Any, faults: Faults, *, main: bool = False) -> None:
+        self.core, self.faults, self.main = core, faults, main
         self.objects: dict[str, JavaObject] = {}
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
         self.port = self._bind()
@@ -169,7 +170,7 @@ class Server:
             value = []
         home = self
         if request.get("new-port"):
-            home = Server(self.core)
+            home = Server(self.core, self.faults)
         reply = home._registered(JavaObject(wanted, value))
         if home is not self:
             home.thread.start()
@@ -204,7 +205,8 @@ class Server:
         arguments = self._arguments(request)
         try:
             if target.java_class is CORE:
-                result = call_core(target.value, name, arguments)
+                arguments, busy = self.faults.strike(name, arguments)
+                result = busy or call_core(target.value, name, arguments)
             elif isinstance(target.value, list):
                 result = call_vector(target.value, name, arguments)
             else:
@@ -256,12 +258,13 @@ def main() -> None:
     core.setDeviceAdapterSearchPaths([str(mm_test_adapters.device_adapter_path())])
     core.loadSystemConfiguration(options.config)
     Server.base = options.port
-    server = Server(core, main=True)
+    faults = Faults(core)
+    server = Server(core, faults, main=True)
     server.thread.start()
     print(server.port, flush=True)
     # Whoever started this holds the other end: it is closed when that process ends, however it does.
-    while sys.stdin.read(1):
-        pass
+    for line in sys.stdin:
+        print(faults.order(line.strip()), flush=True)
     os._exit(0)  # threads wait for ever in a socket or a driver
 
 

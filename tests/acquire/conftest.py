@@ -110,6 +110,14 @@ class Bridged:
     process: subprocess.Popen[str]
     port: int
 
+    def order(self, line: str) -> str:
+        """Order a fault, or ask; see `bridge_faults`."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(10)
