@@ -128,9 +128,8 @@ def run_calibration(
             return message  # type: ignore[no-any-return]
         process.kill()
         _ended(process)
-        raise DeviceTimeoutError(
-            f"the microscope gave no sign for {quiet_s:.0f} s; restart its devices. {darkness(make_dark(request.scope))}"
-        )
+        dark = darkness(make_dark(request.scope))
+        raise DeviceTimeoutError(f"the microscope gave no sign for {quiet_s:.0f} s; restart its devices. {dark}")
     finally:
         here.close()  # the child sees it before its next frame, closes the shutter and ends
         if process.is_alive() and _ended(process) != "exit code 0":

@@ -1,11 +1,11 @@
 """Faults of devices on the far side of the bridge, told to `bridge_server` by lines on its standard input.
 
-    hang NAME COUNT          the next COUNT calls of the core's NAME do not come back before ``heal``
-    fail NAME COUNT TEXT     they throw TEXT
-    busy LABEL               device LABEL is busy until it is told to stop
-    short COUNT              the next COUNT bursts give one frame less
-    heal                     nothing fails from here on; what hung comes back
-    shutter                  answers whether the shutter is open
+hang NAME COUNT SECONDS  the next COUNT calls of the core's NAME come back so much later, or after ``heal``
+fail NAME COUNT TEXT     they throw TEXT
+busy LABEL               device LABEL is busy until it is told to stop
+short COUNT              the next COUNT bursts give one frame less
+heal                     nothing fails from here on; what hung comes back
+shutter                  answers whether the shutter is open
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Faults:
         self._core = core
         self._lock = threading.Lock()
         self._healed = threading.Event()
-        self._hang: dict[str, int] = {}
+        self._hang: dict[str, tuple[int, float]] = {}
         self._fail: dict[str, tuple[int, str]] = {}
         self._busy: set[str] = set()
         self._short = 0
@@ -31,7 +31,7 @@ class Faults:
         word, *rest = line.split(" ", 3)
         with self._lock:
             if word == "hang":
-                self._hang[rest[0]] = int(rest[1])
+                self._hang[rest[0]] = (int(rest[1]), float(rest[2]))
             elif word == "fail":
                 self._fail[rest[0]] = (int(rest[1]), rest[2])
             elif word == "busy":
@@ -56,24 +56,17 @@ class Faults:
         """
         with self._lock:
             healed = self._healed
-            hangs = self._due(self._hang, name)
+            late, seconds = self._hang.get(name, (0, 0.0))
             left, text = self._fail.get(name, (0, ""))
-            if left:
-                self._fail[name] = (left - 1, text)
+            self._hang[name], self._fail[name] = (max(late - 1, 0), seconds), (max(left - 1, 0), text)
             if name == "stop":
                 self._busy -= set(arguments)
             if name == "startSequenceAcquisition" and self._short:
                 self._short -= 1
                 arguments = [arguments[0] - 1, *arguments[1:]]
             busy = name == "deviceBusy" and arguments[0] in self._busy
-        if hangs:
-            healed.wait()
+        if late:
+            healed.wait(seconds)
         if left:
             raise RuntimeError(text)
         return arguments, busy
-
-    @staticmethod
-    def _due(counts: dict[str, int], name: str) -> bool:
-        left = counts.get(name, 0)
-        counts[name] = max(left - 1, 0)
-        return left > 0

@@ -1,9 +1,9 @@
 """The Java side of pycromanager's bridge, on the real compiled core: stands for a running Micro-Manager.
 
 Run as ``python bridge_server.py CFG [--port P]``; the port is printed when the devices are loaded, and the process ends
-when its standard input is closed, so with its parent. Lines on it order faults: see `bridge_faults`. Micro-Manager itself is a Java program with a window; here the
-same MMCore is loaded through pymmcore. No client code is imported: what a client sees is only what comes over the
-socket.
+when its standard input is closed, so with its parent. Lines on it order faults: see `bridge_faults`. Micro-Manager
+itself is a Java program with a window; here the same MMCore is loaded through pymmcore. No client code is imported:
+what a client sees is only what comes over the socket.
 
 The protocol is that of Micro-Manager's ZMQ server 5.1.0: a request and its reply are one JSON text each, followed by
 pairs of (4-byte id, bytes) for the arrays in it. A server answers one request at a time; an object asked for with

@@ -1,8 +1,7 @@
-"""Whole runs over the bridge: the same files as headless, and a Micro-Manager that dies in the middle."""
+"""Whole runs over the bridge: the same files as headless."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,7 @@ from wbcpipe.acquire.doctor import check_live
 from wbcpipe.acquire.frames import fields_on_disk, read_field, read_info
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.session import AcquisitionSession
-from wbcpipe.acquire.worker import AcquisitionRequest, AcquisitionWorker, FieldTaken
-from wbcpipe.errors import DeviceCrashError
+from wbcpipe.acquire.worker import AcquisitionRequest, AcquisitionWorker
 from wbcpipe.samples import Sample
 
 if TYPE_CHECKING:
@@ -110,34 +108,3 @@ def test_a_real_camera_writes_the_same_files_over_the_bridge(tmp_path: Path, mak
     frames = content(samples[0])[0][0]
     assert all(np.ptp(frame) > 0 for frame in frames)
     assert frames[3].max() > 40_000, "beyond what a Java short holds"
-
-
-def test_a_micro_manager_that_dies_in_a_run_ends_it_and_the_run_goes_on_with_a_new_one(
-    tmp_path: Path, bridged: Bridged, specimen: SpecimenPlan
-) -> None:
-    sample, unbroken = Sample.at(tmp_path, "S1"), Sample.at(tmp_path, "unbroken")
-    plan = AcquisitionPlan.from_scope(bridged.scope, "A")
-    taken = []
-    with AcquisitionWorker(AcquisitionRequest(sample, bridged.scope, plan, specimen)) as worker:
-        worker.want(25)
-        began_s = time.monotonic()
-
-        def go_on() -> None:
-            for event in worker.events():
-                if isinstance(event, FieldTaken):
-                    taken.append(event.index)
-                    if event.index == 1:
-                        bridged.kill()
-
-        with pytest.raises(DeviceCrashError, match=r"is gone: it was closed, or a device driver crashed it") as caught:
-            go_on()
-    assert time.monotonic() - began_s < 60
-    assert caught.value.exit_code == 28
-    kept = list(fields_on_disk(sample.raw_path()))
-    assert kept == list(range(len(kept)))
-    assert set(taken) <= set(kept)
-    assert 2 <= len(kept) < 25
-    bridged.restart()
-    take(sample, bridged.scope, len(kept) + 1, specimen)
-    take(unbroken, bridged.headless, len(kept) + 1, specimen)
-    assert_same_files([sample, unbroken], len(kept) + 1)
