@@ -16,7 +16,7 @@ from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.pictures import Source, digest, find_sources, order_classes, read_rgb, read_stack
 from wbcpipe.segment.quality import focus_measure
 from wbcpipe.segment.resample import centred_crop
-from wbcpipe.segment.stain import density_channel
+from wbcpipe.segment.stain import background_colour, density_channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -229,7 +229,8 @@ def _block(picture: NDArray[np.uint16], label: str, index: int, names: tuple[str
         picture = np.concatenate([picture, density_channel(picture)[None]])
     crop = centred_crop(picture, recipe.pixel_um, recipe.crop_pixel_um, recipe.side_px)
     nuclear = names.index(NUCLEAR) if NUCLEAR in names else len(names) - 1
-    mask = cell_mask(crop[nuclear], np.delete(crop, nuclear, axis=0), recipe.crop_pixel_um)
+    bare = background_colour(picture[:3]) * 65535 if recipe.kind == "stained-rgb" else None
+    mask = cell_mask(crop[nuclear], np.delete(crop, nuclear, axis=0), recipe.crop_pixel_um, empty=bare)
     area = recipe.crop_pixel_um**2
     registered = (1, len(names) - 1)
     columns: dict[str, NDArray[Any]] = {

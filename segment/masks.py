@@ -7,12 +7,13 @@ from everything further from the nucleus than cytoplasm reaches.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import ndimage
 
 from wbcpipe.segment.arrays import flood, otsu_threshold, shrink
+from wbcpipe.segment.foreign import foreign_pixels, glowing
 from wbcpipe.segment.separate import part_at_waists
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _COARSE_UM: Final = 0.2
 _SKIRT_UM: Final = 1.0
 _WAIST: Final = 0.75
 _LEAST_PART_UM: Final = 1.5
+#: What hangs on by a waist with less than this share of the nuclear area is not of this cell.
+_LEAST_SHARE: Final = 0.15
 
 
 def cell_mask(
@@ -38,6 +41,7 @@ def cell_mask(
     pixel_um: float,
     *,
     others: NDArray[np.bool_] | None = None,
+    empty: NDArray[np.floating[Any]] | None = None,
 ) -> NDArray[np.uint8]:
     """Mask of the cell in the middle of a crop.
 
@@ -46,6 +50,7 @@ def cell_mask(
         brightfield: (C, Y, X) uint16, registered to ``nuclear``; C may be 0.
         pixel_um: size of a pixel.
         others: (Y, X) nuclei of neighbouring cells, which this cell may not claim.
+        empty: (C,) value of ``brightfield`` where nothing lies; measured in the crop if ``None``, or NaN.
 
     Returns:
         (Y, X) uint8: 0 background, 1 cytoplasm, 2 nucleus.
@@ -59,8 +64,11 @@ def cell_mask(
         return np.zeros(nuclear.shape, np.uint8)
     # The root shows faint cytoplasm beside a bright nucleus.
     frames = np.stack([np.sqrt(small), *(shrink(plane, factor) for plane in brightfield)])
-    cell = _outline(frames, nucleus, away & ~nucleus, coarse_um)
-    mask = np.where(nucleus, NUCLEUS, np.where(cell, CYTOPLASM, 0)).astype(np.uint8)
+    bare = np.full(len(brightfield), np.nan) if empty is None else np.asarray(empty, float)
+    if np.isnan(bare).any():
+        bare = np.where(np.isnan(bare), np.percentile(frames[1:], 95, axis=(1, 2)), bare)
+    cell = _outline(frames, nucleus, away & ~nucleus, coarse_um, bare.astype(np.float32))
+    mask = np.where(nucleus & cell, NUCLEUS, np.where(cell, CYTOPLASM, 0)).astype(np.uint8)
     return _enlarge(mask, factor, nuclear.shape)
 
 
@@ -99,9 +107,13 @@ def nucleus_mask(
 
 
 def _outline(
-    frames: NDArray[np.float32], nucleus: NDArray[np.bool_], others: NDArray[np.bool_], pixel_um: float
+    frames: NDArray[np.float32],
+    nucleus: NDArray[np.bool_],
+    others: NDArray[np.bool_],
+    pixel_um: float,
+    empty_level: NDArray[np.float32],
 ) -> NDArray[np.bool_]:
-    """The cell around ``nucleus`` (Y, X) on the coarse ``frames`` (C, Y, X): True inside."""
+    """The cell around ``nucleus`` (Y, X) on the coarse ``frames`` (C + 1, Y, X): True inside."""
     spread = np.maximum(np.percentile(frames, 95, axis=(1, 2)) - np.percentile(frames, 5, axis=(1, 2)), 1.0)
     scaled = frames / spread[:, None, None]
     gradient = np.zeros(nucleus.shape, np.float32)
@@ -119,18 +131,26 @@ def _outline(
     )
     # The nuclear envelope is the steepest edge in sight: start the cell just outside of it.
     core = distance_um <= 0.4
-    markers = np.where((distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)
+    density = np.log10(np.maximum(empty_level, 1)[:, None, None] / np.maximum(frames[1:], 1)).astype(np.float32)
+    glow = glowing(frames[0] ** 2, density, distance_um, pixel_um, others)
+    empty &= ~glow
+    foreign = foreign_pixels(density, distance_um, pixel_um, others, glow)
+    markers = np.where(foreign | (distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)
     markers[core & ~others] = 1
     # The nucleus' own edge must not hold the flood back.
     gradient *= np.minimum(distance_um / _SKIRT_UM, 1).astype(np.float32) ** 2
     cell = flood(gradient, markers) == 1
     rounded = ndimage.binary_opening(cell, iterations=max(1, round(0.6 / pixel_um))) | core
     filled = np.asarray(ndimage.binary_fill_holes(rounded), bool)
-    # A red cell that clings to the white one hangs on by a waist, and holds nothing of the nucleus.
+    # What clings to the cell hangs on by a waist: a red cell holds nothing of the nucleus.
     parts = part_at_waists(filled, pixel_um, _WAIST, _LEAST_PART_UM)
-    own = np.bincount(parts.ravel(), nucleus.ravel()) > 0.1 * np.bincount(parts.ravel())
+    nuclear = np.bincount(parts.ravel(), nucleus.ravel())
+    nuclear[0] = 0
+    own = nuclear > 0.1 * np.bincount(parts.ravel())
+    # So does a platelet, whose granules look like a small lobe.
+    own &= nuclear >= _LEAST_SHARE * nuclear.max()
     own[0] = False
-    return np.asarray(own[parts] | core)
+    return np.asarray(own[parts], bool)
 
 
 def _distance_from_middle(shape: tuple[int, ...]) -> NDArray[np.float64]:

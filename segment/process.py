@@ -15,6 +15,7 @@ from wbcpipe.segment.fieldcells import FieldCells, no_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.quality import SATURATED_SHARE, empty_modality, focus_measure, saturated_share
 from wbcpipe.segment.register import Alignment, align, coarse_frame, identity, seat, seated, structure
+from wbcpipe.segment.stain import background_colour
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.frames import FieldInfo
     from wbcpipe.segment.calibration import Calibration
 
-__all__ = ["process_field"]
+__all__ = ["crop_centres", "process_field", "register_field"]
 
 
 def process_field(
@@ -69,6 +70,14 @@ def process_field(
     return FieldCells(info.index, centre_um, CellBlock(images, masks, columns, [""] * len(found)))
 
 
+def register_field(
+    frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibration
+) -> tuple[NDArray[np.uint16], Alignment]:
+    """Frames (M, Y, X) in the run's order, and how they lie to each other; arguments as `process_field`."""
+    ordered, _ = _in_order(frames, info, calibration.modalities)
+    return ordered, _register(ordered, info, calibration, nuclear_index(calibration.modalities))
+
+
 def _cut_out(
     frames: NDArray[np.uint16],
     found: Detections,
@@ -83,16 +92,30 @@ def _cut_out(
     others = [k for k in range(len(frames)) if k != reference]
     empty = calibration.flatfield.empty
     empty = np.where(np.isnan(empty), np.median(frames[:, ::16, ::16], axis=(1, 2)), empty).astype(np.float32)
+    bare = background_levels(frames, calibration)[others]
     images = np.empty((len(found), len(frames), side_px, side_px), np.uint16)
     masks = np.empty((len(found), side_px, side_px), np.uint8)
-    for k, place in enumerate(_crop_centres(found, ratio, side_px)):
+    centres = np.stack([found.y_px, found.x_px], -1)
+    for k, place in enumerate(crop_centres(centres, ratio, side_px)):
         images[k] = crop_cell(
             frames, alignment, calibration.flatfield, place, ratio=ratio, side_px=side_px, empty=empty
         )
+        outside = outside_field(place, ratio, side_px, frames.shape[1:])
         neighbours = _neighbours(found, k, place, ratio, side_px)
-        masks[k] = cell_mask(images[k, reference], images[k, others], crop_pixel_um, others=neighbours)
-        masks[k][outside_field(place, ratio, side_px, frames.shape[1:])] = 0
+        away = outside if neighbours is None else outside | neighbours
+        masks[k] = cell_mask(
+            images[k, reference], images[k, others], crop_pixel_um, others=away if away.any() else None, empty=bare
+        )
+        masks[k][outside] = 0
     return images, masks
+
+
+def background_levels(frames: NDArray[np.uint16], calibration: Calibration) -> NDArray[np.float32]:
+    """What evenly lit frames (M, Y, X) of a field show where nothing lies, (M,) float32; NaN where unknown."""
+    if calibration.kind == "stained-rgb":
+        colour = background_colour(frames[:3]) * np.float32(65535)
+        return np.array([*colour, *np.zeros(len(frames) - 3)], np.float32)
+    return calibration.flatfield.empty
 
 
 def _columns(
@@ -165,9 +188,17 @@ def _register(frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibrat
     return align(structures, usual, info.pixel_um, reference=reference)
 
 
-def _crop_centres(found: Detections, ratio: float, side_px: int) -> NDArray[np.float64]:
-    """Centres (N, 2) of the crops; where the pixel sizes agree, such that the reference is not resampled."""
-    centres = np.stack([found.y_px, found.x_px], -1)
+def crop_centres(centres: NDArray[np.float64], ratio: float, side_px: int) -> NDArray[np.float64]:
+    """Where the crops of cells are centred; where the pixel sizes agree, such that the reference is not resampled.
+
+    Args:
+        centres: (N, 2) of the cells, pixels of the reference frame.
+        ratio: frame pixels per crop pixel.
+        side_px: side of the crops.
+
+    Returns:
+        (N, 2) pixels of the reference frame.
+    """
     if abs(ratio - 1) > 1e-6:
         return centres
     return np.asarray(np.floor(centres) + (0.5 if side_px % 2 == 0 else 0.0))

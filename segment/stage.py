@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["SegmentStage", "segment_sample"]
 
 #: Changes whenever the same frames would give other cells.
-_METHOD: Final = 3
+_METHOD: Final = 4
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,13 @@ class SegmentStage:
         """Channel names of the crops; known from `calibrate` on."""
         return () if self._calibration is None else self._calibration.modalities
 
+    @property
+    def calibration(self) -> Calibration:
+        """What all fields share; known from `calibrate` on."""
+        if self._calibration is None:
+            raise RuntimeError("calibrate() comes first")
+        return self._calibration
+
     def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
         """Find what all fields share, from the first of these that can be read; or take it from the disk.
 
@@ -105,7 +112,7 @@ class SegmentStage:
             if keep:
                 save_calibration(self._sample.work_path, found)
         self._calibration = found
-        basis = [_METHOD, wbcpipe.__version__, self._pixel_um, CROP_SIDE_PX, found.digest(), self._affine().tolist()]
+        basis = [_METHOD, wbcpipe.__version__, self._pixel_um, CROP_SIDE_PX, found.digest(), self.affine().tolist()]
         self._basis = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
 
     def process(self, index: int) -> FieldCells:
@@ -122,7 +129,7 @@ class SegmentStage:
                 cells = self._damaged(index, str(error))
             else:
                 cells = process_field(
-                    frames, info, self._calibration, crop_pixel_um=self._pixel_um, stage_affine=self._affine()
+                    frames, info, self._calibration, crop_pixel_um=self._pixel_um, stage_affine=self.affine()
                 )
                 save_field(path, cells, self._basis)
         self._fields[index] = _Summary(cells.centre_um, cells.block.columns, cells.damaged)
@@ -193,7 +200,7 @@ class SegmentStage:
     def _kind(self) -> str:
         return str(self._info.get("kind", "scope"))
 
-    def _affine(self) -> NDArray[np.float64]:
+    def affine(self) -> NDArray[np.float64]:
         """(2, 2) image axes on the stage, acting on (x, y)."""
         return np.asarray(self._info.get("stage_affine", [[1.0, 0.0], [0.0, 1.0]]), float)
 
