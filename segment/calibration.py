@@ -12,6 +12,7 @@ import numpy as np
 from wbcpipe.samples import disk_errors, write_atomic
 from wbcpipe.segment.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
+from wbcpipe.segment.measures import nuclear_index
 from wbcpipe.segment.register import Alignment, coarse_factor, coarse_frame, identity, seat, structure, warp
 from wbcpipe.segment.usual import find_usual
 
@@ -28,7 +29,6 @@ __all__ = [
     "Calibration",
     "calibrate_fields",
     "load_calibration",
-    "nuclear_index",
     "save_calibration",
 ]
 
@@ -70,11 +70,6 @@ class Calibration:
             whole.update(name.encode() + repr((values.dtype.str, values.shape)).encode())
             whole.update(np.ascontiguousarray(values).tobytes())
         return whole.hexdigest()
-
-
-def nuclear_index(modalities: tuple[str, ...]) -> int:
-    """Which channel shows nuclei bright on dark: ``fluorescence``, else the last."""
-    return modalities.index("fluorescence") if "fluorescence" in modalities else len(modalities) - 1
 
 
 def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], kind: str) -> Calibration:

@@ -69,10 +69,13 @@ COLUMNS: Final[dict[str, tuple[str, tuple[int | str, ...]]]] = {
 class CellBlock:
     """Some cells, in memory.
 
+    Columns other than those of ``COLUMNS`` (morphometry, see ``segment.morphometry``) may be there or not, but the
+    same in all blocks of a store; older stores have none.
+
     Attributes:
         images: (N, M, side, side) uint16, channels in the sample's modality order.
         masks: (N, side, side) uint8; 0 background, 1 cytoplasm, 2 nucleus.
-        columns: one array of length N for every name of ``COLUMNS``.
+        columns: one array of length N for every name of ``COLUMNS``, and for any other.
         label: N class names, empty where unknown.
     """
 
@@ -146,6 +149,10 @@ class CellStore:
     def column(self, name: str) -> NDArray[Any]:
         """One per-cell column, whole."""
         return np.asarray(self._array(name)[...])
+
+    def has_column(self, name: str) -> bool:
+        """True when there is such an array: stores of older versions lack some."""
+        return name in self._group
 
     def labels(self) -> list[str]:
         """Ground truth of each cell, empty where unknown."""
@@ -248,7 +255,7 @@ class _Writer:
         self._group = group
         self._channels = len(modalities)
         self._pending: list[CellBlock] = []
-        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
+        self._columns: dict[str, list[NDArray[Any]]] = {}
         self._labels: list[str] = []
         self._count = 0
         self._written = 0
@@ -264,8 +271,13 @@ class _Writer:
             )
         self._pending.append(block)
         self._count += len(block)
-        for name in COLUMNS:
-            self._columns[name].append(block.columns[name])
+        if not self._columns:
+            self._columns = {name: [] for name in dict.fromkeys([*COLUMNS, *block.columns])}
+        if set(self._columns) != set(block.columns):
+            odd = sorted(set(self._columns) ^ set(block.columns))
+            raise SampleStateError(f"blocks of cells differ in the columns {', '.join(odd)}; segment the sample again.")
+        for name, values in block.columns.items():
+            self._columns[name].append(values)
         self._labels += block.label
         while self._count - self._written >= CELLS_PER_SHARD:
             self._flush(CELLS_PER_SHARD)
@@ -274,9 +286,9 @@ class _Writer:
         if self._count > self._written:
             self._flush(self._count - self._written)
         if self._count:
-            for name, (dtype, _) in COLUMNS.items():
-                values = np.concatenate(self._columns[name]).astype(dtype)
-                _create_column(self._group, name, values)
+            for name, parts in self._columns.items():
+                values = np.concatenate(parts)
+                _create_column(self._group, name, values.astype(COLUMNS[name][0]) if name in COLUMNS else values)
             _create_column(self._group, "label", _strings(self._labels))
         return self._count
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from wbcpipe.samples import disk_errors, write_atomic
 from wbcpipe.segment.cells import COLUMNS, CellBlock
+from wbcpipe.segment.morphometry import stack_measures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,15 +38,16 @@ class FieldCells:
         return len(self.block)
 
 
-def no_cells(modalities: int, side_px: int) -> CellBlock:
-    """A block of 0 cells."""
+def no_cells(modalities: int, side_px: int, *, red: bool = False) -> CellBlock:
+    """A block of 0 cells; ``red`` where one modality is a second fluorescence."""
     return CellBlock(
         images=np.zeros((0, modalities, side_px, side_px), np.uint16),
         masks=np.zeros((0, side_px, side_px), np.uint8),
         columns={
             name: np.zeros((0, *(modalities - 1 if size == "M-1" else int(size) for size in shape)), dtype)
             for name, (dtype, shape) in COLUMNS.items()
-        },
+        }
+        | stack_measures([], modalities, red=red),
         label=[],
     )
 
@@ -81,7 +83,9 @@ def load_field(path: Path, basis: str) -> FieldCells | None:
             block = CellBlock(
                 images=archive["images"],
                 masks=archive["masks"],
-                columns={name: archive[f"column_{name}"] for name in COLUMNS},
+                columns={
+                    name.removeprefix("column_"): archive[name] for name in archive.files if name.startswith("column_")
+                },
                 label=[""] * len(archive["images"]),
             )
             y_um, x_um = archive["centre_um"].tolist()

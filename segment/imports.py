@@ -14,6 +14,7 @@ from wbcpipe.errors import ImportDataError, SampleStateError
 from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, CellStore
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.pictures import Source, digest, find_sources, order_classes, read_rgb, read_stack
+from wbcpipe.segment.process import measure_block
 from wbcpipe.segment.quality import focus_measure
 from wbcpipe.segment.resample import centred_crop
 from wbcpipe.segment.stain import background_colour, density_channel
@@ -246,4 +247,6 @@ def _block(picture: NDArray[np.uint16], label: str, index: int, names: tuple[str
         "shift_residual_px": np.zeros(registered),
         "quality": np.array([0]),
     }
+    levels = None if bare is None else np.array([*bare, np.nan], np.float32)
+    columns |= measure_block(crop[None], mask[None], recipe.crop_pixel_um, names, levels)
     return CellBlock(crop[None], mask[None], columns, [label])

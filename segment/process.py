@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbcpipe.segment.calibration import nuclear_index
 from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, Quality
 from wbcpipe.segment.crop import crop_cell, outside_field
 from wbcpipe.segment.detect import Detections, detect_cells
 from wbcpipe.segment.fieldcells import FieldCells, no_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
+from wbcpipe.segment.measures import RED_FLUORESCENCE, nuclear_index
+from wbcpipe.segment.morphometry import measure_cell, stack_measures
 from wbcpipe.segment.quality import SATURATED_SHARE, empty_modality, focus_measure, saturated_share
 from wbcpipe.segment.register import Alignment, align, coarse_frame, identity, seat, seated, structure
 from wbcpipe.segment.stain import background_colour
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.frames import FieldInfo
     from wbcpipe.segment.calibration import Calibration
 
-__all__ = ["crop_centres", "process_field", "register_field"]
+__all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
 
 
 def process_field(
@@ -53,7 +54,9 @@ def process_field(
     reference = nuclear_index(calibration.modalities)
     found = _detect(frames[reference], info.pixel_um, calibration)
     if not len(found):
-        return FieldCells(info.index, centre_um, no_cells(len(frames), side_px))
+        return FieldCells(
+            info.index, centre_um, no_cells(len(frames), side_px, red=RED_FLUORESCENCE in calibration.modalities)
+        )
     alignment = _register(frames, info, calibration, reference)
     images, masks = _cut_out(
         frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px
@@ -67,7 +70,26 @@ def process_field(
     columns["quality"] = quality.astype(np.uint16)
     pairs = zip(images[:, reference], masks, strict=True)
     columns["focus"] = np.array([focus_measure(image, mask, crop_pixel_um) for image, mask in pairs], np.float32)
+    columns |= measure_block(
+        images, masks, crop_pixel_um, calibration.modalities, background_levels(frames, calibration)
+    )
     return FieldCells(info.index, centre_um, CellBlock(images, masks, columns, [""] * len(found)))
+
+
+def measure_block(
+    images: NDArray[np.uint16],
+    masks: NDArray[np.uint8],
+    pixel_um: float,
+    modalities: tuple[str, ...],
+    empty: NDArray[np.float32] | None,
+) -> dict[str, NDArray[Any]]:
+    """The morphometry columns of crops (N, M, Y, X) with their masks (N, Y, X); ``empty`` as for `measure_cell`."""
+    red = modalities.index(RED_FLUORESCENCE) if RED_FLUORESCENCE in modalities else None
+    cells = (
+        measure_cell(image, mask, pixel_um, reference=nuclear_index(modalities), empty=empty, red=red)
+        for image, mask in zip(images, masks, strict=True)
+    )
+    return stack_measures(cells, len(modalities), red=red is not None)
 
 
 def register_field(

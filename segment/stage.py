@@ -28,6 +28,7 @@ from wbcpipe.segment.calibration import (
 )
 from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, CellStore, Quality
 from wbcpipe.segment.fieldcells import FieldCells, load_field, no_cells, save_field
+from wbcpipe.segment.measures import RED_FLUORESCENCE
 from wbcpipe.segment.pictures import CLASS_ORDER
 from wbcpipe.segment.process import process_field
 from wbcpipe.segment.quality import blurred
@@ -45,11 +46,13 @@ __all__ = ["SegmentStage", "segment_sample"]
 
 #: Changes whenever the same frames would give other cells.
 _METHOD: Final = 4
+#: Columns that decide what becomes of a cell, kept of every field.
+_KEPT: Final = ("field", "y_um", "x_um", "focus", "quality")
 
 
 @dataclass(frozen=True)
 class _Summary:
-    """A processed field without its pictures."""
+    """A processed field without its pictures, and of its columns only ``_KEPT``."""
 
     centre_um: tuple[float, float]
     columns: dict[str, NDArray[Any]]
@@ -132,7 +135,8 @@ class SegmentStage:
                     frames, info, self._calibration, crop_pixel_um=self._pixel_um, stage_affine=self.affine()
                 )
                 save_field(path, cells, self._basis)
-        self._fields[index] = _Summary(cells.centre_um, cells.block.columns, cells.damaged)
+        columns = {name: cells.block.columns[name] for name in _KEPT}
+        self._fields[index] = _Summary(cells.centre_um, columns, cells.damaged)
         return cells
 
     def standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
@@ -233,7 +237,8 @@ class SegmentStage:
         if index not in self._fields:
             self._sample.log("field damaged", field=index, reason=reason)
             print(f"field {index} is left out: {reason}", file=sys.stderr, flush=True)
-        return FieldCells(index, (0.0, 0.0), no_cells(len(self._calibration.modalities), CROP_SIDE_PX), damaged=reason)
+        nothing = no_cells(len(self.modalities), CROP_SIDE_PX, red=RED_FLUORESCENCE in self.modalities)
+        return FieldCells(index, (0.0, 0.0), nothing, damaged=reason)
 
     def _unique(self, indices: Sequence[int]) -> NDArray[np.bool_]:
         summaries = [self._fields[index] for index in indices]

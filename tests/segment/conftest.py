@@ -12,12 +12,15 @@ import pytest
 from wbcpipe.acquire.frames import MODALITIES, FieldInfo, FrameInfo, field_path, write_field
 from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope, truth_rows, write_truth
 from wbcpipe.samples import Sample
+from wbcpipe.segment.stage import segment_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from wbcpipe.segment.cells import CellStore
 
 SIDE_PX = 1024
 PIXEL_UM = 0.1
@@ -79,6 +82,14 @@ def render(folder: Path, plan: SpecimenPlan, count: int, *, side_px: int = SIDE_
     low, high = (500 - half_um, 700 - half_um), (500 + 2 * STEP_UM + half_um, 700 + rows_um + half_um)
     write_truth(sample.truth_path, truth_rows(specimen, *low, *high, fields, half_um))
     return VirtualRun(sample, scope, fields)
+
+
+@pytest.fixture(scope="session")
+def unbroken(rendered: VirtualRun, tmp_path_factory: pytest.TempPathFactory) -> CellStore:
+    """The cells of ``rendered``, segmented in one go; read only."""
+    sample = Sample.at(tmp_path_factory.mktemp("unbroken"), "virtual")
+    shutil.copytree(rendered.sample.path, sample.path)
+    return segment_sample(sample, pixel_um=0.1, progress=lambda done, total: None)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from wbcpipe.segment import stage as stage_module
 from wbcpipe.segment.cells import COLUMNS, CellStore, Quality
 from wbcpipe.segment.fieldcells import save_field
 from wbcpipe.segment.import_fields import import_fields
+from wbcpipe.segment.measures import columns_of
 from wbcpipe.segment.process import process_field
 from wbcpipe.segment.stage import SegmentStage, segment_sample
 
@@ -32,16 +32,9 @@ def content(store: CellStore) -> dict[str, Any]:
         "images": store.images().tobytes(),
         "masks": store.masks().tobytes(),
         "label": store.labels(),
-        **{name: store.column(name).tobytes() for name in COLUMNS},
+        **{name: store.column(name).tobytes() for name in [*COLUMNS, *columns_of(4, red=False)]},
         "attributes": store.attributes,
     }
-
-
-@pytest.fixture(scope="module")
-def unbroken(rendered, tmp_path_factory: pytest.TempPathFactory) -> CellStore:  # type: ignore[no-untyped-def]
-    sample = Sample.at(tmp_path_factory.mktemp("unbroken"), "virtual")
-    shutil.copytree(rendered.sample.path, sample.path)
-    return run(sample)
 
 
 def test_every_cell_once_with_its_true_class(rendered, unbroken: CellStore) -> None:  # type: ignore[no-untyped-def]

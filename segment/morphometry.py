@@ -1,0 +1,213 @@
+"""Shape, stain and texture of one cell, measured in its crop with its mask.
+
+Every measure is a column of ``cells.zarr``; ``measures.MORPHOMETRY`` names them with their units. Areas and shapes come
+from the mask. Densities and fluorescence are taken against what lies around the cell, so that neither lamp nor free dye
+count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from scipy import ndimage
+from skimage.measure import find_contours, regionprops
+
+from wbcpipe.segment.arrays import shrink
+from wbcpipe.segment.masks import CYTOPLASM, NUCLEUS
+from wbcpipe.segment.measures import columns_of
+from wbcpipe.segment.separate import part_at_waists
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+__all__ = ["count_lobes", "measure_cell", "shape_of", "stack_measures"]
+
+#: Distance from the cell within which its surroundings are measured.
+_AROUND_UM: Final = (1.0, 3.0)
+#: Lobes: pixel size at which they are told apart, width of a waist against the thinner lobe's, least radius and area.
+_LOBE_PIXEL_UM: Final = 0.1
+_LOBE_WAIST: Final = 0.88
+_LEAST_LOBE_RADIUS_UM: Final = 0.6
+_LEAST_LOBE_UM2: Final = 1.0
+_OUTLINE_UM: Final = 0.2
+#: Gaussian widths between which structure is fine: granules are 0.2 to 1 um wide.
+_FINE_UM: Final = (0.1, 0.5)
+#: The cytoplasm's rim, left out of its texture, and the least area that tells one.
+_RIM_UM: Final = 0.3
+_LEAST_TEXTURE_UM2: Final = 3.0
+
+
+def measure_cell(
+    image: NDArray[np.uint16],
+    mask: NDArray[np.uint8],
+    pixel_um: float,
+    *,
+    reference: int,
+    empty: NDArray[np.floating[Any]] | None = None,
+    red: int | None = None,
+) -> dict[str, Any]:
+    """Measure one cell.
+
+    Args:
+        image: (M, Y, X) uint16, the crop.
+        mask: (Y, X) uint8 from ``masks.cell_mask``.
+        pixel_um: size of a pixel.
+        reference: index of the nuclear channel; all others are bright-field, but ``red``.
+        empty: (M,) value of the bright-field channels where nothing lies; NaN, or ``None``: measured around the cell.
+        red: index of a second, red fluorescence channel.
+
+    Returns:
+        A value or array for each of `columns_of`.
+    """
+    found: dict[str, Any] = {
+        name: np.full(shape, np.nan, np.float32) if dtype == "float32" else np.zeros(shape, dtype)
+        for name, (dtype, shape) in columns_of(len(image), red=red is not None).items()
+    }
+    if not mask.any():
+        return found
+    box = _box(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
+    image, mask = image[:, *box], mask[box]
+    cell, nucleus, cytoplasm = mask > 0, mask == NUCLEUS, mask == CYTOPLASM
+    areas = {name: np.count_nonzero(part) * pixel_um**2 for name, part in (("n", nucleus), ("c", cytoplasm))}
+    found["cytoplasm_area_um2"] = areas["c"]
+    if areas["c"]:
+        found["nucleus_cytoplasm_ratio"] = areas["n"] / areas["c"]
+    found["lobes"] = count_lobes(nucleus, pixel_um)
+    for name, part in (("nucleus", nucleus), ("cell", cell)):
+        found[f"{name}_roundness"], found[f"{name}_eccentricity"] = shape_of(part, pixel_um)
+    distance_um = ndimage.distance_transform_edt(~cell) * pixel_um
+    around = (distance_um > _AROUND_UM[0]) & (distance_um <= _AROUND_UM[1])
+    glow = image[reference] - _level(image[reference][around])
+    found["nucleus_fluorescence"], found["cytoplasm_fluorescence"] = _mean(glow, nucleus), _mean(glow, cytoplasm)
+    found["total_fluorescence"] = float(glow[cell].sum()) * pixel_um**2
+    if red is not None:
+        found["red_green_ratio"] = _red_green(image[red], around, cell, float(glow[cell].sum()))
+    bright = [k for k in range(len(image)) if k not in (reference, red)]
+    rows = [k for k in range(len(image)) if k != reference]
+    inside = _eroded(cytoplasm, _RIM_UM / pixel_um)
+    texture = np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2
+    for k in bright:
+        if not np.ptp(image[k]):
+            continue  # a modality that is missing
+        bare = np.nan if empty is None else float(empty[k])
+        density = _density(image[k], bare if np.isfinite(bare) else _bare(image[k][~cell]))
+        found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
+        found["cytoplasm_absorbance"][rows.index(k)] = _mean(density, cytoplasm)
+        if texture:
+            found["granularity"][k] = _fine_structure(density, inside, pixel_um)
+    mean = _mean(glow, inside)
+    if texture and mean > 0:
+        found["granularity"][reference] = _fine_structure(glow, inside, pixel_um) / mean
+    return found
+
+
+def count_lobes(nucleus: NDArray[np.bool_], pixel_um: float) -> int:
+    """Lobes of a nucleus: what a waist, or a gap, parts.
+
+    Args:
+        nucleus: (Y, X) bool.
+        pixel_um: size of a pixel.
+
+    Returns:
+        0 for an empty mask, else at least 1. Two lobes joined by a strand are two.
+    """
+    if not nucleus.any():
+        return 0
+    factor = max(1, round(_LOBE_PIXEL_UM / pixel_um))
+    coarse_um = pixel_um * factor
+    small = np.pad(shrink(nucleus, factor) >= 0.5, 2)
+    parts = part_at_waists(small, coarse_um, _LOBE_WAIST, _LEAST_LOBE_RADIUS_UM)
+    areas = np.bincount(parts.ravel())[1:] * coarse_um**2
+    return max(1, int(np.count_nonzero(areas >= _LEAST_LOBE_UM2)))
+
+
+def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
+    """Roundness (4 pi area / perimeter^2, at most 1) and eccentricity of a mask (Y, X); NaN for an empty one.
+
+    Area and perimeter are those of the outline at subpixel places (marching squares), after smoothing over 0.2 um,
+    about what the microscope resolves: right on discs and squares alike, where counting pixel steps is not. The edge of
+    a hole is part of the outline.
+    """
+    if not part.any():
+        return float("nan"), float("nan")
+    padded = np.pad(part, 8).astype(np.float32)
+    smooth = ndimage.gaussian_filter(padded, _OUTLINE_UM / pixel_um)
+    perimeter, area = 0.0, 0.0
+    for line in find_contours(smooth, 0.5):  # type: ignore[no-untyped-call]
+        steps = np.diff(line, axis=0)
+        perimeter += float(np.hypot(*steps.T).sum())
+        area += float((line[:-1, 1] * steps[:, 0] - line[:-1, 0] * steps[:, 1]).sum()) / 2
+    region = regionprops(part.astype(np.uint8))[0]  # type: ignore[no-untyped-call]
+    roundness = min(1.0, 4 * float(np.pi) * abs(area) / perimeter**2) if perimeter else float("nan")
+    return roundness, float(region.eccentricity)
+
+
+def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: bool = False) -> dict[str, NDArray[Any]]:
+    """Columns (N, ...) from the measures of N cells, which may be none."""
+    rows = list(cells)
+    return {
+        name: np.array([row[name] for row in rows], dtype).reshape(len(rows), *shape)
+        for name, (dtype, shape) in columns_of(modalities, red=red).items()
+    }
+
+
+def _box(part: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    rows, columns = (np.flatnonzero(part.any(axis)) for axis in (1, 0))
+    return (
+        slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
+        slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
+    )
+
+
+def _mean(values: NDArray[np.floating[Any]], part: NDArray[np.bool_]) -> float:
+    return float(values[part].mean()) if part.any() else float("nan")
+
+
+def _level(values: NDArray[np.uint16]) -> np.float32:
+    """Median of what surrounds a cell, brighter neighbours left out."""
+    level = values.astype(np.float32)
+    for _ in range(3):
+        if not level.size:
+            return np.float32(0)
+        middle = np.median(level)
+        spread = 1.4826 * np.median(np.abs(level - middle))
+        level = level[level <= middle + 3 * spread]
+    return np.float32(np.median(level))
+
+
+def _bare(values: NDArray[np.uint16]) -> float:
+    """The empty background among pixels beside a cell: the bright part, whatever red cells lie there."""
+    return float(np.percentile(values, 80)) if values.size else float("nan")
+
+
+def _density(frame: NDArray[np.uint16], bare: float) -> NDArray[np.float32]:
+    """Decadic optical density (Beer-Lambert) of a frame (Y, X) against the empty background."""
+    return np.asarray(np.log10(max(bare, 1.0) / np.maximum(frame, 1).astype(np.float32)), np.float32)
+
+
+def _red_green(red: NDArray[np.uint16], around: NDArray[np.bool_], cell: NDArray[np.bool_], green: float) -> float:
+    total = float((red - _level(red[around]))[cell].sum())
+    return total / green if green > 0 else float("nan")
+
+
+def _eroded(part: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
+    return np.asarray(ndimage.distance_transform_edt(part) > radius_px, bool)
+
+
+def _fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float) -> float:
+    """Root mean square of the band between two Gaussians, within a mask and from within it alone.
+
+    Normalised convolution (H. Knutsson, C.-F. Westin, CVPR 1993, doi:10.1109/CVPR.1993.341081, equation 9), so that
+    the edge of the nucleus is not taken for granules.
+    """
+    weight = inside.astype(np.float32)
+    bands = []
+    for sigma_um in _FINE_UM:
+        sum_, norm = (
+            ndimage.gaussian_filter(part, sigma_um / pixel_um, truncate=3) for part in (values * weight, weight)
+        )
+        bands.append(sum_[inside] / norm[inside])
+    return float(np.sqrt(np.mean((bands[0] - bands[1]) ** 2)))
