@@ -11,7 +11,7 @@ import click
 
 from wbcpipe.options import data_option, json_option, sample_option
 from wbcpipe.progress import Reporter
-from wbcpipe.samples import Sample, data_root
+from wbcpipe.samples import Sample, data_root, write_atomic
 
 if TYPE_CHECKING:
     from wbcpipe.segment.cells import CellStore
@@ -26,8 +26,14 @@ _PIXEL = click.option("--pixel-um", type=float, required=True, help="Size of the
 @sample_option
 @data_option
 @click.option("--pixel-um", type=float, default=0.1, show_default=True, help="Pixel size of the crops, in um.")
+@click.option("--preview", type=click.IntRange(min=0), metavar="FIELD", help="Only draw this field, as a PNG.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG", help="Where to [SAMPLE_field_00042.png]."
+)
 @json_option
-def segment(name: str, data: Path | None, pixel_um: float, as_json: bool) -> None:
+def segment(
+    name: str, data: Path | None, pixel_um: float, preview: int | None, out: Path | None, as_json: bool
+) -> None:
     """Stage 2: find the white cells in every field on disk, register the four frames, and cut out the cells.
 
     \b
@@ -37,14 +43,23 @@ def segment(name: str, data: Path | None, pixel_um: float, as_json: bool) -> Non
     Stopped half way, the same command goes on and ends in the same cells. `--pixel-um` must be the pixel size that the
     model expects (`wbcpipe bundles` shows it).
 
-    \b
-    Example:
-      wbcpipe segment --sample demo
-    """
-    from wbcpipe.segment.stage import segment_sample
+    With `--preview` nothing of the sample is changed: one field is drawn with its channels registered, outlines of
+    nuclei and cells, flags, and calls if there are; also before the sample is segmented.
 
+    \b
+    Examples:
+      wbcpipe segment --sample demo
+      wbcpipe segment --sample demo --preview 3 --out look.png
+    """
     sample = Sample.at(data_root(data), name)
     sample.info()  # refuses a sample that is not there, before a lock would make its folder
+    if preview is not None:
+        _preview(sample, preview, out or Path(f"{sample.name}_field_{preview:05d}.png"), pixel_um, as_json=as_json)
+        return
+    if out is not None:
+        raise click.UsageError("--out is the picture of --preview; give that too.")
+    from wbcpipe.segment.stage import segment_sample
+
     with sample.lock("segment"), Reporter(quiet=as_json) as reporter:
         store = segment_sample(
             sample, pixel_um=pixel_um, progress=lambda done, total: reporter.update("fields segmented", done, total)
@@ -175,6 +190,20 @@ def fields(
         click.echo(
             f"{sample.name}: {count} fields in {sample.raw_path()}; next: wbcpipe segment --sample {sample.name}"
         )
+
+
+def _preview(sample: Sample, index: int, out: Path, pixel_um: float, *, as_json: bool) -> None:
+    from wbcpipe.segment.fieldview import FieldLooker
+    from wbcpipe.segment.preview import preview_png
+
+    view = FieldLooker(sample, pixel_um=pixel_um).look(index)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomic(out) as handle:
+        handle.write(preview_png(view, title=f"{sample.name}, field {index}"))
+    if as_json:
+        click.echo(json.dumps({"sample": sample.name, "field": index, "cells": len(view.cells), "path": str(out)}))
+    else:
+        click.echo(f"{sample.name}, field {index}: {len(view.cells)} cells drawn in {out}")
 
 
 def _show(sample: Sample, store: CellStore, *, as_json: bool) -> None:

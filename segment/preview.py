@@ -214,7 +214,8 @@ def _letter(
         x = mark.x_px * zoom - reach - 5 - right
     x = min(max(x, 3.0), max(3.0, size[0] - 3.0 - right))
     y = min(max(mark.y_px * zoom - bottom / 2, 3.0), size[1] - bottom - 3.0)
-    pen.text((x, y), text, colour, font, stroke_width=2, stroke_fill=(0, 0, 0))
+    pen.rounded_rectangle((x - 4, y - 1, x + right + 4, y + bottom + 3), 4, colour)
+    pen.text((x, y), text, (0, 0, 0) if sum(colour) > 400 else (255, 255, 255), font)
 
 
 def _scale_bar(pen: ImageDraw.ImageDraw, size: tuple[int, int], pixel_um: float) -> None:
