@@ -25,7 +25,11 @@ CYTOPLASM: Final = 1
 NUCLEUS: Final = 2
 _CELL_RADIUS_UM: Final = 10.0
 _LOBE_GAP_UM: Final = 2.5
-_LEAST_LOBE_UM2: Final = 0.5
+_LEAST_LOBE_UM2: Final = 1.5
+#: Nothing of a nucleus is narrower than twice this but the filaments between lobes; slivers of dense cytoplasm are.
+_LEAST_LOBE_RADIUS_UM: Final = 0.4
+#: Larger holes are cytoplasm in the middle of a ring.
+_LARGEST_HOLE_UM2: Final = 3.0
 _CYTOPLASM_REACH_UM: Final = 7.5
 _COARSE_UM: Final = 0.2
 _SKIRT_UM: Final = 1.0
@@ -92,7 +96,10 @@ def nucleus_mask(
         inside &= ~others
     if not inside.any() or np.ptp(smooth[inside]) <= 0:
         return np.zeros(smooth.shape, bool)
-    bright = np.asarray((smooth > otsu_threshold(smooth[inside])) & inside, bool)
+    above = np.asarray((smooth > otsu_threshold(smooth[inside])) & inside, bool)
+    above = _without_holes(above, _LARGEST_HOLE_UM2 / pixel_um**2)
+    opened = ndimage.binary_opening(above, _disk(_LEAST_LOBE_RADIUS_UM / pixel_um))
+    bright = np.asarray(opened if opened.any() else above, bool)
     labels, count = ndimage.label(bright)
     if not count:
         return bright
@@ -102,8 +109,25 @@ def nucleus_mask(
     main = 1 + int(np.argmax(areas * np.exp(-nearest / 2.0)))
     reach = ndimage.distance_transform_edt(labels != main) * pixel_um <= _LOBE_GAP_UM
     near = [k for k in np.unique(labels[reach & bright]) if areas[k - 1] >= _LEAST_LOBE_UM2]
-    lobes = [k for k in near if centre_um[labels == k].mean() <= 0.8 * _CELL_RADIUS_UM]
-    return np.asarray(ndimage.binary_fill_holes(np.isin(labels, lobes)), bool)
+    furthest = np.asarray(ndimage.maximum(centre_um, labels, np.arange(1, count + 1)))
+    # What goes on beyond the circle is a neighbour's.
+    within = [k for k in near if k == main or furthest[k - 1] < _CELL_RADIUS_UM - pixel_um]
+    lobes = [k for k in within if centre_um[labels == k].mean() <= 0.8 * _CELL_RADIUS_UM]
+    return _without_holes(np.isin(labels, lobes), _LARGEST_HOLE_UM2 / pixel_um**2)
+
+
+def _without_holes(mask: NDArray[np.bool_], largest_px: float) -> NDArray[np.bool_]:
+    """The mask, its holes of up to ``largest_px`` pixels filled."""
+    holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+    small = np.bincount(holes.ravel(), minlength=count + 1) <= largest_px
+    small[0] = False
+    return np.asarray(mask | small[holes], bool)
+
+
+def _disk(radius_px: float) -> NDArray[np.bool_]:
+    reach = max(1, int(radius_px))
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    return np.asarray(y**2 + x**2 <= max(radius_px, 1.0) ** 2)
 
 
 def _outline(

@@ -48,6 +48,20 @@ def test_a_neighbours_nucleus_is_left_to_it(draw) -> None:  # type: ignore[no-un
     assert mask[112, 112] == 2
 
 
+def test_slivers_of_dense_cytoplasm_are_no_lobes_and_a_ring_stays_open() -> None:
+    y, x = np.mgrid[:SIDE, :SIDE]
+    from_middle = np.hypot(y - 112, x - 112)
+    ring = (from_middle > 14) & (from_middle < 36)
+    crescent = (from_middle > 47) & (from_middle < 51) & (x > 112) & (abs(y - 112) < 25)
+    noise = np.random.default_rng(0).normal(0, 30, (SIDE, SIDE))
+    nuclear = (300 + 1500 * (from_middle < 55) + 15000 * (ring | crescent) + noise).astype(np.uint16)
+    bright = np.where(from_middle < 55, 30000, 40000).astype(np.uint16)[None]
+    mask = cell_mask(nuclear, bright, 0.1)
+    assert mask[112, 112] == 1
+    assert mask[112, 161] == 1
+    assert 2 * ((mask == 2) & ring).sum() / ((mask == 2).sum() + ring.sum()) > 0.93
+
+
 def test_an_empty_crop_has_an_empty_mask() -> None:
     flat = np.full((SIDE, SIDE), 500, np.uint16)
     assert not cell_mask(flat, flat[None], 0.1).any()
