@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["EMPTY_LEVEL", "PEDESTAL", "FlatField", "estimate_flatfield", "no_flatfield", "tile_levels"]
+__all__ = ["EMPTY_LEVEL", "PEDESTAL", "FlatField", "estimate_flatfield", "no_flatfield", "smooth_levels", "tile_levels"]
 
 #: Value of the empty background in corrected bright-field frames: transmission 1, with room for bright rims.
 EMPTY_LEVEL: Final = 40000.0
@@ -87,7 +87,9 @@ def estimate_flatfield(fields: Sequence[Sequence[NDArray[np.float32]]], bright: 
         The flat-field.
     """
     levels = [[tile_levels(frame, bright=b) for frame, b in zip(frames, bright, strict=True)] for frames in fields]
-    shading = np.stack([_smooth(np.median(stack, axis=0)) for stack in zip(*levels, strict=True)])  # (M, rows, columns)
+    shading = np.stack(
+        [smooth_levels(np.median(stack, axis=0)) for stack in zip(*levels, strict=True)]
+    )  # (M, rows, columns)
     shading = np.maximum(shading, 1.0)
     middle = np.median(shading, axis=(1, 2), keepdims=True)
     seen = np.array(bright)[:, None, None]
@@ -100,10 +102,20 @@ def estimate_flatfield(fields: Sequence[Sequence[NDArray[np.float32]]], bright: 
     )
 
 
-def _smooth(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Robust quartic surface plus what is left of it, blurred: tiles full of cells lose their say."""
+def smooth_levels(levels: NDArray[np.float32], degree: int = 4, *, rest: bool = True) -> NDArray[np.float32]:
+    """A smooth surface through the levels of tiles, those full of cells losing their say.
+
+    Args:
+        levels: (rows, columns) float32.
+        degree: of the polynomial, fitted with reweighting.
+        rest: add what the polynomial leaves, blurred.
+
+    Returns:
+        (rows, columns) float32.
+    """
     y, x = (np.linspace(-1, 1, side) for side in levels.shape)
-    powers = [(i, j) for i in range(5) for j in range(5 - i) if i < len(y) and j < len(x)]
+    terms = degree + 1
+    powers = [(i, j) for i in range(terms) for j in range(terms - i) if i < len(y) and j < len(x)]
     design = np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], -1)  # (tiles, terms)
     values = levels.ravel().astype(float)
     weight = np.ones_like(values)
@@ -113,5 +125,8 @@ def _smooth(levels: NDArray[np.float32]) -> NDArray[np.float32]:
         fit = design @ np.linalg.solve(rows @ design + 1e-9 * np.eye(len(powers)), rows @ values)
         residual = np.abs(values - fit)
         weight = 1 / (1 + (residual / (2 * np.median(residual) + 1e-9)) ** 2)
-    rest = np.where(weight > 0.2, values - fit, 0.0).reshape(levels.shape)
-    return np.asarray(fit.reshape(levels.shape) + ndimage.gaussian_filter(rest, 2.0, mode="nearest"), np.float32)
+    surface = fit.reshape(levels.shape)
+    if rest:
+        left = np.where(weight > 0.2, values - fit, 0.0).reshape(levels.shape)
+        surface = surface + ndimage.gaussian_filter(left, 2.0, mode="nearest")
+    return np.asarray(surface, np.float32)

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.segment.arrays import enlarge_grid, shrink
+from wbcpipe.segment.flatfield import smooth_levels, tile_levels
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -27,6 +30,8 @@ __all__ = [
 #: Density (optical density units) that becomes 65535 in the derived channel.
 DENSITY_FULL_SCALE: Final = 2.0
 _FLOOR: Final = 1 / 255
+#: The light is looked at in so many pixels along the longer side.
+_COARSE_SIDE_PX: Final = 160
 
 
 def scale_16bit(rgb: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint16]:
@@ -93,7 +98,17 @@ def nuclear_density(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
         (Y, X) float32, at least 0.
     """
     red, green, blue = optical_density(planes, background_colour(planes))
-    return np.asarray(np.maximum(red + green - 2 * np.maximum(blue, 0), 0), np.float32)
+    return np.asarray(np.maximum(red + green - 2 * np.maximum(blue, _empty_density(red)), 0), np.float32)
+
+
+def _empty_density(red: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Density (Y, X), at most 0, of background that is lit more brightly than most of it, in all colours alike.
+
+    Told by the red plane, where red cells hardly show; a quadratic surface.
+    """
+    coarse = shrink(red, max(1, round(max(red.shape) / _COARSE_SIDE_PX)))
+    surface = smooth_levels(-tile_levels(-coarse, bright=True), degree=2, rest=False)
+    return enlarge_grid(np.minimum(surface, 0), red.shape)
 
 
 def density_channel(planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
