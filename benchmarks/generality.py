@@ -1,6 +1,6 @@
 """How detection and masks bear other laboratories: real smears seen again through other stains, cameras and light.
 
-Fields of `bccd` are counted against their authors' boxes as in `detection_bccd`. Pictures of `pbc5` have one cell in the
+Fields of `bccd` are counted against their authors' boxes as in `detection_bccd`. Pictures of `pbc5` have a cell in the
 middle: one must be found within 4 um of it, once. The nucleus's mask of each cell is compared with the one of
 the untouched picture (Dice; no drawn masks are at hand). Nothing but the pixel size and the kind of stain is given.
 
