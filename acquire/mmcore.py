@@ -12,7 +12,7 @@ import itertools
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe.acquire.bridge import BridgedCore
 from wbcpipe.acquire.config import TEST_ADAPTERS
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CoreLink", "adapter_folder", "check_interface", "interface_versions"]
 
+#: The client builds its own core from what Micro-Manager's can do, which takes longer than a call.
+_CONNECT_S: Final = 5.0
 _INSTALL = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' pycromanager"
 _POLL_S = 0.0001
 _LOCK_POLL_S = 0.02
@@ -152,11 +154,12 @@ class CoreLink:
     def _reach(self, *, take_over: bool) -> Any:
         port = self._scope.micromanager.port
         policy = self._scope.reliability
+        connect_timeout_s = max(_CONNECT_S, policy.camera_timeout_s)
         try:
             core = BridgedCore(
                 port,
-                _Pycromanager(port, policy.camera_timeout_s),
-                connect_timeout_s=policy.camera_timeout_s,
+                _Pycromanager(port, connect_timeout_s),
+                connect_timeout_s=connect_timeout_s,
                 call_timeout_s=max(policy.camera_timeout_s, policy.move_timeout_s, policy.switch_timeout_s),
             )
         except Exception as error:
