@@ -261,9 +261,9 @@ def test_closing_and_opening_do_not_wait_for_a_micro_manager_that_hangs(make_bri
             link.z_um()
         began_s = time.monotonic()
         link.close()
-        with pytest.raises(HardwareError, match=r"does not answer within 0\.8 s: it hangs, or is another"):
+        with pytest.raises(HardwareError, match=r"does not answer within 5 s: it hangs, or is another"):
             CoreLink(bridge.scope)
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 12
     finally:
         bridge.process.send_signal(signal.SIGCONT)
     with linked(bridge.scope) as link:
@@ -311,7 +311,7 @@ def test_a_micro_manager_that_dies_in_a_call_ends_it_with_a_typed_error(bridged:
         assert link.devices()
 
 
-@pytest.mark.parametrize(("answers", "why"), [(False, "does not answer within 0.8 s"), (True, "is not Micro-Manager")])
+@pytest.mark.parametrize(("answers", "why"), [(False, "does not answer within 5 s"), (True, "is not Micro-Manager")])
 def test_another_program_on_the_port_is_told_apart(make_scope: Callable[..., Scope], answers: bool, why: str) -> None:
     with zmq.Context() as context, context.socket(zmq.REP) as other:
         port = other.bind_to_random_port("tcp://127.0.0.1")

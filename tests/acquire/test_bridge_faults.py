@@ -29,6 +29,8 @@ from wbcpipe.errors import CoreLostError, DeviceCrashError, DeviceTimeoutError
 from wbcpipe.samples import Sample
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.specimen import SpecimenPlan
     from wbcpipe.tests.acquire.conftest import Bridged, BridgeMaker
@@ -262,7 +264,16 @@ def test_a_micro_manager_that_stays_away_ends_the_run_with_what_to_do(
     assert_same_pixels(sample, sound, 3)
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """Let child processes hear SIGINT also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="groups of processes and SIGINT are POSIX")
+@pytest.mark.usefixtures("heard_interrupts")
 def test_the_shutter_is_closed_after_ctrl_c_and_found_open_after_a_kill(tmp_path: Path, bridged: Bridged) -> None:
     scope = tmp_path / "over.toml"
     text = (tmp_path / "small.toml").read_text(encoding="utf-8")
