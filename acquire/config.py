@@ -24,6 +24,7 @@ __all__ = [
     "MicroManager",
     "Modality",
     "ModalitySet",
+    "QualityLimits",
     "Range",
     "Reliability",
     "Scan",
@@ -44,6 +45,7 @@ _LARGEST_TURN: Final = 0.05
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -417,6 +419,44 @@ class Scan(_Part):
     skip_empty: bool = True
 
 
+class QualityLimits(_Part):
+    """Limits of the report's quality gates where this scope's differ from the usual ones; see ``report.gates``.
+
+    Attributes:
+        cells_counted: least number.
+        unidentified, blurred, unregistered, saturated, doublets: most of the cells (%).
+        missing_fields: most of the fields (%).
+        head_disagreement: most, of 0 to 1.
+        accepted: least share (%) of whole white cells among what was found; the others are debris or cut by a border.
+        failed_fields: most of the fields (%) beyond one of the limits below.
+        blur_um: widest edge of nuclei; about twice what the objective shows in focus.
+        saturated_percent: most overexposed pixels of a field.
+        residual_px: largest estimated error of the registration.
+        stain: least brightness (%) of nuclei above their surroundings, of the camera's range.
+        stain_ratio: least ratio of that to the cytoplasm's.
+        red_cover_percent: most of a bright field covered by red cells; beyond it they overlap.
+        light_drift: most (%) that a bright field's background may differ from the sample's usual one.
+    """
+
+    cells_counted: NotNegative | None = None
+    unidentified: _Percent | None = None
+    blurred: _Percent | None = None
+    unregistered: _Percent | None = None
+    saturated: _Percent | None = None
+    doublets: _Percent | None = None
+    missing_fields: _Percent | None = None
+    head_disagreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    accepted: _Percent | None = None
+    failed_fields: _Percent | None = None
+    blur_um: Positive | None = None
+    saturated_percent: _Percent | None = None
+    residual_px: Positive | None = None
+    stain: _Percent | None = None
+    stain_ratio: NotNegative | None = None
+    red_cover_percent: _Percent | None = None
+    light_drift: NotNegative | None = None
+
+
 class CalibrationPolicy(_Part):
     """What is expected of the scope's calibration file, which ``wbcpipe calibrate`` writes.
 
@@ -454,6 +494,7 @@ class Scope(_Part):
     scan: Scan = Scan()
     calibration: CalibrationPolicy = CalibrationPolicy()
     light_check: LightCheck = LightCheck()
+    quality: QualityLimits = QualityLimits()
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
     sha256: Annotated[str, Field(exclude=True)] = ""

@@ -126,6 +126,7 @@ def begin_sample(
         "pixel_um": scope.camera.image_pixel_um,
         "expected_cells_per_field": scope.expected_cells_per_field,
         "calibration": calibration_reference(scope, sample.path.parent),
+        "quality": scope.quality.model_dump(exclude_none=True),
     }
     sample.begin(info)
     sample.log("begun", scope=scope.name, slot=plan.slot)

@@ -16,7 +16,7 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.quicklook import read_empty
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.agreement import head_agreement
-from wbcpipe.report.gates import quality_gates
+from wbcpipe.report.gates import failed_fields, limits_of, quality_gates
 from wbcpipe.report.trust import judge
 from wbcpipe.samples import read_json
 
@@ -128,7 +128,16 @@ def build_document(
     fields = count_fields(sample, info)
     tally = differential.tally
     trust = judge(rows)
-    gates = quality_gates(rows, tally, fields_taken=fields.taken, fields_missing=len(fields.missing))
+    limits = limits_of(info)
+    figures = store.attributes.get("field_quality") or {}
+    gates = quality_gates(
+        rows,
+        tally,
+        fields_taken=fields.taken,
+        fields_missing=len(fields.missing),
+        figures=figures,
+        limits=limits,
+    )
     return {
         "format_version": FORMAT_VERSION,
         "notice": NOTICE,
@@ -171,6 +180,9 @@ def build_document(
                     "passed": gate.passed,
                 }
                 for gate in gates
+            ],
+            "failed_fields": [
+                {"index": failed.index, "reasons": list(failed.reasons)} for failed in failed_fields(figures, limits)
             ],
         },
         "heads": [

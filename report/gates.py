@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from wbcpipe.segment.cells import Quality
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
     from wbcpipe.report.differential import Tally
     from wbcpipe.report.rows import CellRows
 
-__all__ = ["LIMITS", "Gate", "quality_gates"]
+__all__ = ["LIMITS", "FailedField", "Gate", "failed_fields", "limits_of", "quality_gates"]
 
 #: Gate name to (what it says, comparison, limit, unit). 100 cells are the least a manual differential counts
 #: (CLSI H20-A2 counts 200 by each of two examiners for a reference); the fractions are wbcpipe's own.
@@ -26,7 +31,20 @@ LIMITS: Final[dict[str, tuple[str, Literal[">=", "<="], float, str]]] = {
     "doublets": ("Cells touching another white cell", "<=", 20, "%"),
     "missing_fields": ("Fields that could not be taken", "<=", 5, "%"),
     "head_disagreement": ("Median disagreement of the heads (0 to 1)", "<=", 0.25, ""),
+    "accepted": ("Whole white cells among what was found", ">=", 50, "%"),
+    "failed_fields": ("Fields that fail a check of their own", "<=", 10, "%"),
+    "blur_um": ("Width of the edges of nuclei", "<=", 0.6, "um"),
+    "saturated_percent": ("Overexposed pixels of a field", "<=", 1, "%"),
+    "residual_px": ("Estimated error of the registration", "<=", 1, "px"),
+    "stain": ("Stain of nuclei, of the full range", ">=", 1, "%"),
+    "stain_ratio": ("Stain of nuclei over that of cytoplasm", ">=", 1.5, ""),
+    "red_cover_percent": ("Bright field covered by red cells", "<=", 85, "%"),
+    "light_drift": ("Drift of the bright-field light", "<=", 10, "%"),
 }
+#: Those that each field is held to as well; `FIELD_FIGURES` says what they are.
+_OF_FIELDS: Final = ("blur_um", "saturated_percent", "residual_px", "stain", "stain_ratio", "red_cover_percent")
+#: Share of the fields whose light lies within the drift.
+_DRIFT_SHARE: Final = 0.9
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,7 @@ class Gate:
         figure: ``None`` when there is nothing to measure (no fields, no cells, one head).
         comparison: ``>=`` or ``<=``: how the figure must lie to the limit.
         limit: the limit.
-        unit: ``cells``, ``%`` or empty.
+        unit: ``cells``, ``%``, ``um``, ``px`` or empty.
     """
 
     name: str
@@ -54,21 +72,101 @@ class Gate:
         """``None`` when there is no figure."""
         if self.figure is None:
             return None
-        return self.figure >= self.limit if self.comparison == ">=" else self.figure <= self.limit
+        return _holds(self.figure, self.comparison, self.limit)
 
 
-def quality_gates(rows: CellRows, tally: Tally, *, fields_taken: int, fields_missing: int) -> list[Gate]:
+@dataclass(frozen=True)
+class FailedField:
+    """A field beyond the limits.
+
+    Attributes:
+        index: of the field.
+        reasons: for people, such as ``blur_um 0.71 (limit <= 0.6)``.
+    """
+
+    index: int
+    reasons: tuple[str, ...]
+
+
+def limits_of(info: Mapping[str, Any]) -> dict[str, float]:
+    """Limit of each gate for a sample.
+
+    Args:
+        info: its ``sample.json``, which holds under ``quality`` the limits of its scope file that differ from ours.
+
+    Returns:
+        Name to limit, of each in ``LIMITS``; a limit there that is no number counts as not given.
+    """
+    given = info.get("quality")
+    given = given if isinstance(given, dict) else {}
+    limits = {name: limit for name, (_, _, limit, _) in LIMITS.items()}
+    for name in limits.keys() & given.keys():
+        value = given[name]
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            limits[name] = float(value)
+    return limits
+
+
+def failed_fields(figures: Mapping[str, Sequence[Any]], limits: Mapping[str, float]) -> list[FailedField]:
+    """The fields beyond the limits, in the figures' order.
+
+    Args:
+        figures: ``field_quality`` of ``cells.zarr``: name to one entry for each field.
+        limits: of `limits_of`.
+    """
+    light = _relative_light(figures)
+    failed = []
+    for row, index in enumerate(figures.get("field", ())):
+        reasons = []
+        for name in _OF_FIELDS:
+            comparison = LIMITS[name][1]
+            value = _worst(figures[name][row], comparison)
+            if value is not None and not _holds(value, comparison, limits[name]):
+                reasons.append(f"{name} {value:.3g} (limit {comparison} {limits[name]:g})")
+        if figures["unregistered"][row]:
+            reasons.append("registration is not trusted")
+        if light is not None and np.nanmax(np.abs(light[row]), initial=0) > limits["light_drift"]:
+            away = light[row][np.nanargmax(np.abs(light[row]))]
+            reasons.append(f"light {away:+.3g} % (limit {limits['light_drift']:g} %)")
+        if reasons:
+            failed.append(FailedField(int(index), tuple(reasons)))
+    return failed
+
+
+def quality_gates(
+    rows: CellRows,
+    tally: Tally,
+    *,
+    fields_taken: int,
+    fields_missing: int,
+    figures: Mapping[str, Sequence[Any]] | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> list[Gate]:
     """Measure a sample against every limit.
 
-    Blurred, unaligned, overexposed and touching cells are percentages of all cells that are not debris.
+    Blurred, unaligned, overexposed and touching cells are percentages of all cells that are not debris. A figure that
+    each field has is the median of the fields'; the light's drift is the width of the middle 90 % of the fields about
+    their median, of the modality in which it is largest.
+
+    Args:
+        rows: the sample's cells.
+        tally: the same, counted.
+        fields_taken: on the disk.
+        fields_missing: could not be taken.
+        figures: ``field_quality`` of ``cells.zarr``; none of a store that an older version wrote.
+        limits: of `limits_of`; ours if ``None``.
     """
+    limits = limits_of({}) if limits is None else limits
+    figures = figures or {}
     white = (rows.quality & Quality.DEBRIS.value) == 0
+    whole = (rows.quality & (Quality.DEBRIS | Quality.BORDER).value) == 0
 
     def flagged(flag: Quality) -> float | None:
         return _percent(int(np.count_nonzero(rows.quality[white] & flag.value)), int(np.count_nonzero(white)))
 
     apart = rows.disagreement[rows.used] if len(rows.heads) > 1 else rows.disagreement[:0]
-    figures = {
+    seen = len(figures.get("field", ()))
+    found: dict[str, float | None] = {
         "cells_counted": float(tally.identified),
         "unidentified": _percent(tally.unidentified, tally.identified + tally.unidentified),
         "blurred": flagged(Quality.BLURRED),
@@ -77,12 +175,45 @@ def quality_gates(rows: CellRows, tally: Tally, *, fields_taken: int, fields_mis
         "doublets": flagged(Quality.DOUBLET),
         "missing_fields": _percent(fields_missing, fields_taken + fields_missing),
         "head_disagreement": float(np.median(apart.astype(np.float64))) if len(apart) else None,
+        "accepted": _percent(int(np.count_nonzero(whole)), len(rows)),
+        "failed_fields": _percent(len(failed_fields(figures, limits)), seen),
+        "light_drift": _drift(_relative_light(figures)),
     }
+    for name in _OF_FIELDS:
+        values = [_worst(entry, LIMITS[name][1]) for entry in figures.get(name, ())]
+        known = [value for value in values if value is not None]
+        found[name] = float(np.median(known)) if known else None
     return [
-        Gate(name, title, figures[name], comparison, limit, unit)
-        for name, (title, comparison, limit, unit) in LIMITS.items()
+        Gate(name, title, found[name], comparison, limits[name], unit)
+        for name, (title, comparison, _, unit) in LIMITS.items()
     ]
 
 
 def _percent(part: int, whole: int) -> float | None:
     return 100 * part / whole if whole else None
+
+
+def _holds(figure: float, comparison: Literal[">=", "<="], limit: float) -> bool:
+    return figure >= limit if comparison == ">=" else figure <= limit
+
+
+def _worst(entry: Any, comparison: Literal[">=", "<="]) -> float | None:
+    """A field's figure; of one for each modality the worst; ``None`` where there is none."""
+    entries = [value for value in (entry if isinstance(entry, list) else [entry]) if value is not None]
+    return (min if comparison == ">=" else max)(entries, default=None)
+
+
+def _relative_light(figures: Mapping[str, Sequence[Any]]) -> NDArray[np.float64] | None:
+    """Background's difference (%) from its median, (fields, modalities that have light); NaN where unknown."""
+    if not figures.get("background"):
+        return None
+    light = np.array(figures["background"], float)  # (F, M)
+    light = light[:, ~np.isnan(light).all(axis=0)]
+    return 100 * (light / np.nanmedian(light, axis=0) - 1) if light.size else None
+
+
+def _drift(light: NDArray[np.float64] | None) -> float | None:
+    if light is None:
+        return None
+    low, high = np.nanquantile(light, [(1 - _DRIFT_SHARE) / 2, (1 + _DRIFT_SHARE) / 2], axis=0)
+    return float(np.max(high - low))

@@ -106,6 +106,10 @@ def print_differential(document: Mapping[str, Any], paths: Sequence[Path], conso
     for gate in failed:
         limit = f"limit {gate['comparison']} {gate['limit']:g} {gate['unit']}".rstrip()
         console.print(Text(f"Quality: {gate['title'].lower()}: {gate['figure']:.4g} ({limit})", style="bold red"))
+    if beyond := document["quality"]["failed_fields"]:
+        some = "; ".join(f"{field['index']}: {', '.join(field['reasons'])}" for field in beyond[:3])
+        more = f"; and {len(beyond) - 3} more" if len(beyond) > 3 else ""
+        console.print(Text(f"Fields beyond a limit: {some}{more}.", style="yellow"))
     if not failed:
         console.print(Text("Quality: all gates passed.", style="green"))
     for path in paths:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wbcpipe.samples import disk_errors, write_atomic
 from wbcpipe.segment.cells import COLUMNS, CellBlock
+from wbcpipe.segment.fieldquality import FIELD_FIGURES
 from wbcpipe.segment.morphometry import stack_measures
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 __all__ = ["FieldCells", "load_field", "no_cells", "save_field"]
 
@@ -26,12 +30,14 @@ class FieldCells:
         index: of the field.
         centre_um: (y, x) of the field on the stage.
         block: its cells.
+        figures: of the field's quality, see `segment.fieldquality`; none of a damaged field.
         damaged: why the field could not be read; empty where it could.
     """
 
     index: int
     centre_um: tuple[float, float]
     block: CellBlock
+    figures: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     damaged: str = ""
 
     def __len__(self) -> int:
@@ -69,6 +75,7 @@ def save_field(path: Path, cells: FieldCells, basis: str) -> None:
         "images": cells.block.images,
         "masks": cells.block.masks,
         **{f"column_{name}": values for name, values in cells.block.columns.items()},
+        **{f"figure_{name}": values for name, values in cells.figures.items()},
     }
     with write_atomic(path) as handle:
         np.savez(handle, allow_pickle=False, **arrays)
@@ -89,6 +96,7 @@ def load_field(path: Path, basis: str) -> FieldCells | None:
                 label=[""] * len(archive["images"]),
             )
             y_um, x_um = archive["centre_um"].tolist()
-            return FieldCells(int(archive["index"]), (y_um, x_um), block)
+            figures = {name: archive[f"figure_{name}"] for name in FIELD_FIGURES}
+            return FieldCells(int(archive["index"]), (y_um, x_um), block, figures)
     except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None

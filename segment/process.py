@@ -11,6 +11,7 @@ from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, Quality
 from wbcpipe.segment.crop import crop_cell, outside_field
 from wbcpipe.segment.detect import Detections, detect_cells
 from wbcpipe.segment.fieldcells import FieldCells, no_cells
+from wbcpipe.segment.fieldquality import field_figures, with_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.measures import RED_FLUORESCENCE, nuclear_index
 from wbcpipe.segment.morphometry import measure_cell, stack_measures
@@ -52,11 +53,18 @@ def process_field(
     frames, missing = _in_order(frames, info, calibration.modalities)
     centre_um = (info.y_um, info.x_um)
     reference = nuclear_index(calibration.modalities)
+    full_range = info.saturation if calibration.kind == "scope" else 65535
+    figures = field_figures(
+        frames,
+        reference=reference,
+        shading=calibration.flatfield.shading,
+        full_range=full_range,
+        camera=calibration.kind == "scope",
+    )
     found = _detect(frames[reference], info.pixel_um, calibration)
     if not len(found):
-        return FieldCells(
-            info.index, centre_um, no_cells(len(frames), side_px, red=RED_FLUORESCENCE in calibration.modalities)
-        )
+        none = no_cells(len(frames), side_px, red=RED_FLUORESCENCE in calibration.modalities)
+        return FieldCells(info.index, centre_um, none, figures)
     alignment = _register(frames, info, calibration, reference)
     images, masks = _cut_out(
         frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px
@@ -73,7 +81,16 @@ def process_field(
     columns |= measure_block(
         images, masks, crop_pixel_um, calibration.modalities, background_levels(frames, calibration)
     )
-    return FieldCells(info.index, centre_um, CellBlock(images, masks, columns, [""] * len(found)))
+    block = CellBlock(images, masks, columns, [""] * len(found))
+    figures = with_cells(
+        figures,
+        block,
+        reference=reference,
+        pixel_um=crop_pixel_um,
+        full_range=full_range,
+        alignment=alignment if calibration.kind == "scope" else None,
+    )
+    return FieldCells(info.index, centre_um, block, figures)
 
 
 def measure_block(

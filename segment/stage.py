@@ -28,6 +28,7 @@ from wbcpipe.segment.calibration import (
 )
 from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, CellStore, Quality
 from wbcpipe.segment.fieldcells import FieldCells, load_field, no_cells, save_field
+from wbcpipe.segment.fieldquality import stack_figures
 from wbcpipe.segment.measures import RED_FLUORESCENCE
 from wbcpipe.segment.pictures import CLASS_ORDER
 from wbcpipe.segment.process import process_field
@@ -35,7 +36,7 @@ from wbcpipe.segment.quality import blurred
 from wbcpipe.segment.unique import label_from_truth, unique_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["SegmentStage", "segment_sample"]
 
 #: Changes whenever the same frames would give other cells.
-_METHOD: Final = 4
+_METHOD: Final = 5
 #: Columns that decide what becomes of a cell, kept of every field.
 _KEPT: Final = ("field", "y_um", "x_um", "focus", "quality")
 
@@ -56,6 +57,7 @@ class _Summary:
 
     centre_um: tuple[float, float]
     columns: dict[str, NDArray[Any]]
+    figures: Mapping[str, NDArray[np.float32]]
     damaged: str
 
 
@@ -136,7 +138,7 @@ class SegmentStage:
                 )
                 save_field(path, cells, self._basis)
         columns = {name: cells.block.columns[name] for name in _KEPT}
-        self._fields[index] = _Summary(cells.centre_um, columns, cells.damaged)
+        self._fields[index] = _Summary(cells.centre_um, columns, cells.figures, cells.damaged)
         return cells
 
     def standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
@@ -195,6 +197,9 @@ class SegmentStage:
                 "pixel_um": self._pixel_um,
                 "classes": list(CLASS_ORDER),
                 "derived": self._derived(),
+                "field_quality": stack_figures(
+                    (index, self._fields[index].figures) for index in indices if index not in damaged
+                ),
                 "provenance": provenance,
             },
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from wbcpipe.acquire.config import QualityLimits
 from wbcpipe.acquire.frames import MODALITIES, field_path, fields_on_disk, read_field, read_info, write_planes
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.record import begin_sample
@@ -161,7 +162,8 @@ def test_a_contradicting_call_is_refused_with_the_difference(
     change: dict[str, Any],
     words: str,
 ) -> None:
-    begin_sample(sample, small_scope, small_plan, specimen)
+    small_scope = small_scope.model_copy(update={"quality": QualityLimits(blur_um=0.5)})
+    assert begin_sample(sample, small_scope, small_plan, specimen)["quality"] == {"blur_um": 0.5}
     first = sample.info_path.read_bytes()
     begin_sample(sample, small_scope, small_plan, specimen)
     with pytest.raises(SampleStateError, match=words):

@@ -50,6 +50,7 @@ def _create(
     classes: tuple[str, ...] = CLASSES,
     info: dict[str, Any] | None = None,
     classify: bool = True,
+    field_quality: dict[str, Any] | None = None,
 ) -> Sample:
     """Write sample.json and cells.zarr; ``head_calls`` gives each cell the class of each head, else its call."""
     number = len(calls)
@@ -62,7 +63,9 @@ def _create(
         columns=_columns(quality or [0] * number, x_um or [100.0 * i for i in range(number)]),
         label=list(labels or [""] * number),
     )
-    attributes = {"pixel_um": 0.1, "classes": list(classes), "provenance": {"software": "test"}}
+    attributes: dict[str, Any] = {"pixel_um": 0.1, "classes": list(classes), "provenance": {"software": "test"}}
+    if field_quality is not None:
+        attributes["field_quality"] = field_quality
     store = CellStore.create(sample.cells_path, [block], modalities=MODALITIES, attributes=attributes)
     if classify:
         probability = np.full((number, 4, len(classes)), 0.1 / (len(classes) - 1), dtype=np.float32)

@@ -74,6 +74,18 @@ def test_columns_make_sense(unbroken: CellStore) -> None:
     assert background == pytest.approx(40000, rel=0.05)
 
 
+def test_every_field_has_figures_of_its_quality(unbroken: CellStore) -> None:
+    figures = unbroken.attributes["field_quality"]
+    assert figures["field"] == unbroken.attributes["provenance"]["fields"]
+    with_cells = [row for row, index in enumerate(figures["field"]) if np.any(unbroken.column("field") == index)]
+    assert with_cells
+    assert all(0.2 < figures["blur_um"][row] < 0.6 for row in with_cells)
+    assert all(figures["stain_ratio"][row] > 2 for row in with_cells)
+    assert all(10 < share < 70 for share in figures["red_cover_percent"])
+    background = np.array(figures["background"], float)[:, :3]
+    assert np.ptp(background, axis=0).max() < 1
+
+
 @pytest.mark.parametrize("step", ["calibrated", "process 3", "process 5", "storing"])
 def test_killed_and_resumed_ends_in_the_same_cells(
     copy_run: Callable[[str], Sample], unbroken: CellStore, monkeypatch: pytest.MonkeyPatch, step: str

@@ -1,0 +1,118 @@
+"""Quality gates: which limit holds, which field fails and why, and what the sample's figures are."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from wbcpipe.acquire.config import QualityLimits
+from wbcpipe.report.gates import LIMITS, failed_fields, limits_of
+from wbcpipe.report.stage import read_document, write_report
+from wbcpipe.report.tables import print_differential
+from wbcpipe.segment.cells import COLUMNS
+from wbcpipe.segment.fieldquality import FIELD_FIGURES
+from wbcpipe.segment.measures import MORPHOMETRY
+
+SOUND: dict[str, Any] = {
+    "blur_um": 0.4,
+    "saturated_percent": [0.0, 0.0, 0.1],
+    "background": [60.0, 61.0, None],
+    "residual_px": [0.02, 0.1, 0.0],
+    "unregistered": 0,
+    "stain": 20.0,
+    "stain_ratio": 6.0,
+    "red_cover_percent": 40.0,
+}
+
+
+def table(*changes: dict[str, Any]) -> dict[str, list[Any]]:
+    rows = [SOUND | change for change in changes]
+    return {"field": list(range(len(rows))), **{name: [row[name] for row in rows] for name in FIELD_FIGURES}}
+
+
+def test_a_scope_can_set_the_limit_of_every_gate_and_no_other() -> None:
+    assert set(QualityLimits.model_fields) == set(LIMITS)
+
+
+def test_limits_of_the_scope_go_before_the_usual_ones() -> None:
+    usual = limits_of({})
+    assert usual == {name: entry[2] for name, entry in LIMITS.items()}
+    assert limits_of({"quality": {"blur_um": 0.5, "stain": "much", "unheard": 3}}) == usual | {"blur_um": 0.5}
+    assert limits_of({"quality": [1]}) == usual
+
+
+def test_a_sound_sample_has_no_failed_field() -> None:
+    assert failed_fields(table({}, {}, {}), limits_of({})) == []
+    assert failed_fields({}, limits_of({})) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"blur_um": 0.9}, "blur_um 0.9 (limit <= 0.6)"),
+        ({"saturated_percent": [0.0, 5.0, 0.0]}, "saturated_percent 5 (limit <= 1)"),
+        ({"residual_px": [0.1, 2.5, 0.0]}, "residual_px 2.5 (limit <= 1)"),
+        ({"unregistered": 1}, "registration is not trusted"),
+        ({"stain": 0.2}, "stain 0.2 (limit >= 1)"),
+        ({"stain_ratio": 1.1}, "stain_ratio 1.1 (limit >= 1.5)"),
+        ({"red_cover_percent": 97.0}, "red_cover_percent 97 (limit <= 85)"),
+        ({"background": [60.0, 48.8, None]}, "light -20 % (limit 10 %)"),
+    ],
+)
+def test_a_field_beyond_one_limit_says_which(change: dict[str, Any], why: str) -> None:
+    (failed,) = failed_fields(table({}, {}, change, {}), limits_of({}))
+    assert failed.index == 2
+    assert failed.reasons == (why,)
+
+
+def test_what_was_not_measured_does_not_fail() -> None:
+    unknown = {name: [None] * 3 if FIELD_FIGURES[name].per_modality else None for name in FIELD_FIGURES}
+    assert failed_fields(table({}, unknown), limits_of({})) == []
+    assert failed_fields(table(unknown, unknown), limits_of({})) == []
+
+
+def test_a_failed_field_is_in_the_document_on_the_page_and_in_the_terminal(create_sample: Any) -> None:
+    limits = {"quality": {"blur_um": 0.3, "failed_fields": 60}}
+    table_of_fields = table({"blur_um": 0.2}, {"blur_um": 0.2}, {"blur_um": 0.5})
+    sample = create_sample(["NEU"] * 120, info=limits, field_quality=table_of_fields)
+    write_report(sample)
+    document = read_document(sample)
+    assert document["quality"]["passed"] is True
+    (failed,) = document["quality"]["failed_fields"]
+    assert failed == {"index": 2, "reasons": ["blur_um 0.5 (limit <= 0.3)"]}
+    gates = {gate["name"]: gate for gate in document["quality"]["gates"]}
+    assert (gates["blur_um"]["figure"], gates["blur_um"]["limit"]) == (0.2, 0.3)
+    assert gates["failed_fields"]["figure"] == pytest.approx(33.3333)
+    page = (sample.path / "report.html").read_text(encoding="utf-8")
+    assert "Field 2: blur_um 0.5" in page
+    said = io.StringIO()
+    print_differential(document, [], Console(file=said, width=200))
+    assert "Fields beyond a limit: 2: blur_um 0.5 (limit <= 0.3)." in said.getvalue()
+
+
+def test_a_sample_out_of_focus_as_a_whole_fails(create_sample: Any) -> None:
+    sample = create_sample(["NEU"] * 120, field_quality=table({"blur_um": 0.9}, {"blur_um": 0.8}, {}))
+    write_report(sample)
+    document = read_document(sample)
+    assert document["quality"]["passed"] is False
+    failed = {gate["name"]: gate["figure"] for gate in document["quality"]["gates"] if gate["passed"] is False}
+    assert failed == {"blur_um": 0.8, "failed_fields": pytest.approx(66.6667)}
+    assert "Do not rely on this count" in (sample.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_documentation_knows_every_column_figure_and_limit() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "columns.md").read_text(encoding="utf-8")
+    for name in COLUMNS:
+        assert f"`{name}`" in text, name
+    for name, measure in MORPHOMETRY.items():
+        assert f"| {measure.unit} | {measure.meaning} |" in text, name
+        assert f"| `{name}` |" in text, name
+    for name, figure in FIELD_FIGURES.items():
+        whose = "each modality" if figure.per_modality else "the field"
+        assert f"| `{name}` | {whose} | {figure.unit} | {figure.meaning} |" in text
+    for name, (title, comparison, limit, unit) in LIMITS.items():
+        assert f"| `{name}` | {comparison} | {f'{limit:g} {unit}'.rstrip()} | {title} |" in text
