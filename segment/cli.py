@@ -30,9 +30,16 @@ _PIXEL = click.option("--pixel-um", type=float, required=True, help="Size of the
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG", help="Where to [SAMPLE_field_00042.png]."
 )
+@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Processes [one a core, fewer for few fields].")
 @json_option
 def segment(
-    name: str, data: Path | None, pixel_um: float, preview: int | None, out: Path | None, as_json: bool
+    name: str,
+    data: Path | None,
+    pixel_um: float,
+    preview: int | None,
+    out: Path | None,
+    jobs: int | None,
+    as_json: bool,
 ) -> None:
     """Stage 2: find the white cells in every field on disk, register the four frames, and cut out the cells.
 
@@ -62,7 +69,10 @@ def segment(
 
     with sample.lock("segment"), Reporter(quiet=as_json) as reporter:
         store = segment_sample(
-            sample, pixel_um=pixel_um, progress=lambda done, total: reporter.update("fields segmented", done, total)
+            sample,
+            pixel_um=pixel_um,
+            progress=lambda done, total: reporter.update("fields segmented", done, total),
+            jobs=jobs or 0,
         )
     _show(sample, store, as_json=as_json)
 

@@ -30,6 +30,7 @@ from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, CellStore, Quality
 from wbcpipe.segment.fieldcells import FieldCells, load_field, no_cells, save_field
 from wbcpipe.segment.fieldquality import stack_figures
 from wbcpipe.segment.measures import RED_FLUORESCENCE
+from wbcpipe.segment.parallel import prepared, usual_jobs
 from wbcpipe.segment.pictures import CLASS_ORDER
 from wbcpipe.segment.process import process_field
 from wbcpipe.segment.quality import blurred
@@ -37,6 +38,7 @@ from wbcpipe.segment.unique import label_from_truth, unique_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -125,21 +127,21 @@ class SegmentStage:
         if self._calibration is None:
             self.calibrate(whole_fields(self._raw))
         assert self._calibration is not None
-        path = self._sample.work_path / "fields" / f"field_{index:05d}.npz"
-        cells = load_field(path, self._basis)
+        cells = load_field(self._field_path(index), self._basis)
         if cells is None:
             try:
-                frames, info = read_passes(self._raw, index)
+                cells = self._segmented(index)
             except FrameFileError as error:
                 cells = self._damaged(index, str(error))
-            else:
-                cells = process_field(
-                    frames, info, self._calibration, crop_pixel_um=self._pixel_um, stage_affine=self.affine()
-                )
-                save_field(path, cells, self._basis)
         columns = {name: cells.block.columns[name] for name in _KEPT}
         self._fields[index] = _Summary(cells.centre_um, columns, cells.figures, cells.damaged)
         return cells
+
+    def prepare(self, index: int) -> None:
+        """Segment a field for a later `process`, maybe of another process; nothing is said of a damaged one."""
+        if load_field(self._field_path(index), self._basis) is None:
+            with contextlib.suppress(FrameFileError):
+                self._segmented(index)
 
     def standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
         """The cells that `finish` would write of the fields so far, in its order.
@@ -205,6 +207,15 @@ class SegmentStage:
         )
         self._sample.log("segmented", cells=len(store), fields=len(indices), damaged=sorted(damaged))
         return store
+
+    def _field_path(self, index: int) -> Path:
+        return self._sample.work_path / "fields" / f"field_{index:05d}.npz"
+
+    def _segmented(self, index: int) -> FieldCells:
+        frames, info = read_passes(self._raw, index)
+        cells = process_field(frames, info, self.calibration, crop_pixel_um=self._pixel_um, stage_affine=self.affine())
+        save_field(self._field_path(index), cells, self._basis)
+        return cells
 
     def _kind(self) -> str:
         return str(self._info.get("kind", "scope"))
@@ -304,13 +315,16 @@ class SegmentStage:
         }
 
 
-def segment_sample(sample: Sample, *, pixel_um: float, progress: Callable[[int, int], None]) -> CellStore:
+def segment_sample(
+    sample: Sample, *, pixel_um: float, progress: Callable[[int, int], None], jobs: int = 0
+) -> CellStore:
     """Segment every field on the disk.
 
     Args:
         sample: its lock is held by the caller.
         pixel_um: pixel size of the crops.
         progress: called with (fields done, fields in all).
+        jobs: processes; 0 for as many as the machine and the number of fields make worth while.
 
     Raises:
         SampleStateError: no such sample.
@@ -320,7 +334,8 @@ def segment_sample(sample: Sample, *, pixel_um: float, progress: Callable[[int, 
     indices = whole_fields(sample.path / "raw")
     stage = SegmentStage(sample, pixel_um=pixel_um)
     stage.calibrate(indices)
-    for done, index in enumerate(indices, 1):
+    jobs = jobs or usual_jobs(len(indices))
+    for done, index in enumerate(prepared(sample, indices, pixel_um=pixel_um, jobs=jobs), 1):
         stage.process(index)
         progress(done, len(indices))
     return stage.finish(indices)

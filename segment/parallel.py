@@ -1,0 +1,95 @@
+"""Fields segmented by several processes ahead of the one that gathers them.
+
+Each writes its fields' results where `SegmentStage.process` finds them; so none is lost with a process that dies, and
+whoever gathers them does what is missing itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Final
+
+from wbcpipe.samples import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from wbcpipe.segment.stage import SegmentStage
+
+__all__ = ["available_cores", "prepared", "usual_jobs"]
+
+#: A process takes about a second to start, which is 2 or 3 fields' time.
+_FIELDS_WORTH_A_PROCESS: Final = 8
+#: Beyond this the disk decides.
+_MOST_JOBS: Final = 8
+
+_stage: SegmentStage
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usual_jobs(fields: int) -> int:
+    """How many processes so many fields are worth here."""
+    return max(1, min(available_cores(), _MOST_JOBS, fields // _FIELDS_WORTH_A_PROCESS))
+
+
+def prepared(sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int) -> Iterator[int]:
+    """Segment fields of a calibrated sample in processes of their own; the caller holds the sample's lock.
+
+    Args:
+        sample: its calibration is on the disk.
+        indices: the fields.
+        pixel_um: pixel size of the crops.
+        jobs: processes; with one nothing is done ahead.
+
+    Yields:
+        Each index, in order, once the field has been tried. When a process dies, the rest follow without being tried.
+    """
+    if jobs <= 1:
+        yield from indices
+        return
+    place = (str(sample.path.parent), sample.name, pixel_um)
+    executor = ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=place
+    )
+    remaining = iter(indices)
+    try:
+        with contextlib.suppress(BrokenProcessPool):
+            for _ in executor.map(_prepare, indices):
+                yield next(remaining)
+        yield from remaining
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(root: str, name: str, pixel_um: float) -> None:
+    """Make ready one process: Ctrl-C is the gatherer's, and without a gatherer there is nothing to do."""
+    from pathlib import Path
+
+    from wbcpipe.segment.stage import SegmentStage
+
+    global _stage
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _stage = SegmentStage(Sample.at(Path(root), name), pixel_um=pixel_um)
+    _stage.calibrate([])
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _prepare(index: int) -> None:
+    _stage.prepare(index)

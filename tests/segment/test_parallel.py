@@ -1,0 +1,121 @@
+"""Fields segmented by several processes: the same cells, whatever becomes of the processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from wbcpipe.segment.parallel import available_cores, prepared, usual_jobs
+from wbcpipe.segment.stage import SegmentStage, segment_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wbcpipe.samples import Sample
+    from wbcpipe.segment.cells import CellStore
+
+ROOT = Path(__file__).parents[2]
+
+
+def same(one: CellStore, other: CellStore) -> bool:
+    return (
+        one.attributes == other.attributes
+        and np.array_equal(one.images()[:], other.images()[:])
+        and all(np.array_equal(one.column(name), other.column(name)) for name in ("y_um", "quality", "focus"))
+    )
+
+
+def test_two_processes_give_the_same_cells(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
+    sample = copy_run("two")
+    seen = []
+    store = segment_sample(sample, pixel_um=0.1, progress=lambda done, total: seen.append((done, total)), jobs=2)
+    assert same(store, unbroken)
+    assert seen == [(k, 6) for k in range(1, 7)]
+
+
+def test_processes_that_die_are_done_without(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
+    sample = copy_run("killed")
+
+    def kill(done: int, total: int) -> None:
+        if done == 2:
+            for process in multiprocessing.active_children():
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGTERM)
+
+    assert same(segment_sample(sample, pixel_um=0.1, progress=kill, jobs=2), unbroken)
+
+
+def test_a_damaged_field_is_told_of_once(copy_run: Callable[[str], Sample], capsys: pytest.CaptureFixture[str]) -> None:
+    sample = copy_run("damaged")
+    path = next(iter(sorted(sample.raw_path().glob("field_00004*"))))
+    path.write_bytes(path.read_bytes()[:1000])
+    store = segment_sample(sample, pixel_um=0.1, progress=lambda done, total: None, jobs=2)
+    assert store.attributes["provenance"]["damaged_fields"] == [4]
+    assert capsys.readouterr().err.count("field 4 is left out") == 1
+
+
+_PREPARE = """
+import sys
+from pathlib import Path
+from wbcpipe.samples import Sample
+from wbcpipe.segment.parallel import prepared
+
+if __name__ == "__main__":
+    for index in prepared(Sample.at(Path(sys.argv[1]), sys.argv[2]), list(range(6)) * 50, pixel_um=0.1, jobs=2):
+        print(index, flush=True)
+        sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_no_process_outlives_the_one_that_gathers(copy_run: Callable[[str], Sample], tmp_path: Path) -> None:
+    sample = copy_run("orphans")
+    SegmentStage(sample, pixel_um=0.1).calibrate(range(6))
+    script = tmp_path / "gather.py"
+    script.write_text(_PREPARE, encoding="utf-8")
+    words = [sys.executable, str(script), str(sample.path.parent), sample.name]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT.parent, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        session = _of_session(process.pid)
+        assert len(session) >= 3
+        process.kill()
+    deadline = time.monotonic() + 20
+    while _of_session(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _of_session(session: int) -> list[int]:
+    """Living processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(words[3]) == session and words[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_few_fields_are_not_worth_a_process() -> None:
+    assert usual_jobs(3) == 1
+    assert 1 <= usual_jobs(10_000) <= min(8, available_cores())
+
+
+def test_one_job_does_nothing_ahead(copy_run: Callable[[str], Sample]) -> None:
+    sample = copy_run("one")
+    assert list(prepared(sample, [3, 1], pixel_um=0.1, jobs=1)) == [3, 1]
+    assert not (sample.work_path / "fields").exists()
