@@ -31,6 +31,9 @@ _PIXEL = click.option("--pixel-um", type=float, required=True, help="Size of the
     "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG", help="Where to [SAMPLE_field_00042.png]."
 )
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Processes [one a core, fewer for few fields].")
+@click.option(
+    "--detector", default="own", show_default=True, metavar="NAME", help="own, cellpose, stardist or MODULE:FUNCTION."
+)
 @json_option
 def segment(
     name: str,
@@ -39,6 +42,7 @@ def segment(
     preview: int | None,
     out: Path | None,
     jobs: int | None,
+    detector: str,
     as_json: bool,
 ) -> None:
     """Stage 2: find the white cells in every field on disk, register the four frames, and cut out the cells.
@@ -49,6 +53,10 @@ def segment(
 
     Stopped half way, the same command goes on and ends in the same cells. `--pixel-um` must be the pixel size that the
     model expects (`wbcpipe bundles` shows it).
+
+    `--detector` takes another way to find nuclei: `cellpose` or `stardist` if you have installed them (they fetch their
+    weights themselves), or your own function of (channel as float32, um a pixel) that gives a label image, such as
+    `mylab.nuclei:find`. Go on with `wbcpipe classify` and `wbcpipe report`: `wbcpipe run` segments with our own.
 
     With `--preview` nothing of the sample is changed: one field is drawn with its channels registered, outlines of
     nuclei and cells, flags, and calls if there are; also before the sample is segmented.
@@ -73,6 +81,7 @@ def segment(
             pixel_um=pixel_um,
             progress=lambda done, total: reporter.update("fields segmented", done, total),
             jobs=jobs or 0,
+            detector=detector,
         )
     _show(sample, store, as_json=as_json)
 

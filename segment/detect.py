@@ -21,7 +21,15 @@ from wbcpipe.segment.separate import join_lobes, part_at_waists, passes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DetectionRules", "Detections", "NuclearKind", "detect_cells", "nuclear_level", "rules_for"]
+__all__ = [
+    "DetectionRules",
+    "Detections",
+    "NuclearKind",
+    "cells_from_labels",
+    "detect_cells",
+    "nuclear_level",
+    "rules_for",
+]
 
 NuclearKind = Literal["fluorescence", "stained"]
 
@@ -129,6 +137,32 @@ def detect_cells(
     nuclei = _opened(signal > rules.nucleus * level, 0.45 / coarse_um)
     body = (signal > max(rules.body * level, 5 * noise)) | nuclei
     parts = _cells(body, nuclei, coarse_um, rules)
+    return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
+
+
+def cells_from_labels(
+    labels: NDArray[np.int32], nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind, *, level: float | None = None
+) -> Detections:
+    """Cells from nuclei (or cells) that another detector labelled: lobes joined, measured and flagged as usual.
+
+    Args:
+        labels: (Y, X) int32, 0 where none lies.
+        nuclear: (Y, X) any number type, nuclei bright on dark.
+        pixel_um: size of a pixel.
+        kind: what the channel is.
+        level: brightness of nuclei above background; measured in this picture if ``None``.
+    """
+    rules = rules_for(kind)
+    factor = max(1, round(rules.coarse_um / pixel_um))
+    coarse_um = pixel_um * factor
+    signal, _ = _signal(nuclear, factor, coarse_um, rules)
+    level = _level(signal, coarse_um, rules) if level is None else level
+    half = factor // 2
+    coarse = np.pad(labels, ((0, factor), (0, factor)), mode="edge")[half::factor, half::factor]
+    coarse = coarse[: signal.shape[0], : signal.shape[1]]
+    # Labels of whole cells hold cytoplasm as well; it is not nucleus.
+    nuclei = (coarse > 0) & (signal > rules.nucleus * level)
+    parts = join_lobes(coarse, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
     return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
 
 

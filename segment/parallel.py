@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.samples import Sample
+from wbcpipe.segment.detectors import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +43,9 @@ def usual_jobs(fields: int) -> int:
     return max(1, min(available_cores(), _MOST_JOBS, fields // _FIELDS_WORTH_A_PROCESS))
 
 
-def prepared(sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int) -> Iterator[int]:
+def prepared(
+    sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int, detector: str = OWN
+) -> Iterator[int]:
     """Segment fields of a calibrated sample in processes of their own; the caller holds the sample's lock.
 
     Args:
@@ -50,6 +53,7 @@ def prepared(sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: i
         indices: the fields.
         pixel_um: pixel size of the crops.
         jobs: processes; with one nothing is done ahead.
+        detector: name of what finds the nuclei.
 
     Yields:
         Each index, in order, once the field has been tried. When a process dies, the rest follow without being tried.
@@ -57,7 +61,7 @@ def prepared(sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: i
     if jobs <= 1:
         yield from indices
         return
-    place = (str(sample.path.parent), sample.name, pixel_um)
+    place = (str(sample.path.parent), sample.name, pixel_um, detector)
     executor = ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=place
     )
@@ -71,7 +75,7 @@ def prepared(sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: i
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(root: str, name: str, pixel_um: float) -> None:
+def _begin(root: str, name: str, pixel_um: float, detector: str) -> None:
     """Make ready one process: Ctrl-C is the gatherer's, and without a gatherer there is nothing to do."""
     from pathlib import Path
 
@@ -80,7 +84,7 @@ def _begin(root: str, name: str, pixel_um: float) -> None:
     global _stage
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _stage = SegmentStage(Sample.at(Path(root), name), pixel_um=pixel_um)
+    _stage = SegmentStage(Sample.at(Path(root), name), pixel_um=pixel_um, detector=detector)
     _stage.calibrate([])
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, Quality
 from wbcpipe.segment.crop import crop_cell, outside_field
-from wbcpipe.segment.detect import Detections, detect_cells
+from wbcpipe.segment.detect import Detections, cells_from_labels, detect_cells
+from wbcpipe.segment.detectors import find_labels
 from wbcpipe.segment.fieldcells import FieldCells, no_cells
 from wbcpipe.segment.fieldquality import field_figures, with_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.frames import FieldInfo
     from wbcpipe.segment.calibration import Calibration
+    from wbcpipe.segment.detect import NuclearKind
+    from wbcpipe.segment.detectors import Detector
 
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
 
@@ -36,6 +39,7 @@ def process_field(
     crop_pixel_um: float,
     stage_affine: NDArray[np.float64],
     side_px: int = CROP_SIDE_PX,
+    detector: Detector | None = None,
 ) -> FieldCells:
     """Find and cut out the cells of a field.
 
@@ -46,9 +50,13 @@ def process_field(
         crop_pixel_um: pixel size of the crops.
         stage_affine: (2, 2) acting on (x, y): how the stage's axes lie in the image.
         side_px: side of the crops.
+        detector: finds the nuclei; our own if ``None``.
 
     Returns:
         The cells, in order of their position in the field.
+
+    Raises:
+        ConfigError: the detector failed, or what it gave is no label image.
     """
     frames, missing = _in_order(frames, info, calibration.modalities)
     centre_um = (info.y_um, info.x_um)
@@ -61,7 +69,7 @@ def process_field(
         full_range=full_range,
         camera=calibration.kind == "scope",
     )
-    found = _detect(frames[reference], info.pixel_um, calibration)
+    found = _detect(frames[reference], info.pixel_um, calibration, detector)
     if not len(found):
         none = no_cells(len(frames), side_px, red=RED_FLUORESCENCE in calibration.modalities)
         return FieldCells(info.index, centre_um, none, figures)
@@ -208,11 +216,16 @@ def _in_order(
     return ordered, not set(modalities) <= set(info.modalities)
 
 
-def _detect(nuclear: NDArray[np.uint16], pixel_um: float, calibration: Calibration) -> Detections:
-    if calibration.kind == "stained-rgb":
-        # Pictures of one import may come from several slides: each has a level of its own.
-        return detect_cells(nuclear, pixel_um, "stained")
-    return detect_cells(nuclear, pixel_um, "fluorescence", level=calibration.level or None)
+def _detect(
+    nuclear: NDArray[np.uint16], pixel_um: float, calibration: Calibration, detector: Detector | None
+) -> Detections:
+    stained = calibration.kind == "stained-rgb"
+    kind: NuclearKind = "stained" if stained else "fluorescence"
+    # Pictures of one import may come from several slides: each has a level of its own.
+    level = None if stained else calibration.level or None
+    if detector is None:
+        return detect_cells(nuclear, pixel_um, kind, level=level)
+    return cells_from_labels(find_labels(detector, nuclear, pixel_um), nuclear, pixel_um, kind, level=level)
 
 
 def _register(frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibration, reference: int) -> Alignment:

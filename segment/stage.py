@@ -27,6 +27,7 @@ from wbcpipe.segment.calibration import (
     save_calibration,
 )
 from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, CellStore, Quality
+from wbcpipe.segment.detectors import OWN, load_detector
 from wbcpipe.segment.fieldcells import FieldCells, load_field, no_cells, save_field
 from wbcpipe.segment.fieldquality import stack_figures
 from wbcpipe.segment.measures import RED_FLUORESCENCE
@@ -69,11 +70,16 @@ class SegmentStage:
     Args:
         sample: its fields lie below ``raw``.
         pixel_um: pixel size of the crops.
+        detector: name of what finds the nuclei, see `segment.detectors`.
+
+    Raises:
+        SampleStateError: crops of such pixels hold no cell.
+        ConfigError: no such detector.
 
     The caller holds the sample's lock.
     """
 
-    def __init__(self, sample: Sample, *, pixel_um: float = 0.1) -> None:
+    def __init__(self, sample: Sample, *, pixel_um: float = 0.1, detector: str = OWN) -> None:
         if not 0.01 <= pixel_um <= 2:
             raise SampleStateError(
                 f"crops of {pixel_um} um a pixel; 0.01 to 2 um hold a white cell in {CROP_SIDE_PX} px."
@@ -81,6 +87,8 @@ class SegmentStage:
         self._sample = sample
         self._raw = sample.path / "raw"
         self._pixel_um = pixel_um
+        self._detector_name = detector
+        self._detector = load_detector(detector)
         self._info = sample.info()
         self._calibration: Calibration | None = None
         self._basis = ""
@@ -119,7 +127,16 @@ class SegmentStage:
             if keep:
                 save_calibration(self._sample.work_path, found)
         self._calibration = found
-        basis = [_METHOD, wbcpipe.__version__, self._pixel_um, CROP_SIDE_PX, found.digest(), self.affine().tolist()]
+        basis: list[Any] = [
+            _METHOD,
+            wbcpipe.__version__,
+            self._pixel_um,
+            CROP_SIDE_PX,
+            found.digest(),
+            self.affine().tolist(),
+        ]
+        if self._detector is not None:
+            basis.append(self._detector_name)
         self._basis = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
 
     def process(self, index: int) -> FieldCells:
@@ -213,7 +230,14 @@ class SegmentStage:
 
     def _segmented(self, index: int) -> FieldCells:
         frames, info = read_passes(self._raw, index)
-        cells = process_field(frames, info, self.calibration, crop_pixel_um=self._pixel_um, stage_affine=self.affine())
+        cells = process_field(
+            frames,
+            info,
+            self.calibration,
+            crop_pixel_um=self._pixel_um,
+            stage_affine=self.affine(),
+            detector=self._detector,
+        )
         save_field(self._field_path(index), cells, self._basis)
         return cells
 
@@ -305,6 +329,7 @@ class SegmentStage:
         return {
             "software": f"wbcpipe {wbcpipe.__version__}",
             "scope": self._info.get("scope"),
+            "detector": self._detector_name,
             "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
             "basis_sha256": self._basis,
             "calibration_fields": list(self._calibration.indices),
@@ -316,7 +341,7 @@ class SegmentStage:
 
 
 def segment_sample(
-    sample: Sample, *, pixel_um: float, progress: Callable[[int, int], None], jobs: int = 0
+    sample: Sample, *, pixel_um: float, progress: Callable[[int, int], None], jobs: int = 0, detector: str = OWN
 ) -> CellStore:
     """Segment every field on the disk.
 
@@ -325,17 +350,19 @@ def segment_sample(
         pixel_um: pixel size of the crops.
         progress: called with (fields done, fields in all).
         jobs: processes; 0 for as many as the machine and the number of fields make worth while.
+        detector: name of what finds the nuclei, see `segment.detectors`.
 
     Raises:
+        ConfigError: no such detector, or it failed.
         SampleStateError: no such sample.
         FrameFileError: no field can be read.
         NoCellsError: no cell in any of them.
     """
     indices = whole_fields(sample.path / "raw")
-    stage = SegmentStage(sample, pixel_um=pixel_um)
+    stage = SegmentStage(sample, pixel_um=pixel_um, detector=detector)
     stage.calibrate(indices)
     jobs = jobs or usual_jobs(len(indices))
-    for done, index in enumerate(prepared(sample, indices, pixel_um=pixel_um, jobs=jobs), 1):
+    for done, index in enumerate(prepared(sample, indices, pixel_um=pixel_um, jobs=jobs, detector=detector), 1):
         stage.process(index)
         progress(done, len(indices))
     return stage.finish(indices)
