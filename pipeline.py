@@ -43,6 +43,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "classify": ("wbcpipe.classify.cli:classify", "Stage 3: call the class of every cell."),
     "report": ("wbcpipe.report.cli:report", "Stage 4: the differential, for people and machines."),
     "import": ("wbcpipe.segment.cli:import_", "Bring in pictures made elsewhere, as fields or as cells."),
+    "view": ("wbcpipe.segment.cli:view", "Look at fields, masks and calls in napari (an extra)."),
     "train": ("wbcpipe.classify.cli:train", "Train a network on labelled cells and write a bundle."),
     "study": ("wbcpipe.classify.study.cli:study", "Compare ways to fuse the modalities, by cross-validation."),
     "evaluate": ("wbcpipe.report.cli:evaluate", "Compare a sample with its ground truth."),

@@ -86,6 +86,30 @@ def segment(
     _show(sample, store, as_json=as_json)
 
 
+@click.command()
+@sample_option
+@data_option
+@click.option("--field", "index", type=click.IntRange(min=0), metavar="N", help="Field to begin with [the first].")
+@click.option("--pixel-um", type=float, default=0.1, show_default=True, help="Of the masks before segmentation, in um.")
+def view(name: str, data: Path | None, index: int | None, pixel_um: float) -> None:
+    """Look at a sample's fields in napari: registered channels, cells, nuclei, calls.
+
+    N and P go to the next and the previous field. Nothing of the sample is changed. Needs the extra: pip install
+    'wbcpipe[view]'; without it, `wbcpipe segment --preview` draws a field as a PNG.
+
+    
+    Examples:
+      wbcpipe view --sample demo
+      wbcpipe view --sample demo --field 12
+    """
+    from wbcpipe.segment.fieldview import FieldLooker
+    from wbcpipe.segment.layers import open_viewer
+
+    sample = Sample.at(data_root(data), name)
+    looker = FieldLooker(sample, pixel_um=pixel_um)
+    open_viewer(looker, looker.fields[0] if index is None else index, title=sample.name)
+
+
 @click.group("import")
 def import_() -> None:
     """Bring in pictures made elsewhere.

@@ -17,6 +17,7 @@ from wbcpipe.acquire.frames import read_passes, whole_fields
 from wbcpipe.errors import FrameFileError
 from wbcpipe.segment.arrays import enlarge_grid
 from wbcpipe.segment.cells import CellStore, Quality
+from wbcpipe.segment.detectors import OWN
 from wbcpipe.segment.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.process import crop_centres, process_field, register_field
 from wbcpipe.segment.stage import SegmentStage
@@ -120,7 +121,8 @@ class FieldLooker:
         self._raw = sample.path / "raw"
         self._info = sample.info()
         self._store = CellStore(sample.cells_path) if (sample.cells_path / "zarr.json").is_file() else None
-        self._stage = SegmentStage(sample, pixel_um=pixel_um if self._store is None else self._store.pixel_um)
+        pixel_um = pixel_um if self._store is None else self._store.pixel_um
+        self._stage = SegmentStage(sample, pixel_um=pixel_um, detector=self._detector())
         self.fields = tuple(whole_fields(self._raw))
         self._stage.calibrate(self.fields, keep=False)
 
@@ -128,6 +130,12 @@ class FieldLooker:
     def calibration(self) -> Calibration:
         """What the sample's fields share."""
         return self._stage.calibration
+
+    def _detector(self) -> str:
+        """What found the stored cells; a function that a file names is not loaded, our own stands in for it."""
+        provenance = {} if self._store is None else self._store.attributes.get("provenance", {})
+        named = provenance.get("detector")
+        return named if named in {"cellpose", "stardist"} else OWN
 
     def look(self, index: int) -> FieldView:
         """The view of one field.
@@ -143,7 +151,12 @@ class FieldLooker:
         frames, info = read_passes(self._raw, index)
         calibration, pixel_um = self._stage.calibration, self._stage.pixel_um
         found = process_field(
-            frames, info, calibration, crop_pixel_um=pixel_um, stage_affine=self._stage.affine()
+            frames,
+            info,
+            calibration,
+            crop_pixel_um=pixel_um,
+            stage_affine=self._stage.affine(),
+            detector=self._stage.detector,
         ).block
         ordered, alignment = register_field(frames, info, calibration)
         parts, owner = _painted(found, pixel_um / info.pixel_um, frames.shape[1:])

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.frames import FieldInfo
     from wbcpipe.samples import Sample
+    from wbcpipe.segment.detectors import Detector
 
 __all__ = ["SegmentStage", "segment_sample"]
 
@@ -98,6 +99,11 @@ class SegmentStage:
     def pixel_um(self) -> float:
         """Pixel size of the crops."""
         return self._pixel_um
+
+    @property
+    def detector(self) -> Detector | None:
+        """What finds the nuclei; ``None`` is our own."""
+        return self._detector
 
     @property
     def modalities(self) -> tuple[str, ...]:
