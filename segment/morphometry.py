@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import ndimage
-from skimage.measure import find_contours, regionprops
+from skimage.measure import find_contours
 
 from wbcpipe.segment.arrays import shrink
 from wbcpipe.segment.masks import CYTOPLASM, NUCLEUS
@@ -35,6 +35,7 @@ _LEAST_LOBE_UM2: Final = 1.0
 _OUTLINE_UM: Final = 0.2
 #: Gaussian widths between which structure is fine: granules are 0.2 to 1 um wide.
 _FINE_UM: Final = (0.1, 0.5)
+_FINE_TRUNCATE: Final = 3.0
 #: The cytoplasm's rim, left out of its texture, and the least area that tells one.
 _RIM_UM: Final = 0.3
 _LEAST_TEXTURE_UM2: Final = 3.0
@@ -88,7 +89,8 @@ def measure_cell(
     bright = [k for k in range(len(image)) if k not in (reference, red)]
     rows = [k for k in range(len(image)) if k != reference]
     inside = _eroded(cytoplasm, _RIM_UM / pixel_um)
-    texture = np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2
+    enough = np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2
+    texture = _FineStructure(inside, pixel_um) if enough else None
     for k in bright:
         if not np.ptp(image[k]):
             continue  # a modality that is missing
@@ -96,11 +98,11 @@ def measure_cell(
         density = _density(image[k], bare if np.isfinite(bare) else _bare(image[k][~cell]))
         found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
         found["cytoplasm_absorbance"][rows.index(k)] = _mean(density, cytoplasm)
-        if texture:
-            found["granularity"][k] = _fine_structure(density, inside, pixel_um)
+        if texture is not None:
+            found["granularity"][k] = texture.of(density)
     mean = _mean(glow, inside)
-    if texture and mean > 0:
-        found["granularity"][reference] = _fine_structure(glow, inside, pixel_um) / mean
+    if texture is not None and mean > 0:
+        found["granularity"][reference] = texture.of(glow) / mean
     return found
 
 
@@ -140,9 +142,8 @@ def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
         steps = np.diff(line, axis=0)
         perimeter += float(np.hypot(*steps.T).sum())
         area += float((line[:-1, 1] * steps[:, 0] - line[:-1, 0] * steps[:, 1]).sum()) / 2
-    region = regionprops(part.astype(np.uint8))[0]  # type: ignore[no-untyped-call]
     roundness = min(1.0, 4 * float(np.pi) * abs(area) / perimeter**2) if perimeter else float("nan")
-    return roundness, float(region.eccentricity)
+    return roundness, _eccentricity(part)
 
 
 def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: bool = False) -> dict[str, NDArray[Any]]:
@@ -197,17 +198,36 @@ def _eroded(part: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
     return np.asarray(ndimage.distance_transform_edt(part) > radius_px, bool)
 
 
-def _fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float) -> float:
+class _FineStructure:
     """Root mean square of the band between two Gaussians, within a mask and from within it alone.
 
     Normalised convolution (H. Knutsson, C.-F. Westin, CVPR 1993, doi:10.1109/CVPR.1993.341081, equation 9), so that
     the edge of the nucleus is not taken for granules.
     """
-    weight = inside.astype(np.float32)
-    bands = []
-    for sigma_um in _FINE_UM:
-        sum_, norm = (
-            ndimage.gaussian_filter(part, sigma_um / pixel_um, truncate=3) for part in (values * weight, weight)
+
+    def __init__(self, inside: NDArray[np.bool_], pixel_um: float) -> None:
+        self._sigmas = [sigma_um / pixel_um for sigma_um in _FINE_UM]
+        self._box = _box(inside, int(_FINE_TRUNCATE * max(self._sigmas) + 1))
+        self._inside = inside[self._box]
+        self._weight = self._inside.astype(np.float32)
+        self._norms = [self._smooth(self._weight, sigma) for sigma in self._sigmas]
+
+    def of(self, values: NDArray[np.float32]) -> float:
+        """That of one channel (Y, X)."""
+        weighted = values[self._box] * self._weight
+        fine, coarse = (
+            self._smooth(weighted, sigma) / norm for sigma, norm in zip(self._sigmas, self._norms, strict=True)
         )
-        bands.append(sum_[inside] / norm[inside])
-    return float(np.sqrt(np.mean((bands[0] - bands[1]) ** 2)))
+        return float(np.sqrt(np.mean((fine - coarse) ** 2)))
+
+    def _smooth(self, values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+        smooth = ndimage.gaussian_filter(values, sigma, truncate=_FINE_TRUNCATE)
+        return np.asarray(smooth[self._inside], np.float32)
+
+
+def _eccentricity(part: NDArray[np.bool_]) -> float:
+    """Of the ellipse that has the same second moments as a mask (Y, X); pixels are squares."""
+    places = np.argwhere(part).astype(float)
+    covariance = np.cov(places.T, bias=True) + np.eye(2) / 12 if len(places) > 1 else np.eye(2)
+    small, large = np.linalg.eigvalsh(covariance)
+    return float(np.sqrt(max(0.0, 1 - small / large)))
