@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.segment.arrays import enlarge_grid
 from wbcpipe.segment.masks import NUCLEUS
 
 if TYPE_CHECKING:
@@ -93,19 +94,20 @@ def field_figures(
     }
     small = frames[:, ::4, ::4]
     background = np.full(modalities, np.nan)
-    covers = []
+    covered: NDArray[np.bool_] | None = None
     for k in range(modalities):
         if k == reference:
             continue
-        even = small[k] / _like(shading[k] / shading[k].mean(), small.shape[1:])
-        bright = float(np.percentile(even, _BACKGROUND_PERCENTILE))
+        even = small[k] / enlarge_grid(shading[k] / shading[k].mean(), small.shape[1:])
+        bright = float(np.percentile(even[::2, ::2], _BACKGROUND_PERCENTILE))
         if bright > 0:
             background[k] = bright
-            limit = bright * 10**-_COVERED_OD
-            soft = ndimage.uniform_filter(even, 3)
-            covers.append(float(np.mean(ndimage.binary_fill_holes(soft < limit))))
-    if covers:
-        figures["red_cover_percent"] = np.asarray(100 * max(covers), np.float32)
+            dark = ndimage.uniform_filter(even, 3) < bright * 10**-_COVERED_OD
+            if covered is None or np.count_nonzero(dark) > np.count_nonzero(covered):
+                covered = dark
+    if covered is not None:
+        cover = 100 * ndimage.binary_fill_holes(covered).mean()
+        figures["red_cover_percent"] = np.asarray(cover, np.float32)
     if camera:
         figures["background"] = (100 * background / full_range).astype(np.float32)
         figures["saturated_percent"] = (100 * (small >= full_range).mean(axis=(1, 2))).astype(np.float32)
@@ -216,9 +218,3 @@ def _plain(value: NDArray[np.float32]) -> Any:
 def _median(values: NDArray[np.float64]) -> float:
     known = values[~np.isnan(values)]
     return float(np.median(known)) if known.size else float("nan")
-
-
-def _like(grid: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A coarse grid (y, x) spread over a picture of this shape."""
-    zoom = [side / length for side, length in zip(shape, grid.shape, strict=True)]
-    return np.asarray(ndimage.zoom(grid, zoom, order=1, grid_mode=True, mode="nearest"), np.float32)
