@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -241,9 +242,14 @@ def one(folder: str, name: str, jobs: str) -> dict[str, Any]:
         shutil.rmtree(leftover, ignore_errors=True)
     number = len(list(sample.raw_path().glob("field_*")))
     start = time.perf_counter()
-    store = segment_sample(sample, pixel_um=PIXEL_UM, progress=lambda done, total: None, jobs=int(jobs))
+    peaks: list[float] = []
+
+    def look(done: int, total: int) -> None:
+        peaks.extend(peak_mb(process.pid) for process in multiprocessing.active_children() if process.pid is not None)
+
+    store = segment_sample(sample, pixel_um=PIXEL_UM, progress=look, jobs=int(jobs))
     seconds = time.perf_counter() - start
-    peak = max(resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peaks.append(peak_mb(os.getpid()))
     return {
         "fields": number,
         "cells": len(store),
@@ -251,8 +257,17 @@ def one(folder: str, name: str, jobs: str) -> dict[str, Any]:
         "s": seconds,
         "ms_per_field": 1000 * seconds / number,
         "ms_per_cell": 1000 * seconds / len(store),
-        "peak_mb": peak / 1024,
+        "peak_mb": float(np.nanmax(peaks)),
     }
+
+
+def peak_mb(pid: int) -> float:
+    """Largest resident memory of a process so far; a child's ``ru_maxrss`` would begin with its parent's."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return float("nan")
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), float("nan"))
 
 
 def main() -> None:

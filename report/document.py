@@ -130,6 +130,7 @@ def build_document(
     trust = judge(rows)
     limits = limits_of(info)
     figures = store.attributes.get("field_quality") or {}
+    beyond = failed_fields(figures, limits)
     gates = quality_gates(
         rows,
         tally,
@@ -137,6 +138,7 @@ def build_document(
         fields_missing=len(fields.missing),
         figures=figures,
         limits=limits,
+        failed=len(beyond),
     )
     return {
         "format_version": FORMAT_VERSION,
@@ -181,9 +183,7 @@ def build_document(
                 }
                 for gate in gates
             ],
-            "failed_fields": [
-                {"index": failed.index, "reasons": list(failed.reasons)} for failed in failed_fields(figures, limits)
-            ],
+            "failed_fields": [{"index": failed.index, "reasons": list(failed.reasons)} for failed in beyond],
         },
         "heads": [
             {

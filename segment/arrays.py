@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 __all__ = ["enlarge_grid", "flood", "otsu_threshold", "shrink"]
 
 
+def box_around(part: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """The rows and columns that hold a mask (Y, X), not empty, and ``margin`` pixels around, as far as there are."""
+    rows, columns = (np.flatnonzero(part.any(axis)) for axis in (1, 0))
+    return (
+        slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
+        slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
+    )
+
+
 def shrink(image: NDArray[Any], factor: int) -> NDArray[np.float32]:
     """Mean over ``factor`` x ``factor`` blocks; a short last block is filled up with its edge.
 

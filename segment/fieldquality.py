@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.arrays import enlarge_grid
+from wbcpipe.segment.arrays import box_around, enlarge_grid
 from wbcpipe.segment.masks import NUCLEUS
 
 if TYPE_CHECKING:
@@ -171,9 +171,7 @@ def edge_blur_um(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: f
     if not inside.any():
         return float("nan")
     reach = max(1, round(_OUTLINE_UM / pixel_um))
-    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-    margin = reach + int(4 * _BLUR_SIGMAS_UM[1] / pixel_um)
-    box = tuple(slice(max(0, at[0] - margin), at[-1] + margin + 1) for at in (rows, columns))
+    box = box_around(inside, reach + int(4 * _BLUR_SIGMAS_UM[1] / pixel_um))
     values, inside = image[box].astype(np.float32), inside[box]
     outside = ndimage.distance_transform_edt(~inside)
     within = ndimage.distance_transform_edt(inside)

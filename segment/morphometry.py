@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import ndimage
-from skimage.measure import find_contours
+from skimage.measure import find_contours, regionprops
 
-from wbcpipe.segment.arrays import shrink
+from wbcpipe.segment.arrays import box_around, shrink
 from wbcpipe.segment.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.measures import columns_of
 from wbcpipe.segment.separate import part_at_waists
@@ -69,7 +69,7 @@ def measure_cell(
     }
     if not mask.any():
         return found
-    box = _box(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
+    box = box_around(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
     image, mask = image[:, *box], mask[box]
     cell, nucleus, cytoplasm = mask > 0, mask == NUCLEUS, mask == CYTOPLASM
     areas = {name: np.count_nonzero(part) * pixel_um**2 for name, part in (("n", nucleus), ("c", cytoplasm))}
@@ -143,7 +143,8 @@ def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
         perimeter += float(np.hypot(*steps.T).sum())
         area += float((line[:-1, 1] * steps[:, 0] - line[:-1, 0] * steps[:, 1]).sum()) / 2
     roundness = min(1.0, 4 * float(np.pi) * abs(area) / perimeter**2) if perimeter else float("nan")
-    return roundness, _eccentricity(part)
+    region = regionprops(part.astype(np.uint8))[0]  # type: ignore[no-untyped-call]
+    return roundness, float(region.eccentricity)
 
 
 def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: bool = False) -> dict[str, NDArray[Any]]:
@@ -153,14 +154,6 @@ def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: boo
         name: np.array([row[name] for row in rows], dtype).reshape(len(rows), *shape)
         for name, (dtype, shape) in columns_of(modalities, red=red).items()
     }
-
-
-def _box(part: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
-    rows, columns = (np.flatnonzero(part.any(axis)) for axis in (1, 0))
-    return (
-        slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
-        slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
-    )
 
 
 def _mean(values: NDArray[np.floating[Any]], part: NDArray[np.bool_]) -> float:
@@ -207,7 +200,7 @@ class _FineStructure:
 
     def __init__(self, inside: NDArray[np.bool_], pixel_um: float) -> None:
         self._sigmas = [sigma_um / pixel_um for sigma_um in _FINE_UM]
-        self._box = _box(inside, int(_FINE_TRUNCATE * max(self._sigmas) + 1))
+        self._box = box_around(inside, int(_FINE_TRUNCATE * max(self._sigmas) + 1))
         self._inside = inside[self._box]
         self._weight = self._inside.astype(np.float32)
         self._norms = [self._smooth(self._weight, sigma) for sigma in self._sigmas]
@@ -223,11 +216,3 @@ class _FineStructure:
     def _smooth(self, values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
         smooth = ndimage.gaussian_filter(values, sigma, truncate=_FINE_TRUNCATE)
         return np.asarray(smooth[self._inside], np.float32)
-
-
-def _eccentricity(part: NDArray[np.bool_]) -> float:
-    """Of the ellipse that has the same second moments as a mask (Y, X); pixels are squares."""
-    places = np.argwhere(part).astype(float)
-    covariance = np.cov(places.T, bias=True) + np.eye(2) / 12 if len(places) > 1 else np.eye(2)
-    small, large = np.linalg.eigvalsh(covariance)
-    return float(np.sqrt(max(0.0, 1 - small / large)))

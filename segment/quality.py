@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.segment.arrays import box_around
 from wbcpipe.segment.masks import NUCLEUS
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: 
     inside = mask == NUCLEUS
     if not inside.any():
         return 0.0
-    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-    margin = int(2 * _BANDS_UM[-1] / pixel_um)
-    box = tuple(slice(max(0, at[0] - margin), at[-1] + margin + 1) for at in (rows, columns))
+    box = box_around(inside, int(2 * _BANDS_UM[-1] / pixel_um))
     values, inside = image[box].astype(np.float32), inside[box]
     levels = [ndimage.gaussian_filter(values, sigma_um / pixel_um) for sigma_um in _BANDS_UM]
     fine = float(np.var((levels[0] - levels[1])[inside]))

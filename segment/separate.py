@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.arrays import flood
+from wbcpipe.segment.arrays import box_around, flood
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,13 +36,12 @@ def part_at_waists(body: NDArray[np.bool_], pixel_um: float, waist: float, least
         (Y, X) int32; 0 background, then 1, 2, ...
     """
     side = 2 * max(1, round(1.0 / pixel_um)) + 1
-    rows, columns = (np.flatnonzero(body.any(axis)) for axis in (1, 0))
-    if not rows.size:
-        return np.zeros(body.shape, np.int32)
+    labels = np.zeros(body.shape, np.int32)
+    if not body.any():
+        return labels
     # As far as the filters reach: the same result as on the whole, sooner.
     margin = max(int(_TRUNCATE * 0.5 / pixel_um + 0.5), side // 2) + 1
-    box = tuple(slice(max(0, at[0] - margin), at[-1] + margin + 1) for at in (rows, columns))
-    labels = np.zeros(body.shape, np.int32)
+    box = box_around(body, margin)
     labels[box] = _parted(body[box], pixel_um, waist, least_radius_um, side)
     return labels
 
