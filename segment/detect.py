@@ -43,6 +43,8 @@ class DetectionRules:
         nucleus: share of the nuclear level that nuclear pixels exceed.
         body: share of the nuclear level that the cell's body exceeds.
         least_level: nuclear level below which there is no nucleus in the picture at all.
+        least_contrast: the same, as a multiple of the spread of what is not bright: noise, and in a small or crowded
+            picture the structure of cells.
         closing_um: radius over which gaps in a body are closed.
         waist: a body is split where it is narrower than this share of the thinner part's width.
         least_radius_um: a part of a body thinner than this is not parted from it.
@@ -58,6 +60,7 @@ class DetectionRules:
     nucleus: float = 0.25
     body: float = 0.04
     least_level: float = 0.0
+    least_contrast: float = 4.0
     closing_um: float = 0.5
     waist: float = 0.7
     least_radius_um: float = 2.6
@@ -130,7 +133,7 @@ def detect_cells(
     coarse_um = pixel_um * factor
     signal, noise = _signal(nuclear, factor, coarse_um, rules)
     level = _level(signal, coarse_um, rules) if level is None else level
-    if level < max(rules.least_level, 10 * noise):
+    if level < max(rules.least_level, rules.least_contrast * noise):
         return _measure(
             np.zeros(signal.shape, np.int32), signal > np.inf, factor, pixel_um, level, rules, nuclear.shape
         )
@@ -175,7 +178,7 @@ def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> 
     factor = max(1, round(rules.coarse_um / pixel_um))
     signal, noise = _signal(nuclear, factor, pixel_um * factor, rules)
     level = _level(signal, pixel_um * factor, rules)
-    return level if level >= max(rules.least_level, 10 * noise) else 0.0
+    return level if level >= max(rules.least_level, rules.least_contrast * noise) else 0.0
 
 
 def _signal(

@@ -65,8 +65,9 @@ def background_colour(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
     small = planes[:, ::step, ::step].reshape(3, -1)
     green = small[1] >> 8  # 256 levels
     counts = ndimage.gaussian_filter1d(np.bincount(green, minlength=256).astype(float), 3.0, mode="constant")
-    inner = counts[1:-1]
-    peaks = 1 + np.flatnonzero((inner >= counts[:-2]) & (inner >= counts[2:]) & (inner > 0.15 * counts.max()))
+    # A background that saturates the camera has its mode at the last level.
+    padded = np.pad(counts, 1)
+    peaks = np.flatnonzero((counts >= padded[:-2]) & (counts >= padded[2:]) & (counts > 0.15 * counts.max()))
     mode = int(peaks[-1]) if peaks.size else int(np.argmax(counts))
     near = np.abs(green.astype(int) - mode) <= 4
     return np.asarray(np.median(small[:, near], axis=1) / 65535, np.float32)
