@@ -8,7 +8,7 @@ inputs of a network are independent cells, each has its own geometry; where they
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +17,11 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Augmentation", "augment", "sample_affine"]
+__all__ = ["Augmentation", "augment", "restain", "sample_affine"]
+
+#: Shares of the light between which a change of stain is reckoned: optical densities of 2.3 and -0.2.
+_DARKEST: Final = 0.005
+_BRIGHTEST: Final = math.log(1.6)
 
 
 class Augmentation(BaseModel):
@@ -35,6 +39,11 @@ class Augmentation(BaseModel):
         bend: largest gamma-like bend of the response, per plane.
         blur: largest share of a smoothed copy mixed in; its half may also be taken away (sharpening).
         noise: largest standard deviation of pixel noise, in normalised units.
+        stain: standard deviation of the logarithm of how much more, or less, stain a plane shows: its optical density
+            is multiplied, as by Beer-Lambert's law another dye, time or light does.
+        mixing: standard deviation of the share of another plane's optical density that a plane shows too, where they
+            are of one cell: no two cameras part the colours alike.
+        restained: share of the pictures to which the last two are done.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +58,40 @@ class Augmentation(BaseModel):
     bend: float = Field(default=0.12, ge=0, lt=1)
     blur: float = Field(default=0.6, ge=0, le=1)
     noise: float = Field(default=0.08, ge=0)
+    stain: float = Field(default=0.0, ge=0, lt=1)
+    mixing: float = Field(default=0.0, ge=0, lt=0.5)
+    restained: float = Field(default=0.5, ge=0, le=1)
+
+
+def restain(light: Tensor, bright: Tensor, same: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
+    """A batch as another stain, dye lot or camera would show it; changed in place.
+
+    Args:
+        light: (B, C, side, side) float32; bright planes as shares of their background's light, see `normalise`.
+        bright: (C,) bool, which planes are such.
+        same: (B,) bool, true where all planes show one cell.
+        options: how strongly.
+        generator: source of all randomness, on the CPU.
+
+    Returns:
+        (B, C, side, side) float32.
+    """
+    planes = int(bright.sum())
+    chosen = torch.rand(len(light), generator=generator) < options.restained
+    if not planes or not chosen.any():
+        return light
+    same = same[chosen]
+    power = torch.exp(torch.randn((len(same), planes), generator=generator) * options.stain)
+    mixed = torch.diag_embed(power)  # (B, P, P): optical density out of optical density
+    if options.mixing and planes > 1:
+        others = torch.randn((len(same), planes, planes), generator=generator) * options.mixing
+        other = ~torch.eye(planes, dtype=torch.bool) & same[:, None, None]
+        mixed = mixed + torch.where(other, others, 0.0)
+    where = (torch.nonzero(chosen).to(light.device), torch.nonzero(bright)[:, 0].to(light.device))
+    density = light[where].clamp_min(_DARKEST).log_()  # of bright planes alone: a dark one's scale is its own
+    changed = torch.einsum("bij,bjyx->biyx", mixed.to(light.device), density)
+    light[where] = changed.clamp_(max=_BRIGHTEST).exp_()
+    return light
 
 
 def augment(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wbcpipe.classify.augment import augment
+from wbcpipe.classify.augment import augment, restain
 from wbcpipe.classify.checkpoint import (
     fingerprint,
     load_state,
@@ -31,6 +32,7 @@ from wbcpipe.classify.engines import TorchEngine, pick_device
 from wbcpipe.classify.folds import holdout
 from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network
 from wbcpipe.classify.networks.fuse import fused_copy
+from wbcpipe.classify.normalise import CLIP
 from wbcpipe.classify.randaugment import rand_augment
 from wbcpipe.classify.schedule import one_cycle
 from wbcpipe.classify.stopping import Patience
@@ -90,8 +92,8 @@ class _Run:
     device: torch.device
     gain: np.ndarray[Any, np.dtype[np.float32]]
     offset: np.ndarray[Any, np.dtype[np.float32]]
+    normalisation: Normalisation
     watched: CellSet | None = None
-    normalisation: Normalisation | None = None
     history: list[list[float]] = field(default_factory=list)
     patience: Patience | None = None
 
@@ -104,6 +106,15 @@ class _Run:
     def finished(self) -> bool:
         """Whether training has stopped, by patience."""
         return self.patience is not None and self.patience.over
+
+    @cached_property
+    def light(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What turns normalised values back into shares of light: mean and deviation (C, 1, 1); bright planes (C,)."""
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None]
+            for values in (self.normalisation.mean, self.normalisation.std)
+        )
+        return mean, std, torch.tensor([name == "bright" for name in self.normalisation.polarity])
 
     @property
     def inputs(self) -> int:
@@ -167,7 +178,7 @@ def train_network(
 
 def _watch(run: _Run) -> None:
     """Look whether the loss on the watched cells still falls."""
-    if run.watched is None or run.normalisation is None or run.patience is None:
+    if run.watched is None or run.patience is None:
         return
     logits = torch.from_numpy(predict_logits(run.kept, run.watched, run.normalisation, device=run.device.type))
     labels = torch.from_numpy(run.watched.labels)[:, None].expand(logits.shape[:2])
@@ -211,9 +222,8 @@ def _begin(
         cells, watched = cells.subset(learned), cells.subset(kept)
     gain, offset = normalisation.affine(cells.images)
     return _Run(
-        *(cells, recipe, role, network, optimizer, average, teacher, device, gain, offset),
+        *(cells, recipe, role, network, optimizer, average, teacher, device, gain, offset, normalisation),
         watched=watched,
-        normalisation=normalisation,
         patience=patience,
     )
 
@@ -262,7 +272,8 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
             group["lr"] = recipe.lr * one_cycle(epoch * run.steps + step, run.steps * recipe.epochs)
         # A teacher is at its best at the full side, whatever the student sees.
         side = recipe.side if run.teacher is not None else recipe.side_at(epoch)
-        images = _augmented(run, _batch(run, table), torch.from_numpy(same), tensors, side)
+        shown = torch.from_numpy(same)
+        images = _augmented(run, _batch(run, table, shown, tensors), shown, tensors, side)
         labels = torch.from_numpy(run.cells.labels[table]).to(run.device)  # (B, inputs)
         loss, hits = _step(run, images, labels, recipe.side_at(epoch))
         losses += loss
@@ -292,8 +303,8 @@ def _work_done(recipe: Recipe, epochs: int) -> float:
     return sum(pixels[:epochs]) / sum(pixels)
 
 
-def _batch(run: _Run, table: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
-    """Normalised pictures (B, M * c, side, side); input i of row b shows cell ``table[b, i]``."""
+def _batch(run: _Run, table: np.ndarray[Any, np.dtype[np.int64]], same: Tensor, generator: torch.Generator) -> Tensor:
+    """Normalised pictures (B, M * c, side, side), their stain changed; input i of row b shows cell ``table[b, i]``."""
     planes = run.cells.images.shape[1] // run.inputs
     rows = np.repeat(table, planes, axis=1)  # (B, M * c)
     columns = np.arange(rows.shape[1])[None, :] if run.inputs > 1 else np.arange(planes)[None, :]
@@ -301,7 +312,11 @@ def _batch(run: _Run, table: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
     gain = torch.from_numpy(run.gain[rows, columns]).to(run.device)
     offset = torch.from_numpy(run.offset[rows, columns]).to(run.device)
     values = raw.to(torch.float32).mul_(gain[:, :, None, None]).add_(offset[:, :, None, None])
-    return values.clamp_(-8.0, 8.0)
+    options = run.recipe.augmentation
+    if run.recipe.randaugment is None and (options.stain or options.mixing):
+        mean, std, bright = run.light
+        values = restain(values.mul_(std).add_(mean), bright, same, options, generator).sub_(mean).div_(std)
+    return values.clamp_(-CLIP, CLIP)
 
 
 def _step(run: _Run, images: Tensor, labels: Tensor, side: int) -> tuple[float, int]:

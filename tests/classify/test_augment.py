@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as pictures
 
-from wbcpipe.classify.augment import Augmentation, augment, sample_affine
+from wbcpipe.classify.augment import Augmentation, augment, restain, sample_affine
 from wbcpipe.classify.randaugment import _LIGHT, _MOVING, RandAugment, _after, _movements, _relight, rand_augment
 
 STILL: dict[str, Any] = {"gain": 0.0, "offset": 0.0, "bend": 0.0, "blur": 0.0, "noise": 0.0}
@@ -151,3 +151,48 @@ def test_operations_on_light(name: str) -> None:
             assert len(set(up.flatten().tolist())) < 64
         case "sharpness":
             assert up.diff(dim=-1).std() > before[0, 0].diff(dim=-1).std() > down.diff(dim=-1).std()
+
+
+BRIGHT = torch.tensor([True, True, False])
+
+
+def lights() -> torch.Tensor:
+    """Shares of light (40, 3, 8, 8), other in each plane."""
+    return torch.rand((40, 3, 8, 8), generator=generator()) * 0.8 + 0.1
+
+
+def test_another_stain_multiplies_the_optical_density_of_bright_planes() -> None:
+    before, same = lights(), torch.ones(40, dtype=torch.bool)
+    after = restain(before.clone(), BRIGHT, same, Augmentation(stain=0.3, restained=1.0), generator())
+    power = after.log() / before.log()
+    spread = power.flatten(2).std(dim=-1)
+    assert spread[:, :2].max() < 1e-3, "one power a plane and picture"
+    assert torch.equal(after[:, 2], before[:, 2])
+    logarithm = power[:, :2].mean(dim=(2, 3)).log()
+    assert logarithm.std() == pytest.approx(0.3, rel=0.25)
+    assert abs(float(logarithm.mean())) < 0.1
+    assert not torch.allclose(power[:, 0], power[:, 1]), "each plane has its own"
+
+
+def test_colours_are_mixed_where_planes_show_one_cell_only() -> None:
+    before, same = lights(), torch.arange(40) < 20
+    options = Augmentation(stain=0.0, mixing=0.2, restained=1.0)
+    after = restain(before.clone(), BRIGHT, same, options, generator())
+    torch.testing.assert_close(after[20:], before[20:])
+    density, other = -after[:20, 0].log(), -before[:20, 1].log()
+    share = (density + before[:20, 0].log()) / other
+    within = after[:20, 0] < 1.5  # beyond that light is cut off
+    for one, kept in zip(share, within, strict=True):
+        assert one[kept].std() < 1e-3
+    assert share[within].std() == pytest.approx(0.2, rel=0.4)
+
+
+def test_only_the_share_asked_for_is_restained_and_all_comes_from_the_seed() -> None:
+    before, same = lights(), torch.ones(40, dtype=torch.bool)
+    options = Augmentation(stain=0.3, mixing=0.1, restained=0.5)
+    one, again = (restain(before.clone(), BRIGHT, same, options, generator()) for _ in range(2))
+    assert torch.equal(one, again)
+    changed = (one != before).flatten(1).any(dim=1)
+    assert 10 <= int(changed.sum()) <= 30
+    none = restain(before.clone(), torch.zeros(3, dtype=torch.bool), same, options, generator())
+    assert torch.equal(none, before)
