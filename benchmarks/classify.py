@@ -90,21 +90,30 @@ def rates(runs: dict[str, Callable[[NDArray[np.float32]], object]], repeats: int
     return {name: BATCH / statistics.median(times) for name, times in seconds.items()}
 
 
-def synthetic_sample(folder: Path, count: int) -> Sample:
-    """A sample of ``count`` crops as smooth as cells are."""
+def smooth_crops(count: int) -> NDArray[np.uint16]:
+    """Crops (count, 4, 224, 224) as smooth as cells are, with a camera's noise."""
     rng = np.random.default_rng(1)
     coarse = torch.from_numpy(rng.normal(0, 1, (count, 4, 28, 28)).astype(np.float32))
     smooth = torch.nn.functional.interpolate(coarse, size=224, mode="bilinear").numpy()
-    images = (20_000 + 4_000 * smooth + rng.normal(0, 60, smooth.shape)).clip(0, 65_535).astype(np.uint16)
+    noise = rng.standard_normal(smooth.shape, np.float32)
+    return (20_000 + 4_000 * smooth + 60 * noise).clip(0, 65_535).astype(np.uint16)
+
+
+def block_of(images: NDArray[np.uint16]) -> CellBlock:
+    count = len(images)
     columns = {
-        key: np.zeros((count, *(3 if d == "M-1" else int(d) for d in shape)), dtype)
+        key: np.zeros((count, *(images.shape[1] - 1 if d == "M-1" else int(d) for d in shape)), dtype)
         for key, (dtype, shape) in COLUMNS.items()
     }
+    return CellBlock(images, np.zeros((count, *images.shape[2:]), np.uint8), columns, [""] * count)
+
+
+def synthetic_sample(folder: Path, count: int) -> Sample:
     sample = Sample.at(folder, "bench")
     sample.path.mkdir()
     CellStore.create(
         sample.cells_path,
-        [CellBlock(images, np.zeros((count, 224, 224), np.uint8), columns, [""] * count)],
+        [block_of(smooth_crops(count))],
         modalities=MODALITIES,
         attributes={"pixel_um": 0.1, "classes": [], "provenance": {}},
     )

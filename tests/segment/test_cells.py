@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import zarr
 
 from wbcpipe.errors import NoCellsError, SampleStateError
-from wbcpipe.segment.cells import CELLS_PER_SHARD, COLUMNS, CellBlock, CellStore
+from wbcpipe.segment import shards
+from wbcpipe.segment.cells import CELLS_PER_SHARD, COLUMNS, CellBlock, CellStore, halved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 MODALITIES = ("a", "b", "c")
 ATTRIBUTES = {"pixel_um": 0.1, "provenance": {"software": "test"}, "classes": ["NEU"]}
@@ -77,3 +82,100 @@ def test_calls_are_read_back(tmp_path: Path) -> None:
         classified={"bundle": "b"},
     )
     assert CellStore(store.path).calls() == ["NEU", "unidentified"]
+
+
+def averaged(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    count, channels, side, _ = images.shape
+    blocks = images.reshape(count, channels, side // 2, 2, side // 2, 2).astype(np.uint64)
+    return ((blocks.sum(axis=(3, 5)) + 2) // 4).astype(np.uint16)
+
+
+@pytest.mark.parametrize("order", ["rows", "columns", "turned"])
+def test_half_the_side_is_the_mean_of_four_pixels(order: str) -> None:
+    images = np.random.default_rng(0).integers(0, 65536, (3, 2, 12, 12)).astype(np.uint16)
+    images[0] = 65535  # sums of four must not run over
+    images[1, 0, :2, :2] = [[0, 0], [1, 1]]  # a half is rounded up
+    given = {"rows": images, "columns": np.asfortranarray(images), "turned": images[:, ::-1, ::-1, ::-1]}[order]
+    found = halved(given)
+    assert np.array_equal(found, averaged(given))
+    assert found[0].min() == 65535
+    assert found.max(axis=(1, 2, 3))[1] <= 65535
+
+
+@pytest.fixture(params=["zarrs", "zarr"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "zarr":
+        monkeypatch.setattr(shards, "_fast", dict)
+    return str(request.param)
+
+
+def test_crops_are_kept_at_half_their_side_too(tmp_path: Path, reader: str) -> None:
+    blocks = [block(200, seed) for seed in range(3)]
+    store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
+    images = np.concatenate([part.images for part in blocks])
+    assert store.sides_px == (16, 8)
+    pipeline = type(store._array("images").async_array.codec_pipeline).__module__
+    assert pipeline.startswith("zarrs") == (reader == "zarrs")
+    for side_px, expected in ((None, images), (16, images), (8, averaged(images))):
+        assert np.array_equal(store.images(side_px=side_px), expected)
+        room = np.full((70, *expected.shape[1:]), 7, np.uint16)
+        assert store.images(200, 270, side_px=side_px, out=room) is room  # over the border of two shards
+        assert np.array_equal(room, expected[200:270])
+    assert np.array_equal(store.masks(250, 260), np.concatenate([part.masks for part in blocks])[250:260])
+
+
+def test_crops_of_an_odd_side_are_kept_as_they_are(tmp_path: Path) -> None:
+    store = CellStore.create(tmp_path / "c.zarr", [block(2, 0, side=15)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    assert store.sides_px == (15,)
+    assert np.array_equal(store.images(), block(2, 0, side=15).images)
+
+
+def test_stores_of_older_versions_are_read(tmp_path: Path, reader: str) -> None:
+    part = block(5, 0)
+    store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
+    group = zarr.open_group(str(store.path), mode="r+")
+    del group[shards.HALF]
+    shape = part.images.shape[1:]
+    old = group.create_array(
+        "images", shape=(5, *shape), dtype="uint16", chunks=(1, *shape), shards=(256, *shape), overwrite=True
+    )
+    old[...] = part.images
+    assert "ZstdCodec" in repr(old.metadata)
+    again = CellStore(store.path)
+    assert again.sides_px == (16,)
+    assert np.array_equal(again.images(1, 4), part.images[1:4])
+
+
+def test_crops_are_packed_for_speed_unless_that_wastes_much(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.integers(-3, 4, (20, 3, 32, 32)), axis=-1) + 128
+    eight_bit = smooth.clip(0, 255).astype(np.uint16) * 257
+    camera = (smooth * 100 + rng.normal(0, 50, smooth.shape)).clip(0, 65535).astype(np.uint16)
+    for images, codec in ((camera, "lz4"), (eight_bit, "zstd")):
+        part = block(20, 0, side=32)
+        part.images = images
+        store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
+        assert f"'{codec}'" in repr(store._array("images").metadata)
+        assert np.array_equal(store.images(), images)
+
+
+def test_a_damaged_shard_is_told(tmp_path: Path, reader: str) -> None:
+    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    shard = store.path / "images" / "c" / "0" / "0" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:-50])
+    with pytest.raises(SampleStateError, match=r"images: damaged \(.*checksum.*segment or import the sample again"):
+        CellStore(store.path).images(0, 2)
+
+
+def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
+    shard_bytes = CELLS_PER_SHARD * 3 * 48 * 48 * 2
+    peaks = []
+    for count in (1, 2):
+        parts = (block(16, seed, side=48) for seed in range(count * CELLS_PER_SHARD // 16))
+        tracemalloc.start()
+        CellStore.create(tmp_path / "cells.zarr", parts, modalities=MODALITIES, attributes=ATTRIBUTES)
+        peaks.append(tracemalloc.get_traced_memory()[1] / shard_bytes)
+        tracemalloc.stop()
+    # These crops are noise, so that a packed shard is as large as one that is not: in place, packed, joined.
+    assert max(peaks) < 3.7, peaks
+    assert peaks[1] < 1.1 * peaks[0], peaks
