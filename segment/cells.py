@@ -5,7 +5,9 @@ The store is written once, aside, and renamed into place; only the columns that 
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from enum import IntFlag
@@ -16,7 +18,7 @@ import zarr
 
 from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.samples import sync_directory, sync_tree
-from wbcpipe.segment.shards import CELLS_PER_SHARD, HALF, CropWriter, ShardWriter, halved, open_array, read
+from wbcpipe.segment.shards import CELLS_PER_SHARD, HALF, CropReader, CropWriter, ShardWriter, halved, open_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +30,6 @@ __all__ = ["CELLS_PER_SHARD", "COLUMNS", "CROP_SIDE_PX", "CellBlock", "CellStore
 
 CROP_SIDE_PX: Final = 224
 FORMAT_VERSION: Final = 1
-_PICTURES: Final = ("images", HALF, "masks")
 
 
 class Quality(IntFlag):
@@ -104,7 +105,7 @@ class CellStore:
             raise SampleStateError(f"{path}: no cells there; run `wbcpipe segment` or `wbcpipe import cells` first.")
         self.path = path
         self._group = zarr.open_group(str(path), mode="r")
-        self._opened: dict[str, zarr.Array[Any]] = {}
+        self._readers: dict[str, CropReader] = {}
         if self.attributes.get("format_version") != FORMAT_VERSION:
             raise SampleStateError(
                 f"{path}: cells.zarr of format {self.attributes.get('format_version')!r}; "
@@ -130,14 +131,12 @@ class CellStore:
         return int(self._array("images").shape[0])
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        if name not in self._opened:
-            try:
-                self._opened[name] = open_array(self._group, name, fast=name in _PICTURES)
-            except TypeError as error:
-                raise SampleStateError(f"{self.path}: {error}; segment the sample again.") from error
-        return self._opened[name]
+        try:
+            return open_array(self._group, name)
+        except TypeError as error:
+            raise SampleStateError(f"{self.path}: {error}; segment the sample again.") from error
 
-    @property
+    @functools.cached_property
     def sides_px(self) -> tuple[int, ...]:
         """Sides at which the crops are kept, the whole ones first."""
         kept = ("images", HALF) if HALF in self._group else ("images",)
@@ -169,9 +168,11 @@ class CellStore:
         return self._read("masks", start, stop)
 
     def _read(self, name: str, start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        if name not in self._readers:
+            self._readers[name] = CropReader(self._array(name))
         try:
-            return read(self._array(name), start, stop, out)
-        except (OSError, RuntimeError, ValueError) as error:  # of zarrs, of zarr, of the disk
+            return self._readers[name].read(start, stop, out)
+        except (OSError, RuntimeError, ValueError) as error:  # of the disk, of a codec, of zarr
             raise SampleStateError(
                 f"{self.path / name}: damaged ({error}); segment or import the sample again."
             ) from error
@@ -228,14 +229,20 @@ class CellStore:
         group = zarr.open_group(str(self.path), mode="r+")
         if "classified" in group.attrs:
             del group.attrs["classified"]
+            self._sync_attributes()
         for name, values in (("probability", probability), ("confidence", confidence), ("disagreement", disagreement)):
             _create_column(group, name, np.ascontiguousarray(values, dtype=np.float32), overwrite=True)
         _create_column(group, "call", _strings(call), overwrite=True)
-        sync_tree(self.path, skip=_PICTURES)
+        for name in ("probability", "confidence", "disagreement", "call"):
+            sync_tree(self.path / name)
         group.attrs["classified"] = dict(classified)
-        sync_directory(self.path)
+        self._sync_attributes()
         self._group = zarr.open_group(str(self.path), mode="r")
-        self._opened = {}
+
+    def _sync_attributes(self) -> None:
+        with (self.path / "zarr.json").open("rb+") as handle:
+            os.fsync(handle.fileno())
+        sync_directory(self.path)
 
     @classmethod
     def create(

@@ -1,25 +1,34 @@
 """How ``cells.zarr`` keeps what is large: one chunk a cell, many cells a file, packed so that reading them is cheap.
 
-Files stay plain Zarr v3 with codecs of its own specification. Crops are kept at half their side too, because averaging
-a crop again each time it is read costs more than a network does that works at that side.
+Files are plain Zarr v3, written by zarr, with codecs of its own specification. Crops are kept at half their side too:
+to decode and average whole ones costs a third of what a network does that looks at the half.
+
+zarr's way through the chunks of a shard costs ten times what decoding them does. So a run of cells is also read here:
+one read, then each chunk decoded into its place by numcodecs, as zarr does. That is done only with what `ShardWriter`
+and older versions write; anything else is left to zarr.
 """
 
 from __future__ import annotations
 
-import functools
-import threading
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
+from numcodecs import Zstd, blosc
+from numcodecs.checksum32 import CRC32C
 from zarr.buffer.cpu import NDBuffer
-from zarr.codecs import BloscCodec
-from zarr.storage import MemoryStore
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ShardingCodecIndexLocation, ZstdCodec
+from zarr.storage import LocalStore, MemoryStore
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Callable
+    from pathlib import Path
 
-__all__ = ["CELLS_PER_SHARD", "HALF", "CropWriter", "ShardWriter", "halved", "open_array", "read"]
+    from numpy.typing import NDArray
+    from zarr.abc.codec import Codec
+
+__all__ = ["CELLS_PER_SHARD", "HALF", "CropReader", "CropWriter", "ShardWriter", "halved", "open_array"]
 
 CELLS_PER_SHARD: Final = 256
 HALF: Final = "images_half"
@@ -31,18 +40,6 @@ _WORTH: Final = 0.75
 """``_SMALL`` takes twice as long to read: worth it for a quarter of the bytes, as pictures of 8 bits give."""
 _TRIED: Final = 8
 _LOW: Final = np.uint32(0xFFFF)
-
-_opening = threading.Lock()
-
-
-@functools.cache
-def _fast() -> dict[str, str]:
-    """Setting of zarr that lets ``zarrs`` read; none where it is not installed."""
-    try:
-        import zarrs  # noqa: F401
-    except ImportError:
-        return {}
-    return {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 
 
 class ShardWriter:
@@ -92,7 +89,7 @@ class ShardWriter:
                 shards=(CELLS_PER_SHARD, *shape),
                 compressors=codec,  # type: ignore[arg-type]
             )
-        array = open_array(self._group, name, fast=False)
+        array = open_array(self._group, name)
         stop = self._written + len(cells)
         array.resize((stop, *shape))
         array[self._written : stop] = cells
@@ -155,30 +152,107 @@ def halved(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return found
 
 
-def open_array(group: zarr.Group, name: str, *, fast: bool = True) -> zarr.Array[Any]:
+def open_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """An array of a group.
-
-    zarr's own way through the chunks of a shard costs several times what decoding them does. The package ``zarrs``
-    takes its place where it is installed, and hands back what it does not know.
-
-    Args:
-        group: the store.
-        name: of the array.
-        fast: read by ``zarrs`` if it is here. Writing is left to zarr, so that files do not depend on it.
 
     Raises:
         TypeError: it is no array.
     """
-    with _opening, zarr.config.set(_fast() if fast else {}):
-        array = group[name]
+    array = group[name]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{name} is not an array")
     return array
 
 
-def read(array: zarr.Array[Any], start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Cells ``start`` to ``stop``, into ``out`` (n, ...) if it is given: new memory costs as much as decoding does."""
-    if out is None:
-        return np.asarray(array[start:stop])
-    array.get_basic_selection((slice(start, stop),), out=NDBuffer.from_numpy_array(out))
-    return out
+class CropReader:
+    """Reads runs of cells from an array of crops, from many threads at once if need be.
+
+    Args:
+        array: (N, ...) with a chunk for each cell.
+    """
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self.array = array
+        self._decode = _decoder(array)
+
+    def read(self, start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Cells ``start`` to ``stop``, in ``out`` (n, ...) if it is given: new memory costs as much as decoding.
+
+        Raises:
+            OSError: the file cannot be read.
+            RuntimeError: a cell cannot be decoded.
+            ValueError: a checksum does not hold.
+        """
+        start, stop, _ = slice(start, stop).indices(self.array.shape[0])
+        found = np.empty((max(0, stop - start), *self.array.shape[1:]), self.array.dtype) if out is None else out
+        if self._decode is None or not self._runs(start, stop, found):
+            self.array.get_basic_selection((slice(start, stop),), out=NDBuffer.from_numpy_array(found))
+        return found
+
+    def _runs(self, start: int, stop: int, out: NDArray[Any]) -> bool:
+        """Read shard by shard; false where one of them is not as `ShardWriter` leaves it."""
+        assert self.array.shards is not None
+        at = start
+        while at < stop:
+            shard, first = divmod(at, self.array.shards[0])
+            cells = min(stop - at, self.array.shards[0] - first)
+            if not self._run(shard, first, out[at - start : at - start + cells]):
+                return False
+            at += cells
+        return True
+
+    def _run(self, shard: int, first: int, out: NDArray[Any]) -> bool:
+        """Read some cells of a shard: chunks, then offset and length of each, then a checksum of these."""
+        assert self.array.shards is not None
+        assert self._decode is not None
+        path = _shard_path(self.array, shard)
+        if not path.is_file():
+            return False
+        size = 16 * self.array.shards[0] + 4
+        with path.open("rb") as file:
+            file.seek(-size, 2)
+            index = np.frombuffer(CRC32C(location="end").decode(file.read(size)), "<u8").reshape(-1, 2)
+            places = index[first : first + len(out)].tolist()
+            begin, end = places[0][0], sum(places[-1])
+            if end - begin != sum(length for _, length in places):  # empty cells are left out; or in another order
+                return False
+            file.seek(begin)
+            packed = memoryview(file.read(end - begin))
+        for cell, (offset, length) in zip(out, places, strict=True):
+            self._decode(packed[offset - begin : offset - begin + length], cell)
+        return True
+
+
+def _shard_path(array: zarr.Array[Any], shard: int) -> Path:
+    assert isinstance(array.store, LocalStore)
+    key = array.metadata.encode_chunk_key((shard, *(0 for _ in array.shape[1:])))
+    return array.store.root / array.path / key
+
+
+def _decoder(array: zarr.Array[Any]) -> Callable[[memoryview, NDArray[Any]], None] | None:
+    """What decodes a chunk into a cell; ``None`` for an array that only zarr shall read."""
+    shards, chunk = array.shards, (1, *array.shape[1:])
+    if not isinstance(array.store, LocalStore) or shards is None or shards[1:] != chunk[1:] or array.chunks != chunk:
+        return None
+    outer: tuple[Codec, ...] = getattr(array.metadata, "codecs", ())
+    if len(outer) != 1 or not isinstance(outer[0], ShardingCodec) or array.dtype.byteorder == ">":
+        return None
+    index = (outer[0].index_location, *outer[0].index_codecs)
+    if index != (ShardingCodecIndexLocation.end, BytesCodec(endian="little"), Crc32cCodec()):
+        return None
+    order, *packing = outer[0].codecs
+    if order != BytesCodec(endian="little") or len(packing) != 1:
+        return None
+    if isinstance(packing[0], BloscCodec):
+        return _unpack_blosc
+    return _unpack_zstd if isinstance(packing[0], ZstdCodec) else None
+
+
+def _unpack_blosc(packed: memoryview, cell: NDArray[Any]) -> None:
+    if len(packed) < 16 or struct.unpack_from("<III", packed, 4)[::2] != (cell.nbytes, len(packed)):
+        raise RuntimeError("a cell's length is not what it says")
+    blosc.decompress(packed, cell)
+
+
+def _unpack_zstd(packed: memoryview, cell: NDArray[Any]) -> None:
+    Zstd().decode(packed, cell)

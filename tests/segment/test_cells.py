@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -102,26 +102,75 @@ def test_half_the_side_is_the_mean_of_four_pixels(order: str) -> None:
     assert found.max(axis=(1, 2, 3))[1] <= 65535
 
 
-@pytest.fixture(params=["zarrs", "zarr"])
+@pytest.fixture(params=["runs", "zarr"])
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "zarr":
-        monkeypatch.setattr(shards, "_fast", dict)
+        monkeypatch.setattr(shards, "_decoder", lambda array: None)
     return str(request.param)
 
 
-def test_crops_are_kept_at_half_their_side_too(tmp_path: Path, reader: str) -> None:
+@pytest.fixture
+def left_to_zarr(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is read by zarr in place of `CropReader`."""
+    seen: list[object] = []
+    usual = zarr.Array.get_basic_selection
+
+    def noted(self: zarr.Array[Any], *args: Any, **kwargs: Any) -> Any:
+        seen.append(args[0])
+        return usual(self, *args, **kwargs)
+
+    monkeypatch.setattr(zarr.Array, "get_basic_selection", noted)
+    return seen
+
+
+def test_crops_are_kept_at_half_their_side_too(tmp_path: Path, reader: str, left_to_zarr: list[object]) -> None:
     blocks = [block(200, seed) for seed in range(3)]
     store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
     images = np.concatenate([part.images for part in blocks])
     assert store.sides_px == (16, 8)
-    pipeline = type(store._array("images").async_array.codec_pipeline).__module__
-    assert pipeline.startswith("zarrs") == (reader == "zarrs")
     for side_px, expected in ((None, images), (16, images), (8, averaged(images))):
+        left_to_zarr.clear()
         assert np.array_equal(store.images(side_px=side_px), expected)
         room = np.full((70, *expected.shape[1:]), 7, np.uint16)
         assert store.images(200, 270, side_px=side_px, out=room) is room  # over the border of two shards
         assert np.array_equal(room, expected[200:270])
+        assert store.images(590, 999, side_px=side_px).shape[0] == 10
+        assert len(store.images(20, 10, side_px=side_px)) == 0
+        assert bool(left_to_zarr) == (reader == "zarr")
     assert np.array_equal(store.masks(250, 260), np.concatenate([part.masks for part in blocks])[250:260])
+
+
+def test_zarr_reads_what_is_written(tmp_path: Path) -> None:
+    blocks = [block(200, seed) for seed in range(2)]
+    store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
+    images = np.concatenate([part.images for part in blocks])
+    group = zarr.open_group(str(store.path), mode="r")
+    assert np.array_equal(group["images"][:], images)
+    assert np.array_equal(group[shards.HALF][:], averaged(images))
+    assert (group["images"].chunks[0], group["images"].shards[0]) == (1, CELLS_PER_SHARD)
+
+
+@pytest.mark.parametrize("unusual", ["codec", "order", "shards", "index", "empty cell"])
+def test_what_is_unusual_is_left_to_zarr(tmp_path: Path, left_to_zarr: list[object], unusual: str) -> None:
+    part = block(5, 0)
+    if unusual == "empty cell":
+        part.images[2] = 0  # zarr writes no chunk for it
+    store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
+    if unusual != "empty cell":
+        one = (1, *part.images.shape[1:])
+        codecs = {
+            "codec": {"compressors": zarr.codecs.GzipCodec(), "shards": (256, *one[1:])},
+            "order": {"serializer": zarr.codecs.BytesCodec(endian="big"), "shards": (256, *one[1:])},
+            "shards": {"shards": None},
+            "index": {"shards": {"shape": (256, *one[1:]), "index_location": "start"}},
+        }[unusual]
+        group = zarr.open_group(str(store.path), mode="r+")
+        array = group.create_array("images", shape=(5, *one[1:]), dtype="uint16", chunks=one, overwrite=True, **codecs)
+        array[...] = part.images
+    again = CellStore(store.path)
+    left_to_zarr.clear()
+    assert np.array_equal(again.images(1, 4), part.images[1:4])
+    assert left_to_zarr
 
 
 def test_crops_of_an_odd_side_are_kept_as_they_are(tmp_path: Path) -> None:
@@ -130,7 +179,7 @@ def test_crops_of_an_odd_side_are_kept_as_they_are(tmp_path: Path) -> None:
     assert np.array_equal(store.images(), block(2, 0, side=15).images)
 
 
-def test_stores_of_older_versions_are_read(tmp_path: Path, reader: str) -> None:
+def test_stores_of_older_versions_are_read(tmp_path: Path, reader: str, left_to_zarr: list[object]) -> None:
     part = block(5, 0)
     store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
     group = zarr.open_group(str(store.path), mode="r+")
@@ -143,7 +192,9 @@ def test_stores_of_older_versions_are_read(tmp_path: Path, reader: str) -> None:
     assert "ZstdCodec" in repr(old.metadata)
     again = CellStore(store.path)
     assert again.sides_px == (16,)
+    left_to_zarr.clear()
     assert np.array_equal(again.images(1, 4), part.images[1:4])
+    assert bool(left_to_zarr) == (reader == "zarr")
 
 
 def test_crops_are_packed_for_speed_unless_that_wastes_much(tmp_path: Path) -> None:
@@ -159,11 +210,17 @@ def test_crops_are_packed_for_speed_unless_that_wastes_much(tmp_path: Path) -> N
         assert np.array_equal(store.images(), images)
 
 
-def test_a_damaged_shard_is_told(tmp_path: Path, reader: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "empty", "index", "cell"])
+def test_a_damaged_shard_is_told(tmp_path: Path, reader: str, damage: str) -> None:
     store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
     shard = store.path / "images" / "c" / "0" / "0" / "0" / "0"
-    shard.write_bytes(shard.read_bytes()[:-50])
-    with pytest.raises(SampleStateError, match=r"images: damaged \(.*checksum.*segment or import the sample again"):
+    content = bytearray(shard.read_bytes())
+    if damage == "cell" and reader == "runs":
+        content[4] ^= 1  # the length of the first cell
+    elif damage in ("index", "cell"):
+        content[-4100] ^= 1
+    shard.write_bytes({"truncated": content[:-50], "empty": b""}.get(damage, content))
+    with pytest.raises(SampleStateError, match=r"images: damaged \(.+\); segment or import the sample again"):
         CellStore(store.path).images(0, 2)
 
 
