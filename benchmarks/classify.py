@@ -1,20 +1,24 @@
 """How fast cells are called: engines side by side, MM-MIMO against late fusion, and the whole stage from Zarr.
 
-    python benchmarks/classify.py [--cells 768] [--repeats 5] [--threads 2] [--json]
+    python benchmarks/classify.py [--cells 768] [--repeats 5] [--threads 2] [--bundle virtual-shufflenet] [--json]
 
-Engines run a ShuffleNet V2 MM-MIMO of random weights on 4 x 224 x 224 pictures, batches of 64, in turn; medians count.
-The whole stage is `classify_sample` with the shipped `virtual-shufflenet` on synthetic crops, from the store to the
-calls in it, against the same engine on pictures ready in memory; the engine is made once for both.
+Engines run a ShuffleNet V2 MM-MIMO of random weights on 4 x 224 x 224 pictures, batches of 32, in turn, with all lanes
+busy; medians count. The whole stage is `classify_sample` on synthetic crops, from the store to the calls in it, against
+the same engine in the same lanes on pictures that are ready in memory, and against that engine with one batch at a time
+on all threads, whichever is faster; the engine is made once for all. It runs at the bundle's side, at that side from a
+store without crops of half the side, and at 224 px with the same weights. Steps are processor time of one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
+import shutil
 import statistics
 import tempfile
 import time
@@ -29,40 +33,47 @@ import zarr
 
 from wbcpipe.classify import predict
 from wbcpipe.classify.bundle import load_bundle
+from wbcpipe.classify.classes import BATCH_SIZE
 from wbcpipe.classify.engines import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
 from wbcpipe.classify.export import OnnxEngine, traced
+from wbcpipe.classify.lanes import lane_threads
 from wbcpipe.classify.networks import build_network
 from wbcpipe.samples import Sample
 from wbcpipe.segment.cells import COLUMNS, CellBlock, CellStore
+from wbcpipe.segment.shards import CELLS_PER_SHARD, HALF
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from wbcpipe.classify.bundle import Bundle
+    from wbcpipe.classify.engines import Engine
+
 SHAPE = (4, 224, 224)
-BATCH = 64
 BACKBONE = "shufflenet_v2_x1_0"
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
-PACKAGES = ("wbcpipe", "torch", "torchvision", "openvino", "onnxruntime", "zarr", "numpy")
+PACKAGES = ("wbcpipe", "torch", "torchvision", "openvino", "onnxruntime", "zarr", "numcodecs", "numpy")
 
 
-def eager(method: str) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """torch as it comes: float32, no folding, planes first."""
-    network = build_network(method, BACKBONE, 4, 1, 5).eval()
+class Eager:
+    """torch as it comes: float32, no folding, planes first, one batch at a time on all threads."""
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    name, lanes = "torch eager", 1
+
+    def __init__(self, method: str) -> None:
+        self._network = build_network(method, BACKBONE, 4, 1, 5).eval()
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return network(torch.from_numpy(images)).numpy()
-
-    return run
+            return self._network(torch.from_numpy(images)).numpy()
 
 
-def engines() -> dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]]:
+def engines() -> dict[str, Any]:
     cpu = torch.device("cpu")
     mimo = build_network("mm-mimo", BACKBONE, 4, 1, 5).eval()
     late = build_network("late-fusion", BACKBONE, 4, 1, 5).eval()
-    found = {"torch eager float32": eager("mm-mimo"), "torch float32": TorchEngine(mimo, cpu)}
+    found: dict[str, Any] = {"torch eager float32": Eager("mm-mimo"), "torch float32": TorchEngine(mimo, cpu)}
     if fast_bfloat16():
         found["torch bfloat16"] = TorchEngine(mimo, cpu, "bfloat16")
     last = found["torch float32"]
@@ -76,18 +87,26 @@ def engines() -> dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]]
     return {**found, "late fusion": same}
 
 
-def rates(runs: dict[str, Callable[[NDArray[np.float32]], object]], repeats: int) -> dict[str, float]:
+def seconds_of(engine: Engine, batches: list[NDArray[np.float32]]) -> float:
+    """All lanes of an engine at work."""
+    with lane_threads(engine) as pool:
+        list(pool.map(engine, batches[: engine.lanes]))  # threads are there, and have their memory
+        start_s = time.perf_counter()
+        list(pool.map(engine, batches))
+        return time.perf_counter() - start_s
+
+
+def rates(runs: dict[str, Any], repeats: int) -> dict[str, float]:
     """Cells a second of each, in turn."""
-    images = np.random.default_rng(0).normal(0, 1, (BATCH, *SHAPE)).astype(np.float32)
+    lanes = max(run.lanes for run in runs.values())
+    images = np.random.default_rng(0).normal(0, 1, (BATCH_SIZE, *SHAPE)).astype(np.float32)
+    batches = [images.copy() for _ in range(2 * lanes)]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run(images)
     for _ in range(repeats):
         for name, run in runs.items():
-            start_s = time.perf_counter()
-            run(images)
-            seconds[name].append(time.perf_counter() - start_s)
-    return {name: BATCH / statistics.median(times) for name, times in seconds.items()}
+            seconds[name].append(seconds_of(run, batches))
+    cells = BATCH_SIZE * len(batches)
+    return {name: cells / statistics.median(times) for name, times in seconds.items()}
 
 
 def smooth_crops(count: int) -> NDArray[np.uint16]:
@@ -111,44 +130,79 @@ def block_of(images: NDArray[np.uint16]) -> CellBlock:
 def synthetic_sample(folder: Path, count: int) -> Sample:
     sample = Sample.at(folder, "bench")
     sample.path.mkdir()
+    crops = smooth_crops(CELLS_PER_SHARD)
     CellStore.create(
         sample.cells_path,
-        [block_of(smooth_crops(count))],
+        (block_of(crops[: count - start]) for start in range(0, count, len(crops))),
         modalities=MODALITIES,
         attributes={"pixel_um": 0.1, "classes": [], "provenance": {}},
     )
     return sample
 
 
-def whole_stage(count: int, repeats: int) -> dict[str, float]:
-    """Seconds of the stage on ``count`` cells, and of the same engine on prepared pictures."""
-    bundle = load_bundle("virtual-shufflenet")
-    runs = engine_for(bundle)
-    kept, predict.engine_for = predict.engine_for, lambda *_: runs  # made once, as its making does not grow
-    stage_s, bare_s = [], []
+def whole_stage(bundle: Bundle, engine: Engine, sample: Sample, repeats: int) -> dict[str, Any]:
+    """Seconds of the stage, and of the same engine on prepared pictures."""
+    store = CellStore(sample.cells_path)
+    classifier = predict.Classifier(bundle, engine=engine)
+    side_px = bundle.info.side if bundle.info.side in store.sides_px else None
+    starts = range(0, len(store), BATCH_SIZE)
+    crops = [store.images(start, start + BATCH_SIZE, side_px=side_px) for start in starts]
+    prepared = [classifier.prepare(some) for some in crops]
+    whole = [batch for batch in prepared if len(batch) == BATCH_SIZE]
+    kept, predict.engine_for = predict.engine_for, lambda *_, **__: engine
+    bare_s, stage_s = [], []
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            sample = synthetic_sample(Path(folder), count)
-            store = CellStore(sample.cells_path)
-            classifier = predict.Classifier(bundle, engine=runs)
-            prepared = classifier.prepare(store.images(0, count))
-            for _ in range(repeats):
-                start_s = time.perf_counter()
-                for at in range(0, count, BATCH):
-                    runs(prepared[at : at + BATCH])
-                bare_s.append(time.perf_counter() - start_s)
-                zarr.open_group(str(sample.cells_path), mode="r+").attrs.pop("classified", None)
-                start_s = time.perf_counter()
-                predict.classify_sample(sample, bundle, batch_size=BATCH)
-                stage_s.append(time.perf_counter() - start_s)
+        for _ in range(repeats):
+            bare_s.append(seconds_of(engine, whole) * len(store) / (BATCH_SIZE * len(whole)))
+            zarr.open_group(str(sample.cells_path), mode="r+").attrs.pop("classified", None)
+            start_s = time.perf_counter()
+            predict.classify_sample(sample, bundle)
+            stage_s.append(time.perf_counter() - start_s)
     finally:
         predict.engine_for = kept
-    return {
-        "engine": runs.name,
-        "stage_s": statistics.median(stage_s),
-        "bare_s": statistics.median(bare_s),
-        "share": statistics.median(bare_s) / statistics.median(stage_s),
+    room = np.empty_like(prepared[0])
+    steps = {
+        "read": core_ms(
+            lambda at: store.images(at, at + BATCH_SIZE, side_px=side_px, out=crops[0]), starts[: len(whole)]
+        ),
+        "prepare": core_ms(lambda at: classifier.prepare(crops[at // BATCH_SIZE], room), starts[: len(whole)]),
+        "network": core_ms(lambda at: engine(prepared[at // BATCH_SIZE]), starts[: len(whole)]),
     }
+    return {
+        "engine": engine.name,
+        "side_px": bundle.info.side,
+        "read_px": side_px or store.sides_px[0],
+        "stage_per_s": len(store) / statistics.median(stage_s),
+        "bare_per_s": len(store) / statistics.median(bare_s),
+        "share": statistics.median(bare_s) / statistics.median(stage_s),
+        "core_ms": steps,
+    }
+
+
+def core_ms(step: Callable[[int], object], starts: range) -> float:
+    """Processor time of a step for one cell, one batch after the other; the best of three."""
+    best = float("inf")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(3):
+        start_s = time.process_time()
+        for start in starts:
+            step(start)
+        best = min(best, time.process_time() - start_s)
+    torch.set_num_threads(threads)
+    return 1e3 * best / (BATCH_SIZE * len(starts))
+
+
+def stages(name: str, count: int, repeats: int) -> list[dict[str, Any]]:
+    """The stage at the bundle's side, at that side from whole crops, and at 224 px."""
+    bundle = load_bundle(name)
+    wide = dataclasses.replace(bundle, info=bundle.info.model_copy(update={"side": bundle.info.crop_px}))
+    usual, large = engine_for(bundle), engine_for(wide)
+    with tempfile.TemporaryDirectory() as folder:
+        sample = synthetic_sample(Path(folder), count)
+        rows = [whole_stage(bundle, usual, sample, repeats), whole_stage(wide, large, sample, repeats)]
+        shutil.rmtree(sample.cells_path / HALF)
+        return [*rows, whole_stage(bundle, usual, sample, repeats)]
 
 
 def versions() -> dict[str, str]:
@@ -173,37 +227,39 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=768)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--bundle", default="virtual-shufflenet")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     speed = rates(engines(), options.repeats)
     base = speed["torch eager float32"]
     same = speed.get("OpenVINO float32", speed["torch float32"])
-    stage = whole_stage(options.cells, options.repeats)
-    rows: list[dict[str, Any]] = [
-        {"what": name, "cells_per_s": rate, "x_eager": rate / base} for name, rate in speed.items()
-    ]
     result = {
         "name": "classify",
         "ratio": same / base,
-        "rows": rows,
+        "rows": [{"what": name, "cells_per_s": rate, "x_eager": rate / base} for name, rate in speed.items()],
         "mm_mimo_x_late_fusion": same / speed["late fusion"],
-        "stage": stage,
+        "stages": stages(options.bundle, options.cells, options.repeats),
         "threads": options.threads,
         "versions": versions(),
         "cpu": cpu_name(),
     }
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"{options.repeats} times in turn, {options.threads} threads, {result['cpu']}")
-    for row in rows:
-        print(f"{row['what']:22} {row['cells_per_s']:8.0f} cells/s {row['x_eager']:6.2f} x eager")
-    print(f"MM-MIMO is {result['mm_mimo_x_late_fusion']:.2f} x as fast as late fusion on the same engine")
-    print(
-        f"whole stage, {options.cells} cells, {stage['engine']}: {options.cells / stage['stage_s']:.0f} cells/s, "
-        f"{100 * stage['share']:.0f} % of the bare engine's {options.cells / stage['bare_s']:.0f}"
-    )
+    print(json.dumps(result) if options.json else table(result, options.repeats))
+
+
+def table(result: dict[str, Any], repeats: int) -> str:
+    lines = [f"{repeats} times in turn, {result['threads']} threads, {result['cpu']}"]
+    for row in result["rows"]:
+        lines.append(f"{row['what']:22} {row['cells_per_s']:8.0f} cells/s {row['x_eager']:6.2f} x eager")
+    lines.append(f"MM-MIMO is {result['mm_mimo_x_late_fusion']:.2f} x as fast as late fusion on the same engine")
+    for row in result["stages"]:
+        steps = ", ".join(f"{step} {cost:.3f}" for step, cost in row["core_ms"].items())
+        lines.append(
+            f"whole stage at {row['side_px']} px from crops of {row['read_px']} px, {row['engine']}: "
+            f"{row['stage_per_s']:.0f} cells/s, {100 * row['share']:.0f} % of the bare engine's "
+            f"{row['bare_per_s']:.0f} (core-ms a cell: {steps})"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
