@@ -297,8 +297,8 @@ class _Writer:
     def __init__(self, group: zarr.Group, modalities: tuple[str, ...]) -> None:
         self._group = group
         self._channels = len(modalities)
-        self._pictures: tuple[ShardWriter, ShardWriter] | None = None
-        self._columns: dict[str, list[NDArray[Any]]] = {}
+        self._crops, self._masks = CropWriter(group, "images"), ShardWriter(group, "masks")
+        self._columns: dict[str, _Column] = {}
         self._labels: list[str] = []
 
     def append(self, block: CellBlock) -> None:
@@ -309,32 +309,48 @@ class _Writer:
                 f"a block of cells has {block.images.shape[1]} channels, the sample has {self._channels}."
             )
         if not self._columns:
-            self._columns = {name: [] for name in dict.fromkeys([*COLUMNS, *block.columns])}
+            self._columns = {name: _Column() for name in dict.fromkeys([*COLUMNS, *block.columns])}
         if set(self._columns) != set(block.columns):
             odd = sorted(set(self._columns) ^ set(block.columns))
             raise SampleStateError(f"blocks of cells differ in the columns {', '.join(odd)}; segment the sample again.")
-        if self._pictures is None:
-            self._pictures = (
-                CropWriter(self._group, "images", block.images.shape[1:]),
-                ShardWriter(self._group, "masks", block.masks.shape[1:], np.uint8),
-            )
-        crops, masks = self._pictures
-        crops.append(block.images)
-        masks.append(block.masks)
+        self._crops.append(block.images.astype(np.uint16, copy=False))
+        self._masks.append(block.masks.astype(np.uint8, copy=False))
         for name, values in block.columns.items():
             self._columns[name].append(values)
         self._labels += block.label
 
     def finish(self) -> int:
-        if self._pictures is None:
+        if not self._labels:
             return 0
-        for writer in self._pictures:
-            writer.flush()
-        for name, parts in self._columns.items():
-            values = np.concatenate(parts)
+        self._crops.finish()
+        self._masks.finish()
+        for name, column in self._columns.items():
+            values = column.values()
             _create_column(self._group, name, values.astype(COLUMNS[name][0]) if name in COLUMNS else values)
         _create_column(self._group, "label", _strings(self._labels))
         return len(self._labels)
+
+
+class _Column:
+    """Values that come in parts, kept as one: parts would lie among pictures that come and go, and scatter them."""
+
+    def __init__(self) -> None:
+        self._room: NDArray[Any] | None = None
+        self._count = 0
+
+    def append(self, values: NDArray[Any]) -> None:
+        stop = self._count + len(values)
+        old = values[:0] if self._room is None else self._room[: self._count]
+        if self._room is None or stop > len(self._room) or self._room.dtype != values.dtype:
+            dtype = np.result_type(old, values)
+            self._room = np.empty((2 * max(stop, CELLS_PER_SHARD), *values.shape[1:]), dtype)
+            self._room[: self._count] = old
+        self._room[self._count : stop] = values
+        self._count = stop
+
+    def values(self) -> NDArray[Any]:
+        assert self._room is not None
+        return self._room[: self._count]
 
 
 def _strings(values: list[str]) -> NDArray[Any]:

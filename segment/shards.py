@@ -1,25 +1,28 @@
 """How ``cells.zarr`` keeps what is large: one chunk a cell, many cells a file, packed so that reading them is cheap.
 
-Files are plain Zarr v3, written by zarr, with codecs of its own specification. Crops are kept at half their side too:
-to decode and average whole ones costs a third of what a network does that looks at the half.
+Files are plain Zarr v3 with codecs of its own specification: zarr makes the arrays, and reads them as any other does.
+Crops are kept at half their side too: to decode and average whole ones costs a third of what a network does that looks
+at the half.
 
-zarr's way through the chunks of a shard costs ten times what decoding them does. So a run of cells is also read here:
-one read, then each chunk decoded into its place by numcodecs, as zarr does. That is done only with what `ShardWriter`
-and older versions write; anything else is left to zarr.
+zarr's way to the chunks of a shard costs ten times what decoding them does, and to write one it holds 256 cells three
+times. So `ShardWriter` writes each cell as it comes, and `CropReader` reads a run of cells at once, chunks packed and
+unpacked by numcodecs as in zarr. A shard is its chunks, then 16 bytes for each that say where it begins and how long it
+is, then a checksum of these (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/). What is not as
+`ShardWriter` and older versions leave it, zarr reads.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import zarr
-from numcodecs import Zstd, blosc
+from numcodecs import Blosc, Zstd, blosc
 from numcodecs.checksum32 import CRC32C
 from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ShardingCodecIndexLocation, ZstdCodec
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,94 +37,123 @@ CELLS_PER_SHARD: Final = 256
 HALF: Final = "images_half"
 """The array of crops at half their side; stores of older versions, and crops of an odd side, have none."""
 
-_QUICK: Final = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
-_SMALL: Final = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
+
+class _Packing(NamedTuple):
+    """A way to pack a cell, in zarr's words and in numcodecs'."""
+
+    codec: BloscCodec | ZstdCodec
+    encode: Callable[[NDArray[Any]], bytes]
+
+
+_PLAIN: Final = _Packing(ZstdCodec(), Zstd(level=0).encode)
+_QUICK: Final = _Packing(
+    BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Blosc("lz4", 5, Blosc.BITSHUFFLE).encode
+)
+_SMALL: Final = _Packing(BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Blosc("zstd", 3, Blosc.SHUFFLE).encode)
 _WORTH: Final = 0.75
 """``_SMALL`` takes twice as long to read: worth it for a quarter of the bytes, as pictures of 8 bits give."""
 _TRIED: Final = 8
 _LOW: Final = np.uint32(0xFFFF)
+_EMPTY: Final = 2**64 - 1
 
 
 class ShardWriter:
-    """Fills one shard in place and writes it when it is full: memory does not grow with the number of cells.
+    """Writes cells into shards as they come; its memory is that of one cell.
 
     Args:
         group: where the array is made, with the first cells.
         name: of the array.
-        shape: of one cell.
-        dtype: of the array.
     """
 
-    def __init__(self, group: zarr.Group, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    def __init__(self, group: zarr.Group, name: str) -> None:
         self._group, self._name = group, name
-        self._shard: NDArray[Any] = np.empty((CELLS_PER_SHARD, *shape), dtype)
-        self._filled = 0
-        self._written = 0
+        self._array: zarr.Array[Any] | None = None
+        self._index = np.full((CELLS_PER_SHARD, 2), _EMPTY, "<u8")
+        self._count = 0
 
     def append(self, cells: NDArray[Any]) -> None:
-        """Take cells (n, *shape)."""
+        """Write cells (n, ...)."""
+        if self._array is None and len(cells):
+            self._array = self._begin(cells)
         while len(cells):
-            some = cells[: CELLS_PER_SHARD - self._filled]
-            self._shard[self._filled : self._filled + len(some)] = some
-            self._filled += len(some)
+            first = self._count % CELLS_PER_SHARD
+            some = cells[: CELLS_PER_SHARD - first]
+            path = self._shard()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                for row, cell in enumerate(some, first):
+                    packed = self._encode(np.ascontiguousarray(cell))
+                    self._index[row] = file.tell(), len(packed)
+                    file.write(packed)
+            if first + len(some) == CELLS_PER_SHARD:
+                self._end_shard()
+            self._count += len(some)
             cells = cells[len(some) :]
-            if self._filled == CELLS_PER_SHARD:
-                self.flush()
 
-    def flush(self) -> None:
-        """Write what waits."""
-        if self._filled:
-            self._write(self._shard[: self._filled])
-            self._written += self._filled
-            self._filled = 0
+    def finish(self) -> None:
+        """End the last shard, and tell the array how many cells there are."""
+        if self._array is None:
+            return
+        if self._count % CELLS_PER_SHARD:
+            self._end_shard()
+        self._array.resize((self._count, *self._array.shape[1:]))
 
-    def _write(self, cells: NDArray[Any]) -> None:
-        self._put(self._name, cells, "auto")
+    def _shard(self) -> Path:
+        assert self._array is not None
+        return _shard_path(self._array, self._count // CELLS_PER_SHARD)
 
-    def _put(self, name: str, cells: NDArray[Any], codec: BloscCodec | str) -> None:
+    def _end_shard(self) -> None:
+        with self._shard().open("ab") as file:
+            file.write(CRC32C(location="end").encode(self._index.tobytes()))
+        self._index[:] = _EMPTY
+
+    def _begin(self, cells: NDArray[Any]) -> zarr.Array[Any]:
         shape = cells.shape[1:]
-        if self._written == 0:
-            self._group.create_array(
-                name,
-                shape=(0, *shape),
-                dtype=cells.dtype,
-                chunks=(1, *shape),
-                shards=(CELLS_PER_SHARD, *shape),
-                compressors=codec,  # type: ignore[arg-type]
-            )
-        array = open_array(self._group, name)
-        stop = self._written + len(cells)
-        array.resize((stop, *shape))
-        array[self._written : stop] = cells
+        packing = self._packing(cells)
+        self._encode = packing.encode
+        return self._group.create_array(
+            self._name,
+            shape=(0, *shape),
+            dtype=cells.dtype.newbyteorder("<"),
+            chunks=(1, *shape),
+            shards=(CELLS_PER_SHARD, *shape),
+            compressors=packing.codec,
+        )
+
+    def _packing(self, cells: NDArray[Any]) -> _Packing:
+        return _PLAIN
 
 
 class CropWriter(ShardWriter):
-    """Writes crops (n, M, side, side) uint16, and what they are at half their side."""
+    """Writes crops (n, M, side, side) uint16, packed as suits the first of them, at their side and at half of it."""
 
-    def __init__(self, group: zarr.Group, name: str, shape: tuple[int, int, int]) -> None:
-        super().__init__(group, name, shape, np.uint16)
-        self._codecs: dict[str, BloscCodec] = {}
+    def __init__(self, group: zarr.Group, name: str) -> None:
+        super().__init__(group, name)
+        self._half = _HalfWriter(group, HALF)
 
-    def _write(self, cells: NDArray[np.uint16]) -> None:
+    def append(self, cells: NDArray[np.uint16]) -> None:
+        """Write crops (n, M, side, side)."""
+        super().append(cells)
         if cells.shape[-1] % 2 == 0 and cells.shape[-2] % 2 == 0:
-            self._pack(HALF, halved(cells))
-        self._pack(self._name, cells)
+            self._half.append(halved(cells))
 
-    def _pack(self, name: str, cells: NDArray[np.uint16]) -> None:
-        if name not in self._codecs:
-            self._codecs[name] = _codec_for(cells)
-        self._put(name, cells, self._codecs[name])
+    def finish(self) -> None:
+        """End both arrays."""
+        super().finish()
+        self._half.finish()
+
+    def _packing(self, cells: NDArray[np.uint16]) -> _Packing:
+        return _suitable(cells)
 
 
-def _codec_for(cells: NDArray[np.uint16]) -> BloscCodec:
-    """The codec that suits a store's first shard."""
-    some = cells[:: -(-len(cells) // _TRIED)]
-    small, quick = (
-        zarr.create_array(
-            MemoryStore(), data=some, chunks=(1, *some.shape[1:]), compressors=codec, zarr_format=3
-        ).nbytes_stored()
-        for codec in (_SMALL, _QUICK)
-    )
+class _HalfWriter(ShardWriter):
+    def _packing(self, cells: NDArray[np.uint16]) -> _Packing:
+        return _suitable(cells)
+
+
+def _suitable(cells: NDArray[np.uint16]) -> _Packing:
+    """How to pack crops that are like these."""
+    small, quick = (sum(len(way.encode(cell)) for cell in cells[:_TRIED].copy()) for way in (_SMALL, _QUICK))
     return _SMALL if small < _WORTH * quick else _QUICK
 
 
