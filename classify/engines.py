@@ -7,8 +7,10 @@ prepares a batch on a core that then calls it keeps no other waiting (see `class
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import queue
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -232,7 +234,7 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto", *, ba
         return checked_engine(bundle)
     alike = info.validation.get("bfloat16_agreement") == 1.0
     precision = "bfloat16" if alike and fast_bfloat16() else "float32"
-    if engine == "torch" or (engine == "auto" and importlib.util.find_spec("openvino") is None):
+    if engine == "torch":
         return TorchEngine(network, place, precision)
     try:
         found = OpenVinoEngine(network, precision, shape)
@@ -240,8 +242,15 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto", *, ba
     except (ConfigError, RuntimeError, TypeError, ValueError) as error:
         if engine == "openvino":
             raise ConfigError(f"engine 'openvino': {error}") from error
+        _note(f"cells are called by torch, more slowly: {error}")
         return TorchEngine(network, place, precision)
     return found
+
+
+@functools.cache
+def _note(text: str) -> None:
+    """Tell once."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def check_agreement(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def test_openvino_gives_what_torch_gives(network: FusionNetwork, pictures: NDArr
 
 
 def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_auto(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = load_bundle("virtual-shufflenet")
 
@@ -84,8 +85,13 @@ def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_aut
     precision = "bfloat16" if fast_bfloat16() and bundle.info.validation["bfloat16_agreement"] == 1.0 else "float32"
     assert engine_for(bundle, "cpu").name == f"torch-cpu-{precision}"
     monkeypatch.undo()
+    engines._note.cache_clear()
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert [engine_for(bundle, "cpu").name.startswith("torch-cpu") for _ in range(2)] == [True, True]
+    note = "cells are called by torch, more slowly: engine 'openvino' is not installed: pip install openvino.\n"
+    assert capsys.readouterr().err == note, "told once"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert engine_for(bundle, "cpu").name.startswith("torch-cpu")
     with pytest.raises(ConfigError, match=r"engine 'openvino' needs openvino, which is not installed: pip install op"):
         engine_for(bundle, "cpu", "openvino")
     with pytest.raises(ConfigError, match=r"needs onnxruntime, .*: pip install 'wbcpipe\[export\]'"):
