@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from wbcpipe.acquire.ending import PrecisionReached
+from wbcpipe.classify.classes import BATCH_SIZE
 from wbcpipe.errors import ConfigError, SampleStateError
 from wbcpipe.report.differential import REJECTED, UNIDENTIFIED, clopper_pearson, count_cells
 from wbcpipe.samples import read_json, write_json
@@ -189,13 +190,22 @@ class LiveCount:
         bundle: the model.
         work: the sample's ``work`` folder.
         device: ``auto``, ``cpu`` or ``cuda``.
+        engine: see `classify.engines.engine_for`.
         batch_size: cells at once.
     """
 
     def __init__(
-        self, stage: _Stage, bundle: Bundle, work: Path, *, device: str = "auto", batch_size: int = 64
+        self,
+        stage: _Stage,
+        bundle: Bundle,
+        work: Path,
+        *,
+        device: str = "auto",
+        engine: str = "auto",
+        batch_size: int = BATCH_SIZE,
     ) -> None:
-        self._stage, self._bundle, self._device, self._batch = stage, bundle, device, batch_size
+        self._stage, self._bundle, self._batch = stage, bundle, batch_size
+        self._device, self._engine = device, engine
         self._folder = work / "calls"
         self._classifier: Classifier | None = None
         self._calls: dict[int, list[str]] = {}
@@ -252,6 +262,7 @@ class LiveCount:
         return count_cells(calls, quality[known], self._bundle.info.classes)
 
     def _called(self, images: NDArray[np.uint16]) -> list[str]:
+        from wbcpipe.classify.engines import engine_for
         from wbcpipe.classify.predict import Classifier, planes_for
 
         planes = planes_for(
@@ -259,13 +270,15 @@ class LiveCount:
         )
         with _spare_threads():
             if self._classifier is None:
-                self._classifier = Classifier(self._bundle, device=self._device, batch_size=self._batch)
+                runs = engine_for(self._bundle, self._device, self._engine, batch_size=self._batch)
+                self._classifier = Classifier(self._bundle, engine=runs, batch_size=self._batch)
             prepared = self._classifier.prepare(images[:, planes])
             return self._classifier.call(self._classifier.probability(prepared))[0]
 
     def _identity(self, cells: FieldCells) -> str:
         """Digest of all that a field's calls rest on."""
-        found = hashlib.sha256(f"{self._bundle.info.sha256} {self._bundle.calibration_digest} {self._device}".encode())
+        how = f"{self._bundle.info.sha256} {self._bundle.calibration_digest} {self._device} {self._engine}"
+        found = hashlib.sha256(how.encode())
         found.update(cells.block.images.tobytes())
         found.update(cells.block.columns["quality"].tobytes())
         return found.hexdigest()

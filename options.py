@@ -17,6 +17,7 @@ __all__ = [
     "deadline_option",
     "deadline_time",
     "device_option",
+    "engine_option",
     "json_option",
     "pass_option",
     "sample_option",
@@ -100,6 +101,14 @@ sequencing_option: Final = click.option(
 )
 device_option: Final = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
+# The names are those of `classify.engines`, which must not be imported before --help has answered.
+engine_option: Final = click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
+    default="auto",
+    show_default=True,
+    help="What runs the network; auto takes torch on a GPU, else OpenVINO, else torch.",
 )
 deadline_option: Final = click.option(
     "--deadline",

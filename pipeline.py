@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ from wbcpipe.options import (
     data_option,
     deadline_option,
     device_option,
+    engine_option,
     json_option,
     scope_option,
     sequencing_option,
@@ -110,7 +112,14 @@ PRECISION: Final = _Precision()
 
 
 def run(
-    sample: Sample, request: ScanRequest | None, *, kind: str, bundle: str, device: str, reporter: Reporter
+    sample: Sample,
+    request: ScanRequest | None,
+    *,
+    kind: str,
+    bundle: str,
+    device: str = "auto",
+    engine: str = "auto",
+    reporter: Reporter,
 ) -> Differential:
     """The four stages of one sample, in order; each does only what is missing.
 
@@ -120,6 +129,7 @@ def run(
         kind: ``scope``, ``stained-rgb`` or ``stack``: what ``auto`` chooses the bundle by.
         bundle: name or path of the model, or ``auto``.
         device: ``auto``, ``cpu`` or ``cuda``.
+        engine: what runs the network, see `classify.engines.engine_for`.
         reporter: shows progress.
 
     Raises:
@@ -131,7 +141,12 @@ def run(
     from wbcpipe.report.stage import write_report
     from wbcpipe.scan import acquire_and_segment, check_request, falls_short
 
-    model = find_bundle(bundle, kind=kind)  # first of all: a model that is not there should not cost a night
+    # First of all: a model or an engine that is not there should not cost a night.
+    model = find_bundle(bundle, kind=kind)
+    if (device, engine) != ("auto", "auto"):
+        from wbcpipe.classify.engines import check_engine
+
+        check_engine(device, engine)
     if request is not None:
         check_targets(request.precision, model.info.classes, model.info.name)
         check_request(sample, request)
@@ -139,14 +154,15 @@ def run(
     def classified(done: int, total: int) -> None:
         reporter.update("cells classified", done, total)
 
+    take = functools.partial(acquire_and_segment, sample, request, model, device=device, engine=engine)
+    call = functools.partial(classify_sample, sample, model, device=device, engine=engine, progress=classified)
     with sample.lock("run"):
-        end = acquire_and_segment(sample, request, model, device=device, reporter=reporter)  # stages 1, 2 overlap
-        classify_sample(sample, model, device=device, progress=classified)  # stage 3
+        end = take(reporter=reporter)  # stages 1 and 2 overlap
+        call()  # stage 3
         while end is not None and (short := falls_short(sample, request, end)):
             reporter.say(f"the final count falls short, so the scan goes on: {short}")
-            at_least = end.fields_done + 1
-            end = acquire_and_segment(sample, request, model, device=device, reporter=reporter, at_least=at_least)
-            classify_sample(sample, model, device=device, progress=classified)
+            end = take(reporter=reporter, at_least=end.fields_done + 1)
+            call()
         return write_report(sample)  # stage 4
 
 
@@ -174,6 +190,7 @@ def run(
 @sequencing_option
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of the model.")
 @device_option
+@engine_option
 @specimen_options
 @data_option
 @json_option
@@ -190,6 +207,7 @@ def run_command(
     sequencing: Literal["auto", "on", "off"] | None,
     bundle: str,
     device: str,
+    engine: str,
     specimen_seed: int | None,
     specimen_preparation: str | None,
     data: Path | None,
@@ -234,7 +252,7 @@ def run_command(
             scope, plan, specimen, cells, fields, precision, deadline_s, two_pass=two_pass, stained=stained
         )
     with Reporter(quiet=as_json) as reporter:
-        run(sample, request, kind=kind, bundle=bundle, device=device, reporter=reporter)
+        run(sample, request, kind=kind, bundle=bundle, device=device, engine=engine, reporter=reporter)
     if as_json:
         click.echo(json.dumps(read_document(sample)))
     else:

@@ -386,6 +386,7 @@ def acquire_and_segment(
     model: Bundle,
     *,
     device: str = "auto",
+    engine: str = "auto",
     reporter: Reporter,
     at_least: int = 0,
 ) -> ScanEnd | None:
@@ -396,6 +397,7 @@ def acquire_and_segment(
         request: what to take; ``None`` for a sample that was imported.
         model: calls the cells where their number or classes decide; gives the crops' pixel size.
         device: ``auto``, ``cpu`` or ``cuda``.
+        engine: what runs the network, see `classify.engines.engine_for`.
         reporter: shows progress.
         at_least: planned fields to have even if fewer seem enough.
 
@@ -418,7 +420,9 @@ def acquire_and_segment(
     if request.two_pass:
         request = _bright_field(sample, request, reporter, at_least)
     stage = SegmentStage(sample, pixel_um=model.info.pixel_um)
-    count = None if request.fields is not None else LiveCount(stage, model, sample.work_path, device=device)
+    count = None
+    if request.fields is None:
+        count = LiveCount(stage, model, sample.work_path, device=device, engine=engine)
     asked = 0
 
     def decide(looked_at: int) -> int:

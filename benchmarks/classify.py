@@ -1,21 +1,24 @@
 """How fast cells are called: engines side by side, MM-MIMO against late fusion, and the whole stage from Zarr.
 
-    python benchmarks/classify.py [--cells 768] [--repeats 5] [--threads 2] [--json]
+    python benchmarks/classify.py [--cells 2048] [--repeats 5] [--threads 2] [--bundle virtual-shufflenet] [--json]
 
-Engines run a ShuffleNet V2 MM-MIMO of random weights on 4 x 224 x 224 pictures, batches of 64, in turn; medians count.
-The whole stage is `classify_sample` with the shipped `virtual-shufflenet` on synthetic crops, from the store to the
-calls in it, against the same engine on pictures ready in memory; the engine is made once for both.
+Engines run a ShuffleNet V2 MM-MIMO of random weights on 4 x 224 x 224 pictures, batches of 32, in turn, with all lanes
+busy; medians count. The whole stage is `classify_sample` on synthetic crops, from the store to the calls in it, against
+the same engine in the same lanes on pictures that are ready in memory; the engine is made once for both. It runs at the
+bundle's side, at that side from a store without crops of half the side, and at 224 px with the same weights. Processor
+time tells more where other programs run beside. Steps are processor time of one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
-import statistics
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -27,46 +30,67 @@ import numpy as np
 import torch
 import zarr
 
+from wbcpipe.classify import engines as engines_module
 from wbcpipe.classify import predict
 from wbcpipe.classify.bundle import load_bundle
+from wbcpipe.classify.classes import BATCH_SIZE
 from wbcpipe.classify.engines import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
 from wbcpipe.classify.export import OnnxEngine, traced
+from wbcpipe.classify.lanes import lane_threads
 from wbcpipe.classify.networks import build_network
 from wbcpipe.samples import Sample
 from wbcpipe.segment.cells import COLUMNS, CellBlock, CellStore
+from wbcpipe.segment.shards import CELLS_PER_SHARD, HALF
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from wbcpipe.classify.bundle import Bundle
+    from wbcpipe.classify.engines import Engine
+    from wbcpipe.classify.networks import FusionNetwork
+
 SHAPE = (4, 224, 224)
-BATCH = 64
 BACKBONE = "shufflenet_v2_x1_0"
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
-PACKAGES = ("wbcpipe", "torch", "torchvision", "openvino", "onnxruntime", "zarr", "numpy")
+PACKAGES = ("wbcpipe", "torch", "torchvision", "openvino", "onnxruntime", "zarr", "numcodecs", "numpy")
 
 
-def eager(method: str) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """torch as it comes: float32, no folding, planes first."""
-    network = build_network(method, BACKBONE, 4, 1, 5).eval()
+class Eager:
+    """torch as it comes: float32, no folding, planes first, one batch at a time on all threads."""
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    name, lanes = "torch eager", 1
+
+    def __init__(self, method: str) -> None:
+        self._network = build_network(method, BACKBONE, 4, 1, 5).eval()
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return network(torch.from_numpy(images)).numpy()
-
-    return run
+            return self._network(torch.from_numpy(images)).numpy()
 
 
-def engines() -> dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]]:
+class OneLane(OpenVinoEngine):
+    """OpenVINO with one batch at a time on all threads: what lanes must not be slower than."""
+
+    def __init__(self, network: FusionNetwork) -> None:
+        kept, engines_module.shared_threads = engines_module.shared_threads, lambda threads: (1, threads)
+        try:
+            super().__init__(network, "float32", SHAPE)
+        finally:
+            engines_module.shared_threads = kept
+
+
+def engines() -> dict[str, Any]:
     cpu = torch.device("cpu")
     mimo = build_network("mm-mimo", BACKBONE, 4, 1, 5).eval()
     late = build_network("late-fusion", BACKBONE, 4, 1, 5).eval()
-    found = {"torch eager float32": eager("mm-mimo"), "torch float32": TorchEngine(mimo, cpu)}
+    found: dict[str, Any] = {"torch eager float32": Eager("mm-mimo"), "torch float32": TorchEngine(mimo, cpu)}
     if fast_bfloat16():
         found["torch bfloat16"] = TorchEngine(mimo, cpu, "bfloat16")
     last = found["torch float32"]
     if importlib.util.find_spec("openvino"):
+        found["OpenVINO float32, one lane"] = OneLane(mimo)
         found["OpenVINO float32"] = last = OpenVinoEngine(mimo, "float32", SHAPE)
         if fast_bfloat16():
             found["OpenVINO bfloat16"] = OpenVinoEngine(mimo, "bfloat16", SHAPE)
@@ -76,70 +100,133 @@ def engines() -> dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]]
     return {**found, "late fusion": same}
 
 
-def rates(runs: dict[str, Callable[[NDArray[np.float32]], object]], repeats: int) -> dict[str, float]:
-    """Cells a second of each, in turn."""
-    images = np.random.default_rng(0).normal(0, 1, (BATCH, *SHAPE)).astype(np.float32)
+def seconds_of(work: Callable[[], object]) -> NDArray[np.float64]:
+    """Seconds on the clock, and of all cores together."""
+    start = time.perf_counter(), time.process_time()
+    work()
+    return np.subtract((time.perf_counter(), time.process_time()), start)
+
+
+def bare(engine: Engine, batches: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """`seconds_of` all lanes of an engine at work."""
+    with lane_threads(engine) as pool:
+        list(pool.map(engine, batches[: engine.lanes]))  # threads are there, and have their memory
+        return seconds_of(lambda: list(pool.map(engine, batches)))
+
+
+def rates(runs: dict[str, Any], repeats: int) -> dict[str, NDArray[np.float64]]:
+    """Cells a second of each (repeats,), in turn."""
+    images = np.random.default_rng(0).normal(0, 1, (BATCH_SIZE, *SHAPE)).astype(np.float32)
+    batches = [images.copy() for _ in range(4 * max(run.lanes for run in runs.values()))]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run(images)
     for _ in range(repeats):
         for name, run in runs.items():
-            start_s = time.perf_counter()
-            run(images)
-            seconds[name].append(time.perf_counter() - start_s)
-    return {name: BATCH / statistics.median(times) for name, times in seconds.items()}
+            seconds[name].append(float(bare(run, batches)[0]))
+    cells = BATCH_SIZE * len(batches)
+    return {name: cells / np.array(times) for name, times in seconds.items()}
 
 
-def synthetic_sample(folder: Path, count: int) -> Sample:
-    """A sample of ``count`` crops as smooth as cells are."""
+def times_as_fast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Median over turns: what both suffered from is left out."""
+    return float(np.median(one / other))
+
+
+def smooth_crops(count: int) -> NDArray[np.uint16]:
+    """Crops (count, 4, 224, 224) as smooth as cells are, with a camera's noise."""
     rng = np.random.default_rng(1)
     coarse = torch.from_numpy(rng.normal(0, 1, (count, 4, 28, 28)).astype(np.float32))
     smooth = torch.nn.functional.interpolate(coarse, size=224, mode="bilinear").numpy()
-    images = (20_000 + 4_000 * smooth + rng.normal(0, 60, smooth.shape)).clip(0, 65_535).astype(np.uint16)
+    noise = rng.standard_normal(smooth.shape, np.float32)
+    return (20_000 + 4_000 * smooth + 60 * noise).clip(0, 65_535).astype(np.uint16)
+
+
+def block_of(images: NDArray[np.uint16]) -> CellBlock:
+    count = len(images)
     columns = {
-        key: np.zeros((count, *(3 if d == "M-1" else int(d) for d in shape)), dtype)
+        key: np.zeros((count, *(images.shape[1] - 1 if d == "M-1" else int(d) for d in shape)), dtype)
         for key, (dtype, shape) in COLUMNS.items()
     }
+    return CellBlock(images, np.zeros((count, *images.shape[2:]), np.uint8), columns, [""] * count)
+
+
+def synthetic_sample(folder: Path, count: int) -> Sample:
     sample = Sample.at(folder, "bench")
     sample.path.mkdir()
+    crops = smooth_crops(CELLS_PER_SHARD)
     CellStore.create(
         sample.cells_path,
-        [CellBlock(images, np.zeros((count, 224, 224), np.uint8), columns, [""] * count)],
+        (block_of(crops[: count - start]) for start in range(0, count, len(crops))),
         modalities=MODALITIES,
         attributes={"pixel_um": 0.1, "classes": [], "provenance": {}},
     )
     return sample
 
 
-def whole_stage(count: int, repeats: int) -> dict[str, float]:
-    """Seconds of the stage on ``count`` cells, and of the same engine on prepared pictures."""
-    bundle = load_bundle("virtual-shufflenet")
-    runs = engine_for(bundle)
-    kept, predict.engine_for = predict.engine_for, lambda *_: runs  # made once, as its making does not grow
-    stage_s, bare_s = [], []
+def whole_stage(bundle: Bundle, engine: Engine, sample: Sample, repeats: int) -> dict[str, Any]:
+    """Seconds of the stage, and of the same engine on prepared pictures."""
+    store = CellStore(sample.cells_path)
+    classifier = predict.Classifier(bundle, engine=engine)
+    side_px = bundle.info.side if bundle.info.side in store.sides_px else None
+    starts = range(0, len(store), BATCH_SIZE)
+    crops = [store.images(start, start + BATCH_SIZE, side_px=side_px) for start in starts]
+    prepared = [classifier.prepare(some) for some in crops]
+    whole = [batch for batch in prepared if len(batch) == BATCH_SIZE]
+    kept, predict.engine_for = predict.engine_for, lambda *_, **__: engine
+    bare_s, stage_s = [], []
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            sample = synthetic_sample(Path(folder), count)
-            store = CellStore(sample.cells_path)
-            classifier = predict.Classifier(bundle, engine=runs)
-            prepared = classifier.prepare(store.images(0, count))
-            for _ in range(repeats):
-                start_s = time.perf_counter()
-                for at in range(0, count, BATCH):
-                    runs(prepared[at : at + BATCH])
-                bare_s.append(time.perf_counter() - start_s)
-                zarr.open_group(str(sample.cells_path), mode="r+").attrs.pop("classified", None)
-                start_s = time.perf_counter()
-                predict.classify_sample(sample, bundle, batch_size=BATCH)
-                stage_s.append(time.perf_counter() - start_s)
+        for _ in range(repeats):
+            bare_s.append(bare(engine, whole) * len(store) / (BATCH_SIZE * len(whole)))
+            zarr.open_group(str(sample.cells_path), mode="r+").attrs.pop("classified", None)
+            stage_s.append(seconds_of(lambda: predict.classify_sample(sample, bundle)))
     finally:
         predict.engine_for = kept
-    return {
-        "engine": runs.name,
-        "stage_s": statistics.median(stage_s),
-        "bare_s": statistics.median(bare_s),
-        "share": statistics.median(bare_s) / statistics.median(stage_s),
+    room = np.empty_like(prepared[0])
+    steps = {
+        "read": core_ms(
+            lambda at: store.images(at, at + BATCH_SIZE, side_px=side_px, out=crops[0]), starts[: len(whole)]
+        ),
+        "prepare": core_ms(lambda at: classifier.prepare(crops[at // BATCH_SIZE], room), starts[: len(whole)]),
+        "network": core_ms(lambda at: engine(prepared[at // BATCH_SIZE]), starts[: len(whole)]),
     }
+    (bare_clock_s, bare_core_s), (clock_s, core_s) = np.median(bare_s, axis=0), np.median(stage_s, axis=0)
+    return {
+        "engine": engine.name,
+        "side_px": bundle.info.side,
+        "read_px": side_px or store.sides_px[0],
+        "stage_per_s": len(store) / clock_s,
+        "bare_per_s": len(store) / bare_clock_s,
+        "share": bare_clock_s / clock_s,
+        "stage_core_ms": 1e3 * core_s / len(store),
+        "bare_core_ms": 1e3 * bare_core_s / len(store),
+        "share_of_core_time": bare_core_s / core_s,
+        "core_ms": steps,
+    }
+
+
+def core_ms(step: Callable[[int], object], starts: range) -> float:
+    """Processor time of a step for one cell, one batch after the other; the best of three."""
+    best = float("inf")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(3):
+        start_s = time.process_time()
+        for start in starts:
+            step(start)
+        best = min(best, time.process_time() - start_s)
+    torch.set_num_threads(threads)
+    return 1e3 * best / (BATCH_SIZE * len(starts))
+
+
+def stages(name: str, count: int, repeats: int) -> list[dict[str, Any]]:
+    """The stage at the bundle's side, at that side from whole crops, and at 224 px."""
+    bundle = load_bundle(name)
+    wide = dataclasses.replace(bundle, info=bundle.info.model_copy(update={"side": bundle.info.crop_px}))
+    usual, large = engine_for(bundle), engine_for(wide)
+    with tempfile.TemporaryDirectory() as folder:
+        sample = synthetic_sample(Path(folder), count)
+        rows = [whole_stage(bundle, usual, sample, repeats), whole_stage(wide, large, sample, repeats)]
+        shutil.rmtree(sample.cells_path / HALF)
+        return [*rows, whole_stage(bundle, usual, sample, repeats)]
 
 
 def versions() -> dict[str, str]:
@@ -161,40 +248,46 @@ def cpu_name() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=768)
+    parser.add_argument("--cells", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--bundle", default="virtual-shufflenet")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     speed = rates(engines(), options.repeats)
     base = speed["torch eager float32"]
     same = speed.get("OpenVINO float32", speed["torch float32"])
-    stage = whole_stage(options.cells, options.repeats)
-    rows: list[dict[str, Any]] = [
-        {"what": name, "cells_per_s": rate, "x_eager": rate / base} for name, rate in speed.items()
-    ]
     result = {
         "name": "classify",
-        "ratio": same / base,
-        "rows": rows,
-        "mm_mimo_x_late_fusion": same / speed["late fusion"],
-        "stage": stage,
+        "ratio": times_as_fast(same, base),
+        "rows": [
+            {"what": name, "cells_per_s": float(np.median(rate)), "x_eager": times_as_fast(rate, base)}
+            for name, rate in speed.items()
+        ],
+        "mm_mimo_x_late_fusion": times_as_fast(same, speed["late fusion"]),
+        "stages": stages(options.bundle, options.cells, options.repeats),
         "threads": options.threads,
         "versions": versions(),
         "cpu": cpu_name(),
     }
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"{options.repeats} times in turn, {options.threads} threads, {result['cpu']}")
-    for row in rows:
-        print(f"{row['what']:22} {row['cells_per_s']:8.0f} cells/s {row['x_eager']:6.2f} x eager")
-    print(f"MM-MIMO is {result['mm_mimo_x_late_fusion']:.2f} x as fast as late fusion on the same engine")
-    print(
-        f"whole stage, {options.cells} cells, {stage['engine']}: {options.cells / stage['stage_s']:.0f} cells/s, "
-        f"{100 * stage['share']:.0f} % of the bare engine's {options.cells / stage['bare_s']:.0f}"
-    )
+    print(json.dumps(result) if options.json else table(result, options.repeats))
+
+
+def table(result: dict[str, Any], repeats: int) -> str:
+    lines = [f"{repeats} times in turn, {result['threads']} threads, {result['cpu']}"]
+    for row in result["rows"]:
+        lines.append(f"{row['what']:27} {row['cells_per_s']:8.0f} cells/s {row['x_eager']:6.2f} x eager")
+    lines.append(f"MM-MIMO is {result['mm_mimo_x_late_fusion']:.2f} x as fast as late fusion on the same engine")
+    for row in result["stages"]:
+        steps = ", ".join(f"{step} {cost:.3f}" for step, cost in row["core_ms"].items())
+        lines.append(
+            f"whole stage at {row['side_px']} px from crops of {row['read_px']} px, {row['engine']}: "
+            f"{row['stage_per_s']:.0f} cells/s, {100 * row['share']:.0f} % of the bare engine's "
+            f"{row['bare_per_s']:.0f}; of processor time {row['bare_core_ms']:.3f} of {row['stage_core_ms']:.3f} ms a "
+            f"cell, {100 * row['share_of_core_time']:.0f} % (alone: {steps})"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

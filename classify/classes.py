@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKBONES",
+    "BATCH_SIZE",
     "CLASSES",
     "METHODS",
     "UNIDENTIFIED",
@@ -22,6 +23,8 @@ __all__ = [
 
 CLASSES: Final = ("NEU", "LYM", "EOS", "MO", "BAS")
 UNIDENTIFIED: Final = "unidentified"
+BATCH_SIZE: Final = 32
+"""Cells that are called at once, unless another number is asked for; more of them leave the processor's cache."""
 
 Method = Literal["single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd"]
 Backbone = Literal["shufflenet_v2_x1_0", "resnet34"]

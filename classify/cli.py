@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcpipe.classify.classes import BATCH_SIZE
 from wbcpipe.errors import ConfigError, SampleStateError
-from wbcpipe.options import data_option, device_option, json_option
+from wbcpipe.options import data_option, device_option, engine_option, json_option
 from wbcpipe.samples import Sample, data_root
 
 if TYPE_CHECKING:
@@ -242,14 +243,8 @@ def _bundle(
 @click.command()
 @click.option("--sample", required=True, help="Sample whose cells to call.")
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of a bundle; auto fits the sample.")
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
-    default="auto",
-    show_default=True,
-    help="What runs the network; auto takes OpenVINO where it is installed and there is no GPU.",
-)
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Cells a batch.")
+@engine_option
+@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True, help="Cells a batch.")
 @click.option("--without", multiple=True, metavar="MODALITY", help="Leave out a modality that failed; may be repeated.")
 @click.option(
     "--max-error",

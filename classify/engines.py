@@ -1,14 +1,23 @@
-"""Engines: what turns normalised pictures into logits, on the processor or on a GPU."""
+"""Engines: what turns normalised pictures into logits, on the processor or on a GPU.
+
+An engine has lanes: so many threads may call it at once, each with a batch of its own and with cores of its own. On a
+processor that is faster than one batch on all cores, which wait for each other after every layer, and who reads and
+prepares a batch on a core that then calls it keeps no other waiting (see `classify.lanes`).
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import queue
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import torch
 
+from wbcpipe.classify.classes import BATCH_SIZE
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.errors import ConfigError
 
@@ -18,12 +27,30 @@ if TYPE_CHECKING:
     from wbcpipe.classify.bundle import Bundle
     from wbcpipe.classify.networks import FusionNetwork
 
-__all__ = ["ENGINES", "Engine", "OpenVinoEngine", "TorchEngine", "engine_for", "fast_bfloat16", "pick_device"]
+__all__ = [
+    "AGREES",
+    "ENGINES",
+    "Engine",
+    "OpenVinoEngine",
+    "TorchEngine",
+    "check_agreement",
+    "check_engine",
+    "engine_for",
+    "fast_bfloat16",
+    "pick_device",
+    "shared_threads",
+]
 
 ENGINES: Final = ("auto", "torch", "openvino", "onnxruntime")
+_PACKAGES: Final = {
+    "openvino": {"openvino": "pip install openvino"},
+    "onnxruntime": dict.fromkeys(("onnxruntime", "onnxscript"), "pip install 'wbcpipe[export]'"),
+}
+MOST_LANES: Final = 8
+"""Each lane holds a batch and what the network makes of it."""
 #: How near an engine's probabilities are to those of torch in float32: rounding, and what bfloat16 loses in networks
 #: that call alike.
-_AGREES: Final = {"float32": 1e-3, "bfloat16": 0.05}
+AGREES: Final = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
 
 
 class Engine(Protocol):
@@ -31,9 +58,15 @@ class Engine(Protocol):
 
     Attributes:
         name: for provenance, such as ``torch-cpu-float32``.
+        lanes: how many threads may call at once.
     """
 
     name: str
+    lanes: int
+
+    def buffer(self, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
+        """Room for a batch (B, M * c, side, side) where the engine takes it from soonest."""
+        ...
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (B, heads, K) of normalised pictures (B, M * c, side, side)."""
@@ -53,14 +86,41 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def shared_threads(threads: int) -> tuple[int, int]:
+    """Lanes, and threads of each, that share some threads.
+
+    >>> shared_threads(2), shared_threads(16), shared_threads(20)
+    ((2, 1), (8, 2), (6, 3))
+    """
+    each = -(-threads // MOST_LANES)
+    return threads // each, each
+
+
 def fast_bfloat16() -> bool:
     """True where the processor multiplies bfloat16 in hardware."""
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe is not None and probe())
 
 
+def check_engine(device: str, engine: str) -> torch.device:
+    """The device of an engine that could run here.
+
+    Raises:
+        ConfigError: what is asked for is not here.
+    """
+    place = pick_device("cpu" if device == "auto" and engine in _PACKAGES else device)
+    if place.type == "cuda" and engine in _PACKAGES:
+        raise ConfigError(f"engine {engine!r} is for processors; leave --device or choose --engine torch.")
+    for package, install in _PACKAGES.get(engine, {}).items():
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"engine {engine!r} needs {package}, which is not installed: {install}.")
+    return place
+
+
 class TorchEngine:
     """torch, with batch norm folded into the convolutions and channels last.
+
+    A call takes the threads that torch has in the thread it comes from: `classify.lanes` shares them out.
 
     Args:
         network: a trained network.
@@ -70,11 +130,16 @@ class TorchEngine:
 
     def __init__(self, network: FusionNetwork, device: torch.device, precision: str = "float32") -> None:
         self.name = f"torch-{device.type}-{precision}"
+        self.lanes = shared_threads(torch.get_num_threads())[0] if device.type == "cpu" else 1
         self._device = device
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self._mixed = precision == "float16"
         twin = fused_copy(network).to(device=device, dtype=self._dtype)
         self._network = twin.to(memory_format=torch.channels_last)
+
+    def buffer(self, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
+        """Room for a batch (B, M * c, side, side)."""
+        return np.empty(shape, np.float32)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (B, heads, K) of normalised pictures (B, M * c, side, side)."""
@@ -88,7 +153,7 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """OpenVINO on a processor; needs the extra ``wbcpipe[openvino]``.
+    """OpenVINO on a processor, one stream a lane.
 
     Args:
         network: a trained network.
@@ -106,68 +171,89 @@ class OpenVinoEngine:
         try:
             import openvino
         except ImportError as error:
-            raise ConfigError("engine 'openvino' is not installed: pip install 'wbcpipe[openvino]'.") from error
+            raise ConfigError("engine 'openvino' is not installed: pip install openvino.") from error
         self.name = f"openvino-cpu-{precision}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: sizes become constants, as they shall
             model = openvino.convert_model(
                 fused_copy(network), example_input=torch.zeros(2, *shape), input=openvino.PartialShape([-1, *shape])
             )
+        self.lanes, each = shared_threads(threads or torch.get_num_threads())
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
-            "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.lanes * each,
+            "NUM_STREAMS": self.lanes,
+            "ENABLE_CPU_PINNING": False,  # a lane that reads may be on the core that another's stream is bound to
         }
-        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        compiled = openvino.Core().compile_model(model, "CPU", settings)
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.lanes):
+            self._requests.put(compiled.create_infer_request())
+
+    def buffer(self, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
+        """Room for a batch (B, M * c, side, side)."""
+        return np.empty(shape, np.float32)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (B, heads, K) of normalised pictures (B, M * c, side, side)."""
-        found: NDArray[np.float32] = self._compiled(images)[0].astype(np.float32)
-        return found
+        request = self._requests.get()
+        try:
+            found = request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)[0]
+            return np.array(found, np.float32)
+        finally:
+            self._requests.put(request)
 
 
-def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto") -> Engine:
+def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto", *, batch_size: int = BATCH_SIZE) -> Engine:
     """The fastest engine here that calls as the bundle was validated.
 
-    bfloat16 is used where the processor has it and the bundle's validation cells were all called alike by it. OpenVINO
-    is chosen by itself where it is installed, converts the network and gives what torch gives on pictures drawn at
-    random.
+    bfloat16 is used where the processor has it and the bundle's validation cells were all called alike by it, float16
+    on a GPU where it gives what float32 gives. OpenVINO is chosen by itself where it is installed, converts the network
+    and gives what torch gives on pictures drawn at random.
 
     Args:
         bundle: the model.
         device: ``auto``, ``cpu`` or ``cuda``.
+        batch_size: cells at once: what a GPU makes room for.
         engine: ``auto``, ``torch``, ``openvino``, or ``onnxruntime``, which ``auto`` never takes: it is slower than
             OpenVINO, and the export takes seconds.
 
     Raises:
         ConfigError: what is asked for is not here, or does not agree with torch.
     """
-    place = pick_device(device)
+    place = check_engine(device, engine)
     network, info = bundle.network(), bundle.info
+    shape = (len(info.modalities) * info.planes, info.side, info.side)
     if place.type == "cuda":
-        if engine in ("openvino", "onnxruntime"):
-            raise ConfigError(f"engine {engine!r} is for processors; leave --device or choose --engine torch.")
-        return TorchEngine(network, place, "float16")
+        from wbcpipe.classify.gpu import gpu_engine
+
+        return gpu_engine(network, shape, batch_size)
     if engine == "onnxruntime":
         from wbcpipe.classify.export import checked_engine
 
         return checked_engine(bundle)
     alike = info.validation.get("bfloat16_agreement") == 1.0
     precision = "bfloat16" if alike and fast_bfloat16() else "float32"
-    if engine == "torch" or (engine == "auto" and importlib.util.find_spec("openvino") is None):
+    if engine == "torch":
         return TorchEngine(network, place, precision)
-    shape = (len(info.modalities) * info.planes, info.side, info.side)
     try:
         found = OpenVinoEngine(network, precision, shape)
-        _check_agreement(found, TorchEngine(network, place), shape, _AGREES[precision])
+        check_agreement(found, TorchEngine(network, place), shape, AGREES[precision])
     except (ConfigError, RuntimeError, TypeError, ValueError) as error:
         if engine == "openvino":
             raise ConfigError(f"engine 'openvino': {error}") from error
+        _note(f"cells are called by torch, more slowly: {error}")
         return TorchEngine(network, place, precision)
     return found
 
 
-def _check_agreement(
+@functools.cache
+def _note(text: str) -> None:
+    """Tell once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_agreement(
     engine: Engine, reference: Engine, shape: tuple[int, int, int], limit: float, cells: int = 8
 ) -> None:
     """Compare probabilities on pictures of noise of several roughnesses.

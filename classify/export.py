@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from wbcpipe.classify.engines import TorchEngine
+from wbcpipe.classify.engines import TorchEngine, shared_threads
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.classify.verify import check_agreement, trial_pictures
 from wbcpipe.errors import BundleError, ConfigError
@@ -53,13 +53,17 @@ class OnnxEngine:
         except ImportError as error:
             raise ConfigError(f"ONNX Runtime is not installed: {_INSTALL}.") from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        self.lanes, options.intra_op_num_threads = shared_threads(threads or torch.get_num_threads())
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no base of their own
             raise BundleError(f"{what}: not an ONNX file that ONNX Runtime can read ({error}).") from error
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def buffer(self, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
+        """Room for a batch (B, M * c, side, side)."""
+        return np.empty(shape, np.float32)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (B, heads, K) of normalised pictures (B, M * c, side, side)."""

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from wbcpipe.segment.cells import halved
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -34,6 +36,8 @@ GRID_PX: Final = 28
 LEAST_RANGE: Final = 64.0
 """Grey levels; an empty plane divided by its own range would be amplified noise."""
 CLIP: Final = 8.0
+_CACHED: Final = 1 << 19
+"""Bytes that are sure to stay in a core's cache."""
 
 
 class Normalisation(BaseModel):
@@ -70,13 +74,20 @@ class Normalisation(BaseModel):
         mean = np.asarray(self.mean, np.float32)
         return (scale / std).astype(np.float32), ((shift - mean) / std).astype(np.float32)
 
-    def apply(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Normalised planes (N, M * c, side, side) float32 of raw ones."""
-        gain, offset = self.affine(images)
-        values = images.astype(np.float32)
-        values *= gain[:, :, None, None]
-        values += offset[:, :, None, None]
-        return np.clip(values, -CLIP, CLIP, out=values)
+    def apply(self, images: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Normalised planes (N, M * c, side, side) float32 of raw ones, in ``out`` if it is given."""
+        gain, offset = (values[:, :, None, None] for values in self.affine(images))
+        found = np.empty(images.shape, np.float32) if out is None else out
+        # So few cells at a time that all steps find them in the processor's cache.
+        cells = max(1, _CACHED // max(1, 4 * images[:1].size))
+        for start in range(0, len(images), cells):
+            some = slice(start, start + cells)
+            values = found[some]
+            np.copyto(values, images[some])
+            values *= gain[some]
+            values += offset[some]
+            np.clip(values, -CLIP, CLIP, out=values)
+        return found
 
     def select(self, planes: slice) -> Normalisation:
         """The part that belongs to some planes, for a network of one modality."""
@@ -152,6 +163,8 @@ def resize(images: NDArray[np.uint16], side: int) -> NDArray[np.uint16]:
 
 def _whole_blocks(images: NDArray[np.uint16], factor: int) -> NDArray[np.uint16]:
     """Means of factor x factor blocks; adding strided rows, then columns, is ten times faster than one sum."""
+    if factor == 2:
+        return halved(images)
     rows = images[:, :, 0::factor].astype(np.uint32)
     for start in range(1, factor):
         rows += images[:, :, start::factor]

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wbcpipe.classify.bundle import Bundle, find_bundle
 from wbcpipe.classify.calibrate import disagreement, fuse, head_probability
-from wbcpipe.classify.classes import UNIDENTIFIED, split_channels
+from wbcpipe.classify.classes import BATCH_SIZE, UNIDENTIFIED, split_channels
 from wbcpipe.classify.data import PIXEL_TOLERANCE, source_kind
 from wbcpipe.classify.engines import Engine, engine_for
+from wbcpipe.classify.lanes import probabilities
 from wbcpipe.classify.missing import blank, calibration_without, dead_modalities
 from wbcpipe.classify.normalise import resize
 from wbcpipe.errors import BundleError, ConfigError, NoCellsError
 from wbcpipe.segment.cells import CellStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
     from wbcpipe.samples import Sample
 
 __all__ = ["Classifier", "classify_sample", "planes_for", "resolve_bundle"]
-
-
-_READERS: Final = 2
-_BATCHES_AHEAD: Final = 2
-"""Batches in a block. Decoding crops costs as much as a small network: two threads read small blocks ahead of it."""
 
 
 class Classifier:
@@ -59,7 +53,7 @@ class Classifier:
         bundle: Bundle,
         *,
         device: str = "auto",
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
         engine: Engine | None = None,
         without: Sequence[str] = (),
         max_error: float | None = None,
@@ -67,17 +61,22 @@ class Classifier:
         self.bundle = bundle
         self.without = tuple(name for name in bundle.info.modalities if name in without)
         self.calibration = certified(calibration_without(bundle.info, tuple(without)), max_error, bundle.info.name)
-        self.engine = engine or engine_for(bundle, device)
+        self.engine = engine or engine_for(bundle, device, batch_size=batch_size)
         self.batch_size = batch_size
 
-    def prepare(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Resized, normalised pictures (n, M * c, side, side) of the bundle's planes (n, M * c, S, S) uint16."""
+    def prepare(self, images: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Resized, normalised pictures (n, M * c, side, side) of the bundle's planes (n, M * c, S, S) uint16.
+
+        Args:
+            images: the crops.
+            out: where to put the pictures; by default in new memory.
+        """
         info = self.bundle.info
-        prepared = info.normalisation.apply(resize(images, info.side))
-        if not self.without:
-            return prepared
-        missing = [info.modalities.index(name) for name in self.without]
-        return blank(prepared, missing, info.planes, info.typical)
+        prepared = info.normalisation.apply(resize(images, info.side), out)
+        if self.without:
+            missing = [info.modalities.index(name) for name in self.without]
+            prepared[...] = blank(prepared, missing, info.planes, info.typical)
+        return prepared
 
     def probability(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated probabilities (n, heads, K) of prepared pictures."""
@@ -137,7 +136,7 @@ def classify_sample(
     *,
     device: str = "auto",
     engine: str = "auto",
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     without: Sequence[str] = (),
     max_error: float | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -179,13 +178,13 @@ def classify_sample(
     before = store.attributes.get("classified") or {}
     if _called_so(before, bundle, left_out, calibration):
         return _summary(sample, store.calls(), before, seconds=0.0, already=True)
-    runs = engine_for(bundle, device, engine)
+    runs = engine_for(bundle, device, engine, batch_size=batch_size)
     classifier = Classifier(bundle, engine=runs, batch_size=batch_size, without=left_out, max_error=max_error)
     parts = []
-    for start, prepared in _prepared_blocks(store, classifier, planes):
-        parts.append(classifier.probability(prepared))
+    for done, found in probabilities(store, classifier, planes):
+        parts.append(found)
         if progress is not None:
-            progress(start + len(prepared), len(store))
+            progress(done, len(store))
     probability = np.concatenate(parts)
     call, confidence, differ = classifier.call(probability)
     classified = {
@@ -275,29 +274,6 @@ def planes_for(channels: Sequence[str], pixel_um: float, side_px: int, bundle: B
             "segment or import them again."
         )
     return [modalities.index(name) * planes + plane for name in info.modalities for plane in range(planes)]
-
-
-def _prepared_blocks(
-    store: CellStore, classifier: Classifier, planes: list[int]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Blocks of prepared pictures in order, the next ones read while the network works on this one."""
-    size = _BATCHES_AHEAD * classifier.batch_size
-    whole = planes == list(range(len(store.modalities)))
-
-    def read(start: int) -> NDArray[np.float32]:
-        images = store.images(start, min(start + size, len(store)))
-        return classifier.prepare(images if whole else images[:, planes])
-
-    with ThreadPoolExecutor(max_workers=_READERS) as readers:
-        ahead: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
-        for start in range(0, len(store), size):
-            ahead.append((start, readers.submit(read, start)))
-            if len(ahead) > _READERS:
-                first, block = ahead.popleft()
-                yield first, block.result()
-        while ahead:
-            first, block = ahead.popleft()
-            yield first, block.result()
 
 
 def _summary(

@@ -5,7 +5,9 @@ The store is written once, aside, and renamed into place; only the columns that 
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from enum import IntFlag
@@ -16,6 +18,7 @@ import zarr
 
 from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.samples import sync_directory, sync_tree
+from wbcpipe.segment.shards import CELLS_PER_SHARD, HALF, CropReader, CropWriter, ShardWriter, halved, open_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -23,10 +26,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CELLS_PER_SHARD", "COLUMNS", "CROP_SIDE_PX", "CellBlock", "CellStore", "Quality"]
+__all__ = ["CELLS_PER_SHARD", "COLUMNS", "CROP_SIDE_PX", "CellBlock", "CellStore", "Quality", "halved"]
 
 CROP_SIDE_PX: Final = 224
-CELLS_PER_SHARD: Final = 256
 FORMAT_VERSION: Final = 1
 
 
@@ -103,6 +105,7 @@ class CellStore:
             raise SampleStateError(f"{path}: no cells there; run `wbcpipe segment` or `wbcpipe import cells` first.")
         self.path = path
         self._group = zarr.open_group(str(path), mode="r")
+        self._readers: dict[str, CropReader] = {}
         if self.attributes.get("format_version") != FORMAT_VERSION:
             raise SampleStateError(
                 f"{path}: cells.zarr of format {self.attributes.get('format_version')!r}; "
@@ -128,18 +131,51 @@ class CellStore:
         return int(self._array("images").shape[0])
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group[name]
-        if not isinstance(array, zarr.Array):
-            raise SampleStateError(f"{self.path}: {name} is not an array; segment the sample again.")
-        return array
+        try:
+            return open_array(self._group, name)
+        except TypeError as error:
+            raise SampleStateError(f"{self.path}: {error}; segment the sample again.") from error
 
-    def images(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint16]:
-        """Crops ``start`` to ``stop`` as (n, M, side, side) uint16."""
-        return np.asarray(self._array("images")[start:stop], dtype=np.uint16)
+    @functools.cached_property
+    def sides_px(self) -> tuple[int, ...]:
+        """Sides at which the crops are kept, the whole ones first."""
+        kept = ("images", HALF) if HALF in self._group else ("images",)
+        return tuple(int(self._array(name).shape[-1]) for name in kept)
+
+    def images(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        side_px: int | None = None,
+        out: NDArray[np.uint16] | None = None,
+    ) -> NDArray[np.uint16]:
+        """Crops ``start`` to ``stop`` as (n, M, side, side) uint16.
+
+        Args:
+            start, stop: rows.
+            side_px: one of ``sides_px``; by default that of whole crops.
+            out: (n, M, side, side) uint16 to read into.
+
+        Raises:
+            SampleStateError: they cannot be read.
+        """
+        whole = side_px is None or side_px == self.sides_px[0]
+        return self._read("images" if whole else HALF, start, stop, out)
 
     def masks(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """Masks ``start`` to ``stop`` as (n, side, side) uint8."""
-        return np.asarray(self._array("masks")[start:stop], dtype=np.uint8)
+        return self._read("masks", start, stop)
+
+    def _read(self, name: str, start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        if name not in self._readers:
+            self._readers[name] = CropReader(self._array(name))
+        try:
+            return self._readers[name].read(start, stop, out)
+        except (OSError, RuntimeError, ValueError) as error:  # of the disk, of a codec, of zarr
+            raise SampleStateError(
+                f"{self.path / name}: damaged ({error}); segment or import the sample again."
+            ) from error
 
     def blocks(self, cells: int = CELLS_PER_SHARD) -> Iterator[tuple[int, NDArray[np.uint16]]]:
         """Walk through the crops in order: (index of the first, (n, M, side, side) uint16)."""
@@ -193,13 +229,20 @@ class CellStore:
         group = zarr.open_group(str(self.path), mode="r+")
         if "classified" in group.attrs:
             del group.attrs["classified"]
+            self._sync_attributes()
         for name, values in (("probability", probability), ("confidence", confidence), ("disagreement", disagreement)):
             _create_column(group, name, np.ascontiguousarray(values, dtype=np.float32), overwrite=True)
         _create_column(group, "call", _strings(call), overwrite=True)
-        sync_tree(self.path, skip=("images", "masks"))
+        for name in ("probability", "confidence", "disagreement", "call"):
+            sync_tree(self.path / name)
         group.attrs["classified"] = dict(classified)
-        sync_directory(self.path)
+        self._sync_attributes()
         self._group = zarr.open_group(str(self.path), mode="r")
+
+    def _sync_attributes(self) -> None:
+        with (self.path / "zarr.json").open("rb+") as handle:
+            os.fsync(handle.fileno())
+        sync_directory(self.path)
 
     @classmethod
     def create(
@@ -249,18 +292,14 @@ class CellStore:
 
 
 class _Writer:
-    """Gathers blocks into whole shards, so that each shard file is written once."""
+    """Takes blocks: pictures go to their shards, columns are gathered until the end."""
 
     def __init__(self, group: zarr.Group, modalities: tuple[str, ...]) -> None:
         self._group = group
         self._channels = len(modalities)
-        self._pending: list[CellBlock] = []
-        self._columns: dict[str, list[NDArray[Any]]] = {}
+        self._crops, self._masks = CropWriter(group, "images"), ShardWriter(group, "masks")
+        self._columns: dict[str, _Column] = {}
         self._labels: list[str] = []
-        self._count = 0
-        self._written = 0
-        self._images: zarr.Array[Any] | None = None
-        self._masks: zarr.Array[Any] | None = None
 
     def append(self, block: CellBlock) -> None:
         if not len(block):
@@ -269,52 +308,49 @@ class _Writer:
             raise SampleStateError(
                 f"a block of cells has {block.images.shape[1]} channels, the sample has {self._channels}."
             )
-        self._pending.append(block)
-        self._count += len(block)
         if not self._columns:
-            self._columns = {name: [] for name in dict.fromkeys([*COLUMNS, *block.columns])}
+            self._columns = {name: _Column() for name in dict.fromkeys([*COLUMNS, *block.columns])}
         if set(self._columns) != set(block.columns):
             odd = sorted(set(self._columns) ^ set(block.columns))
             raise SampleStateError(f"blocks of cells differ in the columns {', '.join(odd)}; segment the sample again.")
+        self._crops.append(block.images.astype(np.uint16, copy=False))
+        self._masks.append(block.masks.astype(np.uint8, copy=False))
         for name, values in block.columns.items():
             self._columns[name].append(values)
         self._labels += block.label
-        while self._count - self._written >= CELLS_PER_SHARD:
-            self._flush(CELLS_PER_SHARD)
 
     def finish(self) -> int:
-        if self._count > self._written:
-            self._flush(self._count - self._written)
-        if self._count:
-            for name, parts in self._columns.items():
-                values = np.concatenate(parts)
-                _create_column(self._group, name, values.astype(COLUMNS[name][0]) if name in COLUMNS else values)
-            _create_column(self._group, "label", _strings(self._labels))
-        return self._count
+        if not self._labels:
+            return 0
+        self._crops.finish()
+        self._masks.finish()
+        for name, column in self._columns.items():
+            values = column.values()
+            _create_column(self._group, name, values.astype(COLUMNS[name][0]) if name in COLUMNS else values)
+        _create_column(self._group, "label", _strings(self._labels))
+        return len(self._labels)
 
-    def _flush(self, cells: int) -> None:
-        images = np.concatenate([block.images for block in self._pending])
-        masks = np.concatenate([block.masks for block in self._pending])
-        if self._images is None or self._masks is None:
-            self._images = self._create("images", images.shape[1:], np.uint16)
-            self._masks = self._create("masks", masks.shape[1:], np.uint8)
-        stop = self._written + cells
-        self._images.resize((stop, *images.shape[1:]))
-        self._masks.resize((stop, *masks.shape[1:]))
-        self._images[self._written : stop] = images[:cells]
-        self._masks[self._written : stop] = masks[:cells]
-        rest = CellBlock(images[cells:], masks[cells:], {}, [])
-        self._pending = [rest] if len(rest) else []
-        self._written = stop
 
-    def _create(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> zarr.Array[Any]:
-        return self._group.create_array(
-            name,
-            shape=(0, *shape),
-            dtype=dtype,
-            chunks=(1, *shape),
-            shards=(CELLS_PER_SHARD, *shape),
-        )
+class _Column:
+    """Values that come in parts, kept as one: parts would lie among pictures that come and go, and scatter them."""
+
+    def __init__(self) -> None:
+        self._room: NDArray[Any] | None = None
+        self._count = 0
+
+    def append(self, values: NDArray[Any]) -> None:
+        stop = self._count + len(values)
+        old = values[:0] if self._room is None else self._room[: self._count]
+        if self._room is None or stop > len(self._room) or self._room.dtype != values.dtype:
+            dtype = np.result_type(old, values)
+            self._room = np.empty((2 * max(stop, CELLS_PER_SHARD), *values.shape[1:]), dtype)
+            self._room[: self._count] = old
+        self._room[self._count : stop] = values
+        self._count = stop
+
+    def values(self) -> NDArray[Any]:
+        assert self._room is not None
+        return self._room[: self._count]
 
 
 def _strings(values: list[str]) -> NDArray[Any]:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
-from wbcpipe.classify.bundle import find_bundle
+from wbcpipe.classify import engines
+from wbcpipe.classify.bundle import Bundle, find_bundle
+from wbcpipe.classify.engines import TorchEngine
 from wbcpipe.counting import (
     LiveCount,
     PrecisionTarget,
@@ -139,6 +142,25 @@ def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Pa
         other.process(index)
     other.call_waiting()
     assert called == [3]
+
+
+def test_cells_are_called_by_the_engine_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, int]] = []
+
+    def noted(bundle: Bundle, device: str, engine: str, *, batch_size: int) -> TorchEngine:
+        asked.append((device, engine, batch_size))
+        return TorchEngine(bundle.network(), torch.device("cpu"))
+
+    monkeypatch.setattr(engines, "engine_for", noted)
+    stage, bundle = Stage([2], {}), find_bundle("virtual-shufflenet")
+    live = LiveCount(stage, bundle, tmp_path, device="cpu", engine="torch", batch_size=4)
+    live.process(0)
+    live.call_waiting()
+    assert asked == [("cpu", "torch", 4)]
+    # Calls of one engine are not those of another.
+    other = LiveCount(stage, bundle, tmp_path, device="cpu", engine="openvino", batch_size=4)
+    other.process(0)
+    assert sum(len(cells) for cells, _ in other._waiting) == 2
 
 
 def test_a_bundle_that_does_not_fit_is_refused_with_the_first_cells(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny:
     sample = Sample.at(tmp_path, "s1")
     steps: list[tuple[int, int]] = []
     summary = classify_sample(sample, tiny, device="cpu", batch_size=16, progress=lambda *x: steps.append(x))
-    assert steps == [(32, 50), (50, 50)]  # blocks of two batches
+    assert steps == [(16, 50), (32, 50), (48, 50), (50, 50)]
     assert not summary["already"]
     assert sum(summary["calls"].values()) == 50
     store = CellStore(sample.cells_path)

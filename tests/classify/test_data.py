@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from wbcpipe.classify import normalise
 from wbcpipe.classify.augment import Augmentation, augment
 from wbcpipe.classify.classes import class_order, split_channels
 from wbcpipe.classify.data import CellSet, epoch_indices, head_batches, load_cells, steps_of
@@ -137,6 +138,20 @@ def test_normalisation_is_blind_to_exposure(cells: CellSet) -> None:
     assert np.abs(plain[:, 2] - normalisation.apply(offset)[:, 2]).max() < 0.02
     assert abs(plain.mean()) < 0.2
     assert plain.std() == pytest.approx(1, abs=0.2)
+
+
+def test_a_few_cells_at_a_time_are_normalised_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 65536, (7, 3, 32, 32)).astype(np.uint16)
+    normalisation = Normalisation(polarity=("bright", "dark", "fixed"), mean=(0.5, 0.4, 0.3), std=(0.01, 0.2, 0.1))
+    gain, offset = (values[:, :, None, None] for values in normalisation.affine(images))
+    expected = np.clip(images.astype(np.float32) * gain + offset, -8, 8)
+    assert expected.max() == 8
+    monkeypatch.setattr(normalise, "_CACHED", 2 * 4 * 3 * 32 * 32)
+    assert np.array_equal(normalisation.apply(images), expected)
+    room = np.full((9, 3, 32, 32), 3, np.float32)
+    assert normalisation.apply(images, room[:7]).base is room
+    assert np.array_equal(room[:7], expected)
+    assert (room[7:] == 3).all()
 
 
 def test_fixed_normalisation_keeps_the_amount_of_light(cells: CellSet) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,17 @@ from PIL import Image
 
 from wbcpipe.classify import engines
 from wbcpipe.classify.bundle import load_bundle
-from wbcpipe.classify.engines import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
+from wbcpipe.classify.engines import (
+    OpenVinoEngine,
+    TorchEngine,
+    check_engine,
+    engine_for,
+    fast_bfloat16,
+    shared_threads,
+)
+from wbcpipe.classify.lanes import lane_threads
 from wbcpipe.classify.networks import build_network
-from wbcpipe.classify.predict import Classifier, _prepared_blocks
+from wbcpipe.classify.predict import Classifier
 from wbcpipe.errors import ConfigError
 from wbcpipe.samples import Sample
 from wbcpipe.segment.cells import CellStore
@@ -23,6 +31,8 @@ from wbcpipe.segment.imports import import_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from wbcpipe.classify.networks import FusionNetwork
 
 PICTURES = Path(__file__).resolve().parents[3] / "shared" / "data" / "pbc5"
 CPU = torch.device("cpu")
@@ -34,21 +44,19 @@ def pictures() -> NDArray[np.float32]:
 
 
 @pytest.fixture
-def network() -> engines.FusionNetwork:
+def network() -> FusionNetwork:
     torch.manual_seed(0)
     return build_network("mm-mimo", "shufflenet_v2_x1_0", 3, 1, 4).eval()
 
 
-def test_folding_changes_no_logit(network: engines.FusionNetwork, pictures: NDArray[np.float32]) -> None:
+def test_folding_changes_no_logit(network: FusionNetwork, pictures: NDArray[np.float32]) -> None:
     with torch.inference_mode():
         plain = network(torch.from_numpy(pictures)).numpy()
     np.testing.assert_allclose(TorchEngine(network, CPU)(pictures), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_openvino_gives_what_torch_gives(
-    network: engines.FusionNetwork, pictures: NDArray[np.float32], precision: str
-) -> None:
+def test_openvino_gives_what_torch_gives(network: FusionNetwork, pictures: NDArray[np.float32], precision: str) -> None:
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     found = OpenVinoEngine(network, precision, (3, 32, 32), threads=1)
     assert found.name == f"openvino-cpu-{precision}"
@@ -58,7 +66,7 @@ def test_openvino_gives_what_torch_gives(
 
 
 def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_auto(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = load_bundle("virtual-shufflenet")
 
@@ -77,11 +85,17 @@ def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_aut
     precision = "bfloat16" if fast_bfloat16() and bundle.info.validation["bfloat16_agreement"] == 1.0 else "float32"
     assert engine_for(bundle, "cpu").name == f"torch-cpu-{precision}"
     monkeypatch.undo()
+    engines._note.cache_clear()
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert [engine_for(bundle, "cpu").name.startswith("torch-cpu") for _ in range(2)] == [True, True]
+    note = "cells are called by torch, more slowly: engine 'openvino' is not installed: pip install openvino.\n"
+    assert capsys.readouterr().err == note, "told once"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert engine_for(bundle, "cpu").name.startswith("torch-cpu")
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(ConfigError, match=r"pip install 'wbcpipe\[openvino\]'"):
+    with pytest.raises(ConfigError, match=r"engine 'openvino' needs openvino, which is not installed: pip install op"):
         engine_for(bundle, "cpu", "openvino")
+    with pytest.raises(ConfigError, match=r"needs onnxruntime, .*: pip install 'wbcpipe\[export\]'"):
+        engine_for(bundle, "cpu", "onnxruntime")
 
 
 @pytest.mark.skipif(not PICTURES.is_dir(), reason=f"{PICTURES} is not there")
@@ -111,47 +125,35 @@ def test_engines_call_real_cells_alike(tmp_path: Path) -> None:
         assert (np.array(found) == reference).mean() >= (0.999 if "float32" in name else 0.98), name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
-def test_a_gpu_calls_as_the_processor(network: engines.FusionNetwork, pictures: NDArray[np.float32]) -> None:
-    found = TorchEngine(network, torch.device("cuda"), "float16")(pictures)
-    np.testing.assert_allclose(found, TorchEngine(network, CPU)(pictures), atol=0.02)
+@pytest.mark.parametrize(("threads", "expected"), [(1, (1, 1)), (2, (2, 1)), (8, (8, 1)), (9, (4, 2)), (64, (8, 8))])
+def test_threads_are_shared_by_lanes(threads: int, expected: tuple[int, int]) -> None:
+    assert shared_threads(threads) == expected
 
 
-class Reading:
-    """Stands in for a store of 50 cells and for the classifier that reads it."""
-
-    modalities = ("a", "b")
-    batch_size = 4
-
-    def __init__(self, fails_at: int = 99) -> None:
-        self.fails_at = fails_at
-        self.ahead = 0
-
-    def __len__(self) -> int:
-        return 50
-
-    def images(self, start: int, stop: int) -> NDArray[np.uint16]:
-        if start <= self.fails_at < stop:
-            raise OSError("the disk is gone")
-        self.ahead = max(self.ahead, stop)
-        time.sleep(0.002 * (start % 3))  # later blocks may be ready before earlier ones
-        return np.arange(start, stop, dtype=np.uint16)[:, None].repeat(2, axis=1)
-
-    def prepare(self, images: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        return images
+def test_an_engine_of_processors_needs_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert check_engine("auto", "openvino").type == "cpu"
+    assert check_engine("auto", "auto").type == "cuda"
+    with pytest.raises(ConfigError, match="engine 'openvino' is for processors; leave --device"):
+        check_engine("cuda", "openvino")
 
 
-def test_blocks_are_read_ahead_in_order_and_not_without_bound() -> None:
-    reading, seen = Reading(), []
-    for start, block in _prepared_blocks(reading, reading, [1, 0]):  # type: ignore[arg-type]
-        assert block[0, 0] == start
-        time.sleep(0.01)
-        assert reading.ahead <= start + 4 * len(block) or len(block) < 8
-        seen += block[:, 0].tolist()
-    assert seen == list(range(50))
-
-
-def test_a_reader_that_fails_is_heard() -> None:
-    reading = Reading(fails_at=20)
-    with pytest.raises(OSError, match="the disk is gone"):
-        list(_prepared_blocks(reading, reading, [0, 1]))  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_lanes_give_what_one_call_gives(network: FusionNetwork, pictures: NDArray[np.float32], kind: str) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        if kind == "openvino":
+            pytest.importorskip("openvino")
+        engine = TorchEngine(network, CPU) if kind == "torch" else OpenVinoEngine(network, "float32", (3, 32, 32))
+        assert engine.lanes == 3
+        assert engine.buffer((2, 3, 4, 4)).shape == (2, 3, 4, 4)
+        parts = [pictures[[row]] for row in range(len(pictures))] * 3
+        expected = [TorchEngine(network, CPU)(part) for part in parts]
+        with lane_threads(engine) as pool:
+            assert list(pool.map(lambda _: torch.get_num_threads(), range(20))) == [1] * 20
+            np.testing.assert_allclose(list(pool.map(engine, parts)), expected, atol=1e-5)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import tracemalloc
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import zarr
 
 from wbcpipe.errors import NoCellsError, SampleStateError
-from wbcpipe.segment.cells import CELLS_PER_SHARD, COLUMNS, CellBlock, CellStore
+from wbcpipe.segment import shards
+from wbcpipe.segment.cells import CELLS_PER_SHARD, COLUMNS, CellBlock, CellStore, halved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 MODALITIES = ("a", "b", "c")
 ATTRIBUTES = {"pixel_um": 0.1, "provenance": {"software": "test"}, "classes": ["NEU"]}
@@ -77,3 +82,162 @@ def test_calls_are_read_back(tmp_path: Path) -> None:
         classified={"bundle": "b"},
     )
     assert CellStore(store.path).calls() == ["NEU", "unidentified"]
+
+
+def averaged(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    count, channels, side, _ = images.shape
+    blocks = images.reshape(count, channels, side // 2, 2, side // 2, 2).astype(np.uint64)
+    return ((blocks.sum(axis=(3, 5)) + 2) // 4).astype(np.uint16)
+
+
+@pytest.mark.parametrize("order", ["rows", "columns", "turned"])
+def test_half_the_side_is_the_mean_of_four_pixels(order: str) -> None:
+    images = np.random.default_rng(0).integers(0, 65536, (3, 2, 12, 12)).astype(np.uint16)
+    images[0] = 65535  # sums of four must not run over
+    images[1, 0, :2, :2] = [[0, 0], [1, 1]]  # a half is rounded up
+    given = {"rows": images, "columns": np.asfortranarray(images), "turned": images[:, ::-1, ::-1, ::-1]}[order]
+    found = halved(given)
+    assert np.array_equal(found, averaged(given))
+    assert found[0].min() == 65535
+    assert found.max(axis=(1, 2, 3))[1] <= 65535
+
+
+@pytest.fixture(params=["runs", "zarr"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "zarr":
+        monkeypatch.setattr(shards, "_decoder", lambda array: None)
+    return str(request.param)
+
+
+@pytest.fixture
+def left_to_zarr(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is read by zarr in place of `CropReader`."""
+    seen: list[object] = []
+    usual = zarr.Array.get_basic_selection
+
+    def noted(self: zarr.Array[Any], *args: Any, **kwargs: Any) -> Any:
+        seen.append(args[0])
+        return usual(self, *args, **kwargs)
+
+    monkeypatch.setattr(zarr.Array, "get_basic_selection", noted)
+    return seen
+
+
+def test_crops_are_kept_at_half_their_side_too(tmp_path: Path, reader: str, left_to_zarr: list[object]) -> None:
+    blocks = [block(200, seed) for seed in range(3)]
+    store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
+    images = np.concatenate([part.images for part in blocks])
+    assert store.sides_px == (16, 8)
+    for side_px, expected in ((None, images), (16, images), (8, averaged(images))):
+        left_to_zarr.clear()
+        assert np.array_equal(store.images(side_px=side_px), expected)
+        room = np.full((70, *expected.shape[1:]), 7, np.uint16)
+        assert store.images(200, 270, side_px=side_px, out=room) is room  # over the border of two shards
+        assert np.array_equal(room, expected[200:270])
+        assert store.images(590, 999, side_px=side_px).shape[0] == 10
+        assert len(store.images(20, 10, side_px=side_px)) == 0
+        assert bool(left_to_zarr) == (reader == "zarr")
+    assert np.array_equal(store.masks(250, 260), np.concatenate([part.masks for part in blocks])[250:260])
+
+
+def test_zarr_reads_what_is_written(tmp_path: Path) -> None:
+    blocks = [block(200, seed) for seed in range(2)]
+    store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
+    images = np.concatenate([part.images for part in blocks])
+    group = zarr.open_group(str(store.path), mode="r")
+    assert np.array_equal(group["images"][:], images)
+    assert np.array_equal(group[shards.HALF][:], averaged(images))
+    assert (group["images"].chunks[0], group["images"].shards[0]) == (1, CELLS_PER_SHARD)
+
+
+@pytest.mark.parametrize("unusual", ["codec", "order", "shards", "index", "empty cell"])
+def test_what_is_unusual_is_left_to_zarr(tmp_path: Path, left_to_zarr: list[object], unusual: str) -> None:
+    part = block(5, 0)
+    part.images[2] = 0  # zarr writes no chunk for it
+    store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
+    one = (1, *part.images.shape[1:])
+    settings: dict[str, Any] = {
+        "codec": {"compressors": zarr.codecs.GzipCodec(), "shards": (256, *one[1:])},
+        "order": {"serializer": zarr.codecs.BytesCodec(endian="big"), "shards": (256, *one[1:])},
+        "shards": {"shards": None},
+        "index": {"shards": {"shape": (256, *one[1:]), "index_location": "start"}},
+        "empty cell": {"shards": (256, *one[1:])},
+    }[unusual]
+    group = zarr.open_group(str(store.path), mode="r+")
+    array = group.create_array("images", shape=(5, *one[1:]), dtype="uint16", chunks=one, overwrite=True, **settings)
+    array[...] = part.images
+    again = CellStore(store.path)
+    left_to_zarr.clear()
+    assert np.array_equal(again.images(1, 4), part.images[1:4])
+    assert left_to_zarr
+
+
+def test_crops_of_an_odd_side_are_kept_as_they_are(tmp_path: Path) -> None:
+    store = CellStore.create(tmp_path / "c.zarr", [block(2, 0, side=15)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    assert store.sides_px == (15,)
+    assert np.array_equal(store.images(), block(2, 0, side=15).images)
+
+
+def test_stores_of_older_versions_are_read(tmp_path: Path, reader: str, left_to_zarr: list[object]) -> None:
+    part = block(5, 0)
+    store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
+    group = zarr.open_group(str(store.path), mode="r+")
+    del group[shards.HALF]
+    shape = part.images.shape[1:]
+    old = group.create_array(
+        "images", shape=(5, *shape), dtype="uint16", chunks=(1, *shape), shards=(256, *shape), overwrite=True
+    )
+    old[...] = part.images
+    assert "ZstdCodec" in repr(old.metadata)
+    again = CellStore(store.path)
+    assert again.sides_px == (16,)
+    left_to_zarr.clear()
+    assert np.array_equal(again.images(1, 4), part.images[1:4])
+    assert bool(left_to_zarr) == (reader == "zarr")
+
+
+def test_crops_are_packed_for_speed_unless_that_wastes_much(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.integers(-3, 4, (20, 3, 32, 32)), axis=-1) + 128
+    eight_bit = smooth.clip(0, 255).astype(np.uint16) * 257
+    camera = (smooth * 100 + rng.normal(0, 50, smooth.shape)).clip(0, 65535).astype(np.uint16)
+    for images, codec in ((camera, "lz4"), (eight_bit, "zstd")):
+        part = block(20, 0, side=32)
+        part.images = images
+        store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
+        assert f"'{codec}'" in repr(store._array("images").metadata)
+        assert np.array_equal(store.images(), images)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "index", "cell"])
+def test_a_damaged_shard_is_told(tmp_path: Path, reader: str, damage: str) -> None:
+    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    shard = store.path / "images" / "c" / "0" / "0" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    if damage == "cell" and reader == "runs":
+        content[4] ^= 1  # the length of the first cell
+    elif damage in ("index", "cell"):
+        content[-4100] ^= 1
+    shard.write_bytes({"truncated": content[:-50], "empty": b""}.get(damage, content))
+    with pytest.raises(SampleStateError, match=r"images: damaged \(.+\); segment or import the sample again"):
+        CellStore(store.path).images(0, 2)
+
+
+def test_columns_of_two_types_lose_nothing(tmp_path: Path) -> None:
+    parts = [block(300, 0), block(300, 1)]
+    for part, values in zip(parts, (np.arange(300, dtype=np.uint8), np.linspace(0, 1, 300)), strict=True):
+        part.columns["extra"] = values
+    store = CellStore.create(tmp_path / "cells.zarr", parts, modalities=MODALITIES, attributes=ATTRIBUTES)
+    assert np.array_equal(store.column("extra"), np.concatenate([part.columns["extra"] for part in parts]))
+    assert np.array_equal(store.column("y_um"), np.concatenate([part.columns["y_um"] for part in parts]))
+
+
+def test_memory_is_that_of_few_cells(tmp_path: Path) -> None:
+    shard_bytes = CELLS_PER_SHARD * 3 * 48 * 48 * 2
+    parts = (block(8, seed, side=48) for seed in range(CELLS_PER_SHARD // 8 + 4))
+    tracemalloc.start()
+    store = CellStore.create(tmp_path / "cells.zarr", parts, modalities=MODALITIES, attributes=ATTRIBUTES)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(store) == CELLS_PER_SHARD + 32
+    assert peak < shard_bytes / 3, peak / shard_bytes

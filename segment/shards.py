@@ -1,0 +1,290 @@
+"""How ``cells.zarr`` keeps what is large: one chunk a cell, many cells a file, packed so that reading them is cheap.
+
+Files are plain Zarr v3 with codecs of its own specification: zarr makes the arrays, and reads them as any other does.
+Crops are kept at half their side too: to decode and average whole ones costs a third of what a network does that looks
+at the half.
+
+zarr's way to the chunks of a shard costs ten times what decoding them does, and to write one it holds 256 cells three
+times. So `ShardWriter` writes each cell as it comes, and `CropReader` reads a run of cells at once, chunks packed and
+unpacked by numcodecs as in zarr. A shard is its chunks, then 16 bytes for each that say where it begins and how long it
+is, then a checksum of these (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/). What is not as
+`ShardWriter` and older versions leave it, zarr reads.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import zarr
+from numcodecs import Blosc, Zstd, blosc
+from numcodecs.checksum32 import CRC32C
+from zarr.buffer.cpu import NDBuffer
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ShardingCodecIndexLocation, ZstdCodec
+from zarr.storage import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from zarr.abc.codec import Codec
+
+__all__ = ["CELLS_PER_SHARD", "HALF", "CropReader", "CropWriter", "ShardWriter", "halved", "open_array"]
+
+CELLS_PER_SHARD: Final = 256
+HALF: Final = "images_half"
+"""The array of crops at half their side; stores of older versions, and crops of an odd side, have none."""
+
+
+class _Packing(NamedTuple):
+    """A way to pack a cell, in zarr's words and in numcodecs'."""
+
+    codec: BloscCodec | ZstdCodec
+    encode: Callable[[NDArray[Any]], bytes]
+
+
+_PLAIN: Final = _Packing(ZstdCodec(), Zstd(level=0).encode)
+_QUICK: Final = _Packing(
+    BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Blosc("lz4", 5, Blosc.BITSHUFFLE).encode
+)
+_SMALL: Final = _Packing(BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Blosc("zstd", 3, Blosc.SHUFFLE).encode)
+_WORTH: Final = 0.75
+"""``_SMALL`` takes twice as long to read: worth it for a quarter of the bytes, as pictures of 8 bits give."""
+_TRIED: Final = 8
+_LOW: Final = np.uint32(0xFFFF)
+_EMPTY: Final = 2**64 - 1
+
+
+class ShardWriter:
+    """Writes cells into shards as they come; its memory is that of one cell.
+
+    Args:
+        group: where the array is made, with the first cells.
+        name: of the array.
+    """
+
+    def __init__(self, group: zarr.Group, name: str) -> None:
+        self._group, self._name = group, name
+        self._array: zarr.Array[Any] | None = None
+        self._index = np.full((CELLS_PER_SHARD, 2), _EMPTY, "<u8")
+        self._count = 0
+
+    def append(self, cells: NDArray[Any]) -> None:
+        """Write cells (n, ...)."""
+        if self._array is None and len(cells):
+            self._array = self._begin(cells)
+        while len(cells):
+            first = self._count % CELLS_PER_SHARD
+            some = cells[: CELLS_PER_SHARD - first]
+            path = self._shard()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                for row, cell in enumerate(some, first):
+                    packed = self._encode(np.ascontiguousarray(cell))
+                    self._index[row] = file.tell(), len(packed)
+                    file.write(packed)
+            if first + len(some) == CELLS_PER_SHARD:
+                self._end_shard()
+            self._count += len(some)
+            cells = cells[len(some) :]
+
+    def finish(self) -> None:
+        """End the last shard, and tell the array how many cells there are."""
+        if self._array is None:
+            return
+        if self._count % CELLS_PER_SHARD:
+            self._end_shard()
+        self._array.resize((self._count, *self._array.shape[1:]))
+
+    def _shard(self) -> Path:
+        assert self._array is not None
+        return _shard_path(self._array, self._count // CELLS_PER_SHARD)
+
+    def _end_shard(self) -> None:
+        with self._shard().open("ab") as file:
+            file.write(CRC32C(location="end").encode(self._index.tobytes()))
+        self._index[:] = _EMPTY
+
+    def _begin(self, cells: NDArray[Any]) -> zarr.Array[Any]:
+        shape = cells.shape[1:]
+        packing = self._packing(cells)
+        self._encode = packing.encode
+        return self._group.create_array(
+            self._name,
+            shape=(0, *shape),
+            dtype=cells.dtype.newbyteorder("<"),
+            chunks=(1, *shape),
+            shards=(CELLS_PER_SHARD, *shape),
+            compressors=packing.codec,
+        )
+
+    def _packing(self, cells: NDArray[Any]) -> _Packing:
+        return _PLAIN
+
+
+class CropWriter(ShardWriter):
+    """Writes crops (n, M, side, side) uint16, packed as suits the first of them, at their side and at half of it."""
+
+    def __init__(self, group: zarr.Group, name: str) -> None:
+        super().__init__(group, name)
+        self._half = _HalfWriter(group, HALF)
+
+    def append(self, cells: NDArray[np.uint16]) -> None:
+        """Write crops (n, M, side, side)."""
+        super().append(cells)
+        if cells.shape[-1] % 2 == 0 and cells.shape[-2] % 2 == 0:
+            self._half.append(halved(cells))
+
+    def finish(self) -> None:
+        """End both arrays."""
+        super().finish()
+        self._half.finish()
+
+    def _packing(self, cells: NDArray[np.uint16]) -> _Packing:
+        return _suitable(cells)
+
+
+class _HalfWriter(ShardWriter):
+    def _packing(self, cells: NDArray[np.uint16]) -> _Packing:
+        return _suitable(cells)
+
+
+def _suitable(cells: NDArray[np.uint16]) -> _Packing:
+    """How to pack crops that are like these."""
+    small, quick = (sum(len(way.encode(cell)) for cell in cells[:_TRIED].copy()) for way in (_SMALL, _QUICK))
+    return _SMALL if small < _WORTH * quick else _QUICK
+
+
+def halved(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Means of 2 x 2 pixels, rounded half up.
+
+    Two neighbours are added as the halves of one uint32, cell by cell so that all stays in the processor's cache.
+
+    Args:
+        images: (N, C, S, S) uint16, S even.
+
+    Returns:
+        (N, C, S / 2, S / 2) uint16.
+    """
+    count, channels, height, width = images.shape
+    found = np.empty((count, channels, height // 2, width // 2), np.uint16)
+    total, part = np.empty((2, *found.shape[1:]), np.uint32)
+    for cell, small in zip(images, found, strict=True):
+        pairs = np.ascontiguousarray(cell).view(np.uint32)  # (C, S, S / 2)
+        upper, lower = pairs[:, 0::2], pairs[:, 1::2]
+        np.bitwise_and(upper, _LOW, out=total)
+        total += np.right_shift(upper, 16, out=part)
+        total += np.bitwise_and(lower, _LOW, out=part)
+        total += np.right_shift(lower, 16, out=part)
+        total += np.uint32(2)
+        total >>= np.uint32(2)
+        small[...] = total
+    return found
+
+
+def open_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a group.
+
+    Raises:
+        TypeError: it is no array.
+    """
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is not an array")
+    return array
+
+
+class CropReader:
+    """Reads runs of cells from an array of crops, from many threads at once if need be.
+
+    Args:
+        array: (N, ...) with a chunk for each cell.
+    """
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self.array = array
+        self._decode = _decoder(array)
+
+    def read(self, start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Cells ``start`` to ``stop``, in ``out`` (n, ...) if it is given: new memory costs as much as decoding.
+
+        Raises:
+            OSError: the file cannot be read.
+            RuntimeError: a cell cannot be decoded.
+            ValueError: a checksum does not hold.
+        """
+        start, stop, _ = slice(start, stop).indices(self.array.shape[0])
+        found = np.empty((max(0, stop - start), *self.array.shape[1:]), self.array.dtype) if out is None else out
+        if self._decode is None or not self._runs(start, stop, found):
+            self.array.get_basic_selection((slice(start, stop),), out=NDBuffer.from_numpy_array(found))
+        return found
+
+    def _runs(self, start: int, stop: int, out: NDArray[Any]) -> bool:
+        """Read shard by shard; false where one of them is not as `ShardWriter` leaves it."""
+        assert self.array.shards is not None
+        at = start
+        while at < stop:
+            shard, first = divmod(at, self.array.shards[0])
+            cells = min(stop - at, self.array.shards[0] - first)
+            if not self._run(shard, first, out[at - start : at - start + cells]):
+                return False
+            at += cells
+        return True
+
+    def _run(self, shard: int, first: int, out: NDArray[Any]) -> bool:
+        """Read some cells of a shard: chunks, then offset and length of each, then a checksum of these."""
+        assert self.array.shards is not None
+        assert self._decode is not None
+        path = _shard_path(self.array, shard)
+        if not path.is_file():
+            return False
+        size = 16 * self.array.shards[0] + 4
+        with path.open("rb") as file:
+            file.seek(-size, 2)
+            index = np.frombuffer(CRC32C(location="end").decode(file.read(size)), "<u8").reshape(-1, 2)
+            places = index[first : first + len(out)].tolist()
+            begin, end = places[0][0], sum(places[-1])
+            if end - begin != sum(length for _, length in places):  # empty cells are left out; or in another order
+                return False
+            file.seek(begin)
+            packed = memoryview(file.read(end - begin))
+        for cell, (offset, length) in zip(out, places, strict=True):
+            self._decode(packed[offset - begin : offset - begin + length], cell)
+        return True
+
+
+def _shard_path(array: zarr.Array[Any], shard: int) -> Path:
+    assert isinstance(array.store, LocalStore)
+    key = array.metadata.encode_chunk_key((shard, *(0 for _ in array.shape[1:])))
+    return array.store.root / array.path / key
+
+
+def _decoder(array: zarr.Array[Any]) -> Callable[[memoryview, NDArray[Any]], None] | None:
+    """What decodes a chunk into a cell; ``None`` for an array that only zarr shall read."""
+    shards, chunk = array.shards, (1, *array.shape[1:])
+    if not isinstance(array.store, LocalStore) or shards is None or shards[1:] != chunk[1:] or array.chunks != chunk:
+        return None
+    outer: tuple[Codec, ...] = getattr(array.metadata, "codecs", ())
+    if len(outer) != 1 or not isinstance(outer[0], ShardingCodec) or array.dtype.byteorder == ">":
+        return None
+    index = (outer[0].index_location, *outer[0].index_codecs)
+    if index != (ShardingCodecIndexLocation.end, BytesCodec(endian="little"), Crc32cCodec()):
+        return None
+    order, *packing = outer[0].codecs
+    if order != BytesCodec(endian="little") or len(packing) != 1:
+        return None
+    if isinstance(packing[0], BloscCodec):
+        return _unpack_blosc
+    return _unpack_zstd if isinstance(packing[0], ZstdCodec) else None
+
+
+def _unpack_blosc(packed: memoryview, cell: NDArray[Any]) -> None:
+    if len(packed) < 16 or struct.unpack_from("<III", packed, 4)[::2] != (cell.nbytes, len(packed)):
+        raise RuntimeError("a cell's length is not what it says")
+    blosc.decompress(packed, cell)
+
+
+def _unpack_zstd(packed: memoryview, cell: NDArray[Any]) -> None:
+    Zstd().decode(packed, cell)

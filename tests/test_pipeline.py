@@ -1,0 +1,65 @@
+"""What `run` is asked for reaches the stages."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from wbcpipe import pipeline
+from wbcpipe.errors import ConfigError
+from wbcpipe.progress import Reporter
+from wbcpipe.samples import Sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    """(stage, device, engine) of every stage that calls cells; stages do nothing else."""
+    found: list[tuple[str, str, str]] = []
+
+    def stage(name: str) -> Any:
+        def note(*_: Any, device: str, engine: str, **__: Any) -> None:
+            found.append((name, device, engine))
+
+        return note
+
+    monkeypatch.setattr("wbcpipe.scan.acquire_and_segment", stage("scan"))
+    monkeypatch.setattr("wbcpipe.classify.predict.classify_sample", stage("classify"))
+    monkeypatch.setattr("wbcpipe.report.stage.write_report", lambda sample: None)
+    return found
+
+
+def test_the_engine_reaches_every_stage_that_calls_cells(tmp_path: Path, asked: list[tuple[str, str, str]]) -> None:
+    with Reporter(quiet=True) as reporter:
+        sample = Sample.at(tmp_path, "s1")
+        sample.path.mkdir()
+        pipeline.run(sample, None, kind="scope", bundle="auto", device="cpu", engine="torch", reporter=reporter)
+    assert asked == [("scan", "cpu", "torch"), ("classify", "cpu", "torch")]
+
+
+def test_an_engine_that_is_not_here_is_refused_before_the_scan(
+    tmp_path: Path, asked: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="engine 'openvino' needs openvino"), Reporter(quiet=True) as reporter:
+        pipeline.run(Sample.at(tmp_path, "s1"), None, kind="scope", bundle="auto", engine="openvino", reporter=reporter)
+    assert asked == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("words", "engine"), [((), "auto"), (("--engine", "torch"), "torch")])
+def test_the_command_passes_the_engine_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], engine: str
+) -> None:
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(pipeline, "run", lambda *_, **given: found.update(given))
+    monkeypatch.setattr("wbcpipe.report.stage.read_document", lambda sample: {})
+    command = ["run", "--sample", "s1", "--data", str(tmp_path), "--json", *words]
+    result = CliRunner().invoke(pipeline.cli, command, catch_exceptions=False)
+    assert json.loads(result.stdout) == {}
+    assert (found["engine"], found["device"]) == (engine, "auto")
