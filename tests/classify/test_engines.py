@@ -24,6 +24,8 @@ from wbcpipe.segment.imports import import_cells
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from wbcpipe.classify.networks import FusionNetwork
+
 PICTURES = Path(__file__).resolve().parents[3] / "shared" / "data" / "pbc5"
 CPU = torch.device("cpu")
 
@@ -34,21 +36,19 @@ def pictures() -> NDArray[np.float32]:
 
 
 @pytest.fixture
-def network() -> engines.FusionNetwork:
+def network() -> FusionNetwork:
     torch.manual_seed(0)
     return build_network("mm-mimo", "shufflenet_v2_x1_0", 3, 1, 4).eval()
 
 
-def test_folding_changes_no_logit(network: engines.FusionNetwork, pictures: NDArray[np.float32]) -> None:
+def test_folding_changes_no_logit(network: FusionNetwork, pictures: NDArray[np.float32]) -> None:
     with torch.inference_mode():
         plain = network(torch.from_numpy(pictures)).numpy()
     np.testing.assert_allclose(TorchEngine(network, CPU)(pictures), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_openvino_gives_what_torch_gives(
-    network: engines.FusionNetwork, pictures: NDArray[np.float32], precision: str
-) -> None:
+def test_openvino_gives_what_torch_gives(network: FusionNetwork, pictures: NDArray[np.float32], precision: str) -> None:
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     found = OpenVinoEngine(network, precision, (3, 32, 32), threads=1)
     assert found.name == f"openvino-cpu-{precision}"
@@ -112,7 +112,7 @@ def test_engines_call_real_cells_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
-def test_a_gpu_calls_as_the_processor(network: engines.FusionNetwork, pictures: NDArray[np.float32]) -> None:
+def test_a_gpu_calls_as_the_processor(network: FusionNetwork, pictures: NDArray[np.float32]) -> None:
     found = TorchEngine(network, torch.device("cuda"), "float16")(pictures)
     np.testing.assert_allclose(found, TorchEngine(network, CPU)(pictures), atol=0.02)
 
