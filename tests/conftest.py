@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -15,6 +15,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 # OpenVINO reports its use over the network, from a fork of this process, unless it is told that nobody asked it to.
 os.environ.setdefault("CI", "true")
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -55,6 +58,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return _FIRST.index(group) if group in _FIRST else len(_FIRST)
 
     items.sort(key=turn)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hasty_disk() -> Iterator[None]:
+    """No flushing: tests never cut the power, and on a busy disk it is most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _handle: None)
+        yield
 
 
 @pytest.fixture(scope="session")
