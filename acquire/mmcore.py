@@ -521,6 +521,17 @@ class CoreLink:
                 import pycromanager
 
                 pycromanager.stop_headless()
+                _free(core)
+
+
+def _free(core: Any) -> None:
+    """Give back the memory of a core whose devices are unloaded.
+
+    pycromanager keeps the first core of a process for good, and hangs methods bound to a core on that core: a circle
+    that the garbage collector does not look into. Each session would leave its frame buffer behind.
+    """
+    core.set_circular_buffer_memory_footprint(1)
+    vars(core).clear()
 
 
 def _buffer_mb(scope: Scope) -> int:

@@ -9,11 +9,13 @@ https://doi.org/10.1016/S0893-6080(05)80023-1) that is drawn towards the log-poo
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,8 +178,15 @@ def _minimise(
     *,
     lowest: float | None = None,
 ) -> NDArray[np.float64]:
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(lowest, None)] * len(start))
+    # Its matrices are a few numbers wide: BLAS waking its threads for them takes ten times as long as the fit.
+    with _threads().limit(limits=1, user_api="blas"):
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(lowest, None)] * len(start))
     return np.asarray(found.x, np.float64)
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

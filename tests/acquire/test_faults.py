@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _FAST = (
     ("camera_timeout_s = 10.0", "camera_timeout_s = 0.2"),
     ("move_timeout_s = 30.0", "move_timeout_s = 0.4"),
+    ("switch_timeout_s = 5.0", "switch_timeout_s = 1.0"),
 )
 
 

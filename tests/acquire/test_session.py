@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import threading
+import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from wbcpipe.acquire.config import QualityLimits
 from wbcpipe.acquire.frames import MODALITIES, field_path, fields_on_disk, read_field, read_info, write_planes
+from wbcpipe.acquire.mmcore import CoreLink
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.record import begin_sample
 from wbcpipe.acquire.scope import CoreMicroscope
@@ -312,6 +314,19 @@ def test_moves_are_checked_before_they_are_made(small_scope: Scope, specimen: Sp
         microscope.close()
     with pytest.raises(HardwareError, match="the microscope is closed"):
         microscope.move_z(0.0)
+
+
+def test_a_closed_microscope_leaves_no_frame_buffer_behind(small_scope: Scope) -> None:
+    for _ in range(2):
+        link = CoreLink(small_scope)
+        link.prepare_buffer(4)
+        core = link._core
+        freed = weakref.ref(core)
+        assert core.get_circular_buffer_memory_footprint() >= 64
+        link.close()
+        assert core.get_circular_buffer_memory_footprint() == 1
+        del core
+    assert freed() is None  # pycromanager keeps the first of a process, and no other
 
 
 def test_the_specimen_sees_only_light_that_is_on(small_scope: Scope, specimen: SpecimenPlan) -> None:

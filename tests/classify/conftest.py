@@ -9,12 +9,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
+import torch
 
 from wbcpipe.classify.data import CellSet, load_cells
 from wbcpipe.segment.cells import COLUMNS, CellBlock, CellStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,6 +35,15 @@ def draw(label: int, rng: np.random.Generator) -> NDArray[np.uint16]:
     exposure = rng.uniform(20000, 50000, (3, 1, 1))
     noisy = np.stack(planes) * exposure * (1 + rng.normal(0, 0.03, (3, SIDE, SIDE)))
     return noisy.clip(0, 65535).astype(np.uint16)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads for torch, of which there may be many on a user's machine: results must not hang on their timing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

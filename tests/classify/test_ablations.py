@@ -22,7 +22,7 @@ def fold(seed: int) -> FoldLogits:
     rng = np.random.default_rng(seed)
 
     def logits(labels: np.ndarray) -> np.ndarray:
-        found = 4.0 * np.eye(5)[labels][:, None] + 2.0 * rng.normal(size=(len(labels), 3, 5))
+        found: np.ndarray = 4.0 * np.eye(5)[labels][:, None] + 2.0 * rng.normal(size=(len(labels), 3, 5))
         found[:, 0] = found[:, 0][:, [1, 0, 2, 3, 4]]
         return found
 

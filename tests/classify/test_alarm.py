@@ -15,7 +15,7 @@ def probabilities(count: int, seed: int, astray: int | None = None) -> np.ndarra
     rng = np.random.default_rng(seed)
     evidence = 4 * np.eye(4)[rng.integers(0, 4, count)][:, None] + rng.normal(size=(count, HEADS, 4))
     powers = np.exp(evidence)
-    found = powers / powers.sum(axis=-1, keepdims=True)
+    found: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
     if astray is not None:
         found[:, astray] = found[rng.permutation(count), astray]
     return found

@@ -138,6 +138,7 @@ def test_a_broken_description_is_refused(tiny: Bundle) -> None:
         load_bundle(tiny.path).network()
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_predictions_do_not_depend_on_company(
     write_store: Callable[..., CellStore], tiny: Bundle, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny:
     assert before == {p: p.read_bytes() for p in sample.cells_path.rglob("*") if p.is_file()}
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_the_same_cells_give_the_same_bytes(
     write_store: Callable[..., CellStore], tiny: Bundle, tmp_path: Path
 ) -> None:

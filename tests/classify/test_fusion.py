@@ -58,6 +58,7 @@ def test_certifying_cells_have_no_say_in_calls() -> None:
     own = fitted.certificate.statement(fitted.threshold)
     assert own is not None
     assert own["cells"] == 150
+    assert fitted.confusion is not None
     assert np.sum(fitted.confusion) == 300
     assert Calibration.model_validate_json(fitted.model_dump_json()) == fitted
 

@@ -78,7 +78,7 @@ def test_typical_planes_are_what_cells_look_like_on_average() -> None:
     inside = radius < 0.95
     assert np.abs(filled[:, 1] - smooth[1])[:, inside].max() < 0.1
     assert not np.array_equal(filled[:, 1], images[:3, 1])
-    assert not blank(images, [0], 1, ()).any(axis=0)[0].any()
+    assert not blank(images, [0], 1, ())[:, 0].any()
 
 
 def test_a_modality_of_several_planes_goes_as_one() -> None:
@@ -135,6 +135,7 @@ def test_a_dead_lamp_is_noticed(bundle: Bundle, write_store: Callable[..., CellS
     import zarr
 
     images = zarr.open_group(str(store.path), mode="r+")["images"]
+    assert isinstance(images, zarr.Array)
     images[:, 1] = 400
     sample = Sample.at(tmp_path, "s1")
     assert dead_modalities(CellStore(store.path), MODALITIES, (0, 1, 2)) == ("color2",)

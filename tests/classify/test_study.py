@@ -68,7 +68,7 @@ def test_a_study_by_two_processes_one_of_which_is_killed(
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGKILL)
     processes[1].wait()
-    assert processes[0].wait(120) == 0
+    assert processes[0].wait(300) == 0
     results = read_results(out)["shufflenet"]
     singles = ["color1", "color2", "fluorescence"]
     assert sorted(results) == sorted(
@@ -212,7 +212,8 @@ def test_confidence_of_heads_under_each_input() -> None:
     assert np.array(table["confidence"]) == pytest.approx(np.array([[0.9, 0.9], [0.9, 0.5], [0.5, 0.9]]))
     assert table["accuracy"][1] == [1.0, 1.0]
     ((confidence, right, count),) = reliability_bins([result([[sure, sure]], [], [1])])
-    assert (confidence, right, count) == (pytest.approx(0.9), 0.0, 1)
+    assert confidence == pytest.approx(0.9)
+    assert (right, count) == (0.0, 1)
 
 
 def test_heads_that_read_one_input_have_a_diagonal_jacobian() -> None:

@@ -68,6 +68,7 @@ def test_mimo_with_teachers_learns(cells: CellSet, tmp_path: Path) -> None:
     assert np.array_equal(outcome.logits, second.logits)
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize(
     "options",
     [
@@ -104,6 +105,7 @@ def test_a_broken_training_ends_in_the_same_weights(cells: CellSet, tmp_path: Pa
     ).read_bytes()
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_a_stop_in_mid_epoch_loses_that_epoch_only(
     cells: CellSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,12 +89,6 @@ def _create(
     return sample
 
 
-@pytest.fixture(autouse=True)
-def _hasty_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No flushing: these tests never cut the power, and it is most of their time."""
-    monkeypatch.setattr("os.fsync", lambda _handle: None)
-
-
 @pytest.fixture
 def create_sample(tmp_path: Path) -> Callable[..., Sample]:
     """Make a sample below ``tmp_path / "data"``; see ``_create``."""

@@ -45,12 +45,13 @@ def napari(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     fake = types.SimpleNamespace(viewers=[], during=lambda viewer: None)
 
     def opened(title: str) -> FakeViewer:
-        fake.viewers.append(FakeViewer(title))
-        return fake.viewers[-1]
+        viewer = FakeViewer(title)
+        fake.viewers.append(viewer)
+        return viewer
 
     fake.Viewer = opened
     fake.run = lambda: fake.during(fake.viewers[-1])
-    monkeypatch.setitem(sys.modules, "napari", fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "napari", fake)
     return fake
 
 
