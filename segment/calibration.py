@@ -13,6 +13,7 @@ from wbcpipe.samples import disk_errors, write_atomic
 from wbcpipe.segment.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
 from wbcpipe.segment.measures import nuclear_index
+from wbcpipe.segment.parallel import one_thread
 from wbcpipe.segment.register import Alignment, coarse_factor, coarse_frame, identity, seat, structure, warp
 from wbcpipe.segment.usual import find_usual
 
@@ -72,6 +73,7 @@ class Calibration:
         return whole.hexdigest()
 
 
+@one_thread()
 def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], kind: str) -> Calibration:
     """Find a run's calibration.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.segment.arrays import between
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["crop_cell", "crop_frame", "outside_field"]
 
+#: Rows of a crop that are made at a time.
+_BLOCK: Final = 32
 #: Rotation that moves the corner of a crop by less than this (pixels) is left out, so that rows and columns part.
 _ROTATION_FREE_PX: Final = 0.03
 
@@ -49,19 +53,24 @@ def crop_cell(
         linear = alignment.linear[k] * ratio
         values = crop_frame(frame, centre, linear, side_px)
         y, x = (centre[axis] + linear[axis, axis] * (np.arange(side_px) - (side_px - 1) / 2) for axis in (0, 1))
-        dark, gain = (_at(grid[k], y, x, frame.shape) for grid in (flatfield.dark, flatfield.gain))
-        outside = _outside(y, frame.shape[0])[:, None] | _outside(x, frame.shape[1])
-        values = (values - dark) * gain + flatfield.base[k]
-        crops[k] = np.clip(np.where(outside, empty[k], values) + np.float32(0.5), 0, 65535)
+        if flatfield.dark[k].any():
+            values -= _at(flatfield.dark[k], y, x, frame.shape)
+        values *= _at(flatfield.gain[k], y, x, frame.shape)
+        values += flatfield.base[k]
+        below, right = _outside(y, frame.shape[0]), _outside(x, frame.shape[1])
+        values[below], values[:, right] = empty[k], empty[k]
+        values += np.float32(0.5)
+        crops[k] = np.clip(values, 0, 65535, out=values)
     return crops
 
 
 def outside_field(
     centre_px: NDArray[np.float64], ratio: float, side_px: int, shape: tuple[int, ...]
-) -> NDArray[np.bool_]:
-    """Which pixels of a crop lie beyond the border of the reference frame, (side_px, side_px) bool."""
+) -> NDArray[np.bool_] | None:
+    """Which pixels of a crop lie beyond the border of the reference frame, (side_px, side_px) bool; ``None``: none."""
     steps = (np.arange(side_px) - (side_px - 1) / 2) * ratio
-    return np.asarray(_outside(centre_px[0] + steps, shape[0])[:, None] | _outside(centre_px[1] + steps, shape[1]))
+    below, right = (_outside(centre_px[axis] + steps, shape[axis]) for axis in (0, 1))
+    return np.asarray(below[:, None] | right) if below.any() or right.any() else None
 
 
 def _outside(at: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
@@ -89,18 +98,28 @@ def crop_frame(
     steps = np.arange(side_px, dtype=np.float64) - (side_px - 1) / 2
     if turned > _ROTATION_FREE_PX:
         return _turned(frame, centre_px, linear, steps)
-    rows, row_weights = _taps(centre_px[0] + linear[0, 0] * steps, linear[0, 0], frame.shape[0])
-    columns, column_weights = _taps(centre_px[1] + linear[1, 1] * steps, linear[1, 1], frame.shape[1])
-    left, right = int(columns.min()), int(columns.max()) + 1
-    top, bottom = int(rows.min()), int(rows.max()) + 1
-    window = frame[top:bottom, left:right].astype(np.float32)
-    across = np.zeros((bottom - top, side_px), np.float32)
-    for k in range(columns.shape[1]):
-        across += window[:, columns[:, k] - left] * column_weights[:, k]
-    crop = np.zeros((side_px, side_px), np.float32)
-    for k in range(rows.shape[1]):
-        crop += across[rows[:, k] - top] * row_weights[:, k, None]
-    return crop
+    rows, columns = (_taps(centre_px[k] + linear[k, k] * steps, linear[k, k], frame.shape[k]) for k in (0, 1))
+    window = frame[rows[0].min() : rows[0].max() + 1, columns[0].min() : columns[0].max() + 1].astype(np.float32)
+    return _combined(_combined(window, *rows).T, *columns).T
+
+
+def _combined(window: NDArray[np.float32], taps: NDArray[np.intp], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of a window, weighted: (n, X) from rows (Y, X) and, for each of n, its taps and their weights (n, taps).
+
+    Some neighbouring rows at a time, as products with a matrix that holds their weights.
+    """
+    taps = taps - taps.min()
+    only = int(np.argmax(weights[0]))
+    if (weights[:, only] == 1).all():  # whole pixels
+        return window[taps[:, only]]
+    result = np.empty((len(taps), window.shape[1]), np.float32)
+    for start in range(0, len(taps), _BLOCK):
+        these, share = taps[start : start + _BLOCK], weights[start : start + _BLOCK]
+        first = int(these.min())
+        matrix = np.zeros((len(these), int(these.max()) + 1 - first), np.float32)
+        np.add.at(matrix, (np.arange(len(these))[:, None], these - first), share)
+        np.matmul(matrix, window[first : first + matrix.shape[1]], out=result[start : start + _BLOCK])
+    return result
 
 
 def _taps(at: NDArray[np.float64], scale: float, length: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -140,10 +159,8 @@ def _at(
     """A coarse grid of tiles, interpolated to the places ``y`` (n,) and ``x`` (m,) of a frame: (n, m) float32."""
     weights = []
     for at, nodes, length in ((y, grid.shape[0], shape[0]), (x, grid.shape[1], shape[1])):
-        node = np.clip((at + 0.5) * nodes / length - 0.5, 0, nodes - 1)
-        low = np.minimum(np.floor(node).astype(np.intp), max(nodes - 2, 0))
-        weights.append((low, np.minimum(low + 1, nodes - 1), (node - low).astype(np.float32)))
-    (top, bottom, down), (left, right, across) = weights
-    upper = grid[top][:, left] * (1 - across) + grid[top][:, right] * across
-    lower = grid[bottom][:, left] * (1 - across) + grid[bottom][:, right] * across
-    return np.asarray(upper * (1 - down[:, None]) + lower * down[:, None], np.float32)
+        low, high = (int(np.clip((end + 0.5) * nodes / length - 0.5, 0, nodes - 1)) for end in (at[0], at[-1]))
+        near = np.arange(low, min(high + 2, nodes))
+        weights.append((near, between(at, near, nodes, length)))
+    (rows, down), (columns, across) = weights
+    return np.asarray(down @ grid[rows[:, None], columns] @ across.T, np.float32)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from scipy import ndimage
 from skimage.measure import find_contours, regionprops
 
-from wbcpipe.segment.arrays import box_around, shrink
+from wbcpipe.segment.arrays import box_around, percentiles, shrink
+from wbcpipe.segment.filters import disk, gaussian, grown, shrunk
 from wbcpipe.segment.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.measures import columns_of
 from wbcpipe.segment.separate import part_at_waists
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["count_lobes", "measure_cell", "shape_of", "stack_measures"]
+__all__ = ["count_lobes", "fine_structure", "measure_cell", "shape_of", "stack_measures"]
 
 #: Distance from the cell within which its surroundings are measured.
 _AROUND_UM: Final = (1.0, 3.0)
+#: Of the many pixels there one in every square of this side is enough.
+_AROUND_PIXEL_UM: Final = 0.2
 #: Lobes: pixel size at which they are told apart, width of a waist against the thinner lobe's, least radius and area.
 _LOBE_PIXEL_UM: Final = 0.1
 _LOBE_WAIST: Final = 0.88
@@ -79,30 +81,31 @@ def measure_cell(
     found["lobes"] = count_lobes(nucleus, pixel_um)
     for name, part in (("nucleus", nucleus), ("cell", cell)):
         found[f"{name}_roundness"], found[f"{name}_eccentricity"] = shape_of(part, pixel_um)
-    distance_um = ndimage.distance_transform_edt(~cell) * pixel_um
-    around = (distance_um > _AROUND_UM[0]) & (distance_um <= _AROUND_UM[1])
+    around = _around(cell, pixel_um)
     glow = image[reference] - _level(image[reference][around])
     found["nucleus_fluorescence"], found["cytoplasm_fluorescence"] = _mean(glow, nucleus), _mean(glow, cytoplasm)
-    found["total_fluorescence"] = float(glow[cell].sum()) * pixel_um**2
+    total = float(glow[cell].sum())
+    found["total_fluorescence"] = total * pixel_um**2
     if red is not None:
-        found["red_green_ratio"] = _red_green(image[red], around, cell, float(glow[cell].sum()))
+        found["red_green_ratio"] = _red_green(image[red], around, cell, total)
     bright = [k for k in range(len(image)) if k not in (reference, red)]
     rows = [k for k in range(len(image)) if k != reference]
-    inside = _eroded(cytoplasm, _RIM_UM / pixel_um)
+    # What lies exactly that far is no rim.
+    inside = shrunk(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), beyond=True)
     enough = np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2
-    texture = _FineStructure(inside, pixel_um) if enough else None
-    for k in bright:
-        if not np.ptp(image[k]):
-            continue  # a modality that is missing
+    seen = [k for k in bright if np.ptp(image[k])]  # the others are missing
+    densities = np.empty((len(seen), *cell.shape), np.float32)
+    for k, density in zip(seen, densities, strict=True):
         bare = np.nan if empty is None else float(empty[k])
-        density = _density(image[k], bare if np.isfinite(bare) else _bare(image[k][~cell]))
+        density[...] = _density(image[k], bare if np.isfinite(bare) else _bare(image[k][~cell]))
         found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
         found["cytoplasm_absorbance"][rows.index(k)] = _mean(density, cytoplasm)
-        if texture is not None:
-            found["granularity"][k] = texture.of(density)
-    mean = _mean(glow, inside)
-    if texture is not None and mean > 0:
-        found["granularity"][reference] = texture.of(glow) / mean
+    if enough:
+        *fine, glowing = fine_structure(np.concatenate([densities, glow[None]]), inside, pixel_um)
+        found["granularity"][seen] = fine
+        mean = _mean(glow, inside)
+        if mean > 0:
+            found["granularity"][reference] = glowing / mean
     return found
 
 
@@ -135,8 +138,10 @@ def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
     """
     if not part.any():
         return float("nan"), float("nan")
+    part = part[box_around(part, 0)]
+    # What is smoothed reaches beyond the part.
     padded = np.pad(part, 8).astype(np.float32)
-    smooth = ndimage.gaussian_filter(padded, _OUTLINE_UM / pixel_um)
+    smooth = gaussian(padded, _OUTLINE_UM / pixel_um, mirror=False)
     perimeter, area = 0.0, 0.0
     for line in find_contours(smooth, 0.5):  # type: ignore[no-untyped-call]
         steps = np.diff(line, axis=0)
@@ -160,21 +165,30 @@ def _mean(values: NDArray[np.floating[Any]], part: NDArray[np.bool_]) -> float:
     return float(values[part].mean()) if part.any() else float("nan")
 
 
+def _around(cell: NDArray[np.bool_], pixel_um: float) -> NDArray[np.bool_]:
+    """The surroundings of a cell (Y, X), thinned out."""
+    step = max(1, round(_AROUND_PIXEL_UM / pixel_um))
+    near, far = (grown(cell[::step, ::step], disk(reach_um / pixel_um / step)) for reach_um in _AROUND_UM)
+    around = np.zeros(cell.shape, bool)
+    around[::step, ::step] = far & ~near
+    return around
+
+
 def _level(values: NDArray[np.uint16]) -> np.float32:
     """Median of what surrounds a cell, brighter neighbours left out."""
-    level = values.astype(np.float32)
+    level = np.sort(values.astype(np.float32))
     for _ in range(3):
         if not level.size:
             return np.float32(0)
         middle = np.median(level)
         spread = 1.4826 * np.median(np.abs(level - middle))
-        level = level[level <= middle + 3 * spread]
+        level = level[: np.searchsorted(level, middle + 3 * spread, "right")]
     return np.float32(np.median(level))
 
 
 def _bare(values: NDArray[np.uint16]) -> float:
     """The empty background among pixels beside a cell: the bright part, whatever red cells lie there."""
-    return float(np.percentile(values, 80)) if values.size else float("nan")
+    return percentiles(values, 80)[0] if values.size else float("nan")
 
 
 def _density(frame: NDArray[np.uint16], bare: float) -> NDArray[np.float32]:
@@ -187,32 +201,24 @@ def _red_green(red: NDArray[np.uint16], around: NDArray[np.bool_], cell: NDArray
     return total / green if green > 0 else float("nan")
 
 
-def _eroded(part: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
-    return np.asarray(ndimage.distance_transform_edt(part) > radius_px, bool)
-
-
-class _FineStructure:
+def fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float) -> NDArray[np.float32]:
     """Root mean square of the band between two Gaussians, within a mask and from within it alone.
 
     Normalised convolution (H. Knutsson, C.-F. Westin, CVPR 1993, doi:10.1109/CVPR.1993.341081, equation 9), so that
     the edge of the nucleus is not taken for granules.
+
+    Args:
+        values: (M, Y, X) float32.
+        inside: (Y, X) bool, not empty.
+        pixel_um: size of a pixel.
+
+    Returns:
+        (M,) float32.
     """
-
-    def __init__(self, inside: NDArray[np.bool_], pixel_um: float) -> None:
-        self._sigmas = [sigma_um / pixel_um for sigma_um in _FINE_UM]
-        self._box = box_around(inside, int(_FINE_TRUNCATE * max(self._sigmas) + 1))
-        self._inside = inside[self._box]
-        self._weight = self._inside.astype(np.float32)
-        self._norms = [self._smooth(self._weight, sigma) for sigma in self._sigmas]
-
-    def of(self, values: NDArray[np.float32]) -> float:
-        """That of one channel (Y, X)."""
-        weighted = values[self._box] * self._weight
-        fine, coarse = (
-            self._smooth(weighted, sigma) / norm for sigma, norm in zip(self._sigmas, self._norms, strict=True)
-        )
-        return float(np.sqrt(np.mean((fine - coarse) ** 2)))
-
-    def _smooth(self, values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-        smooth = ndimage.gaussian_filter(values, sigma, truncate=_FINE_TRUNCATE)
-        return np.asarray(smooth[self._inside], np.float32)
+    sigmas = [sigma_um / pixel_um for sigma_um in _FINE_UM]
+    box = box_around(inside, 0)
+    inside = inside[box]
+    weighted = np.concatenate([values[:, *box], np.ones((1, *inside.shape), np.float32)]) * inside
+    smooth = [gaussian(weighted, sigma, _FINE_TRUNCATE, mirror=False)[:, inside] for sigma in sigmas]  # (M + 1, n) each
+    fine, coarse = (one[:-1] / one[-1] for one in smooth)
+    return np.asarray(np.sqrt(np.mean((fine - coarse) ** 2, axis=1)), np.float32)

@@ -16,6 +16,7 @@ from wbcpipe.segment.fieldquality import field_figures, with_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.measures import RED_FLUORESCENCE, nuclear_index
 from wbcpipe.segment.morphometry import measure_cell, stack_measures
+from wbcpipe.segment.parallel import one_thread
 from wbcpipe.segment.quality import SATURATED_SHARE, empty_modality, focus_measure, saturated_share
 from wbcpipe.segment.register import Alignment, align, coarse_frame, identity, seat, seated, structure
 from wbcpipe.segment.stain import background_colour
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
 
 
+@one_thread()
 def process_field(
     frames: NDArray[np.uint16],
     info: FieldInfo,
@@ -148,12 +150,12 @@ def _cut_out(
             frames, alignment, calibration.flatfield, place, ratio=ratio, side_px=side_px, empty=empty
         )
         outside = outside_field(place, ratio, side_px, frames.shape[1:])
-        neighbours = _neighbours(found, k, place, ratio, side_px)
-        away = outside if neighbours is None else outside | neighbours
-        masks[k] = cell_mask(
-            images[k, reference], images[k, others], crop_pixel_um, others=away if away.any() else None, empty=bare
-        )
-        masks[k][outside] = 0
+        away = _neighbours(found, k, place, ratio, side_px)
+        if outside is not None:
+            away = outside if away is None else away | outside
+        masks[k] = cell_mask(images[k, reference], images[k, others], crop_pixel_um, others=away, empty=bare)
+        if outside is not None:
+            masks[k][outside] = 0
     return images, masks
 
 
@@ -265,9 +267,11 @@ def _neighbours(
         np.clip(np.round((at + steps + 0.5) / found.factor - 0.5).astype(np.intp), 0, length - 1)
         for at, length in zip(place, found.labels.shape, strict=True)
     )
-    labels = found.labels[rows[:, None], columns]
-    other = (labels > 0) & (labels != own + 1) & found.nuclei[rows[:, None], columns]
-    return other if other.any() else None
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    other = found.nuclei[window] & (found.labels[window] != own + 1)
+    if not other.any():
+        return None
+    return np.asarray(other[(rows - rows[0])[:, None], columns - columns[0]], bool)
 
 
 def _on_stage(

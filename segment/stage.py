@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["SegmentStage", "segment_sample"]
 
 #: Changes whenever the same frames would give other cells.
-_METHOD: Final = 5
+_METHOD: Final = 6
 #: Columns that decide what becomes of a cell, kept of every field.
 _KEPT: Final = ("field", "y_um", "x_um", "focus", "quality")
 

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 
+from wbcpipe.segment import process
 from wbcpipe.segment.parallel import available_cores, prepared, usual_jobs
 from wbcpipe.segment.stage import SegmentStage, segment_sample
 
@@ -119,3 +121,21 @@ def test_one_job_does_nothing_ahead(copy_run: Callable[[str], Sample]) -> None:
     sample = copy_run("one")
     assert list(prepared(sample, [3, 1], pixel_um=0.1, jobs=1)) == [3, 1]
     assert not (sample.work_path / "fields").exists()
+
+
+def test_within_a_field_one_core_is_used(copy_run: Callable[[str], Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> set[int]:
+        return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+    seen: list[set[int]] = []
+    detect = process.detect_cells
+
+    def look(*arguments: Any, **options: Any) -> Any:
+        seen.append(threads())
+        return detect(*arguments, **options)
+
+    monkeypatch.setattr(process, "detect_cells", look)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        SegmentStage(copy_run("threads")).process(0)
+        assert seen == [{1}]
+        assert threads() == {2}
