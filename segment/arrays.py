@@ -45,14 +45,21 @@ def shrink(image: NDArray[Any], factor: int) -> NDArray[np.float32]:
     >>> shrink(np.arange(6).reshape(2, 3), 2).tolist()
     [[2.0, 3.5]]
     """
-    short = [(0, 0)] * (image.ndim - 2) + [(0, -side % factor) for side in image.shape[-2:]]
-    padded = np.pad(image, short, mode="edge") if any(after for _, after in short) else image
-    *several, height, width = padded.shape
+    *several, height, width = image.shape
+    (down, short), (across, narrow) = (divmod(side, factor) for side in (height, width))
     # Whole rows first: they are added without a stride.
-    rows = np.add.reduce(padded.reshape(*several, height // factor, factor, width), axis=-2, dtype=np.float32)
-    total = rows[..., ::factor].copy()
-    for column in range(1, factor):
-        total += rows[..., column::factor]
+    rows = np.empty((*several, -(-height // factor), width), np.float32)
+    blocks = image[..., : down * factor, :].reshape(*several, down, factor, width)
+    np.add.reduce(blocks, axis=-2, dtype=np.float32, out=rows[..., :down, :])
+    if short:
+        last = image[..., down * factor :, :].sum(axis=-2, dtype=np.float32)
+        rows[..., down, :] = last + np.float32(factor - short) * image[..., -1, :]
+    total = np.zeros((*rows.shape[:-1], -(-width // factor)), np.float32)
+    for column in range(factor):
+        total[..., :across] += rows[..., column : across * factor : factor]
+    if narrow:
+        last = rows[..., across * factor :].sum(axis=-1)
+        total[..., across] = last + np.float32(factor - narrow) * rows[..., -1]
     total /= np.float32(factor**2)
     return np.asarray(total, np.float32)
 

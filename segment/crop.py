@@ -10,6 +10,8 @@ from scipy import ndimage
 from wbcpipe.segment.arrays import between
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from wbcpipe.segment.flatfield import FlatField
@@ -58,7 +60,8 @@ def crop_cell(
         values *= _at(flatfield.gain[k], y, x, frame.shape)
         values += flatfield.base[k]
         below, right = _outside(y, frame.shape[0]), _outside(x, frame.shape[1])
-        values[below], values[:, right] = empty[k], empty[k]
+        if below.any() or right.any():
+            values[below], values[:, right] = empty[k], empty[k]
         values += np.float32(0.5)
         crops[k] = np.clip(values, 0, 65535, out=values)
     return crops
@@ -98,28 +101,53 @@ def crop_frame(
     steps = np.arange(side_px, dtype=np.float64) - (side_px - 1) / 2
     if turned > _ROTATION_FREE_PX:
         return _turned(frame, centre_px, linear, steps)
+    corner = centre_px + linear @ steps[[0, 0]]
+    if np.array_equal(linear, np.eye(2)) and np.array_equal(corner, np.floor(corner)):
+        return _copied(frame, corner.astype(np.intp), side_px)
     rows, columns = (_taps(centre_px[k] + linear[k, k] * steps, linear[k, k], frame.shape[k]) for k in (0, 1))
     window = frame[rows[0].min() : rows[0].max() + 1, columns[0].min() : columns[0].max() + 1].astype(np.float32)
-    return _combined(_combined(window, *rows).T, *columns).T
+    crop = np.empty((side_px, side_px), np.float32)
+    across = np.empty((side_px, window.shape[1]), np.float32)
+    for made, used, weights in _products(*rows):
+        np.matmul(weights, window[used], out=across[made])
+    for made, used, weights in _products(*columns):
+        np.matmul(across[:, used], weights.T, out=crop[:, made])
+    return crop
 
 
-def _combined(window: NDArray[np.float32], taps: NDArray[np.intp], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of a window, weighted: (n, X) from rows (Y, X) and, for each of n, its taps and their weights (n, taps).
+def _copied(frame: NDArray[np.uint16], corner: NDArray[np.intp], side_px: int) -> NDArray[np.float32]:
+    """A square from whole pixels; edges are repeated."""
+    rows, columns = (
+        np.clip(at + np.arange(side_px), 0, length - 1) for at, length in zip(corner, frame.shape, strict=True)
+    )
+    if rows[-1] - rows[0] == columns[-1] - columns[0] == side_px - 1:
+        return np.asarray(frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], np.float32)
+    return np.asarray(frame[rows[:, None], columns], np.float32)
 
-    Some neighbouring rows at a time, as products with a matrix that holds their weights.
+
+def _products(
+    taps: NDArray[np.intp], weights: NDArray[np.float32]
+) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+    """Resampling as matrix products, some places at a time.
+
+    Args:
+        taps: (n, taps) pixels that contribute to each of n places, in order of the places.
+        weights: (n, taps) of these.
+
+    Yields:
+        Places, all pixels from the first to the last that contribute, and the weights of these (places, pixels).
     """
-    taps = taps - taps.min()
-    only = int(np.argmax(weights[0]))
-    if (weights[:, only] == 1).all():  # whole pixels
-        return window[taps[:, only]]
-    result = np.empty((len(taps), window.shape[1]), np.float32)
+    taps = taps - taps[0, 0]
+    firsts = np.repeat(taps[::_BLOCK, 0], _BLOCK)[: len(taps), None]
+    most = int((taps - firsts).max()) + 1
+    # Beyond an edge several taps are the same pixel: their weights add up.
+    places = taps - firsts + most * np.arange(len(taps))[:, None]
+    matrix = np.bincount(places.ravel(), weights.ravel(), most * len(taps)).reshape(-1, most).astype(np.float32)
     for start in range(0, len(taps), _BLOCK):
-        these, share = taps[start : start + _BLOCK], weights[start : start + _BLOCK]
-        first = int(these.min())
-        matrix = np.zeros((len(these), int(these.max()) + 1 - first), np.float32)
-        np.add.at(matrix, (np.arange(len(these))[:, None], these - first), share)
-        np.matmul(matrix, window[first : first + matrix.shape[1]], out=result[start : start + _BLOCK])
-    return result
+        stop = min(start + _BLOCK, len(taps))
+        wide = int(taps[stop - 1, -1] - taps[start, 0]) + 1
+        used = slice(int(taps[start, 0]), int(taps[start, 0]) + wide)
+        yield slice(start, stop), used, matrix[start:stop, :wide]
 
 
 def _taps(at: NDArray[np.float64], scale: float, length: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -159,8 +187,8 @@ def _at(
     """A coarse grid of tiles, interpolated to the places ``y`` (n,) and ``x`` (m,) of a frame: (n, m) float32."""
     weights = []
     for at, nodes, length in ((y, grid.shape[0], shape[0]), (x, grid.shape[1], shape[1])):
-        low, high = (int(np.clip((end + 0.5) * nodes / length - 0.5, 0, nodes - 1)) for end in (at[0], at[-1]))
-        near = np.arange(low, min(high + 2, nodes))
+        low, high = (int(max((end + 0.5) * nodes / length - 0.5, 0)) for end in (at[0], at[-1]))
+        near = np.arange(min(low, nodes - 1), min(high + 2, nodes))
         weights.append((near, between(at, near, nodes, length)))
     (rows, down), (columns, across) = weights
     return np.asarray(down @ grid[rows[:, None], columns] @ across.T, np.float32)

@@ -137,13 +137,15 @@ def _nearest(
     measured = [metric.T @ sample for sample in samples]
     last = len(centres) - 1
     for _ in range(_ROUNDS):
-        places = centres @ metric
+        before, places = centres.copy(), centres @ metric
         nearest = [_closest(sample, places)[0] for sample in measured]
         for k in range(len(centres)):
             which = int(k == last)
             mine = samples[which][:, nearest[which] == k]
             if mine.shape[1] * (1 if which else _STEP) >= least:
                 centres[k] = _middle(mine)
+        if np.array_equal(centres, before):
+            break
     places = centres @ metric
     labels, off = _closest(metric.T @ colours, places)
     alike = np.linalg.norm(places[:-1] - places[-1], axis=1) < _APART

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.arrays import flood, otsu_threshold, percentiles, shrink, without_holes
+from wbcpipe.segment.arrays import box_around, flood, otsu_threshold, percentiles, shrink, without_holes
 from wbcpipe.segment.filters import diamond, disk, gaussian, grown, opened
 from wbcpipe.segment.foreign import foreign_pixels, glowing
 from wbcpipe.segment.separate import part_at_waists
@@ -105,8 +105,9 @@ def nucleus_mask(
     labels, count = ndimage.label(bright)
     if not count:
         return bright
-    lobes = _own_lobes(labels, count, centre_um, pixel_um)
-    return without_holes(np.isin(labels, lobes), _LARGEST_HOLE_UM2 / pixel_um**2)
+    own = np.zeros(count + 1, bool)
+    own[_own_lobes(labels, count, centre_um, pixel_um)] = True
+    return without_holes(own[labels], _LARGEST_HOLE_UM2 / pixel_um**2)
 
 
 def _own_lobes(
@@ -185,10 +186,11 @@ def _edges(smooth: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _flooded(height: NDArray[np.float32], markers: NDArray[np.int64]) -> NDArray[np.int64]:
     """The watershed, sooner: of what is marked only the rim of the rest has a say."""
-    labels = markers.copy()
-    rest = markers == 0
+    labels, rest = markers.copy(), markers == 0
     if rest.any():
-        labels[rest] = flood(height, markers, grown(rest, diamond(1)))[rest]
+        box = box_around(rest, 1)
+        inner = rest[box]
+        labels[box][inner] = flood(height[box], markers[box], grown(inner, diamond(1)))[inner]
     return labels
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from skimage.measure import find_contours, regionprops
+from skimage.measure import find_contours, inertia_tensor_eigvals, moments_central
 
 from wbcpipe.segment.arrays import box_around, percentiles, shrink
 from wbcpipe.segment.filters import disk, gaussian, grown, shrunk
@@ -29,6 +29,8 @@ __all__ = ["count_lobes", "fine_structure", "measure_cell", "shape_of", "stack_m
 _AROUND_UM: Final = (1.0, 3.0)
 #: Of the many pixels there one in every square of this side is enough.
 _AROUND_PIXEL_UM: Final = 0.2
+#: Pixel size at which outlines are followed; they are smoothed over as much.
+_SHAPE_PIXEL_UM: Final = 0.2
 #: Lobes: pixel size at which they are told apart, width of a waist against the thinner lobe's, least radius and area.
 _LOBE_PIXEL_UM: Final = 0.1
 _LOBE_WAIST: Final = 0.88
@@ -71,7 +73,10 @@ def measure_cell(
     }
     if not mask.any():
         return found
-    box = box_around(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
+    wide = box_around(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
+    levels = _levels(image[:, *wide], mask[wide] > 0, pixel_um, glowing=[reference, red], empty=empty)
+    # Only the rim's reach is needed of what lies beside the cell now.
+    box = box_around(mask > 0, round(_RIM_UM / pixel_um) + 2)
     image, mask = image[:, *box], mask[box]
     cell, nucleus, cytoplasm = mask > 0, mask == NUCLEUS, mask == CYTOPLASM
     areas = {name: np.count_nonzero(part) * pixel_um**2 for name, part in (("n", nucleus), ("c", cytoplasm))}
@@ -81,32 +86,50 @@ def measure_cell(
     found["lobes"] = count_lobes(nucleus, pixel_um)
     for name, part in (("nucleus", nucleus), ("cell", cell)):
         found[f"{name}_roundness"], found[f"{name}_eccentricity"] = shape_of(part, pixel_um)
-    around = _around(cell, pixel_um)
-    glow = image[reference] - _level(image[reference][around])
+    glow = image[reference] - levels[reference]
     found["nucleus_fluorescence"], found["cytoplasm_fluorescence"] = _mean(glow, nucleus), _mean(glow, cytoplasm)
     total = float(glow[cell].sum())
     found["total_fluorescence"] = total * pixel_um**2
-    if red is not None:
-        found["red_green_ratio"] = _red_green(image[red], around, cell, total)
-    bright = [k for k in range(len(image)) if k not in (reference, red)]
+    if red is not None and total > 0:
+        found["red_green_ratio"] = float((image[red] - levels[red])[cell].sum()) / total
+    # A modality that is missing has no level.
+    seen = [k for k in range(len(image)) if k not in (reference, red) and np.isfinite(levels[k])]
+    densities = {k: _density(image[k], levels[k]) for k in seen}
     rows = [k for k in range(len(image)) if k != reference]
-    # What lies exactly that far is no rim.
-    inside = shrunk(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), beyond=True)
-    enough = np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2
-    seen = [k for k in bright if np.ptp(image[k])]  # the others are missing
-    densities = np.empty((len(seen), *cell.shape), np.float32)
-    for k, density in zip(seen, densities, strict=True):
-        bare = np.nan if empty is None else float(empty[k])
-        density[...] = _density(image[k], bare if np.isfinite(bare) else _bare(image[k][~cell]))
+    for k, density in densities.items():
         found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
         found["cytoplasm_absorbance"][rows.index(k)] = _mean(density, cytoplasm)
-    if enough:
-        *fine, glowing = fine_structure(np.concatenate([densities, glow[None]]), inside, pixel_um)
+    # What lies exactly that far is no rim.
+    inside = shrunk(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), beyond=True)
+    if np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2:
+        *fine, glowing = fine_structure(np.stack([*densities.values(), glow]), inside, pixel_um)
         found["granularity"][seen] = fine
         mean = _mean(glow, inside)
         if mean > 0:
             found["granularity"][reference] = glowing / mean
     return found
+
+
+def _levels(
+    image: NDArray[np.uint16],
+    cell: NDArray[np.bool_],
+    pixel_um: float,
+    *,
+    glowing: list[int | None],
+    empty: NDArray[np.floating[Any]] | None,
+) -> list[np.float32]:
+    """What each channel (M, Y, X) shows beside a cell (Y, X), or ``empty`` (M,) where that is known; NaN: missing."""
+    around = _around(cell, pixel_um)
+    levels = []
+    for k, plane in enumerate(image):
+        if k in glowing:
+            levels.append(_level(plane[around]))
+        elif not np.ptp(plane):
+            levels.append(np.float32(np.nan))
+        else:
+            told = np.float32(np.nan) if empty is None else np.float32(empty[k])
+            levels.append(told if np.isfinite(told) else _bare(plane[~cell]))
+    return levels
 
 
 def count_lobes(nucleus: NDArray[np.bool_], pixel_um: float) -> int:
@@ -139,17 +162,20 @@ def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
     if not part.any():
         return float("nan"), float("nan")
     part = part[box_around(part, 0)]
+    factor = max(1, round(_SHAPE_PIXEL_UM / pixel_um))
+    coarse_um = pixel_um * factor
     # What is smoothed reaches beyond the part.
-    padded = np.pad(part, 8).astype(np.float32)
-    smooth = gaussian(padded, _OUTLINE_UM / pixel_um, mirror=False)
+    padded = np.pad(shrink(part, factor), 1 + round(4 * _OUTLINE_UM / coarse_um))
+    smooth = gaussian(padded, _OUTLINE_UM / coarse_um, mirror=False)
     perimeter, area = 0.0, 0.0
     for line in find_contours(smooth, 0.5):  # type: ignore[no-untyped-call]
         steps = np.diff(line, axis=0)
         perimeter += float(np.hypot(*steps.T).sum())
         area += float((line[:-1, 1] * steps[:, 0] - line[:-1, 0] * steps[:, 1]).sum()) / 2
     roundness = min(1.0, 4 * float(np.pi) * abs(area) / perimeter**2) if perimeter else float("nan")
-    region = regionprops(part.astype(np.uint8))[0]  # type: ignore[no-untyped-call]
-    return roundness, float(region.eccentricity)
+    moments = moments_central(part.astype(np.float32), order=2)  # type: ignore[no-untyped-call]
+    large, small = inertia_tensor_eigvals(part, mu=moments)  # type: ignore[no-untyped-call]
+    return roundness, float(np.sqrt(1 - small / large)) if large > 0 else 0.0
 
 
 def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: bool = False) -> dict[str, NDArray[Any]]:
@@ -176,29 +202,24 @@ def _around(cell: NDArray[np.bool_], pixel_um: float) -> NDArray[np.bool_]:
 
 def _level(values: NDArray[np.uint16]) -> np.float32:
     """Median of what surrounds a cell, brighter neighbours left out."""
-    level = np.sort(values.astype(np.float32))
+    level = values.astype(np.float32)
     for _ in range(3):
         if not level.size:
             return np.float32(0)
-        middle = np.median(level)
-        spread = 1.4826 * np.median(np.abs(level - middle))
-        level = level[: np.searchsorted(level, middle + 3 * spread, "right")]
-    return np.float32(np.median(level))
+        middle = percentiles(level, 50)[0]
+        spread = 1.4826 * percentiles(np.abs(level - np.float32(middle)), 50)[0]
+        level = level[level <= np.float32(middle + 3 * spread)]
+    return np.float32(percentiles(level, 50)[0])
 
 
-def _bare(values: NDArray[np.uint16]) -> float:
+def _bare(values: NDArray[np.uint16]) -> np.float32:
     """The empty background among pixels beside a cell: the bright part, whatever red cells lie there."""
-    return percentiles(values, 80)[0] if values.size else float("nan")
+    return np.float32(percentiles(values, 80)[0] if values.size else np.nan)
 
 
-def _density(frame: NDArray[np.uint16], bare: float) -> NDArray[np.float32]:
+def _density(frame: NDArray[np.uint16], bare: np.float32) -> NDArray[np.float32]:
     """Decadic optical density (Beer-Lambert) of a frame (Y, X) against the empty background."""
-    return np.asarray(np.log10(max(bare, 1.0) / np.maximum(frame, 1).astype(np.float32)), np.float32)
-
-
-def _red_green(red: NDArray[np.uint16], around: NDArray[np.bool_], cell: NDArray[np.bool_], green: float) -> float:
-    total = float((red - _level(red[around]))[cell].sum())
-    return total / green if green > 0 else float("nan")
+    return np.asarray(np.log10(max(bare, np.float32(1)) / np.maximum(frame, 1).astype(np.float32)), np.float32)
 
 
 def fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float) -> NDArray[np.float32]:

@@ -55,10 +55,13 @@ def _parted(
     peaks, count = ndimage.label(body & (smooth == ndimage.maximum_filter(smooth, side)), eight)
     if count == 1:
         # What is thin and near something thicker has no peak, and so no label.
-        pieces, _ = ndimage.label(body)
-        return np.isin(pieces, pieces[peaks > 0]).astype(np.int32)
+        pieces, number = ndimage.label(body)
+        thick = np.zeros(number + 1, np.int32)
+        thick[pieces[peaks > 0]] = 1
+        return thick[pieces]
     basins = flood(-smooth, peaks, body)
-    heights = np.array([0.0, *ndimage.maximum(smooth, peaks, np.arange(1, count + 1))])
+    heights, tops = np.zeros(count + 1), np.nonzero(peaks)
+    np.maximum.at(heights, peaks[tops], smooth[tops])
     owner = list(range(count + 1))
     for (one, other), height in sorted(passes(basins, smooth).items(), key=lambda item: (-item[1], item[0])):
         a, b = _root(owner, one), _root(owner, other)
