@@ -138,6 +138,8 @@ def percentiles(values: NDArray[Any], *percent: float) -> list[float]:
 def without_holes(mask: NDArray[np.bool_], largest_px: float = np.inf) -> NDArray[np.bool_]:
     """A mask (Y, X) whose holes of up to ``largest_px`` pixels are filled; what touches the border is no hole."""
     gaps, count = ndimage.label(~mask)
+    if count == 1 and gaps[0].any():
+        return mask
     hole = np.bincount(gaps.ravel(), minlength=count + 1) <= largest_px
     for edge in (gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]):
         hole[edge] = False

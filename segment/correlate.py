@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 from scipy import fft
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["correlate_pairs", "subpixel_peaks", "tile_centres"]
+__all__ = ["Correlate", "Surfaces", "correlate_pairs", "subpixel_peaks", "tile_centres", "window_side"]
+
+#: For each pair of pictures its surfaces and their weights, see `correlate_pairs`.
+Surfaces: TypeAlias = "dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]"
+#: `correlate_pairs` or something like it.
+Correlate: TypeAlias = "Callable[[Sequence[NDArray[np.float32]], NDArray[np.intp], int, int], Surfaces]"
 
 
 #: Width of the rim of a tile's window, in pixels.
@@ -35,7 +40,7 @@ def tile_centres(shape: tuple[int, ...], half: int, search: int, step: int) -> N
 
 def correlate_pairs(
     pictures: Sequence[NDArray[np.float32]], centres: NDArray[np.intp], half: int, search: int
-) -> dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+) -> Surfaces:
     """Correlate every pair of pictures, tile by tile.
 
     The template is windowed; what it is laid on is not, and its mean and variance are taken under the window at every
@@ -52,7 +57,7 @@ def correlate_pairs(
         displacements -search to search in y and x, and the weight (T,) of each tile: how much there is to see, all
         together 1. A peak at d means that j shows at p + d what i shows at p.
     """
-    taper, lags = _taper(half), 2 * search + 1
+    taper, lags = window_side(half), 2 * search + 1
     side = fft.next_fast_len(2 * (half + search), real=True)
     templates = [_template(picture, centres, taper) for picture in pictures]
     spectra = [fft.rfft2(tiles, (side, side)) for tiles, _ in templates[:-1]]
@@ -109,7 +114,7 @@ def _first_lags(spectrum: NDArray[np.complex64], side: int, lags: int) -> NDArra
     return np.asarray((rows @ across.astype(np.complex64)).real, np.float32)
 
 
-def _taper(half: int) -> NDArray[np.float32]:
+def window_side(half: int) -> NDArray[np.float32]:
     """A side (2 half,) of a tile's window: flat with a narrow rim.
 
     An outline may be a little wider in one light than in another. Half of it under a slope of the window would then

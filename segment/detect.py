@@ -16,10 +16,13 @@ from scipy import ndimage
 
 from wbcpipe.segment.arrays import enlarge_grid, percentiles, shrink, without_holes
 from wbcpipe.segment.cells import Quality
-from wbcpipe.segment.filters import gaussian, grown, opened, shrunk
+from wbcpipe.segment.filters import grown, opened, shrunk, smoothed_means
+from wbcpipe.segment.parallel import one_thread
 from wbcpipe.segment.separate import join_lobes, part_at_waists
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 __all__ = [
@@ -33,6 +36,9 @@ __all__ = [
 ]
 
 NuclearKind = Literal["fluorescence", "stained"]
+
+#: Gaussian under which nuclei are looked for.
+_SMOOTH_UM: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,14 @@ class Detections:
         return len(self.y_px)
 
 
+@one_thread()
 def detect_cells(
-    nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind, *, level: float | None = None
+    nuclear: NDArray[Any],
+    pixel_um: float,
+    kind: NuclearKind,
+    *,
+    level: float | None = None,
+    smooth: Callable[[NDArray[Any], int, float], NDArray[np.float32]] = smoothed_means,
 ) -> Detections:
     """Find the nucleated cells.
 
@@ -125,6 +137,7 @@ def detect_cells(
         pixel_um: size of a pixel.
         kind: what the channel is.
         level: brightness of nuclei above background; measured in this picture if ``None``.
+        smooth: makes block means under a Gaussian.
 
     Returns:
         The cells; none where nothing stands out like a nucleus.
@@ -132,7 +145,7 @@ def detect_cells(
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
     coarse_um = pixel_um * factor
-    signal, noise = _signal(nuclear, factor, coarse_um, rules)
+    signal, noise = _signal(smooth(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
     level = _level(signal, coarse_um, rules) if level is None else level
     if level < max(rules.least_level, rules.least_contrast * noise):
         return _measure(
@@ -159,7 +172,7 @@ def cells_from_labels(
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
     coarse_um = pixel_um * factor
-    signal, _ = _signal(nuclear, factor, coarse_um, rules)
+    signal, _ = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
     level = _level(signal, coarse_um, rules) if level is None else level
     half = factor // 2
     coarse = np.pad(labels, ((0, factor), (0, factor)), mode="edge")[half::factor, half::factor]
@@ -177,16 +190,14 @@ def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> 
     """
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
-    signal, noise = _signal(nuclear, factor, pixel_um * factor, rules)
-    level = _level(signal, pixel_um * factor, rules)
+    coarse_um = pixel_um * factor
+    signal, noise = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
+    level = _level(signal, coarse_um, rules)
     return level if level >= max(rules.least_level, rules.least_contrast * noise) else 0.0
 
 
-def _signal(
-    nuclear: NDArray[Any], factor: int, coarse_um: float, rules: DetectionRules
-) -> tuple[NDArray[np.float32], float]:
+def _signal(smooth: NDArray[np.float32], coarse_um: float, rules: DetectionRules) -> tuple[NDArray[np.float32], float]:
     """The channel at coarse pixels, smoothed, without its background; and its noise."""
-    smooth = gaussian(shrink(nuclear, factor), 0.3 / coarse_um)
     tile = max(4, round(rules.background_um / coarse_um))
     rows, columns = (max(1, side // tile) for side in smooth.shape)
     tiles = [

@@ -13,10 +13,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from wbcpipe.segment.arrays import shrink
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["diamond", "disk", "gaussian", "gradient_magnitude", "grown", "opened", "shrunk"]
+__all__ = [
+    "diamond",
+    "disk",
+    "gaussian",
+    "gaussian_taps",
+    "gradient_magnitude",
+    "grown",
+    "opened",
+    "shrunk",
+    "smoothed_means",
+]
 
 #: Rows that are made at a time where a picture is larger than its filter.
 _BLOCK: Final = 16
@@ -62,6 +74,11 @@ def gaussian(
     return _filtered(values, both, both)
 
 
+def smoothed_means(frame: NDArray[np.uint16], factor: int, sigma_px: float) -> NDArray[np.float32]:
+    """Means over ``factor`` x ``factor`` blocks of a frame (Y, X), under a Gaussian: (y, x) float32."""
+    return gaussian(shrink(frame, factor), sigma_px)
+
+
 def gradient_magnitude(values: NDArray[Any], sigma_px: float) -> NDArray[np.float32]:
     """Length of the gradient, counts a pixel, of a picture (Y, X) under a Gaussian: (Y, X) float32."""
     plain, steep = _Filter(sigma_px), _Filter(sigma_px, slope=True)
@@ -104,8 +121,10 @@ def _blocks(values: NDArray[np.float32], count: int, step: int, rows: int) -> ND
 @lru_cache(maxsize=256)
 def _weights(length: int, form: _Filter) -> _Band | NDArray[np.float32]:
     """Of a filter, for so many pixels."""
-    taps = _taps(form)
+    taps = gaussian_taps(form.sigma_px, form.truncate)
     reach = len(taps) // 2
+    if form.slope:
+        taps = taps * np.arange(-reach, reach + 1) / form.sigma_px**2
     if length <= max(_WHOLE_PX, 4 * reach + _BLOCK):
         return _whole(length, taps, form.mirror)
     inner = (length - 2 * reach) // _BLOCK * _BLOCK
@@ -132,13 +151,11 @@ def _whole(length: int, taps: NDArray[np.float64], mirror: bool) -> NDArray[np.f
     return weights.astype(np.float32)
 
 
-def _taps(form: _Filter) -> NDArray[np.float64]:
-    """Weights of the pixels around, an odd number."""
-    reach = int(form.truncate * form.sigma_px + 0.5)
-    at = np.arange(-reach, reach + 1) / form.sigma_px
-    taps = np.exp(-0.5 * at**2)
-    taps /= taps.sum()
-    return np.asarray(taps * at / form.sigma_px if form.slope else taps)
+def gaussian_taps(sigma_px: float, truncate: float = 4.0) -> NDArray[np.float64]:
+    """Weights of the pixels around, an odd number, together 1."""
+    reach = int(truncate * sigma_px + 0.5)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_px) ** 2)
+    return np.asarray(taps / taps.sum())
 
 
 def disk(radius_px: float) -> tuple[int, ...]:

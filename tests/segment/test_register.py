@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from wbcpipe.acquire.frames import fields_on_disk, read_field
 from wbcpipe.segment.correlate import correlate_pairs, subpixel_peaks, tile_centres
-from wbcpipe.segment.register import align, coarse_frame, identity, structure
+from wbcpipe.segment.edges import coarse_frame, structure
+from wbcpipe.segment.register import align, identity
 from wbcpipe.segment.usual import find_usual
 
 if TYPE_CHECKING:
