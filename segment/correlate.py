@@ -60,12 +60,12 @@ def correlate_pairs(
     taper, lags = window_side(half), 2 * search + 1
     side = fft.next_fast_len(2 * (half + search), real=True)
     templates = [_template(picture, centres, taper) for picture in pictures]
-    spectra = [fft.rfft2(tiles, (side, side)) for tiles, _ in templates[:-1]]
+    spectra = [np.conj(fft.rfft2(tiles, (side, side))) for tiles, _ in templates[:-1]]
     scenes = [_scene(picture, centres, taper, search, side) for picture in pictures[1:]]
     surfaces = {}
     for i, j in combinations(range(len(pictures)), 2):
         (_, size), (scene, spread) = templates[i], scenes[j - 1]
-        surface = _first_lags(np.conj(spectra[i]) * scene, side, lags) / (spread * size[:, None, None])
+        surface = _first_lags(spectra[i] * scene, side, lags) / (spread * size[:, None, None])
         weight = size * templates[j][1]
         surfaces[i, j] = np.clip(surface, -1, 1), np.asarray(weight / weight.sum(), np.float32)
     return surfaces

@@ -81,8 +81,7 @@ def foreign_pixels(
         return nothing
     near = np.flatnonzero((distance_um > _OWN_UM[0]) & (distance_um <= _OWN_REACH_UM) & learned)
     groups = [smooth[:, beyond[~dense]], smooth[:, beyond[dense]], smooth[:, ring]]
-    samples = [smooth[:, beyond[::_STEP]], smooth[:, near]]
-    labels = _nearest(smooth, groups, samples, least).reshape(nothing.shape)
+    labels = _nearest(smooth, groups, beyond[::_STEP], near, least).reshape(nothing.shape)
     found = ((labels == 0) & (True if glow is None else ~glow)) | (labels == 1)
     wide = opened(found, disk(max(1, round(_LEAST_RADIUS_UM / pixel_um))), beyond=True)
     return np.asarray(wide & (distance_um > 0.4), bool)
@@ -121,7 +120,8 @@ def glowing(
 def _nearest(
     colours: NDArray[np.float32],
     groups: list[NDArray[np.float32]],
-    samples: list[NDArray[np.float32]],
+    far: NDArray[np.intp],
+    near: NDArray[np.intp],
     least: float,
 ) -> NDArray[np.int64]:
     """Index (n,) of the group whose colour a pixel has, the last one the cell's own; -1 where none is sure.
@@ -129,29 +129,31 @@ def _nearest(
     Args:
         colours: (C, n) of all pixels.
         groups: (C, k) of those from which each group's colour is learned first.
-        samples: (C, k) from which it is learned then: those far from the cell, every ``_STEP``-th, and those near it.
+        far: (k,) pixels from which it is learned then, every ``_STEP``-th of those where no cytoplasm is.
+        near: (k,) the same for the last group.
         least: pixels that it takes to learn a colour.
     """
     centres = np.array([_middle(group) for group in groups])
     metric = _metric(groups, centres)
-    measured = [metric.T @ sample for sample in samples]
-    last = len(centres) - 1
+    sample = colours[:, np.concatenate([far, near])]
+    measured = metric.T @ sample
+    last, away, beside = len(centres) - 1, slice(far.size), slice(far.size, None)
     for _ in range(_ROUNDS):
-        before, places = centres.copy(), centres @ metric
-        nearest = [_closest(sample, places)[0] for sample in measured]
+        before, nearest = centres.copy(), _closest(measured, centres @ metric)
         for k in range(len(centres)):
-            which = int(k == last)
-            mine = samples[which][:, nearest[which] == k]
-            if mine.shape[1] * (1 if which else _STEP) >= least:
+            part, step = (beside, 1) if k == last else (away, _STEP)
+            mine = sample[:, part][:, nearest[part] == k]
+            if mine.shape[1] * step >= least:
                 centres[k] = _middle(mine)
         if np.array_equal(centres, before):
             break
-    places = centres @ metric
-    labels, off = _closest(metric.T @ colours, places)
+    places, points = centres @ metric, metric.T @ colours
+    labels = _closest(points, places)
     alike = np.linalg.norm(places[:-1] - places[-1], axis=1) < _APART
     alike |= np.abs(centres[:-1] - centres[-1]).max(1) < _APART_DENSITY
+    off = points - places.T[:, labels]
     # Granules have colours of their own, denser than the background: only what looks like red cells is one of them.
-    strange = (off > _FAMILIAR) & (labels > 0)
+    strange = ((off * off).sum(0) > _FAMILIAR**2) & (labels > 0)
     strange |= np.append(alike, False)[labels]
     labels[strange] = -1
     return labels
@@ -165,16 +167,16 @@ def _middle(colours: NDArray[np.float32]) -> NDArray[np.float32]:
     return upper if number % 2 else (upper + ordered[:, : number // 2].max(axis=1)) / np.float32(2)
 
 
-def _closest(points: NDArray[np.float32], places: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Index (n,) of the place (k, C) nearest to each point (C, n), and its distance (n,)."""
-    # |p - q|^2 but for |p|^2, which is the same for all places.
+def _closest(points: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Index (n,) of the place (k, C) nearest to each point (C, n)."""
+    # The squared distance but for that of the point itself, which is the same for all places.
     apart = (places * places).sum(1)[:, None] - 2 * (places @ points)  # (k, n)
     nearest, least = np.zeros(points.shape[1], np.int64), apart[0]
     for k in range(1, len(places)):
         nearer = apart[k] < least
         nearest[nearer] = k
         least = np.minimum(least, apart[k])
-    return nearest, np.sqrt(np.maximum(least + (points * points).sum(0), 0))
+    return nearest
 
 
 def _metric(groups: list[NDArray[np.float32]], centres: NDArray[np.float32]) -> NDArray[np.float32]:
