@@ -9,6 +9,8 @@ import numpy as np
 from scipy import ndimage
 from skimage import segmentation
 
+from wbcpipe.segment.onecore import one_core
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -64,6 +66,7 @@ def shrink(image: NDArray[Any], factor: int) -> NDArray[np.float32]:
     return np.asarray(total, np.float32)
 
 
+@one_core
 def enlarge_grid(grid: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Interpolate a coarse grid, whose nodes are the centres of equal tiles, to ``shape``.
 

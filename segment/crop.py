@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from wbcpipe.segment.arrays import between
+from wbcpipe.segment.onecore import one_core
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +81,7 @@ def _outside(at: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
     return np.asarray((at < -0.5) | (at > length - 0.5))
 
 
+@one_core
 def crop_frame(
     frame: NDArray[np.uint16], centre_px: NDArray[np.float64], linear: NDArray[np.float64], side_px: int
 ) -> NDArray[np.float32]:

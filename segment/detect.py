@@ -17,7 +17,7 @@ from scipy import ndimage
 from wbcpipe.segment.arrays import enlarge_grid, percentiles, shrink, without_holes
 from wbcpipe.segment.cells import Quality
 from wbcpipe.segment.filters import grown, opened, shrunk, smoothed_means
-from wbcpipe.segment.parallel import one_thread
+from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.separate import join_lobes, part_at_waists
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Detections:
         return len(self.y_px)
 
 
-@one_thread()
+@one_core
 def detect_cells(
     nuclear: NDArray[Any],
     pixel_um: float,

@@ -16,7 +16,7 @@ from scipy import ndimage
 from wbcpipe.segment.arrays import box_around, flood, otsu_threshold, percentiles, shrink, without_holes
 from wbcpipe.segment.filters import diamond, disk, gaussian, grown, opened
 from wbcpipe.segment.foreign import foreign_pixels, glowing
-from wbcpipe.segment.parallel import one_thread
+from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.separate import part_at_waists
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _LEAST_PART_UM: Final = 1.5
 _LEAST_SHARE: Final = 0.15
 
 
-@one_thread()
+@one_core
 def cell_mask(
     nuclear: NDArray[np.uint16],
     brightfield: NDArray[np.uint16],

@@ -1,7 +1,7 @@
 """Fields segmented by several processes ahead of the one that gathers them.
 
 Each writes its fields' results where `SegmentStage.process` finds them; so none is lost with a process that dies, and
-whoever gathers them does what is missing itself. Fields are what is shared out: within one, nothing runs on two cores.
+whoever gathers them does what is missing itself.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
 from typing import TYPE_CHECKING, Final
-
-from threadpoolctl import ThreadpoolController
 
 from wbcpipe.samples import Sample
 from wbcpipe.segment.detectors import OWN
@@ -26,10 +23,10 @@ if TYPE_CHECKING:
 
     from wbcpipe.segment.stage import SegmentStage
 
-__all__ = ["available_cores", "one_thread", "prepared", "usual_jobs"]
+__all__ = ["available_cores", "prepared", "usual_jobs"]
 
-#: A process takes about a second to start, which is 2 or 3 fields' time.
-_FIELDS_WORTH_A_PROCESS: Final = 8
+#: A process takes a second or two to start, which is 5 to 20 fields' time.
+_FIELDS_WORTH_A_PROCESS: Final = 16
 #: Beyond this the disk decides.
 _MOST_JOBS: Final = 8
 
@@ -44,18 +41,6 @@ def available_cores() -> int:
 def usual_jobs(fields: int) -> int:
     """How many processes so many fields are worth here."""
     return max(1, min(available_cores(), _MOST_JOBS, fields // _FIELDS_WORTH_A_PROCESS))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Keeps numpy's matrix products on one core; those of cells are so small that a second one only delays them."""
-    with _libraries().limit(limits=1, user_api="blas"):
-        yield
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def prepared(

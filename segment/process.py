@@ -17,7 +17,7 @@ from wbcpipe.segment.fieldquality import field_figures, with_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.measures import RED_FLUORESCENCE, nuclear_index
 from wbcpipe.segment.morphometry import measure_cell, stack_measures
-from wbcpipe.segment.parallel import one_thread
+from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.quality import SATURATED_SHARE, empty_modality, focus_measure, saturated_share
 from wbcpipe.segment.register import Alignment, align, identity, seat, seated
 from wbcpipe.segment.stain import background_colour
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
 
 
-@one_thread()
+@one_core
 def process_field(
     frames: NDArray[np.uint16],
     info: FieldInfo,
