@@ -409,17 +409,19 @@ def acquire_and_segment(
     """
     from wbcpipe.segment.stage import SegmentStage, segment_sample
 
+    # A GPU for the network need not be worth while for frames.
+    dense = "cpu" if device == "cpu" else "auto"
     if request is None:
         if whole_fields(sample.path / "raw"):
             show = functools.partial(reporter.update, "fields segmented")
-            segment_sample(sample, pixel_um=model.info.pixel_um, progress=show)
+            segment_sample(sample, pixel_um=model.info.pixel_um, progress=show, device=dense)
         return None
     from wbcpipe.acquire.record import begin_sample
 
     begin_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
     if request.two_pass:
         request = _bright_field(sample, request, reporter, at_least)
-    stage = SegmentStage(sample, pixel_um=model.info.pixel_um)
+    stage = SegmentStage(sample, pixel_um=model.info.pixel_um, device=dense)
     count = None
     if request.fields is None:
         count = LiveCount(stage, model, sample.work_path, device=device, engine=engine)

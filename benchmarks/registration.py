@@ -37,7 +37,8 @@ from skimage.registration import phase_cross_correlation
 
 from wbcpipe.acquire.frames import MODALITIES
 from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
-from wbcpipe.segment.register import align, coarse_frame, structure
+from wbcpipe.segment.edges import coarse_frame, structure
+from wbcpipe.segment.register import align
 from wbcpipe.segment.usual import find_usual
 
 try:

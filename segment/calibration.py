@@ -11,9 +11,11 @@ import numpy as np
 
 from wbcpipe.samples import disk_errors, write_atomic
 from wbcpipe.segment.detect import nuclear_level
+from wbcpipe.segment.edges import coarse_factor, coarse_frame, structure
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
 from wbcpipe.segment.measures import nuclear_index
-from wbcpipe.segment.register import Alignment, coarse_factor, coarse_frame, identity, seat, structure, warp
+from wbcpipe.segment.onecore import one_core
+from wbcpipe.segment.register import Alignment, identity, seat, warp
 from wbcpipe.segment.usual import find_usual
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Calibration:
         return whole.hexdigest()
 
 
+@one_core
 def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], kind: str) -> Calibration:
     """Find a run's calibration.
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 from scipy import fft
 
+from wbcpipe.segment.onecore import one_core
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["correlate_pairs", "subpixel_peaks", "tile_centres"]
+__all__ = ["Correlate", "Surfaces", "correlate_pairs", "subpixel_peaks", "tile_centres", "window_side"]
+
+#: For each pair of pictures its surfaces and their weights, see `correlate_pairs`.
+Surfaces: TypeAlias = "dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]"
+#: `correlate_pairs` or something like it.
+Correlate: TypeAlias = "Callable[[Sequence[NDArray[np.float32]], NDArray[np.intp], int, int], Surfaces]"
 
 
 #: Width of the rim of a tile's window, in pixels.
@@ -33,9 +40,10 @@ def tile_centres(shape: tuple[int, ...], half: int, search: int, step: int) -> N
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
 
+@one_core
 def correlate_pairs(
     pictures: Sequence[NDArray[np.float32]], centres: NDArray[np.intp], half: int, search: int
-) -> dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+) -> Surfaces:
     """Correlate every pair of pictures, tile by tile.
 
     The template is windowed; what it is laid on is not, and its mean and variance are taken under the window at every
@@ -52,44 +60,72 @@ def correlate_pairs(
         displacements -search to search in y and x, and the weight (T,) of each tile: how much there is to see, all
         together 1. A peak at d means that j shows at p + d what i shows at p.
     """
-    window = _window(half)
+    taper, lags = window_side(half), 2 * search + 1
     side = fft.next_fast_len(2 * (half + search), real=True)
-    lags = 2 * search + 1
-
-    def laid_on(template: NDArray[Any], scene: NDArray[Any]) -> NDArray[np.float32]:
-        return np.asarray(fft.irfft2(np.conj(template) * scene, (side, side))[:, :lags, :lags], np.float32)
-
-    flat = fft.rfft2(window, (side, side))
-    templates, scenes, spreads, sizes = [], [], [], []
-    for picture in pictures:
-        tiles = _cut(picture, centres, half)
-        tiles = window * (tiles - (window * tiles).sum((1, 2), keepdims=True) / window.sum())
-        scene = _cut(picture, centres, half + search)
-        scene = scene - scene.mean((1, 2), keepdims=True)
-        templates.append(fft.rfft2(tiles, (side, side)))
-        scenes.append(fft.rfft2(scene, (side, side)))
-        square = laid_on(flat, fft.rfft2(scene * scene, (side, side)))
-        variance = square - laid_on(flat, scenes[-1]) ** 2 / window.sum()
-        spreads.append(np.sqrt(np.maximum(variance, 1e-3 * square.mean((1, 2), keepdims=True) + 1e-12)))
-        sizes.append(np.sqrt((tiles * tiles / np.maximum(window, 1e-6)).sum((1, 2)) + 1e-12))
+    templates = [_template(picture, centres, taper) for picture in pictures]
+    spectra = [np.conj(fft.rfft2(tiles, (side, side))) for tiles, _ in templates[:-1]]
+    scenes = [_scene(picture, centres, taper, search, side) for picture in pictures[1:]]
     surfaces = {}
     for i, j in combinations(range(len(pictures)), 2):
-        surface = laid_on(templates[i], scenes[j]) / (spreads[j] * sizes[i][:, None, None])
-        weight = sizes[i] * sizes[j]
+        (_, size), (scene, spread) = templates[i], scenes[j - 1]
+        surface = _first_lags(spectra[i] * scene, side, lags) / (spread * size[:, None, None])
+        weight = size * templates[j][1]
         surfaces[i, j] = np.clip(surface, -1, 1), np.asarray(weight / weight.sum(), np.float32)
     return surfaces
 
 
-def _window(half: int) -> NDArray[np.float32]:
-    """Flat with a narrow rim, (2 half, 2 half).
+def _template(
+    picture: NDArray[np.float32], centres: NDArray[np.intp], taper: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Tiles (T, 2 half, 2 half) under the window, without their mean; and the norm (T,) of each."""
+    window = np.outer(taper, taper)
+    tiles = _cut(picture, centres, len(taper) // 2)
+    tiles = window * (tiles - (window * tiles).sum((1, 2), keepdims=True) / window.sum())
+    return tiles, np.sqrt((tiles * tiles / np.maximum(window, 1e-6)).sum((1, 2)) + 1e-12)
+
+
+def _scene(
+    picture: NDArray[np.float32], centres: NDArray[np.intp], taper: NDArray[np.float32], search: int, side: int
+) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+    """Spectra of what the templates are laid on; and its norm (T, lags, lags) under the window at each displacement."""
+    scene = _cut(picture, centres, len(taper) // 2 + search)
+    scene = scene - scene.mean((1, 2), keepdims=True)
+    # The window is the product of its sides, so its sums need no transform.
+    slid = np.zeros((2 * search + 1, scene.shape[1]), np.float32)
+    for lag, row in enumerate(slid):
+        row[lag : lag + len(taper)] = taper
+    square = slid @ (scene * scene) @ slid.T
+    variance = square - (slid @ scene @ slid.T) ** 2 / taper.sum() ** 2
+    spread = np.sqrt(np.maximum(variance, 1e-3 * square.mean((1, 2), keepdims=True) + 1e-12))
+    return fft.rfft2(scene, (side, side)), spread
+
+
+def _first_lags(spectrum: NDArray[np.complex64], side: int, lags: int) -> NDArray[np.float32]:
+    """The first rows and columns (..., lags, lags) of what has such a half spectrum (..., side, side // 2 + 1).
+
+    So few of them are had sooner by a product than by an inverse transform.
+    """
+    down = np.exp(2j * np.pi / side * np.outer(np.arange(lags), np.arange(side)))
+    half = side // 2 + 1
+    # All frequencies but the first, and the last of an even side, stand for two.
+    twice = np.full(half, 2.0)
+    twice[0] = 1
+    if side % 2 == 0:
+        twice[-1] = 1
+    across = down[:, :half].T * twice[:, None] / side**2
+    rows = down.astype(np.complex64) @ spectrum  # (..., lags, half)
+    return np.asarray((rows @ across.astype(np.complex64)).real, np.float32)
+
+
+def window_side(half: int) -> NDArray[np.float32]:
+    """A side (2 half,) of a tile's window: flat with a narrow rim.
 
     An outline may be a little wider in one light than in another. Half of it under a slope of the window would then
     pull the peak to one side, so few cells shall lie under a slope.
     """
     rim = max(1, min(_RIM_PX, half // 2))
     side = np.minimum(np.minimum(np.arange(2 * half), np.arange(2 * half)[::-1]) + 0.5, rim) / rim
-    taper = np.sin(side * np.pi / 2) ** 2
-    return np.outer(taper, taper).astype(np.float32)
+    return np.asarray(np.sin(side * np.pi / 2) ** 2, np.float32)
 
 
 def _cut(picture: NDArray[np.float32], centres: NDArray[np.intp], half: int) -> NDArray[np.float32]:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.segment.arrays import between
+from wbcpipe.segment.onecore import one_core
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from wbcpipe.segment.flatfield import FlatField
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["crop_cell", "crop_frame", "outside_field"]
 
+#: Rows of a crop that are made at a time.
+_BLOCK: Final = 32
 #: Rotation that moves the corner of a crop by less than this (pixels) is left out, so that rows and columns part.
 _ROTATION_FREE_PX: Final = 0.03
 
@@ -49,25 +56,32 @@ def crop_cell(
         linear = alignment.linear[k] * ratio
         values = crop_frame(frame, centre, linear, side_px)
         y, x = (centre[axis] + linear[axis, axis] * (np.arange(side_px) - (side_px - 1) / 2) for axis in (0, 1))
-        dark, gain = (_at(grid[k], y, x, frame.shape) for grid in (flatfield.dark, flatfield.gain))
-        outside = _outside(y, frame.shape[0])[:, None] | _outside(x, frame.shape[1])
-        values = (values - dark) * gain + flatfield.base[k]
-        crops[k] = np.clip(np.where(outside, empty[k], values) + np.float32(0.5), 0, 65535)
+        if flatfield.dark[k].any():
+            values -= _at(flatfield.dark[k], y, x, frame.shape)
+        values *= _at(flatfield.gain[k], y, x, frame.shape)
+        values += flatfield.base[k]
+        below, right = _outside(y, frame.shape[0]), _outside(x, frame.shape[1])
+        if below.any() or right.any():
+            values[below], values[:, right] = empty[k], empty[k]
+        values += np.float32(0.5)
+        crops[k] = np.clip(values, 0, 65535, out=values)
     return crops
 
 
 def outside_field(
     centre_px: NDArray[np.float64], ratio: float, side_px: int, shape: tuple[int, ...]
-) -> NDArray[np.bool_]:
-    """Which pixels of a crop lie beyond the border of the reference frame, (side_px, side_px) bool."""
+) -> NDArray[np.bool_] | None:
+    """Which pixels of a crop lie beyond the border of the reference frame, (side_px, side_px) bool; ``None``: none."""
     steps = (np.arange(side_px) - (side_px - 1) / 2) * ratio
-    return np.asarray(_outside(centre_px[0] + steps, shape[0])[:, None] | _outside(centre_px[1] + steps, shape[1]))
+    below, right = (_outside(centre_px[axis] + steps, shape[axis]) for axis in (0, 1))
+    return np.asarray(below[:, None] | right) if below.any() or right.any() else None
 
 
 def _outside(at: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
     return np.asarray((at < -0.5) | (at > length - 0.5))
 
 
+@one_core
 def crop_frame(
     frame: NDArray[np.uint16], centre_px: NDArray[np.float64], linear: NDArray[np.float64], side_px: int
 ) -> NDArray[np.float32]:
@@ -89,18 +103,53 @@ def crop_frame(
     steps = np.arange(side_px, dtype=np.float64) - (side_px - 1) / 2
     if turned > _ROTATION_FREE_PX:
         return _turned(frame, centre_px, linear, steps)
-    rows, row_weights = _taps(centre_px[0] + linear[0, 0] * steps, linear[0, 0], frame.shape[0])
-    columns, column_weights = _taps(centre_px[1] + linear[1, 1] * steps, linear[1, 1], frame.shape[1])
-    left, right = int(columns.min()), int(columns.max()) + 1
-    top, bottom = int(rows.min()), int(rows.max()) + 1
-    window = frame[top:bottom, left:right].astype(np.float32)
-    across = np.zeros((bottom - top, side_px), np.float32)
-    for k in range(columns.shape[1]):
-        across += window[:, columns[:, k] - left] * column_weights[:, k]
-    crop = np.zeros((side_px, side_px), np.float32)
-    for k in range(rows.shape[1]):
-        crop += across[rows[:, k] - top] * row_weights[:, k, None]
+    corner = centre_px + linear @ steps[[0, 0]]
+    if np.array_equal(linear, np.eye(2)) and np.array_equal(corner, np.floor(corner)):
+        return _copied(frame, corner.astype(np.intp), side_px)
+    rows, columns = (_taps(centre_px[k] + linear[k, k] * steps, linear[k, k], frame.shape[k]) for k in (0, 1))
+    window = frame[rows[0].min() : rows[0].max() + 1, columns[0].min() : columns[0].max() + 1].astype(np.float32)
+    crop = np.empty((side_px, side_px), np.float32)
+    across = np.empty((side_px, window.shape[1]), np.float32)
+    for made, used, weights in _products(*rows):
+        np.matmul(weights, window[used], out=across[made])
+    for made, used, weights in _products(*columns):
+        np.matmul(across[:, used], weights.T, out=crop[:, made])
     return crop
+
+
+def _copied(frame: NDArray[np.uint16], corner: NDArray[np.intp], side_px: int) -> NDArray[np.float32]:
+    """A square from whole pixels; edges are repeated."""
+    rows, columns = (
+        np.clip(at + np.arange(side_px), 0, length - 1) for at, length in zip(corner, frame.shape, strict=True)
+    )
+    if rows[-1] - rows[0] == columns[-1] - columns[0] == side_px - 1:
+        return np.asarray(frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], np.float32)
+    return np.asarray(frame[rows[:, None], columns], np.float32)
+
+
+def _products(
+    taps: NDArray[np.intp], weights: NDArray[np.float32]
+) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+    """Resampling as matrix products, some places at a time.
+
+    Args:
+        taps: (n, taps) pixels that contribute to each of n places, in order of the places.
+        weights: (n, taps) of these.
+
+    Yields:
+        Places, all pixels from the first to the last that contribute, and the weights of these (places, pixels).
+    """
+    taps = taps - taps[0, 0]
+    firsts = np.repeat(taps[::_BLOCK, 0], _BLOCK)[: len(taps), None]
+    most = int((taps - firsts).max()) + 1
+    # Beyond an edge several taps are the same pixel: their weights add up.
+    places = taps - firsts + most * np.arange(len(taps))[:, None]
+    matrix = np.bincount(places.ravel(), weights.ravel(), most * len(taps)).reshape(-1, most).astype(np.float32)
+    for start in range(0, len(taps), _BLOCK):
+        stop = min(start + _BLOCK, len(taps))
+        wide = int(taps[stop - 1, -1] - taps[start, 0]) + 1
+        used = slice(int(taps[start, 0]), int(taps[start, 0]) + wide)
+        yield slice(start, stop), used, matrix[start:stop, :wide]
 
 
 def _taps(at: NDArray[np.float64], scale: float, length: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -140,10 +189,8 @@ def _at(
     """A coarse grid of tiles, interpolated to the places ``y`` (n,) and ``x`` (m,) of a frame: (n, m) float32."""
     weights = []
     for at, nodes, length in ((y, grid.shape[0], shape[0]), (x, grid.shape[1], shape[1])):
-        node = np.clip((at + 0.5) * nodes / length - 0.5, 0, nodes - 1)
-        low = np.minimum(np.floor(node).astype(np.intp), max(nodes - 2, 0))
-        weights.append((low, np.minimum(low + 1, nodes - 1), (node - low).astype(np.float32)))
-    (top, bottom, down), (left, right, across) = weights
-    upper = grid[top][:, left] * (1 - across) + grid[top][:, right] * across
-    lower = grid[bottom][:, left] * (1 - across) + grid[bottom][:, right] * across
-    return np.asarray(upper * (1 - down[:, None]) + lower * down[:, None], np.float32)
+        low, high = (int(max((end + 0.5) * nodes / length - 0.5, 0)) for end in (at[0], at[-1]))
+        near = np.arange(min(low, nodes - 1), min(high + 2, nodes))
+        weights.append((near, between(at, near, nodes, length)))
+    (rows, down), (columns, across) = weights
+    return np.asarray(down @ grid[rows[:, None], columns] @ across.T, np.float32)

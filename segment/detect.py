@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.arrays import enlarge_grid, shrink
+from wbcpipe.segment.arrays import enlarge_grid, percentiles, shrink, without_holes
 from wbcpipe.segment.cells import Quality
-from wbcpipe.segment.separate import join_lobes, part_at_waists, passes
+from wbcpipe.segment.filters import grown, opened, shrunk, smoothed_means
+from wbcpipe.segment.onecore import one_core
+from wbcpipe.segment.separate import join_lobes, part_at_waists
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 __all__ = [
@@ -32,6 +36,9 @@ __all__ = [
 ]
 
 NuclearKind = Literal["fluorescence", "stained"]
+
+#: Gaussian under which nuclei are looked for.
+_SMOOTH_UM: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,14 @@ class Detections:
         return len(self.y_px)
 
 
+@one_core
 def detect_cells(
-    nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind, *, level: float | None = None
+    nuclear: NDArray[Any],
+    pixel_um: float,
+    kind: NuclearKind,
+    *,
+    level: float | None = None,
+    smooth: Callable[[NDArray[Any], int, float], NDArray[np.float32]] = smoothed_means,
 ) -> Detections:
     """Find the nucleated cells.
 
@@ -124,6 +137,7 @@ def detect_cells(
         pixel_um: size of a pixel.
         kind: what the channel is.
         level: brightness of nuclei above background; measured in this picture if ``None``.
+        smooth: makes block means under a Gaussian.
 
     Returns:
         The cells; none where nothing stands out like a nucleus.
@@ -131,14 +145,14 @@ def detect_cells(
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
     coarse_um = pixel_um * factor
-    signal, noise = _signal(nuclear, factor, coarse_um, rules)
+    signal, noise = _signal(smooth(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
     level = _level(signal, coarse_um, rules) if level is None else level
     if level < max(rules.least_level, rules.least_contrast * noise):
         return _measure(
             np.zeros(signal.shape, np.int32), signal > np.inf, factor, pixel_um, level, rules, nuclear.shape
         )
-    nuclei = _opened(signal > rules.nucleus * level, 0.45 / coarse_um)
-    body = (signal > max(rules.body * level, 5 * noise)) | nuclei
+    nuclei = opened(signal > np.float32(rules.nucleus * level), _disk(0.45 / coarse_um))
+    body = (signal > np.float32(max(rules.body * level, 5 * noise))) | nuclei
     parts = _cells(body, nuclei, coarse_um, rules)
     return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
 
@@ -158,7 +172,7 @@ def cells_from_labels(
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
     coarse_um = pixel_um * factor
-    signal, _ = _signal(nuclear, factor, coarse_um, rules)
+    signal, _ = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
     level = _level(signal, coarse_um, rules) if level is None else level
     half = factor // 2
     coarse = np.pad(labels, ((0, factor), (0, factor)), mode="edge")[half::factor, half::factor]
@@ -176,28 +190,26 @@ def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> 
     """
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
-    signal, noise = _signal(nuclear, factor, pixel_um * factor, rules)
-    level = _level(signal, pixel_um * factor, rules)
+    coarse_um = pixel_um * factor
+    signal, noise = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
+    level = _level(signal, coarse_um, rules)
     return level if level >= max(rules.least_level, rules.least_contrast * noise) else 0.0
 
 
-def _signal(
-    nuclear: NDArray[Any], factor: int, coarse_um: float, rules: DetectionRules
-) -> tuple[NDArray[np.float32], float]:
+def _signal(smooth: NDArray[np.float32], coarse_um: float, rules: DetectionRules) -> tuple[NDArray[np.float32], float]:
     """The channel at coarse pixels, smoothed, without its background; and its noise."""
-    smooth = ndimage.gaussian_filter(shrink(nuclear, factor), 0.3 / coarse_um)
     tile = max(4, round(rules.background_um / coarse_um))
     rows, columns = (max(1, side // tile) for side in smooth.shape)
     tiles = [
-        [float(np.median(part[::2, ::2])) for part in np.array_split(row, columns, axis=1)]
+        [percentiles(part[::2, ::2], 50)[0] for part in np.array_split(row, columns, axis=1)]
         for row in np.array_split(smooth, rows, axis=0)
     ]
     # A tile full of cells is brighter than the background: the lower third of the tiles around is not.
     grid = ndimage.percentile_filter(np.array(tiles, np.float32), 30, size=3, mode="nearest")
     signal = smooth - enlarge_grid(grid, smooth.shape)
     sample = signal[::3, ::3]
-    low = sample[sample < np.percentile(sample, 75)]
-    noise = 1.4826 * float(np.median(np.abs(low - np.median(low)))) if low.size else 0.0
+    low = sample[sample < percentiles(sample, 75)[0]]
+    noise = 1.4826 * percentiles(np.abs(low - percentiles(low, 50)[0]), 50)[0] if low.size else 0.0
     return signal, noise
 
 
@@ -217,15 +229,11 @@ def _level(signal: NDArray[np.float32], coarse_um: float, rules: DetectionRules)
     return float(np.median(peaks)) if peaks else brightest
 
 
-def _disk(radius_px: float) -> NDArray[np.bool_]:
+def _disk(radius_px: float) -> tuple[int, ...]:
+    """Half widths of the rows of a small disk, a little rounder than one of exactly that radius."""
     radius_px = max(radius_px, 1.0)
     reach = int(radius_px)
-    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
-    return np.asarray(y**2 + x**2 <= radius_px**2 + 0.5)
-
-
-def _opened(mask: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
-    return np.asarray(ndimage.binary_opening(mask, _disk(radius_px)), bool)
+    return tuple(min(reach, int(np.sqrt(radius_px**2 + 0.5 - row**2))) for row in range(reach + 1))
 
 
 def _cells(
@@ -235,28 +243,34 @@ def _cells(
     reach_um = max(rules.lobe_gap_um, 2 * rules.closing_um)
     margin = int(np.ceil((reach_um + 1.0) / coarse_um)) + 2
     # The border is no outline: pictures are continued by their edge, or a cell cut by it would seem to have a waist.
-    body, nuclei = (np.pad(mask, margin, mode="edge") for mask in (body, nuclei))
-    near = shrink(body, 2) > 0
-    groups, count = ndimage.label(ndimage.binary_dilation(near, _disk(reach_um / 2 / coarse_um / 2 + 1)))
-    groups = np.repeat(np.repeat(groups, 2, 0), 2, 1)[: body.shape[0], : body.shape[1]]
-    nuclear_um2 = np.bincount(groups.ravel(), nuclei.ravel(), count + 1) * coarse_um**2
+    # Groups are told at twice the pixel size, so the sides are even.
+    even = [(margin, margin + side % 2) for side in body.shape]
+    rows, columns = (slice(margin, margin + side) for side in body.shape)
+    body, nuclei = (np.pad(mask, even, mode="edge") for mask in (body, nuclei))
+    near = grown(shrink(body, 2) > 0, _disk(reach_um / 2 / coarse_um / 2 + 1))
+    groups, count = ndimage.label(near)
+    nuclear_um2 = np.bincount(groups.ravel(), shrink(nuclei, 2).ravel(), count + 1) * (2 * coarse_um) ** 2
     labels = np.zeros(body.shape, np.int32)
+    cells, room = 0, (margin + 1) // 2
     for group, place in enumerate(ndimage.find_objects(groups), 1):
         if nuclear_um2[group] < rules.least_nucleus_um2:
             continue
-        window = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in place)
-        here = groups[window] == group
+        around = tuple(slice(max(side.start - room, 0), side.stop + room) for side in place)
+        window = tuple(slice(2 * side.start, 2 * side.stop) for side in around)
+        here = np.repeat(np.repeat(groups[around] == group, 2, 0), 2, 1)
         parts = _parts(body[window] & here, nuclei[window] & here, coarse_um, rules)
-        labels[window] = np.where(parts > 0, parts + labels.max(), labels[window])
-    return labels[margin:-margin, margin:-margin]
+        labels[window] = np.where(parts > 0, parts + cells, labels[window])
+        cells += int(parts.max())
+    return labels[rows, columns]
 
 
 def _parts(
     body: NDArray[np.bool_], nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules
 ) -> NDArray[np.int32]:
     """Cells of one group: gaps closed, holes filled, spurs removed, parted, lobes joined."""
-    closed = ndimage.binary_closing(body, _disk(rules.closing_um / coarse_um)) | body
-    smooth = _opened(ndimage.binary_fill_holes(closed), 0.9 / coarse_um) | nuclei
+    around = _disk(rules.closing_um / coarse_um)
+    closed = without_holes(shrunk(grown(body, around), around) | body)
+    smooth = opened(closed, _disk(0.9 / coarse_um)) | nuclei
     parts = part_at_waists(smooth, coarse_um, rules.waist, rules.least_radius_um)
     return join_lobes(parts, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
 
@@ -272,12 +286,11 @@ def _measure(
 ) -> Detections:
     coarse_um = pixel_um * factor
     size = int(parts.max()) + 1
-    flat = parts.ravel()
-    pixels = np.bincount(flat, minlength=size).astype(float)
-    nuclear = np.bincount(flat, nuclei.ravel(), size) * coarse_um**2
-    y, x = np.indices(parts.shape)
-    centre_y = np.bincount(flat, y.ravel(), size) / np.maximum(pixels, 1)
-    centre_x = np.bincount(flat, x.ravel(), size) / np.maximum(pixels, 1)
+    y, x = np.nonzero(parts)
+    cell = parts[y, x]
+    pixels = np.bincount(cell, minlength=size).astype(float)
+    nuclear = np.bincount(cell, nuclei[y, x], size) * coarse_um**2
+    centre_y, centre_x = (np.bincount(cell, at, size) / np.maximum(pixels, 1) for at in (y, x))
     border = np.zeros(size, bool)
     for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
         border[edge] = True
@@ -292,8 +305,7 @@ def _measure(
     renumber = np.zeros(size, np.int32)
     renumber[kept] = np.arange(1, len(kept) + 1)
     labels = renumber[parts]
-    for one, other in passes(labels, np.zeros(labels.shape, np.float32)):
-        quality[[one - 1, other - 1]] |= np.uint16(Quality.DOUBLET)
+    quality[_touching(labels, y, x) - 1] |= np.uint16(Quality.DOUBLET)
     return Detections(
         y_px=np.minimum((centre_y[kept] + 0.5) * factor - 0.5, shape[0] - 1),
         x_px=np.minimum((centre_x[kept] + 0.5) * factor - 0.5, shape[1] - 1),
@@ -305,3 +317,14 @@ def _measure(
         factor=factor,
         level=level,
     )
+
+
+def _touching(labels: NDArray[np.int32], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.int32]:
+    """Which labels (Y, X) have a side neighbour of another label; ``y``, ``x`` are the places that have one at all."""
+    found = []
+    for down, right in ((1, 0), (0, 1)):
+        inner = (y < labels.shape[0] - down) & (x < labels.shape[1] - right)
+        one, other = labels[y[inner], x[inner]], labels[y[inner] + down, x[inner] + right]
+        touch = (one != other) & (one > 0) & (other > 0)
+        found += [one[touch], other[touch]]
+    return np.unique(np.concatenate(found))

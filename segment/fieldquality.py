@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
-from wbcpipe.segment.arrays import box_around, enlarge_grid
+from wbcpipe.segment.arrays import box_around, enlarge_grid, percentiles, without_holes
+from wbcpipe.segment.filters import disk, gradient_magnitude, grown
 from wbcpipe.segment.masks import NUCLEUS
 
 if TYPE_CHECKING:
@@ -92,26 +92,34 @@ def field_figures(
         name: np.full((modalities,) if figure.per_modality else (), np.nan, np.float32)
         for name, figure in FIELD_FIGURES.items()
     }
-    small = frames[:, ::4, ::4]
+    small = np.ascontiguousarray(frames[:, ::4, ::4])
     background = np.full(modalities, np.nan)
     covered: NDArray[np.bool_] | None = None
     for k in range(modalities):
         if k == reference:
             continue
         even = small[k] / enlarge_grid(shading[k] / shading[k].mean(), small.shape[1:])
-        bright = float(np.percentile(even[::2, ::2], _BACKGROUND_PERCENTILE))
+        bright = percentiles(even[::2, ::2], _BACKGROUND_PERCENTILE)[0]
         if bright > 0:
             background[k] = bright
-            dark = ndimage.uniform_filter(even, 3) < bright * 10**-_COVERED_OD
+            dark = _smoothed(even) < np.float32(bright * 10**-_COVERED_OD)
             if covered is None or np.count_nonzero(dark) > np.count_nonzero(covered):
                 covered = dark
     if covered is not None:
-        cover = 100 * ndimage.binary_fill_holes(covered).mean()
+        cover = 100 * np.count_nonzero(without_holes(covered)) / covered.size
         figures["red_cover_percent"] = np.asarray(cover, np.float32)
     if camera:
+        saturated = np.count_nonzero(small >= full_range, axis=(1, 2)) / small[0].size
         figures["background"] = (100 * background / full_range).astype(np.float32)
-        figures["saturated_percent"] = (100 * (small >= full_range).mean(axis=(1, 2))).astype(np.float32)
+        figures["saturated_percent"] = (100 * saturated).astype(np.float32)
     return figures
+
+
+def _smoothed(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of each of (Y, X) values with its eight neighbours."""
+    wide = np.pad(values, 1, mode="edge")
+    rows = wide[:-2] + wide[1:-1] + wide[2:]
+    return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9), np.float32)
 
 
 def with_cells(
@@ -173,11 +181,9 @@ def edge_blur_um(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: f
     reach = max(1, round(_OUTLINE_UM / pixel_um))
     box = box_around(inside, reach + int(4 * _BLUR_SIGMAS_UM[1] / pixel_um))
     values, inside = image[box].astype(np.float32), inside[box]
-    outside = ndimage.distance_transform_edt(~inside)
-    within = ndimage.distance_transform_edt(inside)
-    band = (outside <= reach) & (within <= reach)
-    fine, coarse = (ndimage.gaussian_gradient_magnitude(values, sigma / pixel_um)[band] for sigma in _BLUR_SIGMAS_UM)
-    steep = fine >= np.quantile(fine, 1 - _STEEPEST)
+    band = grown(inside, disk(reach)) & grown(~inside, disk(reach))
+    fine, coarse = (gradient_magnitude(values, sigma / pixel_um)[band] for sigma in _BLUR_SIGMAS_UM)
+    steep = fine >= percentiles(fine, 100 * (1 - _STEEPEST))[0]
     if not coarse[steep].all():
         return float("nan")
     ratio2 = float(np.median(fine[steep] / coarse[steep])) ** 2

@@ -6,12 +6,12 @@ nucleus, the others' where no cytoplasm reaches. Where these look alike nothing 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from scipy import ndimage
 
-from wbcpipe.segment.arrays import otsu_threshold
+from wbcpipe.segment.arrays import otsu_threshold, percentiles
+from wbcpipe.segment.filters import disk, gaussian, opened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +43,7 @@ _LEAST_RADIUS_UM: Final = 0.8
 
 def foreign_pixels(
     density: NDArray[np.float32],
-    distance_um: NDArray[np.float64],
+    distance_um: NDArray[np.floating[Any]],
     pixel_um: float,
     unknown: NDArray[np.bool_] | None = None,
     glow: NDArray[np.bool_] | None = None,
@@ -66,31 +66,31 @@ def foreign_pixels(
     nothing = np.zeros(distance_um.shape, bool)
     if not len(density):
         return nothing
-    smooth = ndimage.gaussian_filter(density, (0, _SMOOTH_UM / pixel_um, _SMOOTH_UM / pixel_um))
+    smooth = gaussian(density, _SMOOTH_UM / pixel_um).reshape(len(density), -1)  # (C, Y X)
     learned = np.ones_like(nothing) if unknown is None else ~unknown
     least = _LEAST_UM2 / pixel_um**2
-    ring = (distance_um > _OWN_UM[0]) & (distance_um <= _OWN_UM[1]) & learned
-    beyond = (distance_um > _BEYOND_UM) & learned
-    total = smooth.sum(0)
-    if min(ring.sum(), beyond.sum()) < least or not np.ptp(total[beyond]):
+    ring = np.flatnonzero((distance_um > _OWN_UM[0]) & (distance_um <= _OWN_UM[1]) & learned)
+    beyond = np.flatnonzero((distance_um > _BEYOND_UM) & learned)
+    if min(ring.size, beyond.size) < least:
         return nothing
-    dense = total > otsu_threshold(total[beyond])
-    bare, red = beyond & ~dense, beyond & dense
-    if min(bare.sum(), red.sum()) < least:
+    total = smooth[:, beyond].sum(0)
+    if not np.ptp(total):
         return nothing
-    labels = _nearest(smooth, [bare, red, ring], learned, distance_um, least)
+    dense = total > otsu_threshold(total)
+    if min(np.count_nonzero(dense), np.count_nonzero(~dense)) < least:
+        return nothing
+    near = np.flatnonzero((distance_um > _OWN_UM[0]) & (distance_um <= _OWN_REACH_UM) & learned)
+    groups = [smooth[:, beyond[~dense]], smooth[:, beyond[dense]], smooth[:, ring]]
+    labels = _nearest(smooth, groups, beyond[::_STEP], near, least).reshape(nothing.shape)
     found = ((labels == 0) & (True if glow is None else ~glow)) | (labels == 1)
-    radius = max(1, round(_LEAST_RADIUS_UM / pixel_um))
-    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    disk = y**2 + x**2 <= radius**2
-    opened = ndimage.binary_dilation(ndimage.binary_erosion(found, disk, border_value=1), disk)
-    return np.asarray(opened & (distance_um > 0.4), bool)
+    wide = opened(found, disk(max(1, round(_LEAST_RADIUS_UM / pixel_um))), beyond=True)
+    return np.asarray(wide & (distance_um > 0.4), bool)
 
 
 def glowing(
     nuclear: NDArray[np.float32],
     density: NDArray[np.float32],
-    distance_um: NDArray[np.float64],
+    distance_um: NDArray[np.floating[Any]],
     pixel_um: float,
     unknown: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
@@ -103,65 +103,91 @@ def glowing(
     Returns:
         (Y, X) bool; all False where there is no empty background.
     """
-    smooth = ndimage.gaussian_filter(nuclear, _SMOOTH_UM / pixel_um)
+    smooth = gaussian(nuclear, _SMOOTH_UM / pixel_um)
     beyond = (distance_um > _BEYOND_UM) & ~unknown
-    total = density.sum(0) if len(density) else np.zeros_like(smooth)
-    if beyond.any() and np.ptp(total[beyond]) > 0:
+    values = smooth[beyond]
+    total = density.sum(0)[beyond]
+    if total.size and np.ptp(total) > 0:
         # Red cells shade the free dye's glow; what is compared is the glow between them.
-        beyond &= total <= otsu_threshold(total[beyond])
-    if beyond.sum() < _LEAST_UM2 / pixel_um**2:
+        values = values[total <= otsu_threshold(total)]
+    if values.size < _LEAST_UM2 / pixel_um**2:
         return np.zeros(nuclear.shape, bool)
-    level = np.median(smooth[beyond])
-    noise = 1.4826 * np.median(np.abs(smooth[beyond] - level))
-    return np.asarray(smooth > level + _GLOW * noise, bool)
+    level = percentiles(values, 50)[0]
+    noise = 1.4826 * percentiles(np.abs(values - np.float32(level)), 50)[0]
+    return np.asarray(smooth > np.float32(level + _GLOW * noise), bool)
 
 
 def _nearest(
-    smooth: NDArray[np.float32],
-    groups: list[NDArray[np.bool_]],
-    learned: NDArray[np.bool_],
-    distance_um: NDArray[np.float64],
+    colours: NDArray[np.float32],
+    groups: list[NDArray[np.float32]],
+    far: NDArray[np.intp],
+    near: NDArray[np.intp],
     least: float,
 ) -> NDArray[np.int64]:
-    """Index (Y, X) of the group whose colour a pixel has, the last one the cell's own; -1 where none is sure."""
-    centres = np.array([np.median(smooth[:, group], axis=1) for group in groups])
-    metric = _metric([smooth[:, group].T for group in groups], centres)
-    near = (distance_um > _OWN_UM[0]) & (distance_um <= _OWN_REACH_UM) & learned
-    far = (distance_um > _BEYOND_UM) & learned
-    samples = [smooth[:, far][:, ::_STEP].T, smooth[:, near].T]
+    """Index (n,) of the group whose colour a pixel has, the last one the cell's own; -1 where none is sure.
+
+    Args:
+        colours: (C, n) of all pixels.
+        groups: (C, k) of those from which each group's colour is learned first.
+        far: (k,) pixels from which it is learned then, every ``_STEP``-th of those where no cytoplasm is.
+        near: (k,) the same for the last group.
+        least: pixels that it takes to learn a colour.
+    """
+    centres = np.array([_middle(group) for group in groups])
+    metric = _metric(groups, centres)
+    sample = colours[:, np.concatenate([far, near])]
+    measured = metric.T @ sample
+    last, away, beside = len(centres) - 1, slice(far.size), slice(far.size, None)
     for _ in range(_ROUNDS):
-        nearest = [_closest(sample @ metric, centres @ metric)[0] for sample in samples]
+        before, nearest = centres.copy(), _closest(measured, centres @ metric)
         for k in range(len(centres)):
-            which = int(k == len(centres) - 1)
-            mine = samples[which][nearest[which] == k]
-            if len(mine) * (1 if which else _STEP) >= least:
-                centres[k] = np.median(mine, axis=0)
-    places = centres @ metric
-    labels, off = _closest(smooth.reshape(len(smooth), -1).T @ metric, places)
+            part, step = (beside, 1) if k == last else (away, _STEP)
+            mine = sample[:, part][:, nearest[part] == k]
+            if mine.shape[1] * step >= least:
+                centres[k] = _middle(mine)
+        if np.array_equal(centres, before):
+            break
+    places, points = centres @ metric, metric.T @ colours
+    labels = _closest(points, places)
     alike = np.linalg.norm(places[:-1] - places[-1], axis=1) < _APART
     alike |= np.abs(centres[:-1] - centres[-1]).max(1) < _APART_DENSITY
+    off = points - places.T[:, labels]
     # Granules have colours of their own, denser than the background: only what looks like red cells is one of them.
-    strange = (off > _FAMILIAR) & (labels > 0)
-    labels[np.isin(labels, np.flatnonzero(alike)) | strange] = -1
-    return labels.reshape(distance_um.shape)
+    strange = ((off * off).sum(0) > _FAMILIAR**2) & (labels > 0)
+    strange |= np.append(alike, False)[labels]
+    labels[strange] = -1
+    return labels
 
 
-def _closest(points: NDArray[np.float32], places: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Index (n,) of the place nearest to each point, and its distance (n,)."""
-    squares = np.stack([((points - place) ** 2).sum(1) for place in places])  # (places, n)
-    nearest = np.argmin(squares, axis=0)
-    return nearest, np.sqrt(squares.min(axis=0))
+def _middle(colours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Median (C,) of each row of (C, n)."""
+    number = colours.shape[1]
+    ordered = np.partition(colours, number // 2, axis=1)
+    upper = ordered[:, number // 2]
+    return upper if number % 2 else (upper + ordered[:, : number // 2].max(axis=1)) / np.float32(2)
+
+
+def _closest(points: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Index (n,) of the place (k, C) nearest to each point (C, n)."""
+    # The squared distance but for that of the point itself, which is the same for all places.
+    apart = (places * places).sum(1)[:, None] - 2 * (places @ points)  # (k, n)
+    nearest, least = np.zeros(points.shape[1], np.int64), apart[0]
+    for k in range(1, len(places)):
+        nearer = apart[k] < least
+        nearest[nearer] = k
+        least = np.minimum(least, apart[k])
+    return nearest
 
 
 def _metric(groups: list[NDArray[np.float32]], centres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(C, C): colours times this have unit variance within the groups (n, C), outliers left out."""
+    """(C, C): colours times this have unit variance within the groups (C, n), outliers left out."""
     channels = centres.shape[1]
     spread = np.zeros((channels, channels))
     for group, centre in zip(groups, centres, strict=True):
-        off = group - centre
-        length = np.linalg.norm(off, axis=1)
-        off = off[length <= np.percentile(length, 60)]
-        spread += off.T @ off / len(off) / len(groups)
+        off = group - centre[:, None]
+        length = np.sqrt((off * off).sum(0))
+        off = off[:, length <= percentiles(length, 60)[0]]
+        spread += off @ off.T / off.shape[1] / len(groups)
     spread += np.eye(channels) * (0.02 * np.trace(spread) / channels + 1e-12)
     values, vectors = np.linalg.eigh(spread)
     return np.asarray(vectors / np.sqrt(values), np.float32)

@@ -13,6 +13,7 @@ from wbcpipe.acquire.frames import MODALITIES
 from wbcpipe.errors import ImportDataError, SampleStateError
 from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, CellStore
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
+from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.pictures import Source, digest, find_sources, order_classes, read_rgb, read_stack
 from wbcpipe.segment.process import measure_block
 from wbcpipe.segment.quality import focus_measure
@@ -224,6 +225,7 @@ def _blocks(
                 progress(done, len(labels))
 
 
+@one_core
 def _block(picture: NDArray[np.uint16], label: str, index: int, names: tuple[str, ...], recipe: _Recipe) -> CellBlock:
     """One cell: (M, Y, X) picture to a block of length 1."""
     if recipe.kind == "stained-rgb":

@@ -7,13 +7,16 @@ from everything further from the nucleus than cytoplasm reaches.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.arrays import flood, otsu_threshold, shrink
+from wbcpipe.segment.arrays import box_around, flood, otsu_threshold, percentiles, shrink, without_holes
+from wbcpipe.segment.filters import diamond, disk, gaussian, grown, opened
 from wbcpipe.segment.foreign import foreign_pixels, glowing
+from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.separate import part_at_waists
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ _LEAST_PART_UM: Final = 1.5
 _LEAST_SHARE: Final = 0.15
 
 
+@one_core
 def cell_mask(
     nuclear: NDArray[np.uint16],
     brightfield: NDArray[np.uint16],
@@ -61,13 +65,13 @@ def cell_mask(
     """
     factor = max(1, round(_COARSE_UM / pixel_um))
     coarse_um = pixel_um * factor
-    small = shrink(nuclear, factor)
+    small, *bright = shrink(np.concatenate([nuclear[None], brightfield]), factor)
     away = shrink(others, factor) > 0.5 if others is not None else np.zeros(small.shape, bool)
     nucleus = nucleus_mask(small, coarse_um, away)
     if not nucleus.any():
         return np.zeros(nuclear.shape, np.uint8)
     # The root shows faint cytoplasm beside a bright nucleus.
-    frames = np.stack([np.sqrt(small), *(shrink(plane, factor) for plane in brightfield)])
+    frames = np.stack([np.sqrt(small), *bright])
     bare = np.full(len(brightfield), np.nan) if empty is None else np.asarray(empty, float)
     if np.isnan(bare).any():
         bare = np.where(np.isnan(bare), np.percentile(frames[1:], 95, axis=(1, 2)), bare)
@@ -89,7 +93,7 @@ def nucleus_mask(
     Returns:
         (Y, X) bool, all False where nothing stands out.
     """
-    smooth = ndimage.gaussian_filter(nuclear, 0.25 / pixel_um)
+    smooth = gaussian(nuclear, 0.25 / pixel_um)
     centre_um = _distance_from_middle(smooth.shape) * pixel_um
     inside = centre_um <= _CELL_RADIUS_UM
     if others is not None:
@@ -97,37 +101,39 @@ def nucleus_mask(
     if not inside.any() or np.ptp(smooth[inside]) <= 0:
         return np.zeros(smooth.shape, bool)
     above = np.asarray((smooth > otsu_threshold(smooth[inside])) & inside, bool)
-    above = _without_holes(above, _LARGEST_HOLE_UM2 / pixel_um**2)
-    opened = ndimage.binary_opening(above, _disk(_LEAST_LOBE_RADIUS_UM / pixel_um))
-    bright = np.asarray(opened if opened.any() else above, bool)
+    above = without_holes(above, _LARGEST_HOLE_UM2 / pixel_um**2)
+    wide = opened(above, disk(max(1.0, _LEAST_LOBE_RADIUS_UM / pixel_um)))
+    bright = wide if wide.any() else above
     labels, count = ndimage.label(bright)
     if not count:
         return bright
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:] * pixel_um**2
-    nearest = np.asarray(ndimage.minimum(centre_um, labels, np.arange(1, count + 1)))
+    own = np.zeros(count + 1, bool)
+    own[_own_lobes(labels, count, centre_um, pixel_um)] = True
+    return without_holes(own[labels], _LARGEST_HOLE_UM2 / pixel_um**2)
+
+
+def _own_lobes(
+    labels: NDArray[np.integer[Any]], count: int, centre_um: NDArray[np.float64], pixel_um: float
+) -> list[int]:
+    """Which of the labels 1 to ``count`` (Y, X) are lobes of the nucleus in the middle."""
+    places = np.flatnonzero(labels)
+    of, off_um = labels.ravel()[places], centre_um.ravel()[places]
+    pixels = np.bincount(of, minlength=count + 1)
+    areas = pixels * pixel_um**2
+    nearest, furthest = np.full(count + 1, np.inf), np.zeros(count + 1)
+    np.minimum.at(nearest, of, off_um)
+    np.maximum.at(furthest, of, off_um)
     # A lobe is as good as its area, discounted the further it lies from the middle.
-    main = 1 + int(np.argmax(areas * np.exp(-nearest / 2.0)))
-    reach = ndimage.distance_transform_edt(labels != main) * pixel_um <= _LOBE_GAP_UM
-    near = [k for k in np.unique(labels[reach & bright]) if areas[k - 1] >= _LEAST_LOBE_UM2]
-    furthest = np.asarray(ndimage.maximum(centre_um, labels, np.arange(1, count + 1)))
+    main = 1 + int(np.argmax((areas * np.exp(-nearest / 2.0))[1:]))
+    near = [main]
+    if count > 1:
+        reached = labels[grown(labels == main, disk(_LOBE_GAP_UM / pixel_um))]
+        near = np.flatnonzero(np.bincount(reached, minlength=count + 1)).tolist()
+    near = [k for k in near if k and areas[k] >= _LEAST_LOBE_UM2]
     # What goes on beyond the circle is a neighbour's.
-    within = [k for k in near if k == main or furthest[k - 1] < _CELL_RADIUS_UM - pixel_um]
-    lobes = [k for k in within if centre_um[labels == k].mean() <= 0.8 * _CELL_RADIUS_UM]
-    return _without_holes(np.isin(labels, lobes), _LARGEST_HOLE_UM2 / pixel_um**2)
-
-
-def _without_holes(mask: NDArray[np.bool_], largest_px: float) -> NDArray[np.bool_]:
-    """The mask, its holes of up to ``largest_px`` pixels filled."""
-    holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
-    small = np.bincount(holes.ravel(), minlength=count + 1) <= largest_px
-    small[0] = False
-    return np.asarray(mask | small[holes], bool)
-
-
-def _disk(radius_px: float) -> NDArray[np.bool_]:
-    reach = max(1, int(radius_px))
-    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
-    return np.asarray(y**2 + x**2 <= max(radius_px, 1.0) ** 2)
+    within = [k for k in near if k == main or furthest[k] < _CELL_RADIUS_UM - pixel_um]
+    means = np.bincount(of, off_um, count + 1) / np.maximum(pixels, 1)
+    return [k for k in within if means[k] <= 0.8 * _CELL_RADIUS_UM]
 
 
 def _outline(
@@ -138,18 +144,13 @@ def _outline(
     empty_level: NDArray[np.float32],
 ) -> NDArray[np.bool_]:
     """The cell around ``nucleus`` (Y, X) on the coarse ``frames`` (C + 1, Y, X): True inside."""
-    spread = np.maximum(np.percentile(frames, 95, axis=(1, 2)) - np.percentile(frames, 5, axis=(1, 2)), 1.0)
-    scaled = frames / spread[:, None, None]
-    gradient = np.zeros(nucleus.shape, np.float32)
-    empty = np.ones(nucleus.shape, bool)
-    for plane in scaled:
-        smooth = ndimage.gaussian_filter(plane, 0.2 / pixel_um)
-        gradient += np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1))
-    for plane in scaled[1:]:
-        empty &= plane > np.percentile(plane, 95) - 0.12
-    if len(scaled) == 1:
-        empty[...] = False
-    distance_um = ndimage.distance_transform_edt(~nucleus) * pixel_um
+    ends = np.array([percentiles(plane, 5, 95) for plane in frames], np.float32)  # (C + 1, 2)
+    spread = np.maximum(ends[:, 1] - ends[:, 0], np.float32(1.0))
+    gradient = _edges(gaussian(frames / spread[:, None, None], 0.2 / pixel_um))
+    empty = np.full(nucleus.shape, len(frames) > 1)
+    for plane, high, one in zip(frames[1:], ends[1:, 1], spread[1:], strict=True):
+        empty &= plane > high - np.float32(0.12) * one
+    distance_um = np.asarray(ndimage.distance_transform_edt(~nucleus), np.float32) * np.float32(pixel_um)
     reach_um = min(
         _CYTOPLASM_REACH_UM, max(1.5, 2 * _CELL_RADIUS_UM - 2.0 * np.sqrt(nucleus.sum() * pixel_um**2 / np.pi))
     )
@@ -162,10 +163,9 @@ def _outline(
     markers = np.where(foreign | (distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)
     markers[core & ~others] = 1
     # The nucleus' own edge must not hold the flood back.
-    gradient *= np.minimum(distance_um / _SKIRT_UM, 1).astype(np.float32) ** 2
-    cell = flood(gradient, markers) == 1
-    rounded = ndimage.binary_opening(cell, iterations=max(1, round(0.6 / pixel_um))) | core
-    filled = np.asarray(ndimage.binary_fill_holes(rounded), bool)
+    gradient *= np.minimum(distance_um / np.float32(_SKIRT_UM), 1) ** 2
+    cell = _flooded(gradient, markers) == 1
+    filled = without_holes(opened(cell, diamond(max(1, round(0.6 / pixel_um)))) | core)
     # What clings to the cell hangs on by a waist: a red cell holds nothing of the nucleus.
     parts = part_at_waists(filled, pixel_um, _WAIST, _LEAST_PART_UM)
     nuclear = np.bincount(parts.ravel(), nucleus.ravel())
@@ -177,7 +177,27 @@ def _outline(
     return np.asarray(own[parts], bool)
 
 
-def _distance_from_middle(shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _edges(smooth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Lengths of the Sobel gradients of planes (C, Y, X), added: (Y, X); the border is continued as it is."""
+    wide = np.pad(smooth, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    down, across = wide[:, 2:] - wide[:, :-2], wide[:, :, 2:] - wide[:, :, :-2]
+    down = down[:, :, :-2] + 2 * down[:, :, 1:-1] + down[:, :, 2:]
+    across = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
+    return np.asarray(np.sqrt(down * down + across * across).sum(0), np.float32)
+
+
+def _flooded(height: NDArray[np.float32], markers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The watershed, sooner: of what is marked only the rim of the rest has a say."""
+    labels, rest = markers.copy(), markers == 0
+    if rest.any():
+        box = box_around(rest, 1)
+        inner = rest[box]
+        labels[box][inner] = flood(height[box], markers[box], grown(inner, diamond(1)))[inner]
+    return labels
+
+
+@lru_cache(maxsize=8)
+def _distance_from_middle(shape: tuple[int, int]) -> NDArray[np.float64]:
     y, x = np.ogrid[: shape[0], : shape[1]]
     return np.asarray(np.hypot(y - (shape[0] - 1) / 2, x - (shape[1] - 1) / 2))
 
@@ -187,8 +207,16 @@ def _enlarge(mask: NDArray[np.uint8], factor: int, shape: tuple[int, ...]) -> ND
     if factor == 1:
         return mask
     outline = np.zeros(shape, np.uint8)
-    for value, least in ((CYTOPLASM, CYTOPLASM), (NUCLEUS, NUCLEUS)):
-        area = (mask >= least).astype(np.float32)
+    side = 2 * factor - 1
+    for value in (CYTOPLASM, NUCLEUS):
+        area = (mask >= value).astype(np.uint16)
         big = np.repeat(np.repeat(area, factor, 0), factor, 1)[: shape[0], : shape[1]]
-        outline[ndimage.uniform_filter(big, 2 * factor - 1) > 0.5] = value
+        big = np.pad(big, factor - 1, mode="edge")
+        # How many of the pixels around, ``side`` wide, belong to it.
+        rows, counts = np.zeros((shape[0], big.shape[1]), np.uint16), np.zeros(shape, np.uint16)
+        for k in range(side):
+            rows += big[k : k + shape[0]]
+        for k in range(side):
+            counts += rows[:, k : k + shape[1]]
+        outline[2 * counts > side**2] = value
     return outline

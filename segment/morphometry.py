@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from scipy import ndimage
-from skimage.measure import find_contours, regionprops
+from skimage.measure import find_contours, inertia_tensor_eigvals, moments_central
 
-from wbcpipe.segment.arrays import box_around, shrink
+from wbcpipe.segment.arrays import box_around, percentiles, shrink
+from wbcpipe.segment.filters import disk, gaussian, grown, shrunk
 from wbcpipe.segment.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.measures import columns_of
 from wbcpipe.segment.separate import part_at_waists
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["count_lobes", "measure_cell", "shape_of", "stack_measures"]
+__all__ = ["count_lobes", "fine_structure", "measure_cell", "shape_of", "stack_measures"]
 
 #: Distance from the cell within which its surroundings are measured.
 _AROUND_UM: Final = (1.0, 3.0)
+#: Of the many pixels there one in every square of this side is enough.
+_AROUND_PIXEL_UM: Final = 0.2
+#: Pixel size at which outlines are followed; they are smoothed over as much.
+_SHAPE_PIXEL_UM: Final = 0.2
 #: Lobes: pixel size at which they are told apart, width of a waist against the thinner lobe's, least radius and area.
 _LOBE_PIXEL_UM: Final = 0.1
 _LOBE_WAIST: Final = 0.88
@@ -69,7 +73,10 @@ def measure_cell(
     }
     if not mask.any():
         return found
-    box = box_around(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
+    wide = box_around(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
+    levels = _levels(image[:, *wide], mask[wide] > 0, pixel_um, glowing=[reference, red], empty=empty)
+    # Only the rim's reach is needed of what lies beside the cell now.
+    box = box_around(mask > 0, round(_RIM_UM / pixel_um) + 2)
     image, mask = image[:, *box], mask[box]
     cell, nucleus, cytoplasm = mask > 0, mask == NUCLEUS, mask == CYTOPLASM
     areas = {name: np.count_nonzero(part) * pixel_um**2 for name, part in (("n", nucleus), ("c", cytoplasm))}
@@ -79,31 +86,50 @@ def measure_cell(
     found["lobes"] = count_lobes(nucleus, pixel_um)
     for name, part in (("nucleus", nucleus), ("cell", cell)):
         found[f"{name}_roundness"], found[f"{name}_eccentricity"] = shape_of(part, pixel_um)
-    distance_um = ndimage.distance_transform_edt(~cell) * pixel_um
-    around = (distance_um > _AROUND_UM[0]) & (distance_um <= _AROUND_UM[1])
-    glow = image[reference] - _level(image[reference][around])
+    glow = image[reference] - levels[reference]
     found["nucleus_fluorescence"], found["cytoplasm_fluorescence"] = _mean(glow, nucleus), _mean(glow, cytoplasm)
-    found["total_fluorescence"] = float(glow[cell].sum()) * pixel_um**2
-    if red is not None:
-        found["red_green_ratio"] = _red_green(image[red], around, cell, float(glow[cell].sum()))
-    bright = [k for k in range(len(image)) if k not in (reference, red)]
+    total = float(glow[cell].sum())
+    found["total_fluorescence"] = total * pixel_um**2
+    if red is not None and total > 0:
+        found["red_green_ratio"] = float((image[red] - levels[red])[cell].sum()) / total
+    # A modality that is missing has no level.
+    seen = [k for k in range(len(image)) if k not in (reference, red) and np.isfinite(levels[k])]
+    densities = {k: _density(image[k], levels[k]) for k in seen}
     rows = [k for k in range(len(image)) if k != reference]
-    inside = _eroded(cytoplasm, _RIM_UM / pixel_um)
-    enough = np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2
-    texture = _FineStructure(inside, pixel_um) if enough else None
-    for k in bright:
-        if not np.ptp(image[k]):
-            continue  # a modality that is missing
-        bare = np.nan if empty is None else float(empty[k])
-        density = _density(image[k], bare if np.isfinite(bare) else _bare(image[k][~cell]))
+    for k, density in densities.items():
         found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
         found["cytoplasm_absorbance"][rows.index(k)] = _mean(density, cytoplasm)
-        if texture is not None:
-            found["granularity"][k] = texture.of(density)
-    mean = _mean(glow, inside)
-    if texture is not None and mean > 0:
-        found["granularity"][reference] = texture.of(glow) / mean
+    # What lies exactly that far is no rim.
+    inside = shrunk(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), beyond=True)
+    if np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2:
+        *fine, glowing = fine_structure(np.stack([*densities.values(), glow]), inside, pixel_um)
+        found["granularity"][seen] = fine
+        mean = _mean(glow, inside)
+        if mean > 0:
+            found["granularity"][reference] = glowing / mean
     return found
+
+
+def _levels(
+    image: NDArray[np.uint16],
+    cell: NDArray[np.bool_],
+    pixel_um: float,
+    *,
+    glowing: list[int | None],
+    empty: NDArray[np.floating[Any]] | None,
+) -> list[np.float32]:
+    """What each channel (M, Y, X) shows beside a cell (Y, X), or ``empty`` (M,) where that is known; NaN: missing."""
+    around = _around(cell, pixel_um)
+    levels = []
+    for k, plane in enumerate(image):
+        if k in glowing:
+            levels.append(_level(plane[around]))
+        elif not np.ptp(plane):
+            levels.append(np.float32(np.nan))
+        else:
+            told = np.float32(np.nan) if empty is None else np.float32(empty[k])
+            levels.append(told if np.isfinite(told) else _bare(plane[~cell]))
+    return levels
 
 
 def count_lobes(nucleus: NDArray[np.bool_], pixel_um: float) -> int:
@@ -135,16 +161,21 @@ def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
     """
     if not part.any():
         return float("nan"), float("nan")
-    padded = np.pad(part, 8).astype(np.float32)
-    smooth = ndimage.gaussian_filter(padded, _OUTLINE_UM / pixel_um)
+    part = part[box_around(part, 0)]
+    factor = max(1, round(_SHAPE_PIXEL_UM / pixel_um))
+    coarse_um = pixel_um * factor
+    # What is smoothed reaches beyond the part.
+    padded = np.pad(shrink(part, factor), 1 + round(4 * _OUTLINE_UM / coarse_um))
+    smooth = gaussian(padded, _OUTLINE_UM / coarse_um, mirror=False)
     perimeter, area = 0.0, 0.0
     for line in find_contours(smooth, 0.5):  # type: ignore[no-untyped-call]
         steps = np.diff(line, axis=0)
         perimeter += float(np.hypot(*steps.T).sum())
         area += float((line[:-1, 1] * steps[:, 0] - line[:-1, 0] * steps[:, 1]).sum()) / 2
     roundness = min(1.0, 4 * float(np.pi) * abs(area) / perimeter**2) if perimeter else float("nan")
-    region = regionprops(part.astype(np.uint8))[0]  # type: ignore[no-untyped-call]
-    return roundness, float(region.eccentricity)
+    moments = moments_central(part.astype(np.float32), order=2)  # type: ignore[no-untyped-call]
+    large, small = inertia_tensor_eigvals(part, mu=moments)  # type: ignore[no-untyped-call]
+    return roundness, float(np.sqrt(1 - small / large)) if large > 0 else 0.0
 
 
 def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: bool = False) -> dict[str, NDArray[Any]]:
@@ -160,59 +191,55 @@ def _mean(values: NDArray[np.floating[Any]], part: NDArray[np.bool_]) -> float:
     return float(values[part].mean()) if part.any() else float("nan")
 
 
+def _around(cell: NDArray[np.bool_], pixel_um: float) -> NDArray[np.bool_]:
+    """The surroundings of a cell (Y, X), thinned out."""
+    step = max(1, round(_AROUND_PIXEL_UM / pixel_um))
+    near, far = (grown(cell[::step, ::step], disk(reach_um / pixel_um / step)) for reach_um in _AROUND_UM)
+    around = np.zeros(cell.shape, bool)
+    around[::step, ::step] = far & ~near
+    return around
+
+
 def _level(values: NDArray[np.uint16]) -> np.float32:
     """Median of what surrounds a cell, brighter neighbours left out."""
     level = values.astype(np.float32)
     for _ in range(3):
         if not level.size:
             return np.float32(0)
-        middle = np.median(level)
-        spread = 1.4826 * np.median(np.abs(level - middle))
-        level = level[level <= middle + 3 * spread]
-    return np.float32(np.median(level))
+        middle = percentiles(level, 50)[0]
+        spread = 1.4826 * percentiles(np.abs(level - np.float32(middle)), 50)[0]
+        level = level[level <= np.float32(middle + 3 * spread)]
+    return np.float32(percentiles(level, 50)[0])
 
 
-def _bare(values: NDArray[np.uint16]) -> float:
+def _bare(values: NDArray[np.uint16]) -> np.float32:
     """The empty background among pixels beside a cell: the bright part, whatever red cells lie there."""
-    return float(np.percentile(values, 80)) if values.size else float("nan")
+    return np.float32(percentiles(values, 80)[0] if values.size else np.nan)
 
 
-def _density(frame: NDArray[np.uint16], bare: float) -> NDArray[np.float32]:
+def _density(frame: NDArray[np.uint16], bare: np.float32) -> NDArray[np.float32]:
     """Decadic optical density (Beer-Lambert) of a frame (Y, X) against the empty background."""
-    return np.asarray(np.log10(max(bare, 1.0) / np.maximum(frame, 1).astype(np.float32)), np.float32)
+    return np.asarray(np.log10(max(bare, np.float32(1)) / np.maximum(frame, 1).astype(np.float32)), np.float32)
 
 
-def _red_green(red: NDArray[np.uint16], around: NDArray[np.bool_], cell: NDArray[np.bool_], green: float) -> float:
-    total = float((red - _level(red[around]))[cell].sum())
-    return total / green if green > 0 else float("nan")
-
-
-def _eroded(part: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
-    return np.asarray(ndimage.distance_transform_edt(part) > radius_px, bool)
-
-
-class _FineStructure:
+def fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float) -> NDArray[np.float32]:
     """Root mean square of the band between two Gaussians, within a mask and from within it alone.
 
     Normalised convolution (H. Knutsson, C.-F. Westin, CVPR 1993, doi:10.1109/CVPR.1993.341081, equation 9), so that
     the edge of the nucleus is not taken for granules.
+
+    Args:
+        values: (M, Y, X) float32.
+        inside: (Y, X) bool, not empty.
+        pixel_um: size of a pixel.
+
+    Returns:
+        (M,) float32.
     """
-
-    def __init__(self, inside: NDArray[np.bool_], pixel_um: float) -> None:
-        self._sigmas = [sigma_um / pixel_um for sigma_um in _FINE_UM]
-        self._box = box_around(inside, int(_FINE_TRUNCATE * max(self._sigmas) + 1))
-        self._inside = inside[self._box]
-        self._weight = self._inside.astype(np.float32)
-        self._norms = [self._smooth(self._weight, sigma) for sigma in self._sigmas]
-
-    def of(self, values: NDArray[np.float32]) -> float:
-        """That of one channel (Y, X)."""
-        weighted = values[self._box] * self._weight
-        fine, coarse = (
-            self._smooth(weighted, sigma) / norm for sigma, norm in zip(self._sigmas, self._norms, strict=True)
-        )
-        return float(np.sqrt(np.mean((fine - coarse) ** 2)))
-
-    def _smooth(self, values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-        smooth = ndimage.gaussian_filter(values, sigma, truncate=_FINE_TRUNCATE)
-        return np.asarray(smooth[self._inside], np.float32)
+    sigmas = [sigma_um / pixel_um for sigma_um in _FINE_UM]
+    box = box_around(inside, 0)
+    inside = inside[box]
+    weighted = np.concatenate([values[:, *box], np.ones((1, *inside.shape), np.float32)]) * inside
+    smooth = [gaussian(weighted, sigma, _FINE_TRUNCATE, mirror=False)[:, inside] for sigma in sigmas]  # (M + 1, n) each
+    fine, coarse = (one[:-1] / one[-1] for one in smooth)
+    return np.asarray(np.sqrt(np.mean((fine - coarse) ** 2, axis=1)), np.float32)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["available_cores", "prepared", "usual_jobs"]
 
-#: A process takes about a second to start, which is 2 or 3 fields' time.
-_FIELDS_WORTH_A_PROCESS: Final = 8
+#: A process takes a second or two to start, which is 5 to 20 fields' time.
+_FIELDS_WORTH_A_PROCESS: Final = 16
 #: Beyond this the disk decides.
 _MOST_JOBS: Final = 8
 
@@ -44,7 +44,7 @@ def usual_jobs(fields: int) -> int:
 
 
 def prepared(
-    sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int, detector: str = OWN
+    sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int, detector: str = OWN, device: str = "auto"
 ) -> Iterator[int]:
     """Segment fields of a calibrated sample in processes of their own; the caller holds the sample's lock.
 
@@ -54,6 +54,7 @@ def prepared(
         pixel_um: pixel size of the crops.
         jobs: processes; with one nothing is done ahead.
         detector: name of what finds the nuclei.
+        device: where the dense steps of a frame are done.
 
     Yields:
         Each index, in order, once the field has been tried. When a process dies, the rest follow without being tried.
@@ -61,7 +62,7 @@ def prepared(
     if jobs <= 1:
         yield from indices
         return
-    place = (str(sample.path.parent), sample.name, pixel_um, detector)
+    place = (str(sample.path.parent), sample.name, pixel_um, detector, device)
     executor = ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=place
     )
@@ -75,7 +76,7 @@ def prepared(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(root: str, name: str, pixel_um: float, detector: str) -> None:
+def _begin(root: str, name: str, pixel_um: float, detector: str, device: str) -> None:
     """Make ready one process: Ctrl-C is the gatherer's, and without a gatherer there is nothing to do."""
     from pathlib import Path
 
@@ -84,7 +85,8 @@ def _begin(root: str, name: str, pixel_um: float, detector: str) -> None:
     global _stage
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _stage = SegmentStage(Sample.at(Path(root), name), pixel_um=pixel_um, detector=detector)
+    place = Sample.at(Path(root), name)
+    _stage = SegmentStage(place, pixel_um=pixel_um, detector=detector, device=device, worker=True)
     _stage.calibrate([])
 
 

@@ -11,14 +11,17 @@ from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, Quality
 from wbcpipe.segment.crop import crop_cell, outside_field
 from wbcpipe.segment.detect import Detections, cells_from_labels, detect_cells
 from wbcpipe.segment.detectors import find_labels
+from wbcpipe.segment.edges import coarse_factor
 from wbcpipe.segment.fieldcells import FieldCells, no_cells
 from wbcpipe.segment.fieldquality import field_figures, with_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.measures import RED_FLUORESCENCE, nuclear_index
 from wbcpipe.segment.morphometry import measure_cell, stack_measures
+from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.quality import SATURATED_SHARE, empty_modality, focus_measure, saturated_share
-from wbcpipe.segment.register import Alignment, align, coarse_frame, identity, seat, seated, structure
+from wbcpipe.segment.register import Alignment, align, identity, seat, seated
 from wbcpipe.segment.stain import background_colour
+from wbcpipe.segment.steps import NUMPY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,10 +30,12 @@ if TYPE_CHECKING:
     from wbcpipe.segment.calibration import Calibration
     from wbcpipe.segment.detect import NuclearKind
     from wbcpipe.segment.detectors import Detector
+    from wbcpipe.segment.steps import FrameSteps
 
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
 
 
+@one_core
 def process_field(
     frames: NDArray[np.uint16],
     info: FieldInfo,
@@ -40,6 +45,7 @@ def process_field(
     stage_affine: NDArray[np.float64],
     side_px: int = CROP_SIDE_PX,
     detector: Detector | None = None,
+    steps: FrameSteps = NUMPY,
 ) -> FieldCells:
     """Find and cut out the cells of a field.
 
@@ -51,6 +57,7 @@ def process_field(
         stage_affine: (2, 2) acting on (x, y): how the stage's axes lie in the image.
         side_px: side of the crops.
         detector: finds the nuclei; our own if ``None``.
+        steps: does what touches every pixel of a frame.
 
     Returns:
         The cells, in order of their position in the field.
@@ -69,11 +76,11 @@ def process_field(
         full_range=full_range,
         camera=calibration.kind == "scope",
     )
-    found = _detect(frames[reference], info.pixel_um, calibration, detector)
+    found = _detect(frames[reference], info.pixel_um, calibration, detector, steps)
     if not len(found):
         none = no_cells(len(frames), side_px, red=RED_FLUORESCENCE in calibration.modalities)
         return FieldCells(info.index, centre_um, none, figures)
-    alignment = _register(frames, info, calibration, reference)
+    alignment = _register(frames, info, calibration, reference, steps)
     images, masks = _cut_out(
         frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px
     )
@@ -122,7 +129,7 @@ def register_field(
 ) -> tuple[NDArray[np.uint16], Alignment]:
     """Frames (M, Y, X) in the run's order, and how they lie to each other; arguments as `process_field`."""
     ordered, _ = _in_order(frames, info, calibration.modalities)
-    return ordered, _register(ordered, info, calibration, nuclear_index(calibration.modalities))
+    return ordered, _register(ordered, info, calibration, nuclear_index(calibration.modalities), NUMPY)
 
 
 def _cut_out(
@@ -148,12 +155,12 @@ def _cut_out(
             frames, alignment, calibration.flatfield, place, ratio=ratio, side_px=side_px, empty=empty
         )
         outside = outside_field(place, ratio, side_px, frames.shape[1:])
-        neighbours = _neighbours(found, k, place, ratio, side_px)
-        away = outside if neighbours is None else outside | neighbours
-        masks[k] = cell_mask(
-            images[k, reference], images[k, others], crop_pixel_um, others=away if away.any() else None, empty=bare
-        )
-        masks[k][outside] = 0
+        away = _neighbours(found, k, place, ratio, side_px)
+        if outside is not None:
+            away = outside if away is None else away | outside
+        masks[k] = cell_mask(images[k, reference], images[k, others], crop_pixel_um, others=away, empty=bare)
+        if outside is not None:
+            masks[k][outside] = 0
     return images, masks
 
 
@@ -217,27 +224,33 @@ def _in_order(
 
 
 def _detect(
-    nuclear: NDArray[np.uint16], pixel_um: float, calibration: Calibration, detector: Detector | None
+    nuclear: NDArray[np.uint16],
+    pixel_um: float,
+    calibration: Calibration,
+    detector: Detector | None,
+    steps: FrameSteps,
 ) -> Detections:
     stained = calibration.kind == "stained-rgb"
     kind: NuclearKind = "stained" if stained else "fluorescence"
     # Pictures of one import may come from several slides: each has a level of its own.
     level = None if stained else calibration.level or None
     if detector is None:
-        return detect_cells(nuclear, pixel_um, kind, level=level)
+        return detect_cells(nuclear, pixel_um, kind, level=level, smooth=steps.smoothed)
     return cells_from_labels(find_labels(detector, nuclear, pixel_um), nuclear, pixel_um, kind, level=level)
 
 
-def _register(frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibration, reference: int) -> Alignment:
+def _register(
+    frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibration, reference: int, steps: FrameSteps
+) -> Alignment:
     if calibration.kind != "scope":
         return identity(len(frames), frames.shape[1:])
     structures = [
-        structure(coarse_frame(frame, info.pixel_um), shading)
+        steps.structure(frame, coarse_factor(info.pixel_um), shading)
         for frame, shading in zip(frames, calibration.flatfield.shading, strict=True)
     ]
     usual = replace(calibration.usual, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
     usual = seated(usual, seat(info, len(frames), frames.shape[1:], reference=reference))
-    return align(structures, usual, info.pixel_um, reference=reference)
+    return align(structures, usual, info.pixel_um, reference=reference, correlate=steps.correlate)
 
 
 def crop_centres(centres: NDArray[np.float64], ratio: float, side_px: int) -> NDArray[np.float64]:
@@ -265,9 +278,11 @@ def _neighbours(
         np.clip(np.round((at + steps + 0.5) / found.factor - 0.5).astype(np.intp), 0, length - 1)
         for at, length in zip(place, found.labels.shape, strict=True)
     )
-    labels = found.labels[rows[:, None], columns]
-    other = (labels > 0) & (labels != own + 1) & found.nuclei[rows[:, None], columns]
-    return other if other.any() else None
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    other = found.nuclei[window] & (found.labels[window] != own + 1)
+    if not other.any():
+        return None
+    return np.asarray(other[(rows - rows[0])[:, None], columns - columns[0]], bool)
 
 
 def _on_stage(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy import ndimage
 
 from wbcpipe.segment.arrays import box_around
+from wbcpipe.segment.filters import gaussian
 from wbcpipe.segment.masks import NUCLEUS
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: 
         return 0.0
     box = box_around(inside, int(2 * _BANDS_UM[-1] / pixel_um))
     values, inside = image[box].astype(np.float32), inside[box]
-    levels = [ndimage.gaussian_filter(values, sigma_um / pixel_um) for sigma_um in _BANDS_UM]
+    levels = [gaussian(values, sigma_um / pixel_um) for sigma_um in _BANDS_UM]
     fine = float(np.var((levels[0] - levels[1])[inside]))
     coarse = float(np.var((levels[1] - levels[2])[inside]))
     return fine / coarse if coarse > 0 else 0.0
@@ -66,11 +66,14 @@ def saturated_share(
         (max(0, int(at - radius_px)), min(side, int(at + radius_px) + 1))
         for at, side in zip(centre_px, frames.shape[1:], strict=True)
     )
+    inside = frames[:, top:bottom, left:right] >= saturation
+    if not inside.any():
+        return 0.0
     y, x = np.ogrid[top:bottom, left:right]
     disk = (y - centre_px[0]) ** 2 + (x - centre_px[1]) ** 2 <= radius_px**2
     if not disk.any():
         return 0.0
-    return float((frames[:, top:bottom, left:right] >= saturation)[:, disk].mean(axis=1).max())
+    return float(inside[:, disk].mean(axis=1).max())
 
 
 def empty_modality(frames: NDArray[np.uint16]) -> bool:

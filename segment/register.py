@@ -1,9 +1,7 @@
 """Where each modality shows what the reference shows: shift, rotation and scale, below a pixel.
 
-Contrast turns over between modalities (a nucleus is bright in AO and dark in bright-field; a red cell absorbs at one
-wavelength and only bends light at another), so edges are compared, not brightness: the gradient of the logarithm,
-strong or weak. All pairs of modalities are measured and adjusted together, as a surveyor's network, so that a weak pair
-(red light against fluorescence) is held by strong ones.
+What is compared are edges (``edges.structure``), not brightness. All pairs of modalities are measured and adjusted
+together, as a surveyor's network, so that a weak pair (red light against fluorescence) is held by strong ones.
 
 What stays the same over a slide (rotation and scale, and the usual shift) is found once from several fields
 (``usual.find_usual``); a field then has its own shift (`align`).
@@ -17,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.arrays import enlarge_grid, shrink
 from wbcpipe.segment.correlate import correlate_pairs, subpixel_peaks, tile_centres
+from wbcpipe.segment.edges import coarse_factor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,22 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.frames import FieldInfo
+    from wbcpipe.segment.correlate import Correlate
 
-__all__ = [
-    "Alignment",
-    "align",
-    "coarse_factor",
-    "coarse_frame",
-    "identity",
-    "seat",
-    "seated",
-    "structure",
-    "warp",
-]
+__all__ = ["Alignment", "align", "identity", "seat", "seated", "warp"]
 
-_COARSE_UM: Final = 0.4
-#: Root mean square length of the central-difference gradient of unit noise under a Gaussian of 0.8 px.
-_EDGES_OF_NOISE: Final = np.float32(0.64)
 #: Search radii around the slide's usual shift: of any field, and of one that strayed.
 _USUAL_UM: Final = 2.0
 _STRAYED_UM: Final = 8.0
@@ -122,107 +108,48 @@ def seated(usual: Alignment, seating: Alignment) -> Alignment:
     return replace(usual, linear=usual.linear @ seating.linear, shift_px=shift)
 
 
-def coarse_frame(frame: NDArray[np.uint16], pixel_um: float) -> NDArray[np.float32]:
-    """A frame (Y, X) uint16 at the pixel size registration works with, (y, x) float32."""
-    return shrink(frame, coarse_factor(pixel_um))
-
-
-def structure(coarse: NDArray[np.float32], shading: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Edges of a frame, whatever its contrast, evened out.
-
-    Args:
-        coarse: (y, x) float32 from `coarse_frame`.
-        shading: (rows, columns) float32 grid of the illumination; a quadratic fitted to the frame if ``None``. Uneven
-            light left in would strengthen one side of every cell and so pretend a change of scale.
-
-    Returns:
-        (y, x) float32.
-    """
-    logarithm = np.log(np.maximum(coarse, 1))
-    logarithm -= _quadratic(logarithm) if shading is None else np.log(enlarge_grid(shading, coarse.shape))
-    noise = _noise(logarithm)
-    smooth = ndimage.gaussian_filter(_shadows(logarithm, noise), 0.8)
-    edges = np.zeros_like(smooth)
-    edges[1:-1, 1:-1] = np.hypot(smooth[2:, 1:-1] - smooth[:-2, 1:-1], smooth[1:-1, 2:] - smooth[1:-1, :-2])
-    # Strong edges count alike. Nothing here looks at the neighbourhood: it would shift edges towards empty regions.
-    usual = 0.3 * np.percentile(edges[::2, ::2], 99) + 2 * _EDGES_OF_NOISE * noise + 1e-9
-    even = edges**2 / (edges**2 + np.float32(usual) ** 2)
-    fine = ndimage.gaussian_filter(even, 1.0)
-    return np.asarray(fine - ndimage.gaussian_filter(fine, 4.0), np.float32)
-
-
-def _shadows(logarithm: NDArray[np.float32], noise: np.float32) -> NDArray[np.float32]:
-    """Of a fluorescence frame (y, x) with shadows only these; any other frame as it is.
-
-    Red cells shade the glow of free dye: dark disks, as in bright-field. A white cell glows unevenly, so its outline
-    seems displaced towards its nucleus.
-    """
-    dark, level, bright = np.percentile(logarithm[::2, ::2], [1, 50, 99.9])
-    if bright - level > 0.5 and level - dark > max(0.05, 4 * float(noise)):
-        return np.minimum(logarithm, np.float32(level + 0.02))
-    return logarithm
-
-
-def _noise(values: NDArray[np.float32]) -> np.float32:
-    """Standard deviation of the noise of (y, x) values.
-
-    J. Immerkaer, Comput. Vis. Image Underst. 64 (1996) 300, doi:10.1006/cviu.1996.0060, with a median for the mean.
-    """
-    second = values[:, 2:] - 2 * values[:, 1:-1] + values[:, :-2]
-    laplacian = second[2:] - 2 * second[1:-1] + second[:-2]
-    return np.float32(1.4826 / 6 * np.median(np.abs(laplacian[::2, ::2])))
-
-
-def _quadratic(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Robust quadratic surface through (y, x) values: what is far off (cells) counts little."""
-    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in values.shape)
-    y, x = y[:, None], x[None, :]
-    terms = np.stack([np.broadcast_to(term, values.shape) for term in (np.ones_like(y), y, x, y * y, y * x, x * x)], -1)
-    step = max(1, min(values.shape) // 64)
-    design, sample = terms[::step, ::step].reshape(-1, 6), values[::step, ::step].ravel()
-    weight = np.ones_like(sample)
-    for _ in range(6):
-        rows = (design * weight[:, None]).T
-        coefficients = np.linalg.solve(rows @ design + 1e-6 * np.eye(6), rows @ sample)
-        residual = np.abs(sample - design @ coefficients)
-        weight = 1 / (1 + (residual / (1.5 * np.median(residual) + 1e-6)) ** 2)
-    return np.asarray(terms @ coefficients.astype(np.float32), np.float32)
-
-
-def coarse_factor(pixel_um: float) -> int:
-    """Frame pixels per pixel of `structure`."""
-    return max(1, round(_COARSE_UM / pixel_um))
-
-
-def align(structures: Sequence[NDArray[np.float32]], usual: Alignment, pixel_um: float, *, reference: int) -> Alignment:
+def align(
+    structures: Sequence[NDArray[np.float32]],
+    usual: Alignment,
+    pixel_um: float,
+    *,
+    reference: int,
+    correlate: Correlate = correlate_pairs,
+) -> Alignment:
     """Register one field, starting from the slide's usual alignment.
 
     Args:
-        structures: M arrays (y, x) from `structure`.
+        structures: M arrays (y, x) from ``edges.structure``.
         usual: from ``find_usual``.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
+        correlate: what correlates them.
 
     Returns:
         The field's alignment; linear part as usual.
     """
-    found = _align_within(structures, usual, pixel_um, reference, _USUAL_UM)
+    found = _align_within(structures, usual, pixel_um, reference, _USUAL_UM, correlate)
     if not found.trusted.all():
-        wider = _align_within(structures, usual, pixel_um, reference, _STRAYED_UM)
+        wider = _align_within(structures, usual, pixel_um, reference, _STRAYED_UM, correlate)
         if wider.trusted.sum() > found.trusted.sum():
             return wider
     return found
 
 
 def _align_within(
-    structures: Sequence[NDArray[np.float32]], usual: Alignment, pixel_um: float, reference: int, search_um: float
+    structures: Sequence[NDArray[np.float32]],
+    usual: Alignment,
+    pixel_um: float,
+    reference: int,
+    search_um: float,
+    correlate: Correlate,
 ) -> Alignment:
     factor = coarse_factor(pixel_um)
     warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(structures)]
     shape = warped[0].shape
     search = max(2, min(round(search_um / pixel_um / factor), min(shape) // 6))
     half = (min(shape) - 2 * search) // 4
-    surfaces = correlate_pairs(warped, tile_centres(shape, half, search, 2 * half), half, search)
+    surfaces = correlate(warped, tile_centres(shape, half, search, 2 * half), half, search)
     pairs: list[tuple[int, int]] = []
     shifts: list[NDArray[np.float64]] = []
     errors: list[float] = []

@@ -7,20 +7,18 @@ a neighbour.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from wbcpipe.segment.arrays import box_around, flood
+from wbcpipe.segment.filters import gaussian
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["join_lobes", "part_at_waists", "passes"]
-
-#: Widths at which a Gaussian ends.
-_TRUNCATE: Final = 4.0
 
 
 def part_at_waists(body: NDArray[np.bool_], pixel_um: float, waist: float, least_radius_um: float) -> NDArray[np.int32]:
@@ -40,8 +38,7 @@ def part_at_waists(body: NDArray[np.bool_], pixel_um: float, waist: float, least
     if not body.any():
         return labels
     # As far as the filters reach: the same result as on the whole, sooner.
-    margin = max(int(_TRUNCATE * 0.5 / pixel_um + 0.5), side // 2) + 1
-    box = box_around(body, margin)
+    box = box_around(body, max(int(2.0 / pixel_um + 0.5), side // 2) + 1)
     labels[box] = _parted(body[box], pixel_um, waist, least_radius_um, side)
     return labels
 
@@ -49,16 +46,22 @@ def part_at_waists(body: NDArray[np.bool_], pixel_um: float, waist: float, least
 def _parted(
     body: NDArray[np.bool_], pixel_um: float, waist: float, least_radius_um: float, side: int
 ) -> NDArray[np.int32]:
-    depth = ndimage.distance_transform_edt(body) * pixel_um
-    smooth = np.where(body, ndimage.gaussian_filter(depth, 0.5 / pixel_um, truncate=_TRUNCATE), 0).astype(np.float32)
+    depth = np.zeros(body.shape, np.float32)
+    box = box_around(body, 1)
+    depth[box] = ndimage.distance_transform_edt(body[box])
+    depth *= np.float32(pixel_um)
+    smooth = np.where(body, gaussian(depth, 0.5 / pixel_um), np.float32(0))
     eight = np.ones((3, 3))
     peaks, count = ndimage.label(body & (smooth == ndimage.maximum_filter(smooth, side)), eight)
     if count == 1:
         # What is thin and near something thicker has no peak, and so no label.
-        pieces, _ = ndimage.label(body)
-        return np.isin(pieces, pieces[peaks > 0]).astype(np.int32)
+        pieces, number = ndimage.label(body)
+        thick = np.zeros(number + 1, np.int32)
+        thick[pieces[peaks > 0]] = 1
+        return thick[pieces]
     basins = flood(-smooth, peaks, body)
-    heights = np.array([0.0, *ndimage.maximum(smooth, peaks, np.arange(1, count + 1))])
+    heights, tops = np.zeros(count + 1), np.nonzero(peaks)
+    np.maximum.at(heights, peaks[tops], smooth[tops])
     owner = list(range(count + 1))
     for (one, other), height in sorted(passes(basins, smooth).items(), key=lambda item: (-item[1], item[0])):
         a, b = _root(owner, one), _root(owner, other)

@@ -35,6 +35,7 @@ from wbcpipe.segment.parallel import prepared, usual_jobs
 from wbcpipe.segment.pictures import CLASS_ORDER
 from wbcpipe.segment.process import process_field
 from wbcpipe.segment.quality import blurred
+from wbcpipe.segment.steps import NUMPY, frame_steps
 from wbcpipe.segment.unique import label_from_truth, unique_cells
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["SegmentStage", "segment_sample"]
 
 #: Changes whenever the same frames would give other cells.
-_METHOD: Final = 5
+_METHOD: Final = 6
 #: Columns that decide what becomes of a cell, kept of every field.
 _KEPT: Final = ("field", "y_um", "x_um", "focus", "quality")
 
@@ -72,15 +73,25 @@ class SegmentStage:
         sample: its fields lie below ``raw``.
         pixel_um: pixel size of the crops.
         detector: name of what finds the nuclei, see `segment.detectors`.
+        device: where the dense steps of a frame are done, see `segment.steps`: ``auto``, ``cpu`` or ``cuda``.
+        worker: one of several processes that share a GPU.
 
     Raises:
         SampleStateError: crops of such pixels hold no cell.
-        ConfigError: no such detector.
+        ConfigError: no such detector; or, from `calibrate` on, no such device.
 
     The caller holds the sample's lock.
     """
 
-    def __init__(self, sample: Sample, *, pixel_um: float = 0.1, detector: str = OWN) -> None:
+    def __init__(
+        self,
+        sample: Sample,
+        *,
+        pixel_um: float = 0.1,
+        detector: str = OWN,
+        device: str = "auto",
+        worker: bool = False,
+    ) -> None:
         if not 0.01 <= pixel_um <= 2:
             raise SampleStateError(
                 f"crops of {pixel_um} um a pixel; 0.01 to 2 um hold a white cell in {CROP_SIDE_PX} px."
@@ -90,6 +101,8 @@ class SegmentStage:
         self._pixel_um = pixel_um
         self._detector_name = detector
         self._detector = load_detector(detector)
+        self._device, self._worker = device, worker
+        self._steps = NUMPY
         self._info = sample.info()
         self._calibration: Calibration | None = None
         self._basis = ""
@@ -133,6 +146,9 @@ class SegmentStage:
             if keep:
                 save_calibration(self._sample.work_path, found)
         self._calibration = found
+        # Pictures that need no registration leave a GPU nothing to do.
+        frame_px = int(np.prod(2 * found.usual.centre_px + 1)) if found.kind == "scope" else 0
+        self._steps = frame_steps(self._device, frame_px, worker=self._worker)
         basis: list[Any] = [
             _METHOD,
             wbcpipe.__version__,
@@ -143,6 +159,8 @@ class SegmentStage:
         ]
         if self._detector is not None:
             basis.append(self._detector_name)
+        if self._steps is not NUMPY:
+            basis.append(self._steps.name)  # the same but for rounding, so not the same bytes
         self._basis = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
 
     def process(self, index: int) -> FieldCells:
@@ -243,6 +261,7 @@ class SegmentStage:
             crop_pixel_um=self._pixel_um,
             stage_affine=self.affine(),
             detector=self._detector,
+            steps=self._steps,
         )
         save_field(self._field_path(index), cells, self._basis)
         return cells
@@ -347,7 +366,13 @@ class SegmentStage:
 
 
 def segment_sample(
-    sample: Sample, *, pixel_um: float, progress: Callable[[int, int], None], jobs: int = 0, detector: str = OWN
+    sample: Sample,
+    *,
+    pixel_um: float,
+    progress: Callable[[int, int], None],
+    jobs: int = 0,
+    detector: str = OWN,
+    device: str = "auto",
 ) -> CellStore:
     """Segment every field on the disk.
 
@@ -357,18 +382,20 @@ def segment_sample(
         progress: called with (fields done, fields in all).
         jobs: processes; 0 for as many as the machine and the number of fields make worth while.
         detector: name of what finds the nuclei, see `segment.detectors`.
+        device: where the dense steps of a frame are done: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: no such detector, or it failed.
+        ConfigError: no such detector, or it failed; no such device.
         SampleStateError: no such sample.
         FrameFileError: no field can be read.
         NoCellsError: no cell in any of them.
     """
     indices = whole_fields(sample.path / "raw")
-    stage = SegmentStage(sample, pixel_um=pixel_um, detector=detector)
+    stage = SegmentStage(sample, pixel_um=pixel_um, detector=detector, device=device)
     stage.calibrate(indices)
     jobs = jobs or usual_jobs(len(indices))
-    for done, index in enumerate(prepared(sample, indices, pixel_um=pixel_um, jobs=jobs, detector=detector), 1):
+    ahead = prepared(sample, indices, pixel_um=pixel_um, jobs=jobs, detector=detector, device=device)
+    for done, index in enumerate(ahead, 1):
         stage.process(index)
         progress(done, len(indices))
     return stage.finish(indices)

@@ -9,7 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from wbcpipe.segment.correlate import correlate_pairs, subpixel_peaks, tile_centres
-from wbcpipe.segment.register import UNKNOWN_SCATTER_PX, Alignment, coarse_factor, identity, warp
+from wbcpipe.segment.edges import coarse_factor
+from wbcpipe.segment.register import UNKNOWN_SCATTER_PX, Alignment, identity, warp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -75,6 +75,8 @@ def test_beyond_the_border_nothing_is_made_up() -> None:
         empty=empty,
     )[0]
     outside = outside_field(np.array([10.5, 290.5]), 1.0, 64, frames.shape[1:])
+    assert outside is not None
+    assert outside_field(np.array([150.5, 150.5]), 1.0, 64, frames.shape[1:]) is None
     assert outside.sum() == 64 * 64 - (64 - 21) * (64 - 23)
     assert np.all(crop[outside] == 123)
     assert np.array_equal(crop[21:, :41], frames[0, :43, 259:])

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 
+from wbcpipe.segment import process
+from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.parallel import available_cores, prepared, usual_jobs
 from wbcpipe.segment.stage import SegmentStage, segment_sample
 
@@ -111,7 +114,7 @@ def _of_session(session: int) -> list[int]:
 
 
 def test_few_fields_are_not_worth_a_process() -> None:
-    assert usual_jobs(3) == 1
+    assert usual_jobs(24) == 1
     assert 1 <= usual_jobs(10_000) <= min(8, available_cores())
 
 
@@ -119,3 +122,39 @@ def test_one_job_does_nothing_ahead(copy_run: Callable[[str], Sample]) -> None:
     sample = copy_run("one")
     assert list(prepared(sample, [3, 1], pixel_um=0.1, jobs=1)) == [3, 1]
     assert not (sample.work_path / "fields").exists()
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_within_a_field_one_core_is_used(copy_run: Callable[[str], Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[int]] = []
+    detect = process.detect_cells
+
+    def look(*arguments: Any, **options: Any) -> Any:
+        seen.append(blas_threads())
+        return detect(*arguments, **options)
+
+    monkeypatch.setattr(process, "detect_cells", look)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        SegmentStage(copy_run("threads")).process(0)
+        assert seen == [{1}]
+        assert blas_threads() == {2}
+
+
+def test_the_other_cores_are_given_back_at_the_end() -> None:
+    @one_core
+    def fail() -> None:
+        assert blas_threads() == {1}
+        raise ValueError("planted")
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        with pytest.raises(ValueError, match="planted"):
+            fail()
+        assert blas_threads() == {2}
+        with one_core:
+            with pytest.raises(ValueError, match="planted"):
+                fail()
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}

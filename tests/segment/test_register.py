@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from wbcpipe.acquire.frames import fields_on_disk, read_field
 from wbcpipe.segment.correlate import correlate_pairs, subpixel_peaks, tile_centres
-from wbcpipe.segment.register import align, coarse_frame, identity, structure
+from wbcpipe.segment.edges import coarse_frame, structure
+from wbcpipe.segment.register import align, identity
 from wbcpipe.segment.usual import find_usual
 
 if TYPE_CHECKING:
@@ -111,3 +112,28 @@ def test_correlation_finds_whole_and_broken_displacements() -> None:
         assert place[0] == pytest.approx(shift, abs=0.1)
         assert height[0] > 0.8
         assert prominence[0] > 0.3
+
+
+def test_correlation_is_what_its_definition_says() -> None:
+    rng = np.random.default_rng(1)
+    pictures = [ndimage.gaussian_filter(rng.normal(size=(70, 90)), 2).astype(np.float32) for _ in range(3)]
+    half, search = 16, 3
+    centres = tile_centres((70, 90), half, search, 20)
+    side = np.minimum(np.minimum(np.arange(32), np.arange(32)[::-1]) + 0.5, 8) / 8
+    window = np.outer(np.sin(side * np.pi / 2) ** 2, np.sin(side * np.pi / 2) ** 2)
+
+    def normalised(one: np.ndarray, other: np.ndarray) -> float:
+        """Weighted correlation coefficient."""
+        a, b = (values - (window * values).sum() / window.sum() for values in (one, other))
+        return float((window * a * b).sum() / np.sqrt((window * a * a).sum() * (window * b * b).sum()))
+
+    def cut(picture: np.ndarray, y: int, x: int) -> np.ndarray:
+        return picture[y - half : y + half, x - half : x + half].astype(float)
+
+    surfaces = correlate_pairs(pictures, centres, half, search)
+    for (i, j), (surface, _) in surfaces.items():
+        for k, (y, x) in enumerate(centres):
+            for down in range(-search, search + 1):
+                here = cut(pictures[j], y + down, x + 2)
+                wanted = normalised(cut(pictures[i], y, x), here)
+                assert surface[k, down + search, 2 + search] == pytest.approx(wanted, abs=2e-3)
