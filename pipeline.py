@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from wbcpipe.counting import PrecisionTarget
     from wbcpipe.progress import Reporter
     from wbcpipe.report.differential import Differential
+    from wbcpipe.request import ScanRequest
     from wbcpipe.samples import Sample
-    from wbcpipe.scan import ScanRequest
 
 __all__ = ["cli", "main", "run"]
 
@@ -129,7 +129,8 @@ def run(
     from wbcpipe.classify.predict import classify_sample
     from wbcpipe.counting import check_targets
     from wbcpipe.report.stage import write_report
-    from wbcpipe.scan import acquire_and_segment, check_request, falls_short
+    from wbcpipe.request import check_request
+    from wbcpipe.scan import acquire_and_segment, falls_short
 
     model = find_bundle(bundle, kind=kind)  # first of all: a model that is not there should not cost a night
     if request is not None:
@@ -222,7 +223,7 @@ def run_command(
         from wbcpipe.acquire.cli import specimen_for
         from wbcpipe.acquire.config import load_scope
         from wbcpipe.acquire.plan import AcquisitionPlan
-        from wbcpipe.scan import ScanRequest
+        from wbcpipe.request import ScanRequest
 
         scope = load_scope(scope_name).with_sequencing(sequencing)
         plan = AcquisitionPlan.from_scope(scope, slot)

@@ -14,8 +14,9 @@ from wbcpipe.acquire.ending import ScanEnd, earliest_deadline_s, load_end
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.counting import PrecisionTarget, half_width_percent
 from wbcpipe.errors import ConfigError, SampleStateError
+from wbcpipe.request import CALIBRATION_FIELDS, ScanRequest, check_request, next_field_count
 from wbcpipe.samples import Sample
-from wbcpipe.scan import CALIBRATION_FIELDS, ScanRequest, check_request, falls_short, next_field_count, scan_until
+from wbcpipe.scan import falls_short, scan_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
