@@ -169,9 +169,10 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
         raise ConfigError("nothing says when to stop; give --cells, --precision or --fields.")
     check_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
     if request.two_pass:
-        from wbcpipe.acquire.passes import check_staining
+        from wbcpipe.acquire.passes import check_staining, passes_to_take
 
-        check_staining(sample, request.scope, stained=request.stained)
+        if "brightfield" in passes_to_take(sample, "both", stained=request.stained):
+            check_staining(request.scope)
     for name in dict.fromkeys((request.first_pass, request.last_pass)):
         there = {*fields_on_disk(sample.raw_path(name)), *read_empty(sample.raw_path(name))}
         to_go = sum(index not in there for index in range(request.likely_fields()))

@@ -115,7 +115,7 @@ class _Slide:
         self._request = request
         self._say = say
         self.ended = False
-        self._deadline_s = earliest_deadline_s(request.scope, request.deadline_s, time.time())
+        self._deadline_s = request.deadline_s
         self._worker: AcquisitionWorker | None = None
         self._closing = contextlib.ExitStack()
         self._raw = sample.raw_path(request.last_pass)
@@ -202,21 +202,37 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
     """The first of two passes and the stain; gives back the request for the fields that there are then.
 
     A slide that is stained gives no more bright field: what the first pass holds is all there can be.
+
+    Raises:
+        AcquisitionError: the slide could not be stained before the deadline, or is not worth it; see `stain_between`.
     """
     from wbcpipe.acquire.passes import bright_field_is_over, stain_between, take_pass
     from wbcpipe.acquire.worker import AcquisitionRequest
 
     raw = sample.raw_path("brightfield")
-    known = {*fields_on_disk(raw), *read_missing(raw), *read_empty(raw)}
-    if not bright_field_is_over(sample):
-        wanted = max(request.likely_fields(), min(at_least, request.room))
+    wanted = max(request.likely_fields(), min(at_least, request.room))
+    if not (request.stained or bright_field_is_over(sample)):
+        known = {*fields_on_disk(raw), *read_empty(raw)}
         if not known.issuperset(range(wanted)):
-            deadline_s = earliest_deadline_s(request.scope, request.deadline_s, time.time())
             what = AcquisitionRequest(
-                sample, request.scope, request.plan, request.specimen, deadline_s=deadline_s, pass_name="brightfield"
+                sample,
+                request.scope,
+                request.plan,
+                request.specimen,
+                deadline_s=request.deadline_s,
+                pass_name="brightfield",
             )
-            known |= set(take_pass(what, wanted, reporter).settled)
-        stain_between(sample, request.scope, stained=request.stained, reporter=reporter)
+            take_pass(what, wanted, reporter)
+    hindrance = stain_between(
+        sample, request.scope, wanted, deadline_s=request.deadline_s, stained=request.stained, reporter=reporter
+    )
+    known = {*fields_on_disk(raw), *read_missing(raw), *read_empty(raw)}
+    if hindrance:
+        request.end(0, wanted, {}, in_time=False).save(sample)
+        raise AcquisitionError(
+            f"sample {sample.name!r}: {hindrance}. {len(known)} of {wanted} bright fields are done and kept; with a "
+            "later deadline the same command goes on."
+        )
     return replace(request, available=max(known, default=-1) + 1)
 
 
@@ -245,6 +261,7 @@ def acquire_and_segment(
     Raises:
         WbcpipeError: see the stages.
     """
+    from wbcpipe.acquire.passes import nothing_in_time
     from wbcpipe.segment.stage import SegmentStage, segment_sample
 
     if request is None:
@@ -255,6 +272,7 @@ def acquire_and_segment(
     from wbcpipe.acquire.record import begin_sample
 
     begin_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
+    request = replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, time.time()))
     if request.two_pass:
         request = _bright_field(sample, request, reporter, at_least)
     stage = SegmentStage(sample, pixel_um=model.info.pixel_um)
@@ -276,12 +294,10 @@ def acquire_and_segment(
         indices = scan_until(slide, count or stage, decide=decide, progress=progress)
         counts = None if count is None else dict(count.tally().counts)
         end = request.end(slide.reached(asked), asked, counts, in_time=not slide.ended)
-    if slide.ended and not indices:
-        raise AcquisitionError(
-            f"sample {sample.name!r}: the deadline passed before any field was taken; run again with a later one."
-        )
-    stage.finish(indices)
     end.save(sample)
+    if slide.ended and not indices:
+        raise nothing_in_time(sample)
+    stage.finish(indices)
     reporter.say(end.text)
     return end
 

@@ -277,6 +277,8 @@ class Staining(_Part):
             it is ended at once), it has 10 s to close its valves.
         timeout_s: of the program, and of each step's device.
         incubate_s: wait after the stain is on, before the fluorescence pass.
+        most_missing_percent: of the bright fields that are not bare glass; with more of them missing the slide is not
+            stained, for bright field cannot be made up for afterwards.
     """
 
     method: Literal["prompt", "devices", "command"] = "prompt"
@@ -286,6 +288,7 @@ class Staining(_Part):
     command: tuple[str, ...] = ()
     timeout_s: Positive = 600.0
     incubate_s: NotNegative = 0.0
+    most_missing_percent: _Percent = 20.0
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

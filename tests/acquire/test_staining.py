@@ -1,0 +1,206 @@
+"""Between the passes: a slide is stained only for a bright field that is worth it, and never beyond the deadline."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from wbcpipe.acquire import passes
+from wbcpipe.acquire.cli import acquire
+from wbcpipe.acquire.ending import load_end
+from wbcpipe.acquire.frames import field_path, fields_on_disk
+from wbcpipe.acquire.passes import PassOutcome
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.errors import AcquisitionError, SampleStateError
+from wbcpipe.progress import Reporter
+from wbcpipe.request import ScanRequest, check_request
+from wbcpipe.samples import Sample, write_json
+from wbcpipe.scan import acquire_and_segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.frames import Pass
+    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.acquire.worker import AcquisitionRequest
+
+Fate = dict[int, "str | float"]
+
+
+def put(sample: Sample, name: Pass, n_fields: int, fate: Fate) -> PassOutcome:
+    """Fields as a pass leaves them: those with a reason are missing, those with a figure empty, the rest on disk."""
+    raw = sample.raw_path(name)
+    raw.mkdir(parents=True, exist_ok=True)
+    outcome = PassOutcome()
+    for index in range(n_fields):
+        what = fate.get(index)
+        if what is None:
+            field_path(raw, index).touch()
+            outcome.taken.append(index)
+        elif isinstance(what, str):
+            outcome.missing[index] = what
+        else:
+            outcome.empty.append(index)
+    write_json(raw / "missing.json", {str(index): why for index, why in outcome.missing.items()})
+    write_json(raw / "empty.json", {str(index): fate[index] for index in outcome.empty})
+    return outcome
+
+
+class Bench:
+    """Stands for microscope and pump: passes leave what is planted, and a stain is noted."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        self.fate: Fate = {}
+        #: Where the deadline falls in a pass, as the number of fields that are done by then.
+        self.ends_at: int | None = None
+        self.log: list[str] = []
+
+    def take_pass(self, request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:
+        self.log.append(request.pass_name)
+        done = n_fields if self.ends_at is None else self.ends_at
+        outcome = put(self.sample, request.pass_name, done, self.fate)
+        outcome.in_time = self.ends_at is None
+        return outcome
+
+    def stain(self, sample: Sample, scope: Scope, **_: Any) -> None:
+        self.log.append("stain")
+        write_json(sample.path / "raw" / "staining.json", {"method": scope.staining.method, "done": "now"})
+
+
+@pytest.fixture
+def bench(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(sample)
+    monkeypatch.setattr("wbcpipe.acquire.passes.take_pass", made.take_pass)
+    monkeypatch.setattr("wbcpipe.acquire.staining.stain", made.stain)
+    monkeypatch.setattr("os.fsync", lambda _handle: None)
+    return made
+
+
+@pytest.fixture
+def both(sample: Sample, small_scope: Scope) -> Callable[..., dict[str, Any]]:
+    """`acquire --pass both` over some fields; gives its JSON."""
+
+    def call(*more: str, choice: str = "both", fields: int = 12) -> dict[str, Any]:
+        words = ["--slide", sample.name, "--scope", str(small_scope.path), "--data", str(sample.path.parent)]
+        words += ["--pass", choice, "--fields", str(fields), "--json", *more]
+        result = CliRunner().invoke(acquire, words, catch_exceptions=False)
+        content = json.loads(result.stdout)
+        assert isinstance(content, dict)
+        return content
+
+    return call
+
+
+def test_a_whole_bright_field_is_stained(bench: Bench, both: Callable[..., dict[str, Any]]) -> None:
+    bench.fate = {3: "the lamp was dark.", 4: "the stage was busy.", 5: 0.2}  # 2 of the 11 that are not empty
+    assert both()["passes"] == {"brightfield": 9, "fluorescence": 9}
+    assert bench.log == ["brightfield", "stain", "fluorescence"]
+
+
+@pytest.mark.parametrize(
+    ("fate", "words"),
+    [
+        (dict.fromkeys(range(12), "the lamp was dark."), "12 of 12 bright fields are missing.*field 0: the lamp was"),
+        ({1: "busy", 4: "busy", 7: "busy"}, "3 of 12 bright fields are missing.* allows 20 %.*go on with .*--stained"),
+        (dict.fromkeys(range(12), 0.2), "all 12 bright fields show bare glass"),
+    ],
+    ids=["all missing", "too many missing", "bare glass"],
+)
+def test_a_bright_field_that_is_not_worth_it_is_not_stained(
+    bench: Bench, both: Callable[..., dict[str, Any]], fate: Fate, words: str
+) -> None:
+    bench.fate = fate
+    for _ in range(2):  # the same command tries again
+        with pytest.raises(AcquisitionError, match=f"the slide is not stained: {words}"):
+            both()
+    assert bench.log == ["brightfield"] * 2
+    bench.fate = {}
+    assert both()["fields_taken"] == 12
+
+
+def test_a_bright_field_cut_short_is_not_stained(bench: Bench, sample: Sample, small_scope: Scope) -> None:
+    put(sample, "brightfield", 5, {})
+    with pytest.raises(AcquisitionError, match="7 of 12 bright fields were not taken yet"):
+        passes.stain_between(sample, small_scope, 12, deadline_s=None, stained=False, reporter=Reporter(quiet=True))
+    assert bench.log == []
+
+
+@pytest.mark.parametrize("done", [0, 5])
+def test_acquire_stains_nothing_after_the_deadline(
+    bench: Bench, both: Callable[..., dict[str, Any]], sample: Sample, done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.ends_at = done
+    monkeypatch.setattr("wbcpipe.acquire.ending.earliest_deadline_s", lambda *_: time.time() - 1)
+    if done:
+        outcome = both()
+        assert (outcome["stopped_by_deadline"], outcome["passes"]) == (True, {"brightfield": 5, "fluorescence": 0})
+    else:
+        with pytest.raises(AcquisitionError, match="the deadline passed before any field was taken"):
+            both()
+    assert bench.log == ["brightfield"]
+    end = load_end(sample)
+    assert end is not None
+    assert (end.reason, end.fields_done, end.fields_wanted) == ("deadline", 0, 12)
+
+
+def test_run_stains_nothing_after_the_deadline(
+    bench: Bench, sample: Sample, small_scope: Scope, specimen: SpecimenPlan
+) -> None:
+    plan = AcquisitionPlan.from_scope(small_scope, "A")
+    bench.ends_at = 5
+    request = ScanRequest(small_scope, plan, specimen, fields=12, deadline_s=time.time() - 1, two_pass=True)
+    for _ in range(2):
+        with pytest.raises(AcquisitionError, match=r"not stained: the deadline .* 5 of 12 bright fields are done"):
+            acquire_and_segment(sample, request, None, reporter=Reporter(quiet=True))  # type: ignore[arg-type]
+    assert bench.log == ["brightfield"] * 2
+    end = load_end(sample)
+    assert end is not None
+    assert (end.reason, end.fields_done, end.fields_wanted) == ("deadline", 0, 12)
+
+
+def test_no_stain_is_begun_that_the_deadline_would_waste(bench: Bench, sample: Sample, small_scope: Scope) -> None:
+    put(sample, "brightfield", 2, {})
+    slow = small_scope.staining.model_copy(update={"incubate_s": 300.0})
+    scope = small_scope.model_copy(update={"staining": slow})
+    silent = Reporter(quiet=True)
+    soon = time.time() + 299
+    assert "leaves no time" in passes.stain_between(sample, scope, 2, deadline_s=soon, stained=False, reporter=silent)
+    assert bench.log == []
+    assert not passes.stain_between(sample, scope, 2, deadline_s=soon + 60, stained=False, reporter=silent)
+    assert bench.log == ["stain"]
+
+
+def test_a_stained_slide_without_bright_field_is_no_circle(sample: Sample, both: Callable[..., dict[str, Any]]) -> None:
+    noted = sample.path / "raw" / "staining.json"
+    noted.parent.mkdir(parents=True)
+    write_json(noted, {"method": "devices", "done": "2026-01-01T00:00:00+00:00"})
+    for choice in ("both", "brightfield", "fluorescence"):
+        with pytest.raises(SampleStateError, match=r"no bright field of it was taken.*If it is not stained.*delete"):
+            both(choice=choice)
+    with pytest.raises(SampleStateError, match="leave --stained out"):
+        both("--stained", "--sample", "S2")
+    assert fields_on_disk(sample.raw_path("brightfield")) == {}
+
+
+def test_the_operators_word_goes_on_after_a_staining_that_did_not_end(
+    bench: Bench, both: Callable[..., dict[str, Any]], sample: Sample, small_scope: Scope, specimen: SpecimenPlan
+) -> None:
+    both(choice="brightfield")
+    noted = sample.path / "raw" / "staining.json"
+    write_json(noted, {"method": "devices", "begun": "2026-01-01T00:00:00+00:00"})
+    plan = AcquisitionPlan.from_scope(small_scope, "A")
+    request = ScanRequest(small_scope, plan, specimen, fields=12, two_pass=True)
+    for refused in (both, lambda: check_request(sample, request)):
+        with pytest.raises(SampleStateError, match=r"did not end: the process was stopped.*go on with --stained"):
+            refused()
+    check_request(sample, replace(request, stained=True))
+    assert both("--stained")["passes"] == {"fluorescence": 12}
+    assert bench.log == ["brightfield", "fluorescence"]
+    assert both()["passes"] == {"fluorescence": 12}
