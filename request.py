@@ -169,7 +169,8 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
         raise ConfigError("nothing says when to stop; give --cells, --precision or --fields.")
     check_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
     if request.two_pass:
-        from wbcpipe.acquire.passes import check_staining, passes_to_take
+        from wbcpipe.acquire.passes import passes_to_take
+        from wbcpipe.acquire.staining_check import check_staining
 
         if "brightfield" in passes_to_take(sample, "both", stained=request.stained):
             check_staining(request.scope)

@@ -207,6 +207,7 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
         AcquisitionError: the slide could not be stained before the deadline, or is not worth it; see `stain_between`.
     """
     from wbcpipe.acquire.passes import bright_field_is_over, stain_between, take_pass
+    from wbcpipe.acquire.staining_check import open_checked
     from wbcpipe.acquire.worker import AcquisitionRequest
 
     raw = sample.raw_path("brightfield")
@@ -221,6 +222,7 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
                 request.specimen,
                 deadline_s=request.deadline_s,
                 pass_name="brightfield",
+                microscope=open_checked,
             )
             take_pass(what, wanted, reporter)
     hindrance = stain_between(

@@ -132,9 +132,10 @@ def acquire(
     from wbcpipe.acquire.config import load_scope
     from wbcpipe.acquire.ending import ScanEnd, earliest_deadline_s
     from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.passes import check_staining, passes_to_take, take_passes
+    from wbcpipe.acquire.passes import passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
+    from wbcpipe.acquire.staining_check import check_staining
     from wbcpipe.acquire.worker import AcquisitionRequest
     from wbcpipe.progress import Reporter
     from wbcpipe.samples import Sample, data_root

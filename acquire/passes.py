@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import click
 
-from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError
+from wbcpipe.acquire.staining_check import open_checked
+from wbcpipe.errors import AcquisitionError, SampleStateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,6 @@ __all__ = [
     "PassOutcome",
     "bright_field_is_over",
     "check_bright_field",
-    "check_staining",
     "nothing_in_time",
     "passes_to_take",
     "stain_between",
@@ -179,7 +178,10 @@ def take_passes(
                 reporter.say(hindrance)
                 outcomes[name] = PassOutcome(in_time=False)
                 break
-        outcomes[name] = take_pass(replace(request, pass_name=name), n_fields, reporter)
+        this = replace(request, pass_name=name)
+        if stain and name == "brightfield" and this.microscope is None:
+            this = replace(this, microscope=open_checked)
+        outcomes[name] = take_pass(this, n_fields, reporter)
     return outcomes
 
 
@@ -193,19 +195,6 @@ def bright_field_is_over(sample: Sample) -> bool:
     from wbcpipe.acquire.staining import is_stained
 
     return bool(fields_on_disk(sample.raw_path("fluorescence"))) or is_stained(sample)
-
-
-def check_staining(scope: Scope) -> None:
-    """Refuse a staining that cannot be, before the first pass costs an hour.
-
-    Raises:
-        ConfigError: the operator must do it and there is none at a terminal.
-    """
-    if scope.staining.method == "prompt" and not sys.stdin.isatty():
-        raise ConfigError(
-            f"scope {scope.name!r}: the slide is stained by hand, and there is no operator at a terminal. Run --pass "
-            "brightfield now and --pass fluorescence after the stain, or describe a pump or a program in [staining]."
-        )
 
 
 def check_bright_field(sample: Sample, scope: Scope, n_fields: int) -> None:

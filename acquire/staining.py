@@ -105,7 +105,7 @@ def stain(
 
     Raises:
         SampleStateError: an earlier staining did not end.
-        ConfigError: the program could not be started.
+        ConfigError: the program could not be started, or a device does not take a step; nothing was done.
         HardwareError: a device or the program failed; once staining was begun, the sample remembers it.
         InterruptedRunError: the operator stopped it after it was begun; the sample remembers it.
     """

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import wbcpipe.errors
+from wbcpipe.acquire.staining_check import check_steps
 from wbcpipe.acquire.supervision import death_of
 from wbcpipe.errors import DeviceTimeoutError, HardwareError, InterruptedRunError, WbcpipeError
 
@@ -113,6 +114,7 @@ def stain_by_devices(scope: Scope, begin: Callable[[], None], say: Callable[[str
         say: told in words what is being done.
 
     Raises:
+        ConfigError: a step names what no device has or takes; nothing was set.
         HardwareError: a device failed, or the process that drives them; they were brought to rest if that was possible.
         InterruptedRunError: the operator stopped it, and the devices were brought to rest.
         KeyboardInterrupt: the operator stopped it before anything was set.
@@ -251,7 +253,7 @@ def _deaf_from_birth() -> Iterator[None]:
 
 
 def _steps_main(scope: Scope, pipe: Connection) -> None:
-    """The child: load the devices, wait for the word, carry out the steps."""
+    """The child: load the devices, see that they take every step, wait for the word, carry them out."""
     from wbcpipe.acquire.mmcore import CoreLink
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -259,6 +261,7 @@ def _steps_main(scope: Scope, pipe: Connection) -> None:
     try:
         link = CoreLink(scope)
         try:
+            check_steps(scope, link)
             pipe.send(_Ready())
             if pipe.recv() is not None:
                 end = carry_out(link, scope.staining, pipe)

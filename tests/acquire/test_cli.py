@@ -94,7 +94,7 @@ def test_doctor_finds_the_virtual_scope_sound(tmp_path: Path) -> None:
     outcome = json.loads(result.stdout)
     assert outcome["ok"], outcome
     names = [check["name"] for check in outcome["checks"]]
-    for name in ("scan area", "disk", "device interface", "light fluorescence", "dark exposure"):
+    for name in ("scan area", "disk", "device interface", "light fluorescence", "staining", "dark exposure"):
         assert name in names
 
 

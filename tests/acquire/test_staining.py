@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,14 @@ from click.testing import CliRunner
 
 from wbcpipe.acquire import passes
 from wbcpipe.acquire.cli import acquire
+from wbcpipe.acquire.config import Staining
 from wbcpipe.acquire.ending import load_end
 from wbcpipe.acquire.frames import field_path, fields_on_disk
+from wbcpipe.acquire.mmcfg import lint, read_config
 from wbcpipe.acquire.passes import PassOutcome
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.errors import AcquisitionError, SampleStateError
+from wbcpipe.acquire.staining_check import check_staining, open_checked, program_problem
+from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError
 from wbcpipe.progress import Reporter
 from wbcpipe.request import ScanRequest, check_request
 from wbcpipe.samples import Sample, write_json
@@ -24,6 +29,7 @@ from wbcpipe.scan import acquire_and_segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.frames import Pass
@@ -61,9 +67,11 @@ class Bench:
         #: Where the deadline falls in a pass, as the number of fields that are done by then.
         self.ends_at: int | None = None
         self.log: list[str] = []
+        self.openers: list[object] = []
 
     def take_pass(self, request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:
         self.log.append(request.pass_name)
+        self.openers.append(request.microscope)
         done = n_fields if self.ends_at is None else self.ends_at
         outcome = put(self.sample, request.pass_name, done, self.fate)
         outcome.in_time = self.ends_at is None
@@ -102,6 +110,7 @@ def test_a_whole_bright_field_is_stained(bench: Bench, both: Callable[..., dict[
     bench.fate = {3: "the lamp was dark.", 4: "the stage was busy.", 5: 0.2}  # 2 of the 11 that are not empty
     assert both()["passes"] == {"brightfield": 9, "fluorescence": 9}
     assert bench.log == ["brightfield", "stain", "fluorescence"]
+    assert bench.openers == [open_checked, None]
 
 
 @pytest.mark.parametrize(
@@ -204,3 +213,61 @@ def test_the_operators_word_goes_on_after_a_staining_that_did_not_end(
     assert both("--stained")["passes"] == {"fluorescence": 12}
     assert bench.log == ["brightfield", "fluorescence"]
     assert both()["passes"] == {"fluorescence": 12}
+
+
+VALVE = '{ device = "Stain Valve", property = "Label", value = "closed" },\n]\nsafe'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('value = "acridine orange"', 'value = "acridine orang"', "staining.steps[0].value 'acridine orang' is not in"),
+        (VALVE, VALVE.replace("Valve", "Vlave"), "staining.steps[1].device 'Stain Vlave' is not in the .cfg; did you"),
+        (
+            'value = "closed" },\n]\ninc',
+            'value = "shut" },\n]\ninc',
+            "staining.safe[0].value 'shut' is not in",
+        ),
+    ],
+    ids=["value", "device", "safe"],
+)
+def test_a_step_that_the_cfg_does_not_have_is_refused_before_anything_is_taken(
+    make_scope: Callable[..., Scope],
+    both: Callable[..., dict[str, Any]],
+    sample: Sample,
+    old: str,
+    new: str,
+    words: str,
+) -> None:
+    scope = make_scope((old, new))
+    assert [problem for problem in lint(scope, read_config(scope.config_path)) if words in problem]
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        both()
+    assert not sample.path.exists()
+
+
+def test_a_property_that_only_the_devices_know_is_refused_on_opening(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    gain = VALVE.replace("Stain Valve", "Camera").replace("Label", "Gain").replace("closed", "9")
+    for new, words in (
+        (VALVE.replace("Label", "Lable"), r"steps\[1\]: 'Stain Valve' has no property 'Lable'; it has .*Label"),
+        (
+            VALVE.replace("Stain Valve", "LED").replace("Label", "Sequence"),
+            "LED-Sequence does not take 'closed'; it takes",
+        ),
+        (gain, "Camera-Gain = 9 is outside -5 to 8"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            open_checked(make_scope((VALVE, new)), specimen)
+    open_checked(make_scope(), specimen).close()
+
+
+def test_a_staining_program_that_is_not_there_is_refused(small_scope: Scope, tmp_path: Path) -> None:
+    for name, there in ((sys.executable, True), (str(tmp_path / "pumpctl"), False), ("no-such-pumpctl", False)):
+        policy = Staining(method="command", command=(name, "--ao"))
+        scope = small_scope.model_copy(update={"staining": policy})
+        assert bool(program_problem(scope)) != there
+        if not there:
+            with pytest.raises(ConfigError, match=r"staining\.command: there is no program .*pumpctl"):
+                check_staining(scope)
