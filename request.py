@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 from wbcpipe.acquire.ending import ScanEnd
 from wbcpipe.acquire.frames import fields_on_disk
 from wbcpipe.acquire.quicklook import read_empty
-from wbcpipe.counting import cells_for_half_width, precision_reached
+from wbcpipe.counting import cells_for_half_width, cells_for_likely_share, precision_reached
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.ending import EndReason
     from wbcpipe.acquire.frames import Pass
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.specimen import SpecimenPlan
@@ -110,12 +111,23 @@ class ScanRequest:
         """The pass that completes a field."""
         return "fluorescence" if self.two_pass else "single"
 
+    def likely_cells(self) -> int:
+        """Cells that all targets together likely need, before any is counted.
+
+        With two passes the most that they may need: fields can be added to a scan, but not to a bright-field pass once
+        the slide is stained.
+        """
+        if not self.two_pass:
+            return self.wanted_cells({})
+        needed = [cells_for_likely_share(target.name, target.half_width_percent) for target in self.precision]
+        return max([self.cells or 0, *needed])
+
     def likely_fields(self) -> int:
         """Fields that are likely needed, before any is known; with two passes some more, for none can be added."""
         if self.fields is not None:
             return min(self.fields, self.room)
-        likely = self.wanted_cells({}) / self.scope.expected_cells_per_field
-        return min(math.ceil(likely * (_SPARE if self.two_pass else 1)), self.room)
+        likely = self.likely_cells() / self.scope.expected_cells_per_field
+        return min(max(math.ceil(likely * (_SPARE if self.two_pass else 1)), CALIBRATION_FIELDS), self.room)
 
     def decide(self, taken: int, counts: Mapping[str, int]) -> int:
         """Fields to have after ``taken`` fields with so many identified cells per class; see `next_field_count`."""
@@ -143,14 +155,15 @@ class ScanRequest:
 
     def end(self, done: int, wanted: int, counts: Mapping[str, int] | None, *, in_time: bool) -> ScanEnd:
         """Why a scan ends after ``done`` of ``wanted`` fields with so many identified cells per class."""
+        used_up: EndReason = "area" if self.room >= len(self.plan.fields()) else "brightfield"
         if self.fields is not None or counts is None:
             enough = self.fields is None or self.fields <= self.room
-            return ScanEnd(("fields" if enough else "area") if in_time else "deadline", done, wanted)
+            return ScanEnd(("fields" if enough else used_up) if in_time else "deadline", done, wanted)
         total = sum(counts.values())
         reached = precision_reached(self.precision, counts)
         if total >= (self.cells or 0) and all(target.met for target in reached):
             return ScanEnd("precision" if reached else "cells", done, done, total, self.cells, reached)
-        return ScanEnd("area" if in_time else "deadline", done, wanted, total, self.cells, reached)
+        return ScanEnd(used_up if in_time else "deadline", done, wanted, total, self.cells, reached)
 
 
 def check_request(sample: Sample, request: ScanRequest) -> None:

@@ -224,6 +224,11 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
                 pass_name="brightfield",
                 microscope=open_checked,
             )
+            if request.fields is None:
+                reporter.say(
+                    f"{wanted} bright fields, for the {request.likely_cells()} cells that may be needed: none can be "
+                    "added after the stain"
+                )
             take_pass(what, wanted, reporter)
     hindrance = stain_between(
         sample, request.scope, wanted, deadline_s=request.deadline_s, stained=request.stained, reporter=reporter

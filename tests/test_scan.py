@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -158,6 +159,54 @@ def test_an_area_that_is_too_small_says_how_far_it_came(request_of: Any) -> None
     assert end.reason == "area"
     assert "the scan area was used up after 320 fields: 800 cells, NEU" in end.text
     assert end.text.endswith("(target 0.5)")
+
+
+@pytest.mark.parametrize(
+    ("targets", "cells", "fields"),
+    [
+        ((), 200, 72),
+        ((), 10, CALIBRATION_FIELDS),
+        (("NEU", 5.0), None, 144),  # 402 cells if the share is a half
+        (("EOS", 2.0), 100, 380),  # 1063 cells if it is 12 %
+        (("blast", 5.0), None, 144),
+        (("NEU", 1.0), None, 729),  # the area holds no more
+    ],
+)
+def test_a_bright_field_pass_is_long_enough_for_the_targets(
+    request_of: Any, targets: tuple[str, float], cells: int | None, fields: int
+) -> None:
+    precision = (PrecisionTarget(*targets),) if targets else ()
+    assert request_of(cells=cells, precision=precision, two_pass=True).likely_fields() == fields
+
+
+def test_a_precision_target_is_reached_within_the_bright_field_pass(request_of: Any) -> None:
+    request = request_of(cells=None, precision=(PrecisionTarget("NEU", 5.0),), two_pass=True)
+    held = sum(CELLS) / len(CELLS)
+    request = replace(request, scope=request.scope.model_copy(update={"expected_cells_per_field": held}))
+    request = replace(request, available=request.likely_fields())
+    done, end = scanned(request, Slide())
+    assert end.reason == "precision"
+    assert len(done) < request.room
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"cells": 200}, ": 92 cells of 200"),
+        ({"fields": 50}, ""),
+        ({"cells": None, "precision": (PrecisionTarget("NEU", 5.0),)}, ": 92 cells, NEU"),
+    ],
+    ids=["cells", "fields", "precision"],
+)
+def test_a_bright_field_pass_that_was_too_short_is_named_not_the_area(
+    request_of: Any, more: dict[str, Any], says: str
+) -> None:
+    end = scanned(request_of(**more, two_pass=True, available=36), Slide())[1]
+    assert end.reason == "brightfield"
+    used_up = "the bright-field pass was used up after 36 fields, and a stained slide gives no more"
+    assert end.text.startswith(used_up + says)
+    whole = scanned(request_of(**more, two_pass=True, available=729), Slide())[1]
+    assert whole.reason in ("cells", "fields", "precision")
 
 
 def test_a_scan_ended_by_the_deadline_says_so_loudly(request_of: Any) -> None:
