@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.ending import ScanEnd
-from wbcpipe.acquire.frames import fields_on_disk
-from wbcpipe.acquire.quicklook import read_empty
 from wbcpipe.counting import cells_for_half_width, cells_for_likely_share, precision_reached
 from wbcpipe.errors import ConfigError
 
@@ -174,20 +172,16 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
         ConfigError: a number of fields and a precision; or neither cells, fields nor precision.
         DiskFullError: the fields that are likely needed do not fit on the disk.
     """
-    from wbcpipe.acquire.record import check_disk, check_sample
+    from wbcpipe.acquire.passes import check_room, passes_to_take
+    from wbcpipe.acquire.record import check_sample
+    from wbcpipe.acquire.staining_check import check_staining
 
     if request.fields is not None and request.precision:
         raise ConfigError("give --fields or --precision, not both: a number of fields is taken whatever they hold.")
     if request.fields is None and request.cells is None and not request.precision:
         raise ConfigError("nothing says when to stop; give --cells, --precision or --fields.")
     check_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
-    if request.two_pass:
-        from wbcpipe.acquire.passes import passes_to_take
-        from wbcpipe.acquire.staining_check import check_staining
-
-        if "brightfield" in passes_to_take(sample, "both", stained=request.stained):
-            check_staining(request.scope)
-    for name in dict.fromkeys((request.first_pass, request.last_pass)):
-        there = {*fields_on_disk(sample.raw_path(name)), *read_empty(sample.raw_path(name))}
-        to_go = sum(index not in there for index in range(request.likely_fields()))
-        check_disk(sample.path, request.scope, to_go, pass_name=name)
+    passes = passes_to_take(sample, "both" if request.two_pass else "single", stained=request.stained)
+    if "brightfield" in passes:
+        check_staining(request.scope)
+    check_room(sample, request.scope, passes, request.likely_fields())

@@ -132,9 +132,9 @@ def acquire(
     from wbcpipe.acquire.config import load_scope
     from wbcpipe.acquire.ending import ScanEnd, earliest_deadline_s
     from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.passes import passes_to_take, take_passes
+    from wbcpipe.acquire.passes import check_room, passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
+    from wbcpipe.acquire.record import begin_sample, check_sample
     from wbcpipe.acquire.staining_check import check_staining
     from wbcpipe.acquire.worker import AcquisitionRequest
     from wbcpipe.progress import Reporter
@@ -152,8 +152,7 @@ def acquire(
     if todo == ("brightfield", "fluorescence"):
         check_staining(scope)
     check_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
-    for name in todo:
-        check_disk(sample.path, scope, _fields_to_go(sample.raw_path(name), n_fields), pass_name=name)
+    check_room(sample, scope, todo, n_fields)
     started_s = time.monotonic()
     deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
     with sample.lock("acquire"):
@@ -206,14 +205,6 @@ def _tell(sample: Sample, outcomes: Mapping[Pass, PassOutcome], end: ScanEnd, se
         lost += f", {len(one.empty)} skipped as empty" if one.empty else ""
         when = f" after {seconds:.1f} s" if one is told else ""
         click.echo(f"{len(one.taken)} of {n_fields} fields on disk{lost}{when}: {sample.raw_path(name)}")
-
-
-def _fields_to_go(raw: Path, n_fields: int) -> int:
-    from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.quicklook import read_empty
-
-    known = {*fields_on_disk(raw), *read_empty(raw)}
-    return sum(index not in known for index in range(n_fields))
 
 
 @click.command(context_settings={"max_content_width": 100})

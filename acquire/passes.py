@@ -24,6 +24,7 @@ __all__ = [
     "PassOutcome",
     "bright_field_is_over",
     "check_bright_field",
+    "check_room",
     "nothing_in_time",
     "passes_to_take",
     "stain_between",
@@ -105,6 +106,28 @@ def passes_to_take(sample: Sample, choice: str, *, stained: bool) -> tuple[Pass,
             "on with --pass fluorescence."
         )
     return ("fluorescence",)
+
+
+def check_room(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: int) -> None:
+    """See that what is to come of some passes over the first ``n_fields`` fits on the disk, all of it together.
+
+    Raises:
+        DiskFullError: it does not; nothing was written.
+    """
+    from wbcpipe.acquire.frames import fields_on_disk
+    from wbcpipe.acquire.quicklook import read_empty
+    from wbcpipe.acquire.record import check_disk
+
+    first = sample.raw_path("brightfield")
+    to_come: dict[Pass, int] = {}
+    for name in passes:
+        there = {*fields_on_disk(sample.raw_path(name)), *read_empty(sample.raw_path(name))}
+        possible = set(range(n_fields)).difference(read_empty(first) if name == "fluorescence" else ())
+        if tuple(passes) == ("fluorescence",):
+            possible &= set(fields_on_disk(first))  # there will be no more of them
+        to_come[name] = len(possible - there)
+    name, *later = to_come
+    check_disk(sample.path, scope, to_come[name], pass_name=name, then={one: to_come[one] for one in later})
 
 
 def take_pass(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:

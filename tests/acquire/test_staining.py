@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,7 @@ from wbcpipe.acquire.mmcfg import lint, read_config
 from wbcpipe.acquire.passes import PassOutcome
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.staining_check import check_staining, open_checked, program_problem
-from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError
+from wbcpipe.errors import AcquisitionError, ConfigError, DiskFullError, SampleStateError
 from wbcpipe.progress import Reporter
 from wbcpipe.request import ScanRequest, check_request
 from wbcpipe.samples import Sample, write_json
@@ -271,3 +272,29 @@ def test_a_staining_program_that_is_not_there_is_refused(small_scope: Scope, tmp
         if not there:
             with pytest.raises(ConfigError, match=r"staining\.command: there is no program .*pumpctl"):
                 check_staining(scope)
+
+
+def test_the_room_of_both_passes_is_there_before_the_first(
+    bench: Bench,
+    both: Callable[..., dict[str, Any]],
+    sample: Sample,
+    small_scope: Scope,
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spare, frame = 64 * 2**20, 2 * 256 * 256
+    free = spare + 12 * (3 * frame + 8192) + 12 * frame  # enough for each by itself
+    monkeypatch.setattr("wbcpipe.acquire.record.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    words = r"the fields of all passes \(12 of brightfield, 12 of fluorescence\) need 0\.07"
+    with pytest.raises(DiskFullError, match=words):
+        both()
+    plan = AcquisitionPlan.from_scope(small_scope, "A")
+    request = ScanRequest(small_scope, plan, specimen, fields=12, two_pass=True)
+    with pytest.raises(DiskFullError, match=words):
+        check_request(sample, request)
+    assert not sample.path.exists()
+    for name in ("brightfield", "fluorescence"):
+        both(choice=name)
+    check_request(sample, request)
+    free = 0
+    check_request(sample, request)  # all is there
