@@ -199,8 +199,8 @@ def run_command(
     """From slide to differential in one go: acquire, segment, classify, report.
 
     Fields are segmented while the stage moves on, until enough cells are counted. Stopped anywhere, the same command
-    goes on and ends in the same result; run again when complete, it only shows it. A sample that was imported skips
-    the microscope.
+    goes on and ends in the same result; run again when complete, it only shows it, and tries the fields that were
+    missing once more. A sample that was imported skips the microscope.
 
     \b
     Examples:

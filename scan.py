@@ -13,7 +13,7 @@ from wbcpipe.acquire.frames import fields_on_disk, read_info, whole_fields
 from wbcpipe.acquire.quicklook import read_empty
 from wbcpipe.acquire.writer import read_missing
 from wbcpipe.counting import LiveCount, cells_for_half_width, precision_reached
-from wbcpipe.errors import AcquisitionError, FrameFileError
+from wbcpipe.errors import AcquisitionError, FrameFileError, HardwareError
 from wbcpipe.request import CALIBRATION_FIELDS
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FieldSource",
     "Segmenter",
+    "SlideFields",
     "acquire_and_segment",
     "falls_short",
     "scan_until",
@@ -107,10 +108,19 @@ def scan_until(
     return done
 
 
-class _Slide:
-    """Fields of a slide: those on disk at once, the others from a worker that is started when first needed."""
+class SlideFields:
+    """Fields of a slide: those on disk at once, the others from a worker that is started when first needed.
 
-    def __init__(self, sample: Sample, request: ScanRequest, say: Callable[[str], None]) -> None:
+    Fields that an earlier run could not take are tried again, once: what hindered it may have been put right.
+
+    Args:
+        sample: its lock is held by the caller.
+        request: what to take.
+        say: told in words what is being done.
+        again: try those fields; if not, they stay missing.
+    """
+
+    def __init__(self, sample: Sample, request: ScanRequest, say: Callable[[str], None], *, again: bool = True) -> None:
         self._sample = sample
         self._request = request
         self._say = say
@@ -120,8 +130,13 @@ class _Slide:
         self._closing = contextlib.ExitStack()
         self._raw = sample.raw_path(request.last_pass)
         first = sample.raw_path(request.first_pass)
-        without = {*read_missing(first), *read_missing(self._raw), *read_empty(first)}
+        without = set(read_empty(first))
+        if request.two_pass:  # the slide is stained: what has no bright field will have none
+            without |= set(range(request.room)).difference(fields_on_disk(first))
         self._known = dict.fromkeys(without, False) | dict.fromkeys(self._whole(), True)
+        self._missing = set(read_missing(self._raw)).difference(self._known)
+        if not again:
+            self._give_up_missing()
 
     def __enter__(self) -> Self:
         return self
@@ -141,11 +156,22 @@ class _Slide:
         for index in range(wanted):
             while index not in self._known and not self.ended:
                 events = events or self._events(wanted)
-                if not next(events, False) and not self.ended:
+                if not self._hear(events, wanted) and not self.ended and index not in self._known:
                     raise AcquisitionError(
                         f"sample {self._sample.name!r}: the acquisition ended without field {index}; run again."
                     )
             yield index if self._known.get(index) else None
+
+    def _hear(self, events: Iterator[bool], wanted: int) -> bool:
+        """The next event, if there is one; a failure is none where only what was missing before was to come."""
+        try:
+            return next(events, False)
+        except HardwareError as error:
+            if not self._missing.issuperset(index for index in range(wanted) if index not in self._known):
+                raise
+            self._give_up_missing()
+            self._say(f"what was missing stays so: {error}")
+            return False
 
     def reached(self, wanted: int) -> int:
         """How many of the first ``wanted`` fields are taken, empty or missing."""
@@ -173,7 +199,7 @@ class _Slide:
                 pass_name=request.last_pass,
             )
             if not what.in_time():
-                self._stop()
+                self._stop(wanted)
                 return
             self._worker = self._closing.enter_context(AcquisitionWorker(what))
         self._worker.want(wanted)
@@ -187,15 +213,21 @@ class _Slide:
                 case FieldEmpty(index=index):
                     self._known[index] = False
                 case DeadlinePassed():
-                    self._stop()
+                    self._stop(wanted)
                 case Progress(text=text):
                     self._say(text)
             yield True
 
-    def _stop(self) -> None:
-        self.ended = True
+    def _give_up_missing(self) -> None:
+        self._known |= dict.fromkeys(self._missing.difference(self._known), False)
+
+    def _stop(self, wanted: int) -> None:
+        """The deadline has passed: what was missing before stays so, and is no reason to stop before what is there."""
         assert self._deadline_s is not None
-        self._say(f"the deadline, {clock_text(self._deadline_s)}, has passed: no more fields are begun")
+        self._give_up_missing()
+        if self.reached(wanted) < wanted and not self.ended:
+            self.ended = True
+            self._say(f"the deadline, {clock_text(self._deadline_s)}, has passed: no more fields are begun")
 
 
 def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_least: int) -> ScanRequest:
@@ -297,7 +329,7 @@ def acquire_and_segment(
         if count is not None:
             _show_count(request, count.counts(), reporter)
 
-    with _Slide(sample, request, reporter.say) as slide:
+    with SlideFields(sample, request, reporter.say, again=not at_least) as slide:
         indices = scan_until(slide, count or stage, decide=decide, progress=progress)
         counts = None if count is None else dict(count.tally().counts)
         end = request.end(slide.reached(asked), asked, counts, in_time=not slide.ended)

@@ -117,7 +117,8 @@ def acquire(
     The focus is mapped first, in bright field, so that the stain does not bleach. Then fields are taken row by row
     from the corner of the slot. Fields that are on disk already are kept: after a power cut, a crash or Ctrl-C the same
     command goes on where it stopped, and a larger --fields takes more. A field that cannot be taken, even after its
-    devices were loaded anew or their process was started again, is noted in missing.json; the run goes on.
+    devices were loaded anew or their process was started again, is noted in missing.json; the run goes on, and the same
+    command tries it again.
 
     For a slide that is stained between the passes, --pass brightfield takes the three illuminations, and
     --pass fluorescence, minutes or days later, finds the slide again by a few fields and takes the fluorescence where

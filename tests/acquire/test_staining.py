@@ -175,6 +175,18 @@ def test_run_stains_nothing_after_the_deadline(
     assert (end.reason, end.fields_done, end.fields_wanted) == ("deadline", 0, 12)
 
 
+def test_run_tries_missing_bright_fields_again_before_the_stain(
+    bench: Bench, sample: Sample, small_scope: Scope, specimen: SpecimenPlan
+) -> None:
+    plan = AcquisitionPlan.from_scope(small_scope, "A")
+    request = ScanRequest(small_scope, plan, specimen, fields=12, two_pass=True)
+    for number in (4, 3):
+        bench.fate = dict.fromkeys(range(number), "the lamp was dark.")
+        with pytest.raises(AcquisitionError, match=f"{number} of 12 bright fields are missing"):
+            acquire_and_segment(sample, request, None, reporter=Reporter(quiet=True))  # type: ignore[arg-type]
+    assert bench.log == ["brightfield"] * 2
+
+
 def test_no_stain_is_begun_that_the_deadline_would_waste(bench: Bench, sample: Sample, small_scope: Scope) -> None:
     put(sample, "brightfield", 2, {})
     slow = small_scope.staining.model_copy(update={"incubate_s": 300.0})
