@@ -162,7 +162,11 @@ def run(
     help="All four frames at once, or bright field, the stain and fluorescence [as begun, else single].",
 )
 @click.option("--stained", is_flag=True, help="With --pass both: the slide is stained already; do not stain it.")
-@click.option("--cells", type=click.IntRange(min=1), help="Cells to count [200, unless --precision is given].")
+@click.option(
+    "--cells",
+    type=click.IntRange(min=1),
+    help="Cells to count, in 16 fields or more [200, unless --precision is given].",
+)
 @click.option(
     "--precision",
     multiple=True,

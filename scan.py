@@ -53,6 +53,10 @@ class FieldSource(Protocol):
         """
         ...
 
+    def reached(self, wanted: int) -> int:
+        """How many of the first ``wanted`` fields are taken, empty or missing."""
+        ...
+
 
 class Segmenter(Protocol):
     """Turns fields into cells."""
@@ -103,7 +107,7 @@ def scan_until(
             while calibrated and waiting:
                 done.append(waiting.pop(0))
                 segmenter.process(done[-1])
-            progress(position, wanted)
+            progress(source.reached(position), wanted)
         looked_at = wanted
     return done
 
@@ -174,7 +178,7 @@ class SlideFields:
             return False
 
     def reached(self, wanted: int) -> int:
-        """How many of the first ``wanted`` fields are taken, empty or missing."""
+        """See `FieldSource.reached`."""
         return sum(index in self._known for index in range(wanted))
 
     def _events(self, wanted: int) -> Iterator[bool]:

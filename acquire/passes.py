@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wbcpipe.acquire.staining_check import open_checked
-from wbcpipe.errors import AcquisitionError, SampleStateError
+from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +71,7 @@ def passes_to_take(sample: Sample, choice: str, *, stained: bool) -> tuple[Pass,
         stained: the operator says that the slide is stained.
 
     Raises:
+        ConfigError: the operator says so where it has no meaning.
         SampleStateError: the slide is stained, and its bright field is asked for, or is not there; or an earlier
             staining did not end, and nobody says whether it is stained.
     """
@@ -83,6 +84,11 @@ def passes_to_take(sample: Sample, choice: str, *, stained: bool) -> tuple[Pass,
         "fluorescence": ("fluorescence",),
         "both": ("brightfield", "fluorescence"),
     }
+    if stained and choice != "both":
+        raise ConfigError(
+            f"--stained is for --pass both, and --pass {choice} is asked for; leave it out: --pass fluorescence says "
+            "that by itself."
+        )
     if choice == "single":
         return names[choice]
     # Who asks for fluorescence alone says with that that the slide is stained, whatever was noted of it.
@@ -292,7 +298,8 @@ def stain_between(
         check_bright_field(sample, scope, n_fields)
 
     def ask(message: str) -> None:
-        click.confirm(f"{message} Done?", abort=True, err=True)
+        with reporter.paused():
+            click.confirm(f"{message} Done?", abort=True, err=True)
 
     stain(sample, scope, ask=ask, say=reporter.say)
     return ""

@@ -24,7 +24,7 @@ from wbcpipe.samples import Sample, write_json
 from wbcpipe.scan import SlideFields, falls_short, scan_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from wbcpipe.acquire.worker import AcquisitionRequest
 
@@ -51,6 +51,9 @@ class Slide:
             self.ended |= index == self.ends_at
             yield None if index in self.missing or self.ended else index
 
+    def reached(self, wanted: int) -> int:
+        return wanted if self.ends_at is None else min(wanted, self.ends_at)
+
     def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
         assert self.calibrated is None, "calibrated twice"
         self.calibrated, self.kept = list(indices), keep
@@ -70,13 +73,18 @@ class Slide:
         return {"NEU": int(neu.sum()), "LYM": int((~neu & ~eos).sum()), "EOS": int(eos.sum())}
 
 
-def scan(slide: Slide, cells: int, available: int = len(CELLS)) -> list[int]:
+def scan(
+    slide: Slide,
+    cells: int,
+    available: int = len(CELLS),
+    progress: Callable[[int, int], None] = lambda _done, _wanted: None,
+) -> list[int]:
     def decide(taken: int) -> int:
         return next_field_count(
             taken=taken, cells=slide.count(), wanted_cells=cells, expected_per_field=4.0, available=available
         )
 
-    return scan_until(slide, slide, decide=decide, progress=lambda *_: None)
+    return scan_until(slide, slide, decide=decide, progress=progress)
 
 
 @pytest.mark.parametrize("cells", [1, 50, 200, 600])
@@ -111,7 +119,9 @@ def test_fewer_fields_than_a_calibration_wants() -> None:
 def test_the_deadline_ends_the_scan_with_what_is_there(ends_at: int) -> None:
     slide = Slide(missing=frozenset({2}), ends_at=ends_at)
     expected = [index for index in range(ends_at) if index != 2]
-    assert scan(slide, 200) == slide.processed == expected
+    shown: list[int] = []
+    assert scan(slide, 200, progress=lambda done, _: shown.append(done)) == slide.processed == expected
+    assert shown[-1] == ends_at, "fields that were never come to are counted as taken"
     # A calibration from fewer fields than a whole run has must not stay: the run that goes on makes its own.
     assert slide.kept is (ends_at == 0 or len(expected) >= CALIBRATION_FIELDS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from wbcpipe.acquire import passes
 from wbcpipe.acquire.cli import acquire
@@ -226,6 +228,42 @@ def test_the_operators_word_goes_on_after_a_staining_that_did_not_end(
     assert both("--stained")["passes"] == {"fluorescence": 12}
     assert bench.log == ["brightfield", "fluorescence"]
     assert both()["passes"] == {"fluorescence": 12}
+
+
+@pytest.mark.parametrize("choice", ["single", "brightfield", "fluorescence"])
+def test_stained_is_refused_where_it_says_nothing(
+    both: Callable[..., dict[str, Any]], sample: Sample, small_scope: Scope, specimen: SpecimenPlan, choice: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"--stained is for --pass both, and --pass {choice} is asked for"):
+        both("--stained", choice=choice)
+    request = ScanRequest(small_scope, AcquisitionPlan.from_scope(small_scope, "A"), specimen, stained=True)
+    with pytest.raises(ConfigError, match="--stained is for --pass both"):
+        check_request(sample, request)
+    assert not sample.path.exists()
+
+
+def test_the_bars_are_away_while_the_operator_is_asked(
+    sample: Sample, small_scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(sample, "brightfield", 2, {})
+    monkeypatch.setattr("wbcpipe.progress.console", lambda: Console(file=io.StringIO(), force_terminal=True))
+    asked: list[str] = []
+
+    def answer(text: str) -> str:
+        assert sys.stderr is before, "what is asked goes through the bars"
+        asked.append(text)
+        return "y"
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", answer)
+    before = sys.stderr
+    scope = small_scope.model_copy(update={"staining": Staining(method="prompt", message="Stain it.")})
+    with Reporter() as reporter:
+        reporter.update("fields", 2, 2)
+        assert sys.stderr is not before
+        passes.stain_between(sample, scope, 2, deadline_s=None, stained=False, reporter=reporter)
+        reporter.update("fields", 1, 2)
+        assert sys.stderr is not before
+    assert len(asked) == 1
 
 
 VALVE = '{ device = "Stain Valve", property = "Label", value = "closed" },\n]\nsafe'
