@@ -122,7 +122,8 @@ def acquire(
 
     For a slide that is stained between the passes, --pass brightfield takes the three illuminations, and
     --pass fluorescence, minutes or days later, finds the slide again by a few fields and takes the fluorescence where
-    it belongs; --pass both does the two with the scope file's staining between them.
+    it belongs; --pass both does the two with the scope file's staining between them, if the first came to its end
+    before the deadline and is worth it: something is on disk, and no more than a fifth is missing.
 
     \b
     Examples:

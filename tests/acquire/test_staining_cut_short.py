@@ -109,7 +109,9 @@ def test_a_step_that_fails_leaves_the_valve_closed(link: CoreLink) -> None:
     assert link.get_property(VALVE, "Label") == "closed", "what came after the step that failed was left out"
 
 
-def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(sample: Sample, small_scope: Scope) -> None:
+def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(
+    sample: Sample, small_scope: Scope, capfd: pytest.CaptureFixture[str]
+) -> None:
     scope = with_staining(small_scope, by_devices(OPEN, SHUT))
 
     def interrupt(text: str) -> None:
@@ -122,6 +124,7 @@ def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(sample: Sample,
     closed = r"step 1 of 2, Stain Valve-Label = acridine orange\. .*brought to rest: Stain Valve-Label = closed\. "
     with pytest.raises(InterruptedRunError, match=rf"{closed}Look at the slide: .*--stained"):
         stain(sample, scope, ask=refuse, say=interrupt)
+    assert "Traceback" not in capfd.readouterr().err
     assert staining_state(sample) == "begun"
     with pytest.raises(SampleStateError, match=rf"did not end: stopped by the operator .*{closed}Look at the slide"):
         stain(sample, scope, ask=refuse)
