@@ -18,7 +18,7 @@ from scipy.special import betaincinv
 from wbcpipe.acquire.ending import PrecisionReached
 from wbcpipe.classify.classes import BATCH_SIZE
 from wbcpipe.errors import ConfigError, SampleStateError
-from wbcpipe.report.differential import REJECTED, UNIDENTIFIED, clopper_pearson, count_cells
+from wbcpipe.report.differential import ADULT, REJECTED, UNIDENTIFIED, clopper_pearson, count_cells
 from wbcpipe.samples import read_json, write_json
 from wbcpipe.segment.cells import Quality
 
@@ -37,6 +37,7 @@ __all__ = [
     "LiveCount",
     "PrecisionTarget",
     "cells_for_half_width",
+    "cells_for_likely_share",
     "check_targets",
     "half_width_percent",
     "parse_target",
@@ -133,7 +134,28 @@ def cells_for_half_width(count: int, total: int, half_width: float) -> int:
     """
     if total and half_width_percent(count, total) <= half_width:
         return total
-    share = count / total if total else 0.5
+    return _cells_for_share(count / total if total else 0.5, half_width, more_than=total)
+
+
+def cells_for_likely_share(name: str, half_width: float) -> int:
+    """How many cells a share may need to be known so precisely, before any is counted.
+
+    That depends on the share, most at a half. It is taken to lie anywhere from the lower end of the adults' reference
+    interval to twice its upper end; of a class without an interval, anywhere.
+
+    Args:
+        name: of the class.
+        half_width: of the 95 % Clopper-Pearson interval, in percentage points.
+
+    >>> cells_for_likely_share("NEU", 5.0), cells_for_likely_share("EOS", 2.0)
+    (402, 1063)
+    """
+    low, high = ADULT.percent.get(name, (0.0, 50.0))
+    return _cells_for_share(min(max(50.0, low), 2 * high) / 100, half_width)
+
+
+def _cells_for_share(share: float, half_width: float, more_than: int = 0) -> int:
+    """The least number of cells, beyond ``more_than``, of which the share's interval is no wider than that."""
 
     def too_few(cells: int) -> bool:
         # The interval's bounds run smoothly through counts that are no whole numbers.
@@ -142,10 +164,10 @@ def cells_for_half_width(count: int, total: int, half_width: float) -> int:
         high = float(betaincinv(part + 1, cells - part, 0.975)) if part < cells else 1.0
         return 50 * (high - low) > half_width
 
-    enough = total + 1
+    enough = more_than + 1
     while too_few(enough):
         enough *= 2
-    few = max(total, enough // 2)
+    few = max(more_than, enough // 2)
     while enough - few > 1:
         middle = (few + enough) // 2
         few, enough = (middle, enough) if too_few(middle) else (few, middle)

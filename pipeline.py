@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from wbcpipe.counting import PrecisionTarget
     from wbcpipe.progress import Reporter
     from wbcpipe.report.differential import Differential
+    from wbcpipe.request import ScanRequest
     from wbcpipe.samples import Sample
-    from wbcpipe.scan import ScanRequest
 
 __all__ = ["cli", "main", "run"]
 
@@ -139,7 +139,8 @@ def run(
     from wbcpipe.classify.predict import classify_sample
     from wbcpipe.counting import check_targets
     from wbcpipe.report.stage import write_report
-    from wbcpipe.scan import acquire_and_segment, check_request, falls_short
+    from wbcpipe.request import check_request
+    from wbcpipe.scan import acquire_and_segment, falls_short
 
     # First of all: a model or an engine that is not there should not cost a night.
     model = find_bundle(bundle, kind=kind)
@@ -177,7 +178,11 @@ def run(
     help="All four frames at once, or bright field, the stain and fluorescence [as begun, else single].",
 )
 @click.option("--stained", is_flag=True, help="With --pass both: the slide is stained already; do not stain it.")
-@click.option("--cells", type=click.IntRange(min=1), help="Cells to count [200, unless --precision is given].")
+@click.option(
+    "--cells",
+    type=click.IntRange(min=1),
+    help="Cells to count, in 16 fields or more [200, unless --precision is given].",
+)
 @click.option(
     "--precision",
     multiple=True,
@@ -216,8 +221,8 @@ def run_command(
     """From slide to differential in one go: acquire, segment, classify, report.
 
     Fields are segmented while the stage moves on, until enough cells are counted. Stopped anywhere, the same command
-    goes on and ends in the same result; run again when complete, it only shows it. A sample that was imported skips
-    the microscope.
+    goes on and ends in the same result; run again when complete, it only shows it, and tries the fields that were
+    missing once more. A sample that was imported skips the microscope.
 
     \b
     Examples:
@@ -240,7 +245,7 @@ def run_command(
         from wbcpipe.acquire.cli import specimen_for
         from wbcpipe.acquire.config import load_scope
         from wbcpipe.acquire.plan import AcquisitionPlan
-        from wbcpipe.scan import ScanRequest
+        from wbcpipe.request import ScanRequest
 
         scope = load_scope(scope_name).with_sequencing(sequencing)
         plan = AcquisitionPlan.from_scope(scope, slot)

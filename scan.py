@@ -1,56 +1,39 @@
-"""Stages 1 and 2 at the same time: fields are segmented while the stage moves on, until enough cells are counted.
-
-How many fields are taken depends only on what the fields hold, never on timing, so that a run that was broken takes
-the same fields as one that was not.
-"""
+"""Stages 1 and 2 at the same time: fields are segmented while the stage moves on, until enough cells are counted."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, Self
 
-from wbcpipe.acquire.ending import ScanEnd, clock_text, earliest_deadline_s
+from wbcpipe.acquire.ending import clock_text, earliest_deadline_s
 from wbcpipe.acquire.frames import fields_on_disk, read_info, whole_fields
 from wbcpipe.acquire.quicklook import read_empty
 from wbcpipe.acquire.writer import read_missing
 from wbcpipe.counting import LiveCount, cells_for_half_width, precision_reached
-from wbcpipe.errors import AcquisitionError, ConfigError, FrameFileError
+from wbcpipe.errors import AcquisitionError, FrameFileError, HardwareError
+from wbcpipe.request import CALIBRATION_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from wbcpipe.acquire.config import Scope
-    from wbcpipe.acquire.frames import Pass
-    from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.acquire.ending import ScanEnd
     from wbcpipe.acquire.worker import AcquisitionWorker
     from wbcpipe.classify.bundle import Bundle
-    from wbcpipe.counting import PrecisionTarget
     from wbcpipe.progress import Reporter
+    from wbcpipe.request import ScanRequest
     from wbcpipe.samples import Sample
 
 __all__ = [
-    "CALIBRATION_FIELDS",
     "FieldSource",
-    "ScanRequest",
     "Segmenter",
+    "SlideFields",
     "acquire_and_segment",
-    "check_request",
     "falls_short",
-    "next_field_count",
     "scan_until",
 ]
-
-#: Flat-field and registration prior are estimated from this many fields at the beginning of the plan.
-CALIBRATION_FIELDS: Final = 16
-#: Cells to look at before a precision target says how many it needs: the class may be common or rare.
-_FIRST_CELLS: Final = 100
-#: So many more fields than expected are taken in a bright-field pass: after the stain there is no adding to them.
-_SPARE: Final = 1.25
 
 
 class FieldSource(Protocol):
@@ -70,6 +53,10 @@ class FieldSource(Protocol):
         """
         ...
 
+    def reached(self, wanted: int) -> int:
+        """How many of the first ``wanted`` fields are taken, empty or missing."""
+        ...
+
 
 class Segmenter(Protocol):
     """Turns fields into cells."""
@@ -81,37 +68,6 @@ class Segmenter(Protocol):
     def process(self, index: int) -> object:
         """Segment one field."""
         ...
-
-
-def next_field_count(*, taken: int, cells: int, wanted_cells: int, expected_per_field: float, available: int) -> int:
-    """How many of the planned fields to have, given what the first ``taken`` of them hold.
-
-    Args:
-        taken: planned fields looked at so far.
-        cells: cells counted in them.
-        wanted_cells: the target.
-        expected_per_field: the scope file's guess, used before anything is known.
-        available: fields in the plan.
-
-    Returns:
-        The number of leading fields to take; ``taken`` when it is enough or the plan is used up.
-
-    >>> next_field_count(taken=0, cells=0, wanted_cells=200, expected_per_field=4.0, available=500)
-    40
-    >>> next_field_count(taken=40, cells=160, wanted_cells=200, expected_per_field=4.0, available=500)
-    50
-    >>> next_field_count(taken=50, cells=201, wanted_cells=200, expected_per_field=4.0, available=500)
-    50
-    """
-    if taken and cells >= wanted_cells:
-        return taken
-    if not taken:
-        # A little short of the guess: going on costs less than fields nobody asked for.
-        first = max(CALIBRATION_FIELDS, math.ceil(0.8 * wanted_cells / expected_per_field))
-        return min(first, available)
-    per_field = max(cells / taken, 0.25)
-    more = min(max(math.ceil((wanted_cells - cells) / per_field), 1), max(taken, CALIBRATION_FIELDS))
-    return min(taken + more, available)
 
 
 def scan_until(
@@ -151,137 +107,40 @@ def scan_until(
             while calibrated and waiting:
                 done.append(waiting.pop(0))
                 segmenter.process(done[-1])
-            progress(position, wanted)
+            progress(source.reached(position), wanted)
         looked_at = wanted
     return done
 
 
-@dataclass(frozen=True)
-class ScanRequest:
-    """What to take of a slide.
+class SlideFields:
+    """Fields of a slide: those on disk at once, the others from a worker that is started when first needed.
 
-    Attributes:
-        scope: the microscope.
-        plan: the fields that the slot's scan area allows, in order.
-        specimen: on a virtual scope, what lies on the stage.
-        cells: go on until so many cells are counted; ``None`` for no such target.
-        fields: take exactly so many fields instead.
-        precision: go on until the share of each of these classes is known so precisely.
-        deadline_s: of `time.time`: begin no field after it.
-        two_pass: take bright field first, then the stain, then fluorescence.
-        stained: with ``two_pass``, the operator says that the slide is stained already.
-        available: so many leading fields of the plan can be had; all of them if ``None``.
+    Fields that an earlier run could not take are tried again, once: what hindered it may have been put right.
+
+    Args:
+        sample: its lock is held by the caller.
+        request: what to take.
+        say: told in words what is being done.
+        again: try those fields; if not, they stay missing.
     """
 
-    scope: Scope
-    plan: AcquisitionPlan
-    specimen: SpecimenPlan | None
-    cells: int | None = 200
-    fields: int | None = None
-    precision: tuple[PrecisionTarget, ...] = ()
-    deadline_s: float | None = None
-    two_pass: bool = False
-    stained: bool = False
-    available: int | None = None
-
-    @property
-    def room(self) -> int:
-        """How many fields there can be at most."""
-        return len(self.plan.fields()) if self.available is None else self.available
-
-    @property
-    def first_pass(self) -> Pass:
-        """The pass that is taken first."""
-        return "brightfield" if self.two_pass else "single"
-
-    @property
-    def last_pass(self) -> Pass:
-        """The pass that completes a field."""
-        return "fluorescence" if self.two_pass else "single"
-
-    def likely_fields(self) -> int:
-        """Fields that are likely needed, before any is known; with two passes some more, for none can be added."""
-        if self.fields is not None:
-            return min(self.fields, self.room)
-        likely = self.wanted_cells({}) / self.scope.expected_cells_per_field
-        return min(math.ceil(likely * (_SPARE if self.two_pass else 1)), self.room)
-
-    def decide(self, taken: int, counts: Mapping[str, int]) -> int:
-        """Fields to have after ``taken`` fields with so many identified cells per class; see `next_field_count`."""
-        available = self.room
-        if self.fields is not None:
-            return min(self.fields, available)
-        return next_field_count(
-            taken=taken,
-            cells=sum(counts.values()),
-            wanted_cells=self.wanted_cells(counts),
-            expected_per_field=self.scope.expected_cells_per_field,
-            available=available,
-        )
-
-    def wanted_cells(self, counts: Mapping[str, int]) -> int:
-        """Cells that all targets together need, as far as those counted tell."""
-        total = sum(counts.values())
-        needed = [
-            cells_for_half_width(counts.get(target.name, 0), total, target.half_width_percent)
-            for target in self.precision
-        ]
-        if not total:
-            needed = [min(cells, _FIRST_CELLS) for cells in needed]
-        return max([self.cells or 0, *needed])
-
-    def end(self, done: int, wanted: int, counts: Mapping[str, int] | None, *, in_time: bool) -> ScanEnd:
-        """Why a scan ends after ``done`` of ``wanted`` fields with so many identified cells per class."""
-        if self.fields is not None or counts is None:
-            enough = self.fields is None or self.fields <= self.room
-            return ScanEnd(("fields" if enough else "area") if in_time else "deadline", done, wanted)
-        total = sum(counts.values())
-        reached = precision_reached(self.precision, counts)
-        if total >= (self.cells or 0) and all(target.met for target in reached):
-            return ScanEnd("precision" if reached else "cells", done, done, total, self.cells, reached)
-        return ScanEnd("area" if in_time else "deadline", done, wanted, total, self.cells, reached)
-
-
-def check_request(sample: Sample, request: ScanRequest) -> None:
-    """Refuse what cannot work before anything is written.
-
-    Raises:
-        SampleStateError: the sample was begun otherwise.
-        ConfigError: a number of fields and a precision; or neither cells, fields nor precision.
-        DiskFullError: the fields that are likely needed do not fit on the disk.
-    """
-    from wbcpipe.acquire.record import check_disk, check_sample
-
-    if request.fields is not None and request.precision:
-        raise ConfigError("give --fields or --precision, not both: a number of fields is taken whatever they hold.")
-    if request.fields is None and request.cells is None and not request.precision:
-        raise ConfigError("nothing says when to stop; give --cells, --precision or --fields.")
-    check_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
-    if request.two_pass:
-        from wbcpipe.acquire.passes import check_staining
-
-        check_staining(sample, request.scope, stained=request.stained)
-    for name in dict.fromkeys((request.first_pass, request.last_pass)):
-        there = {*fields_on_disk(sample.raw_path(name)), *read_empty(sample.raw_path(name))}
-        to_go = sum(index not in there for index in range(request.likely_fields()))
-        check_disk(sample.path, request.scope, to_go, pass_name=name)
-
-
-class _Slide:
-    """Fields of a slide: those on disk at once, the others from a worker that is started when first needed."""
-
-    def __init__(self, sample: Sample, request: ScanRequest, say: Callable[[str], None]) -> None:
+    def __init__(self, sample: Sample, request: ScanRequest, say: Callable[[str], None], *, again: bool = True) -> None:
         self._sample = sample
         self._request = request
         self._say = say
         self.ended = False
-        self._deadline_s = earliest_deadline_s(request.scope, request.deadline_s, time.time())
+        self._deadline_s = request.deadline_s
         self._worker: AcquisitionWorker | None = None
         self._closing = contextlib.ExitStack()
         self._raw = sample.raw_path(request.last_pass)
         first = sample.raw_path(request.first_pass)
-        without = {*read_missing(first), *read_missing(self._raw), *read_empty(first)}
+        without = set(read_empty(first))
+        if request.two_pass:  # the slide is stained: what has no bright field will have none
+            without |= set(range(request.room)).difference(fields_on_disk(first))
         self._known = dict.fromkeys(without, False) | dict.fromkeys(self._whole(), True)
+        self._missing = set(read_missing(self._raw)).difference(self._known)
+        if not again:
+            self._give_up_missing()
 
     def __enter__(self) -> Self:
         return self
@@ -301,14 +160,25 @@ class _Slide:
         for index in range(wanted):
             while index not in self._known and not self.ended:
                 events = events or self._events(wanted)
-                if not next(events, False) and not self.ended:
+                if not self._hear(events, wanted) and not self.ended and index not in self._known:
                     raise AcquisitionError(
                         f"sample {self._sample.name!r}: the acquisition ended without field {index}; run again."
                     )
             yield index if self._known.get(index) else None
 
+    def _hear(self, events: Iterator[bool], wanted: int) -> bool:
+        """The next event, if there is one; a failure is none where only what was missing before was to come."""
+        try:
+            return next(events, False)
+        except HardwareError as error:
+            if not self._missing.issuperset(index for index in range(wanted) if index not in self._known):
+                raise
+            self._give_up_missing()
+            self._say(f"what was missing stays so: {error}")
+            return False
+
     def reached(self, wanted: int) -> int:
-        """How many of the first ``wanted`` fields are taken, empty or missing."""
+        """See `FieldSource.reached`."""
         return sum(index in self._known for index in range(wanted))
 
     def _events(self, wanted: int) -> Iterator[bool]:
@@ -333,7 +203,7 @@ class _Slide:
                 pass_name=request.last_pass,
             )
             if not what.in_time():
-                self._stop()
+                self._stop(wanted)
                 return
             self._worker = self._closing.enter_context(AcquisitionWorker(what))
         self._worker.want(wanted)
@@ -347,36 +217,65 @@ class _Slide:
                 case FieldEmpty(index=index):
                     self._known[index] = False
                 case DeadlinePassed():
-                    self._stop()
+                    self._stop(wanted)
                 case Progress(text=text):
                     self._say(text)
             yield True
 
-    def _stop(self) -> None:
-        self.ended = True
+    def _give_up_missing(self) -> None:
+        self._known |= dict.fromkeys(self._missing.difference(self._known), False)
+
+    def _stop(self, wanted: int) -> None:
+        """The deadline has passed: what was missing before stays so, and is no reason to stop before what is there."""
         assert self._deadline_s is not None
-        self._say(f"the deadline, {clock_text(self._deadline_s)}, has passed: no more fields are begun")
+        self._give_up_missing()
+        if self.reached(wanted) < wanted and not self.ended:
+            self.ended = True
+            self._say(f"the deadline, {clock_text(self._deadline_s)}, has passed: no more fields are begun")
 
 
 def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_least: int) -> ScanRequest:
     """The first of two passes and the stain; gives back the request for the fields that there are then.
 
     A slide that is stained gives no more bright field: what the first pass holds is all there can be.
+
+    Raises:
+        AcquisitionError: the slide could not be stained before the deadline, or is not worth it; see `stain_between`.
     """
     from wbcpipe.acquire.passes import bright_field_is_over, stain_between, take_pass
+    from wbcpipe.acquire.staining_check import open_checked
     from wbcpipe.acquire.worker import AcquisitionRequest
 
     raw = sample.raw_path("brightfield")
-    known = {*fields_on_disk(raw), *read_missing(raw), *read_empty(raw)}
-    if not bright_field_is_over(sample):
-        wanted = max(request.likely_fields(), min(at_least, request.room))
+    wanted = max(request.likely_fields(), min(at_least, request.room))
+    if not (request.stained or bright_field_is_over(sample)):
+        known = {*fields_on_disk(raw), *read_empty(raw)}
         if not known.issuperset(range(wanted)):
-            deadline_s = earliest_deadline_s(request.scope, request.deadline_s, time.time())
             what = AcquisitionRequest(
-                sample, request.scope, request.plan, request.specimen, deadline_s=deadline_s, pass_name="brightfield"
+                sample,
+                request.scope,
+                request.plan,
+                request.specimen,
+                deadline_s=request.deadline_s,
+                pass_name="brightfield",
+                microscope=open_checked,
             )
-            known |= set(take_pass(what, wanted, reporter).settled)
-        stain_between(sample, request.scope, stained=request.stained, reporter=reporter)
+            if request.fields is None:
+                reporter.say(
+                    f"{wanted} bright fields, for the {request.likely_cells()} cells that may be needed: none can be "
+                    "added after the stain"
+                )
+            take_pass(what, wanted, reporter)
+    hindrance = stain_between(
+        sample, request.scope, wanted, deadline_s=request.deadline_s, stained=request.stained, reporter=reporter
+    )
+    known = {*fields_on_disk(raw), *read_missing(raw), *read_empty(raw)}
+    if hindrance:
+        request.end(0, wanted, {}, in_time=False).save(sample)
+        raise AcquisitionError(
+            f"sample {sample.name!r}: {hindrance}. {len(known)} of {wanted} bright fields are done and kept; with a "
+            "later deadline the same command goes on."
+        )
     return replace(request, available=max(known, default=-1) + 1)
 
 
@@ -407,6 +306,7 @@ def acquire_and_segment(
     Raises:
         WbcpipeError: see the stages.
     """
+    from wbcpipe.acquire.passes import nothing_in_time
     from wbcpipe.segment.stage import SegmentStage, segment_sample
 
     # A GPU for the network need not be worth while for frames.
@@ -419,6 +319,7 @@ def acquire_and_segment(
     from wbcpipe.acquire.record import begin_sample
 
     begin_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
+    request = replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, time.time()))
     if request.two_pass:
         request = _bright_field(sample, request, reporter, at_least)
     stage = SegmentStage(sample, pixel_um=model.info.pixel_um, device=dense)
@@ -438,16 +339,14 @@ def acquire_and_segment(
         if count is not None:
             _show_count(request, count.counts(), reporter)
 
-    with _Slide(sample, request, reporter.say) as slide:
+    with SlideFields(sample, request, reporter.say, again=not at_least) as slide:
         indices = scan_until(slide, count or stage, decide=decide, progress=progress)
         counts = None if count is None else dict(count.tally().counts)
         end = request.end(slide.reached(asked), asked, counts, in_time=not slide.ended)
-    if slide.ended and not indices:
-        raise AcquisitionError(
-            f"sample {sample.name!r}: the deadline passed before any field was taken; run again with a later one."
-        )
-    stage.finish(indices)
     end.save(sample)
+    if slide.ended and not indices:
+        raise nothing_in_time(sample)
+    stage.finish(indices)
     reporter.say(end.text)
     return end
 

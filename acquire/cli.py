@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError, WbcpipeError
+from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
 from wbcpipe.options import (
     data_option,
     deadline_option,
@@ -117,11 +117,13 @@ def acquire(
     The focus is mapped first, in bright field, so that the stain does not bleach. Then fields are taken row by row
     from the corner of the slot. Fields that are on disk already are kept: after a power cut, a crash or Ctrl-C the same
     command goes on where it stopped, and a larger --fields takes more. A field that cannot be taken, even after its
-    devices were loaded anew or their process was started again, is noted in missing.json; the run goes on.
+    devices were loaded anew or their process was started again, is noted in missing.json; the run goes on, and the same
+    command tries it again.
 
     For a slide that is stained between the passes, --pass brightfield takes the three illuminations, and
     --pass fluorescence, minutes or days later, finds the slide again by a few fields and takes the fluorescence where
-    it belongs; --pass both does the two with the scope file's staining between them.
+    it belongs; --pass both does the two with the scope file's staining between them, if the first came to its end
+    before the deadline and is worth it: something is on disk, and no more than a fifth is missing.
 
     \b
     Examples:
@@ -132,9 +134,10 @@ def acquire(
     from wbcpipe.acquire.config import load_scope
     from wbcpipe.acquire.ending import ScanEnd, earliest_deadline_s
     from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.passes import bright_field_is_over, check_staining, passes_of, stain_between, take_pass
+    from wbcpipe.acquire.passes import check_room, passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
+    from wbcpipe.acquire.record import begin_sample, check_sample
+    from wbcpipe.acquire.staining_check import check_staining
     from wbcpipe.acquire.worker import AcquisitionRequest
     from wbcpipe.progress import Reporter
     from wbcpipe.samples import Sample, data_root
@@ -147,32 +150,18 @@ def acquire(
         fields = max(fields_on_disk(sample.raw_path("brightfield")), default=0) + 1
     n_fields = fields_for(scope, plan, fields, cells)
     specimen = specimen_for(scope, specimen_seed, specimen_preparation)
-    todo = passes_of(passes)
-    if "brightfield" in todo and bright_field_is_over(sample):
-        if passes == "brightfield":
-            raise SampleStateError(
-                f"sample {sample.name!r}: the slide is stained, its bright field is no longer that of the first pass; "
-                "go on with --pass fluorescence."
-            )
-        todo = ("fluorescence",)
+    todo = passes_to_take(sample, passes, stained=stained)
+    if todo == ("brightfield", "fluorescence"):
+        check_staining(scope)
     check_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
-    for name in todo:
-        check_disk(sample.path, scope, _fields_to_go(sample.raw_path(name), n_fields), pass_name=name)
-    if passes == "both":
-        check_staining(sample, scope, stained=stained)
+    check_room(sample, scope, todo, n_fields)
     started_s = time.monotonic()
     deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
-    outcomes: dict[Pass, PassOutcome] = {}
     with sample.lock("acquire"):
         begin_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
+        request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s)
         with Reporter(quiet=as_json) as reporter:
-            for name in todo:
-                if name == "fluorescence" and passes == "both" and len(todo) == 2:
-                    stain_between(sample, scope, stained=stained, reporter=reporter)
-                request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s, pass_name=name)
-                outcomes[name] = take_pass(request, n_fields, reporter)
-                if not outcomes[name].in_time:
-                    break
+            outcomes = take_passes(request, todo, n_fields, reporter, stain=passes == "both", stained=stained)
         last = list(outcomes.values())[-1]
         end = ScanEnd("fields" if last.in_time else "deadline", len(last.settled), n_fields)
         end.save(sample)
@@ -183,9 +172,13 @@ def _tell(sample: Sample, outcomes: Mapping[Pass, PassOutcome], end: ScanEnd, se
     """Show what came of the passes, as their workers told; each looked its fields up on the disk at its end.
 
     Raises:
-        AcquisitionError: no field of a pass could be taken.
+        AcquisitionError: no field of a pass could be taken, or none at all before the deadline.
     """
+    from wbcpipe.acquire.passes import nothing_in_time
+
     n_fields = end.fields_wanted
+    if end.reason == "deadline" and not any(told.taken for told in outcomes.values()):
+        raise nothing_in_time(sample)
     for told in outcomes.values():
         if told.missing and len(told.missing) == len(told.settled):
             reason = told.missing[min(told.missing)]
@@ -214,14 +207,6 @@ def _tell(sample: Sample, outcomes: Mapping[Pass, PassOutcome], end: ScanEnd, se
         lost += f", {len(one.empty)} skipped as empty" if one.empty else ""
         when = f" after {seconds:.1f} s" if one is told else ""
         click.echo(f"{len(one.taken)} of {n_fields} fields on disk{lost}{when}: {sample.raw_path(name)}")
-
-
-def _fields_to_go(raw: Path, n_fields: int) -> int:
-    from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.quicklook import read_empty
-
-    known = {*fields_on_disk(raw), *read_empty(raw)}
-    return sum(index not in known for index in range(n_fields))
 
 
 @click.command(context_settings={"max_content_width": 100})

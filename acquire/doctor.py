@@ -14,6 +14,7 @@ from wbcpipe.acquire.calibration import check_calibration
 from wbcpipe.acquire.mmcfg import lint, modality_settings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.record import time_estimate
+from wbcpipe.acquire.staining_check import program_problem, step_problems
 from wbcpipe.errors import ConfigError, HardwareError, StageLimitError, WbcpipeError
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
         yield from (Check(".cfg file", "fail", problem) for problem in problems)
     else:
         yield Check(".cfg file", "ok", f"{scope.config_path.name}: every device, group and preset named is there")
+    if scope.staining.command:
+        problem = program_problem(scope)
+        yield Check("staining", "fail" if problem else "ok", problem or f"{scope.staining.command[0]} can be started")
     yield from (Check(found.name, found.status, found.detail) for found in check_calibration(scope, data))
     try:
         plan = AcquisitionPlan.from_scope(scope, slot)
@@ -165,6 +169,11 @@ def _live(scope: Scope, tell: Callable[[str, Status, str], None]) -> None:
             tell(*check)
         for check in _ranges(scope, link):
             tell(*check)
+        if scope.staining.steps:
+            problems = step_problems(scope, link)
+            tell(
+                "staining", "fail" if problems else "ok", "; ".join(problems) or "the devices take every step; none set"
+            )
         for check in _camera(CoreMicroscope(scope, link)):
             tell(*check)
     finally:

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION: Final = 1
-EndReason = Literal["cells", "precision", "fields", "area", "deadline"]
+EndReason = Literal["cells", "precision", "fields", "area", "brightfield", "deadline"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ScanEnd:
 
     Attributes:
         reason: ``cells`` or ``precision`` (the target is reached), ``fields`` (as many as asked for), ``area`` (the
-            plan is used up), ``deadline``.
+            plan is used up), ``brightfield`` (what was taken of it before the stain is used up), ``deadline``.
         fields_done: planned fields that were taken, found empty, or given up.
         fields_wanted: planned fields that would have been looked at, as far as was known.
         cells: counted, as the report counts; ``None`` where nobody counted.
@@ -89,6 +89,7 @@ class ScanEnd:
             "precision": f"precision reached after {fields}",
             "fields": f"{fields}, as asked for",
             "area": f"the scan area was used up after {fields}",
+            "brightfield": f"the bright-field pass was used up after {fields}, and a stained slide gives no more",
             "deadline": f"STOPPED BY THE DEADLINE after {self.fields_done} of {self.fields_wanted} fields",
         }[self.reason]
         return f"{what}: {figures}" if figures else what

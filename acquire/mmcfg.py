@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Modality, Scope
 
-__all__ = ["HardwareConfig", "lint", "modality_settings", "read_config"]
+__all__ = ["HardwareConfig", "lint", "lint_staining", "modality_settings", "read_config"]
 
 #: Fields of a line, its keyword included, that must be there.
 _LENGTHS = {"Device": 4, "Property": 3, "Label": 4, "ConfigGroup": 2, "Parent": 3, "Delay": 3}
@@ -153,13 +153,26 @@ def lint(scope: Scope, config: HardwareConfig) -> list[str]:
             found.append(_absent(f"{place}.group", modality.group, config.presets))
         elif modality.group and modality.preset not in config.presets[modality.group]:
             found.append(_absent(f"{place}.preset", modality.preset, config.presets[modality.group]))
-    for number, step in enumerate(scope.staining.steps):
-        devices[f"staining.steps[{number}].device"] = step.device
     known = {*config.devices, "Core"}
     found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
+    found += lint_staining(scope, config)
     looks: dict[tuple[object, ...], str] = {}
     for name, modality in scope.modalities.items():
         look = (modality.group, modality.preset, modality.settings)
         if looks.setdefault(look, name) != name:
             found.append(f"modalities.{name} is lit exactly as modalities.{looks[look]}")
+    return found
+
+
+def lint_staining(scope: Scope, config: HardwareConfig) -> list[str]:
+    """What the steps of a staining name that the .cfg lacks, in words: devices, and labels where it gives them."""
+    found = []
+    for key, steps in (("steps", scope.staining.steps), ("safe", scope.staining.safe or ())):
+        for number, step in enumerate(steps):
+            place = f"staining.{key}[{number}]"
+            labels = config.labels.get(step.device)
+            if step.device not in (*config.devices, "Core"):
+                found.append(_absent(f"{place}.device", step.device, config.devices))
+            elif step.property == "Label" and labels and step.value not in labels:
+                found.append(_absent(f"{place}.value", step.value, labels))
     return found

@@ -16,7 +16,7 @@ from wbcpipe.acquire.frames import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from wbcpipe.acquire.config import Scope
@@ -167,7 +167,9 @@ def _software() -> dict[str, str]:
     return versions
 
 
-def check_disk(path: Path, scope: Scope, n_fields: int, *, pass_name: Pass = "single") -> None:
+def check_disk(
+    path: Path, scope: Scope, n_fields: int, *, pass_name: Pass = "single", then: Mapping[Pass, int] | None = None
+) -> None:
     """See that ``n_fields`` more fields fit on the disk.
 
     Args:
@@ -175,6 +177,7 @@ def check_disk(path: Path, scope: Scope, n_fields: int, *, pass_name: Pass = "si
         scope: for the size of a frame.
         n_fields: to come.
         pass_name: which frames each of them has.
+        then: fields of later passes, for which there must be room as well.
 
     Raises:
         DiskFullError: they do not; nothing was written.
@@ -183,10 +186,14 @@ def check_disk(path: Path, scope: Scope, n_fields: int, *, pass_name: Pass = "si
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
-    needed = n_fields * scope.field_bytes(PASSES[pass_name]) + (_SPARE_BYTES if n_fields else 0)
+    to_come = {pass_name: n_fields, **(then or {})}
+    needed = sum(number * scope.field_bytes(PASSES[name]) for name, number in to_come.items())
+    needed += _SPARE_BYTES if any(to_come.values()) else 0
     if needed > free:
+        passes = ", ".join(f"{number} of {name}" for name, number in to_come.items())
+        what = f"{n_fields} fields" if len(to_come) == 1 else f"the fields of all passes ({passes})"
         raise DiskFullError(
-            f"{path}: {n_fields} fields need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free space, ask "
+            f"{path}: {what} need {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; free space, ask "
             "for fewer fields, or give another disk with --data."
         )
 

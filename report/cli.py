@@ -105,8 +105,8 @@ def evaluate(name: str, data: Path | None, as_json: bool) -> None:
 def status(data: Path | None, as_json: bool) -> None:
     """List the samples and how far each one is.
 
-    Read off the disk: fields taken of those planned, cells found, the model that called them, cells counted. The
-    command that was stopped goes on when it is given again.
+    Read off the disk: fields taken of those planned (of two passes each, until they are alike), cells found, the model
+    that called them, cells counted. The command that was stopped goes on when it is given again.
 
     \b
     Examples:

@@ -89,18 +89,28 @@ def _verdict(good: bool | None, yes: str, no: str) -> Text:
     return Text(yes) if good else Text(no, style="bold red")
 
 
+def _fields(sample: SampleStatus) -> str:
+    """Fields taken of those planned; of two passes each by itself until they are alike."""
+    planned = "" if sample.fields_planned is None else f" of {sample.fields_planned}"
+    numbers = set(sample.passes.values())
+    if len(numbers) > 1:
+        short = {"brightfield": "bright", "fluorescence": "fluor."}
+        return "\n".join(f"{number}{planned} {short[name]}" for name, number in sample.passes.items())
+    return f"{sample.fields_taken}{planned}" if sample.fields_taken or planned else ""
+
+
 def print_status(root: Path, samples: Sequence[SampleStatus], console: Console) -> None:
     """Show how far the samples below ``root`` are."""
     if not samples:
         console.print(Text(f"no samples in {root}; `wbcpipe run --sample demo` makes one, with no microscope."))
         return
     table = _table("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", left=2)
+    table.columns[2].no_wrap = True
     for sample in samples:
-        planned = "" if sample.fields_planned is None else f" of {sample.fields_planned}"
         table.add_row(
             Text(sample.name, style="bold"),
             Text(sample.state, style={"damaged": "bold red", "reported": "green"}.get(sample.state, "")),
-            f"{sample.fields_taken}{planned}" if sample.fields_taken or planned else "",
+            _fields(sample),
             str(sample.fields_missing or ""),
             "" if sample.cells is None else str(sample.cells),
             Text(sample.bundle or ""),

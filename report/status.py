@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from wbcpipe.acquire.frames import fields_on_disk
+from wbcpipe.acquire.staining import staining_state
 from wbcpipe.errors import SampleNameError, SampleStateError
 from wbcpipe.report.document import count_fields
 from wbcpipe.report.rows import read_rows
@@ -27,7 +29,9 @@ class SampleStatus:
         state: the last stage done: ``begun``, ``acquiring``, ``segmented``, ``classified``, ``reported``; or
             ``damaged``.
         kind: where its pictures come from.
-        fields_taken: fields on disk.
+        fields_taken: fields whose frames are all on disk.
+        passes: of a sample that is taken in two passes, each pass and the fields on disk of it; else empty.
+        staining: between them: ``begun`` (and not known to have ended), ``incubating``, ``stained``, or empty.
         fields_planned: positions in the plan; ``None`` where there is no plan.
         fields_missing: fields that could not be taken.
         fields_empty: fields that showed bare glass and were skipped.
@@ -42,6 +46,8 @@ class SampleStatus:
     state: str
     kind: str = ""
     fields_taken: int = 0
+    passes: dict[str, int] = field(default_factory=dict)
+    staining: str = ""
     fields_planned: int | None = None
     fields_missing: int = 0
     fields_empty: int = 0
@@ -92,8 +98,16 @@ def _state(sample: Sample, facts: dict[str, Any]) -> str:
         "fields_missing": len(fields.missing),
         "fields_empty": len(fields.empty),
     }
+    if info.get("protocol") == "two-pass":
+        facts["passes"] = {name: len(fields_on_disk(sample.raw_path(name))) for name in ("brightfield", "fluorescence")}
+        facts["staining"] = staining_state(sample)
+        if facts["staining"] == "begun":
+            facts["problem"] = (
+                "staining was begun and did not end: look at the slide; the next command says how to go on"
+            )
     if not sample.cells_path.exists():
-        return "acquiring" if fields.taken or fields.missing or fields.empty else "begun"
+        some = fields.taken or fields.missing or fields.empty or any(facts.get("passes", {}).values())
+        return "acquiring" if some else "begun"
     store = CellStore(sample.cells_path)
     facts["cells"] = len(store)
     if not store.has_calls():

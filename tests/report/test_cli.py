@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from wbcpipe.errors import SampleBusyError, SampleStateError
 from wbcpipe.report.cli import evaluate, report, status
-from wbcpipe.samples import Sample
+from wbcpipe.samples import Sample, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +105,33 @@ def test_status_follows_a_sample(create_sample: Create, mark_fields: Callable[..
     table = run(status, *data)
     assert "S1: " in table
     assert "2 of 9" in table
+
+
+def test_status_tells_both_passes(tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path / "data"))
+    sample = Sample.at(tmp_path / "data", "S0")
+    plan = {"positions": [[0, 0]] * 9}
+    sample.begin({"format_version": 1, "sample": "S0", "kind": "scope", "protocol": "two-pass", "plan": plan})
+
+    def take(name: str, number: int) -> tuple[Any, ...]:
+        sample.raw_path(name).mkdir(parents=True, exist_ok=True)
+        for index in range(number):
+            (sample.raw_path(name) / f"field_{index:05d}.ome.tif").touch()
+        (seen,) = json.loads(run(status, *data, "--json"))["samples"]
+        return seen["state"], seen["fields_taken"], tuple(seen["passes"].values()), seen["staining"]
+
+    assert take("brightfield", 0) == ("begun", 0, (0, 0), "")
+    assert take("brightfield", 5) == ("acquiring", 0, (5, 0), "")
+    table = run(status, *data)
+    assert "5 of 9 bright" in table
+    assert "0 of 9 fluor." in table
+    write_json(sample.path / "raw" / "staining.json", {"method": "devices", "begun": "now"})
+    assert take("fluorescence", 0)[-1] == "begun"
+    assert "staining was begun and did not end: look at the slide" in " ".join(run(status, *data).split())
+    write_json(sample.path / "raw" / "staining.json", {"method": "devices", "applied": "now", "done": "now"})
+    assert take("fluorescence", 3) == ("acquiring", 3, (5, 3), "stained")
+    assert take("fluorescence", 5) == ("acquiring", 5, (5, 5), "stained")
+    assert "5 of 9" in run(status, *data)
 
 
 @pytest.mark.parametrize("command", [report, evaluate, status])
