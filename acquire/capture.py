@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,6 @@ def capture_field(
     events: tuple[CaptureEvent, ...],
     out: NDArray[np.uint16],
     *,
-    started_s: float,
     then_to_um: tuple[float, float] | None = None,
     check: Callable[[], None] = lambda: None,
     look: QuickLook | None = None,
@@ -42,7 +42,6 @@ def capture_field(
         scope: for the pixel size and the saturation.
         events: of one field, in channel order.
         out: (C, Y, X) uint16, overwritten.
-        started_s: of `time.monotonic`, when the run began.
         then_to_um: (x, y) of the field after this one: the stage sets off while the last frame is read.
         check: called before each frame, or before a burst of them; raises to stop.
         look: judges the first frame while the next ones are taken, and decides before any fluorescence; after a burst
@@ -71,16 +70,18 @@ def capture_field(
         exposures = microscope.burst(events, out[: len(events)], then_to_um, seen)
     else:
         exposures = _one_by_one(microscope, events, out, then_to_um, check, look, whole)
+    begun_s = exposures[0].begun_s or time.monotonic()
     frames = [
         FrameInfo(
             event.modality,
             exposure.exposure_ms,
             event.wavelength_nm,
             exposure.z_um,
-            round((exposure.begun_s or started_s) - started_s, 3),
+            round((exposure.begun_s or begun_s) - begun_s, 3),
         )
         for event, exposure in zip(events, exposures, strict=True)
     ]
+    acquired = datetime.now(UTC) - timedelta(seconds=time.monotonic() - begun_s)
     microscope.finish()
     if look is not None:
         look.decide(microscope)
@@ -91,6 +92,7 @@ def capture_field(
         pixel_um=scope.camera.image_pixel_um,
         frames=tuple(frames),
         saturation=scope.camera.saturation,
+        acquired=acquired.isoformat(timespec="milliseconds"),
     )
 
 

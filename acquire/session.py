@@ -6,7 +6,6 @@ import functools
 import itertools
 import math
 import threading
-import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
@@ -155,7 +154,6 @@ class AcquisitionSession:
         self._on_disk: dict[int, FieldInfo] = {}
         self._empty: dict[int, float] = {}
         self._look = QuickLook(scope.camera.image_pixel_um, scope.camera.saturation) if scope.scan.skip_empty else None
-        self._started_s = time.monotonic()
 
     def __enter__(self) -> Self:
         begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name)
@@ -369,7 +367,7 @@ class AcquisitionSession:
         before_ms = self._dose.at(info.x_um, info.y_um)
         self._dose.add_fields([info])
         bleach_ms = self.scope.light.bleach_ms
-        faded = round(1 - math.exp(-before_ms / bleach_ms), 4) if bleach_ms else 0.0
+        faded = round(1 - math.exp(-before_ms / bleach_ms), 4) if bleach_ms else None
         info = replace(info, dose_ms=self._dose.at(info.x_um, info.y_um), faded=faded)
         return info if self._reseating is None else reseated_info(info, self._reseating)
 
@@ -395,7 +393,6 @@ class AcquisitionSession:
                     self.scope,
                     events,
                     draft.buffer,
-                    started_s=self._started_s,
                     then_to_um=onward_um,
                     check=self._retries.check_stop,
                     look=self._look,

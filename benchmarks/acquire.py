@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,8 +160,9 @@ def ours(folder: Path, sequencing: str) -> tuple[float, float]:
         seconds = time.perf_counter() - start_s
     files = list(sample.raw_path().glob("*.ome.tif"))
     assert len(files) == WARM + FIELDS, files
-    first, last = session.taken[WARM].frames[0], session.taken[WARM + FIELDS - 1].frames[-1]
-    return seconds, last.time_s + last.exposure_ms / 1000 - first.time_s
+    first, last = session.taken[WARM], session.taken[WARM + FIELDS - 1]
+    apart = datetime.fromisoformat(last.acquired) - datetime.fromisoformat(first.acquired)
+    return seconds, apart.total_seconds() + last.frames[-1].time_s + last.frames[-1].exposure_ms / 1000
 
 
 def pycromanager(folder: Path) -> tuple[float, float]:

@@ -39,7 +39,7 @@ def events_at(scope: Scope, index: int = 0, lights: tuple[str, ...] = MODALITIES
 
 
 def untimed(info: FieldInfo) -> FieldInfo:
-    return replace(info, frames=tuple(replace(frame, time_s=0.0) for frame in info.frames))
+    return replace(info, acquired="", frames=tuple(replace(frame, time_s=0.0) for frame in info.frames))
 
 
 def burst(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> NDArray[np.uint16]:

@@ -49,7 +49,9 @@ def pixels_of(sample: Sample) -> dict[int, NDArray[np.uint16]]:
 def descriptions_of(sample: Sample) -> list[Any]:
     """All that is written with the fields, save the time."""
     infos = [read_info(path) for path in fields_on_disk(sample.raw_path()).values()]
-    return [replace(info, frames=tuple(replace(frame, time_s=0.0) for frame in info.frames)) for info in infos]
+    return [
+        replace(info, acquired="", frames=tuple(replace(frame, time_s=0.0) for frame in info.frames)) for info in infos
+    ]
 
 
 def events_of(sample: Sample) -> list[dict[str, Any]]:
