@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.calibration import check_calibration
-from wbcpipe.acquire.mmcfg import lint, modality_settings, read_config
+from wbcpipe.acquire.mmcfg import lint, lint_warnings, modality_settings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.record import time_estimate
 from wbcpipe.errors import ConfigError, HardwareError, StageLimitError, WbcpipeError
@@ -67,13 +67,15 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
         data: the data root.
     """
     yield Check("scope file", "ok", f"{scope.path}: {scope.title or scope.name}")
+    oddities: list[str] = []
     try:
-        problems = lint(scope, read_config(scope.config_path))
+        config = read_config(scope.config_path)
+        problems, oddities = lint(scope, config), lint_warnings(scope, config)
     except ConfigError as error:
         problems = [str(error)]
-    if problems:
-        yield from (Check(".cfg file", "fail", problem) for problem in problems)
-    else:
+    yield from (Check(".cfg file", "fail", problem) for problem in problems)
+    yield from (Check(".cfg file", "warn", oddity) for oddity in oddities)
+    if not problems:
         yield Check(".cfg file", "ok", f"{scope.config_path.name}: every device, group and preset named is there")
     yield from (Check(found.name, found.status, found.detail) for found in check_calibration(scope, data))
     try:
@@ -202,6 +204,8 @@ def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
     ]
     span = f"the camera takes {limits[0]:g} to {limits[1]:g} ms" if limits else "the camera names no limits"
     yield "exposures", "fail" if outside else "ok", "; ".join([*outside, span])
+    if scope.focus.method == "hardware":
+        yield "focusing device", *_focusing_device(scope, link)
     x_um, y_um = link.xy_um()
     z_um = link.z_um()
     stage = scope.stage
@@ -210,6 +214,14 @@ def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
     )
     here = f"stands at x {x_um:.1f}, y {y_um:.1f}, z {z_um:.2f} um"
     yield "stage", "ok" if inside else "warn", here + ("" if inside else ": outside the scope's limits; home it first")
+
+
+def _focusing_device(scope: Scope, link: CoreLink) -> tuple[Status, str]:
+    try:
+        link.choose_focusing_device(scope.focus.hardware_device)
+    except HardwareError as error:
+        return "fail", f"{error} Name a focusing device of the .cfg in 'focus.hardware_device'."
+    return "ok", f"{scope.focus.hardware_device} is one; whether it finds the cells is seen at a run's first places"
 
 
 def _camera(microscope: CoreMicroscope) -> Iterator[tuple[str, Status, str]]:

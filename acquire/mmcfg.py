@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Modality, Scope
 
-__all__ = ["HardwareConfig", "lint", "modality_settings", "read_config"]
+__all__ = ["HardwareConfig", "lint", "lint_warnings", "modality_settings", "read_config", "refuse_unsound"]
 
 #: Fields of a line, its keyword included, that must be there.
 _LENGTHS = {"Device": 4, "Property": 3, "Label": 4, "ConfigGroup": 2, "Parent": 3, "Delay": 3}
@@ -30,12 +30,14 @@ class HardwareConfig:
         presets: group to preset to its (device, property, value) settings, in order.
         labels: device to its state labels.
         problems: what is wrong with the file by itself, in words.
+        alike: group to what is said, in words, of presets of it that do the same.
     """
 
     devices: dict[str, tuple[str, str]] = field(default_factory=dict)
     presets: dict[str, dict[str, list[tuple[str, str, str]]]] = field(default_factory=dict)
     labels: dict[str, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    alike: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_config(path: Path) -> HardwareConfig:
@@ -101,7 +103,8 @@ def _check_settings(config: HardwareConfig, path: Path) -> None:
             _check_preset(config, place, settings)
             other = seen.setdefault((group, tuple(sorted(settings))), preset)
             if other != preset:
-                config.problems.append(f"{place} does the same as {other!r}; the core cannot tell which one is set")
+                text = f"{place} does the same as {other!r}; the core cannot tell which one is set"
+                config.alike.append((group, text))
 
 
 def _check_preset(config: HardwareConfig, place: str, settings: list[tuple[str, str, str]]) -> None:
@@ -128,22 +131,39 @@ def _absent(what: str, name: str, there: Iterable[str]) -> str:
 
 def modality_settings(scope: Scope, config: HardwareConfig, modality: Modality) -> tuple[tuple[str, str, str], ...]:
     """The (device, property, value) settings that a modality stands for."""
-    if modality.settings:
-        return tuple((setting.device, setting.property, setting.value) for setting in modality.settings)
-    try:
-        return tuple(config.presets[modality.group][modality.preset])
-    except KeyError:
-        raise ConfigError(f"{scope.path}: " + "; ".join(lint(scope, config)) + ".") from None
+    if settings := _settings(config, modality):
+        return tuple(settings)
+    raise ConfigError(f"{scope.path}: " + "; ".join(lint(scope, config)) + ".")
+
+
+def refuse_unsound(scope: Scope) -> list[str]:
+    """See that a scope and its .cfg hold, before a device is touched; gives what works but should be looked at.
+
+    Raises:
+        ConfigError: they do not; the text names all that is wrong.
+    """
+    config = read_config(scope.config_path)
+    if found := lint(scope, config):
+        raise ConfigError(f"{scope.path}: {'; '.join(found)}.")
+    return lint_warnings(scope, config)
+
+
+def lint_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
+    """What is odd in a .cfg but no business of the scope's: presets alike in groups that it does not use."""
+    used = {modality.group for _, modality in scope.modalities.items()}
+    return [text for group, text in config.alike if group not in used]
 
 
 def lint(scope: Scope, config: HardwareConfig) -> list[str]:
     """What is wrong with a scope and its .cfg, in words; empty when all holds."""
-    found = list(config.problems)
+    used = {modality.group for _, modality in scope.modalities.items()}
+    found = [*config.problems, *(text for group, text in config.alike if group in used)]
     devices = {
         "camera.device": scope.camera.device,
         "stage.xy_device": scope.stage.xy_device,
         "stage.z_device": scope.stage.z_device,
         **({"light.shutter_device": scope.light.shutter_device} if scope.light.shutter_device else {}),
+        **({"focus.hardware_device": scope.focus.hardware_device} if scope.focus.method == "hardware" else {}),
     }
     for name, modality in scope.modalities.items():
         place = f"modalities.{name}"
@@ -157,9 +177,16 @@ def lint(scope: Scope, config: HardwareConfig) -> list[str]:
         devices[f"staining.steps[{number}].device"] = step.device
     known = {*config.devices, "Core"}
     found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
-    looks: dict[tuple[object, ...], str] = {}
+    looks: dict[tuple[tuple[str, str, str], ...], str] = {}
     for name, modality in scope.modalities.items():
-        look = (modality.group, modality.preset, modality.settings)
-        if looks.setdefault(look, name) != name:
+        look = tuple(sorted(_settings(config, modality)))
+        if look and looks.setdefault(look, name) != name:
             found.append(f"modalities.{name} is lit exactly as modalities.{looks[look]}")
     return found
+
+
+def _settings(config: HardwareConfig, modality: Modality) -> list[tuple[str, str, str]]:
+    """The settings of a modality; none where its preset is not there."""
+    if modality.settings:
+        return [(setting.device, setting.property, setting.value) for setting in modality.settings]
+    return config.presets.get(modality.group, {}).get(modality.preset, [])

@@ -478,8 +478,12 @@ class CoreLink:
         doing = f"focusing by {policy.hardware_device!r}"
         self._focus_caller.run(lambda: self._focus_now(policy), policy.hardware_timeout_s, doing)
 
+    def choose_focusing_device(self, device: str) -> None:
+        """Give a device the role of the one that focuses; refused where it is none."""
+        self._call("set_auto_focus_device", device)
+
     def _focus_now(self, policy: Focus) -> None:
-        self._call("set_auto_focus_device", policy.hardware_device)
+        self.choose_focusing_device(policy.hardware_device)
         if policy.device_offset is not None:
             self._call("set_auto_focus_offset", float(policy.device_offset))
         if policy.hardware_mode != "continuous":

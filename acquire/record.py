@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe.acquire.calibration import calibration_reference
 from wbcpipe.acquire.frames import MODALITIES, PASSES, fields_on_disk
+from wbcpipe.acquire.mmcfg import refuse_unsound
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def check_sample(
     pass_name: Pass = "single",
     slide: str = "",
 ) -> None:
-    """See that the sample on disk, if any, is the one that these arguments mean; nothing is written.
+    """See that the scope's files hold and that the sample on disk, if any, is the one meant; nothing is written.
 
     Args:
         sample: on disk or not.
@@ -57,8 +58,9 @@ def check_sample(
 
     Raises:
         SampleStateError: it is not; the text names what differs.
-        ConfigError: a virtual scope without a specimen, or a real one with.
+        ConfigError: the scope file and its .cfg do not hold; a virtual scope without a specimen, or a real one with.
     """
+    refuse_unsound(scope)
     if scope.virtual and specimen is None:
         raise ConfigError(f"scope {scope.name!r} is virtual: it needs a specimen; give --specimen-seed.")
     if not scope.virtual and specimen is not None:

@@ -18,6 +18,7 @@ from wbcpipe.acquire.dose import DoseLedger
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.focusing import FocusKeeper
 from wbcpipe.acquire.frames import PASSES, field_path, fields_on_disk, read_field, read_info
+from wbcpipe.acquire.mmcfg import lint_warnings, read_config
 from wbcpipe.acquire.plausible import FrameJudge
 from wbcpipe.acquire.quicklook import FieldIsEmpty, QuickLook, read_empty
 from wbcpipe.acquire.reconcile import drop_stale, reconcile
@@ -169,6 +170,8 @@ class AcquisitionSession:
         for index in list(self._on_disk)[-_LEARNT_FIELDS:]:
             images, info = read_field(field_path(self.raw, index))
             self._judge.learn(info.modalities, images)
+        for oddity in lint_warnings(self.scope, read_config(self.scope.config_path)):
+            self._progress(f"look at this: {oddity}")
         self._progress(f"opening {self.scope.name}")
         self.microscope = self._open(self.scope, self.specimen)
         try:
