@@ -412,9 +412,6 @@ def acquire_and_segment(
             show = functools.partial(reporter.update, "fields segmented")
             segment_sample(sample, pixel_um=model.info.pixel_um, progress=show)
         return None
-    from wbcpipe.acquire.record import begin_sample
-
-    begin_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
     if request.two_pass:
         request = _bright_field(sample, request, reporter, at_least)
     stage = SegmentStage(sample, pixel_um=model.info.pixel_um)

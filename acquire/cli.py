@@ -134,7 +134,7 @@ def acquire(
     from wbcpipe.acquire.frames import fields_on_disk
     from wbcpipe.acquire.passes import bright_field_is_over, check_staining, passes_of, stain_between, take_pass
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
+    from wbcpipe.acquire.record import check_disk, check_sample
     from wbcpipe.acquire.worker import AcquisitionRequest
     from wbcpipe.progress import Reporter
     from wbcpipe.samples import Sample, data_root
@@ -164,12 +164,13 @@ def acquire(
     deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
     outcomes: dict[Pass, PassOutcome] = {}
     with sample.lock("acquire"):
-        begin_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
         with Reporter(quiet=as_json) as reporter:
             for name in todo:
                 if name == "fluorescence" and passes == "both" and len(todo) == 2:
                     stain_between(sample, scope, stained=stained, reporter=reporter)
-                request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s, pass_name=name)
+                request = AcquisitionRequest(
+                    sample, scope, plan, specimen, deadline_s=deadline_s, pass_name=name, slide=slide
+                )
                 outcomes[name] = take_pass(request, n_fields, reporter)
                 if not outcomes[name].in_time:
                     break

@@ -29,6 +29,7 @@ class HardwareConfig:
         devices: label to (adapter library, device name).
         presets: group to preset to its (device, property, value) settings, in order.
         labels: device to its state labels.
+        settings: (device, property, value) set when the file is loaded, in order; those of ``System``/``Startup`` last.
         problems: what is wrong with the file by itself, in words.
         alike: group to what is said, in words, of presets of it that do the same.
     """
@@ -36,6 +37,7 @@ class HardwareConfig:
     devices: dict[str, tuple[str, str]] = field(default_factory=dict)
     presets: dict[str, dict[str, list[tuple[str, str, str]]]] = field(default_factory=dict)
     labels: dict[str, list[str]] = field(default_factory=dict)
+    settings: list[tuple[str, str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     alike: list[tuple[str, str]] = field(default_factory=list)
 
@@ -71,6 +73,7 @@ def read_config(path: Path) -> HardwareConfig:
                 config.problems.append(f"{where}: preset {parts[2]!r} of group {parts[1]!r} is defined twice")
             last = here
         _take(config, parts, where)
+    config.settings += config.presets.get("System", {}).get("Startup", [])
     _check_settings(config, path)
     return config
 
@@ -91,6 +94,8 @@ def _take(config: HardwareConfig, parts: list[str], where: str) -> None:
         case "Property" | "Parent" | "Delay" | "FocusDirection":
             if parts[1] != "Core" and parts[1] not in config.devices:
                 config.problems.append(f"{where}: device {parts[1]!r} is not declared before it is used")
+            if parts[0] == "Property":
+                config.settings.append((parts[1], parts[2], ",".join(parts[3:])))
         case _:
             pass
 

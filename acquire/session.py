@@ -10,19 +10,18 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-
 from wbcpipe.acquire.burst_proof import BurstProof
 from wbcpipe.acquire.capture import capture_field
 from wbcpipe.acquire.dose import DoseLedger
 from wbcpipe.acquire.events import field_events
+from wbcpipe.acquire.field_truth import field_truth
 from wbcpipe.acquire.focusing import FocusKeeper
-from wbcpipe.acquire.frames import PASSES, field_path, fields_on_disk, read_field, read_info
+from wbcpipe.acquire.frames import PASSES, field_path, fields_on_disk, read_field
 from wbcpipe.acquire.mmcfg import lint_warnings, read_config
 from wbcpipe.acquire.plausible import FrameJudge
 from wbcpipe.acquire.quicklook import FieldIsEmpty, QuickLook, read_empty
-from wbcpipe.acquire.reconcile import drop_stale, reconcile
-from wbcpipe.acquire.record import begin_sample, check_disk
+from wbcpipe.acquire.reconcile import drop_stale, quarantine_damaged, reconcile
+from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
 from wbcpipe.acquire.retries import Retries
 from wbcpipe.acquire.second_pass import (
     SlideFinder,
@@ -33,9 +32,9 @@ from wbcpipe.acquire.second_pass import (
     save_alignment,
     second_fields,
 )
-from wbcpipe.acquire.specimen import UNMOVED, Specimen, TruthRow, reseated, truth_rows, write_truth
+from wbcpipe.acquire.specimen import UNMOVED, reseated, write_truth
 from wbcpipe.acquire.writer import FieldWriter, field_buffers, read_missing
-from wbcpipe.errors import CoreLostError, FrameFileError, HardwareError, StageLimitError
+from wbcpipe.errors import CoreLostError, HardwareError, StageLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.writer import Draft
     from wbcpipe.samples import Sample
 
-__all__ = ["AcquisitionSession", "open_microscope", "quarantine_damaged", "seating_of"]
+__all__ = ["AcquisitionSession", "open_microscope", "seating_of"]
 
 
 #: Fields of an earlier run that tell which levels to expect.
@@ -79,32 +78,6 @@ def seating_of(plan: AcquisitionPlan, specimen: SpecimenPlan | None, pass_name: 
     return reseated(specimen.seed, (sum(plan.x_um) / 2, sum(plan.y_um) / 2))
 
 
-def quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass = "single") -> dict[int, FieldInfo]:
-    """Look at each field of a pass; those that are damaged move to ``raw/quarantine``. Gives back the whole ones."""
-    raw = sample.raw_path(pass_name)
-    height_px, width_px = scope.camera.image_px
-    least_bytes = 2 * len(PASSES[pass_name]) * height_px * width_px
-    whole: dict[int, FieldInfo] = {}
-    for index, path in fields_on_disk(raw).items():
-        try:
-            info = read_info(path)
-            if info.index != index or info.modalities != PASSES[pass_name] or path.stat().st_size < least_bytes:
-                raise FrameFileError(f"{path}: not the field {index} of this plan.")
-            whole[index] = info
-        except FrameFileError as error:
-            folder = raw.parent / "quarantine"
-            folder.mkdir(exist_ok=True)
-            name = path.name if pass_name == "single" else f"{pass_name}_{path.name}"
-            target = folder / name
-            for number in range(1, 10_000):
-                if not target.exists():
-                    break
-                target = folder / f"{name}.{number}"
-            path.rename(target)
-            sample.log("quarantined", field=index, file=str(target.relative_to(sample.path)), reason=str(error))
-    return whole
-
-
 @dataclass(frozen=True)
 class _Told:
     """Who is told what: see the arguments of `AcquisitionSession.take`."""
@@ -127,6 +100,7 @@ class AcquisitionSession:
         microscope: gives the opened microscope; by default the one of ``scope``.
         progress: told in words what is being done.
         given_up: fields not to be tried, with the reason that is recorded: those that took the process down before.
+        slide: id of the physical slide, if it is known.
     """
 
     def __init__(
@@ -140,6 +114,7 @@ class AcquisitionSession:
         microscope: Callable[[Scope, SpecimenPlan | None], Microscope] | None = None,
         progress: Callable[[str], None] = lambda _: None,
         given_up: Mapping[int, str] | None = None,
+        slide: str = "",
     ) -> None:
         self.sample, self.scope, self.plan, self.specimen = sample, scope, plan, specimen
         self.pass_name = pass_name
@@ -147,7 +122,7 @@ class AcquisitionSession:
         seating = seating_of(plan, specimen, pass_name)
         self._open = microscope or functools.partial(open_microscope, seating=seating)
         self._progress = progress
-        self._given_up = dict(given_up or {})
+        self._given_up, self._slide = dict(given_up or {}), slide
         self._planned = plan.fields()
         self._fields = dict(enumerate(self._planned))
         self._reseating: Reseating | None = None
@@ -157,7 +132,29 @@ class AcquisitionSession:
         self._look = QuickLook(scope.camera.image_pixel_um, scope.camera.saturation) if scope.scan.skip_empty else None
 
     def __enter__(self) -> Self:
-        begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name)
+        check_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name, slide=self._slide)
+        for oddity in lint_warnings(self.scope, read_config(self.scope.config_path)):
+            self._progress(f"look at this: {oddity}")
+        self._progress(f"opening {self.scope.name}")
+        self.microscope = self._open(self.scope, self.specimen)
+        try:
+            # Only now: a scope file that has to be corrected before it opens leaves no sample behind.
+            begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name, slide=self._slide)
+            self._look_at_disk()
+            self._tell_of_light()
+            self.microscope.age(_doses(self._on_disk.values()))
+            self._retries = Retries(self.scope, self.sample, self.microscope, self._stop, self._progress)
+            self._proof = BurstProof(self.microscope, self.scope, self.sample.log)
+            self.focus = FocusKeeper(
+                self.sample, self.raw, self.scope, self.plan, self.microscope, self._retries, self._progress
+            )
+        except BaseException:
+            self.microscope.close()
+            raise
+        return self
+
+    def _look_at_disk(self) -> None:
+        """Find out what earlier runs left: fields, those found empty, light, and the levels to expect."""
         self.raw.mkdir(parents=True, exist_ok=True)
         self._on_disk = quarantine_damaged(self.sample, self.scope, self.pass_name)
         drop_stale(self.raw, self._on_disk)
@@ -170,22 +167,6 @@ class AcquisitionSession:
         for index in list(self._on_disk)[-_LEARNT_FIELDS:]:
             images, info = read_field(field_path(self.raw, index))
             self._judge.learn(info.modalities, images)
-        for oddity in lint_warnings(self.scope, read_config(self.scope.config_path)):
-            self._progress(f"look at this: {oddity}")
-        self._progress(f"opening {self.scope.name}")
-        self.microscope = self._open(self.scope, self.specimen)
-        try:
-            self._tell_of_light()
-            self.microscope.age(_doses(self._on_disk.values()))
-            self._retries = Retries(self.scope, self.sample, self.microscope, self._stop, self._progress)
-            self._proof = BurstProof(self.microscope, self.scope, self.sample.log)
-            self.focus = FocusKeeper(
-                self.sample, self.raw, self.scope, self.plan, self.microscope, self._retries, self._progress
-            )
-        except BaseException:
-            self.microscope.close()
-            raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._look is not None:
@@ -267,7 +248,7 @@ class AcquisitionSession:
                 reconcile(self.raw, wanted, self._empty)
         if self.specimen is not None and self._on_disk:
             skipped = [self._planned[index] for index in sorted(self._empty)]
-            write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk, skipped))
+            write_truth(self.sample.truth_path, field_truth(self.specimen, self.scope, self._on_disk, skipped))
         return whole
 
     def _without_bright_field(self, wanted: Sequence[int]) -> dict[int, str]:
@@ -416,31 +397,6 @@ class AcquisitionSession:
                 finally:
                     draft.abandon()  # at rest no further frame of it comes
         raise AssertionError  # pragma: no cover - the loop returns or raises
-
-
-def _truth(
-    plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo], skipped: Sequence[PlannedField] = ()
-) -> list[TruthRow]:
-    """What lies in the rectangle around the fields; each object with the field whose centre is nearest, or -1.
-
-    A field that was skipped as empty comes after those taken: what only it shows belongs to it, and was missed.
-    """
-    index = np.array([*sorted(fields), *(field.index for field in skipped)])
-    taken = [fields[at].reseated or fields[at] for at in sorted(fields)]
-    centre_um = np.array([(place.x_um, place.y_um) for place in (*taken, *skipped)])  # (F, 2)
-    passed_over = np.arange(len(index)) >= len(fields)  # (F,)
-    half_um = np.array(scope.field_um) / 2
-    x0_um, y0_um = (float(value) for value in centre_um.min(axis=0) - half_um)
-    x1_um, y1_um = (float(value) for value in centre_um.max(axis=0) + half_um)
-    rows = []
-    for row in truth_rows(Specimen(plan), x0_um, y0_um, x1_um, y1_um, (), 0.0):
-        away_um = np.abs(centre_um - (row.x_um, row.y_um))  # (F, 2)
-        shown = (away_um <= half_um).all(axis=1)
-        if (shown & ~passed_over).any():
-            shown &= ~passed_over
-        nearest = np.where(shown, np.square(away_um).sum(axis=1), np.inf)
-        rows.append(row._replace(field=int(index[nearest.argmin()]) if shown.any() else -1))
-    return rows
 
 
 def _doses(fields: Iterable[FieldInfo]) -> Iterator[tuple[float, float, float]]:
