@@ -155,7 +155,8 @@ def _live_main(scope: Scope, pipe: Connection) -> None:
 
 
 def _live(scope: Scope, tell: Callable[[str, Status, str], None]) -> None:
-    from wbcpipe.acquire.mmcore import CoreLink, adapter_folder, check_interface
+    from wbcpipe.acquire.adapters import adapter_folder, check_interface
+    from wbcpipe.acquire.mmcore import CoreLink
     from wbcpipe.acquire.scope import CoreMicroscope
 
     if scope.micromanager.backend == "headless":

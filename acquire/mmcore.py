@@ -7,17 +7,15 @@ a deadline on every wait.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
-import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from wbcpipe.acquire.adapters import adapter_folder, check_interface
 from wbcpipe.acquire.bridge import BridgedCore
-from wbcpipe.acquire.config import TEST_ADAPTERS
 from wbcpipe.acquire.deadline import DeadlineCaller
 from wbcpipe.acquire.sequencing import SequenceMemory
+from wbcpipe.acquire.sole_driver import sole_driver
 from wbcpipe.errors import ConfigError, CoreLostError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
@@ -27,11 +25,10 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Focus, Scope
 
-__all__ = ["CoreLink", "adapter_folder", "check_interface", "interface_versions"]
+__all__ = ["CoreLink"]
 
 #: The client builds its own core from what Micro-Manager's can do, which takes longer than a call.
 _CONNECT_S: Final = 5.0
-_INSTALL = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' pycromanager"
 _POLL_S = 0.0001
 _LOCK_POLL_S = 0.02
 _POLLS_A_LOOK = 20
@@ -39,56 +36,6 @@ _POLLS_A_LOOK = 20
 _RELOAD_S = 60.0
 #: A process can hold one core: pycromanager hands out the first it finds.
 _open: list[CoreLink] = []
-
-
-def interface_versions() -> tuple[str, str]:
-    """The device interface of pymmcore and that of mm-test-adapters; they must be equal to load a device.
-
-    Raises:
-        HardwareError: one of the packages is not installed.
-    """
-    try:
-        core = importlib.metadata.version("pymmcore")
-        adapters = importlib.metadata.version("mm-test-adapters")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise HardwareError(f"package {error.name} is not installed: {_INSTALL}.") from error
-    return core.split(".")[3], adapters.split(".")[0]
-
-
-def check_interface(scope: Scope) -> str:
-    """Say which device interface the core speaks, before anything is loaded: a mismatch can crash the interpreter.
-
-    Raises:
-        HardwareError: the test adapters speak another interface than pymmcore.
-    """
-    core, adapters = interface_versions()
-    if adapter_folder(scope) == _test_adapter_folder() and core != adapters:
-        raise HardwareError(
-            f"pymmcore speaks device interface {core}, mm-test-adapters {adapters}; they must be equal: {_INSTALL}."
-        )
-    return core
-
-
-def _test_adapter_folder() -> Path:
-    import mm_test_adapters
-
-    return Path(mm_test_adapters.device_adapter_path())
-
-
-def adapter_folder(scope: Scope) -> Path:
-    """The folder of the device adapters: WBCPIPE_MICROMANAGER, else what the scope says.
-
-    Raises:
-        HardwareError: no such folder.
-    """
-    own = os.environ.get("WBCPIPE_MICROMANAGER")
-    text = own if own and not scope.virtual else scope.micromanager.folder
-    folder = _test_adapter_folder() if text == TEST_ADAPTERS else Path(text).expanduser()
-    if not folder.is_dir():
-        raise HardwareError(
-            f"{folder}: no Micro-Manager there; correct 'micromanager.folder' in {scope.path} or WBCPIPE_MICROMANAGER."
-        )
-    return folder
 
 
 class CoreLink:
@@ -104,6 +51,7 @@ class CoreLink:
     Raises:
         HardwareError: the core or a device could not be loaded, or this process holds a core already; or the camera of
             a running Micro-Manager is in use, and it is not taken over.
+        HardwareBusyError: another process of wbcpipe drives this microscope.
     """
 
     def __init__(self, scope: Scope, *, take_over: bool = False) -> None:
@@ -118,7 +66,13 @@ class CoreLink:
         self.sequences = SequenceMemory()
         self._shutter = scope.light.shutter_device
         self._auto_shutter = False
-        self._core: Any = self._load() if self._headless else self._reach(take_over=take_over)
+        self._alone = contextlib.ExitStack()
+        self._alone.enter_context(sole_driver(scope))
+        try:
+            self._core: Any = self._load() if self._headless else self._reach(take_over=take_over)
+        except BaseException:
+            self._alone.close()
+            raise
         _open.append(self)
         try:
             if take_over:
@@ -525,6 +479,7 @@ class CoreLink:
                 import pycromanager
 
                 pycromanager.stop_headless()
+            self._alone.close()
 
 
 def _buffer_mb(scope: Scope) -> int:

@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbcpipe.acquire.adapters import adapter_folder
 from wbcpipe.acquire.config import Scope, load_scope
-from wbcpipe.acquire.mmcore import CoreLink, adapter_folder
+from wbcpipe.acquire.mmcore import CoreLink
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.session import AcquisitionSession
 from wbcpipe.samples import Sample
