@@ -32,6 +32,7 @@ __all__ = [
     "Focus",
     "Light",
     "LightCheck",
+    "LightSettings",
     "MicroManager",
     "Modality",
     "ModalitySet",
@@ -190,22 +191,6 @@ class Stage(Range):
     _check_z = field_validator("z_um")(_ordered)
 
 
-class Light(Part):
-    """The light, who switches it within a field, and what it does to the stain.
-
-    Attributes:
-        shutter_device: gates the light; opened only while the camera exposes. Empty: the presets gate it.
-        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one burst that the hardware
-            times; ``off`` switches by command, frame by frame; ``auto`` asks the devices what they can.
-        bleach_ms: fluorescence exposure after which the dye has faded to 1/e, if it was measured: each field then notes
-            what earlier light has cost it.
-    """
-
-    shutter_device: str = ""
-    sequencing: Literal["auto", "on", "off"] = "auto"
-    bleach_ms: Positive | None = None
-
-
 class DeviceSetting(Part):
     """One device property and the value it shall take."""
 
@@ -214,31 +199,69 @@ class DeviceSetting(Part):
     value: str
 
 
-class Modality(Part):
-    """How one of the four modalities is lit and exposed.
+class LightSettings(Part):
+    """A state of the light.
 
     Attributes:
         group, preset: a configuration group of the .cfg and its preset; or
         settings: the device properties one by one.
-        exposure_ms: of the camera.
-        wavelength_nm: of the illumination, for fluorescence of the emission.
-        z_offset_um: added to the surface of focus, for a chromatic shift.
-        settle_ms: wait after switching to it.
     """
 
     group: str = ""
     preset: str = ""
     settings: tuple[DeviceSetting, ...] = ()
-    exposure_ms: Positive
-    wavelength_nm: Positive
-    z_offset_um: float = 0.0
-    settle_ms: NotNegative = 0.0
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if bool(self.group) != bool(self.preset) or bool(self.group) == bool(self.settings):
             raise ValueError("give either 'group' and 'preset', or 'settings'")
         return self
+
+
+class Light(Part):
+    """The light, who switches it within a field, and what it does to the stain.
+
+    Attributes:
+        shutter_device: gates the light; opened only while the camera exposes.
+        dark: for a microscope without a shutter: the preset, or the properties, that leave no light on the slide. It is
+            set after each exposure and at every exit; needed where no shutter is named.
+        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one burst that the hardware
+            times; ``off`` switches by command, frame by frame; ``auto`` asks the devices what they can.
+        bleach_ms: fluorescence exposure after which the dye has faded to 1/e, if it was measured: each field then notes
+            what earlier light has cost it.
+    """
+
+    shutter_device: str = ""
+    dark: LightSettings | None = None
+    sequencing: Literal["auto", "on", "off"] = "auto"
+    bleach_ms: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ends_in_the_dark(self) -> Self:
+        if not self.shutter_device and self.dark is None:
+            raise ValueError(
+                "name the shutter in 'shutter_device', or without one give 'dark', the preset or the properties that "
+                "leave no light on the slide: else it would stay lit when a run ends"
+            )
+        if self.shutter_device and self.dark is not None:
+            raise ValueError("'dark' is for a microscope without a shutter; leave it out, or 'shutter_device'")
+        return self
+
+
+class Modality(LightSettings):
+    """How one of the four modalities is lit and exposed.
+
+    Attributes:
+        exposure_ms: of the camera.
+        wavelength_nm: of the illumination, for fluorescence of the emission.
+        z_offset_um: added to the surface of focus, for a chromatic shift.
+        settle_ms: wait after switching to it.
+    """
+
+    exposure_ms: Positive
+    wavelength_nm: Positive
+    z_offset_um: float = 0.0
+    settle_ms: NotNegative = 0.0
 
 
 class ModalitySet(Part):
@@ -314,7 +337,7 @@ class Scope(Part):
     micromanager: MicroManager
     camera: Camera
     stage: Stage
-    light: Light = Light()
+    light: Light
     modalities: ModalitySet
     slots: Annotated[dict[str, Slot], Field(min_length=1)]
     focus: Focus = Focus()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.calibration import check_calibration
-from wbcpipe.acquire.mmcfg import lint, lint_warnings, modality_settings, read_config
+from wbcpipe.acquire.mmcfg import light_settings, lint, lint_warnings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.record import time_estimate
 from wbcpipe.errors import ConfigError, HardwareError, StageLimitError, WbcpipeError
@@ -77,6 +77,13 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
     yield from (Check(".cfg file", "warn", oddity) for oddity in oddities)
     if not problems:
         yield Check(".cfg file", "ok", f"{scope.config_path.name}: every device, group and preset named is there")
+    if scope.light.dark is not None:
+        yield Check(
+            "shutter",
+            "warn",
+            "none: each frame waits for its light to be switched on and off, and a driver that dies or hangs leaves it "
+            "on until another process sets 'light.dark'; name a shutter if the microscope has one",
+        )
     yield from (Check(found.name, found.status, found.detail) for found in check_calibration(scope, data))
     try:
         plan = AcquisitionPlan.from_scope(scope, slot)
@@ -179,7 +186,7 @@ def _settings(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]
     config = read_config(scope.config_path)
     for name, modality in scope.modalities.items():
         bad = []
-        for device, key, value in modality_settings(scope, config, modality):
+        for device, key, value in light_settings(scope, config, modality):
             if device not in (*link.devices(), "Core"):
                 bad.append(f"device {device!r} is not loaded")
             elif not link.has_property(device, key):
@@ -192,7 +199,9 @@ def _settings(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]
                     link.wait_for((device,), scope.reliability.switch_timeout_s, f"switching to {name}")
                 except HardwareError as error:
                     bad.append(str(error))
-        yield f"light {name}", "fail" if bad else "ok", "; ".join(bad) or "switched, shutter closed"
+        link.darken()
+        dark = "shutter closed" if scope.light.shutter_device else "then set dark again"
+        yield f"light {name}", "fail" if bad else "ok", "; ".join(bad) or f"switched, {dark}"
 
 
 def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:

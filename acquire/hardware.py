@@ -93,11 +93,7 @@ class Microscope(Protocol):
         ...
 
     def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
-        """Expose with the shutter closed, and read the whole frame into ``out`` as `expose` does.
-
-        Raises:
-            HardwareError: the scope has no shutter, so that no frame is known to be dark.
-        """
+        """Expose without light, and read the whole frame into ``out`` as `expose` does."""
         ...
 
     def set_up(self, events: Sequence[CaptureEvent]) -> None:

@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from wbcpipe.acquire.config import Modality, Scope
+    from wbcpipe.acquire.config import LightSettings, Scope
 
-__all__ = ["HardwareConfig", "lint", "lint_warnings", "modality_settings", "read_config", "refuse_unsound"]
+__all__ = [
+    "HardwareConfig",
+    "light_settings",
+    "lint",
+    "lint_warnings",
+    "read_config",
+    "refuse_unsound",
+    "same_value",
+]
 
 #: Fields of a line, its keyword included, that must be there.
 _LENGTHS = {"Device": 4, "Property": 3, "Label": 4, "ConfigGroup": 2, "Parent": 3, "Delay": 3}
@@ -134,9 +142,9 @@ def _absent(what: str, name: str, there: Iterable[str]) -> str:
     return f"{what} {name!r} is not in the .cfg{hint} (it has: {_listed(there)})"
 
 
-def modality_settings(scope: Scope, config: HardwareConfig, modality: Modality) -> tuple[tuple[str, str, str], ...]:
-    """The (device, property, value) settings that a modality stands for."""
-    if settings := _settings(config, modality):
+def light_settings(scope: Scope, config: HardwareConfig, light: LightSettings) -> tuple[tuple[str, str, str], ...]:
+    """The (device, property, value) settings that a modality, or darkness, stands for."""
+    if settings := _settings(config, light):
         return tuple(settings)
     raise ConfigError(f"{scope.path}: " + "; ".join(lint(scope, config)) + ".")
 
@@ -155,13 +163,20 @@ def refuse_unsound(scope: Scope) -> list[str]:
 
 def lint_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
     """What is odd in a .cfg but no business of the scope's: presets alike in groups that it does not use."""
-    used = {modality.group for _, modality in scope.modalities.items()}
+    used = {light.group for light in _lights(scope).values()}
     return [text for group, text in config.alike if group not in used]
+
+
+def _lights(scope: Scope) -> dict[str, LightSettings]:
+    """Each state of the light that a scope file names, by its key."""
+    lights: dict[str, LightSettings] = {f"modalities.{name}": modality for name, modality in scope.modalities.items()}
+    return lights if scope.light.dark is None else {**lights, "light.dark": scope.light.dark}
 
 
 def lint(scope: Scope, config: HardwareConfig) -> list[str]:
     """What is wrong with a scope and its .cfg, in words; empty when all holds."""
-    used = {modality.group for _, modality in scope.modalities.items()}
+    lights = _lights(scope)
+    used = {light.group for light in lights.values()}
     found = [*config.problems, *(text for group, text in config.alike if group in used)]
     devices = {
         "camera.device": scope.camera.device,
@@ -170,28 +185,48 @@ def lint(scope: Scope, config: HardwareConfig) -> list[str]:
         **({"light.shutter_device": scope.light.shutter_device} if scope.light.shutter_device else {}),
         **({"focus.hardware_device": scope.focus.hardware_device} if scope.focus.method == "hardware" else {}),
     }
-    for name, modality in scope.modalities.items():
-        place = f"modalities.{name}"
-        for number, setting in enumerate(modality.settings):
+    for place, light in lights.items():
+        for number, setting in enumerate(light.settings):
             devices[f"{place}.settings[{number}].device"] = setting.device
-        if modality.group and modality.group not in config.presets:
-            found.append(_absent(f"{place}.group", modality.group, config.presets))
-        elif modality.group and modality.preset not in config.presets[modality.group]:
-            found.append(_absent(f"{place}.preset", modality.preset, config.presets[modality.group]))
+        if light.group and light.group not in config.presets:
+            found.append(_absent(f"{place}.group", light.group, config.presets))
+        elif light.group and light.preset not in config.presets[light.group]:
+            found.append(_absent(f"{place}.preset", light.preset, config.presets[light.group]))
     for number, step in enumerate(scope.staining.steps):
         devices[f"staining.steps[{number}].device"] = step.device
     known = {*config.devices, "Core"}
     found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
+    return found + _alike(config, lights)
+
+
+def _alike(config: HardwareConfig, lights: dict[str, LightSettings]) -> list[str]:
+    """Modalities lit as another one is, and those that 'light.dark' would leave lit."""
+    found = []
     looks: dict[tuple[tuple[str, str, str], ...], str] = {}
-    for name, modality in scope.modalities.items():
-        look = tuple(sorted(_settings(config, modality)))
-        if look and looks.setdefault(look, name) != name:
-            found.append(f"modalities.{name} is lit exactly as modalities.{looks[look]}")
+    dark = set(_settings(config, lights["light.dark"])) if "light.dark" in lights else set()
+    for place, light in lights.items():
+        look = tuple(sorted(_settings(config, light)))
+        if not look or place == "light.dark":
+            continue
+        if looks.setdefault(look, place) != place:
+            found.append(f"{place} is lit exactly as {looks[look]}")
+        if dark and dark <= set(look):
+            found.append(f"light.dark sets nothing that {place} does not set too, so it would stay lit")
     return found
 
 
-def _settings(config: HardwareConfig, modality: Modality) -> list[tuple[str, str, str]]:
-    """The settings of a modality; none where its preset is not there."""
-    if modality.settings:
-        return [(setting.device, setting.property, setting.value) for setting in modality.settings]
-    return config.presets.get(modality.group, {}).get(modality.preset, [])
+def _settings(config: HardwareConfig, light: LightSettings) -> list[tuple[str, str, str]]:
+    """The settings of a light; none where its preset is not there."""
+    if light.settings:
+        return [(setting.device, setting.property, setting.value) for setting in light.settings]
+    return config.presets.get(light.group, {}).get(light.preset, [])
+
+
+def same_value(got: str, wanted: str) -> bool:
+    """Whether a device's answer means the value set: ``1.0000`` is ``1``."""
+    if got == wanted:
+        return True
+    try:
+        return float(got) == float(wanted)
+    except ValueError:
+        return False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wbcpipe.acquire.adapters import adapter_folder, check_interface
 from wbcpipe.acquire.bridge import BridgedCore
 from wbcpipe.acquire.deadline import DeadlineCaller
+from wbcpipe.acquire.mmcfg import light_settings, read_config, same_value
 from wbcpipe.acquire.sequencing import SequenceMemory
 from wbcpipe.acquire.sole_driver import sole_driver
 from wbcpipe.errors import ConfigError, CoreLostError, DeviceTimeoutError, HardwareError
@@ -46,7 +47,7 @@ class CoreLink:
         take_over: a process that died may have left the camera of a running Micro-Manager in a burst: end it.
 
     Attributes:
-        found_lit: the shutter stood open before this link closed it.
+        found_lit: there was light on the slide before this link made it dark.
 
     Raises:
         HardwareError: the core or a device could not be loaded, or this process holds a core already; or the camera of
@@ -65,6 +66,9 @@ class CoreLink:
         self._focus_caller = DeadlineCaller()
         self.sequences = SequenceMemory()
         self._shutter = scope.light.shutter_device
+        config = read_config(scope.config_path)
+        self._dark = () if scope.light.dark is None else light_settings(scope, config, scope.light.dark)
+        self._lights = [light_settings(scope, config, modality) for _, modality in scope.modalities.items()]
         self._auto_shutter = False
         self._alone = contextlib.ExitStack()
         self._alone.enter_context(sole_driver(scope))
@@ -135,7 +139,7 @@ class CoreLink:
         """Darkness first, whatever the camera answers then; while it runs, no role can be given to a device."""
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
-            self.set_shutter(is_open=False)
+        self.darken()
         self.end_burst(self._scope.reliability.camera_timeout_s)
 
     def _assign_roles(self) -> None:
@@ -146,9 +150,9 @@ class CoreLink:
         self._call("set_auto_shutter", False)
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
-            with contextlib.suppress(HardwareError):  # a shutter that does not tell is closed all the same
-                self.found_lit |= self.shutter_is_open()
-            self.set_shutter(is_open=False)
+        with contextlib.suppress(HardwareError):  # a shutter that does not tell is closed all the same
+            self.found_lit |= self._is_lit()
+        self.darken()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call the core; what it raises becomes a `HardwareError` that says what was asked."""
@@ -256,6 +260,22 @@ class CoreLink:
     def shutter_is_open(self) -> bool:
         """Whether light can pass."""
         return bool(self._call("get_shutter_open"))
+
+    def darken(self) -> None:
+        """Leave no light on the slide: the shutter closed, or, without one, the lights set dark."""
+        if self._shutter:
+            self.set_shutter(is_open=False)
+        for device, name, value in self._dark:
+            self.set_property(device, name, value)
+
+    def _is_lit(self) -> bool:
+        """Whether there is light on the slide; without a shutter: that of a modality."""
+        if self._shutter:
+            return self.shutter_is_open()
+        return any(
+            all(same_value(self.get_property(device, name), value) for device, name, value in settings)
+            for settings in self._lights
+        )
 
     def start_xy(self, x_um: float, y_um: float) -> None:
         """Begin a move of the XY stage."""
@@ -455,15 +475,14 @@ class CoreLink:
             self._call("enable_continuous_focus", False)
 
     def close(self) -> None:
-        """Close the shutter and unload the devices of a core loaded here; may be called twice."""
+        """Leave the slide in the dark and unload the devices of a core loaded here; may be called twice."""
         if self._core is None:
             return
         hangs = True
         try:
             hangs = not self._caller.wait(self._scope.reliability.camera_timeout_s) or not self._focus_caller.wait(0.0)
-            if self._shutter:
-                with contextlib.suppress(HardwareError):
-                    self.set_shutter(is_open=False)
+            with contextlib.suppress(HardwareError):
+                self.darken()
             if self._auto_shutter and not self._headless:
                 with contextlib.suppress(HardwareError):
                     self._call("set_auto_shutter", True)  # as the user of that Micro-Manager had it

@@ -185,11 +185,7 @@ class CoreMicroscope:
 
     def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
         """See `hardware.Microscope.expose_dark`."""
-        if not self.scope.light.shutter_device:
-            raise HardwareError(
-                f"{self.scope.path}: no 'light.shutter_device' is named, so no frame is known to be dark; name it."
-            )
-        self.link.set_shutter(is_open=False)
+        self.link.darken()
         real_ms = self._set_exposure(exposure_ms)
         self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
         seen = self._observe()
@@ -256,6 +252,7 @@ class CoreMicroscope:
                     begun_s += exposure_ms / 1000  # the next exposure begins after this one, however late it is seen
                     if channel < len(events) - 1:
                         exposures[-1] = self._pop(exposures[-1], out[channel], seen, partial(whole, channel))
+            self._go_on(then_to_um)
             last = len(events) - 1
             exposures[-1] = self._pop(exposures[-1], out[last], seen, partial(whole, last))
             self._submit()
@@ -273,9 +270,10 @@ class CoreMicroscope:
     @contextlib.contextmanager
     def _lit_then(self, then_to_um: tuple[float, float] | None) -> Iterator[None]:
         """Light for a burst; once the slide is dark the stage moves on, and the last frame is read meanwhile."""
-        with self.illumination.lit():
+        with self.illumination.lit_burst():
             yield
-        self._go_on(then_to_um)
+        if self.scope.light.shutter_device:
+            self._go_on(then_to_um)
 
     def _pop(self, exposure: Exposure, out: NDArray[np.uint16], seen: object, whole: Callable[[], None]) -> Exposure:
         """Take the oldest frame of a burst into ``out``; its exposure is the camera's own word where it gives one."""
@@ -351,8 +349,7 @@ class CoreMicroscope:
         policy, stage = self.scope.reliability, self.scope.stage
         # One device that fails must not keep the others from coming to rest.
         with contextlib.suppress(HardwareError):
-            if self.scope.light.shutter_device:
-                self.link.set_shutter(is_open=False)
+            self.link.darken()
         for stop in (self.link.stop_sequences, partial(self.link.end_burst, policy.switch_timeout_s)):
             with contextlib.suppress(HardwareError):
                 stop()

@@ -174,15 +174,15 @@ class AcquisitionSession:
         self.microscope.close()
 
     def _tell_of_light(self) -> None:
-        """Note and tell that the shutter was found open: an earlier process left the slide in the light."""
+        """Note and tell that there was light on the slide: an earlier process left it."""
         if not self.microscope.found_lit:
             return
         # The folder's time is that of the last field, or of the run's beginning.
         since = datetime.fromtimestamp(self.raw.stat().st_mtime, UTC).isoformat(timespec="seconds")
         self.sample.log("shutter_found_open", last_field=since)
         self._progress(
-            f"the shutter stood open and was closed: the slide may have been lit since {since}, when this sample was "
-            "last worked on"
+            f"light was found on, and is off now: the slide may have been lit since {since}, when this sample was last "
+            "worked on"
         )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wbcpipe.acquire.frames import MODALITIES, PASSES, fields_on_disk
-from wbcpipe.acquire.mmcfg import modality_settings, read_config
+from wbcpipe.acquire.mmcfg import light_settings, read_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ def picture_setup(scope: Scope) -> dict[str, Any]:
         "devices": {role: [label, *config.devices.get(label, ())] for role, label in labels.items()},
         "camera_settings": {name: value for device, name, value in config.settings if device == camera.device},
         "lights": {
-            name: {f"{device}-{key}": value for device, key, value in modality_settings(scope, config, modality)}
+            name: {f"{device}-{key}": value for device, key, value in light_settings(scope, config, modality)}
             for name, modality in scope.modalities.items()
         },
         "exposure_ms": {name: modality.exposure_ms for name, modality in scope.modalities.items()},

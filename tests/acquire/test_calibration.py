@@ -309,10 +309,19 @@ def test_stopping_leaves_the_shutter_closed(make_scope: Callable[..., Scope], sp
         assert not microscope.link.shutter_is_open()
 
 
-def test_a_scope_without_a_shutter_has_no_dark(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
-    scope = make_scope(('shutter_device = "LED Shutter"', 'shutter_device = ""'))
-    with planted(scope, specimen) as microscope, pytest.raises(HardwareError, match=r"no 'light\.shutter_device'"):
-        measure_dark(Bench(microscope, scope, "A"))
+def test_a_scope_without_a_shutter_takes_its_dark_frames_in_the_dark(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    scope = make_scope(
+        (
+            'shutter_device = "LED Shutter"',
+            'dark = { settings = [{ device = "LED", property = "State", value = "0" }] }',
+        )
+    )
+    with planted(scope, specimen) as microscope:
+        microscope.light("color1")
+        (first, *_) = measure_dark(Bench(microscope, scope, "A"))["exposures"]
+    assert first["level"] == pytest.approx(100.0, abs=2.0)
 
 
 def test_an_empty_slot_is_told(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:

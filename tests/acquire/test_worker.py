@@ -68,7 +68,7 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
     told: list[object] = []
     with AcquisitionWorker(AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing)) as worker:
         worker.want(4)
-        with pytest.raises(DeviceCrashError, match=r"that drives it died \(SIGSEGV\).*The shutter is closed\."):
+        with pytest.raises(DeviceCrashError, match=r"that drives it died \(SIGSEGV\).*The slide is in the dark\."):
             told.extend(worker.events())
     assert list(fields_on_disk(sample.raw_path())) == [0]
     assert [event for event in told if not isinstance(event, Progress)] == [
