@@ -125,8 +125,9 @@ class LightCheck(Part):
     darkest parts. A frame's level is compared with the median of the last fields'.
 
     Attributes:
-        enabled: look at the frames at all.
-        camera_offset: pixel value of a frame taken in the dark.
+        enabled: look at the frames at all. Fluorescence that shows nothing but noise where bright field shows cells is
+            dark whatever the levels are.
+        camera_offset: pixel value of a frame taken in the dark; `wbcpipe calibrate` measures it.
         dark_fraction: of the camera's range; a bright field whose level is lower had no light.
         saturated_fraction, fluorescence_saturated_fraction: part of a frame's pixels that may be saturated.
         least_ratio, most_ratio: of a frame's level to that of the fields before.

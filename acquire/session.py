@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.frames import FieldInfo, Pass
     from wbcpipe.acquire.hardware import Microscope
@@ -163,7 +166,8 @@ class AcquisitionSession:
         self._buffers = field_buffers(len(PASSES[self.pass_name]), self.scope.camera.image_px)
         self._dose = DoseLedger(self.raw / "light.json", self.scope.field_um)
         self._dose.add_fields(self._on_disk.values())
-        self._judge = FrameJudge(self.scope.light_check, self.scope.camera.saturation, self.scope.light.shutter_device)
+        camera, light = self.scope.camera, self.scope.light
+        self._judge = FrameJudge(self.scope.light_check, camera.saturation, light.shutter_device, camera.image_pixel_um)
         for index in list(self._on_disk)[-_LEARNT_FIELDS:]:
             images, info = read_field(field_path(self.raw, index))
             self._judge.learn(info.modalities, images)
@@ -355,6 +359,11 @@ class AcquisitionSession:
         info = replace(info, dose_ms=self._dose.at(info.x_um, info.y_um), faded=faded)
         return info if self._reseating is None else reseated_info(info, self._reseating)
 
+    def _first_frame(self, index: int) -> NDArray[np.uint16]:
+        """The first bright-field frame (Y, X) of a field, as the pass before took it."""
+        frame: NDArray[np.uint16] = read_field(field_path(self.sample.raw_path("brightfield"), index))[0][0]
+        return frame
+
     def _miss(self, writer: FieldWriter, index: int, reason: str) -> None:
         # A process that goes on for one that died finds what that one noted.
         if read_missing(self.raw).get(index) != reason:
@@ -382,7 +391,7 @@ class AcquisitionSession:
                     look=self._look,
                     whole=draft.whole,
                 )
-                self._judge.judge(info.modalities, draft.buffer)
+                self._judge.judge(info.modalities, draft.buffer, functools.partial(self._first_frame, field.index))
                 return draft, info
             except FieldIsEmpty:
                 draft.abandon()
