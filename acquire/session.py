@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
 from wbcpipe.acquire.burst_proof import BurstProof
-from wbcpipe.acquire.capture import capture_field
+from wbcpipe.acquire.capture import capture_field, taken_together
 from wbcpipe.acquire.dose import DoseLedger
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.field_truth import field_truth
@@ -380,7 +380,7 @@ class AcquisitionSession:
             try:
                 z_um = self.focus.z_um(field.x_um, field.y_um, field.index)
                 events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
-                self._proof.consider(events)
+                self._proof.consider(taken_together(events, self._look))
                 info = capture_field(
                     self.microscope,
                     self.scope,

@@ -402,7 +402,7 @@ def test_a_field_left_in_the_middle_of_writing_leaves_no_file(
     with AcquisitionSession(sample, scope, plan, specimen) as session:
         judge, judged = session._judge.judge, [0]
 
-        def stern(modalities: tuple[str, ...], images: NDArray[np.uint16]) -> None:
+        def stern(modalities: tuple[str, ...], images: NDArray[np.uint16], *_: object) -> None:
             judged[0] += 1
             if judged[0] in {2, 4, 5, 6}:  # field 1 once; field 2 at every attempt
                 raise HardwareError("color1: the frame is dark.")
