@@ -36,10 +36,11 @@ class Microscope(Protocol):
     """An opened microscope. Every call has a deadline and raises a typed error, never a bare one of the driver's.
 
     Attributes:
-        fluorescence_ms: exposure in the light of fluorescence since it was opened, failed attempts included.
+        on_fluorescence: called with the exposure (ms) before its light falls on the slide, whatever comes of it; what
+            this raises keeps the slide dark.
     """
 
-    fluorescence_ms: float
+    on_fluorescence: Callable[[float], None]
 
     @property
     def found_lit(self) -> bool:

@@ -54,7 +54,7 @@ class CoreMicroscope:
             self._undeveloped: list[Callable[[], None]] = []
             self._copier = ThreadPoolExecutor(1, thread_name_prefix="wbcpipe-copy")
             self._exposure_ms = (0.0, 0.0)
-            self.fluorescence_ms = 0.0
+            self.on_fluorescence: Callable[[float], None] = lambda _: None
             self._set_up_camera()
         except BaseException:
             self.link.close()
@@ -174,7 +174,7 @@ class CoreMicroscope:
         """See `hardware.Microscope.expose`."""
         real_ms = self._set_exposure(exposure_ms)
         if self.illumination.current == "fluorescence":
-            self.fluorescence_ms += real_ms  # counted first: what fails from here on has lit the slide
+            self.on_fluorescence(real_ms)  # told first: what fails from here on has lit the slide
         with self.illumination.lit():
             self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
             seen = self._observe()
@@ -232,9 +232,8 @@ class CoreMicroscope:
         real_ms = self.sequencer.prepare(events)
         self._set_exposure(events[0].exposure_ms)
         exposures: list[Exposure] = []
-        self.fluorescence_ms += sum(
-            ms for event, ms in zip(events, real_ms, strict=True) if event.modality == "fluorescence"
-        )
+        if lit_ms := sum(ms for event, ms in zip(events, real_ms, strict=True) if event.modality == "fluorescence"):
+            self.on_fluorescence(lit_ms)
         try:
             with self.sequencer.playing(events[0].modality), self._lit_then(then_to_um):
                 self.link.start_burst(len(events), timeout_s)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import threading
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
 from wbcpipe.acquire.burst_proof import BurstProof
-from wbcpipe.acquire.capture import capture_field, taken_together
-from wbcpipe.acquire.dose import DoseLedger
-from wbcpipe.acquire.events import field_events
+from wbcpipe.acquire.dose import DoseLedger, earlier_exposures
+from wbcpipe.acquire.field_taker import FieldTaker
 from wbcpipe.acquire.field_truth import field_truth
 from wbcpipe.acquire.focusing import FocusKeeper
 from wbcpipe.acquire.frames import PASSES, field_path, fields_on_disk, read_field
@@ -28,28 +26,22 @@ from wbcpipe.acquire.second_pass import (
     first_fields,
     latest_reseating,
     load_alignments,
-    reseated_info,
     save_alignment,
     second_fields,
 )
 from wbcpipe.acquire.specimen import UNMOVED, reseated, write_truth
 from wbcpipe.acquire.writer import FieldWriter, field_buffers, read_missing
-from wbcpipe.errors import CoreLostError, HardwareError, StageLimitError
+from wbcpipe.errors import CoreLostError, HardwareError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.frames import FieldInfo, Pass
     from wbcpipe.acquire.hardware import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
-    from wbcpipe.acquire.reseat import Reseating
     from wbcpipe.acquire.specimen import Seating, SpecimenPlan
-    from wbcpipe.acquire.writer import Draft
     from wbcpipe.samples import Sample
 
 __all__ = ["AcquisitionSession", "open_microscope", "seating_of"]
@@ -128,7 +120,6 @@ class AcquisitionSession:
         self._given_up, self._slide = dict(given_up or {}), slide
         self._planned = plan.fields()
         self._fields = dict(enumerate(self._planned))
-        self._reseating: Reseating | None = None
         self._stop = threading.Event()
         self._on_disk: dict[int, FieldInfo] = {}
         self._empty: dict[int, float] = {}
@@ -145,12 +136,7 @@ class AcquisitionSession:
             begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name, slide=self._slide)
             self._look_at_disk()
             self._tell_of_light()
-            self.microscope.age(_doses(self._on_disk.values()))
-            self._retries = Retries(self.scope, self.sample, self.microscope, self._stop, self._progress)
-            self._proof = BurstProof(self.microscope, self.scope, self.sample.log)
-            self.focus = FocusKeeper(
-                self.sample, self.raw, self.scope, self.plan, self.microscope, self._retries, self._progress
-            )
+            self._set_out()
         except BaseException:
             self.microscope.close()
             raise
@@ -164,18 +150,39 @@ class AcquisitionSession:
         looked_at = self.sample.raw_path("brightfield") if self.pass_name == "fluorescence" else self.raw
         self._empty = {index: um2 for index, um2 in read_empty(looked_at).items() if index not in self._on_disk}
         self._buffers = field_buffers(len(PASSES[self.pass_name]), self.scope.camera.image_px)
-        self._dose = DoseLedger(self.raw / "light.json", self.scope.field_um)
-        self._dose.add_fields(self._on_disk.values())
+        self._dose = DoseLedger(self.raw, self.scope.field_um, self._on_disk.values())
         camera, light = self.scope.camera, self.scope.light
         self._judge = FrameJudge(self.scope.light_check, camera.saturation, light.shutter_device, camera.image_pixel_um)
         for index in list(self._on_disk)[-_LEARNT_FIELDS:]:
             images, info = read_field(field_path(self.raw, index))
             self._judge.learn(info.modalities, images)
 
+    def _set_out(self) -> None:
+        """Have ready what takes the fields."""
+        self._retries = Retries(self.scope, self.sample, self.microscope, self._stop, self._progress)
+        self.focus = FocusKeeper(
+            self.sample, self.raw, self.scope, self.plan, self.microscope, self._retries, self._progress
+        )
+        self.taker = FieldTaker(
+            self.sample,
+            self.scope,
+            self.pass_name,
+            self.microscope,
+            self._retries,
+            self.focus,
+            self._dose,
+            self._judge,
+            BurstProof(self.microscope, self.scope, self.sample.log),
+            self._look,
+        )
+        if self.pass_name != "fluorescence":  # else once it is known how the slide lies
+            self.microscope.age(earlier_exposures(self._on_disk.values(), None))
+
     def __exit__(self, *_: object) -> None:
         if self._look is not None:
             self._look.close()
         self.microscope.close()
+        self._dose.close()
 
     def _tell_of_light(self) -> None:
         """Note and tell that there was light on the slide: an earlier process left it."""
@@ -264,7 +271,7 @@ class AcquisitionSession:
 
     def _find_slide(self) -> None:
         """See where the slide of the first pass lies now, and so where its fields are; once in a session."""
-        if self._reseating is not None:
+        if self.taker.reseating is not None:
             return
         first = self.sample.raw_path("brightfield")
         fields = first_fields(first, fields_on_disk(first))
@@ -274,19 +281,19 @@ class AcquisitionSession:
         known = load_alignments(self.raw)
         still = bool(known) and self._retries.persist(lambda: finder.lies_still(known[-1]), doing="finding the slide")
         if still:
-            self._reseating = latest_reseating(self.raw)
+            now = latest_reseating(self.raw)
         else:
             if known:
                 self._progress("the slide was moved since; looking for it anew")
                 self.focus.begin_anew(f"focus_{len(known)}.json")
                 self.focus.measure([])
             found = self._retries.persist(lambda: finder.find(fields), doing="finding the slide")
-            self._reseating = save_alignment(self.raw, found)
-            self.sample.log(
-                "slide_found", **asdict(self._reseating), rms_um=round(found.rms_um, 3), matches=len(found.matches)
-            )
-        assert self._reseating is not None
-        self._fields = second_fields(fields, self._reseating)
+            now = save_alignment(self.raw, found)
+            self.sample.log("slide_found", **asdict(now), rms_um=round(found.rms_um, 3), matches=len(found.matches))
+        assert now is not None
+        self.taker.reseating = now
+        self._fields = second_fields(fields, now)
+        self.microscope.age(earlier_exposures(self._on_disk.values(), now))
 
     def _take_fields(
         self, todo: Sequence[PlannedField], lost: Mapping[int, str], told: _Told, go_on: Callable[[], bool]
@@ -333,9 +340,10 @@ class AcquisitionSession:
         """Take a field and have it written, or noted as empty or missing; gives back why it is missing."""
         if self.focus.surface.check_is_due(field.index):
             self.focus.check_drift(field, field.index)
+        onward_um = None if following is None or following.index in self._given_up else (following.x_um, following.y_um)
         buffer = writer.buffer()
         try:
-            draft, info = self._take_field(field, following, lambda: writer.draft(field.index, buffer))
+            draft, info = self.taker.take(field, onward_um, lambda: writer.draft(field.index, buffer))
         except FieldIsEmpty as found:
             writer.give_back(buffer)
             writer.skip(field.index, found.figure_um2)
@@ -346,71 +354,12 @@ class AcquisitionSession:
             self._miss(writer, field.index, str(error))
             return error
         else:
-            infos[field.index] = info = self._described(info)
+            infos[field.index] = info
             writer.write(draft, info)
         return None
-
-    def _described(self, info: FieldInfo) -> FieldInfo:
-        """What is known of a field beyond what the hardware said: its light so far, and its place on the slide."""
-        before_ms = self._dose.at(info.x_um, info.y_um)
-        self._dose.add_fields([info])
-        bleach_ms = self.scope.light.bleach_ms
-        faded = round(1 - math.exp(-before_ms / bleach_ms), 4) if bleach_ms else None
-        info = replace(info, dose_ms=self._dose.at(info.x_um, info.y_um), faded=faded)
-        return info if self._reseating is None else reseated_info(info, self._reseating)
-
-    def _first_frame(self, index: int) -> NDArray[np.uint16]:
-        """The first bright-field frame (Y, X) of a field, as the pass before took it."""
-        frame: NDArray[np.uint16] = read_field(field_path(self.sample.raw_path("brightfield"), index))[0][0]
-        return frame
 
     def _miss(self, writer: FieldWriter, index: int, reason: str) -> None:
         # A process that goes on for one that died finds what that one noted.
         if read_missing(self.raw).get(index) != reason:
             self.sample.log("field_missing", field=index, reason=reason)
         writer.miss(index, reason)
-
-    def _take_field(
-        self, field: PlannedField, following: PlannedField | None, draft_of: Callable[[], Draft]
-    ) -> tuple[Draft, FieldInfo]:
-        """Take a field into a draft, and into another after a failure, as often as the scope allows."""
-        onward_um = None if following is None or following.index in self._given_up else (following.x_um, following.y_um)
-        for attempt in self._retries.attempts:
-            before_ms, draft = self.microscope.fluorescence_ms, draft_of()
-            try:
-                z_um = self.focus.z_um(field.x_um, field.y_um, field.index)
-                events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
-                self._proof.consider(taken_together(events, self._look))
-                info = capture_field(
-                    self.microscope,
-                    self.scope,
-                    events,
-                    draft.buffer,
-                    then_to_um=onward_um,
-                    check=self._retries.check_stop,
-                    look=self._look,
-                    whole=draft.whole,
-                )
-                self._judge.judge(info.modalities, draft.buffer, functools.partial(self._first_frame, field.index))
-                return draft, info
-            except FieldIsEmpty:
-                draft.abandon()
-                raise
-            except StageLimitError as error:
-                raise HardwareError(str(error)) from error
-            except HardwareError as error:
-                if lit_ms := self.microscope.fluorescence_ms - before_ms:
-                    self._dose.add_in_vain(field.x_um, field.y_um, lit_ms)
-                try:
-                    self._retries.rest(error, attempt, field=field.index)
-                finally:
-                    draft.abandon()  # at rest no further frame of it comes
-        raise AssertionError  # pragma: no cover - the loop returns or raises
-
-
-def _doses(fields: Iterable[FieldInfo]) -> Iterator[tuple[float, float, float]]:
-    """The fluorescence exposures that gave the fields on disk: (x_um, y_um, exposure_ms) each."""
-    for info in fields:
-        for frame in info.frames:
-            if frame.modality == "fluorescence":
-                yield info.x_um, info.y_um, frame.exposure_ms

@@ -125,7 +125,8 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
         session.microscope.link.start_burst = spied  # type: ignore[method-assign]
         session.take(range(FIELDS))
         assert session.empty
-        assert session.microscope.fluorescence_ms == 20.0 * len(session.taken)
+        lit = (whole.raw_path() / "light.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["field"] for line in lit] == list(session.taken)
     assert set(bursts) == ({3} if sequencing == "on" else set())
     for wanted in (7, FIELDS):
         with AcquisitionSession(broken, scope, plan, ISLAND) as session:

@@ -400,7 +400,7 @@ def test_a_field_left_in_the_middle_of_writing_leaves_no_file(
     scope = make_scope(sequencing="on")
     plan = AcquisitionPlan.from_scope(scope, "A")
     with AcquisitionSession(sample, scope, plan, specimen) as session:
-        judge, judged = session._judge.judge, [0]
+        judge, judged = session.taker.judge.judge, [0]
 
         def stern(modalities: tuple[str, ...], images: NDArray[np.uint16], *_: object) -> None:
             judged[0] += 1
@@ -408,7 +408,7 @@ def test_a_field_left_in_the_middle_of_writing_leaves_no_file(
                 raise HardwareError("color1: the frame is dark.")
             judge(modalities, images)
 
-        session._judge.judge = stern  # type: ignore[method-assign, assignment]
+        session.taker.judge.judge = stern  # type: ignore[method-assign, assignment]
         missing: dict[int, str] = {}
         session.take(range(4), on_missing=missing.__setitem__)
     assert list(fields_on_disk(sample.raw_path())) == [0, 1, 3]
