@@ -16,6 +16,7 @@ __all__ = [
     "DiskFullError",
     "DroppedFrameError",
     "FrameFileError",
+    "HardwareBusyError",
     "HardwareError",
     "ImportDataError",
     "InterruptedRunError",
@@ -112,6 +113,12 @@ class CoreLostError(DeviceCrashError):
     """The Micro-Manager core answers no more, or its devices do not come back; another process may reach them."""
 
     exit_code = 28
+
+
+class HardwareBusyError(HardwareError):
+    """Another process drives the microscope."""
+
+    exit_code = 29
 
 
 class FrameFileError(WbcpipeError, ValueError):

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from wbcpipe.errors import DiskFullError, SampleBusyError, SampleNameError, SampleStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "Sample",
@@ -31,6 +31,7 @@ __all__ = [
     "claim",
     "data_root",
     "disk_errors",
+    "held_alone",
     "read_json",
     "sync_directory",
     "sync_tree",
@@ -253,22 +254,39 @@ class Sample:
         """
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+
+        def busy(holder: str) -> SampleBusyError:
+            return SampleBusyError(f"sample {self.name!r} is in use by another process ({holder}); wait for it to end.")
+
         path = self.path / f".{name}.lock"
-        holder = self.path / f".{name}.holder"
-        with path.open("a+b") as handle:
-            deadline = time.monotonic() + wait_s
-            while not _try_lock(handle):
-                if time.monotonic() >= deadline:
-                    raise SampleBusyError(
-                        f"sample {self.name!r} is in use by another process ({_read_holder(holder)}); wait for it to "
-                        "end."
-                    )
-                time.sleep(0.05)
-            try:
-                holder.write_text(f"process {os.getpid()}, {purpose}\n", encoding="utf-8")
-                yield
-            finally:
-                _unlock(handle)
+        with held_alone(path, path.with_suffix(".holder"), purpose, busy, wait_s=wait_s):
+            yield
+
+
+@contextlib.contextmanager
+def held_alone(
+    path: Path, holder: Path, purpose: str, busy: Callable[[str], Exception], *, wait_s: float = 0.0
+) -> Iterator[None]:
+    """Hold a file for this process alone while the block runs; a process that dies lets go.
+
+    Args:
+        path: of the file, which is made and left behind.
+        holder: file that says who holds it.
+        purpose: what for, shown to whoever is refused.
+        busy: makes the error of that, from who holds it.
+        wait_s: how long to wait for another holder to end.
+    """
+    with path.open("a+b") as handle:
+        deadline = time.monotonic() + wait_s
+        while not _try_lock(handle):
+            if time.monotonic() >= deadline:
+                raise busy(_read_holder(holder))
+            time.sleep(0.05)
+        try:
+            holder.write_text(f"process {os.getpid()}, {purpose}\n", encoding="utf-8")
+            yield
+        finally:
+            _unlock(handle)
 
 
 @contextlib.contextmanager

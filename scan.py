@@ -316,9 +316,6 @@ def acquire_and_segment(
             show = functools.partial(reporter.update, "fields segmented")
             segment_sample(sample, pixel_um=model.info.pixel_um, progress=show, device=dense)
         return None
-    from wbcpipe.acquire.record import begin_sample
-
-    begin_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
     request = replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, time.time()))
     if request.two_pass:
         request = _bright_field(sample, request, reporter, at_least)

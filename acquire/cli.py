@@ -136,7 +136,7 @@ def acquire(
     from wbcpipe.acquire.frames import fields_on_disk
     from wbcpipe.acquire.passes import check_room, passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.record import begin_sample, check_sample
+    from wbcpipe.acquire.record import check_sample
     from wbcpipe.acquire.staining_check import check_staining
     from wbcpipe.acquire.worker import AcquisitionRequest
     from wbcpipe.progress import Reporter
@@ -158,8 +158,7 @@ def acquire(
     started_s = time.monotonic()
     deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
     with sample.lock("acquire"):
-        begin_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
-        request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s)
+        request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s, slide=slide)
         with Reporter(quiet=as_json) as reporter:
             outcomes = take_passes(request, todo, n_fields, reporter, stain=passes == "both", stained=stained)
         last = list(outcomes.values())[-1]

@@ -46,7 +46,7 @@ class Comeback:
         from wbcpipe.acquire.bridge import hindrance
 
         self.hindrance = hindrance(self._scope.micromanager.port, _ANSWER_S)
-        if not self.hindrance and self._scope.light.shutter_device:
+        if not self.hindrance:
             self.hindrance = make_dark(self._scope).rstrip(".")
         return not self.hindrance
 

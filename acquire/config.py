@@ -8,10 +8,22 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from wbcpipe.acquire.explain import explain
 from wbcpipe.acquire.frames import MODALITIES
+from wbcpipe.acquire.policies import (
+    CalibrationPolicy,
+    Focus,
+    LightCheck,
+    NotNegative,
+    Part,
+    Percent,
+    Positive,
+    QualityLimits,
+    Reliability,
+    Scan,
+)
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 
 __all__ = [
@@ -21,6 +33,7 @@ __all__ = [
     "Focus",
     "Light",
     "LightCheck",
+    "LightSettings",
     "MicroManager",
     "Modality",
     "ModalitySet",
@@ -43,10 +56,6 @@ TEST_ADAPTERS: Final = "mm-test-adapters"
 #: How far, as the sine of an angle, a camera may be turned from the stage's axes.
 _LARGEST_TURN: Final = 0.05
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Percent = Annotated[float, Field(ge=0, le=100)]
-
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     if not value[0] < value[1]:
@@ -54,11 +63,7 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Range(_Part):
+class Range(Part):
     """Base of what has a rectangle on the stage, in micrometres, each as [lowest, highest]."""
 
     x_um: tuple[float, float]
@@ -67,7 +72,7 @@ class Range(_Part):
     _check_range = field_validator("x_um", "y_um")(_ordered)
 
 
-class MicroManager(_Part):
+class MicroManager(Part):
     """Where the core comes from.
 
     Attributes:
@@ -83,7 +88,7 @@ class MicroManager(_Part):
     port: Annotated[int, Field(ge=1, le=65535)] = 4827
 
 
-class Camera(_Part):
+class Camera(Part):
     """The camera and how its pixels lie on the specimen.
 
     Attributes:
@@ -187,23 +192,7 @@ class Stage(Range):
     _check_z = field_validator("z_um")(_ordered)
 
 
-class Light(_Part):
-    """The light, who switches it within a field, and what it does to the stain.
-
-    Attributes:
-        shutter_device: gates the light; opened only while the camera exposes. Empty: the presets gate it.
-        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one burst that the hardware
-            times; ``off`` switches by command, frame by frame; ``auto`` asks the devices what they can.
-        bleach_ms: fluorescence exposure after which the dye has faded to 1/e, if it was measured: each field then notes
-            what earlier light has cost it.
-    """
-
-    shutter_device: str = ""
-    sequencing: Literal["auto", "on", "off"] = "auto"
-    bleach_ms: Positive | None = None
-
-
-class DeviceSetting(_Part):
+class DeviceSetting(Part):
     """One device property and the value it shall take."""
 
     device: str
@@ -211,25 +200,17 @@ class DeviceSetting(_Part):
     value: str
 
 
-class Modality(_Part):
-    """How one of the four modalities is lit and exposed.
+class LightSettings(Part):
+    """A state of the light.
 
     Attributes:
         group, preset: a configuration group of the .cfg and its preset; or
         settings: the device properties one by one.
-        exposure_ms: of the camera.
-        wavelength_nm: of the illumination, for fluorescence of the emission.
-        z_offset_um: added to the surface of focus, for a chromatic shift.
-        settle_ms: wait after switching to it.
     """
 
     group: str = ""
     preset: str = ""
     settings: tuple[DeviceSetting, ...] = ()
-    exposure_ms: Positive
-    wavelength_nm: Positive
-    z_offset_um: float = 0.0
-    settle_ms: NotNegative = 0.0
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -238,7 +219,53 @@ class Modality(_Part):
         return self
 
 
-class ModalitySet(_Part):
+class Light(Part):
+    """The light, who switches it within a field, and what it does to the stain.
+
+    Attributes:
+        shutter_device: gates the light; opened only while the camera exposes.
+        dark: for a microscope without a shutter: the preset, or the properties, that leave no light on the slide. It is
+            set after each exposure and at every exit; needed where no shutter is named.
+        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one burst that the hardware
+            times; ``off`` switches by command, frame by frame; ``auto`` asks the devices what they can.
+        bleach_ms: fluorescence exposure after which the dye has faded to 1/e, if it was measured: each field then notes
+            what earlier light has cost it.
+    """
+
+    shutter_device: str = ""
+    dark: LightSettings | None = None
+    sequencing: Literal["auto", "on", "off"] = "auto"
+    bleach_ms: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ends_in_the_dark(self) -> Self:
+        if not self.shutter_device and self.dark is None:
+            raise ValueError(
+                "name the shutter in 'shutter_device', or without one give 'dark', the preset or the properties that "
+                "leave no light on the slide: else it would stay lit when a run ends"
+            )
+        if self.shutter_device and self.dark is not None:
+            raise ValueError("'dark' is for a microscope without a shutter; leave it out, or 'shutter_device'")
+        return self
+
+
+class Modality(LightSettings):
+    """How one of the four modalities is lit and exposed.
+
+    Attributes:
+        exposure_ms: of the camera.
+        wavelength_nm: of the illumination, for fluorescence of the emission.
+        z_offset_um: added to the surface of focus, for a chromatic shift.
+        settle_ms: wait after switching to it.
+    """
+
+    exposure_ms: Positive
+    wavelength_nm: Positive
+    z_offset_um: float = 0.0
+    settle_ms: NotNegative = 0.0
+
+
+class ModalitySet(Part):
     """The four modalities of every field, in the channel order of every array."""
 
     color1: Modality
@@ -263,7 +290,7 @@ class StainingStep(DeviceSetting):
     wait_s: NotNegative = 0.0
 
 
-class Staining(_Part):
+class Staining(Part):
     """How Acridine Orange comes onto the slide between the passes of `acquire --pass both`.
 
     Attributes:
@@ -288,7 +315,7 @@ class Staining(_Part):
     command: tuple[str, ...] = ()
     timeout_s: Positive = 600.0
     incubate_s: NotNegative = 0.0
-    most_missing_percent: _Percent = 20.0
+    most_missing_percent: Percent = 20.0
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -304,181 +331,7 @@ class Slot(Range):
     """A place for a slide in the stage insert; ``x_um``, ``y_um`` bound the area that is scanned."""
 
 
-class Focus(_Part):
-    """How the surface of focus is found.
-
-    Attributes:
-        method: ``surface`` measures points on a grid by images; ``hardware`` the same by the microscope's own focusing
-            device, and by images where that fails; ``fixed`` stays at ``fixed_um``.
-        modality: bright field, so that focusing does not bleach the stain.
-        fixed_um: Z for ``fixed``, and where the first search begins.
-        offset_um: from the sharpest bright-field image to the best focus: refraction at cell edges makes cells
-            look sharpest a little beside it. Measure it once for an objective.
-        range_um: how far the first search goes to each side.
-        coarse_points: points along each side of the grid over the whole scan area.
-        spacing_um: largest distance of the finer points, measured where fields are taken.
-        coarse_step_um: of the first search; a third of ``range_um`` makes it 7 frames, if the specimen still shows as
-            blurred as it then is half a step from its focus.
-        fine_step_um: of its refinement; about twice the depth of field, so that sharpness visibly falls in a step.
-        roi_px: side of the camera's middle used, in unbinned pixels.
-        deadline_s, mapping_deadline_s: for one point and for all of them together; a point that is late counts as one
-            that shows nothing.
-        drift_check_fields: before every so many fields the focus is measured again; 0 never.
-        drift_limit_um: from where on such a measurement shifts the surface; more than the surface's own error.
-        hardware_device: label in the .cfg, for ``hardware``.
-        hardware_mode: what it is asked for: ``full`` or ``incremental`` focusing, or to hold the focus (``continuous``)
-            until it says that it is locked.
-        hardware_offset_um: from where it brings Z to the best focus of the cells. Measure it once for an objective.
-        device_offset: set as its own offset before, in its own units; left alone if left out.
-        hardware_timeout_s: for each of its answers.
-        hardware_settle_s: wait before it is asked after a move beyond ``long_move_um``, and before it is asked again.
-        long_move_um: of the XY stage; immersion film needs its time.
-    """
-
-    method: Literal["surface", "hardware", "fixed"] = "surface"
-    modality: Literal["color1", "color2", "color3"] = "color1"
-    fixed_um: float = 0.0
-    offset_um: float = 0.0
-    range_um: Positive = 30.0
-    coarse_points: Annotated[int, Field(ge=2, le=9)] = 3
-    spacing_um: Positive = 500.0
-    coarse_step_um: Positive = 6.0
-    fine_step_um: Positive = 1.5
-    roi_px: Annotated[int, Field(ge=64)] = 384
-    deadline_s: Positive = 30.0
-    mapping_deadline_s: Positive = 900.0
-    drift_check_fields: Annotated[int, Field(ge=0)] = 25
-    drift_limit_um: Positive = 1.0
-    hardware_device: str = ""
-    hardware_mode: Literal["full", "incremental", "continuous"] = "full"
-    hardware_offset_um: float = 0.0
-    device_offset: float | None = None
-    hardware_timeout_s: Positive = 10.0
-    hardware_settle_s: NotNegative = 1.0
-    long_move_um: Positive = 2000.0
-
-    @model_validator(mode="after")
-    def _hardware_is_named(self) -> Self:
-        if self.method == "hardware" and not self.hardware_device:
-            raise ValueError("method \"hardware\" needs 'hardware_device', the focusing device's label in the .cfg")
-        return self
-
-
-class Reliability(_Part):
-    """Deadlines and retries: nothing waits for ever.
-
-    Attributes:
-        move_timeout_s, switch_timeout_s: for a stage, and for lights and shutters.
-        camera_timeout_s: beyond the exposure time.
-        retries: how often a field is tried again before it is recorded as missing.
-        retry_wait_s: before each of these.
-        missing_in_a_row: ends the run; one bad field is an accident, many are a fault.
-        slide_deadline_min: so long after the start on a slide no new field is begun, and what is there is reported;
-            0 for no deadline. ``--deadline`` may end it sooner, never later.
-        crashes_per_field: a field at which a driver crashed, hung or lost the core so often is recorded as missing.
-        restarts_in_a_row: of the process that drives the devices, without a field taken between them; ends the run.
-        micromanager_return_min: with ``bridge``, how long a Micro-Manager that is gone is waited for; its user starts
-            it again, not wbcpipe.
-    """
-
-    move_timeout_s: Positive = 30.0
-    switch_timeout_s: Positive = 5.0
-    camera_timeout_s: Positive = 10.0
-    retries: Annotated[int, Field(ge=0, le=10)] = 2
-    retry_wait_s: NotNegative = 0.5
-    missing_in_a_row: Annotated[int, Field(ge=1)] = 5
-    slide_deadline_min: NotNegative = 0.0
-    crashes_per_field: Annotated[int, Field(ge=1, le=10)] = 2
-    restarts_in_a_row: Annotated[int, Field(ge=0, le=100)] = 3
-    micromanager_return_min: NotNegative = 10.0
-
-
-class LightCheck(_Part):
-    """What a frame must look like to be believed; one that does not is taken again. See `plausible`.
-
-    Levels are pixel values above ``camera_offset``: of bright field the background's, of fluorescence that of the
-    darkest parts. A frame's level is compared with the median of the last fields'.
-
-    Attributes:
-        enabled: look at the frames at all.
-        camera_offset: pixel value of a frame taken in the dark.
-        dark_fraction: of the camera's range; a bright field whose level is lower had no light.
-        saturated_fraction, fluorescence_saturated_fraction: part of a frame's pixels that may be saturated.
-        least_ratio, most_ratio: of a frame's level to that of the fields before.
-        fluorescence_most_ratio: the same for fluorescence, where a field full of cells glows all over.
-    """
-
-    enabled: bool = True
-    camera_offset: NotNegative = 0.0
-    dark_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    fluorescence_saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
-    least_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.4
-    most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.5
-    fluorescence_most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 8.0
-
-
-class Scan(_Part):
-    """Which of the planned fields are taken.
-
-    Attributes:
-        skip_empty: leave a field whose first bright-field frame shows bare glass: no fluorescence dose, no file.
-    """
-
-    skip_empty: bool = True
-
-
-class QualityLimits(_Part):
-    """Limits of the report's quality gates where this scope's differ from the usual ones; see ``report.gates``.
-
-    Attributes:
-        cells_counted: least number.
-        unidentified, blurred, unregistered, saturated, doublets: most of the cells (%).
-        missing_fields: most of the fields (%).
-        head_disagreement: most, of 0 to 1.
-        accepted: least share (%) of whole white cells among what was found; the others are debris or cut by a border.
-        failed_fields: most of the fields (%) beyond one of the limits below.
-        blur_um: widest edge of nuclei; about twice what the objective shows in focus.
-        saturated_percent: most overexposed pixels of a field.
-        residual_px: largest estimated error of the registration.
-        stain: least brightness (%) of nuclei above their surroundings, of the camera's range.
-        stain_ratio: least ratio of that to the cytoplasm's.
-        red_cover_percent: most of a bright field covered by red cells; beyond it they overlap.
-        light_drift: most (%) that a bright field's background may differ from the sample's usual one.
-    """
-
-    cells_counted: NotNegative | None = None
-    unidentified: _Percent | None = None
-    blurred: _Percent | None = None
-    unregistered: _Percent | None = None
-    saturated: _Percent | None = None
-    doublets: _Percent | None = None
-    missing_fields: _Percent | None = None
-    head_disagreement: Annotated[float, Field(ge=0, le=1)] | None = None
-    accepted: _Percent | None = None
-    failed_fields: _Percent | None = None
-    blur_um: Positive | None = None
-    saturated_percent: _Percent | None = None
-    residual_px: Positive | None = None
-    stain: _Percent | None = None
-    stain_ratio: NotNegative | None = None
-    red_cover_percent: _Percent | None = None
-    light_drift: NotNegative | None = None
-
-
-class CalibrationPolicy(_Part):
-    """What is expected of the scope's calibration file, which ``wbcpipe calibrate`` writes.
-
-    Attributes:
-        max_age_days: `wbcpipe doctor` warns when it is older.
-        objective: which one is calibrated, in your words; another one here than in the calibration is a warning.
-    """
-
-    max_age_days: Positive = 90.0
-    objective: str = ""
-
-
-class Scope(_Part):
+class Scope(Part):
     """A microscope, as one file in ``hardware_configs/`` describes it.
 
     Attributes:
@@ -494,7 +347,7 @@ class Scope(_Part):
     micromanager: MicroManager
     camera: Camera
     stage: Stage
-    light: Light = Light()
+    light: Light
     modalities: ModalitySet
     slots: Annotated[dict[str, Slot], Field(min_length=1)]
     focus: Focus = Focus()

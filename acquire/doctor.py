@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.calibration import check_calibration
-from wbcpipe.acquire.mmcfg import lint, modality_settings, read_config
+from wbcpipe.acquire.mmcfg import light_settings, lint, lint_warnings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.record import time_estimate
 from wbcpipe.acquire.staining_check import program_problem, step_problems
@@ -68,17 +68,26 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
         data: the data root.
     """
     yield Check("scope file", "ok", f"{scope.path}: {scope.title or scope.name}")
+    oddities: list[str] = []
     try:
-        problems = lint(scope, read_config(scope.config_path))
+        config = read_config(scope.config_path)
+        problems, oddities = lint(scope, config), lint_warnings(scope, config)
     except ConfigError as error:
         problems = [str(error)]
-    if problems:
-        yield from (Check(".cfg file", "fail", problem) for problem in problems)
-    else:
+    yield from (Check(".cfg file", "fail", problem) for problem in problems)
+    yield from (Check(".cfg file", "warn", oddity) for oddity in oddities)
+    if not problems:
         yield Check(".cfg file", "ok", f"{scope.config_path.name}: every device, group and preset named is there")
     if scope.staining.command:
         problem = program_problem(scope)
         yield Check("staining", "fail" if problem else "ok", problem or f"{scope.staining.command[0]} can be started")
+    if scope.light.dark is not None:
+        yield Check(
+            "shutter",
+            "warn",
+            "none: each frame waits for its light to be switched on and off, and a driver that dies or hangs leaves it "
+            "on until another process sets 'light.dark'; name a shutter if the microscope has one",
+        )
     yield from (Check(found.name, found.status, found.detail) for found in check_calibration(scope, data))
     try:
         plan = AcquisitionPlan.from_scope(scope, slot)
@@ -157,7 +166,8 @@ def _live_main(scope: Scope, pipe: Connection) -> None:
 
 
 def _live(scope: Scope, tell: Callable[[str, Status, str], None]) -> None:
-    from wbcpipe.acquire.mmcore import CoreLink, adapter_folder, check_interface
+    from wbcpipe.acquire.adapters import adapter_folder, check_interface
+    from wbcpipe.acquire.mmcore import CoreLink
     from wbcpipe.acquire.scope import CoreMicroscope
 
     if scope.micromanager.backend == "headless":
@@ -185,7 +195,7 @@ def _settings(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]
     config = read_config(scope.config_path)
     for name, modality in scope.modalities.items():
         bad = []
-        for device, key, value in modality_settings(scope, config, modality):
+        for device, key, value in light_settings(scope, config, modality):
             if device not in (*link.devices(), "Core"):
                 bad.append(f"device {device!r} is not loaded")
             elif not link.has_property(device, key):
@@ -198,7 +208,9 @@ def _settings(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]
                     link.wait_for((device,), scope.reliability.switch_timeout_s, f"switching to {name}")
                 except HardwareError as error:
                     bad.append(str(error))
-        yield f"light {name}", "fail" if bad else "ok", "; ".join(bad) or "switched, shutter closed"
+        link.darken()
+        dark = "shutter closed" if scope.light.shutter_device else "then set dark again"
+        yield f"light {name}", "fail" if bad else "ok", "; ".join(bad) or f"switched, {dark}"
 
 
 def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
@@ -211,6 +223,8 @@ def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
     ]
     span = f"the camera takes {limits[0]:g} to {limits[1]:g} ms" if limits else "the camera names no limits"
     yield "exposures", "fail" if outside else "ok", "; ".join([*outside, span])
+    if scope.focus.method == "hardware":
+        yield "focusing device", *_focusing_device(scope, link)
     x_um, y_um = link.xy_um()
     z_um = link.z_um()
     stage = scope.stage
@@ -219,6 +233,14 @@ def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
     )
     here = f"stands at x {x_um:.1f}, y {y_um:.1f}, z {z_um:.2f} um"
     yield "stage", "ok" if inside else "warn", here + ("" if inside else ": outside the scope's limits; home it first")
+
+
+def _focusing_device(scope: Scope, link: CoreLink) -> tuple[Status, str]:
+    try:
+        link.choose_focusing_device(scope.focus.hardware_device)
+    except HardwareError as error:
+        return "fail", f"{error} Name a focusing device of the .cfg in 'focus.hardware_device'."
+    return "ok", f"{scope.focus.hardware_device} is one; whether it finds the cells is seen at a run's first places"
 
 
 def _camera(microscope: CoreMicroscope) -> Iterator[tuple[str, Status, str]]:

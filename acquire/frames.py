@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import astuple, dataclass, replace
+from datetime import datetime
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
@@ -61,7 +64,7 @@ class FrameInfo:
         exposure_ms: camera exposure; 0 where unknown (imported pictures).
         wavelength_nm: of the illumination or emission; ``None`` where unknown.
         z_um: focus position at the exposure.
-        time_s: seconds since the run began.
+        time_s: seconds since the field's first exposure began.
         derived: computed from other channels, not seen by a camera.
     """
 
@@ -101,8 +104,9 @@ class FieldInfo:
         kind: ``scope``, ``stained-rgb`` (registered by construction) or ``stack``.
         source: the file an imported field came from.
         dose_ms: fluorescence exposure that the middle of the field has had so far, this field's own included.
-        faded: estimated share of the dye that earlier exposures have bleached there; 0 where that is not known.
+        faded: estimated share of the dye that earlier exposures have bleached there; ``None`` where it is not known.
         reseated: where the fluorescence frame lies, when it was taken in a pass of its own; ``None`` otherwise.
+        acquired: when its first exposure began, UTC in ISO 8601; empty where unknown.
     """
 
     index: int
@@ -114,8 +118,9 @@ class FieldInfo:
     kind: str = "scope"
     source: str = ""
     dose_ms: float = 0.0
-    faded: float = 0.0
+    faded: float | None = None
     reseated: Reseated | None = None
+    acquired: str = ""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -208,6 +213,7 @@ def _metadata(info: FieldInfo) -> dict[str, Any]:
     return {
         "axes": "CYX",
         "Name": f"field {info.index}",
+        **({"AcquisitionDate": info.acquired} if info.acquired else {}),
         "PhysicalSizeX": info.pixel_um,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": info.pixel_um,
@@ -233,7 +239,7 @@ def _metadata(info: FieldInfo) -> dict[str, Any]:
             "source": info.source,
             "derived": ",".join(frame.modality for frame in frames if frame.derived),
             "dose_ms": repr(info.dose_ms),
-            "faded": repr(info.faded),
+            **({} if info.faded is None else {"faded": repr(info.faded)}),
             **({} if info.reseated is None else {"reseated": ",".join(map(repr, astuple(info.reseated)))}),
         },
     }
@@ -261,17 +267,18 @@ def read_field(path: Path) -> tuple[NDArray[np.uint16], FieldInfo]:
 def _read(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint16]]:
     images = np.empty((0, 0, 0), np.uint16)
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with _without_warnings(), tifffile.TiffFile(path) as tiff:
             xml = tiff.ome_metadata
             if xml is None:
                 raise FrameFileError(f"{path}: no OME metadata; fields are OME-TIFF files written by wbcpipe.")
             info = _parse(xml, path)
-            page = tiff.pages[-1]
-            end = max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+            page = tiff.pages[0]
+            # The frames lie one behind the other, the pages' own descriptions after them.
+            end = page.dataoffsets[0] + len(info.frames) * sum(page.databytecounts)
             if len(tiff.pages) != len(info.frames) or path.stat().st_size < end:
                 raise FrameFileError(
-                    f"{path}: truncated: {path.stat().st_size} bytes where {end} were expected in "
-                    f"{len(info.frames)} frames; the field must be taken again."
+                    f"{path}: truncated: {len(tiff.pages)} of {len(info.frames)} frames in {path.stat().st_size} "
+                    f"bytes, more than {end} were expected; the field must be taken again."
                 )
             if pixels:
                 images = tiff.series[0].asarray().reshape(len(info.frames), *page.shape)  # (C, Y, X)
@@ -286,11 +293,23 @@ def _read(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint16]]:
     return info, images
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep tifffile from telling of a damaged file by itself: the error does."""
+    logger, drop = logging.getLogger("tifffile"), logging.Filter("nothing of this name")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
+
+
 def _parse(xml: str, path: Path) -> FieldInfo:
     root = ElementTree.fromstring(xml)
     pixels = root.find(".//ome:Pixels", _OME)
     planes = root.findall(".//ome:Plane", _OME)
     channels = root.findall(".//ome:Channel", _OME)
+    date = root.find(".//ome:AcquisitionDate", _OME)
     notes = {entry.get("K"): entry.text or "" for entry in root.findall(".//ome:MapAnnotation/ome:Value/ome:M", _OME)}
     if pixels is None or "field" not in notes or not planes or len(planes) != len(channels):
         raise FrameFileError(f"{path}: OME metadata without wbcpipe's field annotation; was it written by wbcpipe?")
@@ -318,8 +337,9 @@ def _parse(xml: str, path: Path) -> FieldInfo:
         kind=notes["kind"],
         source=notes["source"],
         dose_ms=float(notes.get("dose_ms", 0.0)),
-        faded=float(notes.get("faded", 0.0)),
+        faded=float(notes["faded"]) if "faded" in notes else None,
         reseated=Reseated(*map(float, notes["reseated"].split(","))) if "reseated" in notes else None,
+        acquired=date.text or "" if date is not None else "",
     )
 
 
@@ -372,5 +392,13 @@ def _together(infos: Sequence[FieldInfo], raw: Path) -> FieldInfo:
             f"{raw}: field {first.index} has pixels of {first.pixel_um:g} and {last.pixel_um:g} um in its passes; both "
             "must be taken on the same scope."
         )
-    frames = tuple(frame for info in infos for frame in info.frames)
+    frames = tuple(frame for info in infos for frame in _since(first, info))
     return replace(first, frames=frames, reseated=last.reseated, dose_ms=last.dose_ms, faded=last.faded)
+
+
+def _since(first: FieldInfo, info: FieldInfo) -> tuple[FrameInfo, ...]:
+    """The frames of a pass, their times counted from the beginning of the first pass."""
+    if info is first or not (first.acquired and info.acquired):
+        return info.frames
+    later_s = (datetime.fromisoformat(info.acquired) - datetime.fromisoformat(first.acquired)).total_seconds()
+    return tuple(replace(frame, time_s=round(frame.time_s + later_s, 3)) for frame in info.frames)

@@ -36,10 +36,11 @@ class Microscope(Protocol):
     """An opened microscope. Every call has a deadline and raises a typed error, never a bare one of the driver's.
 
     Attributes:
-        fluorescence_ms: exposure in the light of fluorescence since it was opened, failed attempts included.
+        on_fluorescence: called with the exposure (ms) before its light falls on the slide, whatever comes of it; what
+            this raises keeps the slide dark.
     """
 
-    fluorescence_ms: float
+    on_fluorescence: Callable[[float], None]
 
     @property
     def found_lit(self) -> bool:
@@ -93,11 +94,7 @@ class Microscope(Protocol):
         ...
 
     def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
-        """Expose with the shutter closed, and read the whole frame into ``out`` as `expose` does.
-
-        Raises:
-            HardwareError: the scope has no shutter, so that no frame is known to be dark.
-        """
+        """Expose without light, and read the whole frame into ``out`` as `expose` does."""
         ...
 
     def set_up(self, events: Sequence[CaptureEvent]) -> None:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from wbcpipe.acquire.frames import MODALITIES
-from wbcpipe.acquire.mmcfg import modality_settings, read_config
+from wbcpipe.acquire.mmcfg import light_settings, read_config, same_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,10 @@ class DeviceLink(Protocol):
         """Whether light can pass."""
         ...
 
+    def darken(self) -> None:
+        """Leave no light on the slide."""
+        ...
+
     def wait_for(self, devices: tuple[str, ...], timeout_s: float, doing: str) -> None:
         """Wait until devices are at rest, or raise `DeviceTimeoutError`."""
         ...
@@ -48,17 +52,17 @@ class Illumination:
     """The modalities of a scope on its devices.
 
     A configuration group is resolved through the .cfg file into its properties, so that a group and a list of
-    properties go the same way, and each touched device is waited for by name.
+    properties go the same way, and each touched device is waited for by name. Without a shutter the light itself is
+    switched on for an exposure and dark after it.
     """
 
     def __init__(self, scope: Scope, link: DeviceLink) -> None:
         self._link = link
         self._scope = scope
         self._timeout_s = scope.reliability.switch_timeout_s
+        self._has_shutter = bool(scope.light.shutter_device)
         config = read_config(scope.config_path)
-        self._settings = {
-            name: modality_settings(scope, config, modality) for name, modality in scope.modalities.items()
-        }
+        self._settings = {name: light_settings(scope, config, modality) for name, modality in scope.modalities.items()}
         self._current = ""
 
     def settings(self, modality: str) -> tuple[tuple[str, str, str], ...]:
@@ -70,6 +74,11 @@ class Illumination:
         if modality == self._current:
             return
         self._current = ""
+        if self._has_shutter:
+            self._set(modality)
+        self._current = modality
+
+    def _set(self, modality: str) -> None:
         settings = self._settings[modality]
         for device, name, value in settings:
             self._link.set_property(device, name, value)
@@ -78,11 +87,28 @@ class Illumination:
         settle_ms = self._scope.modalities.named(modality).settle_ms
         if settle_ms:
             time.sleep(settle_ms / 1000)
-        self._current = modality
+
+    @contextlib.contextmanager
+    def stepping(self, first: str) -> Iterator[None]:
+        """Set the light of ``first``, which devices then step on from by themselves; afterwards nothing is known of it.
+
+        Without a shutter there is light from here on, and none on any way out.
+        """
+        if self._has_shutter:
+            self.switch(first)
+            self._current = ""
+            yield
+            return
+        self._current = ""
+        try:
+            self._set(first)
+            yield
+        finally:
+            self._link.darken()
 
     @property
     def current(self) -> str:
-        """The modality that was switched to; empty where that is not known."""
+        """The modality that was switched to, or will be lit; empty where that is not known."""
         return self._current
 
     def forget(self) -> None:
@@ -95,7 +121,7 @@ class Illumination:
         Args:
             frame: of a burst under way; devices that step by themselves count as standing where they were told.
         """
-        if self._scope.light.shutter_device and not self._link.shutter_is_open():
+        if self._has_shutter and not self._link.shutter_is_open():
             return ""
         values: dict[tuple[str, str], str] = {}
         for modality in MODALITIES:
@@ -103,7 +129,7 @@ class Illumination:
                 if (device, name) not in values:
                     told = self._link.sequences.value(device, name, frame)
                     values[device, name] = self._link.get_property(device, name) if told is None else told
-                if not _same(values[device, name], value):
+                if not same_value(values[device, name], value):
                     break
             else:
                 return modality
@@ -111,24 +137,22 @@ class Illumination:
 
     @contextlib.contextmanager
     def lit(self) -> Iterator[None]:
-        """Open the shutter, and close it on every way out."""
-        if not self._scope.light.shutter_device:
-            yield
-            return
-        shutter = (self._scope.light.shutter_device,)
+        """Let light pass, and none on every way out."""
         try:
-            self._link.set_shutter(is_open=True)
-            self._link.wait_for(shutter, self._timeout_s, "opening the shutter")
+            if self._has_shutter:
+                self._link.set_shutter(is_open=True)
+                self._link.wait_for((self._scope.light.shutter_device,), self._timeout_s, "opening the shutter")
+            elif self._current:
+                self._set(self._current)
             yield
         finally:
-            self._link.set_shutter(is_open=False)
+            self._link.darken()
 
-
-def _same(got: str, wanted: str) -> bool:
-    """Whether a device's answer means the value set: ``1.0000`` is ``1``."""
-    if got == wanted:
-        return True
-    try:
-        return float(got) == float(wanted)
-    except ValueError:
-        return False
+    @contextlib.contextmanager
+    def lit_burst(self) -> Iterator[None]:
+        """The same for a burst, whose light stands already: see `stepping`."""
+        if not self._has_shutter:
+            yield
+            return
+        with self.lit():
+            yield

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from wbcpipe.acquire.config import Modality, Scope
+    from wbcpipe.acquire.config import LightSettings, Scope
 
-__all__ = ["HardwareConfig", "lint", "lint_staining", "modality_settings", "read_config"]
+__all__ = [
+    "HardwareConfig",
+    "light_settings",
+    "lint",
+    "lint_staining",
+    "lint_warnings",
+    "read_config",
+    "refuse_unsound",
+    "same_value",
+]
 
 #: Fields of a line, its keyword included, that must be there.
 _LENGTHS = {"Device": 4, "Property": 3, "Label": 4, "ConfigGroup": 2, "Parent": 3, "Delay": 3}
@@ -29,13 +38,17 @@ class HardwareConfig:
         devices: label to (adapter library, device name).
         presets: group to preset to its (device, property, value) settings, in order.
         labels: device to its state labels.
+        settings: (device, property, value) set when the file is loaded, in order; those of ``System``/``Startup`` last.
         problems: what is wrong with the file by itself, in words.
+        alike: group to what is said, in words, of presets of it that do the same.
     """
 
     devices: dict[str, tuple[str, str]] = field(default_factory=dict)
     presets: dict[str, dict[str, list[tuple[str, str, str]]]] = field(default_factory=dict)
     labels: dict[str, list[str]] = field(default_factory=dict)
+    settings: list[tuple[str, str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    alike: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_config(path: Path) -> HardwareConfig:
@@ -69,6 +82,7 @@ def read_config(path: Path) -> HardwareConfig:
                 config.problems.append(f"{where}: preset {parts[2]!r} of group {parts[1]!r} is defined twice")
             last = here
         _take(config, parts, where)
+    config.settings += config.presets.get("System", {}).get("Startup", [])
     _check_settings(config, path)
     return config
 
@@ -89,6 +103,8 @@ def _take(config: HardwareConfig, parts: list[str], where: str) -> None:
         case "Property" | "Parent" | "Delay" | "FocusDirection":
             if parts[1] != "Core" and parts[1] not in config.devices:
                 config.problems.append(f"{where}: device {parts[1]!r} is not declared before it is used")
+            if parts[0] == "Property":
+                config.settings.append((parts[1], parts[2], ",".join(parts[3:])))
         case _:
             pass
 
@@ -101,7 +117,8 @@ def _check_settings(config: HardwareConfig, path: Path) -> None:
             _check_preset(config, place, settings)
             other = seen.setdefault((group, tuple(sorted(settings))), preset)
             if other != preset:
-                config.problems.append(f"{place} does the same as {other!r}; the core cannot tell which one is set")
+                text = f"{place} does the same as {other!r}; the core cannot tell which one is set"
+                config.alike.append((group, text))
 
 
 def _check_preset(config: HardwareConfig, place: str, settings: list[tuple[str, str, str]]) -> None:
@@ -126,42 +143,59 @@ def _absent(what: str, name: str, there: Iterable[str]) -> str:
     return f"{what} {name!r} is not in the .cfg{hint} (it has: {_listed(there)})"
 
 
-def modality_settings(scope: Scope, config: HardwareConfig, modality: Modality) -> tuple[tuple[str, str, str], ...]:
-    """The (device, property, value) settings that a modality stands for."""
-    if modality.settings:
-        return tuple((setting.device, setting.property, setting.value) for setting in modality.settings)
-    try:
-        return tuple(config.presets[modality.group][modality.preset])
-    except KeyError:
-        raise ConfigError(f"{scope.path}: " + "; ".join(lint(scope, config)) + ".") from None
+def light_settings(scope: Scope, config: HardwareConfig, light: LightSettings) -> tuple[tuple[str, str, str], ...]:
+    """The (device, property, value) settings that a modality, or darkness, stands for."""
+    if settings := _settings(config, light):
+        return tuple(settings)
+    raise ConfigError(f"{scope.path}: " + "; ".join(lint(scope, config)) + ".")
+
+
+def refuse_unsound(scope: Scope) -> list[str]:
+    """See that a scope and its .cfg hold, before a device is touched; gives what works but should be looked at.
+
+    Raises:
+        ConfigError: they do not; the text names all that is wrong.
+    """
+    config = read_config(scope.config_path)
+    if found := lint(scope, config):
+        raise ConfigError(f"{scope.path}: {'; '.join(found)}.")
+    return lint_warnings(scope, config)
+
+
+def lint_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
+    """What is odd in a .cfg but no business of the scope's: presets alike in groups that it does not use."""
+    used = {light.group for light in _lights(scope).values()}
+    return [text for group, text in config.alike if group not in used]
+
+
+def _lights(scope: Scope) -> dict[str, LightSettings]:
+    """Each state of the light that a scope file names, by its key."""
+    lights: dict[str, LightSettings] = {f"modalities.{name}": modality for name, modality in scope.modalities.items()}
+    return lights if scope.light.dark is None else {**lights, "light.dark": scope.light.dark}
 
 
 def lint(scope: Scope, config: HardwareConfig) -> list[str]:
     """What is wrong with a scope and its .cfg, in words; empty when all holds."""
-    found = list(config.problems)
+    lights = _lights(scope)
+    used = {light.group for light in lights.values()}
+    found = [*config.problems, *(text for group, text in config.alike if group in used)]
     devices = {
         "camera.device": scope.camera.device,
         "stage.xy_device": scope.stage.xy_device,
         "stage.z_device": scope.stage.z_device,
         **({"light.shutter_device": scope.light.shutter_device} if scope.light.shutter_device else {}),
+        **({"focus.hardware_device": scope.focus.hardware_device} if scope.focus.method == "hardware" else {}),
     }
-    for name, modality in scope.modalities.items():
-        place = f"modalities.{name}"
-        for number, setting in enumerate(modality.settings):
+    for place, light in lights.items():
+        for number, setting in enumerate(light.settings):
             devices[f"{place}.settings[{number}].device"] = setting.device
-        if modality.group and modality.group not in config.presets:
-            found.append(_absent(f"{place}.group", modality.group, config.presets))
-        elif modality.group and modality.preset not in config.presets[modality.group]:
-            found.append(_absent(f"{place}.preset", modality.preset, config.presets[modality.group]))
+        if light.group and light.group not in config.presets:
+            found.append(_absent(f"{place}.group", light.group, config.presets))
+        elif light.group and light.preset not in config.presets[light.group]:
+            found.append(_absent(f"{place}.preset", light.preset, config.presets[light.group]))
     known = {*config.devices, "Core"}
     found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
-    found += lint_staining(scope, config)
-    looks: dict[tuple[object, ...], str] = {}
-    for name, modality in scope.modalities.items():
-        look = (modality.group, modality.preset, modality.settings)
-        if looks.setdefault(look, name) != name:
-            found.append(f"modalities.{name} is lit exactly as modalities.{looks[look]}")
-    return found
+    return found + lint_staining(scope, config) + _alike(config, lights)
 
 
 def lint_staining(scope: Scope, config: HardwareConfig) -> list[str]:
@@ -176,3 +210,36 @@ def lint_staining(scope: Scope, config: HardwareConfig) -> list[str]:
             elif step.property == "Label" and labels and step.value not in labels:
                 found.append(_absent(f"{place}.value", step.value, labels))
     return found
+
+
+def _alike(config: HardwareConfig, lights: dict[str, LightSettings]) -> list[str]:
+    """Modalities lit as another one is, and those that 'light.dark' would leave lit."""
+    found = []
+    looks: dict[tuple[tuple[str, str, str], ...], str] = {}
+    dark = set(_settings(config, lights["light.dark"])) if "light.dark" in lights else set()
+    for place, light in lights.items():
+        look = tuple(sorted(_settings(config, light)))
+        if not look or place == "light.dark":
+            continue
+        if looks.setdefault(look, place) != place:
+            found.append(f"{place} is lit exactly as {looks[look]}")
+        if dark and dark <= set(look):
+            found.append(f"light.dark sets nothing that {place} does not set too, so it would stay lit")
+    return found
+
+
+def _settings(config: HardwareConfig, light: LightSettings) -> list[tuple[str, str, str]]:
+    """The settings of a light; none where its preset is not there."""
+    if light.settings:
+        return [(setting.device, setting.property, setting.value) for setting in light.settings]
+    return config.presets.get(light.group, {}).get(light.preset, [])
+
+
+def same_value(got: str, wanted: str) -> bool:
+    """Whether a device's answer means the value set: ``1.0000`` is ``1``."""
+    if got == wanted:
+        return True
+    try:
+        return float(got) == float(wanted)
+    except ValueError:
+        return False

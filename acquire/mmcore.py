@@ -7,17 +7,16 @@ a deadline on every wait.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
-import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from wbcpipe.acquire.adapters import adapter_folder, check_interface
 from wbcpipe.acquire.bridge import BridgedCore
-from wbcpipe.acquire.config import TEST_ADAPTERS
 from wbcpipe.acquire.deadline import DeadlineCaller
+from wbcpipe.acquire.mmcfg import light_settings, read_config, same_value
 from wbcpipe.acquire.sequencing import SequenceMemory
+from wbcpipe.acquire.sole_driver import sole_driver
 from wbcpipe.errors import ConfigError, CoreLostError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
@@ -27,11 +26,10 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config import Focus, Scope
 
-__all__ = ["CoreLink", "adapter_folder", "check_interface", "interface_versions"]
+__all__ = ["CoreLink"]
 
 #: The client builds its own core from what Micro-Manager's can do, which takes longer than a call.
 _CONNECT_S: Final = 5.0
-_INSTALL = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' pycromanager"
 _POLL_S = 0.0001
 _LOCK_POLL_S = 0.02
 _POLLS_A_LOOK = 20
@@ -39,56 +37,6 @@ _POLLS_A_LOOK = 20
 _RELOAD_S = 60.0
 #: A process can hold one core: pycromanager hands out the first it finds.
 _open: list[CoreLink] = []
-
-
-def interface_versions() -> tuple[str, str]:
-    """The device interface of pymmcore and that of mm-test-adapters; they must be equal to load a device.
-
-    Raises:
-        HardwareError: one of the packages is not installed.
-    """
-    try:
-        core = importlib.metadata.version("pymmcore")
-        adapters = importlib.metadata.version("mm-test-adapters")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise HardwareError(f"package {error.name} is not installed: {_INSTALL}.") from error
-    return core.split(".")[3], adapters.split(".")[0]
-
-
-def check_interface(scope: Scope) -> str:
-    """Say which device interface the core speaks, before anything is loaded: a mismatch can crash the interpreter.
-
-    Raises:
-        HardwareError: the test adapters speak another interface than pymmcore.
-    """
-    core, adapters = interface_versions()
-    if adapter_folder(scope) == _test_adapter_folder() and core != adapters:
-        raise HardwareError(
-            f"pymmcore speaks device interface {core}, mm-test-adapters {adapters}; they must be equal: {_INSTALL}."
-        )
-    return core
-
-
-def _test_adapter_folder() -> Path:
-    import mm_test_adapters
-
-    return Path(mm_test_adapters.device_adapter_path())
-
-
-def adapter_folder(scope: Scope) -> Path:
-    """The folder of the device adapters: WBCPIPE_MICROMANAGER, else what the scope says.
-
-    Raises:
-        HardwareError: no such folder.
-    """
-    own = os.environ.get("WBCPIPE_MICROMANAGER")
-    text = own if own and not scope.virtual else scope.micromanager.folder
-    folder = _test_adapter_folder() if text == TEST_ADAPTERS else Path(text).expanduser()
-    if not folder.is_dir():
-        raise HardwareError(
-            f"{folder}: no Micro-Manager there; correct 'micromanager.folder' in {scope.path} or WBCPIPE_MICROMANAGER."
-        )
-    return folder
 
 
 class CoreLink:
@@ -99,11 +47,12 @@ class CoreLink:
         take_over: a process that died may have left the camera of a running Micro-Manager in a burst: end it.
 
     Attributes:
-        found_lit: the shutter stood open before this link closed it.
+        found_lit: there was light on the slide before this link made it dark.
 
     Raises:
         HardwareError: the core or a device could not be loaded, or this process holds a core already; or the camera of
             a running Micro-Manager is in use, and it is not taken over.
+        HardwareBusyError: another process of wbcpipe drives this microscope.
     """
 
     def __init__(self, scope: Scope, *, take_over: bool = False) -> None:
@@ -117,8 +66,17 @@ class CoreLink:
         self._focus_caller = DeadlineCaller()
         self.sequences = SequenceMemory()
         self._shutter = scope.light.shutter_device
+        config = read_config(scope.config_path)
+        self._dark = () if scope.light.dark is None else light_settings(scope, config, scope.light.dark)
+        self._lights = [light_settings(scope, config, modality) for _, modality in scope.modalities.items()]
         self._auto_shutter = False
-        self._core: Any = self._load() if self._headless else self._reach(take_over=take_over)
+        self._alone = contextlib.ExitStack()
+        self._alone.enter_context(sole_driver(scope))
+        try:
+            self._core: Any = self._load() if self._headless else self._reach(take_over=take_over)
+        except BaseException:
+            self._alone.close()
+            raise
         _open.append(self)
         try:
             if take_over:
@@ -181,7 +139,7 @@ class CoreLink:
         """Darkness first, whatever the camera answers then; while it runs, no role can be given to a device."""
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
-            self.set_shutter(is_open=False)
+        self.darken()
         self.end_burst(self._scope.reliability.camera_timeout_s)
 
     def _assign_roles(self) -> None:
@@ -192,9 +150,9 @@ class CoreLink:
         self._call("set_auto_shutter", False)
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
-            with contextlib.suppress(HardwareError):  # a shutter that does not tell is closed all the same
-                self.found_lit |= self.shutter_is_open()
-            self.set_shutter(is_open=False)
+        with contextlib.suppress(HardwareError):  # a shutter that does not tell is closed all the same
+            self.found_lit |= self._is_lit()
+        self.darken()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call the core; what it raises becomes a `HardwareError` that says what was asked."""
@@ -302,6 +260,22 @@ class CoreLink:
     def shutter_is_open(self) -> bool:
         """Whether light can pass."""
         return bool(self._call("get_shutter_open"))
+
+    def darken(self) -> None:
+        """Leave no light on the slide: the shutter closed, or, without one, the lights set dark."""
+        if self._shutter:
+            self.set_shutter(is_open=False)
+        for device, name, value in self._dark:
+            self.set_property(device, name, value)
+
+    def _is_lit(self) -> bool:
+        """Whether there is light on the slide; without a shutter: that of a modality."""
+        if self._shutter:
+            return self.shutter_is_open()
+        return any(
+            all(same_value(self.get_property(device, name), value) for device, name, value in settings)
+            for settings in self._lights
+        )
 
     def start_xy(self, x_um: float, y_um: float) -> None:
         """Begin a move of the XY stage."""
@@ -478,8 +452,12 @@ class CoreLink:
         doing = f"focusing by {policy.hardware_device!r}"
         self._focus_caller.run(lambda: self._focus_now(policy), policy.hardware_timeout_s, doing)
 
+    def choose_focusing_device(self, device: str) -> None:
+        """Give a device the role of the one that focuses; refused where it is none."""
+        self._call("set_auto_focus_device", device)
+
     def _focus_now(self, policy: Focus) -> None:
-        self._call("set_auto_focus_device", policy.hardware_device)
+        self.choose_focusing_device(policy.hardware_device)
         if policy.device_offset is not None:
             self._call("set_auto_focus_offset", float(policy.device_offset))
         if policy.hardware_mode != "continuous":
@@ -497,15 +475,14 @@ class CoreLink:
             self._call("enable_continuous_focus", False)
 
     def close(self) -> None:
-        """Close the shutter and unload the devices of a core loaded here; may be called twice."""
+        """Leave the slide in the dark and unload the devices of a core loaded here; may be called twice."""
         if self._core is None:
             return
         hangs = True
         try:
             hangs = not self._caller.wait(self._scope.reliability.camera_timeout_s) or not self._focus_caller.wait(0.0)
-            if self._shutter:
-                with contextlib.suppress(HardwareError):
-                    self.set_shutter(is_open=False)
+            with contextlib.suppress(HardwareError):
+                self.darken()
             if self._auto_shutter and not self._headless:
                 with contextlib.suppress(HardwareError):
                     self._call("set_auto_shutter", True)  # as the user of that Micro-Manager had it
@@ -522,6 +499,7 @@ class CoreLink:
 
                 pycromanager.stop_headless()
                 _free(core)
+            self._alone.close()
 
 
 def _free(core: Any) -> None:

@@ -7,6 +7,7 @@ alone, so that a run that was broken skips the same fields as one that was not.
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +44,8 @@ _BLOCKS: Final = 12
 #: Below this share of the range, or with this share of it saturated, a frame tells nothing: a dark lamp is no glass.
 _DIMMEST: Final = 0.02
 _SATURATED_SHARE: Final = 0.02
+#: How soon the first frame of a burst is copied once all were exposed, unless that failed.
+_FIRST_FRAME_S: Final = 1.0
 
 
 class FieldIsEmpty(Exception):  # noqa: N818 - a signal between session and capture, not a failure
@@ -69,27 +72,36 @@ class QuickLook:
         self._pixel_um, self._saturation = pixel_um, saturation
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="wbcpipe-look")
         self._figure_um2: Future[float] | None = None
+        self._begun = threading.Event()
 
     def begin(self, frame: NDArray[np.uint16]) -> None:
         """Look at a bright-field frame (Y, X) uint16, which stays as it is until `decide`."""
         self._figure_um2 = self._pool.submit(structure_um2, frame, self._pixel_um, self._saturation)
+        self._begun.set()
 
     def decide(self, microscope: Microscope) -> None:
-        """Wait for the look, if one was begun.
+        """Wait for the look, if one was begun or is about to be, once the frame is whole.
 
         Args:
-            microscope: brought to an end of its read-out before the field is left.
+            microscope: that exposed the frame; brought to an end of its read-out before the field is left.
 
         Raises:
             FieldIsEmpty: the frame shows bare glass.
         """
+        if not self._begun.wait(_FIRST_FRAME_S):
+            microscope.finish()  # raises what kept the frame from becoming whole
         if self._figure_um2 is None:
             return
         figure_um2 = self._figure_um2.result()
-        self._figure_um2 = None
+        self.forget()
         if figure_um2 < EMPTY_BELOW_UM2:
             microscope.finish()
             raise FieldIsEmpty(figure_um2)
+
+    def forget(self) -> None:
+        """Expect another field."""
+        self._figure_um2 = None
+        self._begun.clear()
 
     def close(self) -> None:
         """End the thread."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.frames import fields_on_disk
+from wbcpipe.acquire.frames import PASSES, fields_on_disk, read_info
 from wbcpipe.acquire.writer import read_missing
-from wbcpipe.errors import AcquisitionError
+from wbcpipe.errors import AcquisitionError, FrameFileError
 from wbcpipe.samples import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
     from pathlib import Path
 
-__all__ = ["Outcome", "drop_stale", "reconcile"]
+    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.frames import FieldInfo, Pass
+    from wbcpipe.samples import Sample
+
+__all__ = ["Outcome", "drop_stale", "quarantine_damaged", "reconcile"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,32 @@ def drop_stale(raw: Path, there: Iterable[int]) -> None:
     if stale:
         kept = {str(index): text for index, text in sorted(recorded.items()) if index not in stale}
         write_json(raw / "missing.json", kept)
+
+
+def quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass = "single") -> dict[int, FieldInfo]:
+    """Look at each field of a pass; those that are damaged move to ``raw/quarantine``. Gives back the whole ones."""
+    raw = sample.raw_path(pass_name)
+    height_px, width_px = scope.camera.image_px
+    least_bytes = 2 * len(PASSES[pass_name]) * height_px * width_px
+    whole: dict[int, FieldInfo] = {}
+    for index, path in fields_on_disk(raw).items():
+        try:
+            info = read_info(path)
+            if info.index != index or info.modalities != PASSES[pass_name] or path.stat().st_size < least_bytes:
+                raise FrameFileError(f"{path}: not the field {index} of this plan.")
+            whole[index] = info
+        except FrameFileError as error:
+            folder = raw.parent / "quarantine"
+            folder.mkdir(exist_ok=True)
+            name = path.name if pass_name == "single" else f"{pass_name}_{path.name}"
+            target = folder / name
+            for number in range(1, 10_000):
+                if not target.exists():
+                    break
+                target = folder / f"{name}.{number}"
+            path.rename(target)
+            sample.log("quarantined", field=index, file=str(target.relative_to(sample.path)), reason=str(error))
+    return whole
 
 
 def _some(indices: list[int]) -> str:

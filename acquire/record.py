@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe.acquire.calibration import calibration_reference
 from wbcpipe.acquire.frames import MODALITIES, PASSES, fields_on_disk
+from wbcpipe.acquire.mmcfg import refuse_unsound
+from wbcpipe.acquire.setup import changes, flat, picture_setup
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
+from wbcpipe.samples import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from wbcpipe.acquire.config import Scope
@@ -47,7 +50,7 @@ def check_sample(
     pass_name: Pass = "single",
     slide: str = "",
 ) -> None:
-    """See that the sample on disk, if any, is the one that these arguments mean; nothing is written.
+    """See that the scope's files hold and that the sample on disk, if any, is the one meant; nothing is written.
 
     Args:
         sample: on disk or not.
@@ -57,8 +60,9 @@ def check_sample(
 
     Raises:
         SampleStateError: it is not; the text names what differs.
-        ConfigError: a virtual scope without a specimen, or a real one with.
+        ConfigError: the scope file and its .cfg do not hold; a virtual scope without a specimen, or a real one with.
     """
+    refuse_unsound(scope)
     if scope.virtual and specimen is None:
         raise ConfigError(f"scope {scope.name!r} is virtual: it needs a specimen; give --specimen-seed.")
     if not scope.virtual and specimen is not None:
@@ -79,13 +83,33 @@ def check_sample(
             f"sample {sample.name!r} is of slide {info['slide']!r}, this call says {slide!r}: is the right slide on "
             "the stage? Choose another sample name for another slide."
         )
-    before, now = dict(_flat(_identity(info))), dict(_flat(_wanted(scope, plan, specimen, pass_name)))
+    before, now = dict(flat(_identity(info))), dict(flat(_identity(_wanted(scope, plan, specimen, pass_name))))
     for key in [*now, *(key for key in before if key not in now)]:
         if before.get(key) != now.get(key):
             raise SampleStateError(
                 f"sample {sample.name!r} was begun with {key} = {before.get(key)!r}, this call says {now.get(key)!r}; "
                 "repeat the first call's options, or choose another sample name."
             )
+    _check_setup(sample, info, scope)
+
+
+def _check_setup(sample: Sample, info: dict[str, Any], scope: Scope) -> None:
+    """See that a scope would take pictures as those on disk were taken."""
+    if "setup" not in info:
+        # Begun by a version that kept only the file's checksum: what differs cannot be told.
+        if info["scope"].get("sha256") != scope.sha256:
+            raise SampleStateError(
+                f"sample {sample.name!r} was begun with another {scope.path.name} (scope.sha256 = "
+                f"{info['scope'].get('sha256')!r}), by a version that did not note its content; put the file back as "
+                "it was, or choose another sample name."
+            )
+        return
+    fixed, _ = changes(sample, info["setup"], picture_setup(scope))
+    for key, (before, now) in fixed.items():
+        raise SampleStateError(
+            f"sample {sample.name!r} has pictures taken with {key} = {before!r}, {scope.path.name} and "
+            f"{scope.config_path.name} now say {now!r}; put that back, or choose another sample name."
+        )
 
 
 def begin_sample(
@@ -114,7 +138,7 @@ def begin_sample(
     """
     check_sample(sample, scope, plan, specimen, pass_name=pass_name, slide=slide)
     if sample.exists():
-        return sample.info()
+        return _brought_up_to_date(sample, scope)
     info = {
         "format_version": FORMAT_VERSION,
         "sample": sample.name,
@@ -122,6 +146,7 @@ def begin_sample(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": _software(),
         **_wanted(scope, plan, specimen, pass_name),
+        "setup": picture_setup(scope),
         "modalities": list(MODALITIES),
         "pixel_um": scope.camera.image_pixel_um,
         "expected_cells_per_field": scope.expected_cells_per_field,
@@ -130,6 +155,20 @@ def begin_sample(
     }
     sample.begin(info)
     sample.log("begun", scope=scope.name, slot=plan.slot)
+    return info
+
+
+def _brought_up_to_date(sample: Sample, scope: Scope) -> dict[str, Any]:
+    """The content of ``sample.json``, with what was put right in the scope's files before a picture hung on it."""
+    info = sample.info()
+    if "setup" not in info:
+        return info
+    now = picture_setup(scope)
+    _, free = changes(sample, info["setup"], now)
+    if free:
+        info["setup"] = now
+        write_json(sample.info_path, info)
+        sample.log("setup_changed", **{key: list(pair) for key, pair in free.items()}, scope_sha256=scope.sha256)
     return info
 
 
@@ -146,15 +185,9 @@ def _wanted(scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None, 
 
 def _identity(info: dict[str, Any]) -> dict[str, Any]:
     # Samples of version 0.1 do not name their protocol: they are of a single pass.
-    return {"protocol": "single", **{key: info[key] for key in _IDENTITY if key in info}}
-
-
-def _flat(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from _flat(value, f"{place}.{key}" if place else str(key))
-    else:
-        yield place, list(content) if isinstance(content, tuple) else content
+    identity: dict[str, Any] = {"protocol": "single", **{key: info[key] for key in _IDENTITY if key in info}}
+    # What the scope's files are called, and all that does not shape pictures, may change: see `setup`.
+    return {**identity, "scope": {"virtual": info["scope"]["virtual"]}}
 
 
 def _software() -> dict[str, str]:

@@ -54,7 +54,7 @@ class CoreMicroscope:
             self._undeveloped: list[Callable[[], None]] = []
             self._copier = ThreadPoolExecutor(1, thread_name_prefix="wbcpipe-copy")
             self._exposure_ms = (0.0, 0.0)
-            self.fluorescence_ms = 0.0
+            self.on_fluorescence: Callable[[float], None] = lambda _: None
             self._set_up_camera()
         except BaseException:
             self.link.close()
@@ -174,7 +174,7 @@ class CoreMicroscope:
         """See `hardware.Microscope.expose`."""
         real_ms = self._set_exposure(exposure_ms)
         if self.illumination.current == "fluorescence":
-            self.fluorescence_ms += real_ms  # counted first: what fails from here on has lit the slide
+            self.on_fluorescence(real_ms)  # told first: what fails from here on has lit the slide
         with self.illumination.lit():
             self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
             seen = self._observe()
@@ -185,11 +185,7 @@ class CoreMicroscope:
 
     def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
         """See `hardware.Microscope.expose_dark`."""
-        if not self.scope.light.shutter_device:
-            raise HardwareError(
-                f"{self.scope.path}: no 'light.shutter_device' is named, so no frame is known to be dark; name it."
-            )
-        self.link.set_shutter(is_open=False)
+        self.link.darken()
         real_ms = self._set_exposure(exposure_ms)
         self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
         seen = self._observe()
@@ -236,9 +232,8 @@ class CoreMicroscope:
         real_ms = self.sequencer.prepare(events)
         self._set_exposure(events[0].exposure_ms)
         exposures: list[Exposure] = []
-        self.fluorescence_ms += sum(
-            ms for event, ms in zip(events, real_ms, strict=True) if event.modality == "fluorescence"
-        )
+        if lit_ms := sum(ms for event, ms in zip(events, real_ms, strict=True) if event.modality == "fluorescence"):
+            self.on_fluorescence(lit_ms)
         try:
             with self.sequencer.playing(events[0].modality), self._lit_then(then_to_um):
                 self.link.start_burst(len(events), timeout_s)
@@ -256,6 +251,7 @@ class CoreMicroscope:
                     begun_s += exposure_ms / 1000  # the next exposure begins after this one, however late it is seen
                     if channel < len(events) - 1:
                         exposures[-1] = self._pop(exposures[-1], out[channel], seen, partial(whole, channel))
+            self._go_on(then_to_um)
             last = len(events) - 1
             exposures[-1] = self._pop(exposures[-1], out[last], seen, partial(whole, last))
             self._submit()
@@ -273,9 +269,10 @@ class CoreMicroscope:
     @contextlib.contextmanager
     def _lit_then(self, then_to_um: tuple[float, float] | None) -> Iterator[None]:
         """Light for a burst; once the slide is dark the stage moves on, and the last frame is read meanwhile."""
-        with self.illumination.lit():
+        with self.illumination.lit_burst():
             yield
-        self._go_on(then_to_um)
+        if self.scope.light.shutter_device:
+            self._go_on(then_to_um)
 
     def _pop(self, exposure: Exposure, out: NDArray[np.uint16], seen: object, whole: Callable[[], None]) -> Exposure:
         """Take the oldest frame of a burst into ``out``; its exposure is the camera's own word where it gives one."""
@@ -351,8 +348,7 @@ class CoreMicroscope:
         policy, stage = self.scope.reliability, self.scope.stage
         # One device that fails must not keep the others from coming to rest.
         with contextlib.suppress(HardwareError):
-            if self.scope.light.shutter_device:
-                self.link.set_shutter(is_open=False)
+            self.link.darken()
         for stop in (self.link.stop_sequences, partial(self.link.end_burst, policy.switch_timeout_s)):
             with contextlib.suppress(HardwareError):
                 stop()

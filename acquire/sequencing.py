@@ -157,16 +157,15 @@ class Sequencer:
             first: the modality of the first frame, set by command, so that nothing hangs on whether a device takes
                 its first step at the start or at the first exposure.
         """
-        self._illumination.switch(first)
-        self._illumination.forget()
-        try:
-            self._link.start_sequences()
-            yield
-        except BaseException:
-            with contextlib.suppress(HardwareError):  # the first error is the one to show
-                self._link.stop_sequences()
-            raise
-        self._link.stop_sequences()
+        with self._illumination.stepping(first):
+            try:
+                self._link.start_sequences()
+                yield
+            except BaseException:
+                with contextlib.suppress(HardwareError):  # the first error is the one to show
+                    self._link.stop_sequences()
+                raise
+            self._link.stop_sequences()
 
     def refuse(self) -> None:
         """Take no more bursts, whatever the devices say that they can."""

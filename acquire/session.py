@@ -4,53 +4,47 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import threading
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-
 from wbcpipe.acquire.burst_proof import BurstProof
-from wbcpipe.acquire.capture import capture_field
-from wbcpipe.acquire.dose import DoseLedger
-from wbcpipe.acquire.events import field_events
+from wbcpipe.acquire.dose import DoseLedger, earlier_exposures
+from wbcpipe.acquire.field_taker import FieldTaker
+from wbcpipe.acquire.field_truth import field_truth
 from wbcpipe.acquire.focusing import FocusKeeper
-from wbcpipe.acquire.frames import PASSES, field_path, fields_on_disk, read_field, read_info
+from wbcpipe.acquire.frames import PASSES, field_path, fields_on_disk, read_field
+from wbcpipe.acquire.mmcfg import lint_warnings, read_config
 from wbcpipe.acquire.plausible import FrameJudge
 from wbcpipe.acquire.quicklook import FieldIsEmpty, QuickLook, read_empty
-from wbcpipe.acquire.reconcile import drop_stale, reconcile
-from wbcpipe.acquire.record import begin_sample, check_disk
+from wbcpipe.acquire.reconcile import drop_stale, quarantine_damaged, reconcile
+from wbcpipe.acquire.record import begin_sample, check_disk, check_sample
 from wbcpipe.acquire.retries import Retries
 from wbcpipe.acquire.second_pass import (
     SlideFinder,
     first_fields,
     latest_reseating,
     load_alignments,
-    reseated_info,
     save_alignment,
     second_fields,
 )
-from wbcpipe.acquire.specimen import UNMOVED, Specimen, TruthRow, reseated, truth_rows, write_truth
+from wbcpipe.acquire.specimen import UNMOVED, reseated, write_truth
 from wbcpipe.acquire.writer import FieldWriter, field_buffers, read_missing
-from wbcpipe.errors import CoreLostError, FrameFileError, HardwareError, StageLimitError
+from wbcpipe.errors import CoreLostError, HardwareError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from wbcpipe.acquire.config import Scope
     from wbcpipe.acquire.frames import FieldInfo, Pass
     from wbcpipe.acquire.hardware import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
-    from wbcpipe.acquire.reseat import Reseating
     from wbcpipe.acquire.specimen import Seating, SpecimenPlan
-    from wbcpipe.acquire.writer import Draft
     from wbcpipe.samples import Sample
 
-__all__ = ["AcquisitionSession", "open_microscope", "quarantine_damaged", "seating_of"]
+__all__ = ["AcquisitionSession", "open_microscope", "seating_of"]
 
 
 #: Fields of an earlier run that tell which levels to expect.
@@ -79,32 +73,6 @@ def seating_of(plan: AcquisitionPlan, specimen: SpecimenPlan | None, pass_name: 
     return reseated(specimen.seed, (sum(plan.x_um) / 2, sum(plan.y_um) / 2))
 
 
-def quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass = "single") -> dict[int, FieldInfo]:
-    """Look at each field of a pass; those that are damaged move to ``raw/quarantine``. Gives back the whole ones."""
-    raw = sample.raw_path(pass_name)
-    height_px, width_px = scope.camera.image_px
-    least_bytes = 2 * len(PASSES[pass_name]) * height_px * width_px
-    whole: dict[int, FieldInfo] = {}
-    for index, path in fields_on_disk(raw).items():
-        try:
-            info = read_info(path)
-            if info.index != index or info.modalities != PASSES[pass_name] or path.stat().st_size < least_bytes:
-                raise FrameFileError(f"{path}: not the field {index} of this plan.")
-            whole[index] = info
-        except FrameFileError as error:
-            folder = raw.parent / "quarantine"
-            folder.mkdir(exist_ok=True)
-            name = path.name if pass_name == "single" else f"{pass_name}_{path.name}"
-            target = folder / name
-            for number in range(1, 10_000):
-                if not target.exists():
-                    break
-                target = folder / f"{name}.{number}"
-            path.rename(target)
-            sample.log("quarantined", field=index, file=str(target.relative_to(sample.path)), reason=str(error))
-    return whole
-
-
 @dataclass(frozen=True)
 class _Told:
     """Who is told what: see the arguments of `AcquisitionSession.take`."""
@@ -127,6 +95,7 @@ class AcquisitionSession:
         microscope: gives the opened microscope; by default the one of ``scope``.
         progress: told in words what is being done.
         given_up: fields not to be tried, with the reason that is recorded: those that took the process down before.
+        slide: id of the physical slide, if it is known.
     """
 
     def __init__(
@@ -140,6 +109,7 @@ class AcquisitionSession:
         microscope: Callable[[Scope, SpecimenPlan | None], Microscope] | None = None,
         progress: Callable[[str], None] = lambda _: None,
         given_up: Mapping[int, str] | None = None,
+        slide: str = "",
     ) -> None:
         self.sample, self.scope, self.plan, self.specimen = sample, scope, plan, specimen
         self.pass_name = pass_name
@@ -147,60 +117,83 @@ class AcquisitionSession:
         seating = seating_of(plan, specimen, pass_name)
         self._open = microscope or functools.partial(open_microscope, seating=seating)
         self._progress = progress
-        self._given_up = dict(given_up or {})
+        self._given_up, self._slide = dict(given_up or {}), slide
         self._planned = plan.fields()
         self._fields = dict(enumerate(self._planned))
-        self._reseating: Reseating | None = None
         self._stop = threading.Event()
         self._on_disk: dict[int, FieldInfo] = {}
         self._empty: dict[int, float] = {}
         self._look = QuickLook(scope.camera.image_pixel_um, scope.camera.saturation) if scope.scan.skip_empty else None
-        self._started_s = time.monotonic()
 
     def __enter__(self) -> Self:
-        begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name)
+        check_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name, slide=self._slide)
+        for oddity in lint_warnings(self.scope, read_config(self.scope.config_path)):
+            self._progress(f"look at this: {oddity}")
+        self._progress(f"opening {self.scope.name}")
+        self.microscope = self._open(self.scope, self.specimen)
+        try:
+            # Only now: a scope file that has to be corrected before it opens leaves no sample behind.
+            begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name, slide=self._slide)
+            self._look_at_disk()
+            self._tell_of_light()
+            self._set_out()
+        except BaseException:
+            self.microscope.close()
+            raise
+        return self
+
+    def _look_at_disk(self) -> None:
+        """Find out what earlier runs left: fields, those found empty, light, and the levels to expect."""
         self.raw.mkdir(parents=True, exist_ok=True)
         self._on_disk = quarantine_damaged(self.sample, self.scope, self.pass_name)
         drop_stale(self.raw, self._on_disk)
         looked_at = self.sample.raw_path("brightfield") if self.pass_name == "fluorescence" else self.raw
         self._empty = {index: um2 for index, um2 in read_empty(looked_at).items() if index not in self._on_disk}
         self._buffers = field_buffers(len(PASSES[self.pass_name]), self.scope.camera.image_px)
-        self._dose = DoseLedger(self.raw / "light.json", self.scope.field_um)
-        self._dose.add_fields(self._on_disk.values())
-        self._judge = FrameJudge(self.scope.light_check, self.scope.camera.saturation, self.scope.light.shutter_device)
+        self._dose = DoseLedger(self.raw, self.scope.field_um, self._on_disk.values())
+        camera, light = self.scope.camera, self.scope.light
+        self._judge = FrameJudge(self.scope.light_check, camera.saturation, light.shutter_device, camera.image_pixel_um)
         for index in list(self._on_disk)[-_LEARNT_FIELDS:]:
             images, info = read_field(field_path(self.raw, index))
             self._judge.learn(info.modalities, images)
-        self._progress(f"opening {self.scope.name}")
-        self.microscope = self._open(self.scope, self.specimen)
-        try:
-            self._tell_of_light()
-            self.microscope.age(_doses(self._on_disk.values()))
-            self._retries = Retries(self.scope, self.sample, self.microscope, self._stop, self._progress)
-            self._proof = BurstProof(self.microscope, self.scope, self.sample.log)
-            self.focus = FocusKeeper(
-                self.sample, self.raw, self.scope, self.plan, self.microscope, self._retries, self._progress
-            )
-        except BaseException:
-            self.microscope.close()
-            raise
-        return self
+
+    def _set_out(self) -> None:
+        """Have ready what takes the fields."""
+        self._retries = Retries(self.scope, self.sample, self.microscope, self._stop, self._progress)
+        self.focus = FocusKeeper(
+            self.sample, self.raw, self.scope, self.plan, self.microscope, self._retries, self._progress
+        )
+        self.taker = FieldTaker(
+            self.sample,
+            self.scope,
+            self.pass_name,
+            self.microscope,
+            self._retries,
+            self.focus,
+            self._dose,
+            self._judge,
+            BurstProof(self.microscope, self.scope, self.sample.log),
+            self._look,
+        )
+        if self.pass_name != "fluorescence":  # else once it is known how the slide lies
+            self.microscope.age(earlier_exposures(self._on_disk.values(), None))
 
     def __exit__(self, *_: object) -> None:
         if self._look is not None:
             self._look.close()
         self.microscope.close()
+        self._dose.close()
 
     def _tell_of_light(self) -> None:
-        """Note and tell that the shutter was found open: an earlier process left the slide in the light."""
+        """Note and tell that there was light on the slide: an earlier process left it."""
         if not self.microscope.found_lit:
             return
         # The folder's time is that of the last field, or of the run's beginning.
         since = datetime.fromtimestamp(self.raw.stat().st_mtime, UTC).isoformat(timespec="seconds")
         self.sample.log("shutter_found_open", last_field=since)
         self._progress(
-            f"the shutter stood open and was closed: the slide may have been lit since {since}, when this sample was "
-            "last worked on"
+            f"light was found on, and is off now: the slide may have been lit since {since}, when this sample was last "
+            "worked on"
         )
 
     @property
@@ -266,7 +259,7 @@ class AcquisitionSession:
                 reconcile(self.raw, wanted, self._empty)
         if self.specimen is not None and self._on_disk:
             skipped = [self._planned[index] for index in sorted(self._empty)]
-            write_truth(self.sample.truth_path, _truth(self.specimen, self.scope, self._on_disk, skipped))
+            write_truth(self.sample.truth_path, field_truth(self.specimen, self.scope, self._on_disk, skipped))
         return whole
 
     def _without_bright_field(self, wanted: Sequence[int]) -> dict[int, str]:
@@ -278,7 +271,7 @@ class AcquisitionSession:
 
     def _find_slide(self) -> None:
         """See where the slide of the first pass lies now, and so where its fields are; once in a session."""
-        if self._reseating is not None:
+        if self.taker.reseating is not None:
             return
         first = self.sample.raw_path("brightfield")
         fields = first_fields(first, fields_on_disk(first))
@@ -288,19 +281,19 @@ class AcquisitionSession:
         known = load_alignments(self.raw)
         still = bool(known) and self._retries.persist(lambda: finder.lies_still(known[-1]), doing="finding the slide")
         if still:
-            self._reseating = latest_reseating(self.raw)
+            now = latest_reseating(self.raw)
         else:
             if known:
                 self._progress("the slide was moved since; looking for it anew")
                 self.focus.begin_anew(f"focus_{len(known)}.json")
                 self.focus.measure([])
             found = self._retries.persist(lambda: finder.find(fields), doing="finding the slide")
-            self._reseating = save_alignment(self.raw, found)
-            self.sample.log(
-                "slide_found", **asdict(self._reseating), rms_um=round(found.rms_um, 3), matches=len(found.matches)
-            )
-        assert self._reseating is not None
-        self._fields = second_fields(fields, self._reseating)
+            now = save_alignment(self.raw, found)
+            self.sample.log("slide_found", **asdict(now), rms_um=round(found.rms_um, 3), matches=len(found.matches))
+        assert now is not None
+        self.taker.reseating = now
+        self._fields = second_fields(fields, now)
+        self.microscope.age(earlier_exposures(self._on_disk.values(), now))
 
     def _take_fields(
         self, todo: Sequence[PlannedField], lost: Mapping[int, str], told: _Told, go_on: Callable[[], bool]
@@ -347,9 +340,10 @@ class AcquisitionSession:
         """Take a field and have it written, or noted as empty or missing; gives back why it is missing."""
         if self.focus.surface.check_is_due(field.index):
             self.focus.check_drift(field, field.index)
+        onward_um = None if following is None or following.index in self._given_up else (following.x_um, following.y_um)
         buffer = writer.buffer()
         try:
-            draft, info = self._take_field(field, following, lambda: writer.draft(field.index, buffer))
+            draft, info = self.taker.take(field, onward_um, lambda: writer.draft(field.index, buffer))
         except FieldIsEmpty as found:
             writer.give_back(buffer)
             writer.skip(field.index, found.figure_um2)
@@ -360,92 +354,12 @@ class AcquisitionSession:
             self._miss(writer, field.index, str(error))
             return error
         else:
-            infos[field.index] = info = self._described(info)
+            infos[field.index] = info
             writer.write(draft, info)
         return None
-
-    def _described(self, info: FieldInfo) -> FieldInfo:
-        """What is known of a field beyond what the hardware said: its light so far, and its place on the slide."""
-        before_ms = self._dose.at(info.x_um, info.y_um)
-        self._dose.add_fields([info])
-        bleach_ms = self.scope.light.bleach_ms
-        faded = round(1 - math.exp(-before_ms / bleach_ms), 4) if bleach_ms else 0.0
-        info = replace(info, dose_ms=self._dose.at(info.x_um, info.y_um), faded=faded)
-        return info if self._reseating is None else reseated_info(info, self._reseating)
 
     def _miss(self, writer: FieldWriter, index: int, reason: str) -> None:
         # A process that goes on for one that died finds what that one noted.
         if read_missing(self.raw).get(index) != reason:
             self.sample.log("field_missing", field=index, reason=reason)
         writer.miss(index, reason)
-
-    def _take_field(
-        self, field: PlannedField, following: PlannedField | None, draft_of: Callable[[], Draft]
-    ) -> tuple[Draft, FieldInfo]:
-        """Take a field into a draft, and into another after a failure, as often as the scope allows."""
-        onward_um = None if following is None or following.index in self._given_up else (following.x_um, following.y_um)
-        for attempt in self._retries.attempts:
-            before_ms, draft = self.microscope.fluorescence_ms, draft_of()
-            try:
-                z_um = self.focus.z_um(field.x_um, field.y_um, field.index)
-                events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
-                self._proof.consider(events)
-                info = capture_field(
-                    self.microscope,
-                    self.scope,
-                    events,
-                    draft.buffer,
-                    started_s=self._started_s,
-                    then_to_um=onward_um,
-                    check=self._retries.check_stop,
-                    look=self._look,
-                    whole=draft.whole,
-                )
-                self._judge.judge(info.modalities, draft.buffer)
-                return draft, info
-            except FieldIsEmpty:
-                draft.abandon()
-                raise
-            except StageLimitError as error:
-                raise HardwareError(str(error)) from error
-            except HardwareError as error:
-                if lit_ms := self.microscope.fluorescence_ms - before_ms:
-                    self._dose.add_in_vain(field.x_um, field.y_um, lit_ms)
-                try:
-                    self._retries.rest(error, attempt, field=field.index)
-                finally:
-                    draft.abandon()  # at rest no further frame of it comes
-        raise AssertionError  # pragma: no cover - the loop returns or raises
-
-
-def _truth(
-    plan: SpecimenPlan, scope: Scope, fields: Mapping[int, FieldInfo], skipped: Sequence[PlannedField] = ()
-) -> list[TruthRow]:
-    """What lies in the rectangle around the fields; each object with the field whose centre is nearest, or -1.
-
-    A field that was skipped as empty comes after those taken: what only it shows belongs to it, and was missed.
-    """
-    index = np.array([*sorted(fields), *(field.index for field in skipped)])
-    taken = [fields[at].reseated or fields[at] for at in sorted(fields)]
-    centre_um = np.array([(place.x_um, place.y_um) for place in (*taken, *skipped)])  # (F, 2)
-    passed_over = np.arange(len(index)) >= len(fields)  # (F,)
-    half_um = np.array(scope.field_um) / 2
-    x0_um, y0_um = (float(value) for value in centre_um.min(axis=0) - half_um)
-    x1_um, y1_um = (float(value) for value in centre_um.max(axis=0) + half_um)
-    rows = []
-    for row in truth_rows(Specimen(plan), x0_um, y0_um, x1_um, y1_um, (), 0.0):
-        away_um = np.abs(centre_um - (row.x_um, row.y_um))  # (F, 2)
-        shown = (away_um <= half_um).all(axis=1)
-        if (shown & ~passed_over).any():
-            shown &= ~passed_over
-        nearest = np.where(shown, np.square(away_um).sum(axis=1), np.inf)
-        rows.append(row._replace(field=int(index[nearest.argmin()]) if shown.any() else -1))
-    return rows
-
-
-def _doses(fields: Iterable[FieldInfo]) -> Iterator[tuple[float, float, float]]:
-    """The fluorescence exposures that gave the fields on disk: (x_um, y_um, exposure_ms) each."""
-    for info in fields:
-        for frame in info.frames:
-            if frame.modality == "fluorescence":
-                yield info.x_um, info.y_um, frame.exposure_ms

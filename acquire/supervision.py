@@ -84,12 +84,10 @@ class RestartPolicy:
 
 
 def make_dark(scope: Scope) -> str:
-    """Close the shutter from a process that lives for this alone; an empty text once it is closed, else what hindered.
+    """Make the slide dark from a process that lives for this alone; an empty text once it is, else what hindered.
 
     The driver that just took a process down may do it again; it must not take this one.
     """
-    if not scope.light.shutter_device:
-        return "the scope names no shutter"
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_dark_main, args=(scope, there), name="wbcpipe-dark", daemon=True)
@@ -110,8 +108,8 @@ def make_dark(scope: Scope) -> str:
 def darkness(hindrance: str) -> str:
     """What came of `make_dark`, as a sentence for people."""
     if not hindrance:
-        return "The shutter is closed."
-    return f"It is not sure that the shutter is closed ({hindrance.rstrip('.')}): look at it."
+        return "The slide is in the dark."
+    return f"It is not sure that the slide is in the dark ({hindrance.rstrip('.')}): look at it."
 
 
 def _dark_main(scope: Scope, pipe: Connection) -> None:

@@ -70,6 +70,7 @@ class AcquisitionRequest:
         pass_name: which pass over the slide.
         deadline_s: of `time.time`: no field is begun after it.
         microscope: gives the opened microscope in place of the scope's own; goes to the child, so it must pickle.
+        slide: id of the physical slide, by default the sample's name.
     """
 
     sample: Sample
@@ -79,6 +80,7 @@ class AcquisitionRequest:
     pass_name: Pass = "single"
     deadline_s: float | None = None
     microscope: Callable[[Scope, SpecimenPlan | None], Microscope] | None = None
+    slide: str = ""
 
     def in_time(self) -> bool:
         """True while fields may still be begun."""
@@ -477,6 +479,7 @@ def _serve(request: AcquisitionRequest, given_up: dict[int, str], desk: _Desk) -
         microscope=request.microscope,
         progress=lambda text: desk.send(Progress(text)),
         given_up=given_up,
+        slide=request.slide,
     )
     desk.attach(session)
     teller = _Teller(desk)

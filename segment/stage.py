@@ -8,6 +8,7 @@ cells as one that was not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import sys
@@ -103,10 +104,14 @@ class SegmentStage:
         self._detector = load_detector(detector)
         self._device, self._worker = device, worker
         self._steps = NUMPY
-        self._info = sample.info()
         self._calibration: Calibration | None = None
         self._basis = ""
         self._fields: dict[int, _Summary] = {}
+
+    @functools.cached_property
+    def _info(self) -> dict[str, Any]:
+        # Not before a field is there: a sample is begun once its microscope has opened.
+        return self._sample.info()
 
     @property
     def pixel_um(self) -> float:

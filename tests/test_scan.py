@@ -396,7 +396,7 @@ def test_a_broken_scan_with_missing_fields_ends_in_the_same_fields(
 
 def test_after_the_deadline_what_was_missing_ends_no_scan(bench: Bench) -> None:
     Worker.bad = {3}
-    target = {"cells": 200, "fields": None}
+    target: dict[str, Any] = {"cells": 200, "fields": None}
     before = bench.scan(**target)
     assert bench.scan(**target, deadline_s=time.time() - 1) == before
     assert (bench.ended, bench.said[1:]) == (False, [])

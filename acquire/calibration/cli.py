@@ -60,12 +60,15 @@ def calibrate(
     from wbcpipe.acquire.calibration.record import calibration_path, load_calibration, new_document, save_calibration
     from wbcpipe.acquire.cli import specimen_for
     from wbcpipe.acquire.config import load_scope
+    from wbcpipe.acquire.mmcfg import refuse_unsound
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.progress import Reporter
     from wbcpipe.samples import data_root
 
     # Everything that can be refused is refused before anything moves.
     scope = load_scope(scope_name)
+    for oddity in refuse_unsound(scope):
+        click.echo(f"look at this: {oddity}", err=True)
     slot = slot or next(iter(scope.slots))
     AcquisitionPlan.from_scope(scope, slot)
     request = CalibrationRequest(scope, slot, _parts(only), specimen_for(scope, specimen_seed, specimen_preparation))

@@ -23,6 +23,8 @@ __all__ = ["Finding", "check_calibration", "compare"]
 _PIXEL_SHARE: Final = 0.01
 _AFFINE: Final = 0.01
 _OFFSET_UM: Final = 0.5
+#: Of the camera's offset, in deviations of its read noise.
+_OFFSET_NOISE: Final = 1.0
 #: Above these the figure itself is a warning.
 _BACKLASH_UM: Final = 5.0
 _SKEW_DEG: Final = 0.5
@@ -114,7 +116,7 @@ def compare(scope: Scope, document: dict[str, Any]) -> Iterator[Finding]:
     parts = document["parts"]
     try:
         if "dark" in parts:
-            yield from _dark(parts["dark"])
+            yield from _dark(scope, parts["dark"])
         if "flat" in parts:
             yield from _flat(parts["flat"])
         if "geometry" in parts:
@@ -125,7 +127,12 @@ def compare(scope: Scope, document: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("calibration", "warn", f"a figure is missing or damaged ({error!r}); calibrate anew")
 
 
-def _dark(part: dict[str, Any]) -> Iterator[Finding]:
+def _dark(scope: Scope, part: dict[str, Any]) -> Iterator[Finding]:
+    level, file = float(np.median([entry["level"] for entry in part["exposures"]])), scope.light_check.camera_offset
+    text = f"{level:.1f} in the dark, the file says {file:g}"
+    off = abs(level - file) > max(_OFFSET_NOISE * max(entry["read_noise"] for entry in part["exposures"]), 1.0)
+    advice = f"; write light_check.camera_offset = {level:.1f}" if off else ""
+    yield Finding("camera offset", "warn" if off else "ok", text + advice)
     for entry in part["exposures"]:
         text = (
             f"{entry['exposure_ms']:g} ms: level {entry['level']:.1f}, read noise {entry['read_noise']:.2f}, "

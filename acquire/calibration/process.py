@@ -78,7 +78,7 @@ def measure(bench: Bench, parts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
     result: dict[str, dict[str, Any]] = {}
     levels = {modality.exposure_ms: _DARK_GUESS for _, modality in bench.scope.modalities.items()}
-    if "dark" in parts or ("flat" in parts and bench.scope.light.shutter_device):
+    if "dark" in parts or "flat" in parts:
         dark = measure_dark(bench)
         levels = {entry["exposure_ms"]: entry["level"] for entry in dark["exposures"]}
         if "dark" in parts:

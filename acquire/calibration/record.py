@@ -8,7 +8,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from wbcpipe.acquire.mmcfg import modality_settings, read_config
+from wbcpipe.acquire.mmcfg import light_settings, read_config
 from wbcpipe.errors import SampleStateError
 from wbcpipe.samples import disk_errors, read_json, write_atomic, write_json
 
@@ -55,7 +55,7 @@ def setup_sha256(scope: Scope) -> str:
         "devices": sorted((label, *kind) for label, kind in config.devices.items()),
         "stage": [scope.stage.xy_device, scope.stage.z_device],
         "shutter": scope.light.shutter_device,
-        "lights": {name: modality_settings(scope, config, item) for name, item in scope.modalities.items()},
+        "lights": {name: light_settings(scope, config, item) for name, item in scope.modalities.items()},
         "focus": scope.focus.modality,
         "objective": scope.calibration.objective,
     }

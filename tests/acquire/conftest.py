@@ -34,7 +34,7 @@ class ScopeMaker(Protocol):
 @pytest.fixture(scope="session", autouse=True)
 def _real_core() -> None:
     """The real core must be there: these tests prove nothing against a stand-in."""
-    from wbcpipe.acquire.mmcore import interface_versions
+    from wbcpipe.acquire.adapters import interface_versions
     from wbcpipe.errors import HardwareError
 
     try:

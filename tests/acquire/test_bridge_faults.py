@@ -195,7 +195,7 @@ def test_a_calibration_that_is_killed_leaves_the_slide_in_the_dark(
             child.kill()
 
     with pytest.raises(
-        DeviceCrashError, match=r"process died \(SIGKILL\): .* The shutter is closed\. Run `wbcpipe doc"
+        DeviceCrashError, match=r"process died \(SIGKILL\): .* The slide is in the dark\. Run `wbcpipe doc"
     ):
         run_calibration(CalibrationRequest(bridge.scope, "A", ("geometry",), specimen), kill_while_lit)
     assert bridge.order("shutter") == "closed"
@@ -252,8 +252,8 @@ def test_a_micro_manager_that_stays_away_ends_the_run_with_what_to_do(
     assert str(caught.value) == (
         f"Micro-Manager on port {bridge.port} is gone: it was closed, or a device driver crashed it. The fields taken "
         "are kept; start it again, make sure the shutter is closed, and run the same command again. It is not sure "
-        f"that the shutter is closed (no Micro-Manager answers on port {bridge.port}: nothing listens there. Start it "
-        "and tick Tools > Options > 'Run server on port', or use backend 'headless'): look at it."
+        f"that the slide is in the dark (no Micro-Manager answers on port {bridge.port}: nothing listens there. Start "
+        "it and tick Tools > Options > 'Run server on port', or use backend 'headless'): look at it."
     )
     assert caught.value.exit_code == 28
     assert list(fields_on_disk(sample.raw_path())) == [0]
@@ -306,7 +306,7 @@ def test_the_shutter_is_closed_after_ctrl_c_and_found_open_after_a_kill(tmp_path
     assert bridged.order("shutter") == "open"
     bridged.order("heal")
     code, said = run(len(fields_on_disk(raw)) + 1, signal.SIGINT)
-    assert "the shutter stood open and was closed: the slide may have been lit since" in said
+    assert "light was found on, and is off now: the slide may have been lit since" in said
     assert code == 130
     assert bridged.order("shutter") == "closed"
     assert len(fields_on_disk(raw)) < 25

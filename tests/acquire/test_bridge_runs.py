@@ -43,7 +43,13 @@ def content(sample: Sample) -> tuple[dict[int, NDArray[np.uint16]], list[Any]]:
     paths = fields_on_disk(sample.raw_path())
     infos = [read_info(path) for path in paths.values()]
     timeless = [
-        replace(info, dose_ms=0.0, faded=0.0, frames=tuple(replace(frame, time_s=0.0) for frame in info.frames))
+        replace(
+            info,
+            acquired="",
+            dose_ms=0.0,
+            faded=None,
+            frames=tuple(replace(frame, time_s=0.0) for frame in info.frames),
+        )
         for info in infos
     ]
     return {index: read_field(path)[0] for index, path in paths.items()}, timeless

@@ -309,10 +309,19 @@ def test_stopping_leaves_the_shutter_closed(make_scope: Callable[..., Scope], sp
         assert not microscope.link.shutter_is_open()
 
 
-def test_a_scope_without_a_shutter_has_no_dark(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
-    scope = make_scope(('shutter_device = "LED Shutter"', 'shutter_device = ""'))
-    with planted(scope, specimen) as microscope, pytest.raises(HardwareError, match=r"no 'light\.shutter_device'"):
-        measure_dark(Bench(microscope, scope, "A"))
+def test_a_scope_without_a_shutter_takes_its_dark_frames_in_the_dark(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    scope = make_scope(
+        (
+            'shutter_device = "LED Shutter"',
+            'dark = { settings = [{ device = "LED", property = "State", value = "0" }] }',
+        )
+    )
+    with planted(scope, specimen) as microscope:
+        microscope.light("color1")
+        (first, *_) = measure_dark(Bench(microscope, scope, "A"))["exposures"]
+    assert first["level"] == pytest.approx(100.0, abs=2.0)
 
 
 def test_an_empty_slot_is_told(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
@@ -382,6 +391,11 @@ def test_a_calibration_that_agrees_is_no_warning(tmp_path: Path, small_scope: Sc
     ("place", "value", "words"),
     [
         ("geometry.pixel_um", 0.1015, r"write camera\.pixel_um = 0\.10150"),
+        (
+            "dark.exposures",
+            [{"exposure_ms": 5.0, "level": 130.0, "read_noise": 3.5, "hot_pixels": 1, "hot_share": 0.0}],
+            r"130\.0 in the dark, the file says 100; write light_check\.camera_offset = 130\.0",
+        ),
         ("geometry.stage_affine", [[-1.0, 0.0], [0.0, 1.0]], r"flipped .* write camera\.stage_affine = \[\[-1\.0000"),
         ("geometry.stage_affine", [[0.9994, -0.034], [0.034, 0.9994]], r"write camera\.stage_affine = \[\[0\.9994, -0"),
         ("geometry.stage_affine", [[0.98, -0.2], [0.2, 0.98]], "turn the camera by that angle"),
@@ -450,7 +464,7 @@ def test_the_command_writes_keeps_and_takes_over(tmp_path: Path, make_scope: Cal
     assert document["parts"]["dark"]["exposures"][0]["frames"] == 6
     assert document["parts"]["geometry"] == json.loads(before)["parts"]["geometry"]
     assert document["software"]["pymmcore"].split(".")[3] == "75"
-    assert [entry["name"] for entry in outcome["findings"]][:1] == ["dark"]
+    assert [entry["name"] for entry in outcome["findings"]][:2] == ["camera offset", "dark"]
 
 
 @pytest.mark.parametrize(

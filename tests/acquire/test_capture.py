@@ -27,14 +27,14 @@ def test_light_and_camera_are_set_while_the_stage_moves(make_scope: Callable[...
     with CoreMicroscope(scope) as microscope:
         call = microscope.link._call
         out = np.zeros((4, 256, 256), np.uint16)
-        capture_field(microscope, scope, events, out, started_s=0.0)
+        capture_field(microscope, scope, events, out)
 
         def noted(name: str, *arguments: Any) -> Any:
             calls.append((name, arguments))
             return call(name, *arguments)
 
         microscope.link._call = noted  # type: ignore[method-assign]
-        capture_field(microscope, scope, events, out, started_s=0.0)
+        capture_field(microscope, scope, events, out)
     names = [name for name, _ in calls]
     setting, arrival, opening = (names.index(name) for name in ("set_exposure", "get_x_position", "set_shutter_open"))
     switching = calls.index(("set_property", ("LED", "Label", "385nm")))

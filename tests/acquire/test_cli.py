@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+from wbcpipe.acquire.calibration.cli import calibrate
 from wbcpipe.acquire.cli import acquire, doctor, scopes
 from wbcpipe.acquire.doctor import check_live
 from wbcpipe.acquire.ending import load_end
 from wbcpipe.acquire.frames import fields_on_disk
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.specimen import SpecimenPlan
 from wbcpipe.errors import (
     AcquisitionError,
     ConfigError,
@@ -23,6 +26,7 @@ from wbcpipe.errors import (
     ScopeNotFoundError,
     WbcpipeError,
 )
+from wbcpipe.request import ScanRequest, check_request
 from wbcpipe.samples import Sample
 
 if TYPE_CHECKING:
@@ -81,6 +85,21 @@ def test_what_is_refused_leaves_nothing_on_the_disk(
     assert not data.exists()
 
 
+def test_a_scope_that_does_not_hold_is_refused_before_the_sample_is_begun(
+    tmp_path: Path, make_scope: Callable[..., Scope]
+) -> None:
+    scope = make_scope(("color2,LED,Label,550nm", "color2,LED,Label,385nm"))
+    arguments = ["--scope", str(scope.path), "--data", str(tmp_path / "data")]
+    with pytest.raises(ConfigError, match=r"modalities\.color2 is lit exactly as modalities\.color1"):
+        CliRunner().invoke(acquire, ["--slide", "S", "--fields", "2", *arguments], catch_exceptions=False)
+    request = ScanRequest(scope, AcquisitionPlan.from_scope(scope, "A"), SpecimenPlan(7))
+    with pytest.raises(ConfigError, match=r"modalities\.color2 is lit exactly as modalities\.color1"):
+        check_request(Sample.at(tmp_path / "data", "S"), request)
+    with pytest.raises(ConfigError, match=r"modalities\.color2 is lit exactly as modalities\.color1"):
+        CliRunner().invoke(calibrate, arguments, catch_exceptions=False)
+    assert not (tmp_path / "data").exists()
+
+
 def test_too_small_a_disk_leaves_nothing_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10_000_000})
     monkeypatch.setattr("wbcpipe.acquire.record.shutil.disk_usage", lambda _: usage)
@@ -116,6 +135,13 @@ def test_doctor_names_what_is_wrong_in_the_hardware(tmp_path: Path, make_scope: 
     assert "does not take 'Perhaps'; it takes Off, On" in checks["light color3"]["detail"]
     assert "modalities.fluorescence.exposure_ms = 20000" in checks["exposures"]["detail"]
     assert checks["light color1"]["status"] == "ok"
+
+
+def test_doctor_looks_whether_the_focusing_device_is_one(make_scope: Callable[..., Scope]) -> None:
+    hardware = ('method = "fixed"', 'method = "hardware"\nhardware_device = "LED"')
+    (check,) = [check for check in check_live(make_scope(hardware)) if check.name == "focusing device"]
+    assert check.status == "fail"
+    assert "'focus.hardware_device'" in check.detail
 
 
 def test_doctor_survives_a_crashing_driver(make_scope: Callable[..., Scope]) -> None:

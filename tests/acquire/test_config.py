@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.config import Scope, list_scopes, load_scope
-from wbcpipe.acquire.mmcfg import lint, read_config
+from wbcpipe.acquire.mmcfg import lint, lint_warnings, read_config, refuse_unsound
 from wbcpipe.acquire.scope import oriented
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 
@@ -197,6 +198,36 @@ def test_lint_finds_what_micro_manager_passes_over(tmp_path: Path, old: str, new
     scope = load_scope(tmp_path / "demo.toml")
     problems = lint(scope, read_config(scope.config_path))
     assert any(re.search(words, problem) for problem in problems), problems
+    assert lint_warnings(scope, read_config(scope.config_path)) == []
+    with pytest.raises(ConfigError, match=words):
+        refuse_unsound(scope)
+
+
+def test_modalities_whose_presets_do_the_same_are_named(tmp_path: Path) -> None:
+    cfg = (SHIPPED / "demo.cfg").read_text(encoding="utf-8")
+    green = "ConfigGroup,Illumination,color2,LED,Label,550nm\n"
+    (tmp_path / "demo.cfg").write_text(cfg.replace(green, "ConfigGroup,Green,on,LED,Label,385nm\n"), encoding="utf-8")
+    preset = 'group = "Illumination"\npreset = "color2"'
+    (tmp_path / "demo.toml").write_text(DEMO.replace(preset, 'group = "Green"\npreset = "on"'), encoding="utf-8")
+    scope = load_scope(tmp_path / "demo.toml")
+    assert lint(scope, read_config(scope.config_path)) == ["modalities.color2 is lit exactly as modalities.color1"]
+
+
+def test_presets_alike_in_a_group_that_is_not_used_are_a_warning(tmp_path: Path) -> None:
+    cfg = (SHIPPED / "demo.cfg").read_text(encoding="utf-8")
+    twice = "".join(f"ConfigGroup,Live,{name},LED,Label,550nm\n" for name in ("green", "gruen"))
+    (tmp_path / "demo.cfg").write_text(cfg + "\n" + twice, encoding="utf-8")
+    (tmp_path / "demo.toml").write_text(DEMO, encoding="utf-8")
+    (oddity,) = refuse_unsound(load_scope(tmp_path / "demo.toml"))
+    assert "preset 'gruen' of group 'Live' does the same as 'green'" in oddity
+
+
+def test_a_focusing_device_must_be_in_the_cfg(tmp_path: Path) -> None:
+    shutil.copy(SHIPPED / "demo.cfg", tmp_path)
+    hardware = 'method = "hardware"\nhardware_device = "Autofocuss"'
+    (tmp_path / "demo.toml").write_text(DEMO.replace('method = "surface"', hardware), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"focus\.hardware_device 'Autofocuss' is not in the \.cfg"):
+        refuse_unsound(load_scope(tmp_path / "demo.toml"))
 
 
 def test_missing_cfg_is_named(tmp_path: Path) -> None:

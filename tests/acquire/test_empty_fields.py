@@ -99,6 +99,46 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
     assert (fields.wanted, fields.taken, fields.empty, fields.missing) == (FIELDS, len(taken), tuple(sorted(empty)), ())
 
 
+@pytest.mark.parametrize("sequencing", ["off", "on"])
+def test_bursts_leave_an_empty_field_in_the_dark_too(
+    make_scope: Callable[..., Scope], tmp_path: Path, sequencing: str
+) -> None:
+    """What light falls on an empty field fades its neighbours, which overlap it."""
+    z_um = f"{Specimen(ISLAND).focus_um(310.0, 310.0):.2f}"
+    scope = make_scope(
+        ("[-60.0, 60.0]", "[250.0, 370.0]"),
+        ("skip_empty = false", "skip_empty = true"),
+        (f"fixed_um = {Specimen(SpecimenPlan(7)).focus_um(0.0, 0.0):.2f}", f"fixed_um = {z_um}"),
+        sequencing=sequencing,
+    )
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    whole, broken = Sample.at(tmp_path, "whole"), Sample.at(tmp_path, "broken")
+    bursts: list[int] = []
+    with AcquisitionSession(whole, scope, plan, ISLAND) as session:
+        assert isinstance(session.microscope, VirtualScope)
+        start = session.microscope.link.start_burst
+
+        def spied(n_frames: int, timeout_s: float) -> None:
+            bursts.append(n_frames)
+            start(n_frames, timeout_s)
+
+        session.microscope.link.start_burst = spied  # type: ignore[method-assign]
+        session.take(range(FIELDS))
+        assert session.empty
+        lit = (whole.raw_path() / "light.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["field"] for line in lit] == list(session.taken)
+    assert set(bursts) == ({3} if sequencing == "on" else set())
+    for wanted in (7, FIELDS):
+        with AcquisitionSession(broken, scope, plan, ISLAND) as session:
+            session.take(range(wanted))
+    first, second = (fields_on_disk(sample.raw_path()) for sample in (whole, broken))
+    assert list(first) == list(second)
+    for index, path in first.items():
+        images, info = read_field(path)
+        np.testing.assert_array_equal(images, read_field(second[index])[0])
+        assert info.dose_ms == read_field(second[index])[1].dose_ms == 20.0
+
+
 def test_a_broken_run_skips_the_same_fields(island_scope: Scope, tmp_path: Path) -> None:
     plan = AcquisitionPlan.from_scope(island_scope, "A")
     whole, broken = Sample.at(tmp_path, "whole"), Sample.at(tmp_path, "broken")

@@ -143,6 +143,21 @@ def test_a_lamp_that_loses_its_power_is_seen_against_the_fields_before(
     ]
 
 
+def test_a_fluorescence_lamp_that_is_dark_from_the_start_gives_no_fields(
+    sample: Sample, fast_scope: Scope, specimen: SpecimenPlan, tmp_path: Path
+) -> None:
+    plan = AcquisitionPlan.from_scope(fast_scope, "A")
+    faults = tuple(Fault("lamp dark", index, attempts=3, modality="fluorescence") for index in range(9))
+    opener = FaultyOpener(plan, faults, tmp_path / "strikes")
+    for n_fields in (2, 3):
+        with AcquisitionSession(sample, fast_scope, plan, specimen, microscope=opener) as session:
+            session.take(range(n_fields))
+    missing = read_missing(sample.raw_path())
+    shown = [index for index in range(3) if index in missing]
+    assert shown, "the fields show no cells at all"
+    assert all("nothing but the camera's noise where bright field shows cells" in missing[index] for index in shown)
+
+
 def test_an_autofocus_that_hangs_is_tried_again_on_fresh_devices(
     sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan, tmp_path: Path
 ) -> None:

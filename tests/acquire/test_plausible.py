@@ -10,7 +10,7 @@ import pytest
 
 from wbcpipe.acquire.config import LightCheck
 from wbcpipe.acquire.frames import MODALITIES
-from wbcpipe.acquire.plausible import FrameJudge, thinned
+from wbcpipe.acquire.plausible import FrameJudge, is_noise, thinned
 from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
 from wbcpipe.errors import HardwareError
 
@@ -34,6 +34,56 @@ def rendered(seed: int, side_px: int, places_um: NDArray[np.float64]) -> list[ND
         )
         for x_um, y_um in places_um.tolist()
     ]
+
+
+def on_black(number: int, *, cells: bool = True, offset: float = 100.0) -> NDArray[np.uint16]:
+    """Fluorescence (512, 512) that is black but for four nuclei."""
+    rng = np.random.default_rng(number)
+    frame = rng.normal(offset, 4.0, (512, 512))
+    for y, x in rng.integers(60, 450, (4 if cells else 0, 2)):
+        frame[y - 30 : y + 30, x - 30 : x + 30] += 8000.0
+    return np.clip(frame, 0, 65535).astype(np.uint16)
+
+
+def bright_field(*, cells: bool = True) -> NDArray[np.uint16]:
+    """Bright field (512, 512) with four cells, or bare glass."""
+    rng = np.random.default_rng(3)
+    frame = rng.normal(40_000.0, 200.0, (512, 512))
+    for y, x in rng.integers(60, 450, (4 if cells else 0, 2)):
+        frame[y - 30 : y + 30, x - 30 : x + 30] *= 0.8
+    return frame.astype(np.uint16)
+
+
+@pytest.mark.parametrize("camera_offset", [0.0, 100.0, 105.0])
+def test_cells_on_a_black_ground_are_believed_however_many_there_are(camera_offset: float) -> None:
+    judge = FrameJudge(LightCheck(camera_offset=camera_offset), 65535)
+    for number in range(12):
+        judge.judge(("fluorescence",), on_black(number)[None], bright_field)
+
+
+@pytest.mark.parametrize("camera_offset", [0.0, 100.0])
+@pytest.mark.parametrize("before", [0, 4])
+def test_a_fluorescence_lamp_that_is_dark_is_seen_from_the_first_field_on(camera_offset: float, before: int) -> None:
+    judge = FrameJudge(LightCheck(camera_offset=camera_offset), 65535, "LED Shutter")
+    for number in range(before):
+        judge.judge(("fluorescence",), on_black(number)[None], bright_field)
+    for number in range(4, 6):
+        with pytest.raises(HardwareError, match=r"nothing but the camera's noise where .* shows cells.*'LED Shutter'"):
+            judge.judge(("fluorescence",), on_black(number, cells=False)[None], bright_field)
+        both = np.stack([bright_field(), on_black(number, cells=False)])
+        with pytest.raises(HardwareError, match="nothing but the camera's noise"):
+            FrameJudge(LightCheck(camera_offset=camera_offset), 65535).judge(("color1", "fluorescence"), both)
+    judge.judge(("fluorescence",), on_black(6, cells=False)[None], lambda: bright_field(cells=False))
+    judge.judge(("fluorescence",), on_black(7, cells=False)[None])
+
+
+@pytest.mark.parametrize("shows", ["a faint glow", "one small nucleus"])
+def test_little_light_is_light(shows: str) -> None:
+    y, x = np.mgrid[:512, :512]
+    faint = 4.0 * np.cos(x / 60.0) if shows == "a faint glow" else 60.0 * (np.hypot(y - 200, x - 250) < 9)
+    frame = np.clip(on_black(1, cells=False) + faint, 0, 65535).astype(np.uint16)
+    assert not is_noise(thinned(frame))
+    assert is_noise(thinned(on_black(1, cells=False)))
 
 
 @pytest.mark.parametrize(("seed", "side_px"), [(7, 256), (11, 96)])
@@ -121,6 +171,8 @@ def test_the_check_can_be_switched_off() -> None:
 
 def test_a_frame_of_full_size_costs_less_than_a_millisecond() -> None:
     field = np.random.default_rng(0).integers(20_000, 40_000, (4, 2048, 2048), dtype=np.uint16)
+    field[3] //= 40
+    field[3, 100:300, 100:300] = 40_000  # a nucleus, so that the frame is not noise alone
     times_s = []
     for _ in range(9):
         judge = FrameJudge(LIMITS, 65535)

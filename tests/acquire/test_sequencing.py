@@ -39,7 +39,7 @@ def events_at(scope: Scope, index: int = 0, lights: tuple[str, ...] = MODALITIES
 
 
 def untimed(info: FieldInfo) -> FieldInfo:
-    return replace(info, frames=tuple(replace(frame, time_s=0.0) for frame in info.frames))
+    return replace(info, acquired="", frames=tuple(replace(frame, time_s=0.0) for frame in info.frames))
 
 
 def burst(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> NDArray[np.uint16]:
@@ -400,15 +400,15 @@ def test_a_field_left_in_the_middle_of_writing_leaves_no_file(
     scope = make_scope(sequencing="on")
     plan = AcquisitionPlan.from_scope(scope, "A")
     with AcquisitionSession(sample, scope, plan, specimen) as session:
-        judge, judged = session._judge.judge, [0]
+        judge, judged = session.taker.judge.judge, [0]
 
-        def stern(modalities: tuple[str, ...], images: NDArray[np.uint16]) -> None:
+        def stern(modalities: tuple[str, ...], images: NDArray[np.uint16], *_: object) -> None:
             judged[0] += 1
             if judged[0] in {2, 4, 5, 6}:  # field 1 once; field 2 at every attempt
                 raise HardwareError("color1: the frame is dark.")
             judge(modalities, images)
 
-        session._judge.judge = stern  # type: ignore[method-assign, assignment]
+        session.taker.judge.judge = stern  # type: ignore[method-assign, assignment]
         missing: dict[int, str] = {}
         session.take(range(4), on_missing=missing.__setitem__)
     assert list(fields_on_disk(sample.raw_path())) == [0, 1, 3]

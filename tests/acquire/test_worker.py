@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from wbcpipe.acquire.faulty import Fault, FaultyOpener
 from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken, Progress, WantedDone
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.specimen import SpecimenPlan
     from wbcpipe.samples import Sample
 
-_CRASH = "ConfigGroup,Illumination,color3,Camera,SimulateCrash,Dereference Null Pointer\n"
 _TWICE = "a device driver crashed (SIGSEGV) while it was taken, 2 times."
-_COLOR3 = "ConfigGroup,Illumination,color3,LED,Label,635nm\n"
 
 
 def test_wants_grow_and_fields_are_told_in_order(
@@ -63,13 +62,13 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
         worker.want(1)
         list(worker.events())
     before = field_path(sample.raw_path(), 0).read_bytes()
-    # The .cfg now makes the demo camera's driver dereference a null pointer when color3 is switched on.
-    crashing = make_scope((_COLOR3, _COLOR3 + _CRASH))
-    assert crashing.sha256 == scope.sha256
+    # Now the demo camera's driver dereferences a null pointer at each exposure.
+    faults = tuple(Fault("driver crash", index, attempts=9) for index in range(1, 4))
+    crashing = FaultyOpener(plan, faults, sample.path / "strikes.jsonl")
     told: list[object] = []
-    with AcquisitionWorker(AcquisitionRequest(sample, crashing, plan, specimen)) as worker:
+    with AcquisitionWorker(AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing)) as worker:
         worker.want(4)
-        with pytest.raises(DeviceCrashError, match=r"that drives it died \(SIGSEGV\).*The shutter is closed\."):
+        with pytest.raises(DeviceCrashError, match=r"that drives it died \(SIGSEGV\).*The slide is in the dark\."):
             told.extend(worker.events())
     assert list(fields_on_disk(sample.raw_path())) == [0]
     assert [event for event in told if not isinstance(event, Progress)] == [

@@ -186,10 +186,13 @@ def test_a_bundle_whose_network_or_card_is_wrong_is_refused(tiny: Bundle, tmp_pa
 
 def test_agreement_compares_shapes_and_logits() -> None:
     class Says:
-        name = "says"
+        name, lanes = "says", 1
 
         def __init__(self, value: float, heads: int = 2) -> None:
             self.value, self.heads = value, heads
+
+        def buffer(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+            return np.empty(shape, np.float32)
 
         def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
             return np.full((len(images), self.heads, 3), self.value, np.float32)

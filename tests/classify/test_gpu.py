@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from wbcpipe.classify import gpu
+from wbcpipe.classify import engines, gpu
 from wbcpipe.classify.engines import TorchEngine
 from wbcpipe.classify.gpu import GpuEngine, gpu_engine
 from wbcpipe.classify.lanes import lane_threads
@@ -111,7 +111,7 @@ def test_lanes_have_queues_of_their_own(network: FusionNetwork) -> None:
 
 def test_half_precision_is_taken_if_it_agrees(network: FusionNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_engine(network, SHAPE, BATCH, Runtime()).name == "torch-cpu-float16"
-    monkeypatch.setitem(gpu.AGREES, "float16", 0.0)
+    monkeypatch.setitem(engines.AGREES, "float16", 0.0)
     assert gpu_engine(network, SHAPE, BATCH, Runtime()).name == "torch-cpu-float32"
 
 

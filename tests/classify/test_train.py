@@ -17,7 +17,7 @@ from wbcpipe.classify.augment import Augmentation
 from wbcpipe.classify.checkpoint import load_state
 from wbcpipe.classify.folds import holdout
 from wbcpipe.classify.networks import build_network
-from wbcpipe.classify.normalise import fit_normalisation
+from wbcpipe.classify.normalise import Normalisation, fit_normalisation
 from wbcpipe.classify.procedure import cross_validate, markdown_table, run_procedure
 from wbcpipe.classify.randaugment import RandAugment
 from wbcpipe.classify.recipe import Recipe
@@ -317,7 +317,19 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
         recipe = TINY.model_copy(update={"method": "mm-mimo", "accumulate": parts})
         empty = np.zeros((0, 3), np.float32)
-        run = module._Run(None, recipe, "x", network, optimizer, None, None, torch.device("cpu"), empty, empty)  # type: ignore[arg-type]
+        run = module._Run(
+            None,  # type: ignore[arg-type]
+            recipe,
+            "x",
+            network,
+            optimizer,
+            None,
+            None,
+            torch.device("cpu"),
+            empty,
+            empty,
+            Normalisation(polarity=("dark",) * 3, mean=(0.0,) * 3, std=(1.0,) * 3),
+        )
         module._step(run, images, labels, 32)
         gradients.append([parameter.grad for parameter in network.parameters()])
     for whole, added in zip(*gradients, strict=True):

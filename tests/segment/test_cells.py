@@ -87,7 +87,8 @@ def test_calls_are_read_back(tmp_path: Path) -> None:
 def averaged(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
     count, channels, side, _ = images.shape
     blocks = images.reshape(count, channels, side // 2, 2, side // 2, 2).astype(np.uint64)
-    return ((blocks.sum(axis=(3, 5)) + 2) // 4).astype(np.uint16)
+    means: NDArray[np.uint16] = ((blocks.sum(axis=(3, 5)) + 2) // 4).astype(np.uint16)
+    return means
 
 
 @pytest.mark.parametrize("order", ["rows", "columns", "turned"])
@@ -145,9 +146,13 @@ def test_zarr_reads_what_is_written(tmp_path: Path) -> None:
     store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
     images = np.concatenate([part.images for part in blocks])
     group = zarr.open_group(str(store.path), mode="r")
-    assert np.array_equal(group["images"][:], images)
-    assert np.array_equal(group[shards.HALF][:], averaged(images))
-    assert (group["images"].chunks[0], group["images"].shards[0]) == (1, CELLS_PER_SHARD)
+    whole, half = (group[name] for name in ("images", shards.HALF))
+    assert isinstance(whole, zarr.Array)
+    assert isinstance(half, zarr.Array)
+    assert np.array_equal(np.asarray(whole[:]), images)
+    assert np.array_equal(np.asarray(half[:]), averaged(images))
+    assert whole.shards is not None
+    assert (whole.chunks[0], whole.shards[0]) == (1, CELLS_PER_SHARD)
 
 
 @pytest.mark.parametrize("unusual", ["codec", "order", "shards", "index", "empty cell"])
@@ -156,13 +161,14 @@ def test_what_is_unusual_is_left_to_zarr(tmp_path: Path, left_to_zarr: list[obje
     part.images[2] = 0  # zarr writes no chunk for it
     store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
     one = (1, *part.images.shape[1:])
-    settings: dict[str, Any] = {
+    choices: dict[str, dict[str, Any]] = {
         "codec": {"compressors": zarr.codecs.GzipCodec(), "shards": (256, *one[1:])},
         "order": {"serializer": zarr.codecs.BytesCodec(endian="big"), "shards": (256, *one[1:])},
         "shards": {"shards": None},
         "index": {"shards": {"shape": (256, *one[1:]), "index_location": "start"}},
         "empty cell": {"shards": (256, *one[1:])},
-    }[unusual]
+    }
+    settings = choices[unusual]
     group = zarr.open_group(str(store.path), mode="r+")
     array = group.create_array("images", shape=(5, *one[1:]), dtype="uint16", chunks=one, overwrite=True, **settings)
     array[...] = part.images
@@ -218,14 +224,15 @@ def test_a_damaged_shard_is_told(tmp_path: Path, reader: str, damage: str) -> No
         content[4] ^= 1  # the length of the first cell
     elif damage in ("index", "cell"):
         content[-4100] ^= 1
-    shard.write_bytes({"truncated": content[:-50], "empty": b""}.get(damage, content))
+    shard.write_bytes({"truncated": bytes(content[:-50]), "empty": b""}.get(damage, bytes(content)))
     with pytest.raises(SampleStateError, match=r"images: damaged \(.+\); segment or import the sample again"):
         CellStore(store.path).images(0, 2)
 
 
 def test_columns_of_two_types_lose_nothing(tmp_path: Path) -> None:
     parts = [block(300, 0), block(300, 1)]
-    for part, values in zip(parts, (np.arange(300, dtype=np.uint8), np.linspace(0, 1, 300)), strict=True):
+    extra: list[NDArray[Any]] = [np.arange(300, dtype=np.uint8), np.linspace(0, 1, 300)]
+    for part, values in zip(parts, extra, strict=True):
         part.columns["extra"] = values
     store = CellStore.create(tmp_path / "cells.zarr", parts, modalities=MODALITIES, attributes=ATTRIBUTES)
     assert np.array_equal(store.column("extra"), np.concatenate([part.columns["extra"] for part in parts]))

@@ -16,6 +16,7 @@ import pytest
 import threadpoolctl
 
 from wbcpipe.segment import process
+from wbcpipe.segment.detect import detect_cells
 from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.parallel import available_cores, prepared, usual_jobs
 from wbcpipe.segment.stage import SegmentStage, segment_sample
@@ -130,7 +131,7 @@ def blas_threads() -> set[int]:
 
 def test_within_a_field_one_core_is_used(copy_run: Callable[[str], Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[int]] = []
-    detect = process.detect_cells
+    detect = detect_cells
 
     def look(*arguments: Any, **options: Any) -> Any:
         seen.append(blas_threads())

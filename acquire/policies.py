@@ -1,0 +1,205 @@
+"""How a microscope is used, by its scope file: focus, deadlines, what a frame must look like, limits of quality."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "CalibrationPolicy",
+    "Focus",
+    "LightCheck",
+    "NotNegative",
+    "Part",
+    "Percent",
+    "Positive",
+    "QualityLimits",
+    "Reliability",
+    "Scan",
+]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Part(BaseModel):
+    """Base of the tables of a scope file: frozen, and keys that are not known are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Focus(Part):
+    """How the surface of focus is found.
+
+    Attributes:
+        method: ``surface`` measures points on a grid by images; ``hardware`` the same by the microscope's own focusing
+            device, and by images where that fails; ``fixed`` stays at ``fixed_um``.
+        modality: bright field, so that focusing does not bleach the stain.
+        fixed_um: Z for ``fixed``, and where the first search begins.
+        offset_um: from the sharpest bright-field image to the best focus: refraction at cell edges makes cells
+            look sharpest a little beside it. Measure it once for an objective.
+        range_um: how far the first search goes to each side.
+        coarse_points: points along each side of the grid over the whole scan area.
+        spacing_um: largest distance of the finer points, measured where fields are taken.
+        coarse_step_um: of the first search; a third of ``range_um`` makes it 7 frames, if the specimen still shows as
+            blurred as it then is half a step from its focus.
+        fine_step_um: of its refinement; about twice the depth of field, so that sharpness visibly falls in a step.
+        roi_px: side of the camera's middle used, in unbinned pixels.
+        deadline_s, mapping_deadline_s: for one point and for all of them together; a point that is late counts as one
+            that shows nothing.
+        drift_check_fields: before every so many fields the focus is measured again; 0 never.
+        drift_limit_um: from where on such a measurement shifts the surface; more than the surface's own error.
+        hardware_device: label in the .cfg, for ``hardware``.
+        hardware_mode: what it is asked for: ``full`` or ``incremental`` focusing, or to hold the focus (``continuous``)
+            until it says that it is locked.
+        hardware_offset_um: from where it brings Z to the best focus of the cells. Measure it once for an objective.
+        device_offset: set as its own offset before, in its own units; left alone if left out.
+        hardware_timeout_s: for each of its answers.
+        hardware_settle_s: wait before it is asked after a move beyond ``long_move_um``, and before it is asked again.
+        long_move_um: of the XY stage; immersion film needs its time.
+    """
+
+    method: Literal["surface", "hardware", "fixed"] = "surface"
+    modality: Literal["color1", "color2", "color3"] = "color1"
+    fixed_um: float = 0.0
+    offset_um: float = 0.0
+    range_um: Positive = 30.0
+    coarse_points: Annotated[int, Field(ge=2, le=9)] = 3
+    spacing_um: Positive = 500.0
+    coarse_step_um: Positive = 6.0
+    fine_step_um: Positive = 1.5
+    roi_px: Annotated[int, Field(ge=64)] = 384
+    deadline_s: Positive = 30.0
+    mapping_deadline_s: Positive = 900.0
+    drift_check_fields: Annotated[int, Field(ge=0)] = 25
+    drift_limit_um: Positive = 1.0
+    hardware_device: str = ""
+    hardware_mode: Literal["full", "incremental", "continuous"] = "full"
+    hardware_offset_um: float = 0.0
+    device_offset: float | None = None
+    hardware_timeout_s: Positive = 10.0
+    hardware_settle_s: NotNegative = 1.0
+    long_move_um: Positive = 2000.0
+
+    @model_validator(mode="after")
+    def _hardware_is_named(self) -> Self:
+        if self.method == "hardware" and not self.hardware_device:
+            raise ValueError("method \"hardware\" needs 'hardware_device', the focusing device's label in the .cfg")
+        return self
+
+
+class Reliability(Part):
+    """Deadlines and retries: nothing waits for ever.
+
+    Attributes:
+        move_timeout_s, switch_timeout_s: for a stage, and for lights and shutters.
+        camera_timeout_s: beyond the exposure time.
+        retries: how often a field is tried again before it is recorded as missing.
+        retry_wait_s: before each of these.
+        missing_in_a_row: ends the run; one bad field is an accident, many are a fault.
+        slide_deadline_min: so long after the start on a slide no new field is begun, and what is there is reported;
+            0 for no deadline. ``--deadline`` may end it sooner, never later.
+        crashes_per_field: a field at which a driver crashed, hung or lost the core so often is recorded as missing.
+        restarts_in_a_row: of the process that drives the devices, without a field taken between them; ends the run.
+        micromanager_return_min: with ``bridge``, how long a Micro-Manager that is gone is waited for; its user starts
+            it again, not wbcpipe.
+    """
+
+    move_timeout_s: Positive = 30.0
+    switch_timeout_s: Positive = 5.0
+    camera_timeout_s: Positive = 10.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    retry_wait_s: NotNegative = 0.5
+    missing_in_a_row: Annotated[int, Field(ge=1)] = 5
+    slide_deadline_min: NotNegative = 0.0
+    crashes_per_field: Annotated[int, Field(ge=1, le=10)] = 2
+    restarts_in_a_row: Annotated[int, Field(ge=0, le=100)] = 3
+    micromanager_return_min: NotNegative = 10.0
+
+
+class LightCheck(Part):
+    """What a frame must look like to be believed; one that does not is taken again. See `plausible`.
+
+    Levels are pixel values above ``camera_offset``: of bright field the background's, of fluorescence that of the
+    darkest parts. A frame's level is compared with the median of the last fields'.
+
+    Attributes:
+        enabled: look at the frames at all. Fluorescence that shows nothing but noise where bright field shows cells is
+            dark whatever the levels are.
+        camera_offset: pixel value of a frame taken in the dark; `wbcpipe calibrate` measures it.
+        dark_fraction: of the camera's range; a bright field whose level is lower had no light.
+        saturated_fraction, fluorescence_saturated_fraction: part of a frame's pixels that may be saturated.
+        least_ratio, most_ratio: of a frame's level to that of the fields before.
+        fluorescence_most_ratio: the same for fluorescence, where a field full of cells glows all over.
+    """
+
+    enabled: bool = True
+    camera_offset: NotNegative = 0.0
+    dark_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    fluorescence_saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    least_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.5
+    fluorescence_most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 8.0
+
+
+class Scan(Part):
+    """Which of the planned fields are taken.
+
+    Attributes:
+        skip_empty: leave a field whose first bright-field frame shows bare glass: no fluorescence dose, no file.
+    """
+
+    skip_empty: bool = True
+
+
+class QualityLimits(Part):
+    """Limits of the report's quality gates where this scope's differ from the usual ones; see ``report.gates``.
+
+    Attributes:
+        cells_counted: least number.
+        unidentified, blurred, unregistered, saturated, doublets: most of the cells (%).
+        missing_fields: most of the fields (%).
+        head_disagreement: most, of 0 to 1.
+        accepted: least share (%) of whole white cells among what was found; the others are debris or cut by a border.
+        failed_fields: most of the fields (%) beyond one of the limits below.
+        blur_um: widest edge of nuclei; about twice what the objective shows in focus.
+        saturated_percent: most overexposed pixels of a field.
+        residual_px: largest estimated error of the registration.
+        stain: least brightness (%) of nuclei above their surroundings, of the camera's range.
+        stain_ratio: least ratio of that to the cytoplasm's.
+        red_cover_percent: most of a bright field covered by red cells; beyond it they overlap.
+        light_drift: most (%) that a bright field's background may differ from the sample's usual one.
+    """
+
+    cells_counted: NotNegative | None = None
+    unidentified: Percent | None = None
+    blurred: Percent | None = None
+    unregistered: Percent | None = None
+    saturated: Percent | None = None
+    doublets: Percent | None = None
+    missing_fields: Percent | None = None
+    head_disagreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    accepted: Percent | None = None
+    failed_fields: Percent | None = None
+    blur_um: Positive | None = None
+    saturated_percent: Percent | None = None
+    residual_px: Positive | None = None
+    stain: Percent | None = None
+    stain_ratio: NotNegative | None = None
+    red_cover_percent: Percent | None = None
+    light_drift: NotNegative | None = None
+
+
+class CalibrationPolicy(Part):
+    """What is expected of the scope's calibration file, which ``wbcpipe calibrate`` writes.
+
+    Attributes:
+        max_age_days: `wbcpipe doctor` warns when it is older.
+        objective: which one is calibrated, in your words; another one here than in the calibration is a warning.
+    """
+
+    max_age_days: Positive = 90.0
+    objective: str = ""
