@@ -67,7 +67,8 @@ def restain(light: Tensor, bright: Tensor, same: Tensor, options: Augmentation, 
     """A batch as another stain, dye lot or camera would show it; changed in place.
 
     Args:
-        light: (B, C, side, side) float32; bright planes as shares of their background's light, see `normalise`.
+        light: (B, C, side, side) float32; light planes as shares of their background's light, or of what is between
+            that and their darkest stain, see `normalise`.
         bright: (C,) bool, which planes are such.
         same: (B,) bool, true where all planes show one cell.
         options: how strongly.

@@ -56,7 +56,11 @@ def _before_torch() -> None:
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--temperature", type=float, help="T of the distillation.")
 @click.option("--repetition", type=float, help="How often one cell goes to all inputs of MM-MIMO; 0 is as published.")
-@click.option("--normalise", type=click.Choice(["cell", "fixed"]), help="Against each cell's own light, or not at all.")
+@click.option(
+    "--normalise",
+    type=click.Choice(["cell", "stain", "fixed"]),
+    help="Against each cell's own light, also its own darkest stain (the default for stained smears), or not at all.",
+)
 @click.option("--sampling", type=click.Choice(["natural", "sqrt", "balanced"]), help="How rare classes are drawn.")
 @click.option("--seed", type=int, help="Of everything random. Default: 0.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
@@ -109,12 +113,14 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    recipe = _recipe(recipe_path, options, published=published)
+    keys = _recipe_keys(recipe_path, options, published=published)
     root = data_root(data)
     from wbcpipe.classify.data import load_cells
+    from wbcpipe.classify.recipe import Recipe, suited
 
     sources = [source_of(root, text) for text in samples]
-    cells = load_cells(sources, recipe.side)
+    cells = load_cells(sources, Recipe.model_validate(keys).side)
+    recipe = Recipe.model_validate(suited(keys, cells.source))
     click.echo(f"{len(cells)} labelled cells: {_counts(cells)}; modalities {', '.join(cells.modalities)}", err=True)
     if folds is not None:
         _cross_validate(cells, recipe, out, folds, fold, device, as_json and name is None)
@@ -130,7 +136,8 @@ def train(
     _bundle(cells, held, recipe, name or out.resolve().name, out, sources[0][1], device, as_json)
 
 
-def _recipe(path: Path | None, options: dict[str, Any], *, published: bool = False) -> Recipe:
+def _recipe_keys(path: Path | None, options: dict[str, Any], *, published: bool = False) -> dict[str, Any]:
+    """The keys of the recipe that are said, all of them sound."""
     from pydantic import ValidationError
 
     from wbcpipe.classify.recipe import Recipe, merge_keys
@@ -144,11 +151,13 @@ def _recipe(path: Path | None, options: dict[str, Any], *, published: bool = Fal
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path else {}
         if published:
-            content = Recipe.published().model_dump(mode="json")
-        return Recipe.model_validate(merge_keys(content, given))
+            content = {"normalise": "cell", **Recipe.published().model_dump(mode="json", exclude_defaults=True)}
+        keys = merge_keys(content, given)
+        Recipe.model_validate(keys)
     except (ValidationError, ValueError, TypeError) as error:
         where = f"recipe {path}" if path else "training options"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+    return keys
 
 
 def source_of(root: Path, text: str) -> tuple[str, Path]:

@@ -84,8 +84,9 @@ def onnx_metadata(info: BundleInfo) -> dict[str, str]:
             f"images: float32 (batch, {len(info.modalities) * info.planes}, {info.side}, {info.side}), the planes of "
             f"the first modality first; from uint16 crops of {info.crop_px} px at {info.pixel_um} um a pixel, reduced "
             "by averaging over areas. Each plane of each cell is scaled by itself on about 28 x 28 of its pixels: "
-            "polarity bright: value / q90; dark: (value - q10) / (q99 - q10), either divisor at least 64; fixed: "
-            "value / 65535. Then (value - mean) / std, clipped to -8 and 8. See wbcpipe.normalisation."
+            "polarity bright: value / q90; stained: (value - q2) / (q90 - q2); dark: (value - q10) / (q99 - q10), each "
+            "divisor at least 64; fixed: value / 65535. Then (value - mean) / std, clipped to -8 and 8. See "
+            "wbcpipe.normalisation."
         ),
         "wbcpipe.output": (
             f"logits: float32 (batch, {len(info.head_names)} heads, {len(info.classes)} classes), not calibrated. See "

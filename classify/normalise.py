@@ -4,6 +4,8 @@ Exposure, lamp and stain strength change from day to day, so each plane of each 
 
 - a *bright* plane (bright-field: light background, dark cell) is divided by its own background, which leaves the
   transmission of Beer-Lambert's law whatever the lamp did;
+- a *stained* plane is a bright one that is scaled between its own darkest stain and its background instead, which
+  leaves how the stain is spread whatever its strength: what cells stained by another laboratory have in common;
 - a *dark* plane (fluorescence: dark background, bright cell) has its background subtracted and is divided by its own
   bright level, which leaves the pattern whatever exposure and bleaching did.
 
@@ -30,6 +32,8 @@ __all__ = ["Normalisation", "fit_normalisation", "resize", "row_scale"]
 BACKGROUND_BRIGHT: Final = 0.90
 """Quantile taken for the light background of a bright plane: red cells may cover most of a crop."""
 BACKGROUND_DARK: Final = 0.10
+STAIN: Final = 0.02
+"""Quantile taken for the darkest stain of a stained plane."""
 SIGNAL_DARK: Final = 0.99
 GRID_PX: Final = 28
 """Quantiles are taken on about this many rows and columns of pixels: exact enough, and cheap."""
@@ -44,14 +48,15 @@ class Normalisation(BaseModel):
     """How a bundle normalises its input.
 
     Attributes:
-        polarity: per plane (M * c), whether the background is light (``bright``) or not (``dark``), or ``fixed``.
+        polarity: per plane (M * c), whether the background is light (``bright``, or ``stained`` where the cell's
+            darkest stain is measured too) or not (``dark``), or ``fixed``.
         mean: per plane, the mean of the scaled values over the training cells.
         std: per plane, their standard deviation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    polarity: tuple[Literal["bright", "dark", "fixed"], ...]
+    polarity: tuple[Literal["bright", "stained", "dark", "fixed"], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -99,27 +104,30 @@ def row_scale(images: NDArray[np.uint16], polarity: tuple[str, ...]) -> tuple[ND
 
     Args:
         images: (N, C, side, side) uint16.
-        polarity: C entries, ``bright``, ``dark`` or ``fixed``.
+        polarity: C entries, ``bright``, ``stained``, ``dark`` or ``fixed``.
     """
     count, channels, side, _ = images.shape
     step = max(1, side // GRID_PX)
     grid = np.sort(images[:, :, ::step, ::step].reshape(count, channels, -1), axis=-1)
     last = grid.shape[-1] - 1
-    bright = np.array([name == "bright" for name in polarity])
-    low = np.where(bright, 0.0, grid[..., round(BACKGROUND_DARK * last)]).astype(np.float32)
-    high = np.where(bright, grid[..., round(BACKGROUND_BRIGHT * last)], grid[..., round(SIGNAL_DARK * last)])
+    stained = np.array([name == "stained" for name in polarity])
+    light = stained | np.array([name == "bright" for name in polarity])
+    low = np.where(light, 0.0, grid[..., round(BACKGROUND_DARK * last)]).astype(np.float32)
+    low = np.where(stained, grid[..., round(STAIN * last)].astype(np.float32), low)
+    high = np.where(light, grid[..., round(BACKGROUND_BRIGHT * last)], grid[..., round(SIGNAL_DARK * last)])
     scale = 1.0 / np.maximum(high.astype(np.float32) - low, np.float32(LEAST_RANGE))
     fixed = np.array([name == "fixed" for name in polarity])
     low, scale = np.where(fixed, np.float32(0), low), np.where(fixed, np.float32(1 / 65535), scale)
     return scale.astype(np.float32), (-low * scale).astype(np.float32)
 
 
-def fit_normalisation(images: NDArray[np.uint16], *, fixed: bool = False) -> Normalisation:
+def fit_normalisation(images: NDArray[np.uint16], how: Literal["cell", "stain", "fixed"] = "cell") -> Normalisation:
     """Find each plane's polarity from the cells themselves, then the mean and deviation of the scaled values.
 
     Args:
         images: (N, C, side, side) uint16, the training cells.
-        fixed: leave grey levels as they are, instead of measuring each cell against itself.
+        how: ``cell`` measures each cell against its background and, where that is dark, its signal; ``stain`` also
+            measures light planes against their darkest stain; ``fixed`` leaves grey levels as they are.
     """
     side = images.shape[-1]
     rim = max(1, side // 16)
@@ -129,7 +137,8 @@ def fit_normalisation(images: NDArray[np.uint16], *, fixed: bool = False) -> Nor
     edge[rim:-rim, rim:-rim] = False
     middle = slice(side // 3, side - side // 3)
     lighter = np.median(some[:, :, edge], axis=-1) >= some[:, :, middle, middle].mean(axis=(-2, -1))
-    polarity = tuple("fixed" if fixed else "bright" if share >= 0.5 else "dark" for share in lighter.mean(axis=0))
+    light = "stained" if how == "stain" else "bright"
+    polarity = tuple("fixed" if how == "fixed" else light if share >= 0.5 else "dark" for share in lighter.mean(axis=0))
     scale, shift = row_scale(images[::step], polarity)
     values = some * scale[:, :, None, None] + shift[:, :, None, None]
     return Normalisation(

@@ -84,7 +84,7 @@ def run_procedure(
         progress: called after each epoch.
     """
     training, validation = select_modality(training, recipe), select_modality(validation, recipe)
-    normalisation = fit_normalisation(training.images, fixed=recipe.normalise == "fixed")
+    normalisation = fit_normalisation(training.images, recipe.normalise)
     rows: dict[str, dict[str, Any]] = {}
 
     def score(name: str, logits: NDArray[np.float32]) -> None:

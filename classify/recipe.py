@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,7 +15,18 @@ from wbcpipe.classify.randaugment import RandAugment  # noqa: TC001
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Recipe", "merge_keys"]
+__all__ = ["Normalise", "Recipe", "merge_keys", "suited"]
+
+Normalise = Literal["cell", "stain", "fixed"]
+
+_AUGMENTATIONS: Final[dict[str, dict[str, Any]]] = {
+    "cell": {},
+    # Another laboratory's stain: more, or less, of it, parted otherwise between the colours, on cells of another size.
+    "stain": {"stain": 0.25, "mixing": 0.1, "restained": 1.0, "scale": 0.25},
+    # Where amounts tell, nothing may change one: no gain, no size, and no pixel between pixels.
+    "fixed": {"gain": 0.0, "offset": 0.0, "bend": 0.0, "blur": 0.0, "noise": 0.0, "scale": 0.0, "exact": 1.0},
+}
+"""Keys that differ from the augmentation's defaults; ``docs/results`` has why: other-laboratories, study-jurkat."""
 
 
 def merge_keys(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,6 +40,24 @@ def merge_keys(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
         before = merged.get(key)
         merged[key] = merge_keys(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return merged
+
+
+def suited(content: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """A recipe's keys, with what suits the cells where nothing is said: their normalisation and augmentation.
+
+    With the paper's augmentation in place of ours nothing is added.
+
+    Args:
+        content: keys of a recipe.
+        source: what made the pictures, see `data.CellSet`.
+
+    >>> suited({"normalise": "fixed", "augmentation": {"gain": 0.1}}, "scope")["augmentation"]["gain"]
+    0.1
+    """
+    if content.get("randaugment") is not None:
+        return dict(content)
+    how = content.get("normalise", "stain" if source == "stained-rgb" else "cell")
+    return {**merge_keys({"augmentation": _AUGMENTATIONS.get(how, {})}, content), "normalise": how}
 
 
 class Recipe(BaseModel):
@@ -48,8 +77,9 @@ class Recipe(BaseModel):
         weight_decay: AdamW's, on weights but not on biases and batch norm.
         temperature: T of the distillation.
         repetition: rho; how often one cell goes to all inputs of MM-MIMO. 0 is as published.
-        normalise: ``cell`` measures each cell against its own background and signal; ``fixed`` keeps grey levels, for
-            classes that differ in the amount of light.
+        normalise: ``cell`` measures each cell against its own background and signal; ``stain`` also against its darkest
+            stain, for smears of other laboratories; ``fixed`` keeps grey levels, for classes that differ in the amount
+            of light.
         sampling: how rare classes are drawn.
         label_smoothing: of the cross-entropy.
         ema: decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
@@ -81,7 +111,7 @@ class Recipe(BaseModel):
     weight_decay: float = Field(default=0.05, ge=0)
     temperature: float = Field(default=3.0, gt=0)
     repetition: float = Field(default=0.5, ge=0, le=1)
-    normalise: Literal["cell", "fixed"] = "cell"
+    normalise: Normalise = "cell"
     sampling: Sampling = "sqrt"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)

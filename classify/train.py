@@ -109,12 +109,12 @@ class _Run:
 
     @cached_property
     def light(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What turns normalised values back into shares of light: mean and deviation (C, 1, 1); bright planes (C,)."""
+        """What turns normalised values back into shares of light: mean and deviation (C, 1, 1); light planes (C,)."""
         mean, std = (
             torch.tensor(values, device=self.device)[:, None, None]
             for values in (self.normalisation.mean, self.normalisation.std)
         )
-        return mean, std, torch.tensor([name == "bright" for name in self.normalisation.polarity])
+        return mean, std, torch.tensor([name in ("bright", "stained") for name in self.normalisation.polarity])
 
     @property
     def inputs(self) -> int:

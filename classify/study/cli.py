@@ -150,7 +150,7 @@ def _plan(
 ) -> tuple[StudyCells, list[Job], str]:
     from wbcpipe.classify.cli import source_of
     from wbcpipe.classify.data import load_cells
-    from wbcpipe.classify.recipe import Recipe, merge_keys
+    from wbcpipe.classify.recipe import Recipe, merge_keys, suited
     from wbcpipe.classify.study.jobs import BACKBONE_NAMES, group_cells, parse_settings, plan_jobs, split_cells
     from wbcpipe.classify.study.runner import StudyCells
 
@@ -159,7 +159,7 @@ def _plan(
     base = {"side": recipe["side"], "start_side": recipe["side"], "epochs": recipe["epochs"], "seed": seed}
     if recipe["published"]:
         plain = Recipe.published(**base).model_dump(mode="json", exclude_defaults=True)
-        base = {key: value for key, value in plain.items() if key != "teacher_epochs"} | base
+        base = {key: value for key, value in plain.items() if key != "teacher_epochs"} | base | {"normalise": "cell"}
     for text in recipe["settings"]:
         base = merge_keys(base, parse_settings(text))
     variants = {}
@@ -169,6 +169,7 @@ def _plan(
             raise ConfigError(f"variant {text!r} is not NAME:KEY=VALUE,...")
         variants[name] = parse_settings(keys)
     cells = load_cells([source_of(root, text) for text in samples], int(base["side"])).merged(merge_below)
+    base["normalise"] = suited(base, cells.source).get("normalise", "cell")  # one for all rows
     groups, by = group_cells(cells, group_by, folds)
     jobs = plan_jobs(cells, chosen, nets, folds, base, variants)
     return StudyCells(cells, split_cells(cells.labels, groups, folds, held, seed)), jobs, by

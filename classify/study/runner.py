@@ -133,7 +133,7 @@ def run_job(
     began = time.perf_counter()
     split, recipe = study.splits[job.fold], job.recipe
     fit, held, test = (study.cells.subset(rows) for rows in (split.fit, split.held, split.test))
-    normalisation = fit_normalisation(fit.images, fixed=recipe.normalise == "fixed")
+    normalisation = fit_normalisation(fit.images, recipe.normalise)
     network = _network(job, out, fit, normalisation, device, progress)
     own = normalisation
     if recipe.method == "single":

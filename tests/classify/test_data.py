@@ -155,12 +155,22 @@ def test_a_few_cells_at_a_time_are_normalised_as_all_at_once(monkeypatch: pytest
 
 
 def test_fixed_normalisation_keeps_the_amount_of_light(cells: CellSet) -> None:
-    normalisation = fit_normalisation(cells.images, fixed=True)
+    normalisation = fit_normalisation(cells.images, "fixed")
     values = normalisation.apply(cells.images)
     assert values.mean(axis=(0, 2, 3)) == pytest.approx(np.zeros(3), abs=0.01)
     assert values.std(axis=(0, 2, 3)) == pytest.approx(np.ones(3), abs=0.01)
     dimmed = normalisation.apply(cells.images // 2)
     assert (dimmed.mean(axis=(0, 2, 3)) < -0.3).all()
+
+
+def test_stain_normalisation_is_blind_to_how_strong_the_stain_is(cells: CellSet) -> None:
+    normalisation = fit_normalisation(cells.images, "stain")
+    assert normalisation.polarity == ("stained", "stained", "dark")
+    plain = normalisation.apply(cells.images[:20])
+    paler = cells.images[:20].copy()
+    paler[:, :2] = paler[:, :2] // 2 + 20000  # a third of the light that the stain took is back, the lamp is dimmer
+    np.testing.assert_allclose(normalisation.apply(paler), plain, atol=0.02)
+    assert np.abs(fit_normalisation(cells.images).apply(paler) - plain).max() > 0.2
 
 
 def test_an_empty_plane_stays_quiet(cells: CellSet) -> None:

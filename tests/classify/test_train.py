@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 from safetensors import safe_open
 
-from wbcpipe.classify.augment import Augmentation
+from wbcpipe.classify.augment import Augmentation, augment
 from wbcpipe.classify.checkpoint import load_state
 from wbcpipe.classify.folds import holdout
 from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.normalise import Normalisation, fit_normalisation
 from wbcpipe.classify.procedure import cross_validate, markdown_table, run_procedure
 from wbcpipe.classify.randaugment import RandAugment
-from wbcpipe.classify.recipe import Recipe
+from wbcpipe.classify.recipe import Recipe, suited
 from wbcpipe.classify.schedule import one_cycle
 from wbcpipe.classify.stopping import Patience
 from wbcpipe.classify.train import EpochReport, late_fusion_of, predict_logits, train_network
@@ -374,3 +374,30 @@ def test_the_published_recipe_is_the_papers_at_any_side() -> None:
     assert [Recipe.published(side=64).side_at(epoch) for epoch in range(3)] == [64] * 3
     assert (recipe.ema, recipe.label_smoothing, recipe.patience, recipe.batch_repetition) == (0.0, 0.0, 0, 1)
     assert recipe.for_teacher("color1").randaugment == recipe.randaugment
+
+
+def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
+    smear = Recipe.model_validate(suited({"augmentation": {"stain": 0.1}}, "stained-rgb"))
+    assert (smear.normalise, smear.augmentation.stain, smear.augmentation.mixing) == ("stain", 0.1, 0.1)
+    amounts = Recipe.model_validate(suited({"normalise": "fixed"}, "stained-rgb")).augmentation
+    assert (amounts.gain, amounts.offset, amounts.bend, amounts.scale, amounts.exact) == (0.0, 0.0, 0.0, 0.0, 1.0)
+    assert Recipe.model_validate(suited({}, "scope")) == Recipe()
+    paper = {"randaugment": {"operations": 2}, "normalise": "cell"}
+    assert suited(paper, "stained-rgb") == paper
+
+
+def test_pictures_keep_their_amounts_where_amounts_tell(write_store: Callable[..., CellStore], tmp_path: Path) -> None:
+    options = Recipe.model_validate(suited({"normalise": "fixed"}, "scope")).augmentation
+    images = torch.rand((8, 2, 32, 32))
+    # Cells stand in the middle: what a shift loses at one side and mirrors in at the other is ground.
+    images[:, :, :4], images[:, :, -4:], images[..., :4], images[..., -4:] = 0.0, 0.0, 0.0, 0.0
+    changed = augment(images.clone(), torch.zeros(8, dtype=torch.bool), 2, options, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(changed.sum(dim=(2, 3)), images.sum(dim=(2, 3)))
+    assert not torch.equal(changed, images)
+    store = str(write_store(count=48).path)
+    words = ["train", store, "--method", "early-fusion", "--side", "32", "--epochs", "1", "--normalise", "fixed"]
+    words += ["--folds", "2", "--fold", "0", "--out", str(tmp_path / "out"), "--json", "--set", "augmentation.gain=0.3"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    used = json.loads(done.stdout)["recipe"]["augmentation"]
+    assert (used["gain"], used["offset"], used["exact"]) == (0.3, 0.0, 1.0)
