@@ -156,6 +156,7 @@ def test_what_a_dead_process_left_running_is_ended_in_the_dark(bridged: Bridged)
     try:
         link.set_shutter(is_open=True)
         link._call("start_continuous_sequence_acquisition", 0.0)
+        link._alone.close()  # as if its process had died
         assert make_dark(bridged.scope) == ""
         assert bridged.order("shutter") == "closed"
         assert not link._call("is_sequence_running")

@@ -275,7 +275,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_taken(
     monkeypatch.setattr("wbcpipe.acquire.record.shutil.disk_usage", lambda _: usage)
     with (
         AcquisitionSession(sample, small_scope, small_plan, specimen) as session,
-        pytest.raises(DiskFullError, match=r"9 fields need 0\.07 GB and 0\.00 GB are free"),
+        pytest.raises(DiskFullError, match=r"9 fields need 0\.0719 GB and 0\.001 GB are free"),
     ):
         session.take(range(9))
     assert list(sample.raw_path().iterdir()) == []

@@ -23,6 +23,7 @@ from wbcpipe.acquire.frames import field_path, fields_on_disk
 from wbcpipe.acquire.mmcfg import lint, read_config
 from wbcpipe.acquire.passes import PassOutcome
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.record import begin_sample
 from wbcpipe.acquire.staining_check import check_staining, open_checked, program_problem
 from wbcpipe.errors import AcquisitionError, ConfigError, DiskFullError, SampleStateError
 from wbcpipe.progress import Reporter
@@ -75,6 +76,9 @@ class Bench:
     def take_pass(self, request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:
         self.log.append(request.pass_name)
         self.openers.append(request.microscope)
+        begin_sample(
+            self.sample, request.scope, request.plan, request.specimen, pass_name=request.pass_name, slide=request.slide
+        )
         done = n_fields if self.ends_at is None else self.ends_at
         outcome = put(self.sample, request.pass_name, done, self.fate)
         outcome.in_time = self.ends_at is None
