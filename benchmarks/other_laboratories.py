@@ -1,0 +1,132 @@
+"""A bundle on white cells that other laboratories stained and photographed, for which it never saw a picture.
+
+    git clone https://github.com/zxaoyou/segmentation_WBC
+    git clone https://github.com/Shenggan/BCCD_Dataset; git clone https://github.com/dhruvp/wbc-classification
+    python benchmarks/other_laboratories.py --zheng segmentation_WBC --bccd BCCD_Dataset/BCCD/JPEGImages \
+        --bccd-labels wbc-classification/labels.csv [--bundle smear-shufflenet] [--json]
+
+Two sets of single cells (Zheng, Wang, Wang and Liu, Micron 107 (2018) 55, doi:10.1016/j.micron.2018.01.010), imported
+as such, and the fields of BCCD in which one whole white cell is found, segmented first. Given are the pixel size and
+the kind of stain. Figures count every cell as called, then those only whose call is accepted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wbcpipe.classify.bundle import find_bundle
+from wbcpipe.classify.classes import UNIDENTIFIED
+from wbcpipe.classify.metrics import scores
+from wbcpipe.classify.predict import classify_sample
+from wbcpipe.samples import Sample
+from wbcpipe.segment.cells import CellStore, Quality
+from wbcpipe.segment.import_fields import import_fields
+from wbcpipe.segment.imports import import_cells
+from wbcpipe.segment.stage import segment_sample
+
+#: Zheng's sets to their pixel sizes, read off the red cells (7.5 um).
+SETS = {"Dataset 1": 0.2, "Dataset 2": 0.1}
+#: Their class numbers.
+NUMBERS = {"1": "NEU", "2": "LYM", "3": "MO", "4": "EOS", "5": "BAS"}
+BCCD_UM = 0.1
+NAMES = {"NEUTROPHIL": "NEU", "EOSINOPHIL": "EOS", "LYMPHOCYTE": "LYM", "MONOCYTE": "MO", "BASOPHIL": "BAS"}
+
+
+def drawn_cells(folder: Path, name: str, scratch: Path) -> tuple[Sample, list[str]]:
+    """One of Zheng's sets as a sample of cells, and each cell's class."""
+    sample = Sample.at(scratch, name.replace(" ", "-"))
+    with (folder / f"Class Labels of {name}.csv").open(encoding="utf-8-sig") as file:
+        classes = {row[0]: NUMBERS.get(row[1].strip(), "") for row in list(csv.reader(file))[1:] if len(row) > 1}
+    pictures = scratch / f"{sample.name}-png"
+    for file in sorted((folder / name).glob("*.bmp")):
+        label = classes.get(str(int(file.stem)), "")
+        if label:
+            (pictures / label).mkdir(parents=True, exist_ok=True)
+            Image.open(file).convert("RGB").save(pictures / label / f"{file.stem}.png")
+    return sample, import_cells([pictures], sample, SETS[name], "stained-rgb").labels()
+
+
+def single_cell_fields(folder: Path, table: Path, scratch: Path) -> tuple[Sample, list[str]]:
+    """BCCD as a segmented sample, and the class of each cell that is whole and alone in its field; else ""."""
+    with table.open(encoding="utf-8") as file:
+        classes = {int(row[1]): NAMES.get(row[2].strip(), "") for row in list(csv.reader(file))[1:] if len(row) > 2}
+    files = sorted(folder.glob("*.jpg"))
+    sample = Sample.at(scratch, "bccd")
+    import_fields(files, sample, BCCD_UM, "stained-rgb")
+    store = segment_sample(sample, pixel_um=BCCD_UM, progress=lambda done, total: None)
+    field, quality = store.column("field"), store.column("quality")
+    numbers = [int(re.findall(r"\d+", file.stem)[0]) for file in files]
+    alone = np.bincount(field, minlength=len(files))[field] == 1
+    whole = (quality & (Quality.DEBRIS | Quality.BORDER)) == 0
+    return sample, [
+        classes.get(numbers[index], "") if use else "" for index, use in zip(field, alone & whole, strict=True)
+    ]
+
+
+def measure(sample: Sample, labels: list[str], bundle: str) -> dict[str, Any]:
+    """One row: what the bundle makes of a sample whose cells' classes are known."""
+    model = find_bundle(bundle)
+    classify_sample(sample, model)
+    store = CellStore(sample.cells_path)
+    rows = np.array([index for index, label in enumerate(labels) if label])
+    classes = list(model.info.classes)
+    truth = np.array([classes.index(labels[index]) for index in rows])
+    probability = store.column("probability")[rows].mean(axis=1)
+    all_called = scores(truth, probability, classes)
+    accepted = np.array([store.calls()[index] != UNIDENTIFIED for index in rows])
+    right = np.array([store.calls()[index] == labels[index] for index in rows])
+    counts = {name: int((truth == number).sum()) for number, name in enumerate(classes)}
+    return {
+        "set": sample.name,
+        "cells": len(rows),
+        "weighted_f1": all_called["f1_weighted"],
+        "macro_f1": float(np.mean([value for value in all_called["f1"].values() if value is not None])),
+        "accuracy": all_called["accuracy"],
+        "unidentified": float(1 - accepted.mean()),
+        "right_of_accepted": float(right[accepted].mean()),
+        "counts": counts,
+        "confusion": all_called["confusion"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bundle", default="smear-shufflenet", help="name or folder of a bundle")
+    parser.add_argument("--zheng", type=Path, help="clone of the drawn cells' repository")
+    parser.add_argument("--bccd", type=Path, help="folder of BCCD's pictures")
+    parser.add_argument("--bccd-labels", type=Path, help="table of the white cell's class of each of them")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        sets = [drawn_cells(arguments.zheng, name, scratch) for name in SETS] if arguments.zheng else []
+        if arguments.bccd and arguments.bccd_labels:
+            sets.append(single_cell_fields(arguments.bccd, arguments.bccd_labels, scratch))
+        if not sets:
+            parser.error("give --zheng, or --bccd and --bccd-labels.")
+        rows = [measure(sample, labels, arguments.bundle) for sample, labels in sets]
+    if arguments.json:
+        worst = min(row["weighted_f1"] for row in rows)
+        versions = {name: version(name) for name in ("wbcpipe", "numpy", "torch", "scikit-image")}
+        print(json.dumps({"name": "other_laboratories", "ratio": worst, "rows": rows, "versions": versions}))
+        return
+    print("| set | cells | weighted F1 | macro F1 | accuracy | unidentified | right of accepted |")
+    print("|---" * 7 + "|")
+    for row in rows:
+        print("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in list(row.values())[:7]) + " |")
+    for row in rows:
+        print(f"\n{row['set']}: {row['counts']}; rows are true, columns called\n{np.array(row['confusion'])}")
+
+
+if __name__ == "__main__":
+    main()
