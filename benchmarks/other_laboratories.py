@@ -34,11 +34,12 @@ from wbcpipe.segment.import_fields import import_fields
 from wbcpipe.segment.imports import import_cells
 from wbcpipe.segment.stage import segment_sample
 
-#: Zheng's sets to their pixel sizes, read off the red cells (7.5 um).
+#: Zheng's sets to their pixel sizes, read off the red cells (7.5 um), as BCCD's.
 SETS = {"Dataset 1": 0.2, "Dataset 2": 0.1}
 #: Their class numbers.
 NUMBERS = {"1": "NEU", "2": "LYM", "3": "MO", "4": "EOS", "5": "BAS"}
-BCCD_UM = 0.1
+BCCD_UM = 0.075
+CROP_UM = 0.1
 NAMES = {"NEUTROPHIL": "NEU", "EOSINOPHIL": "EOS", "LYMPHOCYTE": "LYM", "MONOCYTE": "MO", "BASOPHIL": "BAS"}
 
 
@@ -63,7 +64,7 @@ def single_cell_fields(folder: Path, table: Path, scratch: Path) -> tuple[Sample
     files = sorted(folder.glob("*.jpg"))
     sample = Sample.at(scratch, "bccd")
     import_fields(files, sample, BCCD_UM, "stained-rgb")
-    store = segment_sample(sample, pixel_um=BCCD_UM, progress=lambda done, total: None)
+    store = segment_sample(sample, pixel_um=CROP_UM, progress=lambda done, total: None)
     field, quality = store.column("field"), store.column("quality")
     numbers = [int(re.findall(r"\d+", file.stem)[0]) for file in files]
     alone = np.bincount(field, minlength=len(files))[field] == 1
