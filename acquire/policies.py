@@ -49,8 +49,10 @@ class Focus(Part):
         roi_px: side of the camera's middle used, in unbinned pixels.
         deadline_s, mapping_deadline_s: for one point and for all of them together; a point that is late counts as one
             that shows nothing.
-        drift_check_fields: before every so many fields the focus is measured again; 0 never.
-        drift_limit_um: from where on such a measurement shifts the surface; more than the surface's own error.
+        drift_check_fields: before every so many fields the focus is measured again; 0: only when a run is gone on with
+            or the devices were loaded anew.
+        drift_limit_um: from where on such a measurement has the surface shifted and tilted, by what is seen at 9 places
+            focused before, or measured anew; more than the surface's own error.
         hardware_device: label in the .cfg, for ``hardware``.
         hardware_mode: what it is asked for: ``full`` or ``incremental`` focusing, or to hold the focus (``continuous``)
             until it says that it is locked.
