@@ -43,8 +43,8 @@ class Focus(Part):
         range_um: how far the first search goes to each side.
         coarse_points: points along each side of the grid over the whole scan area.
         spacing_um: largest distance of the finer points, measured where fields are taken.
-        coarse_step_um: of the first search; a third of ``range_um`` makes it 7 frames, if the specimen still shows as
-            blurred as it then is half a step from its focus.
+        coarse_step_um: of the first search; a third of ``range_um`` or more keeps it to 12 frames, if the specimen
+            still shows as blurred as it then is half a step from its focus. If not, make ``range_um`` smaller too.
         fine_step_um: of its refinement; about twice the depth of field, so that sharpness visibly falls in a step.
         roi_px: side of the camera's middle used, in unbinned pixels.
         deadline_s, mapping_deadline_s: for one point and for all of them together; a point that is late counts as one
@@ -70,7 +70,7 @@ class Focus(Part):
     range_um: Positive = 30.0
     coarse_points: Annotated[int, Field(ge=2, le=9)] = 3
     spacing_um: Positive = 500.0
-    coarse_step_um: Positive = 6.0
+    coarse_step_um: Positive = 10.0
     fine_step_um: Positive = 1.5
     roi_px: Annotated[int, Field(ge=64)] = 384
     deadline_s: Positive = 30.0

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from wbcpipe.acquire.autofocus import MOST_FRAMES, climb_to_focus, search_focus, sharpness
-from wbcpipe.acquire.config import load_scope
+from wbcpipe.acquire.autofocus import MOST_FRAMES, climb_to_focus, frames_of_search, search_focus, sharpness
+from wbcpipe.acquire.config import list_scopes, load_scope
 from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
+from wbcpipe.acquire.mmcfg import lint_warnings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
 from wbcpipe.acquire.surface_fit import FocusPoint, fit_local, fit_surface
@@ -121,7 +122,36 @@ def test_a_search_through_the_scopes_whole_range_is_economical(off_um: float) ->
     found = search_focus(take, start_um, POLICY.range_um, POLICY.coarse_step_um, POLICY.fine_step_um, LIMITS_UM)
     assert found is not None
     assert found.z_um + POLICY.offset_um == pytest.approx(truth_um, abs=0.15)
-    assert found.frames <= 13
+    assert found.frames <= MOST_FRAMES
+
+
+@pytest.mark.parametrize("name", sorted(list_scopes()))
+def test_no_search_of_a_shipped_scope_takes_more_than_12_frames(name: str) -> None:
+    scope = load_scope(name)
+    focus = scope.focus
+    assert frames_of_search(focus.range_um, focus.coarse_step_um) <= MOST_FRAMES
+    assert not lint_warnings(scope, read_config(scope.config_path))
+    # Counted too, over a specimen whose peak lies wherever the climb has to go farthest, or nowhere.
+    for peak_um in (*np.linspace(-1.2 * focus.range_um, 1.2 * focus.range_um, 25), math.inf):
+        seen: list[float] = []
+
+        def take(z_um: float, peak_um: float = peak_um, seen: list[float] = seen) -> NDArray[np.uint16]:
+            seen.append(z_um)
+            contrast = math.exp(-(((z_um - focus.fixed_um - peak_um) / 8.0) ** 2)) if math.isfinite(peak_um) else 0.0
+            board = np.kron(np.indices((16, 16)).sum(axis=0) % 2, np.ones((12, 12)))
+            return np.asarray(20_000 * (1 + 0.5 * contrast * board), np.uint16)
+
+        search_focus(take, focus.fixed_um, focus.range_um, focus.coarse_step_um, focus.fine_step_um, (-1e5, 1e5))
+        assert 0 < len(seen) <= MOST_FRAMES
+
+
+def test_a_scope_file_with_a_long_search_is_told() -> None:
+    scope = load_scope("demo")
+    focus = scope.focus.model_copy(update={"coarse_step_um": 4.0})
+    told = lint_warnings(scope.model_copy(update={"focus": focus}), read_config(scope.config_path))
+    assert any("may take 22 frames; 12 do with 'coarse_step_um' of 10 or more" in text for text in told)
+    fixed = scope.model_copy(update={"focus": focus.model_copy(update={"method": "fixed"})})
+    assert not lint_warnings(fixed, read_config(scope.config_path))
 
 
 def test_the_limits_of_z_are_never_left() -> None:
