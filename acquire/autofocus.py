@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.acquire.policies import MOST_FRAMES, frames_of_climb
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-__all__ = ["MOST_FRAMES", "FocusResult", "climb_to_focus", "frames_of_search", "search_focus", "sharpness"]
+__all__ = ["FocusResult", "climb_to_focus", "search_focus", "sharpness"]
 
-#: A search, or a climb alone, that has not bracketed its peak with so many frames gives up.
-MOST_FRAMES: Final = 12
-#: What a search leaves to its climb, however many it took before: 3, and a step or two aside.
-_LEAST_CLIMB: Final = 5
 #: One step beside its peak the curve of sharpness must fall to this part of it, on average of the two sides; else
 #: nothing was in view.
 _FALL: Final = 0.97
@@ -212,12 +210,6 @@ def climb_to_focus(
     return FocusResult(curve.z_um(peak + offset), shown, len(curve.seen))
 
 
-def frames_of_search(range_um: float, coarse_step_um: float) -> int:
-    """How many frames `search_focus` takes at most."""
-    coarse = 2 * math.ceil(range_um / coarse_step_um) + 1
-    return coarse + max(MOST_FRAMES - coarse, _LEAST_CLIMB)
-
-
 def search_focus(
     take: Callable[[float], NDArray[np.uint16]],
     start_um: float,
@@ -248,7 +240,7 @@ def search_focus(
     # At an end of the range the focus lies in the half step within it: from its middle the climb is shortest.
     inwards = 0.25 * ((peak - 1 in values) - (peak + 1 in values))
     offset = -inwards if inwards else _vertex(*near) or 0.0
-    left = max(MOST_FRAMES - len(curve.seen), _LEAST_CLIMB)
+    left = frames_of_climb(len(curve.seen))
     found = climb_to_focus(take, curve.z_um(peak + offset), step_um, limits_um, left)
     if found is None:
         return None

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.autofocus import MOST_FRAMES, frames_of_search
+from wbcpipe.acquire.policies import MOST_FRAMES
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -168,12 +168,11 @@ def lint_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
     used = {light.group for light in _lights(scope).values()}
     odd = [text for group, text in config.alike if group not in used]
     focus = scope.focus
-    frames = frames_of_search(focus.range_um, focus.coarse_step_um)
-    if focus.method != "fixed" and frames > MOST_FRAMES:
+    if focus.method != "fixed" and focus.most_frames > MOST_FRAMES:
         odd.append(
-            f"'focus': a search through +-{focus.range_um:g} um in steps of {focus.coarse_step_um:g} um may take {frames} "
-            f"frames; {MOST_FRAMES} do with 'coarse_step_um' of {focus.range_um / 3:.3g} or more, or with a 'range_um' of "
-            f"{3 * focus.coarse_step_um:g} or less"
+            f"'focus': a search through +-{focus.range_um:g} um in steps of {focus.coarse_step_um:g} um may take "
+            f"{focus.most_frames} frames; {MOST_FRAMES} do with 'coarse_step_um' of {focus.range_um / 3:.3g} or more, "
+            f"or with a 'range_um' of {3 * focus.coarse_step_um:g} or less"
         )
     return odd
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "MOST_FRAMES",
     "CalibrationPolicy",
     "Focus",
     "LightCheck",
@@ -17,11 +19,23 @@ __all__ = [
     "QualityLimits",
     "Reliability",
     "Scan",
+    "frames_of_climb",
 ]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+#: A search of focus, or a climb alone, that has not bracketed its peak with so many frames gives up.
+MOST_FRAMES: Final = 12
+#: What a search leaves to its climb, however many it took before: 3, and a step or two aside.
+_LEAST_CLIMB: Final = 5
+
+
+def frames_of_climb(coarse: int) -> int:
+    """How many frames a search of focus has left for its climb after so many of its coarse look."""
+    return max(MOST_FRAMES - coarse, _LEAST_CLIMB)
 
 
 class Part(BaseModel):
@@ -84,6 +98,12 @@ class Focus(Part):
     hardware_timeout_s: Positive = 10.0
     hardware_settle_s: NotNegative = 1.0
     long_move_um: Positive = 2000.0
+
+    @property
+    def most_frames(self) -> int:
+        """How many frames a search through the whole range may take, its climb included."""
+        coarse = 2 * math.ceil(self.range_um / self.coarse_step_um) + 1
+        return coarse + frames_of_climb(coarse)
 
     @model_validator(mode="after")
     def _hardware_is_named(self) -> Self:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from wbcpipe.acquire.autofocus import MOST_FRAMES, climb_to_focus, frames_of_search, search_focus, sharpness
+from wbcpipe.acquire.autofocus import climb_to_focus, search_focus, sharpness
 from wbcpipe.acquire.config import list_scopes, load_scope
 from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
 from wbcpipe.acquire.mmcfg import lint_warnings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.policies import MOST_FRAMES
 from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
 from wbcpipe.acquire.surface_fit import FocusPoint, fit_local, fit_surface
 from wbcpipe.errors import HardwareError, SampleStateError
@@ -129,7 +130,7 @@ def test_a_search_through_the_scopes_whole_range_is_economical(off_um: float) ->
 def test_no_search_of_a_shipped_scope_takes_more_than_12_frames(name: str) -> None:
     scope = load_scope(name)
     focus = scope.focus
-    assert frames_of_search(focus.range_um, focus.coarse_step_um) <= MOST_FRAMES
+    assert focus.most_frames <= MOST_FRAMES
     assert not lint_warnings(scope, read_config(scope.config_path))
     # Counted too, over a specimen whose peak lies wherever the climb has to go farthest, or nowhere.
     for peak_um in (*np.linspace(-1.2 * focus.range_um, 1.2 * focus.range_um, 25), math.inf):
