@@ -14,6 +14,7 @@ import click
 
 from wbcpipe import __version__
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
+from wbcpipe.interrupts import hear_no_more, hear_once
 from wbcpipe.options import (
     data_option,
     deadline_option,
@@ -157,7 +158,7 @@ def run(
 
     take = functools.partial(acquire_and_segment, sample, request, model, device=device, engine=engine)
     call = functools.partial(classify_sample, sample, model, device=device, engine=engine, progress=classified)
-    with sample.lock("run"):
+    with sample.lock("run"), sample.tell_end("run"):
         end = take(reporter=reporter)  # stages 1 and 2 overlap
         call()  # stage 3
         while end is not None and (short := falls_short(sample, request, end)):
@@ -268,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code that belongs to what happened."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments or bool(os.environ.get("WBCPIPE_DEBUG"))
+    hear_once()
     try:
         # With standalone_mode off, click returns the code of `ctx.exit`, and what a command returns: here nothing.
         code = cli.main(args=list(arguments), prog_name="wbcpipe", standalone_mode=False)
@@ -276,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
+        hear_no_more()
         sys.exit(_fail(InterruptedRunError("stopped by the operator; the same command goes on."), debug))
     except WbcpipeError as error:
         sys.exit(_fail(error, debug))

@@ -241,6 +241,23 @@ class Sample:
         append_event(self.path / "log.jsonl", event, **details)
 
     @contextlib.contextmanager
+    def tell_end(self, purpose: str) -> Iterator[None]:
+        """Note in ``log.jsonl`` what ended the block before its time, as far as the disk takes it.
+
+        Args:
+            purpose: what was being done.
+        """
+        try:
+            yield
+        except BaseException as error:
+            kind = type(error).__name__
+            # click's own Abort is what a question at the terminal makes of Ctrl-C.
+            reason = "stopped by the operator" if kind in ("KeyboardInterrupt", "Abort") else str(error) or kind
+            with contextlib.suppress(OSError):
+                self.log("run_ended", command=purpose, error=kind, reason=reason)
+            raise
+
+    @contextlib.contextmanager
     def lock(self, purpose: str, *, name: str = "sample", wait_s: float = 0.0) -> Iterator[None]:
         """Hold the sample for this process alone.
 

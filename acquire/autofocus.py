@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.acquire.policies import MOST_FRAMES, frames_of_climb
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-__all__ = ["MOST_FRAMES", "FocusResult", "climb_to_focus", "search_focus", "sharpness"]
+__all__ = ["FocusResult", "climb_to_focus", "search_focus", "sharpness"]
 
-#: A climb that has not bracketed its peak with so many frames gives up.
-MOST_FRAMES: Final = 12
 #: One step beside its peak the curve of sharpness must fall to this part of it, on average of the two sides; else
 #: nothing was in view.
 _FALL: Final = 0.97
@@ -172,14 +172,16 @@ def climb_to_focus(
     start_um: float,
     step_um: float,
     limits_um: tuple[float, float],
+    most: int = MOST_FRAMES,
 ) -> FocusResult | None:
-    """Climb from a Z near the focus to the peak of sharpness, and interpolate it; with 12 frames at most.
+    """Climb from a Z near the focus to the peak of sharpness, and interpolate it.
 
     Args:
         take: gives the image (y, x) uint16 at a Z in micrometres.
         start_um: where to begin, within some steps of the focus.
         step_um: between two images; the result is finer, about a tenth of it.
         limits_um: soft limits of Z, never left.
+        most: frames.
 
     Returns:
         The focus, or ``None`` where the images show no peak (an empty place, a lone particle, or too far away).
@@ -195,7 +197,7 @@ def climb_to_focus(
         wanted = [step for step in (peak - 1, peak + 1) if step not in curve.seen]
         if not wanted:
             break
-        if len(curve.seen) + len(wanted) > MOST_FRAMES or curve.refused.intersection(wanted):
+        if len(curve.seen) + len(wanted) > most or curve.refused.intersection(wanted):
             return None
         for step in wanted:
             curve.look(step)
@@ -218,8 +220,8 @@ def search_focus(
 ) -> FocusResult | None:
     """Look through a wide range of Z in coarse steps at coarse detail, then climb from the sharpest of them.
 
-    Coarse detail lives longer out of focus, so the steps may be wide: ``2 * range_um / coarse_step_um + 1`` frames,
-    and some for the climb.
+    Coarse detail lives longer out of focus, so the steps may be wide. With a third of ``range_um`` or more they are 7
+    frames, and 5 are left for the climb: 12 in all.
 
     Args:
         take, start_um, step_um, limits_um: see `climb_to_focus`.
@@ -235,7 +237,11 @@ def search_focus(
         return None
     peak = max(values, key=lambda step: (values[step], -abs(step)))
     near = [values.get(step, 0.0) for step in (peak - 1, peak, peak + 1)]
-    found = climb_to_focus(take, curve.z_um(peak + (_vertex(*near) or 0.0)), step_um, limits_um)
+    # At an end of the range the focus lies in the half step within it: from its middle the climb is shortest.
+    inwards = 0.25 * ((peak - 1 in values) - (peak + 1 in values))
+    offset = -inwards if inwards else _vertex(*near) or 0.0
+    left = frames_of_climb(len(curve.seen))
+    found = climb_to_focus(take, curve.z_um(peak + offset), step_um, limits_um, left)
     if found is None:
         return None
     return FocusResult(found.z_um, found.sharpness, found.frames + len(curve.seen))

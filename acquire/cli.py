@@ -157,7 +157,7 @@ def acquire(
     check_room(sample, scope, todo, n_fields)
     started_s = time.monotonic()
     deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
-    with sample.lock("acquire"):
+    with sample.lock("acquire"), sample.tell_end("acquire"):
         request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s, slide=slide)
         with Reporter(quiet=as_json) as reporter:
             outcomes = take_passes(request, todo, n_fields, reporter, stain=passes == "both", stained=stained)

@@ -16,6 +16,7 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.record import time_estimate
 from wbcpipe.acquire.staining_check import program_problem, step_problems
 from wbcpipe.errors import ConfigError, HardwareError, StageLimitError, WbcpipeError
+from wbcpipe.interrupts import deaf_from_birth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +126,8 @@ def check_live(scope: Scope) -> list[Check]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_live_main, args=(scope, there), name="wbcpipe-doctor")
-    process.start()
+    with deaf_from_birth():
+        process.start()
     there.close()
     checks: list[Check] = []
     deadline = time.monotonic() + _LIVE_TIMEOUT_S

@@ -95,7 +95,8 @@ class FieldTaker:
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     def _attempt(self, field: PlannedField, then_to_um: tuple[float, float] | None, draft: Draft) -> FieldInfo:
-        z_um = self.focus.z_um(field.x_um, field.y_um, field.index)
+        self.focus.check_after_loading(field)
+        z_um = self.focus.z_um(field.x_um, field.y_um)
         events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
         self.proof.consider(taken_together(events, self.look))
         info = capture_field(

@@ -1,19 +1,20 @@
 """The surface of focus over a slot: a coarse fit over all of it, refined where fields are taken.
 
 Every Z follows from the scan area and the images alone, never from which fields were wanted first: a run that is
-broken off, resumed or extended finds the same surface and so takes the same frames.
+broken off, resumed or extended finds the same surface and so takes the same frames. What has moved since it was
+measured is told by looking again at places that were focused before: the difference there is the drift's alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from wbcpipe.acquire.surface_fit import OUTLIER_UM, FocusPoint, fit_local, fit_surface
+from wbcpipe.acquire.surface_fit import OUTLIER_UM, FocusPoint, fit_drift, fit_local, fit_surface
 from wbcpipe.errors import SampleStateError
 from wbcpipe.samples import read_json, write_json
 
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config import Focus
     from wbcpipe.acquire.plan import AcquisitionPlan
 
-__all__ = ["DriftCheck", "Finder", "FocusSurface", "load_surface"]
+__all__ = ["DriftCheck", "Finder", "FocusSurface", "apart_um", "load_surface"]
 
-FORMAT_VERSION: Final = 2
-#: Versions that are read; in 1 a point found beside its node was carried to it, and there was no drift.
-_READABLE: Final = (1, 2)
+FORMAT_VERSION: Final = 3
+#: Versions that are read; in 1 a point found beside its node was carried to it, and there was no drift; in 2 it only
+#: raised the surface.
+_READABLE: Final = (1, 2, 3)
 #: Where a point shows nothing, its neighbourhood is tried, this far away in x and y.
 _DETOUR_UM: Final = ((0.0, 0.0), (150.0, 0.0), (0.0, 150.0), (-150.0, 0.0), (0.0, -150.0))
 #: A field is looked up on this many points of the fine grid along each side: two to each of its sides.
 _REACH: Final = 1
+#: Places focused before at which a drift is measured.
+_LANDMARKS: Final = 9
 
 
 class Finder(Protocol):
@@ -50,12 +54,15 @@ class DriftCheck:
     Attributes:
         field: index of that field in the plan.
         measured_um: how far the focus was found above the surface; ``None`` where there was nothing to see.
-        shift_um: by which the surface is raised from this field on.
+        shift_um: by which the surface is raised from then on, in the middle of the scan area.
+        tilt_x_um_mm, tilt_y_um_mm: and by how much more for each mm along x and y.
     """
 
     field: int
     measured_um: float | None
     shift_um: float
+    tilt_x_um_mm: float = 0.0
+    tilt_y_um_mm: float = 0.0
 
 
 @dataclass
@@ -67,7 +74,8 @@ class FocusSurface:
         policy: of the scope.
         coarse: focused points over the whole area.
         fine: (column, row) of the fine grid to what was focused there or beside it; only those needed so far.
-        checks: of the drift, in the plan's order.
+        checks: of the drift, in the order in which they were made.
+        outdated: a drift was found that no shift and tilt describe: the surface has to be measured anew.
         resumed: read from a file: the microscope may have drifted since it was measured.
         pending: place in um whose focus is being sought, or was when that failed.
     """
@@ -78,6 +86,7 @@ class FocusSurface:
     fine: dict[tuple[int, int], FocusPoint] = field(default_factory=dict)
     checks: list[DriftCheck] = field(default_factory=list)
     resumed: bool = False
+    outdated: bool = False
     pending: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -187,38 +196,37 @@ class FocusSurface:
             if point.z_um is not None and (point.x_um, point.y_um) == (x_um, y_um):
                 if abs(point.z_um - self._surface(x_um, y_um)) <= OUTLIER_UM:
                     return point
-        shift_um = self.shift_um()
         for dx_um, dy_um in _DETOUR_UM:
             there = (round(x_um + dx_um, 3), round(y_um + dy_um, 3))
             spans_um = (self.plan.x_um, self.plan.y_um)
             if not all(low <= value <= high for value, (low, high) in zip(there, spans_um, strict=True)):
                 continue
-            expected_um = self._surface(*there)
+            expected_um, shift_um = self._surface(*there), self.drift_um(*there)
             found_um = find(*there, round(expected_um + shift_um, 2), wide=False)
             if found_um is not None and abs(found_um - shift_um - expected_um) <= OUTLIER_UM:
                 return FocusPoint(*there, round(found_um - shift_um, 3))
         return FocusPoint(x_um, y_um, None)
 
-    def shift_um(self, index: int | None = None) -> float:
-        """By how much the drift raised the surface when the field ``index`` was taken; without one, by now."""
-        passed = [check.shift_um for check in self.checks if index is None or check.field <= index]
-        return passed[-1] if passed else 0.0
+    def drift_um(self, x_um: float, y_um: float) -> float:
+        """By how much the drift seen so far has raised the focus at a place since it was measured."""
+        if not self.checks:
+            return 0.0
+        now = self.checks[-1]
+        dx_mm, dy_mm = ((at - sum(span) / 2) / 1000 for at, span in ((x_um, self.plan.x_um), (y_um, self.plan.y_um)))
+        return now.shift_um + now.tilt_x_um_mm * dx_mm + now.tilt_y_um_mm * dy_mm
 
-    def z_um(self, x_um: float, y_um: float, index: int | None = None) -> float:
-        """Z of best focus at a place, to the nanometre; `measure` must have been asked for it.
-
-        Args:
-            x_um, y_um: the place.
-            index: of the field that is taken there, for the drift up to it; without one, Z as first measured.
-        """
+    def z_um(self, x_um: float, y_um: float) -> float:
+        """Z of best focus at a place by now, to the nanometre; `measure` must have been asked for it."""
         if self.policy.method == "fixed":
             return self.policy.fixed_um
+        return round(self._undrifted_um(x_um, y_um) + self.drift_um(x_um, y_um), 3)
+
+    def _undrifted_um(self, x_um: float, y_um: float) -> float:
         assert self._surface is not None
         cell = self._cell(x_um, y_um)
         if cell not in self._local:
             self._local[cell] = self._fit_cell(*cell)
-        shift_um = 0.0 if index is None else self.shift_um(index)
-        return round(self._surface(x_um, y_um) + self._local[cell](x_um, y_um) + shift_um, 3)
+        return self._surface(x_um, y_um) + self._local[cell](x_um, y_um)
 
     def _fit_cell(self, column: int, row: int) -> Callable[[float, float], float]:
         """What is to be added to the coarse surface in a cell of the fine grid, from the points around it alone."""
@@ -244,31 +252,78 @@ class FocusSurface:
         return all(check.field // every != index // every for check in self.checks)
 
     def check_drift(self, index: int, x_um: float, y_um: float, find: Finder, *, keep: bool = True) -> DriftCheck:
-        """Measure at a place how far the focus has moved since the surface was measured.
+        """Measure at a place how far the focus has moved since the surface was measured; beyond the limit, everywhere.
 
         Args:
-            index: from which field of the plan on a shift holds.
+            index: of the field of the plan that is taken next.
             x_um, y_um: a place whose surface was measured.
             find: focuses.
-            keep: also a check that shifts nothing, so that it is not made again.
+            keep: also a check that changes nothing, so that it is not made again.
         """
-        shift_um = self.shift_um()
         measured_um = self._confirmed_drift(x_um, y_um, find)
-        moved = measured_um is not None and abs(measured_um - shift_um) > self.policy.drift_limit_um
-        check = DriftCheck(index, measured_um, measured_um if moved and measured_um is not None else shift_um)
+        now = self.checks[-1] if self.checks else DriftCheck(index, None, 0.0)
+        check = replace(now, field=index, measured_um=measured_um)
+        off_um = 0.0 if measured_um is None else measured_um - self.drift_um(x_um, y_um)
+        moved = abs(off_um) > self.policy.drift_limit_um
+        if measured_um is not None and moved:
+            refitted = self._refit(check, FocusPoint(x_um, y_um, measured_um), find)
+            self.outdated = refitted is None
+            check = refitted or replace(check, shift_um=round(now.shift_um + off_um, 3))
         if moved or keep:
             self.note(check)
         return check
+
+    def landmarks(self) -> list[FocusPoint]:
+        """Places that were focused, as far from each other as there are, beginning in the middle."""
+        assert self._surface is not None
+        good = [
+            point
+            for point in (*self.coarse, *(self.fine[node] for node in sorted(self.fine)))
+            if point.z_um is not None and abs(point.z_um - self._surface(point.x_um, point.y_um)) <= OUTLIER_UM
+        ]
+        middle = FocusPoint(sum(self.plan.x_um) / 2, sum(self.plan.y_um) / 2, None)
+        chosen: list[FocusPoint] = []
+        away_um = [-apart_um(point, middle) for point in good]
+        while good and len(chosen) < _LANDMARKS and (max(away_um) > 0 or not chosen):
+            farthest = good[away_um.index(max(away_um))]
+            away_um = [
+                min(apart_um(point, farthest), away if chosen else math.inf)
+                for point, away in zip(good, away_um, strict=True)
+            ]
+            chosen.append(farthest)
+        return chosen
+
+    def _refit(self, check: DriftCheck, seen: FocusPoint, find: Finder) -> DriftCheck | None:
+        """The shift and tilt that the landmarks show; ``None`` where they do not agree on one.
+
+        Args:
+            check: to be filled in.
+            seen: the drift at the place that told of it.
+            find: focuses.
+        """
+        known, drifts = [seen], []
+        for point in sorted(self.landmarks(), key=lambda point: apart_um(point, seen)):
+            assert point.z_um is not None
+            near = min(known, key=lambda one: apart_um(one, point))
+            found_um = find(point.x_um, point.y_um, round(point.z_um + (near.z_um or 0.0), 2), wide=False)
+            if found_um is not None:
+                drifts.append(FocusPoint(point.x_um, point.y_um, found_um - point.z_um))
+                known.append(drifts[-1])
+        plane = fit_drift(drifts, (sum(self.plan.x_um) / 2, sum(self.plan.y_um) / 2))
+        if plane is None:
+            return None
+        shift_um, *tilts_um_mm = (round(term, 4) for term in plane)
+        return replace(check, shift_um=shift_um, tilt_x_um_mm=tilts_um_mm[0], tilt_y_um_mm=tilts_um_mm[1])
 
     def _confirmed_drift(self, x_um: float, y_um: float, find: Finder) -> float | None:
         """How far above the surface the focus is; beyond the limit only if a place beside says so too.
 
         A particle of dirt thus shifts nothing. ``None`` where there is nothing to see, or no agreement to be had.
         """
-        shift_um = self.shift_um()
+        shift_um = self.drift_um(x_um, y_um)
 
         def above_um(dx_um: float, guess_um: float, *, wide: bool = False) -> list[float]:
-            surface_um = self.z_um(x_um + dx_um, y_um)
+            surface_um = self._undrifted_um(x_um + dx_um, y_um)
             found_um = find(x_um + dx_um, y_um, round(surface_um + guess_um, 2), wide=wide)
             return [] if found_um is None else [round(found_um - surface_um, 3)]
 
@@ -287,8 +342,8 @@ class FocusSurface:
         return by_distance[(len(seen_um) - 1) // 2]
 
     def note(self, check: DriftCheck) -> None:
-        """Hold a check from its field on."""
-        self.checks = sorted((*self.checks, check), key=lambda one: one.field)
+        """Hold a check from now on."""
+        self.checks.append(check)
 
     def save(self, path: Path) -> None:
         """Write the surface as JSON, atomically."""
@@ -326,6 +381,11 @@ def load_surface(path: Path, plan: AcquisitionPlan, policy: Focus) -> FocusSurfa
     except (KeyError, TypeError) as error:
         raise SampleStateError(f"{path}: not a surface of focus ({error}); move it away and run again.") from error
     return FocusSurface(plan, policy, coarse, fine, checks, resumed=True)
+
+
+def apart_um(one: FocusPoint, other: FocusPoint) -> float:
+    """Distance of two places."""
+    return math.hypot(one.x_um - other.x_um, one.y_um - other.y_um)
 
 
 def _between(span_um: tuple[float, float], number: int, count: int) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from wbcpipe.acquire.focus_surface import DriftCheck, FocusSurface, load_surface
+from wbcpipe.acquire.focus_surface import DriftCheck, FocusSurface, apart_um, load_surface
 from wbcpipe.acquire.focuser import DeviceFocuser, FieldFocuser, FocusCount
+from wbcpipe.acquire.surface_fit import FocusPoint
 from wbcpipe.errors import CoreLostError, HardwareError, StageLimitError
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ __all__ = ["FocusKeeper"]
 
 #: Points of a measurement that may fail at every attempt before the rest is left for later.
 _POINTS_GIVEN_UP: Final = 3
+#: Places focused before that are tried, the nearest first, where a check sees nothing.
+_TRIES: Final = 3
 
 
 class FocusKeeper:
@@ -55,16 +60,19 @@ class FocusKeeper:
         self._path = raw / "focus.json"
         self._microscope, self._retries, self._progress = microscope, retries, progress
         self._finder: tuple[Finder, FieldFocuser] | None = None
+        self._to_come: list[PlannedField] = []
+        self._loaded = retries.loaded
         self.surface: FocusSurface = load_surface(self._path, plan, scope.focus)
 
-    def z_um(self, x_um: float, y_um: float, index: int | None = None) -> float:
+    def z_um(self, x_um: float, y_um: float) -> float:
         """See `FocusSurface.z_um`."""
-        return self.surface.z_um(x_um, y_um, index)
+        return self.surface.z_um(x_um, y_um)
 
-    def begin_anew(self, kept_as: str) -> None:
-        """Forget the surface, of a slide that was moved; its file is kept under another name."""
+    def begin_anew(self) -> None:
+        """Forget the surface, of a slide that was moved; its file is kept as ``focus_1.json`` or the next free one."""
         if self._path.is_file():
-            self._path.replace(self._path.with_name(kept_as))
+            kept = (self._path.with_name(f"focus_{number}.json") for number in itertools.count(1))
+            self._path.replace(next(path for path in kept if not path.exists()))
         self.surface = FocusSurface(self._plan, self._scope.focus)
 
     def measure(self, fields: Sequence[PlannedField], on_disk: Container[int] = ()) -> None:
@@ -74,10 +82,10 @@ class FocusKeeper:
             fields: planned; without any, only the coarse surface over the whole area.
             on_disk: those that an earlier run took.
         """
-        if self.surface.resumed and fields:
-            self.surface.resumed = False
-            self._check_since_last_run(fields, on_disk)
-        places = [(field.x_um, field.y_um) for field in fields]
+        self._to_come = [field for field in fields if field.index not in on_disk]
+        if self.surface.resumed and (self._to_come or not fields):
+            self._check_since_last_run()
+        places = [(field.x_um, field.y_um) for field in self._to_come]
         policy = self._scope.focus
         if policy.method == "fixed" or (self.surface.coarse and not self.surface.missing_nodes(places)):
             if not self._path.is_file():
@@ -152,20 +160,54 @@ class FocusKeeper:
             self._finder[1].restart()
         return self._finder
 
-    def _check_since_last_run(self, fields: Sequence[PlannedField], on_disk: Container[int]) -> None:
-        """Look whether the focus has drifted since an earlier run, where that run took its last field."""
-        missing = [field.index for field in fields if field.index not in on_disk]
-        known = [
-            field
-            for field in fields
-            if field.index in on_disk and not self.surface.missing_nodes([(field.x_um, field.y_um)])
-        ]
-        if known and missing and self._scope.focus.drift_check_fields and self._scope.focus.method != "fixed":
-            # What is within the limit leaves no trace: the files are those of a run that was not broken.
-            self.check_drift(known[-1], missing[0], keep=False)
+    def _check_since_last_run(self) -> None:
+        """Look whether an earlier run's surface still holds where fields are to be taken, before any of them is.
 
-    def check_drift(self, place: PlannedField, index: int, *, keep: bool = True) -> None:
-        """Measure the drift at a field's place; where that fails, the surface is believed as it is."""
+        The slide may have been put back another way, Z may have drifted, the stage may have been homed. What is within
+        the limit leaves no trace: the files are those of a run that was not broken.
+        """
+        self.surface.resumed = False
+        if self._scope.focus.method == "fixed" or not self.surface.coarse:
+            return
+        self._progress("looking whether the focus is still where it was")
+        landmarks = self.surface.landmarks()
+        places = [FocusPoint(field.x_um, field.y_um, None) for field in self._to_come] or landmarks
+        index = self._to_come[0].index if self._to_come else 0
+        seen = False
+        # Near the first of them until something shows; then in the middle and at the end, for a slide that leans.
+        for place, tries in ((places[0], _TRIES), (places[len(places) // 2], 1), (places[-1], 1)):
+            near = sorted(landmarks, key=lambda point: apart_um(point, place))[:tries]
+            for point in near if seen else [place, *near]:
+                before = len(self.surface.checks)
+                check = self._look(point, index, keep=False)
+                if len(self.surface.checks) > before:
+                    self._measure_anew(index)
+                    return
+                if check.measured_um is not None:
+                    seen = True
+                    break
+        if not seen:
+            self._sample.log("focus_check_failed", field=index, reason="nothing shows where the focus was seen before")
+            self.surface.outdated = True
+            self._measure_anew(index, or_end=True)
+
+    def check_after_loading(self, field: PlannedField) -> None:
+        """Look at the focus of a field again if the devices were loaded anew since: a stage may have been homed."""
+        if self._loaded == self._retries.loaded:
+            return
+        self._loaded = self._retries.loaded
+        if self._scope.focus.method != "fixed" and self.surface.coarse:
+            self.check_drift(field, keep=False)
+
+    def check_drift(self, field: PlannedField, *, keep: bool = True) -> None:
+        """Measure the drift at the place of the field that is taken next; see `FocusSurface.check_drift`.
+
+        Where that fails, the surface is believed as it is.
+        """
+        self._look(FocusPoint(field.x_um, field.y_um, None), field.index, keep=keep)
+        self._measure_anew(field.index)
+
+    def _look(self, place: FocusPoint, index: int, *, keep: bool) -> DriftCheck:
         try:
             with self._microscope.focus_region(self._scope.focus.roi_px) as frame_px:
                 finder, _ = self._focuser(frame_px)
@@ -175,8 +217,36 @@ class FocusKeeper:
         except (HardwareError, StageLimitError) as error:
             self._microscope.recover()
             self._sample.log("focus_check_failed", field=index, reason=str(error))
-            check = DriftCheck(index, None, self.surface.shift_um())
+            now = self.surface.checks[-1] if self.surface.checks else DriftCheck(index, None, 0.0)
+            check = replace(now, field=index, measured_um=None)
             if keep:
                 self.surface.note(check)
         self.surface.save(self._path)
         self._sample.log("focus_checked", **vars(check))
+        return check
+
+    def _measure_anew(self, index: int, *, or_end: bool = False) -> None:
+        """Measure an outdated surface anew for the fields from ``index`` on; a sound one is left as it is.
+
+        Args:
+            index: of the field that is taken next.
+            or_end: raise where that cannot be done, rather than go on with the old one, shifted.
+        """
+        if not self.surface.outdated:
+            return
+        self._progress("the slide does not lie as it did: measuring the focus anew")
+        self._sample.log("focus_outdated", field=index)
+        old, to_come = self.surface, [field for field in self._to_come if field.index >= index]
+        self.begin_anew()
+        try:
+            self.measure(to_come)
+        except CoreLostError:
+            raise
+        except HardwareError as error:
+            if or_end:
+                raise
+            self._sample.log("focus_check_failed", field=index, reason=str(error))
+            self.surface, old.outdated = old, False
+        else:
+            self.surface.note(DriftCheck(index, 0.0, 0.0))
+        self.surface.save(self._path)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wbcpipe.acquire.policies import MOST_FRAMES
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -163,9 +164,17 @@ def refuse_unsound(scope: Scope) -> list[str]:
 
 
 def lint_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
-    """What is odd in a .cfg but no business of the scope's: presets alike in groups that it does not use."""
+    """What is odd but hinders nothing: presets alike in groups that the scope does not use, long searches of focus."""
     used = {light.group for light in _lights(scope).values()}
-    return [text for group, text in config.alike if group not in used]
+    odd = [text for group, text in config.alike if group not in used]
+    focus = scope.focus
+    if focus.method != "fixed" and focus.most_frames > MOST_FRAMES:
+        odd.append(
+            f"'focus': a search through +-{focus.range_um:g} um in steps of {focus.coarse_step_um:g} um may take "
+            f"{focus.most_frames} frames; {MOST_FRAMES} do with 'coarse_step_um' of {focus.range_um / 3:.3g} or more, "
+            f"or with a 'range_um' of {3 * focus.coarse_step_um:g} or less"
+        )
+    return odd
 
 
 def _lights(scope: Scope) -> dict[str, LightSettings]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "MOST_FRAMES",
     "CalibrationPolicy",
     "Focus",
     "LightCheck",
@@ -17,11 +19,23 @@ __all__ = [
     "QualityLimits",
     "Reliability",
     "Scan",
+    "frames_of_climb",
 ]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+#: A search of focus, or a climb alone, that has not bracketed its peak with so many frames gives up.
+MOST_FRAMES: Final = 12
+#: What a search leaves to its climb, however many it took before: 3, and a step or two aside.
+_LEAST_CLIMB: Final = 5
+
+
+def frames_of_climb(coarse: int) -> int:
+    """How many frames a search of focus has left for its climb after so many of its coarse look."""
+    return max(MOST_FRAMES - coarse, _LEAST_CLIMB)
 
 
 class Part(BaseModel):
@@ -43,14 +57,16 @@ class Focus(Part):
         range_um: how far the first search goes to each side.
         coarse_points: points along each side of the grid over the whole scan area.
         spacing_um: largest distance of the finer points, measured where fields are taken.
-        coarse_step_um: of the first search; a third of ``range_um`` makes it 7 frames, if the specimen still shows as
-            blurred as it then is half a step from its focus.
+        coarse_step_um: of the first search; a third of ``range_um`` or more keeps it to 12 frames, if the specimen
+            still shows as blurred as it then is half a step from its focus. If not, make ``range_um`` smaller too.
         fine_step_um: of its refinement; about twice the depth of field, so that sharpness visibly falls in a step.
         roi_px: side of the camera's middle used, in unbinned pixels.
         deadline_s, mapping_deadline_s: for one point and for all of them together; a point that is late counts as one
             that shows nothing.
-        drift_check_fields: before every so many fields the focus is measured again; 0 never.
-        drift_limit_um: from where on such a measurement shifts the surface; more than the surface's own error.
+        drift_check_fields: before every so many fields the focus is measured again; 0: only when a run is gone on with
+            or the devices were loaded anew.
+        drift_limit_um: from where on such a measurement has the surface shifted and tilted, by what is seen at 9 places
+            focused before, or measured anew; more than the surface's own error.
         hardware_device: label in the .cfg, for ``hardware``.
         hardware_mode: what it is asked for: ``full`` or ``incremental`` focusing, or to hold the focus (``continuous``)
             until it says that it is locked.
@@ -68,7 +84,7 @@ class Focus(Part):
     range_um: Positive = 30.0
     coarse_points: Annotated[int, Field(ge=2, le=9)] = 3
     spacing_um: Positive = 500.0
-    coarse_step_um: Positive = 6.0
+    coarse_step_um: Positive = 10.0
     fine_step_um: Positive = 1.5
     roi_px: Annotated[int, Field(ge=64)] = 384
     deadline_s: Positive = 30.0
@@ -82,6 +98,12 @@ class Focus(Part):
     hardware_timeout_s: Positive = 10.0
     hardware_settle_s: NotNegative = 1.0
     long_move_um: Positive = 2000.0
+
+    @property
+    def most_frames(self) -> int:
+        """How many frames a search through the whole range may take, its climb included."""
+        coarse = 2 * math.ceil(self.range_um / self.coarse_step_um) + 1
+        return coarse + frames_of_climb(coarse)
 
     @model_validator(mode="after")
     def _hardware_is_named(self) -> Self:

@@ -30,6 +30,9 @@ class Retries:
         microscope: opened.
         stop: set when the run shall end.
         progress: told in words what is being done.
+
+    Attributes:
+        loaded: how often the devices were set up anew.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Retries:
         self._policy = scope.reliability
         self._sample, self._microscope = sample, microscope
         self._stop, self._progress = stop, progress
+        self.loaded = 0
 
     @property
     def attempts(self) -> range:
@@ -92,6 +96,7 @@ class Retries:
                 raise
             except HardwareError as changed:
                 raise CoreLostError(f"after setting the devices up anew: {changed}") from error
+            self.loaded += 1
             self._sample.log("reinitialised", **where)
         self._stop.wait(self._policy.retry_wait_s)
         self.check_stop()

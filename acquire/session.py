@@ -285,7 +285,7 @@ class AcquisitionSession:
         else:
             if known:
                 self._progress("the slide was moved since; looking for it anew")
-                self.focus.begin_anew(f"focus_{len(known)}.json")
+                self.focus.begin_anew()
                 self.focus.measure([])
             found = self._retries.persist(lambda: finder.find(fields), doing="finding the slide")
             now = save_alignment(self.raw, found)
@@ -339,7 +339,7 @@ class AcquisitionSession:
     ) -> HardwareError | None:
         """Take a field and have it written, or noted as empty or missing; gives back why it is missing."""
         if self.focus.surface.check_is_due(field.index):
-            self.focus.check_drift(field, field.index)
+            self.focus.check_drift(field)
         onward_um = None if following is None or following.index in self._given_up else (following.x_um, following.y_um)
         buffer = writer.buffer()
         try:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.resource_tracker
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,9 +17,10 @@ import wbcpipe.errors
 from wbcpipe.acquire.staining_check import check_steps
 from wbcpipe.acquire.supervision import death_of
 from wbcpipe.errors import DeviceTimeoutError, HardwareError, InterruptedRunError, WbcpipeError
+from wbcpipe.interrupts import deaf_from_birth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
 
     from wbcpipe.acquire.config import Scope, Staining, StainingStep
@@ -155,7 +154,7 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
         self._process = context.Process(target=main, args=(scope, there, *more), name="wbcpipe-stain")
-        with _deaf_from_birth():
+        with deaf_from_birth():
             self._process.start()
         there.close()
 
@@ -236,20 +235,6 @@ class _Child:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-
-@contextlib.contextmanager
-def _deaf_from_birth() -> Iterator[None]:
-    """A process started here never hears Ctrl-C, not even while Python begins in it; the parent hears it afterwards."""
-    if sys.platform == "win32":
-        yield
-        return
-    multiprocessing.resource_tracker.ensure_running()  # it would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _steps_main(scope: Scope, pipe: Connection) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import WbcpipeError
+from wbcpipe.interrupts import deaf_from_birth
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -91,7 +92,8 @@ def make_dark(scope: Scope) -> str:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_dark_main, args=(scope, there), name="wbcpipe-dark", daemon=True)
-    process.start()
+    with deaf_from_birth():
+        process.start()
     there.close()
     process.join(_DARK_S)
     if process.is_alive():

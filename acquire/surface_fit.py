@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["OUTLIER_UM", "FocusPoint", "fit_local", "fit_surface"]
+__all__ = ["OUTLIER_UM", "FocusPoint", "fit_drift", "fit_local", "fit_surface"]
 
 #: A point this far from the plane through the others was focused on dirt or the wrong side of the glass.
 OUTLIER_UM: Final = 4.0
@@ -27,6 +27,9 @@ _MOST_PLANES: Final = 2000
 #: Over how many spacings a slide's height stays alike, and the error of a focus against what it varies by.
 _LENGTH: Final = 1.25
 _NOISE: Final = 0.05
+#: How far a point may be off the plane of a drift, and how many points it takes at least: a plane has three terms.
+_DRIFT_UM: Final = 0.15
+_DRIFT_POINTS: Final = 5
 #: Variance of the plane under the local surface, against that of the surface: nearly free.
 _PLANE: Final = 25.0
 
@@ -122,6 +125,33 @@ def fit_local(points: Sequence[FocusPoint], spacing_um: float) -> Callable[[floa
         off_um = np.abs(weights / np.diag(inverse))
         if len(data) <= least or off_um.max() <= _LOCAL_OUTLIER_UM:
             return _predictor(where, weights, middle, spacing_um)
+        data = np.delete(data, int(off_um.argmax()), axis=0)
+    return None
+
+
+def fit_drift(points: Sequence[FocusPoint], centre_um: tuple[float, float]) -> tuple[float, float, float] | None:
+    """The plane through drifts measured at some places, without those that stand out: at most a quarter goes.
+
+    Args:
+        points: places with their drift as ``z_um``.
+        centre_um: x and y of the place at which the level is given.
+
+    Returns:
+        Level in um and slopes along x and y in um per mm; ``None`` where no plane is within 0.15 um of the points, or
+        where they are too few or in a line.
+    """
+    data = _measured(points)
+    least = max(math.ceil(len(data) * 3 / 4), _DRIFT_POINTS)
+    while len(data) >= _DRIFT_POINTS:
+        terms = np.column_stack([np.ones(len(data)), (data[:, :2] - centre_um) / 1000])  # (N, 3)
+        plane, _, rank, _ = np.linalg.lstsq(terms, data[:, 2], rcond=1e-6)
+        off_um = np.abs(terms @ plane - data[:, 2])
+        if rank < 3:
+            return None
+        if off_um.max() <= _DRIFT_UM:
+            return float(plane[0]), float(plane[1]), float(plane[2])
+        if len(data) <= least:
+            return None
         data = np.delete(data, int(off_um.argmax()), axis=0)
     return None
 

@@ -27,6 +27,7 @@ from wbcpipe.errors import (
     InterruptedRunError,
     WbcpipeError,
 )
+from wbcpipe.interrupts import deaf_from_birth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -186,7 +187,13 @@ class AcquisitionWorker:
         self._awaited: tuple[Comeback, _Death] | None = None
 
     def __enter__(self) -> Self:
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            # Ctrl-C while it was being started: it is there, and nobody else would end it.
+            if self._process.pid is not None:
+                self.__exit__()
+            raise
         return self
 
     def _start(self) -> None:
@@ -197,7 +204,8 @@ class AcquisitionWorker:
             args=(self.request, dict(self._given_up), child_end),
             name=f"wbcpipe-acquire-{self.request.sample.name}",
         )
-        self._process.start()
+        with deaf_from_birth():
+            self._process.start()
         child_end.close()
 
     def __exit__(self, *_: object) -> None:

@@ -124,7 +124,7 @@ def drive(folder: Path, data: Path, n_fields: int, name: str) -> int:
     request = AcquisitionRequest(sample, scope, plan, SpecimenPlan(7), microscope=opener)
     told = (folder / f"{name}.told").open("a", encoding="utf-8")
     try:
-        with told, sample.lock("soak"), AcquisitionWorker(request) as worker:
+        with told, sample.lock("soak"), sample.tell_end("soak"), AcquisitionWorker(request) as worker:
             for wanted in [*range(LOT, n_fields, LOT), n_fields]:
                 worker.want(wanted)
                 for event in worker.events():
@@ -279,6 +279,13 @@ def recorded(sample: Sample, strikes: list[Fault]) -> tuple[list[dict[str, Any]]
     return rows, silent
 
 
+def in_the_log(events: list[dict[str, Any]]) -> dict[str, int]:
+    """What the log says of the blows from outside; a parent that is killed can say nothing, nor a disk without room."""
+    ended = Counter(event["error"] for event in events if event["event"] == "run_ended")
+    killed = sum(event["event"] == "restarted" and "SIGKILL" in event["reason"] for event in events)
+    return {"kill -9 child": killed, "Ctrl-C": ended["KeyboardInterrupt"], "disk full": ended["DiskFullError"]}
+
+
 def slope_mb(memory: list[tuple[int, int, float]]) -> float:
     """Growth of the longest-lived child in its second half, MB per 1,000 fields."""
     pid = Counter(pid for pid, _, _ in memory).most_common(1)[0][0]
@@ -357,6 +364,7 @@ def report(
         "broken_s": round(times_s[1], 1),
         "rows": rows,
         "outside": dict(broken.done),
+        "outside_in_the_log": in_the_log(events),
         "exit_codes": dict(broken.exits),
         "disk_full_shown": small,
         "faults_planted": len(planted),
@@ -392,9 +400,20 @@ def show(result: dict[str, Any]) -> None:
     for row in result["rows"]:
         print(f"{row['kind']:<18}" + "".join(f"{row[name]:>15}" for name in columns))
     for what, count in result["outside"].items():
-        print(f"{what:<18}{count:>15}")
+        print(f"{what:<18}{count:>15}   in the log {result['outside_in_the_log'].get(what, '-')}")
     print()
-    skipped = ("name", "ratio", "fields", "sensor_px", "unbroken_s", "broken_s", "rows", "outside", "exit_codes")
+    skipped = (
+        "name",
+        "ratio",
+        "fields",
+        "sensor_px",
+        "unbroken_s",
+        "broken_s",
+        "rows",
+        "outside",
+        "outside_in_the_log",
+        "exit_codes",
+    )
     for key, value in result.items():
         if key not in skipped:
             print(f"{key.replace('_', ' '):<28} {value}")

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Final
 
+from wbcpipe.interrupts import deaf_from_birth
 from wbcpipe.samples import Sample
 from wbcpipe.segment.detectors import OWN
 
@@ -69,7 +70,9 @@ def prepared(
     remaining = iter(indices)
     try:
         with contextlib.suppress(BrokenProcessPool):
-            for _ in executor.map(_prepare, indices):
+            with deaf_from_birth():
+                tried = executor.map(_prepare, indices)
+            for _ in tried:
                 yield next(remaining)
         yield from remaining
     finally:

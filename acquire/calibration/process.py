@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import wbcpipe.errors
 from wbcpipe.acquire.supervision import darkness, death_of, make_dark
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError, InterruptedRunError, WbcpipeError
+from wbcpipe.interrupts import deaf_from_birth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,8 @@ def run_calibration(
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_child_main, args=(request, there), name="wbcpipe-calibrate")
-    process.start()
+    with deaf_from_birth():
+        process.start()
     there.close()
     policy = request.scope.reliability
     longest_ms = max(modality.exposure_ms for _, modality in request.scope.modalities.items())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +23,7 @@ from wbcpipe.acquire.specimen import SpecimenPlan
 from wbcpipe.errors import (
     AcquisitionError,
     ConfigError,
+    CoreLostError,
     DiskFullError,
     HardwareError,
     SampleNameError,
@@ -31,7 +35,6 @@ from wbcpipe.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from wbcpipe.acquire.config import Scope
 
@@ -45,6 +48,43 @@ def test_acquire_resumes_and_takes_more(tmp_path: Path, small_scope: Scope) -> N
     sample = Sample.at(tmp_path / "data", "S1")
     assert list(fields_on_disk(sample.raw_path())) == [0, 1]
     assert sample.info()["slide"] == "S1"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KeyboardInterrupt(), "stopped by the operator"),
+        (DiskFullError("no space left on the disk."), "no space left on the disk."),
+        (CoreLostError("the core was lost too often."), "the core was lost too often."),
+        (AcquisitionError("the slide of the bright-field pass is not found."), "the slide of the bright-field pass"),
+        (ZeroDivisionError("a defect"), "a defect"),
+    ],
+)
+@pytest.mark.parametrize("full", [False, True], ids=["room for a line", "no room for a line"])
+def test_what_ends_a_run_stands_in_the_log(
+    tmp_path: Path, small_scope: Scope, monkeypatch: pytest.MonkeyPatch, error: BaseException, reason: str, full: bool
+) -> None:
+    def ends(*_: object) -> None:
+        if full:
+            monkeypatch.setattr(Path, "open", no_room)
+        raise error
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("wbcpipe.acquire.passes.take_pass", ends)
+    arguments = ["--slide", "S1", "--scope", str(small_scope.path), "--data", str(tmp_path / "data"), "--fields", "1"]
+    ran = CliRunner().invoke(acquire, arguments, standalone_mode=False)
+    monkeypatch.undo()
+    # What ended the run is what the operator is told, also where the log could not be written.
+    assert isinstance(ran.exception, click.Abort if isinstance(error, KeyboardInterrupt) else type(error))
+    log = tmp_path / "data" / "S1" / "log.jsonl"
+    told = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    ended = [event for event in told if event["event"] == "run_ended"]
+    assert len(ended) == (0 if full else 1)
+    for event in ended:
+        assert (event["command"], event["error"]) == ("acquire", type(error).__name__)
+        assert event["reason"].startswith(reason)
 
 
 def test_acquire_stops_at_the_deadline_and_says_so(tmp_path: Path, make_scope: Callable[..., Scope]) -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from wbcpipe.acquire.autofocus import MOST_FRAMES, climb_to_focus, search_focus, sharpness
-from wbcpipe.acquire.config import load_scope
+from wbcpipe.acquire.autofocus import climb_to_focus, search_focus, sharpness
+from wbcpipe.acquire.config import list_scopes, load_scope
 from wbcpipe.acquire.focus_surface import FocusSurface, load_surface
+from wbcpipe.acquire.mmcfg import lint_warnings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.policies import MOST_FRAMES
 from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
 from wbcpipe.acquire.surface_fit import FocusPoint, fit_local, fit_surface
 from wbcpipe.errors import HardwareError, SampleStateError
@@ -121,7 +123,36 @@ def test_a_search_through_the_scopes_whole_range_is_economical(off_um: float) ->
     found = search_focus(take, start_um, POLICY.range_um, POLICY.coarse_step_um, POLICY.fine_step_um, LIMITS_UM)
     assert found is not None
     assert found.z_um + POLICY.offset_um == pytest.approx(truth_um, abs=0.15)
-    assert found.frames <= 13
+    assert found.frames <= MOST_FRAMES
+
+
+@pytest.mark.parametrize("name", sorted(list_scopes()))
+def test_no_search_of_a_shipped_scope_takes_more_than_12_frames(name: str) -> None:
+    scope = load_scope(name)
+    focus = scope.focus
+    assert focus.most_frames <= MOST_FRAMES
+    assert not lint_warnings(scope, read_config(scope.config_path))
+    # Counted too, over a specimen whose peak lies wherever the climb has to go farthest, or nowhere.
+    for peak_um in (*np.linspace(-1.2 * focus.range_um, 1.2 * focus.range_um, 25), math.inf):
+        seen: list[float] = []
+
+        def take(z_um: float, peak_um: float = peak_um, seen: list[float] = seen) -> NDArray[np.uint16]:
+            seen.append(z_um)
+            contrast = math.exp(-(((z_um - focus.fixed_um - peak_um) / 8.0) ** 2)) if math.isfinite(peak_um) else 0.0
+            board = np.kron(np.indices((16, 16)).sum(axis=0) % 2, np.ones((12, 12)))
+            return np.asarray(20_000 * (1 + 0.5 * contrast * board), np.uint16)
+
+        search_focus(take, focus.fixed_um, focus.range_um, focus.coarse_step_um, focus.fine_step_um, (-1e5, 1e5))
+        assert 0 < len(seen) <= MOST_FRAMES
+
+
+def test_a_scope_file_with_a_long_search_is_told() -> None:
+    scope = load_scope("demo")
+    focus = scope.focus.model_copy(update={"coarse_step_um": 4.0})
+    told = lint_warnings(scope.model_copy(update={"focus": focus}), read_config(scope.config_path))
+    assert any("may take 22 frames; 12 do with 'coarse_step_um' of 10 or more" in text for text in told)
+    fixed = scope.model_copy(update={"focus": focus.model_copy(update={"method": "fixed"})})
+    assert not lint_warnings(fixed, read_config(scope.config_path))
 
 
 def test_the_limits_of_z_are_never_left() -> None:
@@ -257,10 +288,15 @@ def test_a_damaged_surface_is_named(tmp_path: Path) -> None:
 
 
 class Drifting:
-    """A finder over a plane that rises with time; at ``blind`` it sees nothing, at ``dirty`` a particle 6 um up."""
+    """A finder over a plane that rises and leans with time.
+
+    At ``blind`` it sees nothing, at ``dirty`` a particle 6 um up; ``bent_um`` is what no plane describes.
+    """
 
     def __init__(self) -> None:
         self.drift_um = 0.0
+        self.lean_um_mm = (0.0, 0.0)
+        self.bent_um = 0.0
         self.blind: set[tuple[float, float]] = set()
         self.dirty: set[tuple[float, float]] = set()
         self.calls = 0
@@ -271,8 +307,12 @@ class Drifting:
             return None
         if (x_um, y_um) in self.dirty:
             return round(1e-3 * x_um + 6.0, 3)
-        z_um = 1e-3 * x_um + self.drift_um
+        z_um = self.true_um(x_um, y_um)
         return round(z_um, 3) if wide or abs(z_um - near_um) < 10 else None
+
+    def true_um(self, x_um: float, y_um: float) -> float:
+        lean_um = (self.lean_um_mm[0] * x_um + self.lean_um_mm[1] * y_um) / 1000
+        return 1e-3 * x_um + self.drift_um + lean_um + self.bent_um * (x_um / 700) ** 2
 
 
 @pytest.fixture
@@ -300,17 +340,52 @@ def test_a_drift_shifts_the_surface_from_its_field_on(
     assert surface.check_drift(10, *places[10], find).shift_um == pytest.approx(3.0, abs=0.02)
     find.drift_um = 15.0  # too far for a climb: the whole range is searched
     assert surface.check_drift(15, *places[15], find).shift_um == pytest.approx(15.0, abs=0.02)
-    shifts_um = [surface.z_um(*places[at], at) - surface.z_um(*places[at]) for at in (0, 9, 10, 14, 15, 40)]
-    assert shifts_um == pytest.approx([0, 0, 3, 3, 15, 15], abs=0.02)
+    assert [check.shift_um for check in surface.checks] == pytest.approx([0, 3, 15], abs=0.02)
     # What is measured from now on joins the surface as it would have been before the drift.
     surface.measure(places, find)
-    assert [surface.z_um(x, y) for x, y in places] == pytest.approx([1e-3 * x for x, _ in places], abs=0.05)
+    assert [surface.z_um(x, y) for x, y in places] == pytest.approx([1e-3 * x + 15 for x, _ in places], abs=0.05)
+    # A field that was missing before the drift is taken where the focus is now.
+    assert surface.z_um(*places[2]) == pytest.approx(1e-3 * places[2][0] + 15, abs=0.05)
     surface.save(tmp_path / "focus.json")
     again = load_surface(tmp_path / "focus.json", surface.plan, surface.policy)
     assert again.resumed
-    assert [again.z_um(*place, at) for at, place in enumerate(places)] == [
-        surface.z_um(*place, at) for at, place in enumerate(places)
-    ]
+    assert [again.z_um(*place) for place in places] == [surface.z_um(*place) for place in places]
+
+
+def test_a_slide_that_leans_is_followed_all_over(
+    mapped: tuple[FocusSurface, Drifting, list[tuple[float, float]]],
+) -> None:
+    surface, find, places = mapped
+    find.drift_um, find.lean_um_mm = 1.5, (3.0, -2.0)
+    calls = find.calls
+    check = surface.check_drift(5, *places[5], find)
+    assert not surface.outdated
+    assert find.calls - calls <= 12, "it takes some places, not all of them"
+    assert (check.shift_um, check.tilt_x_um_mm, check.tilt_y_um_mm) == pytest.approx((1.5, 3.0, -2.0), abs=0.01)
+    surface.measure(places, find)
+    assert [surface.z_um(*place) for place in places] == pytest.approx([find.true_um(*at) for at in places], abs=0.05)
+
+
+def test_a_landmark_that_stands_out_has_no_say_in_a_drift(
+    mapped: tuple[FocusSurface, Drifting, list[tuple[float, float]]],
+) -> None:
+    surface, find, places = mapped
+    find.drift_um = 2.0
+    first, second, *_ = ((point.x_um, point.y_um) for point in surface.landmarks())
+    find.dirty.add(first)
+    find.blind.add(second)
+    assert surface.check_drift(5, *places[5], find).shift_um == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_drift_that_no_plane_describes_outdates_the_surface(
+    mapped: tuple[FocusSurface, Drifting, list[tuple[float, float]]],
+) -> None:
+    surface, find, places = mapped
+    find.drift_um, find.bent_um = 2.0, 1.0
+    check = surface.check_drift(5, *places[5], find)
+    assert surface.outdated
+    assert surface.z_um(*places[5]) == pytest.approx(find.true_um(*places[5]), abs=0.1)
+    assert check.shift_um == pytest.approx(check.measured_um, abs=0.01)
 
 
 def test_dirt_and_bare_places_shift_nothing(mapped: tuple[FocusSurface, Drifting, list[tuple[float, float]]]) -> None:

@@ -1,0 +1,67 @@
+"""Ctrl-C: heard once by the command that was typed, and never by the processes that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.resource_tracker
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["deaf_from_birth", "hear_no_more", "hear_once"]
+
+#: So long after the first Ctrl-C another is not heard: every way of ending has a deadline, and should not be cut short.
+_ENDING_S: Final = 120.0
+
+
+def hear_once() -> None:
+    """Have the first Ctrl-C raise `KeyboardInterrupt`, and those that follow while it is obeyed do nothing.
+
+    A second one would otherwise leave the closing of a shutter, or the writing of a field, in the middle. Where Ctrl-C
+    is ignored, or handled by somebody else, all is left as it is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    heard_s = -_ENDING_S
+    told = False
+
+    def hear(_number: int, _frame: object) -> None:
+        nonlocal heard_s, told
+        now_s = time.monotonic()
+        if now_s - heard_s >= _ENDING_S:
+            heard_s, told = now_s, False
+            raise KeyboardInterrupt
+        if not told:
+            told = True
+            with contextlib.suppress(OSError):
+                os.write(2, b"wbcpipe: stopping; what is being done is brought to its end first.\n")
+
+    signal.signal(signal.SIGINT, hear)
+
+
+def hear_no_more() -> None:
+    """Ignore Ctrl-C for good, in a process that ends: Python takes its own handler away before it is gone."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def deaf_from_birth() -> Iterator[None]:
+    """A process started here never hears Ctrl-C, not even while Python begins in it; the parent hears it afterwards."""
+    if sys.platform == "win32":
+        yield
+        return
+    multiprocessing.resource_tracker.ensure_running()  # it would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
