@@ -27,7 +27,7 @@ from wbcpipe.segment.cells import Quality
 from wbcpipe.segment.detect import detect_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.resample import centred_crop
-from wbcpipe.segment.stain import background_colour, density_channel, scale_16bit
+from wbcpipe.segment.stain import background_colour, nuclear_stain, scale_16bit
 
 Change = Callable[[np.ndarray, float], tuple[np.ndarray, float]]
 _PBC_UM = 0.1
@@ -111,13 +111,13 @@ CHANGES: dict[str, Change] = {
 
 def centres(planes: np.ndarray, pixel_um: float) -> np.ndarray:
     """Cells (N, 2) found in planes (3, Y, X) of 16 bits, debris left out."""
-    found = detect_cells(density_channel(planes), pixel_um, "stained")
+    found = detect_cells(nuclear_stain(planes).channel(planes), pixel_um, "stained")
     return np.stack([found.y_px, found.x_px], -1)[(found.quality & Quality.DEBRIS) == 0]
 
 
 def nucleus(planes: np.ndarray, pixel_um: float) -> np.ndarray:
     """Nucleus (224, 224) of the cell in the middle of planes (3, Y, X)."""
-    picture = np.concatenate([planes, density_channel(planes)[None]])
+    picture = np.concatenate([planes, nuclear_stain(planes).channel(planes)[None]])
     crop = centred_crop(picture, pixel_um, _CROP_UM, _CROP_PX)
     return np.asarray(cell_mask(crop[3], crop[:3], _CROP_UM, empty=background_colour(planes) * 65535) == NUCLEUS)
 
