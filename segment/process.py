@@ -78,7 +78,7 @@ def process_field(
         camera=calibration.kind == "scope",
     )
     stain = nuclear_stain(frames[:3]) if calibration.kind == "stained-rgb" else None
-    nuclear = frames[reference] if stain is None else stain.channel(frames[:3])
+    nuclear = frames[reference] if stain is None else stain.finding_channel(frames[:3])
     found = _detect(nuclear, info.pixel_um, calibration, detector, steps)
     if not len(found):
         none = no_cells(len(frames), side_px, red=RED_FLUORESCENCE in calibration.modalities)

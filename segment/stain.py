@@ -44,7 +44,9 @@ _USUAL_SHARE: Final = 2.0
 _USUAL_WITHIN: Final = 1.5
 _SHARES: Final = (0.7, 5.0)
 #: Nor one that leaves less than this of what nuclei have with the usual one.
-_LEAST_LEFT: Final = 0.6
+_LEAST_LEFT: Final = 0.5
+#: So far from their hue to that of nuclei do red cells come where they lie on each other or fold.
+_ON_THE_WAY: Final = 0.3
 #: Colours are looked at in so many pixels along the longer side.
 _COLOUR_SIDE_PX: Final = 320
 #: Less light than this is no picture: beyond a round field stop, a frame.
@@ -140,21 +142,30 @@ class NuclearStain:
     Attributes:
         background: (3,) float32 in [0, 1], its empty background.
         share: density of its red cells in red and green together, as a multiple of that in blue.
+        finding_share: the same of what is on the way from red cells to nuclei: red cells that lie on each other.
         most: density in red and in green beyond which there is no more to tell.
         gain: by which all densities are enlarged.
     """
 
     background: NDArray[np.float32]
     share: float
+    finding_share: float
     most: float
     gain: float
 
     def channel(self, planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
         """Like `density_channel`, of the picture's planes (3, Y, X) or of a part of them: (Y, X) uint16."""
+        return self._channel(planes, self.share)
+
+    def finding_channel(self, planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """The same to find cells in: paler nuclei, but nothing else that looks like one."""
+        return self._channel(planes, self.finding_share)
+
+    def _channel(self, planes: NDArray[np.uint16], share: float) -> NDArray[np.uint16]:
         red, green, blue = optical_density(planes, self.background)
         empty = _empty_density(red)
         most = np.float32(self.most)
-        density = np.minimum(red, most) + np.minimum(green, most) - np.float32(self.share) * np.maximum(blue, empty)
+        density = np.minimum(red, most) + np.minimum(green, most) - np.float32(share) * np.maximum(blue, empty)
         return _channel(np.maximum(np.float32(self.gain) * density, 0))
 
 
@@ -171,33 +182,42 @@ def nuclear_stain(planes: NDArray[np.uint16]) -> NuclearStain:
     coarse = shrink(planes, max(1, round(max(planes.shape[1:]) / _COLOUR_SIDE_PX)))
     lit = coarse.max(0) > _DARK * 65535
     if np.count_nonzero(lit) < _LEAST_PX:
-        return NuclearStain(background, _USUAL_SHARE, np.inf, 1.0)
+        return NuclearStain(background, _USUAL_SHARE, _USUAL_SHARE, np.inf, 1.0)
     density = optical_density(coarse, background)[:, lit]  # (3, n)
     most = max(_BLACK_DENSITY, _BLACK_TO_BLUE * percentiles(density[2], 99.5)[0])
     density[:2] = np.minimum(density[:2], np.float32(most))
     densest = percentiles(density.sum(0), 99)[0]
     gain = min(max(_PALE / max(densest, 1e-3), 1.0), _MOST_GAIN)
-    return NuclearStain(background, _share(*density), most, gain)
+    return NuclearStain(background, *_shares(*density), most, gain)
 
 
-def _share(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32]) -> float:
-    """The share of red cells from densities (n,) of a picture's pixels."""
+def _shares(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32]) -> tuple[float, float]:
+    """Both shares from densities (n,) of a picture's pixels."""
     total = red + green + blue
     coloured = total > max(_COLOURED[0], _COLOURED[1] * percentiles(total, 99)[0])
     if np.count_nonzero(coloured) < _LEAST_PX:
-        return _USUAL_SHARE
+        return _USUAL_SHARE, _USUAL_SHARE
     warm, blue = (red + green)[coloured], blue[coloured]
+    # From -1, all in blue, to 1, nothing in blue.
     hue = np.clip((warm - 2 * blue) / (warm + np.maximum(blue, 0)), -1, 1)
     other = hue <= otsu_threshold(hue)
     part = float(other.mean())
     apart = float(hue[~other].mean() - hue[other].mean()) if 0 < part < 1 else 0.0
     if apart < _TWO_COLOURS[0] or part * (1 - part) * apart**2 < _TWO_COLOURS[1] * float(hue.var()):
-        return _USUAL_SHARE
-    share = float(np.median(warm[other])) / max(float(np.median(blue[other])), 1e-3)
-    share = min(max(share, _SHARES[0]), _SHARES[1])
-    own, usual = (float(np.median(warm[~other] - k * np.maximum(blue[~other], 0))) for k in (share, _USUAL_SHARE))
-    near = abs(log(share / _USUAL_SHARE)) <= log(_USUAL_WITHIN)
-    return _USUAL_SHARE if near or own < _LEAST_LEFT * usual else share
+        return _USUAL_SHARE, _USUAL_SHARE
+    left = warm[~other], np.maximum(blue[~other], 0)
+    usual_left = float(np.median(left[0] - _USUAL_SHARE * left[1]))
+
+    def believed(share: float) -> float:
+        share = min(max(share, _SHARES[0]), _SHARES[1])
+        return share if np.median(left[0] - share * left[1]) >= _LEAST_LEFT * usual_left else _USUAL_SHARE
+
+    own = believed(float(np.median(warm[other])) / max(float(np.median(blue[other])), 1e-3))
+    if abs(log(own / _USUAL_SHARE)) <= log(_USUAL_WITHIN):
+        own = _USUAL_SHARE
+    low, high = float(np.median(hue[other])), float(np.median(hue[~other]))
+    between = low + _ON_THE_WAY * (high - low)
+    return own, max(own, believed((2 + between) / max(1 - between, 1e-3)))
 
 
 def _empty_density(red: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -84,6 +84,18 @@ def test_nuclei_are_told_from_red_cells_whatever_the_stain_and_camera_make_of_a_
     assert np.median(channel[nuclei]) > 4 * np.median(channel[red])
 
 
+def test_red_cells_on_each_other_are_not_taken_for_nuclei() -> None:
+    white = np.array(BACKGROUND, float)
+    folded = picture()
+    # Twice the density, but less than twice in blue, as a camera whose colours overlap has it.
+    folded[10:35, 10:60] = np.round(white * (np.array(RED_CELL) / white) ** np.array([2.4, 2.4, 1.3]))
+    planes = scale_16bit(folded)
+    stain = nuclear_stain(planes)
+    plain, found = (channel.astype(float) for channel in (stain.channel(planes), stain.finding_channel(planes)))
+    assert np.median(found[10:35, 10:60]) < 0.7 * np.median(plain[10:35, 10:60])
+    assert np.median(found[70:110, 20:60]) > 0.5 * np.median(plain[70:110, 20:60])
+
+
 def test_a_cameras_black_is_not_more_stain() -> None:
     black = picture()
     inside = (black == np.array(NUCLEUS)).all(-1)
