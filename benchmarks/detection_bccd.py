@@ -32,7 +32,7 @@ from skimage.measure import label, regionprops
 
 from wbcpipe.segment.cells import Quality
 from wbcpipe.segment.detect import detect_cells
-from wbcpipe.segment.stain import density_channel, scale_16bit
+from wbcpipe.segment.stain import nuclear_stain, scale_16bit
 
 PIXEL_UM = 0.075
 #: Gains of red, green and blue.
@@ -53,7 +53,8 @@ def read_boxes(path: Path) -> np.ndarray:
 
 def ours(rgb: np.ndarray) -> np.ndarray:
     """Centres (N, 2) found by wbcpipe."""
-    found = detect_cells(density_channel(scale_16bit(rgb)), PIXEL_UM, "stained")
+    planes = scale_16bit(rgb)
+    found = detect_cells(nuclear_stain(planes).finding_channel(planes), PIXEL_UM, "stained")
     return np.stack([found.y_px, found.x_px], -1)[(found.quality & Quality.DEBRIS) == 0]
 
 

@@ -1,13 +1,14 @@
 """Cells found in other laboratories' pictures, and their masks, against cells and nuclei that experts drew.
 
     git clone https://github.com/zxaoyou/segmentation_WBC
-    python benchmarks/drawn_masks.py --folder segmentation_WBC [--json]
+    python benchmarks/drawn_masks.py --folder segmentation_WBC [--changes --every N] [--json]
 
 Two sets of single white cells with the outlines of nucleus and cytoplasm (Zheng, Wang, Wang and Liu, Micron 107 (2018)
 55, doi:10.1016/j.micron.2018.01.010): 300 pictures of 120 x 120 pixels, a rapid stain, red cells lysed (Jiangxi Tecom);
 100 of 300 x 300 from CellaVision's blog. Given are the pixel size, read off the red cells (7.5 um), and the kind of
 stain.
-They take the whole way from file to ``cells.zarr``.
+They take the whole way from file to ``cells.zarr``. With --changes every N-th picture is seen again through the stains,
+cameras and light of `generality`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from generality import CHANGES, Change
 from PIL import Image
 from scipy import ndimage
 
@@ -54,16 +56,18 @@ def in_picture(store: CellStore, rows: np.ndarray, shape: tuple[int, int], pixel
     return whole
 
 
-def measure(folder: Path, name: str, scratch: Path) -> dict[str, Any]:
-    """One row: a set's pictures against its drawn masks."""
-    pixel_um, files = SETS[name], sorted((folder / name).glob("*.bmp"))
+def measure(folder: Path, name: str, scratch: Path, change: Change, every: int) -> dict[str, Any]:
+    """One row: a set's pictures, changed, against its drawn masks."""
+    pixel_um, files = SETS[name], sorted((folder / name).glob("*.bmp"))[::every]
     if not files:
         raise SystemExit(f"{folder / name}: no pictures there; clone the repository named above, give it as --folder.")
     sample = Sample.at(scratch, name.replace(" ", "-"))
     pictures = scratch / f"{sample.name}-png"
     pictures.mkdir()
     for file in files:
-        Image.open(file).convert("RGB").save(pictures / f"{file.stem}.png")
+        rgb, seen_um = change(np.asarray(Image.open(file).convert("RGB")), pixel_um)
+        Image.fromarray(rgb).save(pictures / f"{file.stem}.png")
+    pixel_um = seen_um
     import_fields([pictures], sample, pixel_um, "stained-rgb")
     store = segment_sample(sample, pixel_um=CROP_UM, progress=lambda done, total: None)
     field, quality = store.column("field"), store.column("quality")
@@ -71,7 +75,8 @@ def measure(folder: Path, name: str, scratch: Path) -> dict[str, Any]:
     right = wrong = 0
     nuclei, cells = [], []
     for index, file in enumerate(files):
-        drawn = np.asarray(Image.open(file.with_suffix(".png")).convert("L"))
+        side = Image.open(pictures / f"{file.stem}.png").size
+        drawn = np.asarray(Image.open(file.with_suffix(".png")).convert("L").resize(side, Image.Resampling.NEAREST))
         rows = np.flatnonzero((field == index) & ((quality & Quality.DEBRIS) == 0))
         centres = np.round(np.stack([y[rows], x[rows]])).astype(int)
         own = drawn[tuple(np.clip(centres, 0, np.array(drawn.shape)[:, None] - 1))] > CELL
@@ -83,10 +88,11 @@ def measure(folder: Path, name: str, scratch: Path) -> dict[str, Any]:
             nuclei.append(dice(mask == NUCLEUS, drawn > DRAWN_NUCLEUS))
             cells.append(dice(mask > 0, drawn > CELL))
     return {
+        "change": "",
         "set": name,
         "pictures": len(files),
         "recall": right / len(files),
-        "precision": right / (right + wrong),
+        "precision": right / max(1, right + wrong),
         "nucleus_dice": float(np.mean(nuclei)),
         "nucleus_dice_5_percent": float(np.percentile(nuclei, 5)),
         "cell_dice": float(np.mean(cells)),
@@ -97,17 +103,23 @@ def measure(folder: Path, name: str, scratch: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("segmentation_WBC"), help="clone of the sets' repository")
+    parser.add_argument("--changes", action="store_true", help="as other laboratories might show them, too")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = [measure(arguments.folder, name, Path(scratch)) for name in SETS]
+    rows = []
+    for title, change in CHANGES.items() if arguments.changes else [("as given", CHANGES["as given"])]:
+        for name in SETS:
+            with tempfile.TemporaryDirectory() as scratch:
+                row = measure(arguments.folder, name, Path(scratch), change, arguments.every)
+            rows.append(row | {"change": title})
     if arguments.json:
         ratio = min(row["nucleus_dice"] for row in rows)
         versions = {name: version(name) for name in ("wbcpipe", "numpy", "scipy", "scikit-image")}
         print(json.dumps({"name": "drawn_masks", "ratio": ratio, "rows": rows, "versions": versions}))
         return
-    print("| set | pictures | recall | precision | nucleus Dice | worst 5 % | cell Dice | worst 5 % |")
-    print("|---" * 8 + "|")
+    print("| change | set | pictures | recall | precision | nucleus Dice | worst 5 % | cell Dice | worst 5 % |")
+    print("|---" * 9 + "|")
     for row in rows:
         print("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
 

@@ -27,7 +27,7 @@ from wbcpipe.segment.cells import Quality
 from wbcpipe.segment.detect import detect_cells
 from wbcpipe.segment.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.resample import centred_crop
-from wbcpipe.segment.stain import background_colour, density_channel, scale_16bit
+from wbcpipe.segment.stain import background_colour, nuclear_stain, scale_16bit
 
 Change = Callable[[np.ndarray, float], tuple[np.ndarray, float]]
 _PBC_UM = 0.1
@@ -65,10 +65,46 @@ def _scale(factor: float) -> Change:
     return change
 
 
-def _jpeg(rgb: np.ndarray, pixel_um: float) -> tuple[np.ndarray, float]:
-    stream = io.BytesIO()
-    Image.fromarray(rgb).save(stream, "JPEG", quality=20)
-    return np.asarray(Image.open(stream).convert("RGB")), pixel_um
+def _jpeg(quality: int) -> Change:
+    def change(rgb: np.ndarray, pixel_um: float) -> tuple[np.ndarray, float]:
+        stream = io.BytesIO()
+        Image.fromarray(rgb).save(stream, "JPEG", quality=quality)
+        return np.asarray(Image.open(stream).convert("RGB")), pixel_um
+
+    return change
+
+
+def _values(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Change the values (Y, X, 3) in 0 to 255."""
+    return lambda rgb, pixel_um: (_bytes(change(rgb.astype(float))), pixel_um)
+
+
+def _blur(sigma_um: float) -> Change:
+    def change(rgb: np.ndarray, pixel_um: float) -> tuple[np.ndarray, float]:
+        sigma = sigma_um / pixel_um
+        return _bytes(ndimage.gaussian_filter(rgb.astype(float), (sigma, sigma, 0))), pixel_um
+
+    return change
+
+
+def _noise(level: float) -> Change:
+    return _values(lambda rgb: rgb + np.random.default_rng(0).normal(0, level, rgb.shape))
+
+
+def _round_stop(rgb: np.ndarray, pixel_um: float) -> tuple[np.ndarray, float]:
+    """Black beyond a circle that cuts the corners off, as through an eyepiece."""
+    height, width = rgb.shape[:2]
+    y, x = np.ogrid[:height, :width]
+    away = np.hypot(y - height / 2, x - width / 2) / np.hypot(height / 2, width / 2)
+    return _bytes(3 + (rgb - 3.0) * np.clip((0.9 - away) * 20, 0, 1)[..., None]), pixel_um
+
+
+def _both(first: Change, second: Change) -> Change:
+    return lambda rgb, pixel_um: second(*first(rgb, pixel_um))
+
+
+def _grey_share(rgb: np.ndarray) -> np.ndarray:
+    return (rgb @ np.array([0.3, 0.59, 0.11]))[..., None]
 
 
 def _even(y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -97,27 +133,47 @@ CHANGES: dict[str, Change] = {
     "pixels x 3.3": _scale(0.3),
     "pixels x 2": _scale(0.5),
     "pixels x 0.5": _scale(2.0),
-    "blur of 0.4 um": lambda rgb, pixel_um: (
-        _bytes(ndimage.gaussian_filter(rgb.astype(float), (0.4 / pixel_um, 0.4 / pixel_um, 0))),
-        pixel_um,
-    ),
-    "noise of 10 in 255": lambda rgb, pixel_um: (
-        _bytes(rgb + np.random.default_rng(0).normal(0, 10, rgb.shape)),
-        pixel_um,
-    ),
-    "JPEG of quality 20": _jpeg,
+    "blur of 0.4 um": _blur(0.4),
+    "noise of 10 in 255": _noise(10),
+    "JPEG of quality 20": _jpeg(20),
+    "stain x 0.3": _stain(0.3, 0.3, 0.3),
+    "stain x 0.4, noise of 8": _both(_stain(0.4, 0.4, 0.4), _noise(8)),
+    "green density x 0.3": _stain(1, 0.3, 1),
+    "red density x 0.3": _stain(0.3, 1, 1),
+    "blue density x 2": _stain(1, 1, 2),
+    "blue density x 0.3": _stain(1, 1, 0.3),
+    "bluish light": _light(_even, 0.6, 0.8, 1),
+    "greenish light": _light(_even, 0.7, 1, 0.7),
+    "light x 1.6, clipped": _light(_even, 1.6, 1.6, 1.6),
+    "light x 0.25, noise of 4": _both(_light(_even, 0.25, 0.25, 0.25), _noise(4)),
+    "corners lose 85 %": _light(lambda y, x: 1 - 0.425 * (y**2 + x**2)),
+    "one side at 30 % light": _light(lambda y, x: 0.65 + 0.35 * x + 0 * y),
+    "round field stop": _round_stop,
+    "half the contrast, bright": _values(lambda rgb: 0.5 * rgb + 110),
+    "black level of 60": _values(lambda rgb: 0.75 * rgb + 60),
+    "colours x 0.4": _values(lambda rgb: _grey_share(rgb) + 0.4 * (rgb - _grey_share(rgb))),
+    "colours x 1.8": _values(lambda rgb: _grey_share(rgb) + 1.8 * (rgb - _grey_share(rgb))),
+    "planes mixed": _values(lambda rgb: rgb @ np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.3], [0.1, 0.2, 0.6]])),
+    "gamma 0.5": _values(lambda rgb: 255 * (rgb / 255) ** 0.5),
+    "gamma 2.2": _values(lambda rgb: 255 * (rgb / 255) ** 2.2),
+    "pixels x 4": _scale(0.25),
+    "pixels x 0.4": _scale(2.5),
+    "blur of 0.8 um": _blur(0.8),
+    "blur of 1.2 um": _blur(1.2),
+    "noise of 20 in 255": _noise(20),
+    "JPEG of quality 10": _jpeg(10),
 }
 
 
 def centres(planes: np.ndarray, pixel_um: float) -> np.ndarray:
     """Cells (N, 2) found in planes (3, Y, X) of 16 bits, debris left out."""
-    found = detect_cells(density_channel(planes), pixel_um, "stained")
+    found = detect_cells(nuclear_stain(planes).finding_channel(planes), pixel_um, "stained")
     return np.stack([found.y_px, found.x_px], -1)[(found.quality & Quality.DEBRIS) == 0]
 
 
 def nucleus(planes: np.ndarray, pixel_um: float) -> np.ndarray:
     """Nucleus (224, 224) of the cell in the middle of planes (3, Y, X)."""
-    picture = np.concatenate([planes, density_channel(planes)[None]])
+    picture = np.concatenate([planes, nuclear_stain(planes).channel(planes)[None]])
     crop = centred_crop(picture, pixel_um, _CROP_UM, _CROP_PX)
     return np.asarray(cell_mask(crop[3], crop[:3], _CROP_UM, empty=background_colour(planes) * 65535) == NUCLEUS)
 
@@ -171,7 +227,7 @@ def _read(path: Path) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--pictures", type=int, default=90, help="of each set, for each change")
+    parser.add_argument("--pictures", type=int, default=45, help="of each set, for each change")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     arguments = parser.parse_args()
     rows = measure(arguments.folder, arguments.pictures)

@@ -38,7 +38,8 @@ __all__ = [
 CALIBRATION_FIELDS: Final = 16
 #: Registration needs fewer of them.
 _REGISTERED_FIELDS: Final = 8
-_FORMAT: Final = 3
+#: Changes, too, whenever the same fields would give another calibration.
+_FORMAT: Final = 4
 _FLATFIELD_NAME: Final = "flatfield.npz"
 _CALIBRATION_NAME: Final = "calibration.npz"
 

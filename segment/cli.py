@@ -103,7 +103,7 @@ def view(name: str, data: Path | None, index: int | None, pixel_um: float) -> No
     N and P go to the next and the previous field. Nothing of the sample is changed. Needs the extra: pip install
     'wbcpipe[view]'; without it, `wbcpipe segment --preview` draws a field as a PNG.
 
-    
+    \b
     Examples:
       wbcpipe view --sample demo
       wbcpipe view --sample demo --field 12

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from wbcpipe.segment.arrays import enlarge_grid, percentiles, shrink, without_holes
 from wbcpipe.segment.cells import Quality
-from wbcpipe.segment.filters import grown, opened, shrunk, smoothed_means
+from wbcpipe.segment.filters import disk, grown, opened, shrunk, smoothed_means
 from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.separate import join_lobes, part_at_waists
 
@@ -52,6 +52,7 @@ class DetectionRules:
         least_level: nuclear level below which there is no nucleus in the picture at all.
         least_contrast: the same, as a multiple of the spread of what is not bright: noise, and in a small or crowded
             picture the structure of cells.
+        reach_um: furthest that a body goes from nuclear pixels; red cells beside it may shine faintly, too.
         closing_um: radius over which gaps in a body are closed.
         waist: a body is split where it is narrower than this share of the thinner part's width.
         least_radius_um: a part of a body thinner than this is not parted from it.
@@ -68,6 +69,7 @@ class DetectionRules:
     body: float = 0.04
     least_level: float = 0.0
     least_contrast: float = 4.0
+    reach_um: float = np.inf
     closing_um: float = 0.5
     waist: float = 0.7
     least_radius_um: float = 2.6
@@ -82,7 +84,9 @@ class DetectionRules:
 _RULES: Final[dict[str, DetectionRules]] = {
     "fluorescence": DetectionRules(),
     # Density in units of the derived channel (65535 is an optical density of 2).
-    "stained": DetectionRules(nucleus=0.45, body=0.12, least_level=3000.0, closing_um=1.2, lobe_gap_um=3.0),
+    "stained": DetectionRules(
+        nucleus=0.45, body=0.12, least_level=3000.0, reach_um=3.0, closing_um=1.2, lobe_gap_um=3.0
+    ),
 }
 
 
@@ -152,7 +156,10 @@ def detect_cells(
             np.zeros(signal.shape, np.int32), signal > np.inf, factor, pixel_um, level, rules, nuclear.shape
         )
     nuclei = opened(signal > np.float32(rules.nucleus * level), _disk(0.45 / coarse_um))
-    body = (signal > np.float32(max(rules.body * level, 5 * noise))) | nuclei
+    body = signal > np.float32(max(rules.body * level, 5 * noise))
+    if np.isfinite(rules.reach_um):
+        body &= grown(nuclei, disk(rules.reach_um / coarse_um))
+    body |= nuclei
     parts = _cells(body, nuclei, coarse_um, rules)
     return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
 

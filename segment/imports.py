@@ -18,7 +18,7 @@ from wbcpipe.segment.pictures import Source, digest, find_sources, order_classes
 from wbcpipe.segment.process import measure_block
 from wbcpipe.segment.quality import focus_measure
 from wbcpipe.segment.resample import centred_crop
-from wbcpipe.segment.stain import background_colour, density_channel
+from wbcpipe.segment.stain import background_colour, density_channel, nuclear_stain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -233,7 +233,8 @@ def _block(picture: NDArray[np.uint16], label: str, index: int, names: tuple[str
     crop = centred_crop(picture, recipe.pixel_um, recipe.crop_pixel_um, recipe.side_px)
     nuclear = names.index(NUCLEAR) if NUCLEAR in names else len(names) - 1
     bare = background_colour(picture[:3]) * 65535 if recipe.kind == "stained-rgb" else None
-    mask = cell_mask(crop[nuclear], np.delete(crop, nuclear, axis=0), recipe.crop_pixel_um, empty=bare)
+    dense = crop[nuclear] if bare is None else nuclear_stain(picture[:3]).channel(crop[:3])
+    mask = cell_mask(dense, np.delete(crop, nuclear, axis=0), recipe.crop_pixel_um, empty=bare)
     area = recipe.crop_pixel_um**2
     registered = (1, len(names) - 1)
     columns: dict[str, NDArray[Any]] = {

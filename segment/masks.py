@@ -48,6 +48,7 @@ def cell_mask(
     brightfield: NDArray[np.uint16],
     pixel_um: float,
     *,
+    own: NDArray[np.bool_] | None = None,
     others: NDArray[np.bool_] | None = None,
     empty: NDArray[np.floating[Any]] | None = None,
 ) -> NDArray[np.uint8]:
@@ -57,6 +58,7 @@ def cell_mask(
         nuclear: (Y, X) uint16, nuclei bright on dark.
         brightfield: (C, Y, X) uint16, registered to ``nuclear``; C may be 0.
         pixel_um: size of a pixel.
+        own: (Y, X) what was found to be this cell's nucleus, its outline not exact: tells which lobes are its own.
         others: (Y, X) nuclei of neighbouring cells, which this cell may not claim.
         empty: (C,) value of ``brightfield`` where nothing lies; measured in the crop if ``None``, or NaN.
 
@@ -67,7 +69,7 @@ def cell_mask(
     coarse_um = pixel_um * factor
     small, *bright = shrink(np.concatenate([nuclear[None], brightfield]), factor)
     away = shrink(others, factor) > 0.5 if others is not None else np.zeros(small.shape, bool)
-    nucleus = nucleus_mask(small, coarse_um, away)
+    nucleus = nucleus_mask(small, coarse_um, away, None if own is None else shrink(own, factor) > 0.5)
     if not nucleus.any():
         return np.zeros(nuclear.shape, np.uint8)
     # The root shows faint cytoplasm beside a bright nucleus.
@@ -81,14 +83,18 @@ def cell_mask(
 
 
 def nucleus_mask(
-    nuclear: NDArray[np.float32], pixel_um: float, others: NDArray[np.bool_] | None = None
+    nuclear: NDArray[np.float32],
+    pixel_um: float,
+    others: NDArray[np.bool_] | None = None,
+    own: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
-    """Nucleus of the cell in the middle: every lobe within reach of the most central one.
+    """Nucleus of the cell in the middle: every lobe within reach of the most central one, or known to be its own.
 
     Args:
         nuclear: (Y, X) float32, nuclei bright on dark.
         pixel_um: size of a pixel.
         others: (Y, X) nuclei of neighbours, left out.
+        own: (Y, X) where this cell's nucleus was found.
 
     Returns:
         (Y, X) bool, all False where nothing stands out.
@@ -100,20 +106,33 @@ def nucleus_mask(
         inside &= ~others
     if not inside.any() or np.ptp(smooth[inside]) <= 0:
         return np.zeros(smooth.shape, bool)
-    above = np.asarray((smooth > otsu_threshold(smooth[inside])) & inside, bool)
+    above = np.asarray((smooth > _nuclear_threshold(smooth[inside])) & inside, bool)
     above = without_holes(above, _LARGEST_HOLE_UM2 / pixel_um**2)
     wide = opened(above, disk(max(1.0, _LEAST_LOBE_RADIUS_UM / pixel_um)))
     bright = wide if wide.any() else above
     labels, count = ndimage.label(bright)
     if not count:
         return bright
-    own = np.zeros(count + 1, bool)
-    own[_own_lobes(labels, count, centre_um, pixel_um)] = True
-    return without_holes(own[labels], _LARGEST_HOLE_UM2 / pixel_um**2)
+    kept = np.zeros(count + 1, bool)
+    kept[_own_lobes(labels, count, centre_um, pixel_um, own)] = True
+    return without_holes(kept[labels], _LARGEST_HOLE_UM2 / pixel_um**2)
+
+
+def _nuclear_threshold(values: NDArray[np.float32]) -> float:
+    """Otsu's threshold, lower where dense clumps drive it up, and above half of the nucleus' own level."""
+    plain = otsu_threshold(values)
+    above = values > plain
+    nucleus, rest = percentiles(values[above], 50)[0], percentiles(values[~above], 50)[0]
+    held = otsu_threshold(np.minimum(values, np.float32(nucleus)))
+    return min(plain, max(held, (nucleus + rest) / 2))
 
 
 def _own_lobes(
-    labels: NDArray[np.integer[Any]], count: int, centre_um: NDArray[np.float64], pixel_um: float
+    labels: NDArray[np.integer[Any]],
+    count: int,
+    centre_um: NDArray[np.float64],
+    pixel_um: float,
+    own: NDArray[np.bool_] | None,
 ) -> list[int]:
     """Which of the labels 1 to ``count`` (Y, X) are lobes of the nucleus in the middle."""
     places = np.flatnonzero(labels)
@@ -129,6 +148,10 @@ def _own_lobes(
     if count > 1:
         reached = labels[grown(labels == main, disk(_LOBE_GAP_UM / pixel_um))]
         near = np.flatnonzero(np.bincount(reached, minlength=count + 1)).tolist()
+        if own is not None:
+            # Further off than filaments reach, but found to be of one body.
+            found = np.bincount(labels[own], minlength=count + 1)
+            near = sorted({*near, *np.flatnonzero(2 * found > pixels).tolist()})
     near = [k for k in near if k and areas[k] >= _LEAST_LOBE_UM2]
     # What goes on beyond the circle is a neighbour's.
     within = [k for k in near if k == main or furthest[k] < _CELL_RADIUS_UM - pixel_um]

@@ -184,6 +184,8 @@ def read_rgb(path: Path) -> NDArray[np.uint16]:
         raise ImportDataError(
             f"{path}: shape {pixels.shape}, {pixels.dtype}; (Y, X, 3) of 8 or 16 bits was expected for stained-rgb."
         )
+    if np.ptp(pixels) and (pixels[..., 1:3] == pixels[..., :1]).all():
+        raise ImportDataError(f"{path}: a grey picture, its three planes are the same; stained-rgb needs colour.")
     if min(pixels.shape[:2]) < 16:
         raise ImportDataError(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels; at least 16 x 16 are needed.")
     return scale_16bit(pixels[..., :3])

@@ -20,7 +20,7 @@ from wbcpipe.segment.morphometry import measure_cell, stack_measures
 from wbcpipe.segment.onecore import one_core
 from wbcpipe.segment.quality import SATURATED_SHARE, empty_modality, focus_measure, saturated_share
 from wbcpipe.segment.register import Alignment, align, identity, seat, seated
-from wbcpipe.segment.stain import background_colour
+from wbcpipe.segment.stain import background_colour, nuclear_stain
 from wbcpipe.segment.steps import NUMPY
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wbcpipe.segment.calibration import Calibration
     from wbcpipe.segment.detect import NuclearKind
     from wbcpipe.segment.detectors import Detector
+    from wbcpipe.segment.stain import NuclearStain
     from wbcpipe.segment.steps import FrameSteps
 
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
@@ -76,13 +77,15 @@ def process_field(
         full_range=full_range,
         camera=calibration.kind == "scope",
     )
-    found = _detect(frames[reference], info.pixel_um, calibration, detector, steps)
+    stain = nuclear_stain(frames[:3]) if calibration.kind == "stained-rgb" else None
+    nuclear = frames[reference] if stain is None else stain.finding_channel(frames[:3])
+    found = _detect(nuclear, info.pixel_um, calibration, detector, steps)
     if not len(found):
         none = no_cells(len(frames), side_px, red=RED_FLUORESCENCE in calibration.modalities)
         return FieldCells(info.index, centre_um, none, figures)
     alignment = _register(frames, info, calibration, reference, steps)
     images, masks = _cut_out(
-        frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px
+        frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px, stain
     )
     quality = found.quality | np.uint16(Quality.MISSING_MODALITY if missing or empty_modality(frames) else 0)
     if not alignment.trusted.all():
@@ -140,8 +143,9 @@ def _cut_out(
     ratio: float,
     crop_pixel_um: float,
     side_px: int,
+    stain: NuclearStain | None,
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """Crops (N, M, side, side) and masks (N, side, side) of the cells found."""
+    """Crops (N, M, side, side) and masks (N, side, side) of the cells found; ``stain`` of an RGB picture."""
     reference = nuclear_index(calibration.modalities)
     others = [k for k in range(len(frames)) if k != reference]
     empty = calibration.flatfield.empty
@@ -155,10 +159,11 @@ def _cut_out(
             frames, alignment, calibration.flatfield, place, ratio=ratio, side_px=side_px, empty=empty
         )
         outside = outside_field(place, ratio, side_px, frames.shape[1:])
-        away = _neighbours(found, k, place, ratio, side_px)
+        own, away = _nuclei(found, k, place, ratio, side_px)
         if outside is not None:
             away = outside if away is None else away | outside
-        masks[k] = cell_mask(images[k, reference], images[k, others], crop_pixel_um, others=away, empty=bare)
+        nuclear = images[k, reference] if stain is None else stain.channel(images[k, :3])
+        masks[k] = cell_mask(nuclear, images[k, others], crop_pixel_um, own=own, others=away, empty=bare)
         if outside is not None:
             masks[k][outside] = 0
     return images, masks
@@ -269,20 +274,20 @@ def crop_centres(centres: NDArray[np.float64], ratio: float, side_px: int) -> ND
     return np.asarray(np.floor(centres) + (0.5 if side_px % 2 == 0 else 0.0))
 
 
-def _neighbours(
+def _nuclei(
     found: Detections, own: int, place: NDArray[np.float64], ratio: float, side_px: int
-) -> NDArray[np.bool_] | None:
-    """Where nuclei of other cells lie in a crop, (side, side) bool; ``None`` where there is none."""
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
+    """Where nuclei of this cell and of others lie in a crop, (side, side) bool; ``None`` where there is no other."""
     steps = (np.arange(side_px) - (side_px - 1) / 2) * ratio
     rows, columns = (
         np.clip(np.round((at + steps + 0.5) / found.factor - 0.5).astype(np.intp), 0, length - 1)
         for at, length in zip(place, found.labels.shape, strict=True)
     )
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    other = found.nuclei[window] & (found.labels[window] != own + 1)
-    if not other.any():
-        return None
-    return np.asarray(other[(rows - rows[0])[:, None], columns - columns[0]], bool)
+    inside = (rows - rows[0])[:, None], columns - columns[0]
+    mine = found.labels[window] == own + 1
+    other = found.nuclei[window] & ~mine
+    return (found.nuclei[window] & mine)[inside], other[inside] if other.any() else None
 
 
 def _on_stage(

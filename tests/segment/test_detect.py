@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from wbcpipe.acquire.frames import fields_on_disk, read_field
 from wbcpipe.segment.cells import Quality
 from wbcpipe.segment.detect import Detections, detect_cells, nuclear_level
-from wbcpipe.segment.stain import density_channel, scale_16bit
+from wbcpipe.segment.stain import nuclear_stain, scale_16bit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,15 @@ def test_drawn_cells(
     assert places(found) == pytest.approx(np.array(centres, float).reshape(-1, 2), abs=4)
     doublet = (found.quality & Quality.DOUBLET) > 0
     assert doublet.tolist() == [len(centres) == 2] * len(centres)
+
+
+def test_red_cells_that_shine_faintly_are_no_part_of_a_cell(draw: Callable[..., NDArray[np.float32]]) -> None:
+    chain = [(300, 460 + 70 * k, 38, 0.2 * BRIGHT) for k in range(5)] + [
+        (365, 400 + 70 * k, 38, 3500) for k in range(6)
+    ]
+    found = detect_cells(noisy(draw(SHAPE, [(300, 390, 36, BRIGHT), *chain])), PIXEL_UM, "stained")
+    assert places(found) == pytest.approx(np.array([[300.0, 390.0]]), abs=15)
+    assert found.quality.tolist() == [0]
 
 
 def test_areas(draw: Callable[..., NDArray[np.float32]]) -> None:
@@ -142,7 +151,8 @@ def bccd_counts(folder: Path, pixel_um: float = 0.075) -> tuple[int, int, int]:
                 if item.findtext("name") == "WBC"
             ]
         ).reshape(-1, 4)
-        found = detect_cells(density_channel(scale_16bit(np.asarray(Image.open(path)))), pixel_um, "stained")
+        planes = scale_16bit(np.asarray(Image.open(path)))
+        found = detect_cells(nuclear_stain(planes).finding_channel(planes), pixel_um, "stained")
         ours = places(found)[(found.quality & Quality.DEBRIS) == 0]
         inside = ((ours[:, None] >= boxes[:, :2]) & (ours[:, None] <= boxes[:, 2:])).all(-1)
         rows, columns = linear_sum_assignment(~inside)

@@ -138,6 +138,11 @@ def grey(folder: Path) -> None:
     Image.fromarray(np.zeros((50, 50), np.uint8)).save(folder / "neutrophil" / "a.jpg")
 
 
+def grey_in_three_planes(folder: Path) -> None:
+    shades = np.arange(2500, dtype=np.uint16).reshape(50, 50).astype(np.uint8)
+    Image.fromarray(np.repeat(shades[..., None], 3, 2)).save(folder / "neutrophil" / "a.jpg")
+
+
 def not_a_picture(folder: Path) -> None:
     (folder / "neutrophil" / "a.jpg").write_text("hello")
 
@@ -164,6 +169,7 @@ def emptied(folder: Path) -> None:
     [
         (truncated, "a.jpg: not readable as a picture .*truncated"),
         (grey, "a.jpg: a grey picture"),
+        (grey_in_three_planes, "a.jpg: a grey picture, its three planes are the same"),
         (not_a_picture, "a.jpg: not readable as a picture"),
         (tiny, "d.jpg: 4 x 4 pixels; at least 16 x 16"),
         (emptied, "nothing to import as stained-rgb"),

@@ -40,6 +40,25 @@ def test_a_red_cell_beside_it_is_not_part_of_it(draw) -> None:  # type: ignore[n
     assert np.count_nonzero(mask) * 0.01 == pytest.approx(np.pi * 5.5**2, rel=0.15)
 
 
+def test_lobes_far_apart_are_of_one_nucleus_where_they_were_found_to_be(draw) -> None:  # type: ignore[no-untyped-def]
+    lobes = [(112, 82, 15), (112, 144, 14)]
+    nuclear, bright = cell(draw, lobes)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    found = np.any([np.hypot(y - a, x - b) < r for a, b, r in lobes], axis=0)
+    mask = cell_mask(nuclear, bright, 0.1, own=found)
+    assert mask[112, 82] == mask[112, 144] == 2
+    assert cell_mask(nuclear, bright, 0.1)[112, 144] != 2
+
+
+def test_dense_clumps_do_not_hide_the_rest_of_a_nucleus(draw) -> None:  # type: ignore[no-untyped-def]
+    nuclear, bright = cell(draw, [(112, 112, 34), (100, 105, 12), (125, 118, 12)])
+    nuclear += (30000 * (draw((SIDE, SIDE), [(100, 105, 12, 1), (125, 118, 12, 1)]))).astype(np.uint16)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    nucleus = np.hypot(y - 112, x - 112) < 34
+    mask = cell_mask(nuclear, bright, 0.1) == 2
+    assert 2 * (mask & nucleus).sum() / (mask.sum() + nucleus.sum()) > 0.93
+
+
 def test_a_neighbours_nucleus_is_left_to_it(draw) -> None:  # type: ignore[no-untyped-def]
     nuclear, bright = cell(draw, [(112, 112, 28), (112, 185, 28)])
     y, x = np.mgrid[:SIDE, :SIDE]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wbcpipe.segment.stain import background_colour, density_channel, nuclear_density, scale_16bit
+from wbcpipe.segment.stain import background_colour, density_channel, nuclear_density, nuclear_stain, scale_16bit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,3 +69,45 @@ def test_real_nuclei_are_bright_on_dark(shared_data: Path) -> None:
         density = density_channel(scale_16bit(np.asarray(Image.open(path))))
         middle = density[150:210, 150:210]
         assert np.percentile(middle, 75) > 10 * max(float(np.median(density)), 500), path.name
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1, 1, 2.5), (1, 0.4, 1), (1, 1, 0.4), (0.3, 0.3, 0.3)])
+def test_nuclei_are_told_from_red_cells_whatever_the_stain_and_camera_make_of_a_colour(
+    factors: tuple[float, float, float],
+) -> None:
+    white = np.array(BACKGROUND, float)
+    seen = np.round(white * (picture() / white) ** np.array(factors)).clip(0, 255).astype(np.uint8)
+    planes = scale_16bit(seen)
+    channel = nuclear_stain(planes).channel(planes).astype(float)
+    nuclei, red = ((picture() == np.array(colour)).all(-1) for colour in (NUCLEUS, RED_CELL))
+    assert np.median(channel[nuclei]) > 3000
+    assert np.median(channel[nuclei]) > 4 * np.median(channel[red])
+
+
+def test_red_cells_on_each_other_are_not_taken_for_nuclei() -> None:
+    white = np.array(BACKGROUND, float)
+    folded = picture()
+    # Twice the density, but less than twice in blue, as a camera whose colours overlap has it.
+    folded[10:35, 10:60] = np.round(white * (np.array(RED_CELL) / white) ** np.array([2.4, 2.4, 1.3]))
+    planes = scale_16bit(folded)
+    stain = nuclear_stain(planes)
+    plain, found = (channel.astype(float) for channel in (stain.channel(planes), stain.finding_channel(planes)))
+    assert np.median(found[10:35, 10:60]) < 0.7 * np.median(plain[10:35, 10:60])
+    assert np.median(found[70:110, 20:60]) > 0.5 * np.median(plain[70:110, 20:60])
+
+
+def test_a_cameras_black_is_not_more_stain() -> None:
+    black = picture()
+    inside = (black == np.array(NUCLEUS)).all(-1)
+    half = inside & (np.indices(inside.shape).sum(0) % 2 == 0)
+    black[inside] = (60, 12, 120)
+    black[half] = (60, 0, 120)
+    planes = scale_16bit(black)
+    channel = nuclear_stain(planes).channel(planes).astype(float)
+    assert np.median(channel[half]) < 1.2 * np.median(channel[inside & ~half])
+
+
+def test_a_picture_of_one_colour_keeps_the_usual_share() -> None:
+    planes = scale_16bit(np.tile(np.array(BACKGROUND, np.uint8), (64, 64, 1)))
+    planes[:, 20:40, 20:40] = scale_16bit(np.array([[NUCLEUS]], np.uint8))
+    assert np.array_equal(nuclear_stain(planes).channel(planes), density_channel(planes))
