@@ -173,20 +173,22 @@ class FocusKeeper:
         landmarks = self.surface.landmarks()
         places = [FocusPoint(field.x_um, field.y_um, None) for field in self._to_come] or landmarks
         index = self._to_come[0].index if self._to_come else 0
-        seen = False
+        seen = failed = False
         # Near the first of them until something shows; then in the middle and at the end, for a slide that leans.
         for place, tries in ((places[0], _TRIES), (places[len(places) // 2], 1), (places[-1], 1)):
             near = sorted(landmarks, key=lambda point: apart_um(point, place))[:tries]
             for point in near if seen else [place, *near]:
                 before = len(self.surface.checks)
-                check = self._look(point, index, keep=False)
+                check = self._look(point, index, keep=False, firmly=True)
                 if len(self.surface.checks) > before:
                     self._measure_anew(index)
                     return
-                if check.measured_um is not None:
+                failed |= check is None
+                if check is not None and check.measured_um is not None:
                     seen = True
                     break
-        if not seen:
+        # Only what can be looked at shows nothing; where the devices fail, the surface is believed as it is.
+        if not seen and not failed:
             self._sample.log("focus_check_failed", field=index, reason="nothing shows where the focus was seen before")
             self.surface.outdated = True
             self._measure_anew(index, or_end=True)
@@ -207,20 +209,33 @@ class FocusKeeper:
         self._look(FocusPoint(field.x_um, field.y_um, None), field.index, keep=keep)
         self._measure_anew(field.index)
 
-    def _look(self, place: FocusPoint, index: int, *, keep: bool) -> DriftCheck:
-        try:
+    def _look(self, place: FocusPoint, index: int, *, keep: bool, firmly: bool = False) -> DriftCheck | None:
+        """Measure the drift at a place; ``None`` where that fails, which is noted in the surface if it is to `keep`.
+
+        Args:
+            place, index, keep: see `FocusSurface.check_drift`.
+            firmly: as often as the scope allows, on devices loaded anew if need be.
+        """
+
+        def look() -> DriftCheck:
             with self._microscope.focus_region(self._scope.focus.roi_px) as frame_px:
                 finder, _ = self._focuser(frame_px)
-                check = self.surface.check_drift(index, place.x_um, place.y_um, finder, keep=keep)
+                return self.surface.check_drift(index, place.x_um, place.y_um, finder, keep=keep)
+
+        try:
+            check = self._retries.persist(look, doing="checking the focus", field=index) if firmly else look()
         except CoreLostError:
             raise
         except (HardwareError, StageLimitError) as error:
             self._microscope.recover()
             self._sample.log("focus_check_failed", field=index, reason=str(error))
-            now = self.surface.checks[-1] if self.surface.checks else DriftCheck(index, None, 0.0)
-            check = replace(now, field=index, measured_um=None)
             if keep:
-                self.surface.note(check)
+                now = self.surface.checks[-1] if self.surface.checks else DriftCheck(index, None, 0.0)
+                self.surface.note(replace(now, field=index, measured_um=None))
+                self.surface.save(self._path)
+            return None
+        finally:
+            self._loaded = self._retries.loaded
         self.surface.save(self._path)
         self._sample.log("focus_checked", **vars(check))
         return check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.session import AcquisitionSession
 from wbcpipe.acquire.specimen import Seating, Specimen
 from wbcpipe.acquire.virtual import VirtualScope
-from wbcpipe.errors import HardwareError
+from wbcpipe.errors import DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,3 +150,26 @@ def test_the_focus_is_looked_at_again_once_the_devices_were_loaded_anew(bench: B
         session.take(bench.indices[:6])
     assert bench.off_um(3, 6).max() <= ALLOWED_UM
     assert [event["field"] for event in bench.events() if event["event"] == "focus_checked"] == [bench.indices[3]]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 99], ids=["once", "until the devices are loaded anew", "at each attempt"])
+def test_devices_that_fail_while_a_stored_surface_is_checked_do_not_cost_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    bench.take(last=2)
+    stored = (bench.sample.raw_path() / "focus.json").read_bytes()
+    places: Counter[tuple[float, float]] = Counter()
+    sound = FieldFocuser.__call__
+
+    def fails(focuser: FieldFocuser, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
+        places[x_um, y_um] += 1
+        if places[x_um, y_um] <= attempts and len(places) <= 5:
+            raise DeviceTimeoutError("moving Z: 'Z' is still busy after 0.4 s.")
+        return sound(focuser, x_um, y_um, near_um, wide=wide)
+
+    monkeypatch.setattr(FieldFocuser, "__call__", fails)
+    bench.take(last=4)
+    assert (bench.sample.raw_path() / "focus.json").read_bytes() == stored
+    assert not (bench.sample.raw_path() / "focus_1.json").exists()
+    assert bench.off_um(0, 4).max() <= ALLOWED_UM
+    assert ("focus_check_failed" in {event["event"] for event in bench.events()}) == (attempts > 2)
