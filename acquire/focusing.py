@@ -171,13 +171,16 @@ class FocusKeeper:
             return
         self._progress("looking whether the focus is still where it was")
         landmarks = self.surface.landmarks()
-        places = [FocusPoint(field.x_um, field.y_um, None) for field in self._to_come] or landmarks
+        places = [self._beside(field) for field in self._to_come] or landmarks
         index = self._to_come[0].index if self._to_come else 0
         seen = failed = False
         # Near the first of them until something shows; then in the middle and at the end, for a slide that leans.
         for place, tries in ((places[0], _TRIES), (places[len(places) // 2], 1), (places[-1], 1)):
             near = sorted(landmarks, key=lambda point: apart_um(point, place))[:tries]
-            for point in near if seen else [place, *near]:
+            # What was focused before shows something; but it may lie far from where fields were never taken.
+            if not seen and near and apart_um(near[0], place) > self._scope.focus.spacing_um:
+                near.insert(0, place)
+            for point in near:
                 before = len(self.surface.checks)
                 check = self._look(point, index, keep=False, firmly=True)
                 if len(self.surface.checks) > before:
@@ -199,7 +202,12 @@ class FocusKeeper:
             return
         self._loaded = self._retries.loaded
         if self._scope.focus.method != "fixed" and self.surface.coarse:
-            self.check_drift(field, keep=False)
+            self._look(self._beside(field), field.index, keep=False)
+            self._measure_anew(field.index)
+
+    def _beside(self, field: PlannedField) -> FocusPoint:
+        """A place within a field, but not its own: what always goes wrong there is the field's, when it is taken."""
+        return FocusPoint(field.x_um + self._plan.field_width_um / 4, field.y_um, None)
 
     def check_drift(self, field: PlannedField, *, keep: bool = True) -> None:
         """Measure the drift at the place of the field that is taken next; see `FocusSurface.check_drift`.

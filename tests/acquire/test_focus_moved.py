@@ -172,4 +172,6 @@ def test_devices_that_fail_while_a_stored_surface_is_checked_do_not_cost_it(
     assert (bench.sample.raw_path() / "focus.json").read_bytes() == stored
     assert not (bench.sample.raw_path() / "focus_1.json").exists()
     assert bench.off_um(0, 4).max() <= ALLOWED_UM
+    # A field whose place takes the devices down is given up when it is taken; no check goes there before.
+    assert not {(field.x_um, field.y_um) for field in bench.plan.fields()}.intersection(places)
     assert ("focus_check_failed" in {event["event"] for event in bench.events()}) == (attempts > 2)
