@@ -160,10 +160,19 @@ def read_json(path: Path) -> Any:
 
 
 def append_event(path: Path, event: str, **details: Any) -> None:
-    """Append one structured event, with its UTC time, as a line of ``log.jsonl``."""
-    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details})
-    with disk_errors(path), path.open("a", encoding="utf-8") as handle:
-        handle.write(line + "\n")
+    """Append one structured event, with its UTC time, as a line of ``log.jsonl``; on a full disk nothing of it."""
+    content = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
+    line = f"{json.dumps(content)}\n".encode()
+    with disk_errors(path), path.open("ab", buffering=0) as handle:
+        before, written = handle.seek(0, os.SEEK_END), 0
+        try:
+            while written < len(line):
+                written += handle.write(line[written:])
+        except OSError:
+            # Unless another process has added a line behind it meanwhile.
+            if written and handle.seek(0, os.SEEK_END) == before + written:
+                handle.truncate(before)
+            raise
 
 
 @dataclass(frozen=True)

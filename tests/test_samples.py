@@ -37,6 +37,24 @@ def test_bad_names_are_refused_and_nothing_is_made(name: str, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of a file's size stands for the room on a disk")
+def test_an_event_that_does_not_fit_leaves_no_part_of_a_line(tmp_path: Path) -> None:
+    sample = Sample.at(tmp_path, "S1")
+    sample.begin({})
+    sample.log("first", text="a" * 100)
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from wbcpipe.samples import Sample\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (250, 250))\n"
+        "Sample.at(Path(sys.argv[1]), 'S1').log('second', text='b' * 100)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "File too large" in ran.stderr
+    sample.log("third")
+    lines = (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["first", "third"]
+
+
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"version": 1})
