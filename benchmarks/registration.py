@@ -334,7 +334,7 @@ def measure(
     """The rows of the table, and per kind of pairs the number of pairs with nothing in common and of those trusted."""
     rows: list[dict[str, Any]] = []
     nothing: dict[str, tuple[int, int]] = {}
-    for preparation, side in (("blood-film", 896), ("blood-film", 1792), ("buffy-coat", 1792)):
+    for preparation, side in (("blood-film", 896), ("blood-film", 1792), ("buffy-coat", 1792), ("buffy-coat", 2048)):
         scores = Scores(f"virtual scope, {preparation}, {side} px")
         all_pairs = []
         for seed in range(300, 300 + seeds):
