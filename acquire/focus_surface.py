@@ -209,11 +209,12 @@ class FocusSurface:
 
     def drift_um(self, x_um: float, y_um: float) -> float:
         """By how much the drift seen so far has raised the focus at a place since it was measured."""
-        if not self.checks:
-            return 0.0
-        now = self.checks[-1]
+        return self._drift_of(self.checks[-1], x_um, y_um) if self.checks else 0.0
+
+    def _drift_of(self, check: DriftCheck, x_um: float, y_um: float) -> float:
+        """What a check says of the drift at a place."""
         dx_mm, dy_mm = ((at - sum(span) / 2) / 1000 for at, span in ((x_um, self.plan.x_um), (y_um, self.plan.y_um)))
-        return now.shift_um + now.tilt_x_um_mm * dx_mm + now.tilt_y_um_mm * dy_mm
+        return check.shift_um + check.tilt_x_um_mm * dx_mm + check.tilt_y_um_mm * dy_mm
 
     def z_um(self, x_um: float, y_um: float) -> float:
         """Z of best focus at a place by now, to the nanometre; `measure` must have been asked for it."""
@@ -266,9 +267,15 @@ class FocusSurface:
         off_um = 0.0 if measured_um is None else measured_um - self.drift_um(x_um, y_um)
         moved = abs(off_um) > self.policy.drift_limit_um
         if measured_um is not None and moved:
+            before_um = self.drift_um(x_um, y_um)
             refitted = self._refit(check, FocusPoint(x_um, y_um, measured_um), find)
             self.outdated = refitted is None
-            check = refitted or replace(check, shift_um=round(now.shift_um + off_um, 3))
+            moved = (
+                refitted is None or abs(self._drift_of(refitted, x_um, y_um) - before_um) > self.policy.drift_limit_um
+            )
+            if moved:
+                check = refitted or replace(check, shift_um=round(now.shift_um + off_um, 3))
+        # An alarm that the landmarks do not confirm, of dirt or of cells on another level, changes nothing.
         if moved or keep:
             self.note(check)
         return check

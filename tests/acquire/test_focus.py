@@ -392,6 +392,14 @@ def test_dirt_and_bare_places_shift_nothing(mapped: tuple[FocusSurface, Drifting
     surface, find, places = mapped
     find.dirty.add(places[5])
     assert surface.check_drift(5, *places[5], find).shift_um == 0.0
+    # Two of them beside each other pass for a drift, until places elsewhere are looked at.
+    x_um, y_um = places[5]
+    find.dirty.add((x_um + 50.0, y_um))
+    check = surface.check_drift(6, x_um, y_um, find)
+    assert (check.shift_um, check.tilt_x_um_mm, surface.outdated) == (0.0, 0.0, False)
+    assert check.measured_um == pytest.approx(6.0, abs=0.05)
+    assert surface.check_drift(7, x_um, y_um, find, keep=False).shift_um == 0.0
+    assert len(surface.checks) == 2
     x_um, y_um = places[10]
     find.blind |= {(x_um + dx_um, y_um) for dx_um in (-50.0, 0.0, 50.0)}
     check = surface.check_drift(10, x_um, y_um, find)
