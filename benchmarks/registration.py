@@ -112,11 +112,12 @@ def grid(shape: tuple[int, ...]) -> NDArray[np.float64]:
 def virtual_slide(seed: int, preparation: str, side: int, fields: int = 4) -> Iterator[tuple[list[Pair], int, float]]:
     """Fields of one slide, displaced alike but for 1.5 px: pairs of each modality, white cells, distance from focus."""
     rng = np.random.default_rng([seed, side])
-    scope = VirtualMicroscope(Specimen(SpecimenPlan(seed=seed, preparation=preparation)), sensor_px=(SENSOR_PX,) * 2)
+    sensor_px = max(SENSOR_PX, side)
+    scope = VirtualMicroscope(Specimen(SpecimenPlan(seed=seed, preparation=preparation)), sensor_px=(sensor_px,) * 2)
     displacements = [Displacement.random(rng) for _ in MODALITIES[:3]]
-    cut = slice((SENSOR_PX - side) // 2, (SENSOR_PX + side) // 2)
+    cut = slice((sensor_px - side) // 2, (sensor_px + side) // 2)
     low = np.array([cut.start, cut.start], float)
-    centre = np.full(2, (SENSOR_PX - 1) / 2)
+    centre = np.full(2, (sensor_px - 1) / 2)
     for k in range(fields):
         x_um, y_um = 900.0 + 230 * k, 700.0 + 31 * seed
         away_um = rng.uniform(-3, 3)
@@ -334,7 +335,7 @@ def measure(
     """The rows of the table, and per kind of pairs the number of pairs with nothing in common and of those trusted."""
     rows: list[dict[str, Any]] = []
     nothing: dict[str, tuple[int, int]] = {}
-    for preparation, side in (("blood-film", 896), ("blood-film", 1792), ("buffy-coat", 1792), ("buffy-coat", 2048)):
+    for preparation, side in (("blood-film", 896), ("blood-film", 1792), ("buffy-coat", 1792), ("buffy-coat", 2304)):
         scores = Scores(f"virtual scope, {preparation}, {side} px")
         all_pairs = []
         for seed in range(300, 300 + seeds):
