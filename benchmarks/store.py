@@ -39,6 +39,7 @@ CODECS = {
     "zstd 3, bits shuffled": Blosc("zstd", 3, Blosc.BITSHUFFLE),
     "lz4 5, bytes shuffled": Blosc("lz4", 5, Blosc.SHUFFLE),
     "lz4 5, bits shuffled": Blosc("lz4", 5, Blosc.BITSHUFFLE),
+    "not packed": Blosc("lz4", 0, Blosc.NOSHUFFLE),
 }
 REPEATS = 5
 BLOCK = 8

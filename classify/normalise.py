@@ -40,7 +40,7 @@ GRID_PX: Final = 28
 LEAST_RANGE: Final = 64.0
 """Grey levels; an empty plane divided by its own range would be amplified noise."""
 CLIP: Final = 8.0
-_CACHED: Final = 1 << 19
+_CACHED: Final = 1 << 18
 """Bytes that are sure to stay in a core's cache."""
 
 
@@ -80,15 +80,17 @@ class Normalisation(BaseModel):
         return (scale / std).astype(np.float32), ((shift - mean) / std).astype(np.float32)
 
     def apply(self, images: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Normalised planes (N, M * c, side, side) float32 of raw ones, in ``out`` if it is given."""
-        gain, offset = (values[:, :, None, None] for values in self.affine(images))
+        """Normalised planes (N, M * c, side, side) float32 of raw ones, in ``out``, in C order, if it is given."""
+        gain, offset = (values.reshape(-1, 1) for values in self.affine(images))
         found = np.empty(images.shape, np.float32) if out is None else out
-        # So few cells at a time that all steps find them in the processor's cache.
-        cells = max(1, _CACHED // max(1, 4 * images[:1].size))
-        for start in range(0, len(images), cells):
-            some = slice(start, start + cells)
-            values = found[some]
-            np.copyto(values, images[some])
+        rows = images.reshape(len(gain), -1)
+        results = found.reshape(rows.shape)
+        # So few planes at a time that all steps find them in the processor's cache.
+        planes = max(1, _CACHED // max(1, 4 * rows.shape[1]))
+        for start in range(0, len(rows), planes):
+            some = slice(start, start + planes)
+            values = results[some]
+            np.copyto(values, rows[some])
             values *= gain[some]
             values += offset[some]
             np.clip(values, -CLIP, CLIP, out=values)

@@ -213,6 +213,7 @@ def test_crops_are_packed_for_speed_unless_that_wastes_much(tmp_path: Path) -> N
         store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
         assert f"'{codec}'" in repr(store._array("images").metadata)
         assert np.array_equal(store.images(), images)
+        assert store._array(shards.HALF).compressors == ()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "index", "cell"])
