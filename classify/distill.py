@@ -46,17 +46,25 @@ class Distillation(BaseModel):
     others_weight: float = Field(default=8.0, ge=0)
 
 
-def cross_entropy_over_heads(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy_over_heads(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, doubtful: Tensor | None = None
+) -> Tensor:
     """Equation 1: the sum over heads of the batch's mean cross-entropy.
 
     Args:
         logits: (B, heads, K).
         labels: (B, heads) int64, the class of the cell that was given to each head's input.
         label_smoothing: share of the target spread evenly over the classes.
+        doubtful: (B, heads) bool, heads that shall find all classes alike likely, whatever the label; none by default.
     """
     heads = logits.shape[1]
-    mean = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=label_smoothing)
-    return heads * mean  # the mean over B * heads, times heads, is the sum over heads of means over B
+    each = functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), label_smoothing=label_smoothing, reduction="none"
+    )
+    if doubtful is not None:
+        even = -functional.log_softmax(logits, dim=-1).mean(dim=-1)
+        each = torch.where(doubtful.flatten(), even.flatten(), each)
+    return heads * each.mean()  # the mean over B * heads, times heads, is the sum over heads of means over B
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -121,6 +129,7 @@ def total_loss(
     temperature: float = 4.0,
     label_smoothing: float = 0.0,
     options: Distillation | None = None,
+    doubtful: Tensor | None = None,
 ) -> Tensor:
     """Equation 4: cross-entropy plus T^2 times the distillation loss (the latter only when a teacher is given).
 
@@ -131,10 +140,13 @@ def total_loss(
         temperature: T.
         label_smoothing: of the cross-entropy.
         options: departures from the paper; by default none.
+        doubtful: (B, heads) bool, heads that shall find all classes alike likely, with a teacher or without.
     """
-    loss = cross_entropy_over_heads(student, labels, label_smoothing=label_smoothing)
+    loss = cross_entropy_over_heads(student, labels, label_smoothing=label_smoothing, doubtful=doubtful)
     if teacher is None:
         return loss
+    if doubtful is not None:
+        teacher = teacher.masked_fill(doubtful.unsqueeze(-1), 0.0)
     options = options or Distillation()
     if options.standardise:
         student, teacher = standardise_logits(student), standardise_logits(teacher)

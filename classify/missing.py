@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from wbcpipe.classify.bundle import BundleInfo
     from wbcpipe.segment.cells import CellStore
 
-__all__ = ["blank", "calibration_without", "dead_modalities", "modality_rows", "typical_planes"]
+__all__ = [
+    "blank",
+    "calibration_without",
+    "dead_modalities",
+    "modality_rows",
+    "spread",
+    "typical_pictures",
+    "typical_planes",
+]
 
 RINGS: Final = 16
 FLAT_RANGE: Final = 1
@@ -42,6 +50,11 @@ def typical_planes(images: NDArray[np.float32]) -> NDArray[np.float64]:
     sums = np.stack([np.bincount(ring, weights=plane, minlength=RINGS + 1) for plane in mean])
     result: NDArray[np.float64] = sums / np.maximum(count, 1)
     return result
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """Up to ``most`` of ``count`` rows, evenly spread: stores often hold class after class, sample after sample."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def _rings(side: int) -> NDArray[np.intp]:
@@ -66,11 +79,16 @@ def blank(
         typical: (M * planes, 17) from `typical_planes`; empty, the planes are zeros.
     """
     filled = images.copy()
-    radius = _radius(images.shape[-1])
-    middles = (np.arange(RINGS + 1) + 0.5) / RINGS
-    for plane in modality_rows(missing, planes):
-        filled[:, plane] = np.interp(radius, middles, typical[plane]).astype(np.float32) if len(typical) else 0.0
+    rows = modality_rows(missing, planes)
+    filled[:, rows] = typical_pictures([typical[row] for row in rows], images.shape[-1]) if len(typical) else 0.0
     return filled
+
+
+def typical_pictures(typical: Sequence[Sequence[float]], side: int) -> NDArray[np.float32]:
+    """Pictures (C, side, side) of `typical_planes` (C, 17)."""
+    middles = (np.arange(RINGS + 1) + 0.5) / RINGS
+    radius = _radius(side)
+    return np.stack([np.interp(radius, middles, plane).astype(np.float32) for plane in typical])
 
 
 def modality_rows(modalities: Sequence[int], planes: int) -> list[int]:

@@ -77,6 +77,8 @@ class Recipe(BaseModel):
         weight_decay: AdamW's, on weights but not on biases and batch norm.
         temperature: T of the distillation.
         repetition: rho; how often one cell goes to all inputs of MM-MIMO. 0 is as published.
+        modality_dropout: how often a cell on all inputs lacks one modality, which looks typical, as at run time.
+        modality_alone: how often one modality is on all inputs of MM-MIMO, which the other heads learn to doubt.
         normalise: ``cell`` measures each cell against its own background and signal; ``stain`` also against its darkest
             stain, for smears of other laboratories; ``fixed`` keeps grey levels, for classes that differ in the amount
             of light.
@@ -111,6 +113,8 @@ class Recipe(BaseModel):
     weight_decay: float = Field(default=0.05, ge=0)
     temperature: float = Field(default=3.0, gt=0)
     repetition: float = Field(default=0.5, ge=0, le=1)
+    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+    modality_alone: float = Field(default=0.0, ge=0, lt=1)
     normalise: Normalise = "cell"
     sampling: Sampling = "sqrt"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

@@ -30,11 +30,13 @@ from wbcpipe.classify.data import epoch_indices, head_batches, steps_of
 from wbcpipe.classify.distill import cross_entropy_over_heads, fused_log_probability, total_loss
 from wbcpipe.classify.engines import TorchEngine, pick_device
 from wbcpipe.classify.folds import holdout
+from wbcpipe.classify.missing import spread, typical_pictures, typical_planes
 from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.classify.normalise import CLIP
 from wbcpipe.classify.randaugment import rand_augment
 from wbcpipe.classify.schedule import one_cycle
+from wbcpipe.classify.spoil import Spoilt, draw_spoilt
 from wbcpipe.classify.stopping import Patience
 
 if TYPE_CHECKING:
@@ -115,6 +117,17 @@ class _Run:
             for values in (self.normalisation.mean, self.normalisation.std)
         )
         return mean, std, torch.tensor([name in ("bright", "stained") for name in self.normalisation.polarity])
+
+    @cached_property
+    def typical(self) -> list[list[float]]:
+        """(M * c, 17): what stands in the place of a missing modality."""
+        some = self.normalisation.apply(self.cells.images[spread(len(self.cells), 1024)])
+        planes: list[list[float]] = typical_planes(some).tolist()
+        return planes
+
+    def typical_at(self, side: int) -> Tensor:
+        """The same as pictures (M * c, side, side)."""
+        return torch.from_numpy(typical_pictures(self.typical, side)).to(self.device)
 
     @property
     def inputs(self) -> int:
@@ -275,10 +288,11 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
         shown = torch.from_numpy(same)
         images = _augmented(run, _batch(run, table, shown, tensors), shown, tensors, side)
         labels = torch.from_numpy(run.cells.labels[table]).to(run.device)  # (B, inputs)
-        loss, hits = _step(run, images, labels, recipe.side_at(epoch))
+        spoilt = _spoilt(run, shown, tensors)
+        loss, hits = _step(run, images, labels, recipe.side_at(epoch), spoilt)
         losses += loss
         right += hits
-        answers += labels.numel()
+        answers += labels.numel() - (0 if spoilt is None else int(spoilt.doubtful.sum()))
     return EpochReport(
         run.role,
         epoch + 1,
@@ -319,29 +333,40 @@ def _batch(run: _Run, table: np.ndarray[Any, np.dtype[np.int64]], same: Tensor, 
     return values.clamp_(-CLIP, CLIP)
 
 
-def _step(run: _Run, images: Tensor, labels: Tensor, side: int) -> tuple[float, int]:
+def _spoilt(run: _Run, same: Tensor, generator: torch.Generator) -> Spoilt | None:
+    alone = run.recipe.modality_alone if run.inputs > 1 else 0.0
+    if run.network.modalities < 2 or not (run.recipe.modality_dropout or alone):
+        return None
+    return draw_spoilt(same, run.network.modalities, run.recipe.modality_dropout, alone, generator, run.device)
+
+
+def _step(run: _Run, images: Tensor, labels: Tensor, side: int, spoilt: Spoilt | None = None) -> tuple[float, int]:
     """One step of the optimiser on a batch, worked through in parts; gives its loss and how many answers were right."""
     images = images.contiguous(memory_format=torch.channels_last)
     run.optimizer.zero_grad(set_to_none=True)
     total, right = 0.0, 0
     parts = max(1, min(run.recipe.accumulate, len(images) // 2))  # batch norm needs two pictures
-    for some, wanted in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
-        loss, logits = _loss(run, some, wanted, side)
+    changes = [None] * parts if spoilt is None else spoilt.parts(parts)
+    for some, wanted, change in zip(images.tensor_split(parts), labels.tensor_split(parts), changes, strict=True):
+        loss, logits = _loss(run, some, wanted, side, change)
         loss = loss * (len(some) / len(images))
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
-        right += int((logits.detach().argmax(-1) == wanted).sum())
+        hits = logits.detach().argmax(-1) == wanted
+        right += int((hits if change is None or run.inputs == 1 else hits & ~change.doubtful).sum())
     run.optimizer.step()
     if run.average is not None:
         _blend(run.average, run.network, run.recipe.ema)
     return total, right
 
 
-def _loss(run: _Run, images: Tensor, labels: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def _loss(run: _Run, images: Tensor, labels: Tensor, side: int, spoilt: Spoilt | None = None) -> tuple[Tensor, Tensor]:
     recipe = run.recipe
-    target = _teacher_logits(run, images) if run.teacher is not None else None
+    target = _teacher_logits(run, images) if run.teacher is not None else None  # a teacher sees the cell whole
     if images.shape[-1] != side:
         images = functional.interpolate(images, size=side, mode="bilinear", antialias=True)
+    if spoilt is not None:
+        images = spoilt.apply(images, run.typical_at(side))
     with autocast(run.device, recipe.precision):
         logits = run.network(images)
     logits = logits.float()
@@ -352,6 +377,7 @@ def _loss(run: _Run, images: Tensor, labels: Tensor, side: int) -> tuple[Tensor,
         temperature=recipe.temperature,
         label_smoothing=recipe.label_smoothing,
         options=recipe.distillation,
+        doubtful=spoilt.doubtful if spoilt is not None and run.inputs > 1 else None,
     )
     return loss, logits
 

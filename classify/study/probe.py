@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from wbcpipe.classify.engines import TorchEngine, pick_device
-from wbcpipe.classify.missing import blank, typical_planes
+from wbcpipe.classify.missing import blank, spread, typical_planes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def probe_inputs(
     """
     engine = TorchEngine(network, pick_device(device))
     modalities, planes = network.modalities, network.planes
-    typical = typical_planes(normalisation.apply(fit.images[_spread(len(fit.images), 1024)])).tolist()
+    typical = typical_planes(normalisation.apply(fit.images[spread(len(fit.images), 1024)])).tolist()
     parts: dict[str, list[list[NDArray[np.float32]]]] = {
         name: [[] for _ in range(modalities)] for name in ("alone_logits", "missing_logits", "typical_logits")
     }
@@ -48,11 +48,6 @@ def probe_inputs(
     return {name: np.stack([np.concatenate(batches) for batches in each]) for name, each in parts.items()}
 
 
-def _spread(count: int, most: int) -> NDArray[np.int64]:
-    """Up to ``most`` of ``count`` rows, evenly spread: stores often hold class after class, sample after sample."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
-
-
 def jacobian_norms(
     network: FusionNetwork, cells: CellSet, normalisation: Normalisation, *, most: int = 64
 ) -> NDArray[np.float64]:
@@ -66,7 +61,7 @@ def jacobian_norms(
         normalisation: of the input.
         most: how many cells.
     """
-    images = torch.from_numpy(normalisation.apply(cells.images[_spread(len(cells.images), most)])).requires_grad_()
+    images = torch.from_numpy(normalisation.apply(cells.images[spread(len(cells.images), most)])).requires_grad_()
     logits = network(images)  # (N, H, K)
     heads, classes = logits.shape[1:]
     square = torch.zeros((len(images), heads, network.modalities), dtype=torch.float64)

@@ -78,8 +78,9 @@ def test_mimo_with_teachers_learns(cells: CellSet, tmp_path: Path) -> None:
         {"patience": 2, "holdout": 0.3},
         {"patience": 2, "holdout": 0.3, "ema": 0.9},
         {"accumulate": 2, "batch_repetition": 2},
+        {"accumulate": 2, "modality_dropout": 0.3, "modality_alone": 0.2},
     ],
-    ids=["plain", "ema", "randaugment", "patience", "patience-ema", "accumulate"],
+    ids=["plain", "ema", "randaugment", "patience", "patience-ema", "accumulate", "spoilt"],
 )
 def test_a_broken_training_ends_in_the_same_weights(cells: CellSet, tmp_path: Path, options: dict[str, object]) -> None:
     part = cells.subset(np.arange(48))
