@@ -3,10 +3,11 @@
     python benchmarks/classify.py [--cells 2048] [--repeats 5] [--threads 2] [--bundle virtual-shufflenet] [--json]
 
 Engines run a ShuffleNet V2 MM-MIMO of random weights on 4 x 224 x 224 pictures, batches of 32, in turn, with all lanes
-busy; medians count. The whole stage is `classify_sample` on synthetic crops, from the store to the calls in it, against
-the same engine in the same lanes on pictures that are ready in memory; the engine is made once for both. It runs at the
-bundle's side, at that side from a store without crops of half the side, and at 224 px with the same weights. Processor
-time tells more where other programs run beside. Steps are processor time of one thread.
+busy; medians count. A GPU is measured where there is one, and runs the whole stage then. That is `classify_sample` on
+synthetic crops, from the store to the calls in it, against the same engine in the same lanes on pictures that are ready
+in memory; the engine is made once for both. It runs at the bundle's side, at that side from a store without crops of
+half the side, and at 224 px with the same weights. Processor time tells more where other programs run beside. Steps are
+processor time of one thread.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from wbcpipe.classify.bundle import load_bundle
 from wbcpipe.classify.classes import BATCH_SIZE
 from wbcpipe.classify.engines import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
 from wbcpipe.classify.export import OnnxEngine, traced
+from wbcpipe.classify.gpu import gpu_engine
 from wbcpipe.classify.lanes import lane_threads
 from wbcpipe.classify.networks import build_network
 from wbcpipe.samples import Sample
@@ -97,7 +99,11 @@ def engines() -> dict[str, Any]:
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
         found["ONNX Runtime float32"] = OnnxEngine(traced(mimo, SHAPE).SerializeToString())
     same = OpenVinoEngine(late, "float32", SHAPE) if isinstance(last, OpenVinoEngine) else TorchEngine(late, cpu)
-    return {**found, "late fusion": same}
+    found["late fusion"] = same
+    if torch.cuda.is_available():
+        found["GPU"] = gpu_engine(mimo, SHAPE, BATCH_SIZE)
+        found["GPU, late fusion"] = gpu_engine(late, SHAPE, BATCH_SIZE)
+    return found
 
 
 def seconds_of(work: Callable[[], object]) -> NDArray[np.float64]:
