@@ -28,6 +28,9 @@ _AUGMENTATIONS: Final[dict[str, dict[str, Any]]] = {
 }
 """Keys that differ from the augmentation's defaults; ``docs/results`` has why: other-laboratories, study-jurkat."""
 
+_ADDED: Final[dict[str, Any]] = {"modality_dropout": 0.0, "modality_alone": 0.0}
+"""Keys that recipes of earlier versions lack, and what these did."""
+
 
 def merge_keys(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's keys with some changed; of a part such as ``distillation`` the keys that are not named stay.
@@ -130,6 +133,15 @@ class Recipe(BaseModel):
     batch_repetition: int = Field(default=1, ge=1, le=16)
     accumulate: int = Field(default=1, ge=1, le=64)
     patience: int = Field(default=0, ge=0)
+
+    @property
+    def mark(self) -> str:
+        """What tells this training from others, as versions wrote it that lacked some keys: theirs go on."""
+        return self.model_dump_json(exclude={key for key, off in _ADDED.items() if getattr(self, key) == off})
+
+    def is_what(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether a result's recipe, of this version or an earlier one, is this."""
+        return self.model_dump(mode="json") == {**_ADDED, **recorded}
 
     def for_teacher(self, modality: str) -> Recipe:
         """The recipe of one modality's teacher: what matters to the student alone is left at its default.

@@ -165,7 +165,7 @@ def train_network(
         The network, in evaluation mode on the CPU.
     """
     place = pick_device(device)
-    mark = fingerprint(cells, f"{recipe.model_dump_json()} {role} {normalisation.model_dump_json()}")
+    mark = fingerprint(cells, f"{recipe.mark} {role} {normalisation.model_dump_json()}")
     run = _begin(cells, normalisation, recipe, role, teacher, place)
     work.mkdir(parents=True, exist_ok=True)
     path = work / "state.safetensors"

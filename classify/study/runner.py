@@ -61,7 +61,7 @@ def check_settings(jobs: Sequence[Job], out: Path, study: StudyCells) -> None:
             continue
         result = read_result(folder)
         same_cells = _is_of(result, study, job.fold)
-        if result.info["recipe"] != job.recipe.model_dump(mode="json") or not same_cells:
+        if not job.recipe.is_what(result.info["recipe"]) or not same_cells:
             what = "another recipe" if same_cells else "other cells, classes or folds"
             raise TrainingDataError(f"{folder}: this result is of {what}; give another --out, or remove it.")
 

@@ -402,3 +402,15 @@ def test_pictures_keep_their_amounts_where_amounts_tell(write_store: Callable[..
     assert done.exit_code == 0, done.output
     used = json.loads(done.stdout)["recipe"]["augmentation"]
     assert (used["gain"], used["offset"], used["exact"]) == (0.3, 0.0, 1.0)
+
+
+def test_a_recipe_is_known_again_by_versions_that_added_keys() -> None:
+    recipe = Recipe()
+    older = recipe.model_dump(mode="json")
+    del older["modality_dropout"], older["modality_alone"]
+    assert recipe.is_what(older)
+    assert recipe.is_what(recipe.model_dump(mode="json"))
+    assert not Recipe(lr=0.001).is_what(older)
+    assert not Recipe(modality_alone=0.1).is_what(older)
+    assert json.loads(recipe.mark) == older
+    assert "modality_alone" in Recipe(modality_alone=0.1).mark
