@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 __all__ = ["model_card"]
@@ -27,7 +28,8 @@ def model_card(info: dict[str, Any]) -> str:
         lines.append(f"- **Derived**: {', '.join(derived)} is computed from the other modalities, not measured.")
     lines += ["", "## Cells it learned from", "", "| class | cells |", "|---|---|"]
     lines += [f"| {name} | {count} |" for name, count in training.get("cells", {}).items()]
-    lines += ["", "## On cells kept from training", "", _scores(validation)]
+    lines += ["", "## How it was trained", "", *_recipe(training)]
+    lines += ["", "## On cells kept from training", "", _scores(validation), *_by_class(info)]
     lines += [
         "",
         "## Calibration",
@@ -120,6 +122,39 @@ def _without(info: dict[str, Any]) -> list[str]:
 def _heads(info: dict[str, Any]) -> str:
     count = len(info["calibration"]["temperatures"])
     return f"{count} heads" if count > 1 else "one head"
+
+
+def _recipe(training: dict[str, Any]) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in training.get("versions", {}).items())
+    recipe = training.get("recipe")
+    if not recipe:
+        return ["Not recorded."]
+    return [
+        f"{training.get('date', 'Date not recorded')}; {versions}, Python {training.get('python', '?')}. The whole "
+        "recipe, as `wbcpipe train --recipe FILE` reads it:",
+        "",
+        "```json",
+        json.dumps(recipe, indent=1),
+        "```",
+    ]
+
+
+def _by_class(info: dict[str, Any]) -> list[str]:
+    """Scores and confusions of the heads' plain mean."""
+    row = info["validation"].get("rows", {}).get(info["method"], {})
+    if not row.get("confusion"):
+        return []
+    classes = info["classes"]
+    lines = ["", f"{info['method']}, class by class; on the right how many cells of the class were called what:", ""]
+    lines += [f"| class | F1 | sensitivity | {' | '.join(classes)} |", "|---" * (3 + len(classes)) + "|"]
+    for name, calls in zip(classes, row["confusion"], strict=True):
+        figures = (row[key].get(name) for key in ("f1", "sensitivity_by_class"))
+        shown = " | ".join("-" if value is None else f"{100 * value:.2f}" for value in figures)
+        lines.append(f"| {name} | {shown} | {' | '.join(map(str, calls))} |")
+    error = info["validation"].get("calibration_error")
+    if error is not None:
+        lines += ["", f"Expected calibration error of the calibrated network: {error:.3f}."]
+    return lines
 
 
 def _scores(validation: dict[str, Any]) -> str:

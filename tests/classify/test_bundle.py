@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,17 +20,19 @@ from wbcpipe.classify import bundle as bundle_module
 from wbcpipe.classify.bundle import Bundle, BundleInfo, find_bundle, load_bundle, write_bundle
 from wbcpipe.classify.bundles_cli import bundles
 from wbcpipe.classify.calibrate import Calibration
+from wbcpipe.classify.card import model_card
 from wbcpipe.classify.cli import classify, train
 from wbcpipe.classify.networks import FusionNetwork, build_network
 from wbcpipe.classify.normalise import Normalisation
 from wbcpipe.classify.predict import Classifier, classify_sample
+from wbcpipe.classify.recipe import Recipe
 from wbcpipe.errors import BundleError, ConfigError, SampleBusyError
 from wbcpipe.samples import Sample
 from wbcpipe.segment.cells import CellStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
 
 MODALITIES = ("color1", "color2", "fluorescence")
 
@@ -95,6 +98,12 @@ def test_exchanged_weights_are_refused_with_both_hashes(tiny: Bundle) -> None:
     path.unlink()
     with pytest.raises(BundleError, match=r"has no model\.safetensors"):
         load_bundle(tiny.path)
+
+
+@pytest.mark.parametrize("path", bundle_module.shipped_bundles().values(), ids=lambda path: path.name)
+def test_the_cards_of_shipped_bundles_are_of_their_content(path: Path) -> None:
+    content = load_bundle(path).info.model_dump(mode="json")
+    assert (path / "MODEL_CARD.md").read_text() == model_card(content)
 
 
 def test_unknown_bundles_name_those_known(monkeypatch: pytest.MonkeyPatch, tiny: Bundle) -> None:
@@ -235,6 +244,13 @@ def test_from_training_to_calls_on_the_command_line(write_store: Callable[..., C
     assert made["validation"]["samples"] == ["s2"]
     assert list(made["validation"]["rows"])[-2:] == ["mm-mimo-kd", "calibrated"]
     assert "mm-mimo-kd epoch 2/2" in result.stderr
+    card = (Path(made["bundle"]) / "MODEL_CARD.md").read_text()
+    written = card.split("```json")[1].split("```")[0]
+    assert json.loads(written) == made["training"]["recipe"]
+    assert Recipe.model_validate_json(written).epochs == 2
+    row = made["validation"]["rows"]["mm-mimo-kd"]
+    f1, found = (100 * row[key]["LYM"] for key in ("f1", "sensitivity_by_class"))
+    assert f"| LYM | {f1:.2f} | {found:.2f} | {' | '.join(map(str, row['confusion'][1]))} |" in card
     shown = CliRunner().invoke(bundles, [made["bundle"], "--json"], catch_exceptions=False)
     assert json.loads(shown.stdout)["sha256"] == made["sha256"]
     call = ["--sample", "s2", "--bundle", made["bundle"], "--data", str(tmp_path), "--json"]
