@@ -106,6 +106,7 @@ def train_bundle(
             "rows": rows,
             "calibration_error": metrics.expected_calibration_error(seen.labels[certified], fused),
             "bfloat16_agreement": _bfloat16_agreement(network, outcome.normalisation, seen, calibration),
+            "bfloat16_cells": len(seen),
         },
         training=_provenance(training, recipe),
     )

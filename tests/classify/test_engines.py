@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,6 @@ from wbcpipe.classify.engines import (
     TorchEngine,
     check_engine,
     engine_for,
-    fast_bfloat16,
     shared_threads,
 )
 from wbcpipe.classify.lanes import lane_threads
@@ -82,8 +82,7 @@ def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_aut
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     with pytest.raises(ConfigError, match=r"engine 'openvino': its probabilities are up to [\d.]+ from torch's"):
         engine_for(bundle, "cpu", "openvino")
-    precision = "bfloat16" if fast_bfloat16() and bundle.info.validation["bfloat16_agreement"] == 1.0 else "float32"
-    assert engine_for(bundle, "cpu").name == f"torch-cpu-{precision}"
+    assert engine_for(bundle, "cpu").name == "torch-cpu-float32"
     monkeypatch.undo()
     engines._note.cache_clear()
     capsys.readouterr()
@@ -96,6 +95,26 @@ def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_aut
         engine_for(bundle, "cpu", "openvino")
     with pytest.raises(ConfigError, match=r"needs onnxruntime, .*: pip install 'wbcpipe\[export\]'"):
         engine_for(bundle, "cpu", "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("agreement", "cells", "here", "precision"),
+    [
+        (1.0, 2995, True, "bfloat16"),
+        (1.0, 2994, True, "float32"),
+        (0.9999, 30000, True, "float32"),
+        (1.0, 2995, False, "float32"),
+        (1.0, None, True, "float32"),
+    ],
+)
+def test_bfloat16_needs_cells_enough_to_show_that_it_calls_alike(
+    monkeypatch: pytest.MonkeyPatch, agreement: float, cells: int | None, here: bool, precision: str
+) -> None:
+    bundle = load_bundle("virtual-shufflenet")
+    shown = {"bfloat16_agreement": agreement} | ({} if cells is None else {"bfloat16_cells": cells})
+    bundle = dataclasses.replace(bundle, info=bundle.info.model_copy(update={"validation": shown}))
+    monkeypatch.setattr(engines, "fast_bfloat16", lambda: here)
+    assert engine_for(bundle, "cpu", "torch").name == f"torch-cpu-{precision}"
 
 
 @pytest.mark.skipif(not PICTURES.is_dir(), reason=f"{PICTURES} is not there")
