@@ -25,7 +25,7 @@ wbcpipe train train-coat-1001 train-coat-1002 train-coat-1003 train-film-1011 tr
     --threads 1 --out "$out"
 
 # Test seeds, looked at once the bundle was finished.
-for seed in 2001 2002 2003; do
-    wbcpipe run --sample "test-$seed" --specimen-seed "$seed" --fields 58 --bundle "$out/virtual-shufflenet"
+for seed in 2007 2008 2009; do
+    wbcpipe run --sample "test-$seed" --specimen-seed "$seed" --bundle "$out/virtual-shufflenet"
     wbcpipe evaluate --sample "test-$seed" --json
 done
