@@ -27,6 +27,8 @@ _AUGMENTATIONS: Final[dict[str, dict[str, Any]]] = {
     "fixed": {"gain": 0.0, "offset": 0.0, "bend": 0.0, "blur": 0.0, "noise": 0.0, "scale": 0.0, "exact": 1.0},
 }
 """Keys that differ from the augmentation's defaults; ``docs/results`` has why: other-laboratories, study-jurkat."""
+_SPOILT: Final = {"modality_alone": 0.05, "modality_dropout": 0.1}
+"""For MM-MIMO of modalities that can fail one by one; docs/results/study-jurkat.md has why."""
 
 _ADDED: Final[dict[str, Any]] = {"modality_dropout": 0.0, "modality_alone": 0.0}
 """Keys that recipes of earlier versions lack, and what these did."""
@@ -46,21 +48,26 @@ def merge_keys(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
 
 
 def suited(content: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """A recipe's keys, with what suits the cells where nothing is said: their normalisation and augmentation.
+    """A recipe's keys, with what suits the cells where nothing is said: normalisation, augmentation, spoilt inputs.
 
     With the paper's augmentation in place of ours nothing is added.
 
     Args:
         content: keys of a recipe.
-        source: what made the pictures, see `data.CellSet`.
+        source: what made the pictures, see `data.CellSet`. The colours of a photograph do not fail one by one.
 
     >>> suited({"normalise": "fixed", "augmentation": {"gain": 0.1}}, "scope")["augmentation"]["gain"]
     0.1
+    >>> suited({"method": "mm-mimo"}, "scope")["modality_dropout"], suited({"method": "single"}, "scope")
+    (0.1, {'augmentation': {}, 'method': 'single', 'normalise': 'cell'})
     """
     if content.get("randaugment") is not None:
         return dict(content)
-    how = content.get("normalise", "stain" if source == "stained-rgb" else "cell")
-    return {**merge_keys({"augmentation": _AUGMENTATIONS.get(how, {})}, content), "normalise": how}
+    photograph = source == "stained-rgb"
+    how = content.get("normalise", "stain" if photograph else "cell")
+    method = content.get("method", Recipe.model_fields["method"].default)
+    spoilt = _SPOILT if str(method).startswith("mm-mimo") and not photograph else {}
+    return {**spoilt, **merge_keys({"augmentation": _AUGMENTATIONS.get(how, {})}, content), "normalise": how}
 
 
 class Recipe(BaseModel):

@@ -382,7 +382,10 @@ def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
     assert (smear.normalise, smear.augmentation.stain, smear.augmentation.mixing) == ("stain", 0.1, 0.1)
     amounts = Recipe.model_validate(suited({"normalise": "fixed"}, "stained-rgb")).augmentation
     assert (amounts.gain, amounts.offset, amounts.bend, amounts.scale, amounts.exact) == (0.0, 0.0, 0.0, 0.0, 1.0)
-    assert Recipe.model_validate(suited({}, "scope")) == Recipe()
+    assert Recipe.model_validate(suited({"method": "early-fusion"}, "scope")) == Recipe(method="early-fusion")
+    lamps = Recipe.model_validate(suited({"modality_alone": 0.0}, "scope"))  # lamps fail one by one; colours do not
+    assert (lamps.modality_alone, lamps.modality_dropout) == (0.0, 0.1)
+    assert (smear.modality_alone, smear.modality_dropout) == (0.0, 0.0)
     paper = {"randaugment": {"operations": 2}, "normalise": "cell"}
     assert suited(paper, "stained-rgb") == paper
 
