@@ -120,7 +120,7 @@ def train(
 
     sources = [source_of(root, text) for text in samples]
     cells = load_cells(sources, Recipe.model_validate(keys).side)
-    recipe = Recipe.model_validate(suited(keys, cells.source))
+    recipe = Recipe.model_validate(suited(keys, cells.source, len(cells)))
     click.echo(f"{len(cells)} labelled cells: {_counts(cells)}; modalities {', '.join(cells.modalities)}", err=True)
     if folds is not None:
         _cross_validate(cells, recipe, out, folds, fold, device, as_json and name is None)

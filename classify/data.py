@@ -193,8 +193,10 @@ def _read(store: CellStore, rows: NDArray[np.int64], side: int) -> NDArray[np.ui
     return np.concatenate(parts) if parts else np.empty((0, len(store.modalities), side, side), np.uint16)
 
 
-def epoch_indices(labels: NDArray[np.int64], sampling: Sampling, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The cells of one epoch, as many as there are cells: rare classes repeated under ``sqrt`` and ``balanced``.
+def epoch_indices(
+    labels: NDArray[np.int64], sampling: Sampling, rng: np.random.Generator, count: int | None = None
+) -> NDArray[np.int64]:
+    """The cells of one epoch, rare classes repeated under ``sqrt`` and ``balanced``.
 
     A class's share is proportional to its count to the power 1 (natural), 1/2 (sqrt) or 0 (balanced). Each class is
     drawn as whole permutations and a rest, so that no cell comes twice more often than another of its class.
@@ -203,16 +205,18 @@ def epoch_indices(labels: NDArray[np.int64], sampling: Sampling, rng: np.random.
         labels: (N,) int64.
         sampling: which shares.
         rng: source of the order.
+        count: how many to draw; by default as many as there are.
 
     Returns:
-        (N,) int64, row numbers in random order.
+        (count,) int64, row numbers in random order.
     """
     counts = np.bincount(labels)
     power = {"natural": 1.0, "sqrt": 0.5, "balanced": 0.0}[sampling]
     share = np.where(counts > 0, np.maximum(counts, 1) ** power, 0.0)
-    wanted = share / share.sum() * len(labels)
+    count = len(labels) if count is None else count
+    wanted = share / share.sum() * count
     taken = np.floor(wanted).astype(np.int64)
-    rest = len(labels) - int(taken.sum())
+    rest = count - int(taken.sum())
     taken[np.argsort(taken - wanted, kind="stable")[:rest]] += 1
     rows = []
     for index in np.flatnonzero(taken):

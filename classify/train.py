@@ -7,6 +7,7 @@ off goes on from its last whole epoch as if nothing had happened.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -134,8 +135,19 @@ class _Run:
         return self.network.modalities if self.network.heads > 1 else 1
 
     @property
+    def repeated(self) -> int:
+        """How often a cell is in its batch."""
+        return self.recipe.batch_repetition if self.inputs > 1 else 1
+
+    @property
+    def drawn(self) -> int:
+        """Cells of an epoch: all, or some again where that makes too few steps."""
+        each = math.ceil(self.recipe.least_steps / self.recipe.epochs)
+        return max(len(self.cells), math.ceil(each * self.recipe.batch_size / self.repeated))
+
+    @property
     def steps(self) -> int:
-        return steps_of(len(self.cells), self.recipe.batch_size, self.recipe.batch_repetition if self.inputs > 1 else 1)
+        return steps_of(self.drawn, self.recipe.batch_size, self.repeated)
 
 
 def train_network(
@@ -274,12 +286,11 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
     began = time.perf_counter()
     recipe = run.recipe
     numbers, tensors = _seeds(recipe, run.role, epoch + 1)
-    rows = epoch_indices(run.cells.labels, recipe.sampling, numbers)
+    rows = epoch_indices(run.cells.labels, recipe.sampling, numbers, run.drawn)
     repetition = recipe.repetition if run.inputs > 1 else 1.0
     run.network.train()
     losses, right, answers = 0.0, 0, 0
-    repeated = recipe.batch_repetition if run.inputs > 1 else 1
-    batches = head_batches(rows, run.inputs, recipe.batch_size, repetition, numbers, batch_repetition=repeated)
+    batches = head_batches(rows, run.inputs, recipe.batch_size, repetition, numbers, batch_repetition=run.repeated)
     for step, (table, same) in enumerate(batches):
         for group in run.optimizer.param_groups:
             group["lr"] = recipe.lr * one_cycle(epoch * run.steps + step, run.steps * recipe.epochs)

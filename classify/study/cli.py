@@ -41,7 +41,12 @@ _METHODS = ("single", "early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd
 )
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Of the cross-validation.")
 @click.option("--side", type=int, default=224, show_default=True, help="Input side in pixels; 224 is as published.")
-@click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True, help="Of every network.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    show_default="40; by our recipe each is longer where cells are few",
+    help="Of every network.",
+)
 @click.option("--published/--ours", default=True, help="Train as the paper does, or by our recipe.", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, for all networks.")
 @click.option(
@@ -156,7 +161,9 @@ def _plan(
 
     chosen = _names(methods, _METHODS, "method")
     nets = _names(backbones, tuple(BACKBONE_NAMES), "backbone")
-    base = {"side": recipe["side"], "start_side": recipe["side"], "epochs": recipe["epochs"], "seed": seed}
+    base = {"side": recipe["side"], "start_side": recipe["side"], "seed": seed}
+    if recipe["epochs"] is not None:
+        base["epochs"] = recipe["epochs"]
     if recipe["published"]:
         plain = Recipe.published(**base).model_dump(mode="json", exclude_defaults=True)
         base = {key: value for key, value in plain.items() if key != "teacher_epochs"} | base | {"normalise": "cell"}
@@ -169,7 +176,7 @@ def _plan(
             raise ConfigError(f"variant {text!r} is not NAME:KEY=VALUE,...")
         variants[name] = parse_settings(keys)
     cells = load_cells([source_of(root, text) for text in samples], int(base["side"])).merged(merge_below)
-    base["normalise"] = suited(base, cells.source).get("normalise", "cell")  # one for all rows
+    base["normalise"] = suited(base, cells.source, len(cells)).get("normalise", "cell")  # one for all rows
     groups, by = group_cells(cells, group_by, folds)
     jobs = plan_jobs(cells, chosen, nets, folds, base, variants)
     return StudyCells(cells, split_cells(cells.labels, groups, folds, held, seed)), jobs, by

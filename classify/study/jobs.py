@@ -126,10 +126,10 @@ def plan_jobs(
     for backbone in backbones:
         for fold in range(folds):
             for modality in singles:
-                recipe = _recipe({"method": "single", "modality": modality}, backbone, settings, cells.source)
+                recipe = _recipe({"method": "single", "modality": modality}, backbone, settings, cells)
                 jobs.append(Job(backbone, modality, fold, recipe))
             for name, keys in rows.items():
-                recipe = _recipe(keys, backbone, settings, cells.source)
+                recipe = _recipe(keys, backbone, settings, cells)
                 jobs.append(Job(backbone, name, fold, recipe, tuple(singles) if name in built else ()))
     # Fold by fold, so that a study that is broken off has whole ones; in each, teachers before those they teach.
     return sorted(jobs, key=lambda job: (job.fold, bool(job.needs), -job.cost))
@@ -153,11 +153,11 @@ def _check_variant(name: str, keys: Mapping[str, Any], modalities: Sequence[str]
         raise ConfigError(f"variant {name!r}: modality {keys.get('modality')!r} is none of {', '.join(modalities)}.")
 
 
-def _recipe(keys: Mapping[str, Any], backbone: str, settings: Mapping[str, Any], source: str) -> Recipe:
+def _recipe(keys: Mapping[str, Any], backbone: str, settings: Mapping[str, Any], cells: CellSet) -> Recipe:
     content = merge_keys(settings, {**keys, "backbone": BACKBONE_NAMES[backbone]})
     content.setdefault("teacher_epochs", content.get("epochs", Recipe().epochs))
     try:
-        return Recipe.model_validate(suited(content, source))
+        return Recipe.model_validate(suited(content, cells.source, len(cells)))
     except ValidationError as error:
         raise ConfigError(f"recipe of {_method(content)}: {' '.join(str(error).split())}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -378,20 +378,22 @@ def test_the_published_recipe_is_the_papers_at_any_side() -> None:
 
 
 def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
-    smear = Recipe.model_validate(suited({"augmentation": {"stain": 0.1}}, "stained-rgb"))
+    smear = Recipe.model_validate(suited({"augmentation": {"stain": 0.1}}, "stained-rgb", 5000))
     assert (smear.normalise, smear.augmentation.stain, smear.augmentation.mixing) == ("stain", 0.1, 0.1)
-    amounts = Recipe.model_validate(suited({"normalise": "fixed"}, "stained-rgb")).augmentation
+    amounts = Recipe.model_validate(suited({"normalise": "fixed"}, "stained-rgb", 5000)).augmentation
     assert (amounts.gain, amounts.offset, amounts.bend, amounts.scale, amounts.exact) == (0.0, 0.0, 0.0, 0.0, 1.0)
-    assert Recipe.model_validate(suited({"method": "early-fusion"}, "scope")) == Recipe(method="early-fusion")
-    lamps = Recipe.model_validate(suited({"modality_alone": 0.0}, "scope"))  # lamps fail one by one; colours do not
+    assert Recipe.model_validate(suited({"method": "early-fusion"}, "scope", 5000)) == Recipe(method="early-fusion")
+    lamps = Recipe.model_validate(
+        suited({"modality_alone": 0.0}, "scope", 5000)
+    )  # these fail one by one, colours do not
     assert (lamps.modality_alone, lamps.modality_dropout) == (0.0, 0.1)
     assert (smear.modality_alone, smear.modality_dropout) == (0.0, 0.0)
     paper = {"randaugment": {"operations": 2}, "normalise": "cell"}
-    assert suited(paper, "stained-rgb") == paper
+    assert suited(paper, "stained-rgb", 5000) == paper
 
 
 def test_pictures_keep_their_amounts_where_amounts_tell(write_store: Callable[..., CellStore], tmp_path: Path) -> None:
-    options = Recipe.model_validate(suited({"normalise": "fixed"}, "scope")).augmentation
+    options = Recipe.model_validate(suited({"normalise": "fixed"}, "scope", 5000)).augmentation
     images = torch.rand((8, 2, 32, 32))
     # Cells stand in the middle: what a shift loses at one side and mirrors in at the other is ground.
     images[:, :, :4], images[:, :, -4:], images[..., :4], images[..., -4:] = 0.0, 0.0, 0.0, 0.0
@@ -410,10 +412,36 @@ def test_pictures_keep_their_amounts_where_amounts_tell(write_store: Callable[..
 def test_a_recipe_is_known_again_by_versions_that_added_keys() -> None:
     recipe = Recipe()
     older = recipe.model_dump(mode="json")
-    del older["modality_dropout"], older["modality_alone"]
+    del older["modality_dropout"], older["modality_alone"], older["least_steps"]
     assert recipe.is_what(older)
     assert recipe.is_what(recipe.model_dump(mode="json"))
     assert not Recipe(lr=0.001).is_what(older)
     assert not Recipe(modality_alone=0.1).is_what(older)
     assert json.loads(recipe.mark) == older
     assert "modality_alone" in Recipe(modality_alone=0.1).mark
+
+
+@pytest.mark.parametrize("repetition", [1, 2])
+def test_few_cells_are_drawn_again_until_the_steps_are_enough(
+    cells: CellSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repetition: int
+) -> None:
+    import wbcpipe.classify.train as module
+
+    part = cells.subset(np.arange(20))
+    recipe = TINY.model_copy(update={"method": "mm-mimo", "least_steps": 10, "batch_repetition": repetition})
+    sizes, step = [], module._step
+
+    def counted(run: Any, images: torch.Tensor, *rest: Any) -> tuple[float, int]:
+        sizes.append(len(images))
+        return step(run, images, *rest)
+
+    monkeypatch.setattr(module, "_step", counted)
+    reports: list[EpochReport] = []
+    train_network(part, fit_normalisation(part.images), recipe, tmp_path, role="x", progress=reports.append)
+    assert sizes == [16] * 12  # 3 epochs of 4
+    assert [report.epoch for report in reports] == [1, 2, 3]
+    assert recipe.for_teacher("color1").least_steps == 10
+    assert Recipe.model_validate(suited({}, "scope", 100)).least_steps == 1500
+    assert Recipe.model_validate(suited({"least_steps": 0}, "scope", 100)).least_steps == 0
+    assert Recipe.model_validate(suited({"epochs": 60}, "stained-rgb", 100)).least_steps == 0
+    assert Recipe.model_validate(suited({}, "stained-rgb", 1200)).least_steps == 0
