@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.classify.bundle import BundleInfo
+    from wbcpipe.classify.normalise import Normalisation
     from wbcpipe.segment.cells import CellStore
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "dead_modalities",
     "modality_rows",
     "spread",
+    "typical_of",
     "typical_pictures",
     "typical_planes",
 ]
@@ -50,6 +52,11 @@ def typical_planes(images: NDArray[np.float32]) -> NDArray[np.float64]:
     sums = np.stack([np.bincount(ring, weights=plane, minlength=RINGS + 1) for plane in mean])
     result: NDArray[np.float64] = sums / np.maximum(count, 1)
     return result
+
+
+def typical_of(images: NDArray[np.uint16], normalisation: Normalisation) -> NDArray[np.float64]:
+    """`typical_planes` (C, 17) of up to 1,024 raw pictures (N, C, side, side)."""
+    return typical_planes(normalisation.apply(images[spread(len(images), 1024)]))
 
 
 def spread(count: int, most: int) -> NDArray[np.int64]:

@@ -31,7 +31,7 @@ from wbcpipe.classify.data import epoch_indices, head_batches, steps_of
 from wbcpipe.classify.distill import cross_entropy_over_heads, fused_log_probability, total_loss
 from wbcpipe.classify.engines import TorchEngine, pick_device
 from wbcpipe.classify.folds import holdout
-from wbcpipe.classify.missing import spread, typical_pictures, typical_planes
+from wbcpipe.classify.missing import typical_of, typical_pictures
 from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.classify.normalise import CLIP
@@ -43,6 +43,8 @@ from wbcpipe.classify.stopping import Patience
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from wbcpipe.classify.data import CellSet
     from wbcpipe.classify.normalise import Normalisation
@@ -99,6 +101,7 @@ class _Run:
     watched: CellSet | None = None
     history: list[list[float]] = field(default_factory=list)
     patience: Patience | None = None
+    typical_sides: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def kept(self) -> FusionNetwork:
@@ -120,15 +123,20 @@ class _Run:
         return mean, std, torch.tensor([name in ("bright", "stained") for name in self.normalisation.polarity])
 
     @cached_property
-    def typical(self) -> list[list[float]]:
+    def typical(self) -> NDArray[np.float64]:
         """(M * c, 17): what stands in the place of a missing modality."""
-        some = self.normalisation.apply(self.cells.images[spread(len(self.cells), 1024)])
-        planes: list[list[float]] = typical_planes(some).tolist()
-        return planes
+        return typical_of(self.cells.images, self.normalisation)
 
     def typical_at(self, side: int) -> Tensor:
-        """The same as pictures (M * c, side, side)."""
-        return torch.from_numpy(typical_pictures(self.typical, side)).to(self.device)
+        """The same as pictures (M * c, side, side), made once for each side."""
+        if side not in self.typical_sides:
+            pictures = typical_pictures(self.typical.tolist(), side)
+            self.typical_sides[side] = torch.from_numpy(pictures).to(self.device)
+        return self.typical_sides[side]
+
+    def doubtful(self, spoilt: Spoilt | None) -> Tensor | None:
+        """(B, heads) bool: heads that shall not know; None where there are none, as for a network of one head."""
+        return spoilt.doubtful if spoilt is not None and self.inputs > 1 else None
 
     @property
     def inputs(self) -> int:
@@ -303,7 +311,8 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
         loss, hits = _step(run, images, labels, recipe.side_at(epoch), spoilt)
         losses += loss
         right += hits
-        answers += labels.numel() - (0 if spoilt is None else int(spoilt.doubtful.sum()))
+        doubtful = run.doubtful(spoilt)
+        answers += labels.numel() - (0 if doubtful is None else int(doubtful.sum()))
     return EpochReport(
         run.role,
         epoch + 1,
@@ -364,7 +373,8 @@ def _step(run: _Run, images: Tensor, labels: Tensor, side: int, spoilt: Spoilt |
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
         hits = logits.detach().argmax(-1) == wanted
-        right += int((hits if change is None or run.inputs == 1 else hits & ~change.doubtful).sum())
+        doubtful = run.doubtful(change)
+        right += int((hits if doubtful is None else hits & ~doubtful).sum())
     run.optimizer.step()
     if run.average is not None:
         _blend(run.average, run.network, run.recipe.ema)
@@ -388,7 +398,7 @@ def _loss(run: _Run, images: Tensor, labels: Tensor, side: int, spoilt: Spoilt |
         temperature=recipe.temperature,
         label_smoothing=recipe.label_smoothing,
         options=recipe.distillation,
-        doubtful=spoilt.doubtful if spoilt is not None and run.inputs > 1 else None,
+        doubtful=run.doubtful(spoilt),
     )
     return loss, logits
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from wbcpipe.classify.engines import TorchEngine, pick_device
-from wbcpipe.classify.missing import blank, spread, typical_planes
+from wbcpipe.classify.missing import blank, spread, typical_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def probe_inputs(
     """
     engine = TorchEngine(network, pick_device(device))
     modalities, planes = network.modalities, network.planes
-    typical = typical_planes(normalisation.apply(fit.images[spread(len(fit.images), 1024)])).tolist()
+    typical = typical_of(fit.images, normalisation).tolist()
     parts: dict[str, list[list[NDArray[np.float32]]]] = {
         name: [[] for _ in range(modalities)] for name in ("alone_logits", "missing_logits", "typical_logits")
     }

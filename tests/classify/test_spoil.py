@@ -20,6 +20,8 @@ from wbcpipe.classify.train import train_network
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from wbcpipe.classify.data import CellSet
 
 CPU = torch.device("cpu")
@@ -91,15 +93,23 @@ def test_a_teacher_does_not_teach_a_doubtful_head() -> None:
     assert found == pytest.approx((by_hand + 4 * distillation_loss(student, teacher, 2.0)).item(), rel=1e-6)
 
 
-def test_heads_learn_to_doubt_what_is_not_theirs(cells: CellSet, tmp_path: Path) -> None:
-    """Figure 4: with one modality on all inputs its head is sure and the others are not; without it they all are."""
+def probed(cells: CellSet, work: Path, what: str, recipe: Recipe) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    """Logits (M, N, H, K) of test cells with ``what`` done to each modality, of a network trained on others; labels."""
     train, test = (cells.subset(rows) for rows in holdout(cells.labels, cells.groups, 0.25, 0))
     normalisation = fit_normalisation(train.images)
+    network = train_network(train, normalisation, recipe, work, role="x")
+    return torch.from_numpy(probe_inputs(network, train, test, normalisation, "cpu")[what]), test.labels
+
+
+SMALL = Recipe(side=32, start_side=32, batch_size=16)
+
+
+def test_heads_learn_to_doubt_what_is_not_theirs(cells: CellSet, tmp_path: Path) -> None:
+    """Figure 4: with one modality on all inputs its head is sure and the others are not; without it they all are."""
     apart = []
     for share in (0.0, 0.5):
-        recipe = Recipe(method="mm-mimo", side=32, start_side=32, batch_size=16, epochs=20, modality_alone=share)
-        network = train_network(train, normalisation, recipe, tmp_path / f"{share}", role="x")
-        logits = torch.from_numpy(probe_inputs(network, train, test, normalisation, "cpu")["alone_logits"])
+        recipe = SMALL.model_copy(update={"method": "mm-mimo", "epochs": 20, "modality_alone": share})
+        logits, _ = probed(cells, tmp_path / f"{share}", "alone_logits", recipe)
         sure = logits.softmax(-1).amax(-1).mean(1)  # (modality, head)
         own = sure.diagonal().mean()
         apart.append(float(own - (sure.sum() - sure.diagonal().sum()) / 6))
@@ -108,13 +118,10 @@ def test_heads_learn_to_doubt_what_is_not_theirs(cells: CellSet, tmp_path: Path)
 
 
 def test_a_network_that_missed_modalities_calls_without_one(cells: CellSet, tmp_path: Path) -> None:
-    train, test = (cells.subset(rows) for rows in holdout(cells.labels, cells.groups, 0.25, 0))
-    normalisation = fit_normalisation(train.images)
     right = []
     for share in (0.0, 0.5):
-        recipe = Recipe(method="early-fusion", side=32, start_side=32, batch_size=16, epochs=14, modality_dropout=share)
-        network = train_network(train, normalisation, recipe, tmp_path / f"{share}", role="x")
-        logits = probe_inputs(network, train, test, normalisation, "cpu")["typical_logits"]
-        right.append(float((logits.mean(2).argmax(-1) == test.labels).mean()))
+        recipe = SMALL.model_copy(update={"method": "early-fusion", "epochs": 14, "modality_dropout": share})
+        logits, labels = probed(cells, tmp_path / f"{share}", "typical_logits", recipe)
+        right.append(float((logits.mean(2).argmax(-1).numpy() == labels).mean()))
     assert right[1] > 0.85
     assert right[1] >= right[0]
