@@ -278,7 +278,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        hear_no_more()
         sys.exit(_fail(InterruptedRunError("stopped by the operator; the same command goes on."), debug))
     except WbcpipeError as error:
         sys.exit(_fail(error, debug))
@@ -287,6 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(error: BaseException, debug: bool) -> int:
+    """Tell of ``error``; gives the exit code, which no further Ctrl-C takes away."""
+    hear_no_more()
     if debug:
         traceback.print_exception(error)
     if isinstance(error, WbcpipeError):

@@ -181,6 +181,7 @@ class AcquisitionWorker:
         #: Fields not to be tried again in this run, with the reason: no child takes up what an earlier one gave up.
         self._given_up: dict[int, str] = {}
         self._is_dark = False
+        self._is_started = False
         #: The core was lost and no field was begun since.
         self._lost: _Death | None = None
         #: A running Micro-Manager that is gone, with the death that told of it, while it is waited for.
@@ -190,22 +191,23 @@ class AcquisitionWorker:
         try:
             self._start()
         except BaseException:
-            # Ctrl-C while it was being started: it is there, and nobody else would end it.
-            if self._process.pid is not None:
+            # Ctrl-C while it was being started: if it is there, nobody else would end it.
+            if self._is_started:
                 self.__exit__()
             raise
         return self
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, child_end = context.Pipe()
-        self._process = context.Process(
-            target=_child_main,
-            args=(self.request, dict(self._given_up), child_end),
-            name=f"wbcpipe-acquire-{self.request.sample.name}",
-        )
-        with deaf_from_birth():
-            self._process.start()
+        with deaf_from_birth():  # a Ctrl-C comes before the child is there, or after it is known here
+            pipe, child_end = context.Pipe()
+            process = context.Process(
+                target=_child_main,
+                args=(self.request, dict(self._given_up), child_end),
+                name=f"wbcpipe-acquire-{self.request.sample.name}",
+            )
+            process.start()
+            self._pipe, self._process, self._is_started = pipe, process, True
         child_end.close()
 
     def __exit__(self, *_: object) -> None:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from wbcpipe import errors, pipeline
 from wbcpipe.errors import WbcpipeError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 ERRORS = [getattr(errors, name) for name in errors.__all__]
+
+
+@pytest.fixture(autouse=True)
+def heard_interrupts() -> Iterator[None]:
+    """What `pipeline.main` makes of Ctrl-C is for its own process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -51,3 +64,5 @@ def test_a_defect_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         pipeline.main([])
     assert end.value.code == 1
     assert "a defect in wbcpipe itself: ZeroDivisionError: planted" in capsys.readouterr().err
+    # Python takes its own handler away before the process is gone: one more Ctrl-C would take the exit code away.
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken, Progress, WantedDone
 from wbcpipe.acquire.writer import read_missing
 from wbcpipe.errors import DeviceCrashError, SampleStateError
+from wbcpipe.interrupts import deaf_from_birth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +87,44 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
         assert [event.index for event in worker.events() if isinstance(event, FieldTaken)] == [0, 1]
     assert field_path(sample.raw_path(), 0).read_bytes() == before
     assert read_missing(sample.raw_path()) == {}
+
+
+@pytest.mark.parametrize(
+    ("moment", "n_before"), [("multiprocessing.get_context", 0), ("wbcpipe.acquire.worker.deaf_from_birth", 1)]
+)
+def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
+    sample: Sample,
+    make_scope: Callable[..., Scope],
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    n_before: int,
+) -> None:
+    scope = make_scope()
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    crashing = FaultyOpener(plan, (Fault("driver crash", 0, attempts=1),), sample.path / "strikes.jsonl")
+    worker = AcquisitionWorker(AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing))
+    genuine = {"multiprocessing.get_context": multiprocessing.get_context}.get(moment, deaf_from_birth)
+    n_calls = 0
+
+    def interrupted(*given: str) -> object:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == n_before + 1:
+            raise KeyboardInterrupt
+        return genuine(*given)
+
+    def take() -> None:
+        with worker:
+            worker.want(1)
+            list(worker.events())
+
+    monkeypatch.setattr(moment, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        take()
+    if n_before:
+        events = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert [event["shutter"] for event in events if event["event"] == "ended"] == ["closed"]
 
 
 def test_an_error_of_the_child_is_raised_here_with_its_class_and_text(
