@@ -203,9 +203,9 @@ class _Stage(Protocol):
 class LiveCount:
     """Calls the cells of each field as it is segmented, and counts as the report would.
 
-    Cells are called in batches of the size that classify uses, whenever so many have come together and when a decision
-    needs them. Calls are kept in ``work/calls``, one small file a field, so that a broken run need not call again; they
-    rest on the bundle and the pictures alone.
+    Cells are called as classify calls them, whenever enough have come together and when a decision needs them. Calls
+    are kept in ``work/calls``, one small file a field, so that a broken run need not call again; they rest on the
+    bundle and the pictures alone.
 
     Args:
         stage: segments the fields.
@@ -213,7 +213,7 @@ class LiveCount:
         work: the sample's ``work`` folder.
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: see `classify.engines.engine_for`.
-        batch_size: cells at once.
+        at_once: so many cells wait for one another before they are called.
     """
 
     def __init__(
@@ -224,9 +224,9 @@ class LiveCount:
         *,
         device: str = "auto",
         engine: str = "auto",
-        batch_size: int = BATCH_SIZE,
+        at_once: int = BATCH_SIZE,
     ) -> None:
-        self._stage, self._bundle, self._batch = stage, bundle, batch_size
+        self._stage, self._bundle, self._at_once = stage, bundle, at_once
         self._device, self._engine = device, engine
         self._folder = work / "calls"
         self._classifier: Classifier | None = None
@@ -247,7 +247,7 @@ class LiveCount:
                 self._calls[index] = known
             else:
                 self._waiting.append((cells, identity))
-        if sum(int(_callable(waiting).sum()) for waiting, _ in self._waiting) >= self._batch:
+        if sum(int(_callable(waiting).sum()) for waiting, _ in self._waiting) >= self._at_once:
             self.call_waiting()
         return cells
 
@@ -292,10 +292,9 @@ class LiveCount:
         )
         with _spare_threads():
             if self._classifier is None:
-                runs = engine_for(self._bundle, self._device, self._engine, batch_size=self._batch)
-                self._classifier = Classifier(self._bundle, engine=runs, batch_size=self._batch)
-            prepared = self._classifier.prepare(images[:, planes])
-            return self._classifier.call(self._classifier.probability(prepared))[0]
+                runs = engine_for(self._bundle, self._device, self._engine)
+                self._classifier = Classifier(self._bundle, engine=runs)
+            return self._classifier.call(self._classifier.probability_of(images[:, planes]))[0]
 
     def _identity(self, cells: FieldCells) -> str:
         """Digest of all that a field's calls rest on."""

@@ -24,7 +24,7 @@ __all__ = [
 CLASSES: Final = ("NEU", "LYM", "EOS", "MO", "BAS")
 UNIDENTIFIED: Final = "unidentified"
 BATCH_SIZE: Final = 32
-"""Cells that are called at once, unless another number is asked for; more of them leave the processor's cache."""
+"""Cells that are called at once, unless the engine has a better number or another is asked for."""
 
 Method = Literal["single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd"]
 Backbone = Literal["shufflenet_v2_x1_0", "resnet34"]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcpipe.classify.classes import BATCH_SIZE
 from wbcpipe.errors import ConfigError, SampleStateError
 from wbcpipe.options import data_option, device_option, engine_option, json_option
 from wbcpipe.samples import Sample, data_root
@@ -253,7 +252,7 @@ def _bundle(
 @click.option("--sample", required=True, help="Sample whose cells to call.")
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of a bundle; auto fits the sample.")
 @engine_option
-@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True, help="Cells a batch.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Cells a batch; by default as many as suit the engine.")
 @click.option("--without", multiple=True, metavar="MODALITY", help="Leave out a modality that failed; may be repeated.")
 @click.option(
     "--max-error",
@@ -267,7 +266,7 @@ def classify(
     sample: str,
     bundle: str,
     engine: str,
-    batch_size: int,
+    batch_size: int | None,
     without: tuple[str, ...],
     max_error: float | None,
     device: str,

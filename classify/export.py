@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from wbcpipe.classify.classes import BATCH_SIZE
 from wbcpipe.classify.engines import TorchEngine, shared_threads
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.classify.verify import check_agreement, trial_pictures
@@ -46,6 +47,8 @@ class OnnxEngine:
     """
 
     name = "onnxruntime-cpu-float32"
+    batch_size = BATCH_SIZE
+    of_crops = None
 
     def __init__(self, model: bytes, threads: int | None = None, what: str = "model") -> None:
         try:

@@ -135,6 +135,8 @@ class GpuEngine:
         recorded: whether batches are started with one command.
     """
 
+    of_crops = None
+
     def __init__(
         self,
         network: FusionNetwork,
@@ -147,7 +149,7 @@ class GpuEngine:
     ) -> None:
         self.name = f"torch-{runtime.device.type}-{precision}"
         self.lanes = lanes or shared_threads(torch.get_num_threads())[0]
-        self._runtime, self._batch = runtime, batch_size
+        self._runtime, self.batch_size = runtime, batch_size
         dtype = _DTYPES[precision]
         twin = fused_copy(network).to(device=runtime.device, dtype=dtype).to(memory_format=torch.channels_last)
         places = [_Lane(twin, (batch_size, *shape), dtype, runtime) for _ in range(self.lanes)]
@@ -165,8 +167,8 @@ class GpuEngine:
         """Logits (B, heads, K) of normalised pictures (B, M * c, side, side)."""
         place = self._places.get()
         try:
-            starts = range(0, len(images), self._batch)
-            return np.concatenate([place(images[start : start + self._batch]) for start in starts])
+            starts = range(0, len(images), self.batch_size)
+            return np.concatenate([place(images[start : start + self.batch_size]) for start in starts])
         finally:
             self._places.put(place)
 

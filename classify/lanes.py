@@ -1,7 +1,7 @@
 """Cells from the store to their probabilities, in lanes: each reads, prepares and calls batches of its own.
 
-So a core that has a batch ready calls it at once, decoded pictures are prepared while they are in that core's cache,
-and no core waits for another. A lane keeps its memory from batch to batch.
+So a core that has a batch ready calls it at once, pictures are prepared while they are in that core's cache, and no
+core waits for another or for the disk. A lane keeps its memory from batch to batch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from wbcpipe.segment.cells import CellStore
 
 __all__ = ["lane_threads", "probabilities"]
+
+_READ_AT_ONCE: Final = 16
+"""Cells: finding them and calibrating what comes of them costs as much for few as for many."""
 
 
 @contextlib.contextmanager
@@ -52,24 +55,24 @@ def probabilities(
     Yields:
         How many cells are done, and the probabilities (n, heads, K) of the last n of them.
     """
-    size, side_px, total = classifier.batch_size, classifier.bundle.info.side, len(store)
+    side_px, total = classifier.bundle.info.side, len(store)
+    size = classifier.batch_size * max(1, _READ_AT_ONCE // classifier.batch_size)
     read_px = side_px if side_px in store.sides_px else store.sides_px[0]
     channels = len(store.modalities)
     whole = list(planes) == list(range(channels))
-    memory: queue.SimpleQueue[tuple[NDArray[np.uint16], NDArray[np.float32]]] = queue.SimpleQueue()
+    memory: queue.SimpleQueue[tuple[NDArray[np.uint16], NDArray[np.float32] | None]] = queue.SimpleQueue()
     for _ in range(classifier.engine.lanes):
         raw = np.empty((size, channels, read_px, read_px), np.uint16)
-        memory.put((raw, classifier.engine.buffer((size, len(planes), side_px, side_px))))
+        memory.put((raw, classifier.room()))
 
     def call(start: int) -> tuple[int, NDArray[np.float32]]:
-        raw, ready = memory.get()
+        raw, room = memory.get()
         try:
             stop = min(start + size, total)
             crops = store.images(start, stop, side_px=read_px, out=raw[: stop - start])
-            prepared = classifier.prepare(crops if whole else crops[:, list(planes)], out=ready[: stop - start])
-            return stop, classifier.probability(prepared)
+            return stop, classifier.probability_of(crops if whole else crops[:, list(planes)], room)
         finally:
-            memory.put((raw, ready))
+            memory.put((raw, room))
 
     with lane_threads(classifier.engine) as pool:
         yield from pool.map(call, range(0, total, size))

@@ -27,7 +27,7 @@ from wbcpipe.segment.cells import halved
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Normalisation", "fit_normalisation", "resize", "row_scale"]
+__all__ = ["CLIP", "Normalisation", "fit_normalisation", "resize", "row_scale", "scaled"]
 
 BACKGROUND_BRIGHT: Final = 0.90
 """Quantile taken for the light background of a bright plane: red cells may cover most of a crop."""
@@ -81,24 +81,40 @@ class Normalisation(BaseModel):
 
     def apply(self, images: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Normalised planes (N, M * c, side, side) float32 of raw ones, in ``out``, in C order, if it is given."""
-        gain, offset = (values.reshape(-1, 1) for values in self.affine(images))
-        found = np.empty(images.shape, np.float32) if out is None else out
-        rows = images.reshape(len(gain), -1)
-        results = found.reshape(rows.shape)
-        # So few planes at a time that all steps find them in the processor's cache.
-        planes = max(1, _CACHED // max(1, 4 * rows.shape[1]))
-        for start in range(0, len(rows), planes):
-            some = slice(start, start + planes)
-            values = results[some]
-            np.copyto(values, rows[some])
-            values *= gain[some]
-            values += offset[some]
-            np.clip(values, -CLIP, CLIP, out=values)
-        return found
+        return scaled(images, *self.affine(images), out)
 
     def select(self, planes: slice) -> Normalisation:
         """The part that belongs to some planes, for a network of one modality."""
         return Normalisation(polarity=self.polarity[planes], mean=self.mean[planes], std=self.std[planes])
+
+
+def scaled(
+    images: NDArray[np.uint16],
+    gain: NDArray[np.float32],
+    offset: NDArray[np.float32],
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """``image * gain + offset`` of each plane, clipped to ``CLIP``.
+
+    Args:
+        images: (N, M * c, side, side) uint16.
+        gain, offset: (N, M * c) of `Normalisation.affine`.
+        out: where to put the result (N, M * c, side, side) float32, in C order; by default in new memory.
+    """
+    gain, offset = gain.reshape(-1, 1), offset.reshape(-1, 1)
+    found = np.empty(images.shape, np.float32) if out is None else out
+    rows = images.reshape(len(gain), -1)
+    results = found.reshape(rows.shape)
+    # So few planes at a time that all steps find them in the processor's cache.
+    planes = max(1, _CACHED // max(1, 4 * rows.shape[1]))
+    for start in range(0, len(rows), planes):
+        some = slice(start, start + planes)
+        values = results[some]
+        np.copyto(values, rows[some])
+        values *= gain[some]
+        values += offset[some]
+        np.clip(values, -CLIP, CLIP, out=values)
+    return found
 
 
 def row_scale(images: NDArray[np.uint16], polarity: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

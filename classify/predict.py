@@ -10,9 +10,9 @@ import numpy as np
 
 from wbcpipe.classify.bundle import Bundle, find_bundle
 from wbcpipe.classify.calibrate import disagreement, fuse, head_probability
-from wbcpipe.classify.classes import BATCH_SIZE, UNIDENTIFIED, split_channels
+from wbcpipe.classify.classes import UNIDENTIFIED, split_channels
 from wbcpipe.classify.data import PIXEL_TOLERANCE, source_kind
-from wbcpipe.classify.engines import Engine, engine_for
+from wbcpipe.classify.engines import CallsCrops, Engine, engine_for
 from wbcpipe.classify.lanes import probabilities
 from wbcpipe.classify.missing import blank, calibration_without, dead_modalities
 from wbcpipe.classify.normalise import resize
@@ -36,8 +36,8 @@ class Classifier:
     Args:
         bundle: the model.
         device: ``auto``, ``cpu`` or ``cuda``.
-        batch_size: cells the network sees at once; the last batch is filled up, so that a cell's result never depends
-            on how many cells came with it.
+        batch_size: cells the network sees at once, by default as many as suit the engine; the last batch is filled up,
+            so that a cell's result never depends on how many cells came with it.
         engine: in place of the one that fits the device.
         without: modalities that are missing; something typical is put in their place.
         max_error: share of wrong calls among accepted ones that the bundle's certificate shall bound, in place of its
@@ -53,7 +53,7 @@ class Classifier:
         bundle: Bundle,
         *,
         device: str = "auto",
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         engine: Engine | None = None,
         without: Sequence[str] = (),
         max_error: float | None = None,
@@ -62,7 +62,7 @@ class Classifier:
         self.without = tuple(name for name in bundle.info.modalities if name in without)
         self.calibration = certified(calibration_without(bundle.info, tuple(without)), max_error, bundle.info.name)
         self.engine = engine or engine_for(bundle, device, batch_size=batch_size)
-        self.batch_size = batch_size
+        self.batch_size = batch_size or self.engine.batch_size
 
     def prepare(self, images: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Resized, normalised pictures (n, M * c, side, side) of the bundle's planes (n, M * c, S, S) uint16.
@@ -78,17 +78,51 @@ class Classifier:
             prepared[...] = blank(prepared, missing, info.planes, info.typical)
         return prepared
 
+    def room(self) -> NDArray[np.float32] | None:
+        """Room for `prepare`'s pictures of a batch, where `probability_of` needs it."""
+        if self._of_crops is not None:
+            return None
+        info = self.bundle.info
+        return self.engine.buffer((self.batch_size, len(info.modalities) * info.planes, info.side, info.side))
+
+    def probability_of(
+        self, images: NDArray[np.uint16], room: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Calibrated probabilities (n, heads, K) of the bundle's planes (n, M * c, S, S) uint16.
+
+        Args:
+            images: the crops.
+            room: of `room`.
+        """
+        parts = []
+        for start in range(0, len(images), self.batch_size):
+            some = images[start : start + self.batch_size]
+            if self._of_crops is None:
+                prepared = self.prepare(some, None if room is None else room[: len(some)])
+                parts.append(self._logits(self.engine, prepared))
+            else:
+                crops = resize(some, self.bundle.info.side)
+                parts.append(self._logits(self._of_crops, crops, *self.bundle.info.normalisation.affine(crops)))
+        return self._calibrated(parts)
+
     def probability(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated probabilities (n, heads, K) of prepared pictures."""
-        parts = []
-        for start in range(0, len(prepared), self.batch_size):
-            batch = prepared[start : start + self.batch_size]
-            short = self.batch_size - len(batch)
-            if short:
-                batch = np.concatenate([batch, np.zeros((short, *batch.shape[1:]), np.float32)])
-            parts.append(self.engine(batch)[: self.batch_size - short])
-        logits = np.concatenate(parts)
-        return head_probability(logits, self.calibration).astype(np.float32)
+        starts = range(0, len(prepared), self.batch_size)
+        return self._calibrated([self._logits(self.engine, prepared[at : at + self.batch_size]) for at in starts])
+
+    @property
+    def _of_crops(self) -> CallsCrops | None:
+        return None if self.without else self.engine.of_crops
+
+    def _logits(self, run: Callable[..., NDArray[np.float32]], *batch: NDArray[Any]) -> NDArray[np.float32]:
+        count = len(batch[0])
+        short = self.batch_size - count
+        if short:
+            batch = tuple(np.concatenate([some, np.zeros((short, *some.shape[1:]), some.dtype)]) for some in batch)
+        return run(*batch)[:count]
+
+    def _calibrated(self, logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        return head_probability(np.concatenate(logits), self.calibration).astype(np.float32)
 
     def call(self, probability: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
         """Calls, confidence (n,) and disagreement (n,) of calibrated probabilities (n, heads, K)."""
@@ -136,7 +170,7 @@ def classify_sample(
     *,
     device: str = "auto",
     engine: str = "auto",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     without: Sequence[str] = (),
     max_error: float | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -153,7 +187,7 @@ def classify_sample(
         bundle: the model.
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: see `engine_for`.
-        batch_size: cells at once.
+        batch_size: cells at once, by default as many as suit the engine.
         without: modalities to leave out.
         max_error: see `Classifier`.
         progress: called with (cells done, cells in all).
@@ -191,7 +225,7 @@ def classify_sample(
         **provenance(bundle, classifier.calibration, left_out),
         **({"dead": list(dead)} if dead else {}),
         "engine": classifier.engine.name,
-        "batch_size": batch_size,
+        "batch_size": classifier.batch_size,
     }
     store.write_calls(probability, call, confidence, differ, classified=classified)
     seconds = time.perf_counter() - began

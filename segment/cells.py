@@ -128,7 +128,7 @@ class CellStore:
         return float(self.attributes["pixel_um"])
 
     def __len__(self) -> int:
-        return int(self._array("images").shape[0])
+        return int(self._reader("images").array.shape[0])
 
     def _array(self, name: str) -> zarr.Array[Any]:
         try:
@@ -140,7 +140,7 @@ class CellStore:
     def sides_px(self) -> tuple[int, ...]:
         """Sides at which the crops are kept, the whole ones first."""
         kept = ("images", HALF) if HALF in self._group else ("images",)
-        return tuple(int(self._array(name).shape[-1]) for name in kept)
+        return tuple(int(self._reader(name).array.shape[-1]) for name in kept)
 
     def images(
         self,
@@ -167,11 +167,16 @@ class CellStore:
         """Masks ``start`` to ``stop`` as (n, side, side) uint8."""
         return self._read("masks", start, stop)
 
-    def _read(self, name: str, start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def _reader(self, name: str) -> CropReader:
+        """What reads pictures, which are written once."""
         if name not in self._readers:
             self._readers[name] = CropReader(self._array(name))
+        return self._readers[name]
+
+    def _read(self, name: str, start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        reader = self._reader(name)
         try:
-            return self._readers[name].read(start, stop, out)
+            return reader.read(start, stop, out)
         except (OSError, RuntimeError, ValueError) as error:  # of the disk, of a codec, of zarr
             raise SampleStateError(
                 f"{self.path / name}: damaged ({error}); segment or import the sample again."

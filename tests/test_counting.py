@@ -118,7 +118,7 @@ def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Pa
     bundle = find_bundle("virtual-shufflenet")
     flags = {1: Quality.BORDER, 2: Quality.DEBRIS, 4: Quality.MISSING_MODALITY, 5: Quality.DOUBLET}
     stage = Stage([3, 0, 4], flags)
-    live = LiveCount(stage, bundle, tmp_path, batch_size=4)
+    live = LiveCount(stage, bundle, tmp_path, at_once=4)
     live.process(0)
     assert sum(live.counts().values()) == 0, "fewer than a batch wait"
     assert not (tmp_path / "calls").exists()
@@ -129,13 +129,13 @@ def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Pa
     assert tally.identified + tally.unidentified == 4
     assert len(list((tmp_path / "calls").iterdir())) == 3
     # A run that goes on reads the calls; one with other pictures does not.
-    again = LiveCount(stage, bundle, tmp_path, batch_size=4)
+    again = LiveCount(stage, bundle, tmp_path, at_once=4)
     again._called = pytest.fail  # type: ignore[method-assign, assignment]
     for index in range(3):
         again.process(index)
     assert again.tally() == tally
     stage.fields[2].block.images[:] //= 2
-    other = LiveCount(stage, bundle, tmp_path, batch_size=4)
+    other = LiveCount(stage, bundle, tmp_path, at_once=4)
     called: list[int] = []
     other._called = lambda images: called.append(len(images)) or ["NEU"] * len(images)  # type: ignore[method-assign, func-returns-value]
     for index in range(3):
@@ -145,20 +145,20 @@ def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Pa
 
 
 def test_cells_are_called_by_the_engine_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str, int]] = []
+    asked: list[tuple[str, str]] = []
 
-    def noted(bundle: Bundle, device: str, engine: str, *, batch_size: int) -> TorchEngine:
-        asked.append((device, engine, batch_size))
+    def noted(bundle: Bundle, device: str, engine: str) -> TorchEngine:
+        asked.append((device, engine))
         return TorchEngine(bundle.network(), torch.device("cpu"))
 
     monkeypatch.setattr(engines, "engine_for", noted)
     stage, bundle = Stage([2], {}), find_bundle("virtual-shufflenet")
-    live = LiveCount(stage, bundle, tmp_path, device="cpu", engine="torch", batch_size=4)
+    live = LiveCount(stage, bundle, tmp_path, device="cpu", engine="torch", at_once=4)
     live.process(0)
     live.call_waiting()
-    assert asked == [("cpu", "torch", 4)]
+    assert asked == [("cpu", "torch")]
     # Calls of one engine are not those of another.
-    other = LiveCount(stage, bundle, tmp_path, device="cpu", engine="openvino", batch_size=4)
+    other = LiveCount(stage, bundle, tmp_path, device="cpu", engine="openvino", at_once=4)
     other.process(0)
     assert sum(len(cells) for cells, _ in other._waiting) == 2
 

@@ -15,14 +15,17 @@ from PIL import Image
 from wbcpipe.classify import engines
 from wbcpipe.classify.bundle import load_bundle
 from wbcpipe.classify.engines import (
+    AGREES,
     OpenVinoEngine,
     TorchEngine,
+    check_agreement,
     check_engine,
     engine_for,
     shared_threads,
 )
 from wbcpipe.classify.lanes import lane_threads
 from wbcpipe.classify.networks import build_network
+from wbcpipe.classify.normalise import CLIP, scaled
 from wbcpipe.classify.predict import Classifier
 from wbcpipe.errors import ConfigError
 from wbcpipe.samples import Sample
@@ -65,6 +68,74 @@ def test_openvino_gives_what_torch_gives(network: FusionNetwork, pictures: NDArr
     assert found(pictures[:1]).shape == (1, 3, 4)
 
 
+@pytest.fixture
+def crops() -> tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]:
+    """Crops, and a gain and an offset of each plane by which some values lie beyond what is clipped."""
+    rng = np.random.default_rng(1)
+    values = rng.integers(0, 65536, (6, 3, 32, 32)).astype(np.uint16)
+    gain = rng.uniform(1 / 8000, 1 / 2000, (6, 3)).astype(np.float32)
+    return values, gain, (-rng.uniform(20_000, 45_000, (6, 3)) * gain).astype(np.float32)
+
+
+def test_openvino_normalises_crops_on_the_way(
+    network: FusionNetwork, crops: tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]
+) -> None:
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    found = OpenVinoEngine(network, "float32", (3, 32, 32), threads=1)
+    assert found.of_crops is not None
+    values, gain, offset = crops
+    pictures = scaled(values, gain, offset)
+    assert (pictures == CLIP).any()
+    assert (pictures == -CLIP).any()
+    expected = TorchEngine(network, CPU)(pictures)
+    np.testing.assert_allclose(found.of_crops(values, gain, offset), expected, atol=1e-5)
+    np.testing.assert_allclose(found.of_crops(values[:1], gain[:1], offset[:1]), expected[:1], atol=1e-5)
+    np.testing.assert_allclose(found(pictures), expected, atol=1e-5)
+    assert OpenVinoEngine(network, "bfloat16", (3, 32, 32), threads=1).of_crops is None, "it would round grey levels"
+
+
+@pytest.mark.parametrize("wrong", ["gain", "offset", "plane", "clip"])
+def test_an_engine_that_normalises_otherwise_is_found(wrong: str) -> None:
+    network = load_bundle("virtual-shufflenet").network()
+    right = TorchEngine(network, CPU)
+
+    class Wrong(TorchEngine):
+        def of_crops(  # type: ignore[override]
+            self, crops: NDArray[np.uint16], gain: NDArray[np.float32], offset: NDArray[np.float32]
+        ) -> NDArray[np.float32]:
+            if wrong == "gain":
+                gain = np.broadcast_to(gain[:, :1], gain.shape)
+            elif wrong == "offset":
+                offset = offset + np.float32(0.5)
+            elif wrong == "plane":
+                crops = crops[:, ::-1]
+            else:
+                return right(crops.astype(np.float32) * gain[..., None, None] + offset[..., None, None])
+            return right(scaled(np.ascontiguousarray(crops), np.ascontiguousarray(gain), offset))
+
+    engine = Wrong(network, CPU)
+    with pytest.raises(ConfigError, match=r"its probabilities are up to [\d.]+ from torch's"):
+        check_agreement(engine, right, (4, 112, 112), AGREES["float32"])
+
+
+@pytest.mark.parametrize("without", [[], ["color2"]])
+def test_crops_are_called_as_their_pictures_are(without: list[str]) -> None:
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    bundle = load_bundle("virtual-shufflenet")
+    rng = np.random.default_rng(2)
+    coarse = rng.integers(0, 65536, (11, 4, 14, 14)).astype(np.uint16)
+    images = coarse.repeat(bundle.info.crop_px // 14, axis=2).repeat(bundle.info.crop_px // 14, axis=3)
+    classifier = Classifier(bundle, engine=engine_for(bundle, "cpu", "openvino"), without=without)
+    assert classifier.batch_size == classifier.engine.batch_size == 8
+    expected = Classifier(bundle, engine=TorchEngine(bundle.network(), CPU), without=without)
+    assert expected.batch_size == 32
+    found = classifier.probability_of(images, classifier.room())
+    assert (classifier.room() is None) == (not without)
+    np.testing.assert_allclose(found, expected.probability(expected.prepare(images)), atol=1e-5)
+    np.testing.assert_allclose(expected.probability_of(images, expected.room()), found, atol=1e-5)
+    assert np.array_equal(classifier.probability_of(images[3:6], classifier.room()), found[3:6])
+
+
 def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_auto(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +143,7 @@ def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_aut
 
     class Wrong:
         name = "openvino-cpu-float32"
+        of_crops = None
 
         def __init__(self, *_: object) -> None: ...
 
@@ -166,7 +238,7 @@ def test_lanes_give_what_one_call_gives(network: FusionNetwork, pictures: NDArra
         if kind == "openvino":
             pytest.importorskip("openvino")
         engine = TorchEngine(network, CPU) if kind == "torch" else OpenVinoEngine(network, "float32", (3, 32, 32))
-        assert engine.lanes == 3
+        assert engine.lanes == {"torch": 3, "openvino": 4}[kind]
         assert engine.buffer((2, 3, 4, 4)).shape == (2, 3, 4, 4)
         parts = [pictures[[row]] for row in range(len(pictures))] * 3
         expected = [TorchEngine(network, CPU)(part) for part in parts]

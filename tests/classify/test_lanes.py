@@ -19,6 +19,11 @@ CELLS = 50
 BATCH = 4
 
 
+@pytest.fixture(autouse=True)
+def one_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wbcpipe.classify.lanes._READ_AT_ONCE", BATCH)
+
+
 class Stage:
     """Stands in for a store of 50 cells, for the classifier that calls them and for its engine of two lanes.
 
@@ -35,34 +40,31 @@ class Stage:
         self.engine = self
         self.fails_at = fails_at
         self.read: list[tuple[int, int, int]] = []
-        self.room: dict[int, set[int]] = {}
+        self.rooms: dict[int, set[int]] = {}
+        self.lent: dict[int, set[int]] = {}
         self.together = threading.Barrier(2, timeout=10)
 
     def __len__(self) -> int:
         return CELLS
 
-    def buffer(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        assert shape == (BATCH, 2, self.bundle.info.side, self.bundle.info.side)
-        return np.empty(shape, np.float32)
+    def room(self) -> NDArray[np.float32]:
+        return np.empty((BATCH, 2, self.bundle.info.side, self.bundle.info.side), np.float32)
 
     def images(self, start: int, stop: int, *, side_px: int, out: NDArray[np.uint16]) -> NDArray[np.uint16]:
         self.read.append((start, stop, side_px))
-        if start < 2 * BATCH:
+        if len(self.read) <= 2:
             self.together.wait()  # is passed only if two lanes read at once
         if start <= self.fails_at < stop:
             raise OSError("the disk is gone")
         time.sleep(0.001 * (start % 3))  # later batches may be ready before earlier ones
         assert out.shape == (stop - start, 2, side_px, side_px)
-        self.room.setdefault(threading.get_ident(), set()).add(out.ctypes.data)
+        self.rooms.setdefault(threading.get_ident(), set()).add(out.ctypes.data)
         out[:] = np.arange(start, stop)[:, None, None, None] + np.array([0, 1000])[:, None, None]
         return out
 
-    def prepare(self, images: NDArray[np.uint16], out: NDArray[np.float32]) -> NDArray[np.float32]:
-        np.copyto(out, images[:, :, :: images.shape[2] // out.shape[2], :: images.shape[3] // out.shape[3]])
-        return out
-
-    def probability(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
-        return prepared[:, :, 0, :1].copy()  # (n, heads, K)
+    def probability_of(self, images: NDArray[np.uint16], room: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.lent.setdefault(threading.get_ident(), set()).add(room.ctypes.data)
+        return images[:, :, 0, :1].astype(np.float32)  # (n, heads, K)
 
 
 def run(stage: Any, planes: list[int]) -> tuple[list[int], NDArray[np.float32]]:
@@ -78,7 +80,16 @@ def test_cells_come_in_order_from_the_crops_that_fit(side_px: int, read_px: int)
     assert found[:, 0].tolist() == list(range(CELLS))
     assert found[:, 1].tolist() == [1000 + row for row in range(CELLS)]
     assert {side for _, _, side in stage.read} == {read_px}
-    assert len(set.union(*stage.room.values())) == 2, "two lanes, each with room for one batch"
+    for rooms in (stage.rooms, stage.lent):
+        assert len(set.union(*rooms.values())) == 2, "two lanes, each with room of its own"
+
+
+def test_several_batches_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wbcpipe.classify.lanes._READ_AT_ONCE", 2 * BATCH + 1)
+    stage = Stage()
+    done, found = run(stage, [0, 1])
+    assert done == [*range(2 * BATCH, CELLS, 2 * BATCH), CELLS]
+    assert found[:, 0].tolist() == list(range(CELLS))
 
 
 def test_planes_are_put_in_the_order_of_the_bundle() -> None:

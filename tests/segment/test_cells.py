@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import functools
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import zarr
+from numcodecs.checksum32 import CRC32C
+from zarr.codecs import BloscCodec
 
 from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.segment import shards
 from wbcpipe.segment.cells import CELLS_PER_SHARD, COLUMNS, CellBlock, CellStore, halved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -106,7 +109,7 @@ def test_half_the_side_is_the_mean_of_four_pixels(order: str) -> None:
 @pytest.fixture(params=["runs", "zarr"])
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "zarr":
-        monkeypatch.setattr(shards, "_decoder", lambda array: None)
+        monkeypatch.setattr(shards, "_unpacking", lambda array: None)
     return str(request.param)
 
 
@@ -184,17 +187,19 @@ def test_crops_of_an_odd_side_are_kept_as_they_are(tmp_path: Path) -> None:
     assert np.array_equal(store.images(), block(2, 0, side=15).images)
 
 
-def test_stores_of_older_versions_are_read(tmp_path: Path, reader: str, left_to_zarr: list[object]) -> None:
+@pytest.mark.parametrize("packing", ["auto", BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), None], ids=str)
+def test_stores_of_older_versions_are_read(
+    tmp_path: Path, reader: str, left_to_zarr: list[object], packing: Any
+) -> None:
     part = block(5, 0)
     store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
     group = zarr.open_group(str(store.path), mode="r+")
     del group[shards.HALF]
     shape = part.images.shape[1:]
-    old = group.create_array(
-        "images", shape=(5, *shape), dtype="uint16", chunks=(1, *shape), shards=(256, *shape), overwrite=True
-    )
+    settings = {"chunks": (1, *shape), "shards": (256, *shape), "compressors": packing, "overwrite": True}
+    old = group.create_array("images", shape=(5, *shape), dtype="uint16", **settings)
     old[...] = part.images
-    assert "ZstdCodec" in repr(old.metadata)
+    assert zarr.codecs.Crc32cCodec() not in old.compressors
     again = CellStore(store.path)
     assert again.sides_px == (16,)
     left_to_zarr.clear()
@@ -202,32 +207,56 @@ def test_stores_of_older_versions_are_read(tmp_path: Path, reader: str, left_to_
     assert bool(left_to_zarr) == (reader == "zarr")
 
 
-def test_crops_are_packed_for_speed_unless_that_wastes_much(tmp_path: Path) -> None:
+def test_crops_are_packed_where_that_saves_half(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     smooth = np.cumsum(rng.integers(-3, 4, (20, 3, 32, 32)), axis=-1) + 128
     eight_bit = smooth.clip(0, 255).astype(np.uint16) * 257
     camera = (smooth * 100 + rng.normal(0, 50, smooth.shape)).clip(0, 65535).astype(np.uint16)
-    for images, codec in ((camera, "lz4"), (eight_bit, "zstd")):
+    checked = zarr.codecs.Crc32cCodec()
+    for images, packs in ((camera, []), (eight_bit, ["zstd"])):
         part = block(20, 0, side=32)
         part.images = images
         store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
-        assert f"'{codec}'" in repr(store._array("images").metadata)
+        *packing, last = store._array("images").compressors
+        assert last == checked
+        assert [str(codec.cname.value) for codec in packing if isinstance(codec, BloscCodec)] == packs
+        assert len(packing) == len(packs)
         assert np.array_equal(store.images(), images)
-        assert store._array(shards.HALF).compressors == ()
+        assert store._array(shards.HALF).compressors == (checked,)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "index", "cell"])
-def test_a_damaged_shard_is_told(tmp_path: Path, reader: str, damage: str) -> None:
+@pytest.mark.parametrize("kept", ["images", "images_half", "masks"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "index", "cell", "length"])
+def test_a_damaged_shard_is_told(tmp_path: Path, reader: str, kept: str, damage: str) -> None:
     store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
-    shard = store.path / "images" / "c" / "0" / "0" / "0" / "0"
+    shard = next(path for path in (store.path / kept / "c").rglob("*") if path.is_file())
     content = bytearray(shard.read_bytes())
-    if damage == "cell" and reader == "runs":
-        content[4] ^= 1  # the length of the first cell
-    elif damage in ("index", "cell"):
-        content[-4100] ^= 1
+    index = 16 * CELLS_PER_SHARD + 4
+    if damage in ("index", "cell"):
+        content[-index + 20 if damage == "index" else 40] ^= 1
+    elif damage == "length":  # a shard whose index is whole, of cells of another size
+        places = np.frombuffer(bytes(content[-index:-4]), "<u8").reshape(-1, 2).copy()
+        places[0, 1] -= 8
+        places[1] = places[1, 0] - 8, places[1, 1] + 8
+        content[-index:] = bytes(CRC32C(location="end").encode(places.tobytes()))
     shard.write_bytes({"truncated": bytes(content[:-50]), "empty": b""}.get(damage, bytes(content)))
-    with pytest.raises(SampleStateError, match=r"images: damaged \(.+\); segment or import the sample again"):
-        CellStore(store.path).images(0, 2)
+    again = CellStore(store.path)
+    reads: dict[str, Callable[[int, int], NDArray[Any]]] = {
+        "images": again.images,
+        "images_half": functools.partial(again.images, side_px=8),
+        "masks": again.masks,
+    }
+    with pytest.raises(SampleStateError, match=rf"{kept}: damaged \(.+\); segment or import the sample again"):
+        reads[kept](0, 2)
+
+
+@pytest.mark.parametrize("side_px", [None, 8])
+def test_crops_are_read_into_memory_of_any_order(tmp_path: Path, side_px: int | None) -> None:
+    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    expected = store.images(1, 5, side_px=side_px)
+    room = np.zeros((*expected.shape[:3], 2 * expected.shape[3]), np.uint16)[..., ::2]
+    assert np.array_equal(store.images(1, 5, side_px=side_px, out=room), expected)
+    assert np.array_equal(room, expected)
 
 
 def test_columns_of_two_types_lose_nothing(tmp_path: Path) -> None:
