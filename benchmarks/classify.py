@@ -1,6 +1,6 @@
 """How fast cells are called: engines side by side, MM-MIMO against late fusion, and the whole stage from Zarr.
 
-    python benchmarks/classify.py [--cells 2048] [--repeats 5] [--threads 2] [--bundle virtual-shufflenet] [--json]
+    python benchmarks/classify.py [--cells 4096] [--repeats 5] [--threads 2] [--bundle virtual-shufflenet] [--json]
 
 Engines run a ShuffleNet V2 MM-MIMO of random weights on 4 x 224 x 224 pictures, in batches that suit each, in turn, all
 lanes busy; medians count. A GPU is measured where there is one, and runs the whole stage then. That is
@@ -268,7 +268,7 @@ def cpu_name() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=2048)
+    parser.add_argument("--cells", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--bundle", default="virtual-shufflenet")

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 from numcodecs import Blosc, Zstd, blosc
+from numcodecs.checksum32 import CRC32C
 
 from classify import block_of, cpu_name, smooth_crops, versions
 from wbcpipe.segment.cells import CellStore, halved
@@ -39,7 +40,7 @@ CODECS = {
     "zstd 3, bits shuffled": Blosc("zstd", 3, Blosc.BITSHUFFLE),
     "lz4 5, bytes shuffled": Blosc("lz4", 5, Blosc.SHUFFLE),
     "lz4 5, bits shuffled": Blosc("lz4", 5, Blosc.BITSHUFFLE),
-    "not packed": Blosc("lz4", 0, Blosc.NOSHUFFLE),
+    "a checksum, not packed": CRC32C(location="end"),
 }
 REPEATS = 5
 BLOCK = 8
