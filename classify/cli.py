@@ -16,6 +16,7 @@ from wbcpipe.options import data_option, device_option, engine_option, json_opti
 from wbcpipe.samples import Sample, data_root
 
 if TYPE_CHECKING:
+    from wbcpipe.classify.bundle import Bundle
     from wbcpipe.classify.data import CellSet
     from wbcpipe.classify.recipe import Recipe
     from wbcpipe.classify.train import EpochReport
@@ -65,6 +66,12 @@ def _before_torch() -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
 @click.option("--recipe", "recipe_path", type=click.Path(exists=True, path_type=Path), help="Recipe as a JSON file.")
 @click.option("--published", is_flag=True, help="Start from what the paper tells of its training, not from our recipe.")
+@click.option(
+    "--start",
+    "start_name",
+    metavar="BUNDLE",
+    help="Start from the weights of this bundle (name or folder), and in its way: for few cells of another stain.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all.")
 @device_option
 @data_option
@@ -78,6 +85,7 @@ def train(
     fold: int | None,
     recipe_path: Path | None,
     published: bool,
+    start_name: str | None,
     threads: int | None,
     device: str,
     data: Path | None,
@@ -98,21 +106,27 @@ def train(
       wbcpipe train smears --out models/s --set patience=8,distillation.kind=decoupled
       wbcpipe train smears --out models/paper --published --epochs 100
       wbcpipe train smears --method single --modality color1 --out models/red-only
+      wbcpipe train my-100-cells --start smear-shufflenet --folds 5 --out studies/mine
     """
     _before_torch()
     if fold is not None and folds is None:
         raise click.UsageError("--fold needs --folds: say how many folds there are.")
     if folds is not None and fold is None and name is not None:
         raise click.UsageError("--name with --folds needs --fold: say which fold's network becomes the bundle.")
-    if published and recipe_path is not None:
-        raise click.UsageError("--recipe and --published exclude each other: start from one of them.")
+    if published and (recipe_path is not None or start_name is not None):
+        raise click.UsageError("--published excludes --recipe and --start: begin with one of them.")
     if folds is not None and validation:
         raise click.UsageError("--folds and --validation exclude each other: folds validate on the samples themselves.")
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
-    keys = _recipe_keys(recipe_path, options, published=published)
+    start = None
+    if start_name is not None:
+        from wbcpipe.classify.bundle import load_bundle
+
+        start = load_bundle(start_name)
+    keys = _recipe_keys(recipe_path, options, published=published, start=start)
     root = data_root(data)
     from wbcpipe.classify.data import load_cells
     from wbcpipe.classify.recipe import Recipe, suited
@@ -122,20 +136,22 @@ def train(
     recipe = Recipe.model_validate(suited(keys, cells.source, len(cells)))
     click.echo(f"{len(cells)} labelled cells: {_counts(cells)}; modalities {', '.join(cells.modalities)}", err=True)
     if folds is not None:
-        _cross_validate(cells, recipe, out, folds, fold, device, as_json and name is None)
+        _cross_validate(cells, recipe, out, folds, fold, start, device, as_json and name is None)
         if name is not None and fold is not None:
             from wbcpipe.classify.folds import stratified_folds
 
             rows, apart = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)[fold]
             place = out / f"fold-{fold}"
-            _bundle(cells.subset(rows), cells.subset(apart), recipe, name, place, sources[0][1], device, as_json)
+            _bundle(cells.subset(rows), cells.subset(apart), recipe, name, place, sources[0][1], start, device, as_json)
         return
     kept = [source_of(root, text) for text in validation]
     held = load_cells(kept, recipe.side, classes=cells.classes) if kept else None
-    _bundle(cells, held, recipe, name or out.resolve().name, out, sources[0][1], device, as_json)
+    _bundle(cells, held, recipe, name or out.resolve().name, out, sources[0][1], start, device, as_json)
 
 
-def _recipe_keys(path: Path | None, options: dict[str, Any], *, published: bool = False) -> dict[str, Any]:
+def _recipe_keys(
+    path: Path | None, options: dict[str, Any], *, published: bool = False, start: Bundle | None = None
+) -> dict[str, Any]:
     """The keys of the recipe that are said, all of them sound."""
     from pydantic import ValidationError
 
@@ -151,6 +167,10 @@ def _recipe_keys(path: Path | None, options: dict[str, Any], *, published: bool 
         content = json.loads(path.read_text(encoding="utf-8")) if path else {}
         if published:
             content = {"normalise": "cell", **Recipe.published().model_dump(mode="json", exclude_defaults=True)}
+        if start is not None:
+            from wbcpipe.classify.start import start_keys
+
+            content = {**start_keys(start), **content}
         keys = merge_keys(content, given)
         Recipe.model_validate(keys)
     except (ValidationError, ValueError, TypeError) as error:
@@ -203,7 +223,14 @@ class _Clock:
 
 
 def _cross_validate(
-    cells: CellSet, recipe: Recipe, out: Path, folds: int, fold: int | None, device: str, as_json: bool
+    cells: CellSet,
+    recipe: Recipe,
+    out: Path,
+    folds: int,
+    fold: int | None,
+    start: Bundle | None,
+    device: str,
+    as_json: bool,
 ) -> None:
     from wbcpipe.classify.procedure import cross_validate, markdown_table
 
@@ -212,7 +239,7 @@ def _cross_validate(
     def progress(number: int, report: EpochReport) -> None:
         clock(report, f"fold {number + 1}/{folds} ")
 
-    table = cross_validate(cells, recipe, out, folds=folds, only=fold, device=device, progress=progress)
+    table = cross_validate(cells, recipe, out, folds=folds, only=fold, start=start, device=device, progress=progress)
     click.echo(json.dumps(table) if as_json else markdown_table(table), nl=as_json)
 
 
@@ -223,6 +250,7 @@ def _bundle(
     name: str,
     out: Path,
     first_store: Path,
+    start: Bundle | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -237,6 +265,7 @@ def _bundle(
         name=name,
         out=out,
         crop_px=crop_px,
+        start=start,
         device=device,
         progress=_Clock(recipe, len(cells.modalities), 1),
     )

@@ -12,6 +12,7 @@ from wbcpipe.classify import metrics
 from wbcpipe.classify.calibrate import mean_probability
 from wbcpipe.classify.folds import stratified_folds
 from wbcpipe.classify.normalise import fit_normalisation
+from wbcpipe.classify.start import check_start
 from wbcpipe.classify.train import late_fusion_of, predict_logits, train_network
 from wbcpipe.errors import TrainingDataError
 from wbcpipe.samples import read_json, write_json
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wbcpipe.classify.bundle import Bundle
     from wbcpipe.classify.data import CellSet
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.normalise import Normalisation
@@ -70,6 +72,7 @@ def run_procedure(
     recipe: Recipe,
     work: Path,
     *,
+    start: Bundle | None = None,
     device: str = "auto",
     progress: Callable[[EpochReport], None] | None = None,
 ) -> Outcome:
@@ -80,10 +83,15 @@ def run_procedure(
         validation: cells kept apart, of the same classes and modalities.
         recipe: what to do.
         work: folder of the training states; what stands there is used again.
+        start: the bundle whose weights the recipe starts from.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: called after each epoch.
+
+    Raises:
+        ConfigError, TrainingDataError: see `start.check_start`.
     """
     training, validation = select_modality(training, recipe), select_modality(validation, recipe)
+    check_start(recipe, start, training)
     normalisation = fit_normalisation(training.images, recipe.normalise)
     rows: dict[str, dict[str, Any]] = {}
 
@@ -120,6 +128,7 @@ def run_procedure(
             work / "network",
             role=recipe.method if recipe.method != "single" else f"teacher {recipe.modality}",
             teacher=teacher,
+            start=start,
             device=device,
             progress=progress,
         )
@@ -135,6 +144,7 @@ def cross_validate(
     *,
     folds: int,
     only: int | None = None,
+    start: Bundle | None = None,
     device: str = "auto",
     progress: Callable[[int, EpochReport], None] | None = None,
 ) -> dict[str, Any]:
@@ -146,6 +156,7 @@ def cross_validate(
         work: folder; each fold has its own below it, and ``folds.json`` and ``folds.md`` hold the table.
         folds: how many.
         only: run this fold alone (from 0), so that several processes can share the work.
+        start: the bundle whose weights the recipe starts from.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: called after each epoch with the fold.
 
@@ -161,7 +172,7 @@ def cross_validate(
             began = time.perf_counter()
             report = None if progress is None else lambda item, n=number: progress(n, item)
             outcome = run_procedure(
-                cells.subset(train), cells.subset(test), recipe, place, device=device, progress=report
+                cells.subset(train), cells.subset(test), recipe, place, start=start, device=device, progress=report
             )
             write_fold(place, outcome, test, time.perf_counter() - began)
     table = collect_folds(work, recipe, cells, folds)

@@ -412,7 +412,7 @@ def test_pictures_keep_their_amounts_where_amounts_tell(write_store: Callable[..
 def test_a_recipe_is_known_again_by_versions_that_added_keys() -> None:
     recipe = Recipe()
     older = recipe.model_dump(mode="json")
-    del older["modality_dropout"], older["modality_alone"], older["least_steps"]
+    del older["modality_dropout"], older["modality_alone"], older["least_steps"], older["start"]
     assert recipe.is_what(older)
     assert recipe.is_what(recipe.model_dump(mode="json"))
     assert not Recipe(lr=0.001).is_what(older)
@@ -442,6 +442,8 @@ def test_few_cells_are_drawn_again_until_the_steps_are_enough(
     assert [report.epoch for report in reports] == [1, 2, 3]
     assert recipe.for_teacher("color1").least_steps == 10
     assert Recipe.model_validate(suited({}, "scope", 100)).least_steps == 1500
+    assert Recipe.model_validate(suited({"start": "0" * 64}, "scope", 100)).least_steps == 300
+    assert "least_steps" not in suited({"start": "0" * 64}, "scope", 300)
     assert Recipe.model_validate(suited({"least_steps": 0}, "scope", 100)).least_steps == 0
     assert Recipe.model_validate(suited({"epochs": 60}, "stained-rgb", 100)).least_steps == 0
     assert Recipe.model_validate(suited({}, "stained-rgb", 1200)).least_steps == 0
