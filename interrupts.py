@@ -56,12 +56,30 @@ def hear_no_more() -> None:
 @contextlib.contextmanager
 def deaf_from_birth() -> Iterator[None]:
     """A process started here never hears Ctrl-C, not even while Python begins in it; the parent hears it afterwards."""
-    if sys.platform == "win32":
+    with _heard_afterwards():
+        if sys.platform == "win32":
+            yield
+            return
+        multiprocessing.resource_tracker.ensure_running()  # it would lift the mask
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _heard_afterwards() -> Iterator[None]:
+    """Put off a Ctrl-C until the end: a mask alone is of one thread, and others hear it for the process."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
         return
-    multiprocessing.resource_tracker.ensure_running()  # it would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    heard: list[object] = []
+    signal.signal(signal.SIGINT, lambda _number, frame: heard.append(frame))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if heard:
+            handler(signal.SIGINT, None)

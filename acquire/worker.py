@@ -199,15 +199,18 @@ class AcquisitionWorker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        with deaf_from_birth():  # a Ctrl-C comes before the child is there, or after it is known here
+        with deaf_from_birth():
             pipe, child_end = context.Pipe()
             process = context.Process(
                 target=_child_main,
                 args=(self.request, dict(self._given_up), child_end),
                 name=f"wbcpipe-acquire-{self.request.sample.name}",
             )
-            process.start()
-            self._pipe, self._process, self._is_started = pipe, process, True
+            try:
+                process.start()
+            finally:
+                if process.pid is not None:
+                    self._pipe, self._process, self._is_started = pipe, process, True
         child_end.close()
 
     def __exit__(self, *_: object) -> None:

@@ -1,8 +1,8 @@
 """Engines: what turns normalised pictures into logits, on the processor or on a GPU.
 
-An engine has lanes: so many threads may call it at once, each with a batch of its own and with cores of its own. On a
-processor that is faster than one batch on all cores, which wait for each other after every layer, and who reads and
-prepares a batch on a core that then calls it keeps no other waiting (see `classify.lanes`).
+An engine has lanes: so many threads may call it at once, each with a batch of its own. On a processor that is faster
+than one batch on all cores, which wait for each other after every layer, and who reads and prepares a batch keeps no
+other waiting (see `classify.lanes`).
 """
 
 from __future__ import annotations
@@ -258,9 +258,10 @@ class _Compiled:
                 import openvino
 
                 compiled = openvino.Core().compile_model(self._model(), "CPU", self._settings)
-                self._requests = queue.SimpleQueue()
+                requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
                 for _ in range(self._lanes):
-                    self._requests.put(compiled.create_infer_request())
+                    requests.put(compiled.create_infer_request())
+                self._requests = requests
             return self._requests
 
 
@@ -313,7 +314,7 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto", *, ba
     try:
         found = OpenVinoEngine(network, precision, shape)
         check_agreement(found, TorchEngine(network, place), shape, AGREES[precision])
-    except (ConfigError, RuntimeError, TypeError, ValueError) as error:
+    except (ConfigError, ImportError, RuntimeError, TypeError, ValueError) as error:
         if engine == "openvino":
             raise ConfigError(f"engine 'openvino': {error}") from error
         _note(f"cells are called by torch, more slowly: {error}")
@@ -335,7 +336,7 @@ def _note(text: str) -> None:
 def check_agreement(
     engine: Engine, reference: Engine, shape: tuple[int, int, int], limit: float, cells: int = 8
 ) -> None:
-    """Compare probabilities on pictures of noise of several roughnesses, the way that the engine takes a sample's.
+    """Compare probabilities on pictures of noise of several roughnesses, normalised and, where it takes them, as crops.
 
     Raises:
         ConfigError: they differ by more than ``limit``.
@@ -344,16 +345,17 @@ def check_agreement(
     pictures = torch.randn((cells, *shape), generator=generator)
     pictures[::2] = torch.nn.functional.avg_pool2d(pictures[::2], 9, stride=1, padding=4) * 9
     images = pictures.numpy()
-    if engine.of_crops is None:
-        logits = engine(images)
-    else:
+    pairs = [(engine(images), reference(images))]
+    if engine.of_crops is not None:
         contrast = np.linspace(1000, 4000, cells * shape[0], dtype=np.float32).reshape(cells, -1)  # each its own
         crops = (30_000 + images * contrast[..., None, None]).clip(0, 65_535).astype(np.uint16)
         gain = np.float32(1) / contrast
         gain[-1] *= 4  # beyond what is clipped
         offset = np.float32(-30_000) * gain
-        logits, images = engine.of_crops(crops, gain, offset), scaled(crops, gain, offset)
-    first, second = (torch.from_numpy(one).softmax(-1) for one in (logits, reference(images)))
-    apart = float((first - second).abs().max())
+        pairs.append((engine.of_crops(crops, gain, offset), reference(scaled(crops, gain, offset))))
+    apart = max(
+        float((torch.from_numpy(one).softmax(-1) - torch.from_numpy(other).softmax(-1)).abs().max())
+        for one, other in pairs
+    )
     if not apart <= limit:
         raise ConfigError(f"its probabilities are up to {apart:.4f} from torch's.")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wbcpipe.acquire.frames import fields_on_disk, read_field
-from wbcpipe.interrupts import hear_once
+from wbcpipe.interrupts import deaf_from_birth, hear_once
 from wbcpipe.samples import Sample
 
 if TYPE_CHECKING:
@@ -137,3 +138,28 @@ def test_a_ctrl_c_that_is_ignored_stays_so() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hear_once()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_ctrl_c_that_another_thread_hears_waits_until_a_started_process_is_known() -> None:
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    seen: list[str] = []
+
+    def start() -> None:
+        with deaf_from_birth():
+            signal.pthread_kill(int(other.ident or 0), signal.SIGINT)
+            time.sleep(0.05)
+            seen.append("started")
+        seen.append("went on")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert seen == ["started"]
+        with deaf_from_birth():
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        over.set()
+        other.join()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,6 +126,29 @@ def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
     if n_before:
         events = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         assert [event["shutter"] for event in events if event["event"] == "ended"] == ["closed"]
+
+
+def test_a_ctrl_c_as_the_child_is_started_ends_the_child(
+    sample: Sample,
+    small_scope: Scope,
+    small_plan: AcquisitionPlan,
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = AcquisitionWorker(AcquisitionRequest(sample, small_scope, small_plan, specimen))
+    genuine = SpawnProcess.start
+    started: list[SpawnProcess] = []
+
+    def interrupted(process: SpawnProcess) -> None:
+        genuine(process)
+        if not started:
+            started.append(process)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.__enter__()
+    assert started[0].exitcode == 0, "it was told to end, and waited for"
 
 
 def test_an_error_of_the_child_is_raised_here_with_its_class_and_text(

@@ -94,12 +94,32 @@ def test_openvino_normalises_crops_on_the_way(
     assert OpenVinoEngine(network, "bfloat16", (3, 32, 32), threads=1).of_crops is None, "it would round grey levels"
 
 
-@pytest.mark.parametrize("wrong", ["gain", "offset", "plane", "clip"])
+def test_an_engine_whose_requests_cannot_be_made_fails_each_time(
+    network: FusionNetwork, pictures: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+
+    def fail(_self: object) -> None:
+        raise RuntimeError("no memory")
+
+    engine = OpenVinoEngine(network, "float32", (3, 32, 32), threads=1)
+    with monkeypatch.context() as changed:
+        changed.setattr(openvino.CompiledModel, "create_infer_request", fail)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="no memory"):
+                engine(pictures)
+    assert engine(pictures).shape == (6, 3, 4)
+
+
+@pytest.mark.parametrize("wrong", ["gain", "offset", "plane", "clip", "pictures"])
 def test_an_engine_that_normalises_otherwise_is_found(wrong: str) -> None:
     network = load_bundle("virtual-shufflenet").network()
     right = TorchEngine(network, CPU)
 
     class Wrong(TorchEngine):
+        def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            return right(-images if wrong == "pictures" else images)
+
         def of_crops(  # type: ignore[override]
             self, crops: NDArray[np.uint16], gain: NDArray[np.float32], offset: NDArray[np.float32]
         ) -> NDArray[np.float32]:
@@ -109,7 +129,7 @@ def test_an_engine_that_normalises_otherwise_is_found(wrong: str) -> None:
                 offset = offset + np.float32(0.5)
             elif wrong == "plane":
                 crops = crops[:, ::-1]
-            else:
+            elif wrong == "clip":
                 return right(crops.astype(np.float32) * gain[..., None, None] + offset[..., None, None])
             return right(scaled(np.ascontiguousarray(crops), np.ascontiguousarray(gain), offset))
 
@@ -134,6 +154,32 @@ def test_crops_are_called_as_their_pictures_are(without: list[str]) -> None:
     np.testing.assert_allclose(found, expected.probability(expected.prepare(images)), atol=1e-5)
     np.testing.assert_allclose(expected.probability_of(images, expected.room()), found, atol=1e-5)
     assert np.array_equal(classifier.probability_of(images[3:6], classifier.room()), found[3:6])
+
+
+@pytest.mark.parametrize("takes", ["pictures", "crops"])
+def test_an_engine_always_gets_whole_batches(takes: str) -> None:
+    bundle = load_bundle("virtual-shufflenet")
+    seen: list[tuple[int, ...]] = []
+
+    class Noted(TorchEngine):
+        batch_size = 5
+
+        def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            seen.append((len(images),))
+            return np.zeros((len(images), 4, 5), np.float32)
+
+        def of_crops(  # type: ignore[override]
+            self, crops: NDArray[np.uint16], gain: NDArray[np.float32], offset: NDArray[np.float32]
+        ) -> NDArray[np.float32]:
+            seen.append((len(crops), len(gain), len(offset)))
+            return np.zeros((len(crops), 4, 5), np.float32)
+
+    classifier = Classifier(
+        bundle, engine=Noted(bundle.network(), CPU), without=["color1"] if takes == "pictures" else []
+    )
+    crops = np.zeros((7, 4, 224, 224), np.uint16)
+    assert classifier.probability_of(crops, classifier.room()).shape == (7, 4, 5)
+    assert seen == [(5,)] * 2 if takes == "pictures" else [(5, 5, 5)] * 2
 
 
 def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_auto(

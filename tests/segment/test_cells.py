@@ -192,6 +192,7 @@ def test_stores_of_older_versions_are_read(
     tmp_path: Path, reader: str, left_to_zarr: list[object], packing: Any
 ) -> None:
     part = block(5, 0)
+    part.images[4] = 0  # zarr writes no chunk for it
     store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
     group = zarr.open_group(str(store.path), mode="r+")
     del group[shards.HALF]
@@ -205,6 +206,8 @@ def test_stores_of_older_versions_are_read(
     left_to_zarr.clear()
     assert np.array_equal(again.images(1, 4), part.images[1:4])
     assert bool(left_to_zarr) == (reader == "zarr")
+    assert np.array_equal(again.images(4, 5), part.images[4:])
+    assert np.array_equal(again.images(3, 5), part.images[3:])
 
 
 def test_crops_are_packed_where_that_saves_half(tmp_path: Path) -> None:
@@ -225,10 +228,16 @@ def test_crops_are_packed_where_that_saves_half(tmp_path: Path) -> None:
         assert store._array(shards.HALF).compressors == (checked,)
 
 
-@pytest.mark.parametrize("kept", ["images", "images_half", "masks"])
+@pytest.mark.parametrize("kept", ["images", "packed", "images_half", "masks"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "index", "cell", "length"])
-def test_a_damaged_shard_is_told(tmp_path: Path, reader: str, kept: str, damage: str) -> None:
-    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+def test_a_damaged_shard_is_told(
+    tmp_path: Path, reader: str, left_to_zarr: list[object], kept: str, damage: str
+) -> None:
+    part = block(5, 0)
+    if kept == "packed":
+        part.images[:] = part.images // 4096 * 4096
+    store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
+    kept = {"packed": "images"}.get(kept, kept)
     shard = next(path for path in (store.path / kept / "c").rglob("*") if path.is_file())
     content = bytearray(shard.read_bytes())
     index = 16 * CELLS_PER_SHARD + 4
@@ -248,6 +257,15 @@ def test_a_damaged_shard_is_told(tmp_path: Path, reader: str, kept: str, damage:
     }
     with pytest.raises(SampleStateError, match=rf"{kept}: damaged \(.+\); segment or import the sample again"):
         reads[kept](0, 2)
+    assert bool(left_to_zarr) == (reader == "zarr")
+
+
+@pytest.mark.parametrize("kept", ["images", "images_half", "masks"])
+def test_a_shard_that_is_gone_is_told(tmp_path: Path, kept: str) -> None:
+    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    next(path for path in (store.path / kept / "c").rglob("*") if path.is_file()).unlink()
+    with pytest.raises(SampleStateError, match=rf"{kept}: damaged \(file {kept}/c/0/0/0(/0)? is gone\)"):
+        store.masks(0, 2) if kept == "masks" else store.images(0, 2, side_px=8 if kept == "images_half" else None)
 
 
 @pytest.mark.parametrize("side_px", [None, 8])
