@@ -1,7 +1,7 @@
 """Training that starts from the weights of a bundle, for few cells of another stain or microscope.
 
-What a network has learned of cells carries over where its answers do not: a shipped bundle needs some tens of a
-laboratory's own cells to call them as well as one that saw hundreds (``docs/results/other-laboratories.md``).
+What a network has learned of cells carries over where its answers do not: started so it needs a fifth of the steps, and
+is a little more often right (``docs/results/other-laboratories.md``).
 """
 
 from __future__ import annotations

@@ -161,6 +161,15 @@ def test_predictions_do_not_depend_on_company(
     assert np.array_equal(whole[32:], classifier.probability(prepared[32:]))
 
 
+def test_the_size_of_a_batch_that_nobody_asked_for_is_noted(
+    write_store: Callable[..., CellStore], tiny: Bundle, tmp_path: Path
+) -> None:
+    write_store("s1", 20)
+    sample = Sample.at(tmp_path, "s1")
+    classify_sample(sample, tiny, device="cpu", engine="torch")
+    assert CellStore(sample.cells_path).attributes["classified"]["batch_size"] == 32
+
+
 def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny: Bundle, tmp_path: Path) -> None:
     write_store("s1", 50, quality={3: 64})
     sample = Sample.at(tmp_path, "s1")
@@ -173,6 +182,7 @@ def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny:
     classified = store.attributes["classified"]
     assert classified["sha256"] == tiny.info.sha256
     assert classified["heads"] == list(MODALITIES)
+    assert classified["batch_size"] == 16
     assert classified["classes"] == ["NEU", "LYM", "MO"]
     assert store.column("probability").shape == (50, 3, 3)
     assert np.isfinite(store.column("probability")[3]).all()  # debris too
