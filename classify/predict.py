@@ -94,15 +94,17 @@ class Classifier:
             images: the crops.
             room: of `room`.
         """
+        starts = range(0, len(images), self.batch_size)
+        if self._of_crops is not None:
+            crops = resize(images, self.bundle.info.side)
+            given = (crops, *self.bundle.info.normalisation.affine(crops))
+            batches = (tuple(values[at : at + self.batch_size] for values in given) for at in starts)
+            return self._calibrated([self._logits(self._of_crops, *batch) for batch in batches])
         parts = []
-        for start in range(0, len(images), self.batch_size):
-            some = images[start : start + self.batch_size]
-            if self._of_crops is None:
-                prepared = self.prepare(some, None if room is None else room[: len(some)])
-                parts.append(self._logits(self.engine, prepared))
-            else:
-                crops = resize(some, self.bundle.info.side)
-                parts.append(self._logits(self._of_crops, crops, *self.bundle.info.normalisation.affine(crops)))
+        for at in starts:
+            some = images[at : at + self.batch_size]
+            prepared = self.prepare(some, None if room is None else room[: len(some)])
+            parts.append(self._logits(self.engine, prepared))
         return self._calibrated(parts)
 
     def probability(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
