@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import click
@@ -148,7 +149,12 @@ def test_too_small_a_disk_leaves_nothing_on_it(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "data").exists()
 
 
-def test_doctor_finds_the_virtual_scope_sound(tmp_path: Path) -> None:
+def _leave_free(monkeypatch: pytest.MonkeyPatch, n_bytes: float) -> None:
+    monkeypatch.setattr("wbcpipe.acquire.doctor.shutil.disk_usage", lambda _: SimpleNamespace(free=n_bytes))
+
+
+def test_doctor_finds_the_virtual_scope_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _leave_free(monkeypatch, 1e12)
     result = CliRunner().invoke(doctor, ["--json", "--data", str(tmp_path)], catch_exceptions=False)
     outcome = json.loads(result.stdout)
     assert outcome["ok"], outcome
@@ -157,7 +163,24 @@ def test_doctor_finds_the_virtual_scope_sound(tmp_path: Path) -> None:
         assert name in names
 
 
-def test_doctor_names_what_is_wrong_in_the_files(tmp_path: Path, make_scope: Callable[..., Scope]) -> None:
+@pytest.mark.parametrize(
+    ("free", "status", "words"), [(1e12, "ok", "2.0 GB for a slide"), (4e9, "warn", "tight"), (1e9, "fail", "--data")]
+)
+def test_doctor_looks_whether_a_slide_fits_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, status: str, words: str
+) -> None:
+    _leave_free(monkeypatch, free)
+    result = CliRunner().invoke(doctor, ["--json", "--offline", "--data", str(tmp_path / "new")])
+    (disk,) = [check for check in json.loads(result.stdout)["checks"] if check["name"] == "disk"]
+    assert disk["status"] == status
+    assert words in disk["detail"]
+    assert isinstance(result.exception, ConfigError) == (status == "fail")
+
+
+def test_doctor_names_what_is_wrong_in_the_files(
+    tmp_path: Path, make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _leave_free(monkeypatch, 1e12)
     scope = make_scope(('preset = "color3"', 'preset = "colour3"'))
     result = CliRunner().invoke(doctor, ["--scope", str(scope.path), "--data", str(tmp_path)])
     assert isinstance(result.exception, ConfigError)

@@ -353,16 +353,21 @@ def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
 
     scope = make_scope(sequencing="auto")
     plan = AcquisitionPlan.from_scope(scope, "A")
-    waiting, most = [0], [0]
+    waiting, most, handed = [0], [0], [0]
     real_write, queue = write_planes, FieldWriter.write
 
     def slow(*arguments: Any) -> None:
+        # Until every buffer waits, however slow the machine is, and long enough for one too many to show.
+        give_up = time.monotonic() + 20
+        while waiting[0] < 3 and handed[0] < 8 and time.monotonic() < give_up:
+            time.sleep(0.01)
         time.sleep(0.25)
         real_write(*arguments)
         waiting[0] -= 1
 
     def counted(self: FieldWriter, draft: Draft, info: FieldInfo) -> None:
         waiting[0] += 1
+        handed[0] += 1
         most[0] = max(most[0], waiting[0])
         queue(self, draft, info)
 
