@@ -7,18 +7,25 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from wbcpipe.segment.arrays import box_around
+from wbcpipe.segment.cells import Quality
 from wbcpipe.segment.filters import gaussian
 from wbcpipe.segment.masks import NUCLEUS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SATURATED_SHARE", "blurred", "empty_modality", "focus_measure", "saturated_share"]
+__all__ = ["SATURATED_SHARE", "blurred", "empty_modality", "focus_measure", "saturated_share", "unlike_nuclei"]
 
 #: A cell is blurred when its sharpness is below this share of the median of its sample.
 _BLURRED_SHARE: Final = 0.45
 #: Gaussian widths (um) that part the picture into a fine and a coarse band.
 _BANDS_UM: Final = (0.2, 0.4, 1.0)
+#: No nucleus: shines less than this share of the sample's median...
+_DIM_SHARE: Final = 0.6
+#: ...and is that many times denser than the median in every bright-field modality, or clearer in one.
+_DENSITY_RATIO: Final = 3.0
+#: The least number of cells whose median tells what is usual.
+_LEAST_USUAL: Final = 8
 #: A cell is saturated when more than this share of its pixels is, in one modality.
 SATURATED_SHARE: Final = 0.01
 
@@ -49,6 +56,43 @@ def blurred(focus: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which cells (N,) are far less sharp than the sample's typical cell."""
     sharp = focus[focus > 0]
     return np.asarray(focus < _BLURRED_SHARE * (np.median(sharp) if sharp.size else 0.0))
+
+
+def unlike_nuclei(
+    absorbance: NDArray[np.float32], fluorescence: NDArray[np.float32], quality: NDArray[np.uint16]
+) -> NDArray[np.bool_]:
+    """Which objects of one slide are dirt or smudges: dimmer than its nuclei, and far denser or far clearer.
+
+    A nucleus that Acridine Orange stains is bright and lets light through. Dust and precipitate may shine by themselves
+    enough to be found, but not as nuclei do, and they stop light of all colours; a smudged nucleus is a dim veil that
+    stops next to none. Red cells beside or below it add density in the blue, so that all modalities must be dense, but
+    one clear one is enough. Dirt on a nucleus that shines as usual hides no more than it covers and is not told.
+
+    Args:
+        absorbance: (N, M-1) ``nucleus_absorbance``, OD; NaN where there is none.
+        fluorescence: (N,) ``nucleus_fluorescence``.
+        quality: (N,) bits of `Quality`; debris does not count among the usual.
+
+    Returns:
+        (N,) bool; none where fewer than 8 cells tell what is usual.
+    """
+    measured = np.isfinite(absorbance).any(axis=1) & np.isfinite(fluorescence)
+    usual = measured & ((quality & np.uint16(Quality.DEBRIS)) == 0)
+    if np.count_nonzero(usual) < _LEAST_USUAL:
+        return np.zeros(len(quality), np.bool_)
+    medians = _medians(absorbance[usual])
+    # A modality that is missing, here or in all cells, has no say.
+    told = np.isfinite(absorbance) & np.isfinite(medians)
+    dense = (~told | (absorbance > _DENSITY_RATIO * medians)).all(axis=1)
+    clear = (told & (absorbance < medians / _DENSITY_RATIO)).any(axis=1)
+    dim = fluorescence < _DIM_SHARE * np.median(fluorescence[usual])
+    return np.asarray(measured & dim & (dense | clear), np.bool_)
+
+
+def _medians(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The median of each column (N, K) that is finite, (K,); NaN for a column without any."""
+    finite = (column[np.isfinite(column)] for column in values.T)
+    return np.array([np.median(column) if column.size else np.nan for column in finite])
 
 
 def saturated_share(

@@ -35,7 +35,7 @@ from wbcpipe.segment.measures import RED_FLUORESCENCE
 from wbcpipe.segment.parallel import prepared, usual_jobs
 from wbcpipe.segment.pictures import CLASS_ORDER
 from wbcpipe.segment.process import process_field
-from wbcpipe.segment.quality import blurred
+from wbcpipe.segment.quality import blurred, unlike_nuclei
 from wbcpipe.segment.steps import NUMPY, frame_steps
 from wbcpipe.segment.unique import label_from_truth, unique_cells
 
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["SegmentStage", "segment_sample"]
 
 #: Changes whenever the same frames would give other cells.
-_METHOD: Final = 7
+_METHOD: Final = 8
 #: Columns that decide what becomes of a cell, kept of every field.
-_KEPT: Final = ("field", "y_um", "x_um", "focus", "quality")
+_KEPT: Final = ("field", "y_um", "x_um", "focus", "quality", "nucleus_absorbance", "nucleus_fluorescence")
 
 
 @dataclass(frozen=True)
@@ -194,20 +194,15 @@ class SegmentStage:
 
         Returns:
             (N,) field; (N,) number of the cell within its field's block; (N,) quality flags as ``cells.zarr`` would
-            hold them, blur included.
+            hold them, those of the whole sample included.
         """
         indices = [index for index in sorted(self._fields) if not self._fields[index].damaged]
         if not indices:
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint16)
         sizes = [len(self._fields[index].columns["field"]) for index in indices]
         keep = self._unique(indices)
-        quality, focus = (
-            np.concatenate([self._fields[index].columns[name] for index in indices])[keep]
-            for name in ("quality", "focus")
-        )
-        quality = quality | np.where(blurred(focus), np.uint16(Quality.BLURRED), np.uint16(0))
         number = np.concatenate([np.arange(size) for size in sizes])
-        return np.repeat(indices, sizes)[keep].astype(np.int64), number[keep], quality.astype(np.uint16)
+        return np.repeat(indices, sizes)[keep].astype(np.int64), number[keep], self._quality(indices, keep)
 
     def finish(self, indices: Sequence[int]) -> CellStore:
         """Write ``cells.zarr`` from these fields; nothing is done if it holds exactly that already.
@@ -322,17 +317,29 @@ class SegmentStage:
         ]
         return unique_cells(**columns, off_centre_um=np.concatenate(off_centre))
 
-    def _blocks(self, indices: Sequence[int]) -> Iterator[CellBlock]:
-        """The unique cells, field after field, with what only the whole sample tells: blur and labels."""
-        keep = self._unique(indices)
-        y_um, x_um, focus = (
-            np.concatenate([self._fields[index].columns[name] for index in indices])[keep]
-            for name in ("y_um", "x_um", "focus")
+    def _gathered(self, indices: Sequence[int], keep: NDArray[np.bool_], *names: str) -> list[NDArray[Any]]:
+        """Columns of ``_KEPT`` of the cells to keep, of all these fields."""
+        return [np.concatenate([self._fields[index].columns[name] for index in indices])[keep] for name in names]
+
+    def _quality(self, indices: Sequence[int], keep: NDArray[np.bool_]) -> NDArray[np.uint16]:
+        """The flags of the cells to keep, (N,) uint16, with those that only the whole sample tells: blur and dirt."""
+        quality, focus, absorbance, fluorescence = self._gathered(
+            indices, keep, "quality", "focus", "nucleus_absorbance", "nucleus_fluorescence"
         )
+        told = quality | np.where(blurred(focus), np.uint16(Quality.BLURRED), np.uint16(0))
+        if self.calibration.kind == "scope":  # imported pictures may be of several slides, each stained in its way
+            unlike = unlike_nuclei(absorbance, fluorescence, quality)
+            told |= np.where(unlike, np.uint16(Quality.DEBRIS), np.uint16(0))
+        return np.asarray(told, np.uint16)
+
+    def _blocks(self, indices: Sequence[int]) -> Iterator[CellBlock]:
+        """The unique cells, field after field, with what only the whole sample tells: some flags, and labels."""
+        keep = self._unique(indices)
+        y_um, x_um = self._gathered(indices, keep, "y_um", "x_um")
         labels = [""] * len(y_um)
         if self._sample.truth_path.is_file():
             labels = label_from_truth(self._sample.truth_path, y_um, x_um)
-        soft = blurred(focus)
+        quality = self._quality(indices, keep)
         start, row = 0, 0
         for index in indices:
             number = len(self._fields[index].columns["field"])
@@ -343,7 +350,7 @@ class SegmentStage:
             block = self.process(index).block
             columns = {name: values[here] for name, values in block.columns.items()}
             stop = row + int(here.sum())
-            columns["quality"] = columns["quality"] | np.where(soft[row:stop], np.uint16(Quality.BLURRED), np.uint16(0))
+            columns["quality"] = quality[row:stop]
             yield CellBlock(block.images[here], block.masks[here], columns, labels[row:stop])
             row = stop
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wbcpipe.segment.cells import Quality
 from wbcpipe.segment.masks import cell_mask
-from wbcpipe.segment.quality import blurred, empty_modality, focus_measure, saturated_share
+from wbcpipe.segment.quality import blurred, empty_modality, focus_measure, saturated_share, unlike_nuclei
 
 SIDE = 224
 
@@ -113,3 +114,47 @@ def test_saturation_and_empty_modalities() -> None:
     assert saturated_share(frames, 65535, (45.0, 45.0), 20.0) == 0
     frames[0] = 7
     assert empty_modality(frames)
+
+
+def _sample_of(*odd: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Absorbance (N, 3) and fluorescence (N,) of 20 usual nuclei and of some odd ones."""
+    rng = np.random.default_rng(0)
+    usual = np.column_stack([rng.uniform(0.015, 0.05, (20, 3)), rng.uniform(6000, 30000, 20)])
+    values = np.vstack([usual, np.array(odd).reshape(-1, 4)]).astype(np.float32)
+    return values[:, :3], values[:, 3]
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ((0.38, 0.29, 0.26, 5000), True),  # dust that shines
+        ((0.38, 0.29, 0.26, 20000), False),  # dust on a nucleus
+        ((0.38, 0.09, 0.04, 5000), False),  # a dim nucleus under a red cell
+        ((0.004, 0.005, 0.004, 4000), True),  # a smudge
+        ((0.09, 0.03, 0.006, 4000), True),  # a smudge beside a red cell
+        ((0.004, 0.005, 0.004, 20000), False),  # measured against too dark a background
+        ((np.nan, 0.29, 0.26, 5000), True),
+        ((np.nan, np.nan, np.nan, 5000), False),
+        ((0.38, 0.29, 0.26, np.nan), False),
+    ],
+)
+def test_dirt_and_smudges_are_no_nuclei(odd: tuple[float, float, float, float], told: bool) -> None:
+    absorbance, fluorescence = _sample_of(odd)
+    assert unlike_nuclei(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [False] * 20 + [told]
+
+
+def test_what_is_usual_is_told_by_cells_that_are_no_debris() -> None:
+    absorbance, fluorescence = _sample_of(*[(0.38, 0.29, 0.26, 5000.0)] * 30)
+    assert not unlike_nuclei(absorbance, fluorescence, np.zeros(50, np.uint16)).any(), "most of it is dirt"
+    quality = np.repeat([0, int(Quality.DEBRIS), 0], [20, 29, 1]).astype(np.uint16)
+    assert unlike_nuclei(absorbance, fluorescence, quality).tolist() == [False] * 20 + [True] * 30
+    few = slice(14, None)  # six cells
+    assert not unlike_nuclei(absorbance[few], fluorescence[few], quality[few]).any()
+
+
+def test_a_modality_that_is_absent_from_all_has_no_say() -> None:
+    absorbance, fluorescence = _sample_of((0.38, 0.29, 0.26, 5000))
+    absorbance[:, 1] = np.nan
+    assert unlike_nuclei(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [False] * 20 + [True]
+    absorbance[:] = np.nan
+    assert not unlike_nuclei(absorbance, fluorescence, np.zeros(21, np.uint16)).any()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field, write_field
@@ -193,6 +194,28 @@ def test_a_missing_modality_is_flagged(copy_run: Callable[[str], Sample]) -> Non
     assert np.all(flagged[here])
     # Color2 cannot be registered; color1 and color3 can, and keep their registration.
     assert np.all((store.column("quality")[here] & Quality.UNREGISTERED) > 0)
+
+
+@pytest.mark.parametrize("glow", [6500, 15000])
+def test_dirt_that_shines_is_not_counted(copy_run: Callable[[str], Sample], unbroken: CellStore, glow: int) -> None:
+    sample = copy_run(f"dirty-{glow}")
+    path = field_path(sample.raw_path(), 0)
+    frames, info = read_field(path)
+    # As far from all that shines as it goes, a disc that stops half of all light.
+    dark = np.asarray(ndimage.distance_transform_edt(ndimage.gaussian_filter(frames[3].astype(float), 3) < 1500))
+    dark[:80] = dark[-80:] = dark[:, :80] = dark[:, -80:] = 0
+    y, x = np.unravel_index(int(np.argmax(dark)), dark.shape)
+    rows, columns = np.ogrid[: frames.shape[1], : frames.shape[2]]
+    blob = np.clip(28 - np.hypot(rows - y, columns - x), 0, 1)
+    frames = np.concatenate([frames[:3] * (1 - 0.5 * blob), frames[3:] + glow * blob]).astype(np.uint16)
+    path.unlink()
+    write_field(path, frames, info)
+    store = run(sample)
+    there = np.hypot(store.column("y_px") - y, store.column("x_px") - x) < 20
+    (row,) = np.flatnonzero(there & (store.column("field") == 0))
+    debris = (store.column("quality") & Quality.DEBRIS) != 0
+    assert debris[row] == (glow < 10000), "what shines as nuclei do is one, dirt on it or not"
+    np.testing.assert_array_equal(np.delete(debris, row), (unbroken.column("quality") & Quality.DEBRIS) != 0)
 
 
 def test_imported_fields_are_segmented(shared_data: Path, tmp_path: Path) -> None:
