@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -21,9 +21,14 @@ _BLURRED_SHARE: Final = 0.45
 #: Gaussian widths (um) that part the picture into a fine and a coarse band.
 _BANDS_UM: Final = (0.2, 0.4, 1.0)
 #: No nucleus: shines less than this share of the sample's median...
-_DIM_SHARE: Final = 0.6
-#: ...and is that many times denser than the median in every bright-field modality, or clearer in one.
+_DIM_SHARE: Final = 0.5
+#: ...and is so many times denser than the median in every bright-field modality, or clearer in one...
 _DENSITY_RATIO: Final = 3.0
+#: ...by more than so many standard deviations of the sample's nuclei above it, or below it...
+_DENSER_SD: Final = 6.0
+_CLEARER_SD: Final = 2.5
+#: ...and, if denser, by so much (OD): where nuclei hardly stop any light, many times that is still next to none.
+_DENSER_OD: Final = 0.05
 #: The least number of cells whose median tells what is usual.
 _LEAST_USUAL: Final = 8
 #: A cell is saturated when more than this share of its pixels is, in one modality.
@@ -81,15 +86,18 @@ def unlike_nuclei(
     if np.count_nonzero(usual) < _LEAST_USUAL:
         return np.zeros(len(quality), np.bool_)
     medians = _medians(absorbance[usual])
+    spread = 1.4826 * _medians(np.abs(absorbance[usual] - medians))
+    densest = np.maximum(_DENSITY_RATIO * medians, medians + np.maximum(_DENSER_SD * spread, _DENSER_OD))
+    clearest = np.minimum(medians / _DENSITY_RATIO, medians - _CLEARER_SD * spread)
     # A modality that is missing, here or in all cells, has no say.
     told = np.isfinite(absorbance) & np.isfinite(medians)
-    dense = (~told | (absorbance > _DENSITY_RATIO * medians)).all(axis=1)
-    clear = (told & (absorbance < medians / _DENSITY_RATIO)).any(axis=1)
+    dense = (~told | (absorbance > densest)).all(axis=1)
+    clear = (told & (absorbance < clearest)).any(axis=1)
     dim = fluorescence < _DIM_SHARE * np.median(fluorescence[usual])
     return np.asarray(measured & dim & (dense | clear), np.bool_)
 
 
-def _medians(values: NDArray[np.float32]) -> NDArray[np.float64]:
+def _medians(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """The median of each column (N, K) that is finite, (K,); NaN for a column without any."""
     finite = (column[np.isfinite(column)] for column in values.T)
     return np.array([np.median(column) if column.size else np.nan for column in finite])

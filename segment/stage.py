@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["SegmentStage", "segment_sample"]
 
 #: Changes whenever the same frames would give other cells.
-_METHOD: Final = 8
+_METHOD: Final = 9
 #: Columns that decide what becomes of a cell, kept of every field.
 _KEPT: Final = ("field", "y_um", "x_um", "focus", "quality", "nucleus_absorbance", "nucleus_fluorescence")
 

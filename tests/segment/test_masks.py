@@ -119,7 +119,7 @@ def test_saturation_and_empty_modalities() -> None:
 def _sample_of(*odd: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Absorbance (N, 3) and fluorescence (N,) of 20 usual nuclei and of some odd ones."""
     rng = np.random.default_rng(0)
-    usual = np.column_stack([rng.uniform(0.015, 0.05, (20, 3)), rng.uniform(6000, 30000, 20)])
+    usual = np.column_stack([rng.normal(0.025, 0.004, (20, 3)), rng.uniform(9000, 20000, 20)])
     values = np.vstack([usual, np.array(odd).reshape(-1, 4)]).astype(np.float32)
     return values[:, :3], values[:, 3]
 
@@ -133,6 +133,8 @@ def _sample_of(*odd: tuple[float, float, float, float]) -> tuple[np.ndarray, np.
         ((0.004, 0.005, 0.004, 4000), True),  # a smudge
         ((0.09, 0.03, 0.006, 4000), True),  # a smudge beside a red cell
         ((0.004, 0.005, 0.004, 20000), False),  # measured against too dark a background
+        ((0.07, 0.07, 0.07, 4000), False),  # a dim nucleus that is somewhat dense
+        ((0.012, 0.012, 0.012, 4000), False),  # or somewhat clear
         ((np.nan, 0.29, 0.26, 5000), True),
         ((np.nan, np.nan, np.nan, 5000), False),
         ((0.38, 0.29, 0.26, np.nan), False),
@@ -150,6 +152,16 @@ def test_what_is_usual_is_told_by_cells_that_are_no_debris() -> None:
     assert unlike_nuclei(absorbance, fluorescence, quality).tolist() == [False] * 20 + [True] * 30
     few = slice(14, None)  # six cells
     assert not unlike_nuclei(absorbance[few], fluorescence[few], quality[few]).any()
+
+
+def test_nuclei_that_stop_next_to_no_light_are_not_told_by_it() -> None:
+    rng = np.random.default_rng(0)
+    absorbance = rng.normal(0.002, 0.004, (2000, 3)).astype(np.float32)
+    fluorescence = np.where(rng.random(2000) < 0.2, 4000, 15000).astype(np.float32)
+    fluorescence[0], absorbance[0] = 4000, 0.1
+    told = unlike_nuclei(absorbance, fluorescence, np.zeros(2000, np.uint16))
+    assert told[0]
+    assert np.count_nonzero(told) <= 20, "one in a hundred at most, of cells that are noise in bright field"
 
 
 def test_a_modality_that_is_absent_from_all_has_no_say() -> None:

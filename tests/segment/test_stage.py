@@ -196,7 +196,7 @@ def test_a_missing_modality_is_flagged(copy_run: Callable[[str], Sample]) -> Non
     assert np.all((store.column("quality")[here] & Quality.UNREGISTERED) > 0)
 
 
-@pytest.mark.parametrize("glow", [6500, 15000])
+@pytest.mark.parametrize("glow", [5200, 15000])
 def test_dirt_that_shines_is_not_counted(copy_run: Callable[[str], Sample], unbroken: CellStore, glow: int) -> None:
     sample = copy_run(f"dirty-{glow}")
     path = field_path(sample.raw_path(), 0)
