@@ -97,8 +97,10 @@ def test_a_fault_in_micro_manager_is_retried_and_leaves_no_trace_in_the_files(
     faulty, sound = Sample.at(tmp_path, "faulty"), Sample.at(tmp_path, "sound")
     assert bridge.order(order) == "done"
     take(faulty, bridge.scope, specimen, 2)
-    (retry,) = [event for event in events_of(faulty) if event["event"] == "retry"]
-    assert words in retry["reason"]
+    reasons = [event["reason"] for event in events_of(faulty) if event["event"] == "retry"]
+    assert any(words in reason for reason in reasons), reasons
+    # With deadlines of a second a busy machine brings time-outs of its own, but no other fault.
+    assert all(words in reason or "within" in reason or "busy after" in reason for reason in reasons), reasons
     assert bridge.order("shutter") == "closed"
     take(sound, bridge.headless, specimen, 2)
     assert_same_pixels(faulty, sound, 2)
