@@ -44,7 +44,7 @@ __all__ = [
     "precision_reached",
 ]
 
-#: Flags that a field alone gives; a blurred cell is known only beside the others.
+#: Flags that a field alone gives; blurred cells and most dirt are known only beside the others.
 _NEVER_COUNTED: Final = np.uint16(sum(flag.value for flag in REJECTED if flag != Quality.BLURRED))
 _NARROWEST_PERCENT: Final = 0.5
 _WIDEST_PERCENT: Final = 49.0

@@ -22,13 +22,16 @@ _BLURRED_SHARE: Final = 0.45
 _BANDS_UM: Final = (0.2, 0.4, 1.0)
 #: No nucleus: shines less than this share of the sample's median...
 _DIM_SHARE: Final = 0.5
-#: ...and is so many times denser than the median in every bright-field modality, or clearer in one...
-_DENSITY_RATIO: Final = 3.0
-#: ...by more than so many standard deviations of the sample's nuclei above it, or below it...
+#: ...and is so many times denser than the median, or so many times clearer...
+_DENSER_RATIO: Final = 3.0
+_CLEARER_RATIO: Final = 2.0
+#: ...by more than so many standard deviations of the sample's nuclei...
 _DENSER_SD: Final = 6.0
 _CLEARER_SD: Final = 2.5
 #: ...and, if denser, by so much (OD): where nuclei hardly stop any light, many times that is still next to none.
 _DENSER_OD: Final = 0.05
+#: The least number of bright-field modalities that must all be dense: one alone may be that which red cells darken.
+_LEAST_DENSE: Final = 2
 #: The least number of cells whose median tells what is usual.
 _LEAST_USUAL: Final = 8
 #: A cell is saturated when more than this share of its pixels is, in one modality.
@@ -87,11 +90,11 @@ def unlike_nuclei(
         return np.zeros(len(quality), np.bool_)
     medians = _medians(absorbance[usual])
     spread = 1.4826 * _medians(np.abs(absorbance[usual] - medians))
-    densest = np.maximum(_DENSITY_RATIO * medians, medians + np.maximum(_DENSER_SD * spread, _DENSER_OD))
-    clearest = np.minimum(medians / _DENSITY_RATIO, medians - _CLEARER_SD * spread)
+    densest = np.maximum(_DENSER_RATIO * medians, medians + np.maximum(_DENSER_SD * spread, _DENSER_OD))
+    clearest = np.minimum(medians / _CLEARER_RATIO, medians - _CLEARER_SD * spread)
     # A modality that is missing, here or in all cells, has no say.
     told = np.isfinite(absorbance) & np.isfinite(medians)
-    dense = (~told | (absorbance > densest)).all(axis=1)
+    dense = (~told | (absorbance > densest)).all(axis=1) & (told.sum(axis=1) >= _LEAST_DENSE)
     clear = (told & (absorbance < clearest)).any(axis=1)
     dim = fluorescence < _DIM_SHARE * np.median(fluorescence[usual])
     return np.asarray(measured & dim & (dense | clear), np.bool_)

@@ -52,7 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["SegmentStage", "segment_sample"]
 
 #: Changes whenever the same frames would give other cells.
-_METHOD: Final = 9
+_METHOD: Final = 7
+#: Changes whenever the same cells of a microscope's fields would get other flags by what only the whole sample tells.
+_SAMPLE_FLAGS: Final = 1
 #: Columns that decide what becomes of a cell, kept of every field.
 _KEPT: Final = ("field", "y_um", "x_um", "focus", "quality", "nucleus_absorbance", "nucleus_fluorescence")
 
@@ -363,7 +365,8 @@ class SegmentStage:
         truth = self._sample.truth_path
         plan = {key: self._info.get(key) for key in ("kind", "scope", "slot", "plan", "specimen", "import")}
         assert self._calibration is not None
-        return {
+        flags = {"sample_flags": _SAMPLE_FLAGS} if self._calibration.kind == "scope" else {}
+        return flags | {
             "software": f"wbcpipe {wbcpipe.__version__}",
             "scope": self._info.get("scope"),
             "detector": self._detector_name,

@@ -134,8 +134,10 @@ def _sample_of(*odd: tuple[float, float, float, float]) -> tuple[np.ndarray, np.
         ((0.09, 0.03, 0.006, 4000), True),  # a smudge beside a red cell
         ((0.004, 0.005, 0.004, 20000), False),  # measured against too dark a background
         ((0.07, 0.07, 0.07, 4000), False),  # a dim nucleus that is somewhat dense
-        ((0.012, 0.012, 0.012, 4000), False),  # or somewhat clear
+        ((0.016, 0.016, 0.016, 4000), False),  # or somewhat clear
+        ((0.38, 0.29, 0.26, 8500), False),  # too bright for dirt
         ((np.nan, 0.29, 0.26, 5000), True),
+        ((0.38, np.nan, np.nan, 5000), False),  # one modality alone may be what a red cell darkens
         ((np.nan, np.nan, np.nan, 5000), False),
         ((0.38, 0.29, 0.26, np.nan), False),
     ],
@@ -150,17 +152,29 @@ def test_what_is_usual_is_told_by_cells_that_are_no_debris() -> None:
     assert not unlike_nuclei(absorbance, fluorescence, np.zeros(50, np.uint16)).any(), "most of it is dirt"
     quality = np.repeat([0, int(Quality.DEBRIS), 0], [20, 29, 1]).astype(np.uint16)
     assert unlike_nuclei(absorbance, fluorescence, quality).tolist() == [False] * 20 + [True] * 30
-    few = slice(14, None)  # six cells
-    assert not unlike_nuclei(absorbance[few], fluorescence[few], quality[few]).any()
+    quality[-1] = int(Quality.DEBRIS)
+    for n_usual, told in ((7, False), (8, True)):
+        few = slice(20 - n_usual, None)
+        assert unlike_nuclei(absorbance[few], fluorescence[few], quality[few])[-1] == told
+
+
+def test_dense_is_what_lies_far_beyond_the_spread_of_nuclei() -> None:
+    rng = np.random.default_rng(0)
+    absorbance = rng.normal(0.025, 0.012, (200, 3)).astype(np.float32)
+    fluorescence = np.full(200, 15000, np.float32)
+    fluorescence[:2] = 5000
+    absorbance[0], absorbance[1] = 0.085, 0.13
+    assert np.flatnonzero(unlike_nuclei(absorbance, fluorescence, np.zeros(200, np.uint16))).tolist() == [1]
 
 
 def test_nuclei_that_stop_next_to_no_light_are_not_told_by_it() -> None:
     rng = np.random.default_rng(0)
     absorbance = rng.normal(0.002, 0.004, (2000, 3)).astype(np.float32)
     fluorescence = np.where(rng.random(2000) < 0.2, 4000, 15000).astype(np.float32)
-    fluorescence[0], absorbance[0] = 4000, 0.1
+    fluorescence[:2], absorbance[0], absorbance[1] = 4000, 0.1, 0.04
     told = unlike_nuclei(absorbance, fluorescence, np.zeros(2000, np.uint16))
     assert told[0]
+    assert not told[1], "twenty times next to nothing is next to nothing"
     assert np.count_nonzero(told) <= 20, "one in a hundred at most, of cells that are noise in bright field"
 
 
