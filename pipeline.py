@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 import click
 
 from wbcpipe import __version__
-from wbcpipe.errors import InterruptedRunError, WbcpipeError
-from wbcpipe.interrupts import hear_no_more, hear_once
-from wbcpipe.options import (
+from wbcpipe.cli.options import (
     data_option,
     deadline_option,
     device_option,
@@ -25,16 +23,18 @@ from wbcpipe.options import (
     sequencing_option,
     specimen_options,
 )
+from wbcpipe.errors import InterruptedRunError, WbcpipeError
+from wbcpipe.system.signals import hear_no_more, hear_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from wbcpipe.counting import PrecisionTarget
-    from wbcpipe.progress import Reporter
+    from wbcpipe.cli.progress import Reporter
     from wbcpipe.report.differential import Differential
-    from wbcpipe.request import ScanRequest
-    from wbcpipe.samples import Sample
+    from wbcpipe.samples.sample import Sample
+    from wbcpipe.scan.live_count import PrecisionTarget
+    from wbcpipe.scan.request import ScanRequest
 
 __all__ = ["cli", "main", "run"]
 
@@ -99,7 +99,7 @@ class _Precision(click.ParamType["PrecisionTarget"]):
     name = "precision"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> PrecisionTarget:
-        from wbcpipe.counting import PrecisionTarget, parse_target
+        from wbcpipe.scan.live_count import PrecisionTarget, parse_target
 
         if isinstance(value, PrecisionTarget):
             return value
@@ -130,23 +130,23 @@ def run(
         kind: ``scope``, ``stained-rgb`` or ``stack``: what ``auto`` chooses the bundle by.
         bundle: name or path of the model, or ``auto``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        engine: what runs the network, see `classify.engines.engine_for`.
+        engine: what runs the network, see `classify.inference.engine.engine_for`.
         reporter: shows progress.
 
     Raises:
         WbcpipeError: any of the stages' errors; the same call goes on where it stopped.
     """
-    from wbcpipe.classify.bundle import find_bundle
-    from wbcpipe.classify.predict import classify_sample
-    from wbcpipe.counting import check_targets
+    from wbcpipe.classify.inference.classifier import classify_sample
+    from wbcpipe.classify.models.bundle import find_bundle
     from wbcpipe.report.stage import write_report
-    from wbcpipe.request import check_request
-    from wbcpipe.scan import acquire_and_segment, falls_short
+    from wbcpipe.scan.live_count import check_targets
+    from wbcpipe.scan.loop import acquire_and_segment, falls_short
+    from wbcpipe.scan.request import check_request
 
     # First of all: a model or an engine that is not there should not cost a night.
     model = find_bundle(bundle, kind=kind)
     if (device, engine) != ("auto", "auto"):
-        from wbcpipe.classify.engines import check_engine
+        from wbcpipe.classify.inference.engine import check_engine
 
         check_engine(device, engine)
     if request is not None:
@@ -234,19 +234,19 @@ def run_command(
     """
     from rich.console import Console
 
-    from wbcpipe.progress import Reporter
+    from wbcpipe.cli.progress import Reporter
     from wbcpipe.report.stage import document_paths, read_document
     from wbcpipe.report.tables import print_differential
-    from wbcpipe.samples import Sample, data_root
+    from wbcpipe.samples.sample import Sample, data_root
 
     sample = Sample.at(data_root(data), name)
     kind = str(sample.info().get("kind", "scope")) if sample.exists() else "scope"
     request = None
     if kind == "scope":
         from wbcpipe.acquire.cli import specimen_for
-        from wbcpipe.acquire.config import load_scope
+        from wbcpipe.acquire.config.scope import load_scope
         from wbcpipe.acquire.plan import AcquisitionPlan
-        from wbcpipe.request import ScanRequest
+        from wbcpipe.scan.request import ScanRequest
 
         scope = load_scope(scope_name).with_sequencing(sequencing)
         plan = AcquisitionPlan.from_scope(scope, slot)

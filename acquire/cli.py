@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
-from wbcpipe.options import (
+from wbcpipe.cli.options import (
     data_option,
     deadline_option,
     json_option,
@@ -20,19 +19,20 @@ from wbcpipe.options import (
     sequencing_option,
     specimen_options,
 )
+from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.doctor import Check
-    from wbcpipe.acquire.ending import ScanEnd
-    from wbcpipe.acquire.frames import Pass
     from wbcpipe.acquire.passes import PassOutcome
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.specimen import SpecimenPlan
-    from wbcpipe.samples import Sample
+    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+    from wbcpipe.samples.fields import Pass
+    from wbcpipe.samples.sample import Sample
+    from wbcpipe.samples.scan_outcome import ScanEnd
 
 __all__ = ["acquire", "doctor", "fields_for", "scopes", "specimen_for"]
 
@@ -72,7 +72,7 @@ def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> Spe
                 f"scope {scope.name!r} is a real microscope: --specimen-seed and --specimen-preparation do not apply."
             )
         return None
-    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
     try:
         return SpecimenPlan(7 if seed is None else seed, preparation or "blood-film")  # type: ignore[arg-type]
@@ -131,16 +131,16 @@ def acquire(
       wbcpipe acquire --slide S42 --scope mylab --slot B --cells 400
       wbcpipe acquire --slide S42 --scope mylab --pass brightfield
     """
-    from wbcpipe.acquire.config import load_scope
-    from wbcpipe.acquire.ending import ScanEnd, earliest_deadline_s
-    from wbcpipe.acquire.frames import fields_on_disk
+    from wbcpipe.acquire.capture.sample_record import check_sample
+    from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.passes import check_room, passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.record import check_sample
-    from wbcpipe.acquire.staining_check import check_staining
-    from wbcpipe.acquire.worker import AcquisitionRequest
-    from wbcpipe.progress import Reporter
-    from wbcpipe.samples import Sample, data_root
+    from wbcpipe.acquire.staining.checks import check_staining
+    from wbcpipe.acquire.supervise.worker import AcquisitionRequest
+    from wbcpipe.cli.progress import Reporter
+    from wbcpipe.samples.fields import fields_on_disk
+    from wbcpipe.samples.sample import Sample, data_root
+    from wbcpipe.samples.scan_outcome import ScanEnd, earliest_deadline_s
 
     # Everything that can be refused is refused before anything is written.
     sample = Sample.at(data_root(data), sample_name or slide)
@@ -228,9 +228,9 @@ def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: 
       wbcpipe doctor --scope mylab --slot B
       wbcpipe doctor --scope ./new.toml --offline
     """
-    from wbcpipe.acquire.config import load_scope
+    from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.doctor import Check, check_live, check_offline, first_failure
-    from wbcpipe.samples import data_root
+    from wbcpipe.samples.sample import data_root
 
     checks: list[Check] = []
     try:
@@ -273,7 +273,7 @@ def scopes(as_json: bool) -> None:
     Scope files lie in the folder named by WBCPIPE_SCOPES and among those shipped; `--scope` takes a name listed here,
     or the path of a .toml file. To add yours, copy a shipped file and run `wbcpipe doctor --scope ./yours.toml`.
     """
-    from wbcpipe.acquire.config import list_scopes, load_scope
+    from wbcpipe.acquire.config.scope import list_scopes, load_scope
 
     found = []
     for name, path in list_scopes().items():

@@ -10,22 +10,22 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from wbcpipe.acquire.calibration import check_calibration
-from wbcpipe.acquire.mmcfg import light_settings, lint, lint_warnings, read_config
+from wbcpipe.acquire.calibration.compare import check_calibration
+from wbcpipe.acquire.capture.sample_record import time_estimate
+from wbcpipe.acquire.config.micromanager_cfg import light_settings, lint, lint_warnings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.record import time_estimate
-from wbcpipe.acquire.staining_check import program_problem, step_problems
+from wbcpipe.acquire.staining.checks import program_problem, step_problems
 from wbcpipe.errors import ConfigError, HardwareError, StageLimitError, WbcpipeError
-from wbcpipe.interrupts import deaf_from_birth
+from wbcpipe.system.signals import deaf_from_birth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from wbcpipe.acquire.config import Scope
-    from wbcpipe.acquire.mmcore import CoreLink
-    from wbcpipe.acquire.scope import CoreMicroscope
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.hardware.core_link import CoreLink
+    from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 
 __all__ = ["Check", "check_live", "check_offline", "first_failure"]
 
@@ -168,9 +168,9 @@ def _live_main(scope: Scope, pipe: Connection) -> None:
 
 
 def _live(scope: Scope, tell: Callable[[str, Status, str], None]) -> None:
-    from wbcpipe.acquire.adapters import adapter_folder, check_interface
-    from wbcpipe.acquire.mmcore import CoreLink
-    from wbcpipe.acquire.scope import CoreMicroscope
+    from wbcpipe.acquire.hardware.core_link import CoreLink
+    from wbcpipe.acquire.hardware.device_adapters import adapter_folder, check_interface
+    from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 
     if scope.micromanager.backend == "headless":
         tell("device interface", "ok", f"{check_interface(scope)}, adapters in {adapter_folder(scope)}")

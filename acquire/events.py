@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.frames import MODALITIES
 from wbcpipe.errors import StageLimitError
+from wbcpipe.samples.fields import MODALITIES
 
 if TYPE_CHECKING:
-    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.plan import PlannedField
 
 __all__ = ["CaptureEvent", "field_events"]

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wbcpipe.acquire.staining_check import open_checked
+from wbcpipe.acquire.staining.checks import open_checked
 from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wbcpipe.acquire.config import Scope
-    from wbcpipe.acquire.frames import Pass
-    from wbcpipe.acquire.worker import AcquisitionRequest
-    from wbcpipe.progress import Reporter
-    from wbcpipe.samples import Sample
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.supervise.worker import AcquisitionRequest
+    from wbcpipe.cli.progress import Reporter
+    from wbcpipe.samples.fields import Pass
+    from wbcpipe.samples.sample import Sample
 
 __all__ = [
     "PassOutcome",
@@ -75,8 +75,8 @@ def passes_to_take(sample: Sample, choice: str, *, stained: bool) -> tuple[Pass,
         SampleStateError: the slide is stained, and its bright field is asked for, or is not there; or an earlier
             staining did not end, and nobody says whether it is stained.
     """
-    from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.staining import staining_state
+    from wbcpipe.acquire.staining.workflow import staining_state
+    from wbcpipe.samples.fields import fields_on_disk
 
     names: dict[str, tuple[Pass, ...]] = {
         "single": ("single",),
@@ -120,9 +120,9 @@ def check_room(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: i
     Raises:
         DiskFullError: it does not; nothing was written.
     """
-    from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.quicklook import read_empty
-    from wbcpipe.acquire.record import check_disk
+    from wbcpipe.acquire.capture.empty_fields import read_empty
+    from wbcpipe.acquire.capture.sample_record import check_disk
+    from wbcpipe.samples.fields import fields_on_disk
 
     first = sample.raw_path("brightfield")
     to_come: dict[Pass, int] = {}
@@ -138,7 +138,7 @@ def check_room(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: i
 
 def take_pass(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:
     """Run a worker over the first ``n_fields`` planned fields and show how far it is."""
-    from wbcpipe.acquire.worker import (
+    from wbcpipe.acquire.supervise.worker import (
         AcquisitionWorker,
         DeadlinePassed,
         FieldEmpty,
@@ -220,8 +220,8 @@ def bright_field_is_over(sample: Sample) -> bool:
     Raises:
         SampleStateError: staining was begun and did not end.
     """
-    from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.staining import is_stained
+    from wbcpipe.acquire.staining.workflow import is_stained
+    from wbcpipe.samples.fields import fields_on_disk
 
     return bool(fields_on_disk(sample.raw_path("fluorescence"))) or is_stained(sample)
 
@@ -235,9 +235,9 @@ def check_bright_field(sample: Sample, scope: Scope, n_fields: int) -> None:
     Raises:
         AcquisitionError: it is not; the slide is as it was.
     """
-    from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.quicklook import read_empty
-    from wbcpipe.acquire.writer import read_missing
+    from wbcpipe.acquire.capture.empty_fields import read_empty
+    from wbcpipe.acquire.capture.field_writer import read_missing
+    from wbcpipe.samples.fields import fields_on_disk
 
     raw = sample.raw_path("brightfield")
     taken, empty, wanted = fields_on_disk(raw), read_empty(raw), range(n_fields)
@@ -283,8 +283,8 @@ def stain_between(
         SampleStateError: an earlier staining did not end.
         HardwareError: a device or the program failed.
     """
-    from wbcpipe.acquire.frames import fields_on_disk
-    from wbcpipe.acquire.staining import is_stained, left_s, mark_stained, stain, staining_state
+    from wbcpipe.acquire.staining.workflow import is_stained, left_s, mark_stained, stain, staining_state
+    from wbcpipe.samples.fields import fields_on_disk
 
     if stained:
         mark_stained(sample)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from wbcpipe.errors import ConfigError, StageLimitError
 
 if TYPE_CHECKING:
-    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.config.scope import Scope
 
 __all__ = ["AcquisitionPlan", "PlannedField"]
 

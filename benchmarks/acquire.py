@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbcpipe.acquire import quicklook
-from wbcpipe.acquire.adapters import adapter_folder
-from wbcpipe.acquire.config import Scope, load_scope
-from wbcpipe.acquire.mmcore import CoreLink
+from wbcpipe.acquire.capture import empty_fields as quicklook
+from wbcpipe.acquire.capture.session import AcquisitionSession
+from wbcpipe.acquire.config.scope import Scope, load_scope
+from wbcpipe.acquire.hardware.core_link import CoreLink
+from wbcpipe.acquire.hardware.device_adapters import adapter_folder
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.session import AcquisitionSession
-from wbcpipe.samples import Sample
+from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import safe_open
 
 from wbcpipe import __version__
-from wbcpipe.classify.ablations import FoldLogits, ablations, markdown
+from wbcpipe.classify.study.ablations import FoldLogits, ablations, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

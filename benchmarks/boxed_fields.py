@@ -22,7 +22,7 @@ from detection_bccd import compare
 from generality import centres
 from PIL import Image
 
-from wbcpipe.segment.stain import scale_16bit
+from wbcpipe.segment.stain_separation import scale_16bit
 
 _RED_CELL_UM = 7.5
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pycromanager  # noqa: F401 - slow to import: not part of what opening costs
 
-from wbcpipe.acquire.config import Scope, load_scope
-from wbcpipe.acquire.mmcore import CoreLink
+from wbcpipe.acquire.config.scope import Scope, load_scope
+from wbcpipe.acquire.hardware.core_link import CoreLink
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (2048, 2048)

@@ -31,26 +31,26 @@ import numpy as np
 import torch
 import zarr
 
-from wbcpipe.classify import engines as engines_module
-from wbcpipe.classify import predict
-from wbcpipe.classify.bundle import load_bundle
-from wbcpipe.classify.classes import BATCH_SIZE
-from wbcpipe.classify.engines import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
-from wbcpipe.classify.export import OnnxEngine, traced
-from wbcpipe.classify.gpu import gpu_engine
-from wbcpipe.classify.lanes import lane_threads
+from wbcpipe.classify.inference import classifier as predict
+from wbcpipe.classify.inference import engine as engines_module
+from wbcpipe.classify.inference.engine import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
+from wbcpipe.classify.inference.export import OnnxEngine, traced
+from wbcpipe.classify.inference.gpu import gpu_engine
+from wbcpipe.classify.inference.parallel_batches import lane_threads
+from wbcpipe.classify.models.bundle import load_bundle
+from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.classify.networks import build_network
-from wbcpipe.samples import Sample
-from wbcpipe.segment.cells import COLUMNS, CellBlock, CellStore
-from wbcpipe.segment.shards import CELLS_PER_SHARD, HALF
+from wbcpipe.samples.cell_store import COLUMNS, CellBlock, CellStore
+from wbcpipe.samples.sample import Sample
+from wbcpipe.samples.shards import CELLS_PER_SHARD, HALF
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from wbcpipe.classify.bundle import Bundle
-    from wbcpipe.classify.engines import Engine
+    from wbcpipe.classify.inference.engine import Engine
+    from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.classify.networks import FusionNetwork
 
 SHAPE = (4, 224, 224)

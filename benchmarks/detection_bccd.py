@@ -30,9 +30,9 @@ from scipy.optimize import linear_sum_assignment
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 
-from wbcpipe.segment.cells import Quality
-from wbcpipe.segment.detect import detect_cells
-from wbcpipe.segment.stain import nuclear_stain, scale_16bit
+from wbcpipe.samples.cell_store import Quality
+from wbcpipe.segment.detection.detect import detect_cells
+from wbcpipe.segment.stain_separation import nuclear_stain, scale_16bit
 
 PIXEL_UM = 0.075
 #: Gains of red, green and blue.

@@ -25,10 +25,10 @@ from generality import CHANGES, Change
 from PIL import Image
 from scipy import ndimage
 
-from wbcpipe.samples import Sample
-from wbcpipe.segment.cells import CellStore, Quality
-from wbcpipe.segment.import_fields import import_fields
-from wbcpipe.segment.masks import NUCLEUS
+from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.sample import Sample
+from wbcpipe.segment.detection.masks import NUCLEUS
+from wbcpipe.segment.importers.fields import import_fields
 from wbcpipe.segment.stage import segment_sample
 
 #: Set to its pixel size.
@@ -50,7 +50,7 @@ def in_picture(store: CellStore, rows: np.ndarray, shape: tuple[int, int], pixel
         mask = store.masks(row, row + 1)[0]
         centre = np.array([store.column("y_px")[row], store.column("x_px")[row]])
         if abs(pixel_um / store.pixel_um - 1) < 1e-6:
-            centre = np.floor(centre) + 0.5  # as `segment.process.crop_centres` puts it
+            centre = np.floor(centre) + 0.5  # as `segment.segment_field.crop_centres` puts it
         places = (np.indices(shape) - centre[:, None, None]) * pixel_um / store.pixel_um + (mask.shape[0] - 1) / 2
         whole = np.maximum(whole, ndimage.map_coordinates(mask, places, order=0))
     return whole

@@ -16,14 +16,17 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcpipe.acquire.config import Scope, load_scope
-from wbcpipe.acquire.focus_surface import FocusSurface
-from wbcpipe.acquire.focuser import FieldFocuser
-from wbcpipe.acquire.hardware import Exposure, Microscope
+from wbcpipe.acquire.capture.session import AcquisitionSession
+from wbcpipe.acquire.config.scope import Scope, load_scope
+from wbcpipe.acquire.focus.focus_map import FocusSurface
+from wbcpipe.acquire.focus.focuser import FieldFocuser
+from wbcpipe.acquire.hardware.protocols import Exposure, Microscope
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.session import AcquisitionSession
-from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
-from wbcpipe.samples import Sample
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState
+from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.samples.sample import Sample
 
 SEEDS = (21, 22, 23, 24, 25)
 ALLOWED_UM = 0.3

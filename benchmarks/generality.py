@@ -23,11 +23,11 @@ from detection_bccd import PIXEL_UM, compare, read_boxes
 from PIL import Image
 from scipy import ndimage
 
-from wbcpipe.segment.cells import Quality
-from wbcpipe.segment.detect import detect_cells
-from wbcpipe.segment.masks import NUCLEUS, cell_mask
-from wbcpipe.segment.resample import centred_crop
-from wbcpipe.segment.stain import background_colour, nuclear_stain, scale_16bit
+from wbcpipe.samples.cell_store import Quality
+from wbcpipe.segment.detection.detect import detect_cells
+from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
+from wbcpipe.segment.importers.resample import centred_crop
+from wbcpipe.segment.stain_separation import background_colour, nuclear_stain, scale_16bit
 
 Change = Callable[[np.ndarray, float], tuple[np.ndarray, float]]
 _PBC_UM = 0.1

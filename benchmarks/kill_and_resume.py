@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from wbcpipe import __version__
-from wbcpipe.segment.cells import CellStore
+from wbcpipe.samples.cell_store import CellStore
 
 
 def command(data: Path, cells: int, extra: list[str]) -> list[str]:

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from soak import rss_mb, write_scope
 
 from wbcpipe import __version__
-from wbcpipe.acquire.config import Scope, load_scope
+from wbcpipe.acquire.capture.session import AcquisitionSession
+from wbcpipe.acquire.config.scope import Scope, load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.session import AcquisitionSession
-from wbcpipe.acquire.specimen import SpecimenPlan
-from wbcpipe.samples import Sample
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.samples.sample import Sample
 
 SIDE_PX = 128
 EVERY = 500

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wbcpipe.classify.bundle import find_bundle
-from wbcpipe.classify.classes import UNIDENTIFIED
+from wbcpipe.classify.inference.classifier import classify_sample
 from wbcpipe.classify.metrics import scores
-from wbcpipe.classify.predict import classify_sample
-from wbcpipe.samples import Sample
-from wbcpipe.segment.cells import CellStore, Quality
-from wbcpipe.segment.import_fields import import_fields
-from wbcpipe.segment.imports import import_cells
+from wbcpipe.classify.models.bundle import find_bundle
+from wbcpipe.classify.models.classes import UNIDENTIFIED
+from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.sample import Sample
+from wbcpipe.segment.importers.cells import import_cells
+from wbcpipe.segment.importers.fields import import_fields
 from wbcpipe.segment.stage import segment_sample
 
 #: Zheng's sets to their pixel sizes, read off the red cells (7.5 um), as BCCD's.

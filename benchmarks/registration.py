@@ -35,11 +35,14 @@ from PIL import Image
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
-from wbcpipe.acquire.frames import MODALITIES
-from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
-from wbcpipe.segment.edges import coarse_frame, structure
-from wbcpipe.segment.register import align
-from wbcpipe.segment.usual import find_usual
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState
+from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.samples.fields import MODALITIES
+from wbcpipe.segment.registration.edges import coarse_frame, structure
+from wbcpipe.segment.registration.register import align
+from wbcpipe.segment.registration.slide_alignment import find_usual
 
 try:
     import SimpleITK

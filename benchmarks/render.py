@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState
+from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
 
 EXPOSURE_MS = {"color1": 5.0, "color2": 5.0, "color3": 5.0, "fluorescence": 20.0}
 FIELD_UM = 204.8

@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from wbcpipe.acquire.config import load_scope
+from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.reseat import Place, find_reseating
-from wbcpipe.acquire.specimen import OpticalState, Seating, Specimen, SpecimenPlan, VirtualMicroscope
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState, Seating
+from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.acquire.slide_relocation.search import Place, find_reseating
 from wbcpipe.errors import AcquisitionError
 
 #: The demo scope's field of 204.8 um on fewer pixels, so that rendering does not rule; exposures are less by as much.

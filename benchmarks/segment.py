@@ -38,10 +38,13 @@ from skimage.measure import label, regionprops
 from skimage.registration import phase_cross_correlation
 from skimage.segmentation import watershed
 
-from wbcpipe.acquire.frames import MODALITIES, FieldInfo, FrameInfo, field_path, read_field, write_field
-from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope
-from wbcpipe.samples import Sample
-from wbcpipe.segment.cells import Quality
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState
+from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, read_field, write_field
+from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.parallel import available_cores
 from wbcpipe.segment.stage import SegmentStage, segment_sample
 

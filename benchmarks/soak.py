@@ -37,16 +37,16 @@ from typing import Any, Final
 import numpy as np
 
 from wbcpipe import __version__
-from wbcpipe.acquire.config import load_scope
-from wbcpipe.acquire.faulty import KINDS, Fault, FaultyOpener, read_strikes
-from wbcpipe.acquire.frames import MODALITIES, fields_on_disk, read_field
+from wbcpipe.acquire.capture.field_accounting import reconcile
+from wbcpipe.acquire.capture.field_writer import read_missing
+from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.reconcile import reconcile
-from wbcpipe.acquire.specimen import SpecimenPlan
-from wbcpipe.acquire.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken
-from wbcpipe.acquire.writer import read_missing
+from wbcpipe.acquire.simulation.faults import KINDS, Fault, FaultyOpener, read_strikes
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.supervise.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken
 from wbcpipe.errors import WbcpipeError
-from wbcpipe.samples import Sample
+from wbcpipe.samples.fields import MODALITIES, fields_on_disk, read_field
+from wbcpipe.samples.sample import Sample
 
 CONFIGS: Final = Path(__file__).parents[1] / "hardware_configs"
 PIXEL_UM: Final = 0.2

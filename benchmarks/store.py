@@ -25,14 +25,14 @@ from numcodecs import Blosc, Zstd, blosc
 from numcodecs.checksum32 import CRC32C
 
 from classify import block_of, cpu_name, smooth_crops, versions
-from wbcpipe.segment.cells import CellStore, halved
+from wbcpipe.samples.cell_store import CellStore, halved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from wbcpipe.segment.cells import CellBlock
+    from wbcpipe.samples.cell_store import CellBlock
 
 CODECS = {
     "zstd 0, as zarr takes by itself": Zstd(level=0),

@@ -27,16 +27,16 @@ from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
 from wbcpipe import __version__
-from wbcpipe.classify.bundle import load_bundle
-from wbcpipe.classify.data import load_cells
+from wbcpipe.classify.inference.classifier import Classifier
+from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.networks import build_network
-from wbcpipe.classify.predict import Classifier
-from wbcpipe.classify.train import predict_logits
+from wbcpipe.classify.training.data import load_cells
+from wbcpipe.classify.training.train import predict_logits
 from wbcpipe.pipeline import cli
 
 if TYPE_CHECKING:
-    from wbcpipe.classify.bundle import Bundle
-    from wbcpipe.classify.data import CellSet
+    from wbcpipe.classify.models.bundle import Bundle
+    from wbcpipe.classify.training.data import CellSet
 
 
 def make_slide(root: Path) -> str:

@@ -10,11 +10,11 @@ __all__ = ["classify_sample", "load_bundle"]
 def __getattr__(name: str) -> object:
     # Imported on first use: torch must not load for `wbcpipe --help`.
     if name == "classify_sample":
-        from wbcpipe.classify.predict import classify_sample
+        from wbcpipe.classify.inference.classifier import classify_sample
 
         return classify_sample
     if name == "load_bundle":
-        from wbcpipe.classify.bundle import load_bundle
+        from wbcpipe.classify.models.bundle import load_bundle
 
         return load_bundle
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

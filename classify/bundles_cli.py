@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wbcpipe.options import json_option
+from wbcpipe.cli.options import json_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def list_(as_json: bool) -> None:
     Example:
       wbcpipe bundles list --json
     """
-    from wbcpipe.classify.bundle import load_bundle, shipped_bundles
+    from wbcpipe.classify.models.bundle import load_bundle, shipped_bundles
 
     found = [load_bundle(path) for path in shipped_bundles().values()]
     if as_json:
@@ -82,7 +82,7 @@ def show(name: str, as_json: bool) -> None:
     Example:
       wbcpipe bundles show virtual-shufflenet
     """
-    from wbcpipe.classify.bundle import CARD, load_bundle
+    from wbcpipe.classify.models.bundle import CARD, load_bundle
 
     bundle = load_bundle(name)
     content = {"path": str(bundle.path), "verified": True, **bundle.info.model_dump(mode="json")}
@@ -109,14 +109,14 @@ def verify(names: tuple[str, ...], onnx: Path | None, as_json: bool) -> None:
     """
     if onnx is not None and len(names) != 1:
         raise click.UsageError("--onnx is compared with one bundle: give its NAME.")
-    from wbcpipe.classify.bundle import load_bundle, shipped_bundles
-    from wbcpipe.classify.verify import verify_bundle
+    from wbcpipe.classify.inference.verify import verify_bundle
+    from wbcpipe.classify.models.bundle import load_bundle, shipped_bundles
 
     found = []
     for bundle in [load_bundle(name) for name in names or shipped_bundles().values()]:
         row = verify_bundle(bundle)
         if onnx is not None:
-            from wbcpipe.classify.export import check_onnx
+            from wbcpipe.classify.inference.export import check_onnx
 
             row["onnx"] = check_onnx(bundle, onnx.read_bytes(), str(onnx))
         found.append(row)
@@ -142,8 +142,8 @@ def export(name: str, kind: str, out: Path, as_json: bool) -> None:
     Example:
       wbcpipe bundles export smear-shufflenet --format onnx --out smear.onnx
     """
-    from wbcpipe.classify.bundle import load_bundle
-    from wbcpipe.classify.export import export_onnx
+    from wbcpipe.classify.inference.export import export_onnx
+    from wbcpipe.classify.models.bundle import load_bundle
 
     found = export_onnx(load_bundle(name), out)
     if as_json:

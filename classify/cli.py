@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcpipe.cli.options import data_option, device_option, engine_option, json_option
 from wbcpipe.errors import ConfigError, SampleStateError
-from wbcpipe.options import data_option, device_option, engine_option, json_option
-from wbcpipe.samples import Sample, data_root
+from wbcpipe.samples.sample import Sample, data_root
 
 if TYPE_CHECKING:
-    from wbcpipe.classify.bundle import Bundle
-    from wbcpipe.classify.data import CellSet
-    from wbcpipe.classify.recipe import Recipe
-    from wbcpipe.classify.train import EpochReport
+    from wbcpipe.classify.models.bundle import Bundle
+    from wbcpipe.classify.training.data import CellSet
+    from wbcpipe.classify.training.recipe import Recipe
+    from wbcpipe.classify.training.train import EpochReport
 
 __all__ = ["classify", "source_of", "train"]
 
@@ -128,13 +128,13 @@ def train(
         torch.set_num_threads(threads)
     start = None
     if start_name is not None:
-        from wbcpipe.classify.bundle import load_bundle
+        from wbcpipe.classify.models.bundle import load_bundle
 
         start = load_bundle(start_name)
     keys = _recipe_keys(recipe_path, options, published=published, start=start)
     root = data_root(data)
-    from wbcpipe.classify.data import load_cells
-    from wbcpipe.classify.recipe import Recipe, suited
+    from wbcpipe.classify.training.data import load_cells
+    from wbcpipe.classify.training.recipe import Recipe, suited
 
     sources = [source_of(root, text) for text in samples]
     cells = load_cells(sources, Recipe.model_validate(keys).side)
@@ -143,7 +143,7 @@ def train(
     if folds is not None:
         _cross_validate(cells, recipe, out, folds, fold, start, device, as_json and name is None)
         if name is not None and fold is not None:
-            from wbcpipe.classify.folds import stratified_folds
+            from wbcpipe.classify.training.folds import stratified_folds
 
             rows, apart = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)[fold]
             place = out / f"fold-{fold}"
@@ -160,8 +160,8 @@ def _recipe_keys(
     """The keys of the recipe that are said, all of them sound."""
     from pydantic import ValidationError
 
-    from wbcpipe.classify.recipe import Recipe, merge_keys
     from wbcpipe.classify.study.jobs import parse_settings
+    from wbcpipe.classify.training.recipe import Recipe, merge_keys
 
     given = {key: value for key, value in options.items() if value is not None and key != "settings"}
     for text in options.get("settings", ()):
@@ -173,7 +173,7 @@ def _recipe_keys(
         if published:
             content = {"normalise": "cell", **Recipe.published().model_dump(mode="json", exclude_defaults=True)}
         if start is not None:
-            from wbcpipe.classify.start import start_keys
+            from wbcpipe.classify.training.finetune import start_keys
 
             content = {**start_keys(start), **content}
         keys = merge_keys(content, given)
@@ -237,7 +237,7 @@ def _cross_validate(
     device: str,
     as_json: bool,
 ) -> None:
-    from wbcpipe.classify.procedure import cross_validate, markdown_table
+    from wbcpipe.classify.training.train_and_validate import cross_validate, markdown_table
 
     clock = _Clock(recipe, len(cells.modalities), folds if fold is None else 1)
 
@@ -259,8 +259,8 @@ def _bundle(
     device: str,
     as_json: bool,
 ) -> None:
-    from wbcpipe.classify.assemble import train_bundle
-    from wbcpipe.segment.cells import CellStore
+    from wbcpipe.classify.training.build_bundle import train_bundle
+    from wbcpipe.samples.cell_store import CellStore
 
     crop_px = CellStore(first_store).images(0, 1).shape[-1]
     bundle = train_bundle(
@@ -323,7 +323,7 @@ def classify(
       wbcpipe classify --sample S1 --max-error 0.05
     """
     _before_torch()
-    from wbcpipe.classify.predict import classify_sample, resolve_bundle
+    from wbcpipe.classify.inference.classifier import classify_sample, resolve_bundle
 
     place = Sample.at(data_root(data), sample)
     if not place.path.is_dir():

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from wbcpipe.options import data_option, json_option, sample_option
-from wbcpipe.samples import Sample, data_root
+from wbcpipe.cli.options import data_option, json_option, sample_option
+from wbcpipe.samples.sample import Sample, data_root
 
 # What reads cells and pictures is imported when a command runs: zarr must not load for `--help`.
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.segment.cells import Quality
+from wbcpipe.samples.cell_store import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

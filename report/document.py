@@ -10,24 +10,24 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe import __version__
-from wbcpipe.acquire.ending import load_end
-from wbcpipe.acquire.frames import fields_on_disk
+from wbcpipe.acquire.capture.empty_fields import read_empty
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.quicklook import read_empty
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.agreement import head_agreement
 from wbcpipe.report.gates import failed_fields, limits_of, quality_gates
-from wbcpipe.report.trust import judge
-from wbcpipe.samples import read_json
+from wbcpipe.report.model_checks import judge
+from wbcpipe.samples.fields import fields_on_disk
+from wbcpipe.samples.scan_outcome import load_end
+from wbcpipe.system.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wbcpipe.report.differential import ClassCount, Differential
+    from wbcpipe.report.model_checks import ClassShare, Trust
     from wbcpipe.report.rows import CellRows
-    from wbcpipe.report.trust import ClassShare, Trust
-    from wbcpipe.samples import Sample
-    from wbcpipe.segment.cells import CellStore
+    from wbcpipe.samples.cell_store import CellStore
+    from wbcpipe.samples.sample import Sample
 
 __all__ = ["FORMAT_VERSION", "NOTICE", "FieldCount", "build_document", "count_fields", "differential_schema"]
 

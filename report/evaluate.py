@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wbcpipe.acquire.frames import passes_on_disk, whole_fields
-from wbcpipe.acquire.quicklook import read_empty
+from wbcpipe.acquire.capture.empty_fields import read_empty
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.scores import match_points, score_calls
-from wbcpipe.segment.cells import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.fields import passes_on_disk, whole_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.report.rows import CellRows
     from wbcpipe.report.scores import CallScores
-    from wbcpipe.samples import Sample
+    from wbcpipe.samples.sample import Sample
 
 __all__ = ["CallComparison", "Detection", "Evaluation", "Share", "Truth", "evaluate_sample", "read_truth"]
 

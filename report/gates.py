@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from wbcpipe.segment.cells import Quality
+from wbcpipe.samples.cell_store import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
 
-from wbcpipe.acquire.frames import read_passes_info, whole_fields
 from wbcpipe.errors import FrameFileError
+from wbcpipe.report.cell_thumbnails import cell_strip, choose_cells, data_uri, measure_contrast
 from wbcpipe.report.differential import UNIDENTIFIED
-from wbcpipe.report.pictures import cell_strip, choose_cells, data_uri, measure_contrast
 from wbcpipe.report.tables import flag_words, quality_names
+from wbcpipe.samples.fields import read_passes_info, whole_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wbcpipe.report.pictures import Contrast
+    from wbcpipe.report.cell_thumbnails import Contrast
     from wbcpipe.report.rows import CellRows
-    from wbcpipe.samples import Sample
-    from wbcpipe.segment.cells import CellStore
+    from wbcpipe.samples.cell_store import CellStore
+    from wbcpipe.samples.sample import Sample
 
 __all__ = ["CELLS_PER_GALLERY", "Gallery", "render_page"]
 

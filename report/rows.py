@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wbcpipe.classify.calibrate import Calibration
+from wbcpipe.classify.uncertainty.probability_calibration import Calibration
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import rejections
-from wbcpipe.segment.cells import Quality
+from wbcpipe.samples.cell_store import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from wbcpipe.segment.cells import CellStore
+    from wbcpipe.samples.cell_store import CellStore
 
 __all__ = ["CellRows", "read_rows"]
 

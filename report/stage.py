@@ -16,13 +16,13 @@ from wbcpipe.report.html import render_page
 from wbcpipe.report.reference import load_reference
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.tables import cells_csv
-from wbcpipe.samples import read_json, write_atomic, write_json
-from wbcpipe.segment.cells import CellStore
+from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.system.files import read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wbcpipe.samples import Sample
+    from wbcpipe.samples.sample import Sample
 
 __all__ = ["document_paths", "read_document", "write_report"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wbcpipe.acquire.frames import fields_on_disk
-from wbcpipe.acquire.staining import staining_state
+from wbcpipe.acquire.staining.workflow import staining_state
 from wbcpipe.errors import SampleNameError, SampleStateError
 from wbcpipe.report.document import count_fields
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.stage import document_paths, read_document
-from wbcpipe.samples import Sample
-from wbcpipe.segment.cells import CellStore
+from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.fields import fields_on_disk
+from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from wbcpipe.segment.cells import Quality
+from wbcpipe.samples.cell_store import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcpipe.options import data_option, device_option, json_option, sample_option
-from wbcpipe.progress import Reporter
-from wbcpipe.samples import Sample, data_root, write_atomic
+from wbcpipe.cli.options import data_option, device_option, json_option, sample_option
+from wbcpipe.cli.progress import Reporter
+from wbcpipe.samples.sample import Sample, data_root
+from wbcpipe.system.files import write_atomic
 
 if TYPE_CHECKING:
-    from wbcpipe.segment.cells import CellStore
+    from wbcpipe.samples.cell_store import CellStore
 
 __all__ = ["import_", "segment"]
 
@@ -108,8 +109,8 @@ def view(name: str, data: Path | None, index: int | None, pixel_um: float) -> No
       wbcpipe view --sample demo
       wbcpipe view --sample demo --field 12
     """
-    from wbcpipe.segment.fieldview import FieldLooker
-    from wbcpipe.segment.layers import open_viewer
+    from wbcpipe.segment.view.field_view import FieldLooker
+    from wbcpipe.segment.view.layers import open_viewer
 
     sample = Sample.at(data_root(data), name)
     looker = FieldLooker(sample, pixel_um=pixel_um)
@@ -175,7 +176,7 @@ def cells(
     Example:
       wbcpipe import cells pbc5/ --sample pbc5 --kind stained-rgb --pixel-um 0.1
     """
-    from wbcpipe.segment.imports import import_cells
+    from wbcpipe.segment.importers.cells import import_cells
 
     sample = Sample.at(data_root(data), name)
     with Reporter(quiet=as_json) as reporter:
@@ -221,7 +222,7 @@ def fields(
       wbcpipe import fields smear/ --sample lab2 --kind stained-rgb --pixel-um 0.075
       wbcpipe segment --sample lab2
     """
-    from wbcpipe.segment.import_fields import import_fields
+    from wbcpipe.segment.importers.fields import import_fields
 
     sample = Sample.at(data_root(data), name)
     with Reporter(quiet=as_json) as reporter:
@@ -242,8 +243,8 @@ def fields(
 
 
 def _preview(sample: Sample, index: int, out: Path, pixel_um: float, *, as_json: bool) -> None:
-    from wbcpipe.segment.fieldview import FieldLooker
-    from wbcpipe.segment.preview import preview_png
+    from wbcpipe.segment.view.field_view import FieldLooker
+    from wbcpipe.segment.view.preview import preview_png
 
     view = FieldLooker(sample, pixel_um=pixel_um).look(index)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.arrays import between
-from wbcpipe.segment.onecore import one_core
+from wbcpipe.imaging.arrays import between
+from wbcpipe.system.blas_threads import one_core
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.segment.flatfield import FlatField
-    from wbcpipe.segment.register import Alignment
+    from wbcpipe.segment.registration.register import Alignment
 
 __all__ = ["crop_cell", "crop_frame", "outside_field"]
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from wbcpipe.segment.arrays import enlarge_grid
-from wbcpipe.segment.correlate import correlate_pairs, window_side
-from wbcpipe.segment.edges import EDGES, frame_structure, shadow_ceiling, usual_edge
-from wbcpipe.segment.filters import gaussian_taps, smoothed_means
+from wbcpipe.imaging.arrays import enlarge_grid
+from wbcpipe.imaging.filters import gaussian_taps, smoothed_means
+from wbcpipe.segment.registration.correlate import correlate_pairs, window_side
+from wbcpipe.segment.registration.edges import EDGES, frame_structure, shadow_ceiling, usual_edge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from wbcpipe.segment.correlate import Surfaces
+    from wbcpipe.segment.registration.correlate import Surfaces
 
 __all__ = ["TorchSteps", "found"]
 

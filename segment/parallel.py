@@ -15,9 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Final
 
-from wbcpipe.interrupts import deaf_from_birth
-from wbcpipe.samples import Sample
-from wbcpipe.segment.detectors import OWN
+from wbcpipe.samples.sample import Sample
+from wbcpipe.segment.detection.detectors import OWN
+from wbcpipe.system.signals import deaf_from_birth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

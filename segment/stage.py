@@ -18,26 +18,26 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 import wbcpipe
-from wbcpipe.acquire.frames import passes_on_disk, read_passes, read_passes_info, whole_fields
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
-from wbcpipe.segment.calibration import (
+from wbcpipe.samples.cell_measures import RED_FLUORESCENCE
+from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, CellStore, Quality
+from wbcpipe.samples.fields import passes_on_disk, read_passes, read_passes_info, whole_fields
+from wbcpipe.segment.deduplicate import label_from_truth, unique_cells
+from wbcpipe.segment.detection.detectors import OWN, load_detector
+from wbcpipe.segment.features.crop_quality import blurred, unlike_nuclei
+from wbcpipe.segment.features.field_quality import stack_figures
+from wbcpipe.segment.field_cells import FieldCells, load_field, no_cells, save_field
+from wbcpipe.segment.importers.readers import CLASS_ORDER
+from wbcpipe.segment.parallel import prepared, usual_jobs
+from wbcpipe.segment.segment_field import process_field
+from wbcpipe.segment.slide_statistics import (
     CALIBRATION_FIELDS,
     Calibration,
     calibrate_fields,
     load_calibration,
     save_calibration,
 )
-from wbcpipe.segment.cells import CROP_SIDE_PX, CellBlock, CellStore, Quality
-from wbcpipe.segment.detectors import OWN, load_detector
-from wbcpipe.segment.fieldcells import FieldCells, load_field, no_cells, save_field
-from wbcpipe.segment.fieldquality import stack_figures
-from wbcpipe.segment.measures import RED_FLUORESCENCE
-from wbcpipe.segment.parallel import prepared, usual_jobs
-from wbcpipe.segment.pictures import CLASS_ORDER
-from wbcpipe.segment.process import process_field
-from wbcpipe.segment.quality import blurred, unlike_nuclei
 from wbcpipe.segment.steps import NUMPY, frame_steps
-from wbcpipe.segment.unique import label_from_truth, unique_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.frames import FieldInfo
-    from wbcpipe.samples import Sample
-    from wbcpipe.segment.detectors import Detector
+    from wbcpipe.samples.fields import FieldInfo
+    from wbcpipe.samples.sample import Sample
+    from wbcpipe.segment.detection.detectors import Detector
 
 __all__ = ["SegmentStage", "segment_sample"]
 
@@ -75,7 +75,7 @@ class SegmentStage:
     Args:
         sample: its fields lie below ``raw``.
         pixel_um: pixel size of the crops.
-        detector: name of what finds the nuclei, see `segment.detectors`.
+        detector: name of what finds the nuclei, see `segment.detection.detectors`.
         device: where the dense steps of a frame are done, see `segment.steps`: ``auto``, ``cpu`` or ``cuda``.
         worker: one of several processes that share a GPU.
 
@@ -396,7 +396,7 @@ def segment_sample(
         pixel_um: pixel size of the crops.
         progress: called with (fields done, fields in all).
         jobs: processes; 0 for as many as the machine and the number of fields make worth while.
-        detector: name of what finds the nuclei, see `segment.detectors`.
+        detector: name of what finds the nuclei, see `segment.detection.detectors`.
         device: where the dense steps of a frame are done: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:

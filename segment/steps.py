@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from wbcpipe.errors import ConfigError
-from wbcpipe.segment.correlate import correlate_pairs
-from wbcpipe.segment.edges import frame_structure
-from wbcpipe.segment.filters import smoothed_means
+from wbcpipe.imaging.filters import smoothed_means
+from wbcpipe.segment.registration.correlate import correlate_pairs
+from wbcpipe.segment.registration.edges import frame_structure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wbcpipe.segment.correlate import Surfaces
+    from wbcpipe.segment.registration.correlate import Surfaces
 
 __all__ = ["NUMPY", "WORTH_A_GPU_PX", "FrameSteps", "frame_steps", "gpu_may_be_there"]
 

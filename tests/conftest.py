@@ -23,15 +23,19 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 #: The beginning of a test's path, to the name of what one worker runs in one go; other files go one by one. Servers of
 #: the bridge take the port after their own too, so two workers would take each other's; fields are rendered once.
-_TOGETHER: Final = {"acquire/test_bridge": "bridge", "segment/": "segment"}
+_TOGETHER: Final = {
+    "acquire/hardware/test_java_bridge": "bridge",
+    "acquire/hardware/test_bridge": "bridge",
+    "segment/": "segment",
+}
 #: What takes longest is begun first, so that the workers end at about the same time.
 _FIRST: Final = (
     "test_run.py",
     "bridge",
     "segment",
-    "acquire/test_faults.py",
-    "classify/test_study.py",
-    "classify/test_train.py",
+    "acquire/simulation/test_faults.py",
+    "classify/study/test_study.py",
+    "classify/training/test_train.py",
 )
 
 

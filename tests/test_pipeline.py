@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from wbcpipe import pipeline
+from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import ConfigError
-from wbcpipe.progress import Reporter
-from wbcpipe.samples import Sample
+from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
 
         return note
 
-    monkeypatch.setattr("wbcpipe.scan.acquire_and_segment", stage("scan"))
-    monkeypatch.setattr("wbcpipe.classify.predict.classify_sample", stage("classify"))
+    monkeypatch.setattr("wbcpipe.scan.loop.acquire_and_segment", stage("scan"))
+    monkeypatch.setattr("wbcpipe.classify.inference.classifier.classify_sample", stage("classify"))
     monkeypatch.setattr("wbcpipe.report.stage.write_report", lambda sample: None)
     return found
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wbcpipe.request import CALIBRATION_FIELDS
+from wbcpipe.scan.request import CALIBRATION_FIELDS
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcpipe.cli.options import data_option, json_option, scope_option, specimen_options
 from wbcpipe.errors import ConfigError
-from wbcpipe.options import data_option, json_option, scope_option, specimen_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,13 +57,18 @@ def calibrate(
     """
     from wbcpipe.acquire.calibration.compare import compare
     from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
-    from wbcpipe.acquire.calibration.record import calibration_path, load_calibration, new_document, save_calibration
     from wbcpipe.acquire.cli import specimen_for
-    from wbcpipe.acquire.config import load_scope
-    from wbcpipe.acquire.mmcfg import refuse_unsound
+    from wbcpipe.acquire.config.calibration_file import (
+        calibration_path,
+        load_calibration,
+        new_document,
+        save_calibration,
+    )
+    from wbcpipe.acquire.config.micromanager_cfg import refuse_unsound
+    from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.progress import Reporter
-    from wbcpipe.samples import data_root
+    from wbcpipe.cli.progress import Reporter
+    from wbcpipe.samples.sample import data_root
 
     # Everything that can be refused is refused before anything moves.
     scope = load_scope(scope_name)
@@ -88,7 +93,7 @@ def calibrate(
 
 
 def _parts(only: str | None) -> tuple[str, ...]:
-    from wbcpipe.acquire.calibration.record import PARTS
+    from wbcpipe.acquire.config.calibration_file import PARTS
 
     if only is None:
         return PARTS

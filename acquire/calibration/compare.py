@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from wbcpipe.acquire.calibration.record import PARTS, calibration_path, load_calibration, setup_sha256
+from wbcpipe.acquire.config.calibration_file import PARTS, calibration_path, load_calibration, setup_sha256
 from wbcpipe.errors import ConfigError, SampleStateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.config.scope import Scope
 
 __all__ = ["Finding", "check_calibration", "compare"]
 

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.calibration.bench import Bench
+    from wbcpipe.acquire.calibration.microscope_probe import Bench
 
 __all__ = ["DarkFigures", "dark_figures", "measure_dark"]
 

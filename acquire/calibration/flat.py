@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.calibration.bench import Bench
+    from wbcpipe.acquire.calibration.microscope_probe import Bench
 
 __all__ = ["Shading", "advise_exposure", "estimate_shading", "lamp_figures", "measure_flat", "tile_levels"]
 

@@ -15,7 +15,7 @@ from wbcpipe.errors import HardwareError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.config import Camera
+    from wbcpipe.acquire.config.scope import Camera
 
 __all__ = ["AffineFit", "Move", "camera_affine", "file_matrix", "fit_moves", "prepare", "register"]
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wbcpipe.acquire.autofocus import sharpness
+from wbcpipe.acquire.focus.autofocus import sharpness
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.calibration.bench import Bench
+    from wbcpipe.acquire.calibration.microscope_probe import Bench
 
 __all__ = ["fit_peak", "measure_offsets"]
 

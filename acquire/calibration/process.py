@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import wbcpipe.errors
-from wbcpipe.acquire.supervision import darkness, death_of, make_dark
+from wbcpipe.acquire.supervise.restart_policy import darkness, death_of, make_dark
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError, InterruptedRunError, WbcpipeError
-from wbcpipe.interrupts import deaf_from_birth
+from wbcpipe.system.signals import deaf_from_birth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
-    from wbcpipe.acquire.calibration.bench import Bench
-    from wbcpipe.acquire.config import Scope
-    from wbcpipe.acquire.specimen import SpecimenPlan
+    from wbcpipe.acquire.calibration.microscope_probe import Bench
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
 __all__ = ["CalibrationRequest", "measure", "run_calibration"]
 
@@ -164,8 +164,8 @@ def _child_main(request: CalibrationRequest, pipe: Connection) -> None:
 
 
 def _measure_here(request: CalibrationRequest, pipe: Connection) -> tuple[dict[str, Any], dict[str, Any]]:
-    from wbcpipe.acquire.calibration.bench import Bench
-    from wbcpipe.acquire.session import open_microscope
+    from wbcpipe.acquire.calibration.microscope_probe import Bench
+    from wbcpipe.acquire.capture.session import open_microscope
 
     def check() -> None:
         if pipe.poll():  # nothing is ever sent this way: it can only have been closed

@@ -12,8 +12,8 @@ from wbcpipe.errors import HardwareError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.calibration.bench import Bench
     from wbcpipe.acquire.calibration.geometry import AffineFit
+    from wbcpipe.acquire.calibration.microscope_probe import Bench
 
 __all__ = ["measure_geometry"]
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcpipe.cli.options import data_option, device_option, json_option
 from wbcpipe.errors import ConfigError, TrainingDataError
-from wbcpipe.options import data_option, device_option, json_option
-from wbcpipe.samples import data_root
+from wbcpipe.samples.sample import data_root
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wbcpipe.classify.study.jobs import Job
     from wbcpipe.classify.study.runner import StudyCells
-    from wbcpipe.classify.train import EpochReport
+    from wbcpipe.classify.training.train import EpochReport
 
 __all__ = ["study"]
 
@@ -154,10 +154,10 @@ def _plan(
     recipe: dict[str, Any],
 ) -> tuple[StudyCells, list[Job], str]:
     from wbcpipe.classify.cli import source_of
-    from wbcpipe.classify.data import load_cells
-    from wbcpipe.classify.recipe import Recipe, merge_keys, suited
     from wbcpipe.classify.study.jobs import BACKBONE_NAMES, group_cells, parse_settings, plan_jobs, split_cells
     from wbcpipe.classify.study.runner import StudyCells
+    from wbcpipe.classify.training.data import load_cells
+    from wbcpipe.classify.training.recipe import Recipe, merge_keys, suited
 
     chosen = _names(methods, _METHODS, "method")
     nets = _names(backbones, tuple(BACKBONE_NAMES), "backbone")

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 
 from wbcpipe.classify import metrics
-from wbcpipe.classify.calibrate import fuse, head_probability, mean_probability
-from wbcpipe.classify.fusion import calibrate
+from wbcpipe.classify.uncertainty.fusion import calibrate
+from wbcpipe.classify.uncertainty.probability_calibration import fuse, head_probability, mean_probability
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

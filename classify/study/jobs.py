@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from pydantic import ValidationError
 
-from wbcpipe.classify.folds import holdout, stratified_folds
-from wbcpipe.classify.recipe import Recipe, merge_keys, suited
+from wbcpipe.classify.training.folds import holdout, stratified_folds
+from wbcpipe.classify.training.recipe import Recipe, merge_keys, suited
 from wbcpipe.errors import ConfigError, TrainingDataError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.classify.data import CellSet
+    from wbcpipe.classify.training.data import CellSet
 
 __all__ = ["ALL", "BACKBONE_NAMES", "Job", "Split", "group_cells", "parse_settings", "plan_jobs", "split_cells"]
 

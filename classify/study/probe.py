@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from wbcpipe.classify.engines import TorchEngine, pick_device
-from wbcpipe.classify.missing import blank, spread, typical_of
+from wbcpipe.classify.inference.engine import TorchEngine, pick_device
+from wbcpipe.classify.inference.missing_modality import blank, spread, typical_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wbcpipe.classify.data import CellSet
+    from wbcpipe.classify.models.normalise import Normalisation
     from wbcpipe.classify.networks import FusionNetwork
-    from wbcpipe.classify.normalise import Normalisation
+    from wbcpipe.classify.training.data import CellSet
 
 __all__ = ["jacobian_norms", "probe_inputs"]
 

@@ -10,7 +10,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from wbcpipe.errors import TrainingDataError
-from wbcpipe.samples import read_json, write_atomic, write_json
+from wbcpipe.system.files import read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wbcpipe.classify import metrics
-from wbcpipe.classify.calibrate import mean_probability
-from wbcpipe.classify.normalise import fit_normalisation
-from wbcpipe.classify.procedure import select_modality
+from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.study.probe import jacobian_norms, probe_inputs
 from wbcpipe.classify.study.results import FoldResult, is_done, read_result, write_result
-from wbcpipe.classify.train import late_fusion_of, predict_logits, train_network
+from wbcpipe.classify.training.train import late_fusion_of, predict_logits, train_network
+from wbcpipe.classify.training.train_and_validate import select_modality
+from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
 from wbcpipe.errors import TrainingDataError
-from wbcpipe.samples import claim
+from wbcpipe.system.locks import claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from wbcpipe.classify.data import CellSet
+    from wbcpipe.classify.models.normalise import Normalisation
     from wbcpipe.classify.networks import FusionNetwork
-    from wbcpipe.classify.normalise import Normalisation
     from wbcpipe.classify.study.jobs import Job, Split
-    from wbcpipe.classify.train import EpochReport
+    from wbcpipe.classify.training.data import CellSet
+    from wbcpipe.classify.training.train import EpochReport
 
 __all__ = ["StudyCells", "check_settings", "run_job", "work"]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from wbcpipe.classify.ablations import FoldLogits, ablations, markdown
+from wbcpipe.classify.study.ablations import FoldLogits, ablations, markdown
 from wbcpipe.classify.study.compare import reliability_bins, summarise_study
 from wbcpipe.classify.study.plots import confidence_plot, f1_plot, jacobian_plot, jacobian_shares, reliability_plot
-from wbcpipe.samples import write_atomic
+from wbcpipe.system.files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

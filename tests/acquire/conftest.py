@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from wbcpipe.acquire.config import load_scope
+from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.specimen import Specimen, SpecimenPlan
-from wbcpipe.samples import Sample
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.config.scope import Scope
 
 SHIPPED = Path(__file__).parents[2] / "hardware_configs"
 SENSOR_PX = 256
@@ -34,7 +35,7 @@ class ScopeMaker(Protocol):
 @pytest.fixture(scope="session", autouse=True)
 def _real_core() -> None:
     """The real core must be there: these tests prove nothing against a stand-in."""
-    from wbcpipe.acquire.adapters import interface_versions
+    from wbcpipe.acquire.hardware.device_adapters import interface_versions
     from wbcpipe.errors import HardwareError
 
     try:

@@ -17,10 +17,8 @@ from click.testing import CliRunner
 from wbcpipe.acquire.calibration.cli import calibrate
 from wbcpipe.acquire.cli import acquire, doctor, scopes
 from wbcpipe.acquire.doctor import check_live
-from wbcpipe.acquire.ending import load_end
-from wbcpipe.acquire.frames import fields_on_disk
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.specimen import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.errors import (
     AcquisitionError,
     ConfigError,
@@ -31,13 +29,15 @@ from wbcpipe.errors import (
     ScopeNotFoundError,
     WbcpipeError,
 )
-from wbcpipe.request import ScanRequest, check_request
-from wbcpipe.samples import Sample
+from wbcpipe.samples.fields import fields_on_disk
+from wbcpipe.samples.sample import Sample
+from wbcpipe.samples.scan_outcome import load_end
+from wbcpipe.scan.request import ScanRequest, check_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wbcpipe.acquire.config import Scope
+    from wbcpipe.acquire.config.scope import Scope
 
 
 def test_acquire_resumes_and_takes_more(tmp_path: Path, small_scope: Scope) -> None:
@@ -143,7 +143,7 @@ def test_a_scope_that_does_not_hold_is_refused_before_the_sample_is_begun(
 
 def test_too_small_a_disk_leaves_nothing_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10_000_000})
-    monkeypatch.setattr("wbcpipe.acquire.record.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("wbcpipe.acquire.capture.sample_record.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DiskFullError, match=r"58 fields need 2\.01 GB"):
         CliRunner().invoke(acquire, ["--slide", "S", "--data", str(tmp_path / "data")], catch_exceptions=False)
     assert not (tmp_path / "data").exists()

@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.config import load_scope
+from wbcpipe.acquire.capture.sample_record import time_estimate
+from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.events import field_events
-from wbcpipe.acquire.frames import MODALITIES
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.record import time_estimate
 from wbcpipe.errors import ConfigError, StageLimitError
+from wbcpipe.samples.fields import MODALITIES
 
 PLAN = AcquisitionPlan(slot="A", field_width_um=200, field_height_um=100, overlap=0.1, x_um=(0, 1000), y_um=(-500, 0))
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from wbcpipe.classify.data import CellSet, load_cells
-from wbcpipe.segment.cells import COLUMNS, CellBlock, CellStore
+from wbcpipe.classify.training.data import CellSet, load_cells
+from wbcpipe.samples.cell_store import COLUMNS, CellBlock, CellStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wbcpipe.classify.folds import holdout, stratified_folds
 from wbcpipe.classify.metrics import expected_calibration_error, scores, summarise
+from wbcpipe.classify.training.folds import holdout, stratified_folds
 from wbcpipe.errors import TrainingDataError
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2])

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.samples import Sample, write_json
-from wbcpipe.segment.cells import CellBlock, CellStore
+from wbcpipe.samples.cell_store import CellBlock, CellStore
+from wbcpipe.samples.sample import Sample
+from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from wbcpipe.errors import SampleBusyError, SampleStateError
 from wbcpipe.report.cli import evaluate, report, status
-from wbcpipe.samples import Sample, write_json
+from wbcpipe.samples.sample import Sample
+from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ def test_report_of_no_sample_makes_no_folder(tmp_path: Path) -> None:
 def test_report_is_refused_while_another_works(create_sample: Create, tmp_path: Path) -> None:
     sample = create_sample(["NEU"])
     hold = (
-        "import sys; from pathlib import Path; from wbcpipe.samples import Sample\n"
+        "import sys; from pathlib import Path; from wbcpipe.samples.sample import Sample\n"
         "with Sample.at(Path(sys.argv[1]), 'S1').lock('classify'):\n    print('held', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(

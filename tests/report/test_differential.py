@@ -19,7 +19,7 @@ from wbcpipe.report.differential import (
     rejections,
 )
 from wbcpipe.report.reference import load_reference
-from wbcpipe.segment.cells import Quality
+from wbcpipe.samples.cell_store import Quality
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from wbcpipe.acquire.ending import PrecisionReached, ScanEnd
 from wbcpipe.errors import ConfigError, SampleStateError
+from wbcpipe.report.cell_thumbnails import choose_cells
 from wbcpipe.report.document import NOTICE, differential_schema
-from wbcpipe.report.pictures import choose_cells
 from wbcpipe.report.stage import document_paths, read_document, write_report
 from wbcpipe.report.status import sample_status
 from wbcpipe.report.tables import print_differential
-from wbcpipe.samples import write_json
-from wbcpipe.segment.cells import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.scan_outcome import PrecisionReached, ScanEnd
+from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from wbcpipe.samples import Sample
+    from wbcpipe.samples.sample import Sample
 
     Create = Callable[..., Sample]
 

@@ -11,12 +11,12 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.evaluate import evaluate_sample
 from wbcpipe.report.scores import match_points, score_calls
-from wbcpipe.segment.cells import Quality
+from wbcpipe.samples.cell_store import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wbcpipe.samples import Sample
+    from wbcpipe.samples.sample import Sample
 
     Create = Callable[..., Sample]
 

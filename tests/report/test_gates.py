@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from wbcpipe.acquire.config import QualityLimits
+from wbcpipe.acquire.config.scope import QualityLimits
 from wbcpipe.report.gates import LIMITS, failed_fields, limits_of
 from wbcpipe.report.stage import read_document, write_report
 from wbcpipe.report.tables import print_differential
-from wbcpipe.segment.cells import COLUMNS
-from wbcpipe.segment.fieldquality import FIELD_FIGURES
-from wbcpipe.segment.measures import MORPHOMETRY
+from wbcpipe.samples.cell_measures import MORPHOMETRY
+from wbcpipe.samples.cell_store import COLUMNS
+from wbcpipe.segment.features.field_quality import FIELD_FIGURES
 
 SOUND: dict[str, Any] = {
     "blur_um": 0.4,

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.frames import MODALITIES, FieldInfo, FrameInfo, field_path, write_field
-from wbcpipe.acquire.specimen import OpticalState, Specimen, SpecimenPlan, VirtualMicroscope, truth_rows, write_truth
-from wbcpipe.samples import Sample
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState
+from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
+from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, write_field
+from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.stage import segment_sample
 
 if TYPE_CHECKING:
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.segment.cells import CellStore
+    from wbcpipe.samples.cell_store import CellStore
 
 SIDE_PX = 1024
 PIXEL_UM = 0.1

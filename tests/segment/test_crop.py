@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from wbcpipe.segment.crop import crop_cell, crop_frame, outside_field
 from wbcpipe.segment.flatfield import no_flatfield
-from wbcpipe.segment.register import identity
+from wbcpipe.segment.registration.register import identity
 
 
 def scene(side: int = 300) -> np.ndarray:

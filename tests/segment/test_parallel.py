@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from wbcpipe.segment import process
-from wbcpipe.segment.detect import detect_cells
-from wbcpipe.segment.onecore import one_core
+from wbcpipe.segment import segment_field as process
+from wbcpipe.segment.detection.detect import detect_cells
 from wbcpipe.segment.parallel import available_cores, prepared, usual_jobs
 from wbcpipe.segment.stage import SegmentStage, segment_sample
+from wbcpipe.system.blas_threads import one_core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wbcpipe.samples import Sample
-    from wbcpipe.segment.cells import CellStore
+    from wbcpipe.samples.cell_store import CellStore
+    from wbcpipe.samples.sample import Sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def test_a_damaged_field_is_told_of_once(copy_run: Callable[[str], Sample], caps
 _PREPARE = """
 import sys
 from pathlib import Path
-from wbcpipe.samples import Sample
+from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.parallel import prepared
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ from PIL import Image
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from wbcpipe.acquire.frames import field_path, fields_on_disk, read_field, write_field
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
-from wbcpipe.samples import Sample
+from wbcpipe.samples.cell_measures import columns_of
+from wbcpipe.samples.cell_store import COLUMNS, CellStore, Quality
+from wbcpipe.samples.fields import field_path, fields_on_disk, read_field, write_field
+from wbcpipe.samples.sample import Sample
 from wbcpipe.segment import stage as stage_module
-from wbcpipe.segment.cells import COLUMNS, CellStore, Quality
-from wbcpipe.segment.fieldcells import save_field
-from wbcpipe.segment.import_fields import import_fields
-from wbcpipe.segment.measures import columns_of
-from wbcpipe.segment.process import process_field
+from wbcpipe.segment.field_cells import save_field
+from wbcpipe.segment.importers.fields import import_fields
+from wbcpipe.segment.segment_field import process_field
 from wbcpipe.segment.stage import SegmentStage, segment_sample
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ import torch
 from click.testing import CliRunner
 from scipy import ndimage
 
-from wbcpipe.acquire.frames import read_passes
 from wbcpipe.errors import ConfigError
+from wbcpipe.samples.fields import read_passes
 from wbcpipe.segment import gpu, steps
 from wbcpipe.segment.cli import segment
-from wbcpipe.segment.correlate import tile_centres
 from wbcpipe.segment.gpu import TorchSteps
-from wbcpipe.segment.process import process_field
+from wbcpipe.segment.registration.correlate import tile_centres
+from wbcpipe.segment.segment_field import process_field
 from wbcpipe.segment.stage import SegmentStage
 from wbcpipe.segment.steps import NUMPY, WORTH_A_GPU_PX, frame_steps, gpu_may_be_there
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from wbcpipe.samples import Sample
+    from wbcpipe.samples.sample import Sample
 
 DEVICES = [
     "cpu",
@@ -179,7 +179,7 @@ def test_fields_done_elsewhere_are_not_mixed(
 def test_segmenting_loads_no_torch(copy_run: Callable[[str], Sample]) -> None:
     sample = copy_run("light")
     program = (
-        "import sys\nfrom pathlib import Path\nfrom wbcpipe.samples import Sample\n"
+        "import sys\nfrom pathlib import Path\nfrom wbcpipe.samples.sample import Sample\n"
         "from wbcpipe.segment.stage import SegmentStage\n"
         f"print(len(SegmentStage(Sample.at(Path({str(sample.path.parent)!r}), 'light')).process(0)))\n"
         "assert 'torch' not in sys.modules, 'torch was loaded'\n"

@@ -8,20 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.frames import PASSES, FieldInfo, FrameInfo, Reseated, field_path, write_field
-from wbcpipe.acquire.specimen import (
-    UNMOVED,
-    OpticalState,
-    Seating,
-    Specimen,
-    SpecimenPlan,
-    VirtualMicroscope,
-    truth_rows,
-    write_truth,
-)
-from wbcpipe.acquire.specimen.optics import sensor_view
-from wbcpipe.samples import Sample
-from wbcpipe.segment.cells import CellStore, Quality
+from wbcpipe.acquire.simulation.optics.light_path import UNMOVED, OpticalState, Seating, sensor_view
+from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
+from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.fields import PASSES, FieldInfo, FrameInfo, Reseated, field_path, write_field
+from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.stage import segment_sample
 
 if TYPE_CHECKING:

@@ -1,0 +1,173 @@
+"""The microscope as calibration uses it: places approached from one side, frames one by one, light counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from wbcpipe.acquire.focus.autofocus import search_focus
+from wbcpipe.errors import HardwareError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.hardware.protocols import Microscope
+
+__all__ = ["Bench", "spread_places"]
+
+#: Every place is reached by a last move of this length towards +x and +y, so that the stage's backlash does not count.
+APPROACH_UM: Final = 50.0
+#: Places looked at for something to focus on.
+_TRIES: Final = 6
+
+
+def spread_places(
+    x_um: tuple[float, float], y_um: tuple[float, float], margin_um: tuple[float, float], count: int
+) -> list[tuple[float, float]]:
+    """Places spread evenly and on no grid over an area, the same at each call; the first is its middle.
+
+    The R2 sequence of Roberts: like random places, without their clumps.
+
+    Args:
+        x_um, y_um: [lowest, highest] of the area.
+        margin_um: kept free along its sides, in x and y; an area too small for it is used at its middle only.
+        count: how many.
+    """
+    plastic = 1.324717957244746
+    places = []
+    for number in range(count):
+        parts = ((0.5 + number / plastic) % 1.0, (0.5 + number / plastic**2) % 1.0)
+        place = []
+        for (low, high), margin, part in zip((x_um, y_um), margin_um, parts, strict=True):
+            room = max(high - low - 2 * margin, 0.0)
+            place.append(round((low + high - room) / 2 + part * room, 2))
+        places.append((place[0], place[1]))
+    return places
+
+
+class Bench:
+    """A microscope to measure.
+
+    Args:
+        microscope: opened.
+        scope: which it is.
+        slot: where the slide lies.
+        progress: told what is being done, and how many of how many steps of it are.
+        check: called before each frame; raises to stop.
+
+    Attributes:
+        light: modality to [exposures made, their milliseconds].
+    """
+
+    def __init__(
+        self,
+        microscope: Microscope,
+        scope: Scope,
+        slot: str,
+        *,
+        progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.microscope, self.scope = microscope, scope
+        self.progress = progress
+        self.light: dict[str, list[float]] = {}
+        self._area = scope.slot(slot)
+        self._check = check
+        self._focus_um: float | None = None
+
+    def places(self, count: int, beside_um: float = 0.0) -> list[tuple[float, float]]:
+        """Places of the slot's scan area whose fields lie within it; ``beside_um`` more is kept free."""
+        width_um, height_um = self.scope.field_um
+        margin_um = (width_um / 2 + beside_um, height_um / 2 + beside_um)
+        return spread_places(self._area.x_um, self._area.y_um, margin_um, count)
+
+    def go(self, x_um: float, y_um: float, side: tuple[int, int] = (-1, -1)) -> tuple[float, float]:
+        """Bring a place to the middle of the image, from the ``side`` (x, y) of it; gives where the stage says it is.
+
+        Raises:
+            HardwareError, StageLimitError: as of `Microscope.move_xy`.
+        """
+        self._check()
+        stage = self.scope.stage
+        before = [
+            min(max(at + APPROACH_UM * sign, low), high)
+            for at, sign, (low, high) in zip((x_um, y_um), side, (stage.x_um, stage.y_um), strict=True)
+        ]
+        self.microscope.move_xy(before[0], before[1])
+        return self.microscope.move_xy(x_um, y_um)
+
+    def frame(self, modality: str, *, frame_px: tuple[int, int] | None = None) -> NDArray[np.uint16]:
+        """Take one frame (y, x) in its modality's exposure, lying as the stage does by the scope file."""
+        self._check()
+        out = np.empty(frame_px or self.scope.camera.image_px, np.uint16)
+        exposure_ms = self.scope.modalities.named(modality).exposure_ms
+        self.microscope.light(modality)
+        real = self.microscope.expose(exposure_ms, out)
+        self.microscope.finish()
+        count = self.light.setdefault(modality, [0, 0.0])
+        count[0] += 1
+        count[1] += real.exposure_ms
+        return out
+
+    def dark(self, exposure_ms: float) -> NDArray[np.uint16]:
+        """Take one frame (y, x) with the shutter closed."""
+        self._check()
+        out = np.empty(self.scope.camera.image_px, np.uint16)
+        self.microscope.expose_dark(exposure_ms, out)
+        return out
+
+    def at_z(self, z_um: float) -> None:
+        """Drive the focus, within the soft limits."""
+        low, high = self.scope.stage.z_um
+        self.microscope.move_z(round(min(max(z_um, low), high), 3))
+
+    def focus(self, modality: str | None = None) -> float | None:
+        """Focus here in bright field and stay there; gives Z, or ``None`` where nothing shows.
+
+        The first search goes through the scope's whole range, the later ones begin where the last one ended.
+        """
+        policy = self.scope.focus
+        modality = modality or policy.modality
+        start_um = policy.fixed_um if self._focus_um is None else self._focus_um
+        range_um = policy.range_um if self._focus_um is None else 2 * policy.coarse_step_um
+        with self.microscope.focus_region(policy.roi_px) as frame_px:
+
+            def take(z_um: float) -> NDArray[np.uint16]:
+                self.at_z(z_um)
+                return self.frame(modality, frame_px=frame_px)
+
+            limits_um = self.scope.stage.z_um
+            found = search_focus(take, start_um, range_um, policy.coarse_step_um, policy.fine_step_um, limits_um)
+        if found is None:
+            self.at_z(start_um)
+            return None
+        self._focus_um = found.z_um
+        self.at_z(found.z_um)
+        return found.z_um
+
+    def find_focus(self) -> None:
+        """Focus at the first place of the slot that shows something.
+
+        Raises:
+            HardwareError: none does.
+        """
+        if self._focus_um is not None:
+            return
+        for x_um, y_um in self.places(_TRIES):
+            self.go(x_um, y_um)
+            if self.focus() is not None:
+                return
+        raise HardwareError(
+            f"no place of {_TRIES} in the slot shows anything to focus on between "
+            f"{self.scope.focus.fixed_um - self.scope.focus.range_um:g} and "
+            f"{self.scope.focus.fixed_um + self.scope.focus.range_um:g} um: lay a stained slide there, see that the "
+            "light of the focusing modality reaches the camera, or correct 'focus.fixed_um' and 'focus.range_um'."
+        )
+
+    def dose(self) -> dict[str, Any]:
+        """The light used so far: exposures and milliseconds of each modality."""
+        return {name: {"exposures": int(n), "total_ms": round(ms, 3)} for name, (n, ms) in self.light.items()}

@@ -1,0 +1,1 @@
+"""Take fields: expose, check the frames, write them, account for them."""

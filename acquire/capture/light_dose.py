@@ -1,0 +1,122 @@
+"""How much fluorescence light each place of a slide has had: noted before it falls, and with every field."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from wbcpipe.acquire.slide_relocation.alignment import reseated_info
+from wbcpipe.system.files import disk_errors, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from wbcpipe.acquire.slide_relocation.search import Reseating
+    from wbcpipe.samples.fields import FieldInfo
+
+__all__ = ["DoseLedger", "earlier_exposures"]
+
+
+class DoseLedger:
+    """Fluorescence exposures by the place on the slide where they were made; each lights a whole field of the camera.
+
+    Each is appended to ``light.jsonl`` before the light goes on, so that it counts whatever becomes of its frame: the
+    attempt may fail, the process die, the file be damaged. The line is not flushed to the disk, so it outlives its
+    process, not a power cut. Fields on disk that have none, as those of earlier versions, count from their files.
+
+    Args:
+        raw: folder of the pass.
+        field_um: (width, height) of a field.
+        fields: on disk.
+    """
+
+    def __init__(self, raw: Path, field_um: tuple[float, float], fields: Iterable[FieldInfo] = ()) -> None:
+        self._path = raw / "light.jsonl"
+        self._width_um, self._height_um = field_um
+        self._buckets: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
+        self._file = -1
+        if (raw / "light.json").is_file():  # of earlier versions: exposures whose frames came to nothing
+            for x_um, y_um, exposure_ms in read_json(raw / "light.json"):
+                self._add(float(x_um), float(y_um), float(exposure_ms))
+        noted = set()
+        for field, x_um, y_um, exposure_ms in self._noted():
+            noted.add(field)
+            self._add(x_um, y_um, exposure_ms)
+        for info in fields:
+            if info.index not in noted:
+                place = info.reseated or info
+                for frame in info.frames:
+                    if frame.modality == "fluorescence":
+                        self._add(place.x_um, place.y_um, frame.exposure_ms)
+
+    def _noted(self) -> Iterator[tuple[int, float, float, float]]:
+        """Field, place on the slide and exposure of each line; one that a power cut cut off is none."""
+        if not self._path.is_file():
+            return
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                yield int(entry["field"]), float(entry["x_um"]), float(entry["y_um"]), float(entry["exposure_ms"])
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def _bucket(self, x_um: float, y_um: float) -> tuple[int, int]:
+        return int(x_um // self._width_um), int(y_um // self._height_um)
+
+    def _add(self, x_um: float, y_um: float, exposure_ms: float) -> None:
+        self._buckets[self._bucket(x_um, y_um)].append((x_um, y_um, exposure_ms))
+
+    def note(self, field: int, x_um: float, y_um: float, exposure_ms: float) -> None:
+        """Note an exposure that is about to be made at a place of the slide.
+
+        Raises:
+            DiskFullError: it cannot be noted, so it must not be made.
+        """
+        line = json.dumps({"field": field, "x_um": x_um, "y_um": y_um, "exposure_ms": exposure_ms}) + "\n"
+        with disk_errors(self._path):
+            if self._file < 0:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.write(self._file, line.encode())
+        self._add(x_um, y_um, exposure_ms)
+
+    def at(self, x_um: float, y_um: float) -> float:
+        """Dose so far (ms) at a place of the slide, to the microsecond."""
+        column, row = self._bucket(x_um, y_um)
+        near = (
+            exposure
+            for dx in (-1, 0, 1)
+            for dy in (-1, 0, 1)
+            for exposure in self._buckets.get((column + dx, row + dy), ())
+        )
+        half = self._width_um / 2, self._height_um / 2
+        return round(math.fsum(ms for x, y, ms in near if abs(x - x_um) <= half[0] and abs(y - y_um) <= half[1]), 3)
+
+    def close(self) -> None:
+        """Flush what was noted, and let go of the file."""
+        if self._file >= 0:
+            with disk_errors(self._path):
+                os.fsync(self._file)
+            os.close(self._file)
+            self._file = -1
+
+
+def earlier_exposures(fields: Iterable[FieldInfo], now: Reseating | None) -> Iterator[tuple[float, float, float]]:
+    """The fluorescence exposures that gave the fields on disk, for a virtual slide that shall look as they left it.
+
+    Each as (x_um, y_um, exposure_ms), where on the stage it would have to be made now.
+
+    Args:
+        fields: on disk.
+        now: how the slide lies; a field may have been taken while it lay otherwise.
+    """
+    for info in fields:
+        x_um, y_um = info.x_um, info.y_um
+        if now is not None and info.reseated is not None and reseated_info(info, now).reseated != info.reseated:
+            x_um, y_um = now.to_stage_um(info.reseated.x_um, info.reseated.y_um)
+        for frame in info.frames:
+            if frame.modality == "fluorescence":
+                yield x_um, y_um, frame.exposure_ms

@@ -1,0 +1,1 @@
+"""The scope file and the Micro-Manager configuration that it names."""

@@ -1,0 +1,254 @@
+"""Micro-Manager's .cfg file, read without a core: what it declares, and what a scope names that it lacks."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wbcpipe.acquire.config.policies import MOST_FRAMES
+from wbcpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from wbcpipe.acquire.config.scope import LightSettings, Scope
+
+__all__ = [
+    "HardwareConfig",
+    "light_settings",
+    "lint",
+    "lint_staining",
+    "lint_warnings",
+    "read_config",
+    "refuse_unsound",
+    "same_value",
+]
+
+#: Fields of a line, its keyword included, that must be there.
+_LENGTHS = {"Device": 4, "Property": 3, "Label": 4, "ConfigGroup": 2, "Parent": 3, "Delay": 3}
+
+
+@dataclass
+class HardwareConfig:
+    """What a .cfg file declares.
+
+    Attributes:
+        devices: label to (adapter library, device name).
+        presets: group to preset to its (device, property, value) settings, in order.
+        labels: device to its state labels.
+        settings: (device, property, value) set when the file is loaded, in order; those of ``System``/``Startup`` last.
+        problems: what is wrong with the file by itself, in words.
+        alike: group to what is said, in words, of presets of it that do the same.
+    """
+
+    devices: dict[str, tuple[str, str]] = field(default_factory=dict)
+    presets: dict[str, dict[str, list[tuple[str, str, str]]]] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    settings: list[tuple[str, str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    alike: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_config(path: Path) -> HardwareConfig:
+    """Read a .cfg file.
+
+    Raises:
+        ConfigError: no such file, or not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"{path}: no such Micro-Manager configuration; correct 'micromanager.config'.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file ({error}).") from error
+    config = HardwareConfig()
+    closed: set[tuple[str, str]] = set()
+    last: tuple[str, str] | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        parts = [part.strip() for part in line.split(",", 5)]
+        where = f"{path.name} line {number}"
+        if len(parts) < _LENGTHS.get(parts[0], 1):
+            config.problems.append(f"{where}: {line.strip()!r} is too short for a {parts[0]} line")
+            continue
+        if parts[0] == "ConfigGroup" and len(parts) >= 6:
+            here = (parts[1], parts[2])
+            if here != last and last is not None:
+                closed.add(last)
+            if here in closed:
+                config.problems.append(f"{where}: preset {parts[2]!r} of group {parts[1]!r} is defined twice")
+            last = here
+        _take(config, parts, where)
+    config.settings += config.presets.get("System", {}).get("Startup", [])
+    _check_settings(config, path)
+    return config
+
+
+def _take(config: HardwareConfig, parts: list[str], where: str) -> None:
+    match parts[0]:
+        case "Device":
+            if parts[1] in config.devices:
+                config.problems.append(f"{where}: device {parts[1]!r} is declared twice")
+            config.devices[parts[1]] = (parts[2], parts[3])
+        case "Label":
+            config.labels.setdefault(parts[1], []).append(parts[3])
+        case "ConfigGroup":
+            group = config.presets.setdefault(parts[1], {})
+            if len(parts) >= 5:
+                value = parts[5] if len(parts) > 5 else ""
+                group.setdefault(parts[2], []).append((parts[3], parts[4], value))
+        case "Property" | "Parent" | "Delay" | "FocusDirection":
+            if parts[1] != "Core" and parts[1] not in config.devices:
+                config.problems.append(f"{where}: device {parts[1]!r} is not declared before it is used")
+            if parts[0] == "Property":
+                config.settings.append((parts[1], parts[2], ",".join(parts[3:])))
+        case _:
+            pass
+
+
+def _check_settings(config: HardwareConfig, path: Path) -> None:
+    seen: dict[tuple[str, tuple[tuple[str, str, str], ...]], str] = {}
+    for group, presets in config.presets.items():
+        for preset, settings in presets.items():
+            place = f"{path.name}: preset {preset!r} of group {group!r}"
+            _check_preset(config, place, settings)
+            other = seen.setdefault((group, tuple(sorted(settings))), preset)
+            if other != preset:
+                text = f"{place} does the same as {other!r}; the core cannot tell which one is set"
+                config.alike.append((group, text))
+
+
+def _check_preset(config: HardwareConfig, place: str, settings: list[tuple[str, str, str]]) -> None:
+    for device, name, value in settings:
+        if device != "Core" and device not in config.devices:
+            config.problems.append(f"{place} names the device {device!r}, which is not declared")
+        labels = config.labels.get(device)
+        if name == "Label" and labels and value not in labels:
+            config.problems.append(f"{place} sets {device!r} to the label {value!r}; it has {_listed(labels)}")
+    for (device, name), count in Counter((device, name) for device, name, _ in settings).items():
+        if count > 1:
+            config.problems.append(f"{place} sets {device}-{name} {count} times")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _absent(what: str, name: str, there: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(there), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{what} {name!r} is not in the .cfg{hint} (it has: {_listed(there)})"
+
+
+def light_settings(scope: Scope, config: HardwareConfig, light: LightSettings) -> tuple[tuple[str, str, str], ...]:
+    """The (device, property, value) settings that a modality, or darkness, stands for."""
+    if settings := _settings(config, light):
+        return tuple(settings)
+    raise ConfigError(f"{scope.path}: " + "; ".join(lint(scope, config)) + ".")
+
+
+def refuse_unsound(scope: Scope) -> list[str]:
+    """See that a scope and its .cfg hold, before a device is touched; gives what works but should be looked at.
+
+    Raises:
+        ConfigError: they do not; the text names all that is wrong.
+    """
+    config = read_config(scope.config_path)
+    if found := lint(scope, config):
+        raise ConfigError(f"{scope.path}: {'; '.join(found)}.")
+    return lint_warnings(scope, config)
+
+
+def lint_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
+    """What is odd but hinders nothing: presets alike in groups that the scope does not use, long searches of focus."""
+    used = {light.group for light in _lights(scope).values()}
+    odd = [text for group, text in config.alike if group not in used]
+    focus = scope.focus
+    if focus.method != "fixed" and focus.most_frames > MOST_FRAMES:
+        odd.append(
+            f"'focus': a search through +-{focus.range_um:g} um in steps of {focus.coarse_step_um:g} um may take "
+            f"{focus.most_frames} frames; {MOST_FRAMES} do with 'coarse_step_um' of {focus.range_um / 3:.3g} or more, "
+            f"or with a 'range_um' of {3 * focus.coarse_step_um:g} or less"
+        )
+    return odd
+
+
+def _lights(scope: Scope) -> dict[str, LightSettings]:
+    """Each state of the light that a scope file names, by its key."""
+    lights: dict[str, LightSettings] = {f"modalities.{name}": modality for name, modality in scope.modalities.items()}
+    return lights if scope.light.dark is None else {**lights, "light.dark": scope.light.dark}
+
+
+def lint(scope: Scope, config: HardwareConfig) -> list[str]:
+    """What is wrong with a scope and its .cfg, in words; empty when all holds."""
+    lights = _lights(scope)
+    used = {light.group for light in lights.values()}
+    found = [*config.problems, *(text for group, text in config.alike if group in used)]
+    devices = {
+        "camera.device": scope.camera.device,
+        "stage.xy_device": scope.stage.xy_device,
+        "stage.z_device": scope.stage.z_device,
+        **({"light.shutter_device": scope.light.shutter_device} if scope.light.shutter_device else {}),
+        **({"focus.hardware_device": scope.focus.hardware_device} if scope.focus.method == "hardware" else {}),
+    }
+    for place, light in lights.items():
+        for number, setting in enumerate(light.settings):
+            devices[f"{place}.settings[{number}].device"] = setting.device
+        if light.group and light.group not in config.presets:
+            found.append(_absent(f"{place}.group", light.group, config.presets))
+        elif light.group and light.preset not in config.presets[light.group]:
+            found.append(_absent(f"{place}.preset", light.preset, config.presets[light.group]))
+    known = {*config.devices, "Core"}
+    found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
+    return found + lint_staining(scope, config) + _alike(config, lights)
+
+
+def lint_staining(scope: Scope, config: HardwareConfig) -> list[str]:
+    """What the steps of a staining name that the .cfg lacks, in words: devices, and labels where it gives them."""
+    found = []
+    for key, steps in (("steps", scope.staining.steps), ("safe", scope.staining.safe or ())):
+        for number, step in enumerate(steps):
+            place = f"staining.{key}[{number}]"
+            labels = config.labels.get(step.device)
+            if step.device not in (*config.devices, "Core"):
+                found.append(_absent(f"{place}.device", step.device, config.devices))
+            elif step.property == "Label" and labels and step.value not in labels:
+                found.append(_absent(f"{place}.value", step.value, labels))
+    return found
+
+
+def _alike(config: HardwareConfig, lights: dict[str, LightSettings]) -> list[str]:
+    """Modalities lit as another one is, and those that 'light.dark' would leave lit."""
+    found = []
+    looks: dict[tuple[tuple[str, str, str], ...], str] = {}
+    dark = set(_settings(config, lights["light.dark"])) if "light.dark" in lights else set()
+    for place, light in lights.items():
+        look = tuple(sorted(_settings(config, light)))
+        if not look or place == "light.dark":
+            continue
+        if looks.setdefault(look, place) != place:
+            found.append(f"{place} is lit exactly as {looks[look]}")
+        if dark and dark <= set(look):
+            found.append(f"light.dark sets nothing that {place} does not set too, so it would stay lit")
+    return found
+
+
+def _settings(config: HardwareConfig, light: LightSettings) -> list[tuple[str, str, str]]:
+    """The settings of a light; none where its preset is not there."""
+    if light.settings:
+        return [(setting.device, setting.property, setting.value) for setting in light.settings]
+    return config.presets.get(light.group, {}).get(light.preset, [])
+
+
+def same_value(got: str, wanted: str) -> bool:
+    """Whether a device's answer means the value set: ``1.0000`` is ``1``."""
+    if got == wanted:
+        return True
+    try:
+        return float(got) == float(wanted)
+    except ValueError:
+        return False

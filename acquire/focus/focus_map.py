@@ -1,0 +1,400 @@
+"""The surface of focus over a slot: a coarse fit over all of it, refined where fields are taken.
+
+Every Z follows from the scan area and the images alone, never from which fields were wanted first: a run that is
+broken off, resumed or extended finds the same surface and so takes the same frames. What has moved since it was
+measured is told by looking again at places that were focused before: the difference there is the drift's alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from wbcpipe.acquire.focus.surface_fit import OUTLIER_UM, FocusPoint, fit_drift, fit_local, fit_surface
+from wbcpipe.errors import SampleStateError
+from wbcpipe.system.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from wbcpipe.acquire.config.scope import Focus
+    from wbcpipe.acquire.plan import AcquisitionPlan
+
+__all__ = ["DriftCheck", "Finder", "FocusSurface", "apart_um", "load_surface"]
+
+FORMAT_VERSION: Final = 3
+#: Versions that are read; in 1 a point found beside its node was carried to it, and there was no drift; in 2 it only
+#: raised the surface.
+_READABLE: Final = (1, 2, 3)
+#: Where a point shows nothing, its neighbourhood is tried, this far away in x and y.
+_DETOUR_UM: Final = ((0.0, 0.0), (150.0, 0.0), (0.0, 150.0), (-150.0, 0.0), (0.0, -150.0))
+#: A field is looked up on this many points of the fine grid along each side: two to each of its sides.
+_REACH: Final = 1
+#: Places focused before at which a drift is measured.
+_LANDMARKS: Final = 9
+
+
+class Finder(Protocol):
+    """Focuses at a place; ``near_um`` is a guess of Z, ``wide`` asks for the whole range."""
+
+    def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
+        """Z of best focus in um; ``None`` where there is nothing to see."""
+        ...
+
+
+@dataclass(frozen=True)
+class DriftCheck:
+    """Focus measured again on the way, where a field was about to be taken.
+
+    Attributes:
+        field: index of that field in the plan.
+        measured_um: how far the focus was found above the surface; ``None`` where there was nothing to see.
+        shift_um: by which the surface is raised from then on, in the middle of the scan area.
+        tilt_x_um_mm, tilt_y_um_mm: and by how much more for each mm along x and y.
+    """
+
+    field: int
+    measured_um: float | None
+    shift_um: float
+    tilt_x_um_mm: float = 0.0
+    tilt_y_um_mm: float = 0.0
+
+
+@dataclass
+class FocusSurface:
+    """Focus over the scan area of a plan.
+
+    Attributes:
+        plan: whose area it spans.
+        policy: of the scope.
+        coarse: focused points over the whole area.
+        fine: (column, row) of the fine grid to what was focused there or beside it; only those needed so far.
+        checks: of the drift, in the order in which they were made.
+        outdated: a drift was found that no shift and tilt describe: the surface has to be measured anew.
+        resumed: read from a file: the microscope may have drifted since it was measured.
+        pending: place in um whose focus is being sought, or was when that failed.
+    """
+
+    plan: AcquisitionPlan
+    policy: Focus
+    coarse: list[FocusPoint] = field(default_factory=list)
+    fine: dict[tuple[int, int], FocusPoint] = field(default_factory=dict)
+    checks: list[DriftCheck] = field(default_factory=list)
+    resumed: bool = False
+    outdated: bool = False
+    pending: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self._surface = fit_surface(self.coarse) if self.coarse else None
+        self._begun: list[FocusPoint] = []
+        self._given_up: set[tuple[int, int]] = set()
+        self._local: dict[tuple[int, int], Callable[[float, float], float]] = {}
+
+    @property
+    def fine_shape(self) -> tuple[int, int]:
+        """(columns, rows) of the fine grid, which spans the scan area."""
+        sides = (self.plan.x_um, self.plan.y_um)
+        columns, rows = (max(math.ceil((high - low) / self.policy.spacing_um), 1) + 1 for low, high in sides)
+        return columns, rows
+
+    def node_um(self, column: int, row: int) -> tuple[float, float]:
+        """Where a point of the fine grid lies."""
+        columns, rows = self.fine_shape
+        return _between(self.plan.x_um, column, columns), _between(self.plan.y_um, row, rows)
+
+    def _cell(self, x_um: float, y_um: float) -> tuple[int, int]:
+        """The fine grid's cell around a place: its first column and row."""
+        first = []
+        spans_um = (self.plan.x_um, self.plan.y_um)
+        for value, (low, high), count in zip((x_um, y_um), spans_um, self.fine_shape, strict=True):
+            first.append(int(min(max(math.floor((value - low) / (high - low) * (count - 1)), 0), count - 2)))
+        return first[0], first[1]
+
+    def _nodes_around(self, column: int, row: int) -> list[tuple[int, int]]:
+        """The points of the fine grid that a cell of it is looked up on."""
+        columns, rows = self.fine_shape
+        across = range(max(column - _REACH, 0), min(column + 1 + _REACH, columns - 1) + 1)
+        down = range(max(row - _REACH, 0), min(row + 1 + _REACH, rows - 1) + 1)
+        return list(itertools.product(across, down))
+
+    def missing_nodes(self, places_um: Iterable[tuple[float, float]]) -> list[tuple[int, int]]:
+        """The points of the fine grid around the places that are not focused yet, row by row, back and forth."""
+        cells = {self._cell(x_um, y_um) for x_um, y_um in places_um}
+        nodes = {node for cell in cells for node in self._nodes_around(*cell)}
+        return sorted(nodes - set(self.fine), key=lambda node: (node[1], node[0] if node[1] % 2 == 0 else -node[0]))
+
+    @property
+    def points(self) -> int:
+        """How many points were focused or found to show nothing."""
+        return len(self.coarse or self._begun) + len(self.fine)
+
+    def measure(self, places_um: Iterable[tuple[float, float]], find: Finder) -> None:
+        """Focus where it is needed to know Z at the places; after a failure, asked again, it goes on at `pending`.
+
+        Raises:
+            HardwareError: that of the finder, or no point of the whole slot shows anything.
+        """
+        if self.policy.method == "fixed":
+            return
+        if not self.coarse:
+            self._measure_coarse(find)
+            found, self._begun = self._begun, []
+            self.pending = None
+            self._surface = fit_surface(found)
+            self.coarse = found
+        for node in self.missing_nodes(places_um):
+            if node not in self._given_up:
+                self.pending = self.node_um(*node)
+                self.fine[node] = self._measure_node(*self.pending, find)
+        self.pending = None
+        self._given_up.clear()
+        self._local.clear()
+
+    def give_up(self) -> None:
+        """Pass over `pending` in the measurement that follows; a later one tries a point of the fine grid again."""
+        if self.pending is None:
+            return
+        where, self.pending = self.pending, None
+        if not self.coarse:
+            self._begun.append(FocusPoint(*where, None))
+        else:
+            self._given_up |= {node for node in self.missing_nodes([where]) if self.node_um(*node) == where}
+
+    def fall_back(self) -> bool:
+        """Make do with what was measured, until `measure` is asked again; false where that is nothing at all."""
+        self._given_up.clear()
+        self._local.clear()
+        if not self.coarse:
+            self._surface = fit_surface(self._begun) if any(one.z_um is not None for one in self._begun) else None
+        return self._surface is not None
+
+    def _measure_coarse(self, find: Finder) -> None:
+        side = self.policy.coarse_points
+        for number in range(len(self._begun), side * side):
+            row, step = divmod(number, side)
+            column = side - 1 - step if row % 2 else step
+            x_um, y_um = _between(self.plan.x_um, column, side), _between(self.plan.y_um, row, side)
+            self.pending = (x_um, y_um)
+            known = [point for point in self._begun if point.z_um is not None]
+            z_um: float | None = None
+            if known:
+                nearest = min(known, key=lambda point: math.hypot(point.x_um - x_um, point.y_um - y_um))
+                z_um = find(x_um, y_um, nearest.z_um or 0.0, wide=False)
+            if z_um is None:
+                z_um = find(x_um, y_um, self.policy.fixed_um, wide=True)
+            self._begun.append(FocusPoint(x_um, y_um, z_um))
+
+    def _measure_node(self, x_um: float, y_um: float, find: Finder) -> FocusPoint:
+        """Focus at a point of the fine grid, or beside it; as it would have been before the drift seen so far."""
+        assert self._surface is not None
+        for point in self.coarse:
+            if point.z_um is not None and (point.x_um, point.y_um) == (x_um, y_um):
+                if abs(point.z_um - self._surface(x_um, y_um)) <= OUTLIER_UM:
+                    return point
+        for dx_um, dy_um in _DETOUR_UM:
+            there = (round(x_um + dx_um, 3), round(y_um + dy_um, 3))
+            spans_um = (self.plan.x_um, self.plan.y_um)
+            if not all(low <= value <= high for value, (low, high) in zip(there, spans_um, strict=True)):
+                continue
+            expected_um, shift_um = self._surface(*there), self.drift_um(*there)
+            found_um = find(*there, round(expected_um + shift_um, 2), wide=False)
+            if found_um is not None and abs(found_um - shift_um - expected_um) <= OUTLIER_UM:
+                return FocusPoint(*there, round(found_um - shift_um, 3))
+        return FocusPoint(x_um, y_um, None)
+
+    def drift_um(self, x_um: float, y_um: float) -> float:
+        """By how much the drift seen so far has raised the focus at a place since it was measured."""
+        return self._drift_of(self.checks[-1], x_um, y_um) if self.checks else 0.0
+
+    def _drift_of(self, check: DriftCheck, x_um: float, y_um: float) -> float:
+        """What a check says of the drift at a place."""
+        dx_mm, dy_mm = ((at - sum(span) / 2) / 1000 for at, span in ((x_um, self.plan.x_um), (y_um, self.plan.y_um)))
+        return check.shift_um + check.tilt_x_um_mm * dx_mm + check.tilt_y_um_mm * dy_mm
+
+    def z_um(self, x_um: float, y_um: float) -> float:
+        """Z of best focus at a place by now, to the nanometre; `measure` must have been asked for it."""
+        if self.policy.method == "fixed":
+            return self.policy.fixed_um
+        return round(self._undrifted_um(x_um, y_um) + self.drift_um(x_um, y_um), 3)
+
+    def _undrifted_um(self, x_um: float, y_um: float) -> float:
+        assert self._surface is not None
+        cell = self._cell(x_um, y_um)
+        if cell not in self._local:
+            self._local[cell] = self._fit_cell(*cell)
+        return self._surface(x_um, y_um) + self._local[cell](x_um, y_um)
+
+    def _fit_cell(self, column: int, row: int) -> Callable[[float, float], float]:
+        """What is to be added to the coarse surface in a cell of the fine grid, from the points around it alone."""
+        assert self._surface is not None
+        around = [self.fine[node] for node in self._nodes_around(column, row) if node in self.fine]
+        off = [
+            FocusPoint(point.x_um, point.y_um, point.z_um - self._surface(point.x_um, point.y_um))
+            for point in around
+            if point.z_um is not None
+        ]
+        local = fit_local(off, self.policy.spacing_um)
+        if local is not None:
+            return local
+        # One or two points say how high, not how it leans.
+        level_um = float(np.mean([point.z_um for point in off])) if off else 0.0
+        return lambda _x_um, _y_um: level_um
+
+    def check_is_due(self, index: int) -> bool:
+        """Whether the drift is to be measured before this field: at the first one taken of every so many."""
+        every = self.policy.drift_check_fields
+        if self.policy.method == "fixed" or not every or index < every or not self.coarse:
+            return False  # what a makeshift surface is off by is no drift
+        return all(check.field // every != index // every for check in self.checks)
+
+    def check_drift(self, index: int, x_um: float, y_um: float, find: Finder, *, keep: bool = True) -> DriftCheck:
+        """Measure at a place how far the focus has moved since the surface was measured; beyond the limit, everywhere.
+
+        Args:
+            index: of the field of the plan that is taken next.
+            x_um, y_um: a place whose surface was measured.
+            find: focuses.
+            keep: also a check that changes nothing, so that it is not made again.
+        """
+        measured_um = self._confirmed_drift(x_um, y_um, find)
+        now = self.checks[-1] if self.checks else DriftCheck(index, None, 0.0)
+        check = replace(now, field=index, measured_um=measured_um)
+        off_um = 0.0 if measured_um is None else measured_um - self.drift_um(x_um, y_um)
+        moved = abs(off_um) > self.policy.drift_limit_um
+        if measured_um is not None and moved:
+            before_um = self.drift_um(x_um, y_um)
+            refitted = self._refit(check, FocusPoint(x_um, y_um, measured_um), find)
+            self.outdated = refitted is None
+            moved = (
+                refitted is None or abs(self._drift_of(refitted, x_um, y_um) - before_um) > self.policy.drift_limit_um
+            )
+            if moved:
+                check = refitted or replace(check, shift_um=round(now.shift_um + off_um, 3))
+        # An alarm that the landmarks do not confirm, of dirt or of cells on another level, changes nothing.
+        if moved or keep:
+            self.note(check)
+        return check
+
+    def landmarks(self) -> list[FocusPoint]:
+        """Places that were focused, as far from each other as there are, beginning in the middle."""
+        assert self._surface is not None
+        good = [
+            point
+            for point in (*self.coarse, *(self.fine[node] for node in sorted(self.fine)))
+            if point.z_um is not None and abs(point.z_um - self._surface(point.x_um, point.y_um)) <= OUTLIER_UM
+        ]
+        middle = FocusPoint(sum(self.plan.x_um) / 2, sum(self.plan.y_um) / 2, None)
+        chosen: list[FocusPoint] = []
+        away_um = [-apart_um(point, middle) for point in good]
+        while good and len(chosen) < _LANDMARKS and (max(away_um) > 0 or not chosen):
+            farthest = good[away_um.index(max(away_um))]
+            away_um = [
+                min(apart_um(point, farthest), away if chosen else math.inf)
+                for point, away in zip(good, away_um, strict=True)
+            ]
+            chosen.append(farthest)
+        return chosen
+
+    def _refit(self, check: DriftCheck, seen: FocusPoint, find: Finder) -> DriftCheck | None:
+        """The shift and tilt that the landmarks show; ``None`` where they do not agree on one.
+
+        Args:
+            check: to be filled in.
+            seen: the drift at the place that told of it.
+            find: focuses.
+        """
+        known, drifts = [seen], []
+        for point in sorted(self.landmarks(), key=lambda point: apart_um(point, seen)):
+            assert point.z_um is not None
+            near = min(known, key=lambda one: apart_um(one, point))
+            found_um = find(point.x_um, point.y_um, round(point.z_um + (near.z_um or 0.0), 2), wide=False)
+            if found_um is not None:
+                drifts.append(FocusPoint(point.x_um, point.y_um, found_um - point.z_um))
+                known.append(drifts[-1])
+        plane = fit_drift(drifts, (sum(self.plan.x_um) / 2, sum(self.plan.y_um) / 2))
+        if plane is None:
+            return None
+        shift_um, *tilts_um_mm = (round(term, 4) for term in plane)
+        return replace(check, shift_um=shift_um, tilt_x_um_mm=tilts_um_mm[0], tilt_y_um_mm=tilts_um_mm[1])
+
+    def _confirmed_drift(self, x_um: float, y_um: float, find: Finder) -> float | None:
+        """How far above the surface the focus is; beyond the limit only if a place beside says so too.
+
+        A particle of dirt thus shifts nothing. ``None`` where there is nothing to see, or no agreement to be had.
+        """
+        shift_um = self.drift_um(x_um, y_um)
+
+        def above_um(dx_um: float, guess_um: float, *, wide: bool = False) -> list[float]:
+            surface_um = self._undrifted_um(x_um + dx_um, y_um)
+            found_um = find(x_um + dx_um, y_um, round(surface_um + guess_um, 2), wide=wide)
+            return [] if found_um is None else [round(found_um - surface_um, 3)]
+
+        beside_um = self.plan.field_width_um / 4
+        seen_um: list[float] = []
+        for dx_um in (0.0, beside_um, -beside_um):
+            seen_um += above_um(dx_um, shift_um)
+            if seen_um and abs(seen_um[0] - shift_um) <= self.policy.drift_limit_um:
+                return seen_um[0]
+        if not seen_um:
+            seen_um = above_um(0.0, shift_um, wide=True)
+            seen_um += [one for dx_um in (beside_um, -beside_um) if seen_um for one in above_um(dx_um, seen_um[0])]
+        if len(seen_um) < 2:
+            return None
+        by_distance = sorted(seen_um, key=lambda one: abs(one - shift_um))
+        return by_distance[(len(seen_um) - 1) // 2]
+
+    def note(self, check: DriftCheck) -> None:
+        """Hold a check from now on."""
+        self.checks.append(check)
+
+    def save(self, path: Path) -> None:
+        """Write the surface as JSON, atomically."""
+        write_json(
+            path,
+            {
+                "format_version": FORMAT_VERSION,
+                "policy": self.policy.model_dump(mode="json"),
+                "area": {"x_um": list(self.plan.x_um), "y_um": list(self.plan.y_um)},
+                "coarse": [vars(point) for point in self.coarse],
+                "fine": [{"column": at[0], "row": at[1], **vars(point)} for at, point in sorted(self.fine.items())],
+                "drift": [vars(check) for check in self.checks],
+            },
+        )
+
+
+def load_surface(path: Path, plan: AcquisitionPlan, policy: Focus) -> FocusSurface:
+    """The surface stored at ``path``; an unmeasured one where there is none.
+
+    Raises:
+        SampleStateError: the file is damaged.
+    """
+    if not path.is_file():
+        return FocusSurface(plan, policy)
+    content = read_json(path)
+    try:
+        if content["format_version"] not in _READABLE:
+            raise SampleStateError(f"{path}: format {content['format_version']!r} is none of {_READABLE}.")
+        coarse = [FocusPoint(**point) for point in content["coarse"]]
+        fine = {
+            (entry["column"], entry["row"]): FocusPoint(entry["x_um"], entry["y_um"], entry["z_um"])
+            for entry in content["fine"]
+        }
+        checks = [DriftCheck(**check) for check in content.get("drift", [])]
+    except (KeyError, TypeError) as error:
+        raise SampleStateError(f"{path}: not a surface of focus ({error}); move it away and run again.") from error
+    return FocusSurface(plan, policy, coarse, fine, checks, resumed=True)
+
+
+def apart_um(one: FocusPoint, other: FocusPoint) -> float:
+    """Distance of two places."""
+    return math.hypot(one.x_um - other.x_um, one.y_um - other.y_um)
+
+
+def _between(span_um: tuple[float, float], number: int, count: int) -> float:
+    """Point ``number`` of ``count`` evenly spread over ``span_um``, ends included."""
+    return round(span_um[0] + (span_um[1] - span_um[0]) * number / (count - 1), 3)

@@ -1,0 +1,222 @@
+"""Focus at one place of the slide: by images, or by the microscope's own device with the images to fall back on."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from wbcpipe.acquire.focus.autofocus import climb_to_focus, search_focus
+from wbcpipe.errors import DeviceTimeoutError, HardwareError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.hardware.protocols import Microscope
+
+__all__ = ["DeviceFocuser", "FieldFocuser", "FocusCount"]
+
+#: How often the device is asked at a place, and how many places in a row it may fail at before it is left alone.
+_ATTEMPTS: Final = 2
+_FAILURES: Final = 3
+#: Between two signs of life while the focus is sought.
+_HEARTBEAT_S: Final = 2.0
+
+
+class _Log(Protocol):
+    """Notes an event with its figures, as `samples.Sample.log` does."""
+
+    def __call__(self, event: str, **fields: Any) -> None: ...
+
+
+class _LateError(Exception):
+    """A place's deadline has passed."""
+
+
+@dataclass
+class FocusCount:
+    """What focusing has cost so far.
+
+    Attributes:
+        places, empty: where the focus was sought by images, and where nothing was found.
+        frames: taken for that.
+        by_device: places that the focusing device found.
+        late: places given up for their deadline, or not begun for that of all.
+    """
+
+    places: int = 0
+    empty: int = 0
+    frames: int = 0
+    by_device: int = 0
+    late: int = 0
+
+
+class FieldFocuser:
+    """Focuses at a place of the slide by images of the camera's middle.
+
+    Args:
+        microscope: reading only the region for focusing.
+        scope: for the policy and the limits of Z.
+        frame_px: (height, width) of that region's frames.
+        check: called before each frame; raises to stop.
+        log: told of deadlines that pass.
+        progress: told in words, every 2 s, that the search lives.
+    """
+
+    def __init__(
+        self,
+        microscope: Microscope,
+        scope: Scope,
+        frame_px: tuple[int, int],
+        check: Callable[[], None] = lambda: None,
+        log: _Log = lambda event, **fields: None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._microscope = microscope
+        self._scope = scope
+        self._check = check
+        self._log = log
+        self._progress = progress
+        self._frame = np.empty(frame_px, np.uint16)
+        self._last_sign_s = time.monotonic()
+        self.restart()
+
+    def restart(self) -> None:
+        """Count anew, and give all places that follow the time of a mapping."""
+        self.count = FocusCount()
+        self._all_until_s = time.monotonic() + self._scope.focus.mapping_deadline_s
+        self._until_s = self._all_until_s
+
+    def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
+        """Z of best focus at a place near ``near_um``, or through the whole range; ``None`` where nothing shows.
+
+        Where nothing shows, or not before the deadline, Z goes back to where the search began.
+        """
+        policy, limits_um = self._scope.focus, self._scope.stage.z_um
+        now_s = time.monotonic()
+        if now_s > self._all_until_s:
+            self._late("mapping", policy.mapping_deadline_s, x_um, y_um)
+            return None
+        self._until_s = min(now_s + policy.deadline_s, self._all_until_s)
+        self.count.places += 1
+        self._microscope.move_xy(x_um, y_um)
+        self._microscope.light(policy.modality)
+        start_um = min(max(near_um - policy.offset_um, limits_um[0]), limits_um[1])
+        try:
+            if wide:
+                found = search_focus(
+                    self._take, start_um, policy.range_um, policy.coarse_step_um, policy.fine_step_um, limits_um
+                )
+            else:
+                found = climb_to_focus(self._take, start_um, policy.fine_step_um, limits_um)
+        except _LateError:
+            found = None
+            self._late("point", policy.deadline_s, x_um, y_um)
+        if found is None:
+            self.count.empty += 1
+            self._microscope.move_z(start_um)
+            return None
+        return round(found.z_um + policy.offset_um, 3)
+
+    def _take(self, z_um: float) -> NDArray[np.uint16]:
+        self._check()
+        now_s = time.monotonic()
+        if now_s - self._last_sign_s > _HEARTBEAT_S:
+            self._last_sign_s = now_s
+            self._progress(f"finding the focus: {self.count.places} places, {self.count.frames} frames")
+        if now_s > self._until_s:
+            raise _LateError
+        self.count.frames += 1
+        self._microscope.move_z(z_um)
+        self._microscope.expose(self._scope.modalities.named(self._scope.focus.modality).exposure_ms, self._frame)
+        self._microscope.finish()
+        return self._frame
+
+    def _late(self, which: str, deadline_s: float, x_um: float, y_um: float) -> None:
+        self.count.late += 1
+        self._log("focus_deadline", which=which, deadline_s=deadline_s, x_um=x_um, y_um=y_um)
+
+
+class DeviceFocuser:
+    """Focuses at a place by the microscope's own focusing device; by images where it fails.
+
+    The first places it focuses are looked at by images too, until one of them shows something: a device that holds
+    to the wrong side of the glass, or does nothing, says so only there. A device that is found wrong, hangs, or fails
+    at three places in a row is left alone from then on.
+
+    Args:
+        microscope: opened.
+        scope: for the policy.
+        by_image: focuses where the device does not.
+        log: told of each failure.
+    """
+
+    def __init__(
+        self,
+        microscope: Microscope,
+        scope: Scope,
+        by_image: FieldFocuser,
+        log: _Log = lambda event, **fields: None,
+    ) -> None:
+        self._microscope = microscope
+        self._scope = scope
+        self._by_image = by_image
+        self._log = log
+        self._failures = 0
+        self._verified = False
+        self._last_um: tuple[float, float] | None = None
+
+    def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
+        """Z of best focus at a place; `FieldFocuser` tells the rest."""
+        if self._failures >= _FAILURES:
+            return self._by_image(x_um, y_um, near_um, wide=wide)
+        found_um = self._by_device(x_um, y_um, near_um)
+        if found_um is None:
+            if self._failures >= _FAILURES:
+                self._log("focus_device_given_up", device=self._scope.focus.hardware_device)
+            return self._by_image(x_um, y_um, near_um, wide=wide)
+        if self._verified:
+            return found_um
+        seen_um = self._by_image(x_um, y_um, found_um, wide=wide)
+        self._verified = seen_um is not None
+        if seen_um is None or abs(seen_um - found_um) <= self._scope.focus.drift_limit_um:
+            return found_um
+        self._failures = _FAILURES
+        self._log("focus_device_disagrees", x_um=x_um, y_um=y_um, device_um=found_um, images_um=seen_um)
+        return seen_um
+
+    def _by_device(self, x_um: float, y_um: float, near_um: float) -> float | None:
+        """Z of best focus as the device finds it; ``None`` where it fails."""
+        policy, limits_um = self._scope.focus, self._scope.stage.z_um
+        self._microscope.move_xy(x_um, y_um)
+        last_um, self._last_um = self._last_um, (x_um, y_um)
+        if last_um is None or math.dist(last_um, (x_um, y_um)) > policy.long_move_um:
+            time.sleep(policy.hardware_settle_s)
+        start_um = min(max(near_um - policy.hardware_offset_um, limits_um[0]), limits_um[1])
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(policy.hardware_settle_s)
+            self._microscope.move_z(start_um)
+            try:
+                found_um = self._microscope.focus_by_device()
+                if abs(found_um - start_um) > policy.range_um:
+                    raise HardwareError(
+                        f"{policy.hardware_device!r} went {found_um - start_um:+.1f} um, farther than 'focus.range_um'."
+                    )
+            except HardwareError as error:
+                self._log("focus_device_failed", x_um=x_um, y_um=y_um, attempt=attempt + 1, reason=str(error))
+                if isinstance(error, DeviceTimeoutError):
+                    self._failures = _FAILURES
+                    return None
+            else:
+                self._failures = 0
+                self._by_image.count.by_device += 1
+                return round(found_um + policy.hardware_offset_um, 3)
+        self._failures += 1
+        return None

@@ -1,0 +1,1 @@
+"""Micro-Manager devices behind role protocols."""

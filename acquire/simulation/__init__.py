@@ -1,0 +1,1 @@
+"""The virtual scope, its specimen and its faults."""

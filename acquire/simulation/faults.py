@@ -1,0 +1,229 @@
+"""A virtual scope whose devices fail on purpose, on a real core: to show that a run survives it.
+
+Used by the tests and by ``benchmarks/soak.py``. A fault is put into the call of the core, or into the light, where a
+real one would be; all that follows is the code that runs on a microscope.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+
+import numpy as np
+
+from wbcpipe.acquire.hardware.core_link import CoreLink
+from wbcpipe.acquire.simulation.specimen.bleaching import DoseMap
+from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
+from wbcpipe.errors import HardwareError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
+    from wbcpipe.acquire.simulation.optics.light_path import OpticalState
+    from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+
+__all__ = ["KINDS", "Fault", "FaultKind", "FaultyOpener", "FaultyScope", "read_strikes"]
+
+FaultKind = Literal[
+    "camera time-out",
+    "dropped frame",
+    "stage stays busy",
+    "autofocus hangs",
+    "lamp dark",
+    "lamp saturates",
+    "lamp fails",
+    "camera frozen",
+    "driver crash",
+    "driver hangs",
+    "core lost",
+]
+KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
+#: Calls of the core that begin an exposure, and those that fetch a frame.
+_EXPOSING: Final = ("snap_image", "start_sequence_acquisition")
+_FETCHING: Final = ("get_image", "pop_next_tagged_image")
+#: A lamp at a fraction or a multiple of its power; the camera sees it as so much exposure.
+_POWER: Final[dict[str, float]] = {"lamp saturates": 50.0, "lamp fails": 0.2}
+_NEAR_UM: Final = 0.05
+#: A fault of the focusing strikes at points near the fields from its own on, not at any point of the slot.
+_FOCUS_SPAN: Final = 200
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        kind: what fails.
+        field: at which planned field; ``autofocus hangs`` strikes where the nearest is this or one of the 199 after.
+        attempts: how many attempts it spoils.
+        modality: whose frame a fault of the light or a frozen camera spoils.
+    """
+
+    kind: FaultKind
+    field: int
+    attempts: int = 1
+    modality: str = "color2"
+
+
+@dataclass(frozen=True)
+class FaultyOpener:
+    """Opens a `FaultyScope`; give it to `AcquisitionRequest` or `AcquisitionSession` as ``microscope``.
+
+    Attributes:
+        plan: of the run, to know the fields by their places.
+        faults: to come.
+        journal: file to which each strike is appended before it strikes: a fault that takes the process down is known,
+            and is over, in the next.
+        bleaching: of the specimen; without it a field that is taken twice gives the same frames twice.
+    """
+
+    plan: AcquisitionPlan
+    faults: tuple[Fault, ...]
+    journal: Path
+    bleaching: bool = True
+
+    def __call__(self, scope: Scope, specimen: SpecimenPlan | None) -> FaultyScope:
+        """Open it."""
+        assert specimen is not None
+        return FaultyScope(scope, specimen, self)
+
+
+def read_strikes(journal: Path) -> list[Fault]:
+    """The faults that struck, in order; a fault is there once for each attempt that it spoiled."""
+    if not journal.is_file():
+        return []
+    return [Fault(**json.loads(line)) for line in journal.read_text(encoding="utf-8").splitlines()]
+
+
+class _FaultyLink(CoreLink):
+    """A core whose calls fail as ``fault`` says."""
+
+    fault: FaultKind | None = None
+    _lost = False
+    _over: threading.Event | None = None
+
+    def arm(self, fault: FaultKind | None) -> None:
+        """The fault from here on; ``None`` for none. A call that hung until now returns."""
+        if self._over is not None and self.fault != "driver hangs":
+            self._over.set()
+        self.fault, self._over = fault, threading.Event()
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        fault = self.fault
+        if name in _EXPOSING and fault is not None:
+            self._fail_exposing(fault)
+        if name in _FETCHING and fault == "dropped frame":
+            raise HardwareError(f"{name}() failed: Camera image buffer read failed.")
+        if fault == "stage stays busy" and arguments == (self._scope.stage.xy_device,):
+            if name == "device_busy":
+                return True
+            if name == "stop":
+                self.fault = None
+        if name == "load_system_configuration" and self._lost:
+            raise HardwareError(f"{name}({arguments[0]!r}) failed: the devices are in use by another process.")
+        return super()._call(name, *arguments)
+
+    def _fail_exposing(self, fault: FaultKind) -> None:
+        if fault in ("camera time-out", "autofocus hangs", "driver hangs"):
+            assert self._over is not None
+            # Longer than the deadline, so that it is missed; only a driver that hangs never returns.
+            self._over.wait(None if fault == "driver hangs" else 1.6 * self._scope.reliability.camera_timeout_s)
+            raise HardwareError("snap_image() failed: the camera was restarted.")
+        elif fault == "driver crash":
+            super()._call("set_property", self._scope.camera.device, "SimulateCrash", "Dereference Null Pointer")
+        elif fault == "core lost":
+            self._lost = True
+            super()._call("unload_all_devices")
+
+
+class _NoDose(DoseMap):
+    """A dye that does not bleach."""
+
+    def add(self, x_um: float, y_um: float, exposure_ms: float) -> None:
+        """Forget the exposure."""
+
+
+class _FaultyLight:
+    """The virtual microscope's pixels under a lamp, or of a camera, that fails as the link's ``fault`` says."""
+
+    def __init__(self, renderer: VirtualMicroscope, link: _FaultyLink) -> None:
+        self._renderer, self._link = renderer, link
+        self.modality = ""
+        self._shown: dict[str, NDArray[np.uint16]] = {}
+
+    def expose(self, state: OpticalState, out: NDArray[np.uint16]) -> None:
+        """As `VirtualMicroscope.expose`."""
+        fault = self._link.fault if state.light == self.modality else None
+        if fault == "lamp dark":
+            state = replace(state, light="")
+        elif fault is not None and fault in _POWER:
+            state = replace(state, exposure_ms=state.exposure_ms * _POWER[fault])
+        self._renderer.expose(state, out=out)
+        before = self._shown.get(state.light)
+        if fault == "camera frozen" and before is not None and before.shape == out.shape:
+            out[:] = before
+        elif state.light:
+            self._shown[state.light] = out.copy()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._renderer, name)
+
+
+class FaultyScope(VirtualScope):
+    """The virtual scope with faults; see `FaultyOpener`."""
+
+    def __init__(self, scope: Scope, plan: SpecimenPlan, opener: FaultyOpener) -> None:
+        link = _FaultyLink(scope)
+        super().__init__(scope, plan, link)
+        if not opener.bleaching:
+            height_px, width_px = scope.camera.image_px
+            self._renderer._dose = _NoDose(width_px, height_px)
+        self._light = _FaultyLight(self._renderer, link)
+        self._renderer = cast("VirtualMicroscope", self._light)
+        self._faulty_link = link
+        self._opener = opener
+        self._fields = opener.plan.fields()
+        self._places = np.array([(field.x_um, field.y_um) for field in self._fields])  # (F, 2)
+        self._strikes: Counter[Fault] = Counter(read_strikes(opener.journal))
+
+    def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
+        """See `hardware.Microscope.move_xy`; each attempt at a field or a focus point begins here."""
+        fault = self._due(x_um, y_um)
+        self._faulty_link.arm(None if fault is None else fault.kind)
+        if fault is not None:
+            self._light.modality = fault.modality
+            self._strikes[fault] += 1
+            self._note(fault)
+        return super().move_xy(x_um, y_um)
+
+    def close(self) -> None:
+        """See `hardware.Microscope.close`."""
+        self._faulty_link.arm(None)
+        super().close()
+
+    def _due(self, x_um: float, y_um: float) -> Fault | None:
+        away_um = np.hypot(*(self._places - (x_um, y_um)).T)  # (F,)
+        nearest: PlannedField = self._fields[int(away_um.argmin())]
+        focusing = float(away_um.min()) > _NEAR_UM
+        for fault in self._opener.faults:
+            if self._strikes[fault] >= fault.attempts or focusing != (fault.kind == "autofocus hangs"):
+                continue
+            if fault.field == nearest.index or (focusing and 0 <= nearest.index - fault.field < _FOCUS_SPAN):
+                return fault
+        return None
+
+    def _note(self, fault: Fault) -> None:
+        content = {name: getattr(fault, name) for name in ("kind", "field", "attempts", "modality")}
+        with self._opener.journal.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(content) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())

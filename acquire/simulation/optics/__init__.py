@@ -1,0 +1,1 @@
+"""The light path and the camera of the virtual scope."""

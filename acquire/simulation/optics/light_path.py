@@ -1,0 +1,191 @@
+"""The light path: blur, chromatic shifts, illumination, and the geometry from slide to sensor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
+
+__all__ = [
+    "BLEACH_MS",
+    "LIGHTS",
+    "UNMOVED",
+    "Light",
+    "OpticalState",
+    "Seating",
+    "View",
+    "blur_sigma_um",
+    "reseated",
+    "sensor_view",
+]
+
+PSF_UM: Final = 0.27
+"""Standard deviation of the in-focus point spread."""
+
+DEFOCUS_BLUR: Final = 0.12
+"""Added blur (um, standard deviation) per um of defocus."""
+
+BEND_LIMIT_UM: Final = 1.5
+"""Beyond this defocus refraction adds no more contrast: the condenser's cone averages it out."""
+
+BLEACH_MS: Final = 650.0
+"""AO fades to 1/e after this much exposure: 3 % in 20 ms."""
+
+FLUORESCENCE_JITTER_PX: Final = 1.5
+"""The filter cube never falls back into quite the same place: greatest shift at a field."""
+
+
+@dataclass(frozen=True)
+class OpticalState:
+    """The core's true state when the camera exposes.
+
+    ``x_um``, ``y_um`` are the stage position: the point of the stage's frame on the optical axis, which is the image
+    centre. ``light`` names the modality, empty for darkness. ``roi`` is x, y, width, height in unbinned pixels.
+    """
+
+    x_um: float
+    y_um: float
+    z_um: float
+    light: str
+    exposure_ms: float
+    binning: int = 1
+    roi: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Seating:
+    """How the slide lies on the stage in this pass: turned about the pivot, then shifted.
+
+    A point s of the slide lies at ``R(rotation_deg) (s - pivot) + pivot + (dx_um, dy_um)`` of the stage. With y
+    growing downwards in the image, a positive angle turns clockwise as seen there.
+    """
+
+    dx_um: float = 0.0
+    dy_um: float = 0.0
+    rotation_deg: float = 0.0
+    pivot_x_um: float = 0.0
+    pivot_y_um: float = 0.0
+
+    def matrix(self) -> NDArray[np.float64]:
+        """Return the (2, 2) rotation acting on (x, y)."""
+        angle = np.deg2rad(self.rotation_deg)
+        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    def to_stage_um(self, x_um: float, y_um: float) -> tuple[float, float]:
+        """Return where a point of the slide lies on the stage."""
+        pivot = np.array([self.pivot_x_um, self.pivot_y_um])
+        moved = self.matrix() @ (np.array([x_um, y_um]) - pivot) + pivot + (self.dx_um, self.dy_um)
+        return float(moved[0]), float(moved[1])
+
+    def to_slide_um(self, x_um: float, y_um: float) -> tuple[float, float]:
+        """Return which point of the slide lies at a point of the stage."""
+        pivot = np.array([self.pivot_x_um, self.pivot_y_um])
+        moved = self.matrix().T @ (np.array([x_um, y_um]) - pivot - (self.dx_um, self.dy_um)) + pivot
+        return float(moved[0]), float(moved[1])
+
+
+UNMOVED: Final = Seating()
+"""A slide that lies as it lay in the first pass."""
+
+
+def reseated(seed: int, pivot_um: tuple[float, float]) -> Seating:
+    """How slide ``seed`` lies after it was taken off, stained and put back: within 300 um and 2 degrees.
+
+    The insert holds the slide near ``pivot_um`` (x, y), the middle of its slot.
+    """
+    rng = stream(Purpose.SEATING, seed)
+    dx_um, dy_um = rng.uniform(-300.0, 300.0, 2)
+    return Seating(float(dx_um), float(dy_um), float(rng.uniform(-2.0, 2.0)), *pivot_um)
+
+
+@dataclass(frozen=True)
+class Light:
+    """One illumination as built into the virtual microscope."""
+
+    #: Place among the modalities.
+    index: int
+    #: Image displacement against the ideal (column, row), pixels of 0.1 um, and magnification.
+    shift_px: tuple[float, float]
+    scale: float
+    #: Electrons per ms and pixel of 0.1 um: bright-field background, or a bright AO nucleus.
+    electrons_per_ms: float
+    #: Fraction of light missing in the corners, and where the brightest point lies (fraction of half the sensor).
+    vignetting: float
+    brightest: tuple[float, float]
+    #: Natural-log absorbance of a red cell per um of thickness.
+    haemoglobin_per_um: float
+    #: How much less AO background shines where a red cell lies, per um of thickness.
+    red_cell_shadow_per_um: float = 0.0
+    #: AO background relative to a bright nucleus.
+    glow: float = 0.0
+
+
+LIGHTS: Final[Mapping[str, Light]] = MappingProxyType(
+    {
+        # Haem absorbs about 125, 12 and 0.5 per mM and cm at 415, 550 and 635 nm (Prahl, omlc.org/spectra/hemoglobin)
+        # at 20 mM in the cell; strong bands are a little flattened by the LED's width.
+        "color1": Light(0, (0.0, 0.0), 1.0, 3930.0, 0.21, (0.05, -0.03), 0.42),
+        "color2": Light(1, (0.6, -0.4), 1.0008, 3930.0, 0.19, (-0.02, 0.04), 0.070),
+        "color3": Light(2, (-0.9, 0.7), 0.9990, 3930.0, 0.17, (0.03, 0.06), 0.004),
+        "fluorescence": Light(3, (11.0, -6.0), 1.002, 480.0, 0.24, (-0.06, -0.05), 0.0, 0.0045, 0.045),
+    }
+)
+
+
+def blur_sigma_um(defocus_um: float) -> float:
+    """Return the standard deviation of the blur at a defocus, um."""
+    return float(np.hypot(PSF_UM, DEFOCUS_BLUR * defocus_um))
+
+
+def jitter_px(seed: int, light: str, x_um: float, y_um: float) -> tuple[float, float]:
+    """Return the field's own shift (column, row) in pixels of 0.1 um; nought in bright-field."""
+    if light != "fluorescence":
+        return 0.0, 0.0
+    rng = stream(Purpose.JITTER, seed, round(x_um * 10), round(y_um * 10))
+    dx, dy = rng.uniform(-FLUORESCENCE_JITTER_PX, FLUORESCENCE_JITTER_PX, 2)
+    return float(dx), float(dy)
+
+
+@dataclass(frozen=True)
+class View:
+    """The affine map from the slide (um) to pixels: ``(column, row) = matrix @ (x, y) + offset``."""
+
+    matrix: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+    def to_px(self, x_um: NDArray[np.float64], y_um: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return columns and rows (N, 2) float64 of N points of the slide."""
+        m, o = self.matrix, self.offset
+        return np.column_stack([m[0, 0] * x_um + m[0, 1] * y_um + o[0], m[1, 0] * x_um + m[1, 1] * y_um + o[1]])
+
+    def reduced(self, factor: int) -> "View":
+        """Return the view onto a grid whose pixels are ``factor`` by ``factor`` of this one's."""
+        return View(self.matrix / factor, (self.offset + 0.5) / factor - 0.5)
+
+    @property
+    def um_per_px(self) -> float:
+        """Size of a pixel on the slide."""
+        return float(1.0 / np.sqrt(np.linalg.det(self.matrix)))
+
+    @property
+    def rotation_rad(self) -> float:
+        """Angle by which the slide is turned in the image."""
+        return float(np.arctan2(self.matrix[1, 0], self.matrix[0, 0]))
+
+
+def sensor_view(state: OpticalState, seed: int, seating: Seating, sensor_px: tuple[int, int], pixel_um: float) -> View:
+    """Return the map from the slide to unbinned pixels of the whole sensor; ``sensor_px`` is (rows, columns)."""
+    light = LIGHTS.get(state.light, LIGHTS["color1"])
+    jitter = jitter_px(seed, state.light, state.x_um, state.y_um)
+    # Shifts are given in pixels of 0.1 um: they are lengths in the specimen, whatever the camera.
+    shift = (np.array(light.shift_px) + jitter) * (0.1 / pixel_um)
+    centre = np.array([(sensor_px[1] - 1) / 2.0, (sensor_px[0] - 1) / 2.0])
+    rotation = seating.matrix()
+    pivot = np.array([seating.pivot_x_um, seating.pivot_y_um])
+    stage_offset = pivot - rotation @ pivot + (seating.dx_um, seating.dy_um) - (state.x_um, state.y_um)
+    factor = light.scale / pixel_um
+    return View(factor * rotation, factor * stage_offset + centre + shift)

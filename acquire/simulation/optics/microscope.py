@@ -1,0 +1,311 @@
+"""The virtual microscope: the core's true state in, the camera's frame out."""
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbcpipe.acquire.simulation.optics.camera import Window, digitise, hot_pixels
+from wbcpipe.acquire.simulation.optics.illumination import illuminate, illumination_lattice
+from wbcpipe.acquire.simulation.optics.light_path import (
+    BEND_LIMIT_UM,
+    LIGHTS,
+    UNMOVED,
+    Light,
+    OpticalState,
+    Seating,
+    View,
+    blur_sigma_um,
+    sensor_view,
+)
+from wbcpipe.acquire.simulation.optics.projection import coarseness, enlarged, projected
+from wbcpipe.acquire.simulation.specimen.bleaching import DoseMap
+from wbcpipe.acquire.simulation.specimen.cells import MARGIN_UM, RIM, Layers, cell_layers
+from wbcpipe.acquire.simulation.specimen.particles import particle_layers
+from wbcpipe.acquire.simulation.specimen.red_cells import add_clipped, draw_red_cells, red_cell_profiles
+from wbcpipe.acquire.simulation.specimen.slide import LARGEST_RADIUS_UM, Specimen, SpecimenObject
+
+__all__ = ["VirtualMicroscope"]
+
+_THREADS: Final = 2
+_BAND_ROWS: Final = 512
+#: Refraction at defocus, against the full transport-of-intensity value: LED light is only partly coherent. Red cells
+#: lie flat and bend less; more would also move the sharpest plane of a field away from its true focus.
+_BEND: Final = 0.25
+_RED_CELL_BEND: Final = 0.04
+
+
+def _limited_um(defocus_um: float) -> float:
+    return float(BEND_LIMIT_UM * np.tanh(defocus_um / BEND_LIMIT_UM))
+
+
+class VirtualMicroscope:
+    """A microscope with a four-light source and a monochrome camera over a :class:`Specimen`.
+
+    Parameters
+    ----------
+    specimen
+        What lies on the stage.
+    sensor_px
+        Rows and columns of the camera.
+    pixel_um
+        Size of an unbinned pixel in the specimen, um.
+    bit_depth
+        Bits of the camera's converter; frames are uint16 whatever it is.
+    seating
+        How the slide lies on the stage in this pass.
+
+    A frame depends on the specimen, the state and the fluorescence dose received so far, and on nothing else: the
+    same exposure gives the same bytes, noise included, in any process and in any order.
+    """
+
+    def __init__(
+        self,
+        specimen: Specimen,
+        *,
+        sensor_px: tuple[int, int] = (2048, 2048),
+        pixel_um: float = 0.1,
+        bit_depth: int = 16,
+        seating: Seating = UNMOVED,
+    ) -> None:
+        if not 8 <= bit_depth <= 16:
+            raise ValueError(f"bit_depth is {bit_depth}: 8 to 16 are possible")
+        if pixel_um <= 0:
+            raise ValueError(f"pixel_um is {pixel_um}: it must be above 0 um")
+        self.specimen = specimen
+        self.sensor_px = sensor_px
+        self.pixel_um = pixel_um
+        self.bit_depth = bit_depth
+        self.seating = seating
+        self._dose = DoseMap(sensor_px[1] * pixel_um, sensor_px[0] * pixel_um)
+        self._hot = hot_pixels(specimen.plan.seed, sensor_px)
+        self._cell_layers = lru_cache(maxsize=48)(lambda item: cell_layers(item, specimen.biology))
+        self._particle_layers = lru_cache(maxsize=160)(particle_layers)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="specimen")
+        self._lock = threading.Lock()
+
+    def age(self, exposures: Iterable[tuple[float, float, float]]) -> None:
+        """Bleach the slide by fluorescence exposures already made on it: stage x (um), y (um), exposure (ms) each."""
+        with self._lock:
+            for x_um, y_um, exposure_ms in exposures:
+                self._dose.add(x_um, y_um, exposure_ms)
+
+    def true_shift_px(self, light: str, x_um: float, y_um: float) -> tuple[float, float]:
+        """Return (row, column) by which ``light``'s image is displaced against the ideal one at the image centre.
+
+        In unbinned pixels, at the stage position (um); away from the centre magnification adds to it, see
+        :meth:`true_transform`.
+        """
+        transform = self.true_transform(light, x_um, y_um)
+        centre = np.array([(self.sensor_px[1] - 1) / 2.0, (self.sensor_px[0] - 1) / 2.0])
+        moved = transform[:2, :2] @ centre + transform[:2, 2]
+        return float(moved[1] - centre[1]), float(moved[0] - centre[0])
+
+    def true_transform(self, light: str, x_um: float, y_um: float) -> NDArray[np.float64]:
+        """Return the (3, 3) affine map from ideal pixels to ``light``'s, acting on (column, row, 1).
+
+        Ideal pixels are those of a field taken at the stage position without chromatic shift; the slide's seating is
+        included in neither.
+        """
+        state = OpticalState(x_um, y_um, 0.0, light, 0.0)
+        view = sensor_view(state, self.specimen.plan.seed, UNMOVED, self.sensor_px, self.pixel_um)
+        centre = np.array([(self.sensor_px[1] - 1) / 2.0, (self.sensor_px[0] - 1) / 2.0])
+        scale = view.matrix * self.pixel_um
+        offset = view.to_px(np.array([x_um]), np.array([y_um]))[0] - scale @ centre
+        transform = np.eye(3)
+        transform[:2, :2] = scale
+        transform[:2, 2] = offset
+        return transform
+
+    def expose(self, state: OpticalState, out: NDArray[np.uint16] | None = None) -> NDArray[np.uint16]:
+        """Return the frame (y, x) uint16 the camera gives in this state.
+
+        x grows with the column and y with the row; the stage position is the image centre. A ROI is the crop of the
+        full frame; a bin is the mean of its pixels. ``out``, when given, is filled and returned.
+        """
+        window = self._window(state)
+        if out is None:
+            out = np.empty(window.shape, np.uint16)
+        elif out.shape != window.shape or out.dtype != np.uint16:
+            raise ValueError(f"out is {out.dtype} {out.shape}: this state needs uint16 {window.shape}")
+        frame = out
+        with self._lock:
+            faded = self._dose.faded(state.x_um, state.y_um) if state.light == "fluorescence" else []
+        tops = range(window.top, window.bottom, _BAND_ROWS)
+        bands = [Window(top, window.left, min(top + _BAND_ROWS, window.bottom), window.right) for top in tops]
+        frame_key = self._frame_key(state)
+
+        def develop(band: Window) -> None:
+            electrons = self._electrons(state, band, faded)
+            digitise(
+                electrons,
+                band,
+                frame_key,
+                frame[band.top - window.top : band.bottom - window.top],
+                pixels_averaged=state.binning**2,
+                bit_depth=self.bit_depth,
+            )
+
+        if len(bands) == 1:
+            develop(bands[0])
+        else:
+            list(self._pool.map(develop, bands))
+        if state.light == "fluorescence":
+            with self._lock:
+                self._dose.add(state.x_um, state.y_um, state.exposure_ms)
+        return frame
+
+    def _window(self, state: OpticalState) -> Window:
+        rows, columns = self.sensor_px
+        x, y, width, height = state.roi or (0, 0, columns, rows)
+        if state.light and state.light not in LIGHTS:
+            raise ValueError(f"light is {state.light!r}: allowed are {', '.join(LIGHTS)}, or '' for darkness")
+        if state.binning < 1:
+            raise ValueError(f"binning is {state.binning}: it must be 1 or more")
+        if x < 0 or y < 0 or width < 1 or height < 1 or x + width > columns or y + height > rows:
+            raise ValueError(f"roi is {state.roi}: the sensor has {columns} x {rows} pixels")
+        b = state.binning
+        return Window(y // b, x // b, y // b + height // b, x // b + width // b)
+
+    def _frame_key(self, state: OpticalState) -> tuple[int, ...]:
+        lights = ("", *LIGHTS)
+        return (
+            self.specimen.plan.seed,
+            round(state.x_um * 100),
+            round(state.y_um * 100),
+            round(state.z_um * 100),
+            lights.index(state.light),
+            round(state.exposure_ms * 1000),
+            state.binning,
+        )
+
+    def _electrons(
+        self, state: OpticalState, window: Window, faded: list[tuple[float, float, float]]
+    ) -> NDArray[np.float32]:
+        """Expected electrons per unbinned pixel, (rows, columns) float32."""
+        if not state.light:
+            electrons = np.zeros(window.shape, np.float32)
+        else:
+            light = LIGHTS[state.light]
+            electrons = self._scene(state, light, window)
+            if light.glow:
+                self._fade(electrons, state, window, faded)
+            electrons *= np.float32(light.electrons_per_ms * state.exposure_ms * (self.pixel_um / 0.1) ** 2)
+            lattice = illumination_lattice(self.specimen.plan.seed, state.light, self.sensor_px)
+            illuminate(electrons, lattice, window, state.binning)
+        b = state.binning
+        rows, columns = (self._hot[:, 0] // b).astype(np.intp), (self._hot[:, 1] // b).astype(np.intp)
+        here = (rows >= window.top) & (rows < window.bottom) & (columns >= window.left) & (columns < window.right)
+        dark = (self._hot[here, 2] * state.exposure_ms / 1000.0 / b**2).astype(np.float32)
+        np.add.at(electrons, (rows[here] - window.top, columns[here] - window.left), dark)
+        return electrons
+
+    def _scene(self, state: OpticalState, light: Light, window: Window) -> NDArray[np.float32]:
+        """Transmission (bright-field) or emission relative to a bright nucleus, (rows, columns) float32."""
+        centre_um = self.seating.to_slide_um(state.x_um, state.y_um)
+        defocus_um = state.z_um - self.specimen.focus_um(*centre_um)
+        view = sensor_view(state, self.specimen.plan.seed, self.seating, self.sensor_px, self.pixel_um)
+        view = view.reduced(state.binning)
+        box_um = view.um_per_px / np.sqrt(12.0) if state.binning > 1 else 0.0
+        coarse = coarseness(blur_sigma_um(defocus_um) / view.um_per_px)
+        if coarse == 1:
+            plane = np.zeros(window.shape, np.float32)
+            self._draw(plane, (window.top, window.left), view, light, defocus_um, box_um)
+        else:
+            # One coarse pixel more on every side, so that interpolation never sees the edge of the window.
+            top, left = window.top // coarse - 1, window.left // coarse - 1
+            bottom, right = -(-window.bottom // coarse) + 1, -(-window.right // coarse) + 1
+            small = np.zeros((bottom - top, right - left), np.float32)
+            self._draw(small, (top, left), view.reduced(coarse), light, defocus_um, box_um)
+            plane = enlarged(small, (top, left), window, coarse)
+        if light.glow:
+            plane += np.float32(light.glow)
+            return plane
+        np.negative(plane, out=plane)
+        np.exp(plane, out=plane)
+        return plane
+
+    def _draw(
+        self,
+        plane: NDArray[np.float32],
+        origin: tuple[int, int],
+        view: View,
+        light: Light,
+        defocus_um: float,
+        box_um: float,
+    ) -> None:
+        """Add absorbance (bright-field) or emission of everything in the window to ``plane``."""
+        margin_um = 5.0 + 4.0 * blur_sigma_um(defocus_um)
+        x0, y0, x1, y1 = _slide_bounds(view, origin, plane.shape)
+        reds = self.specimen.red_cells_in(x0 - margin_um, y0 - margin_um, x1 + margin_um, y1 + margin_um)
+        sigma_um = round(float(np.hypot(blur_sigma_um(defocus_um), box_um)), 3)
+        tables = []
+        for variant in range(4):
+            rim, bend = (0.0, 0.0) if light.glow else (RIM, _RED_CELL_BEND)
+            table = red_cell_profiles(variant, sigma_um, round(_limited_um(defocus_um), 2), rim, bend)
+            weight = np.float32(light.haemoglobin_per_um - light.red_cell_shadow_per_um)
+            tables.append((table[0] * weight, table[1], table[2]))
+        centres = view.to_px(reds.x_um, reds.y_um)
+        draw_red_cells(plane, origin, reds, centres, view.um_per_px, view.rotation_rad, tables)
+        reach_um = margin_um + LARGEST_RADIUS_UM
+        for item in self.specimen.objects_in(x0 - reach_um, y0 - reach_um, x1 + reach_um, y1 + reach_um):
+            self._draw_object(plane, origin, view, light, item, defocus_um - item.height_um, box_um)
+
+    def _draw_object(
+        self,
+        plane: NDArray[np.float32],
+        origin: tuple[int, int],
+        view: View,
+        light: Light,
+        item: SpecimenObject,
+        defocus_um: float,
+        box_um: float,
+    ) -> None:
+        sigma_um = blur_sigma_um(defocus_um)
+        centre = view.to_px(np.array([item.x_um]), np.array([item.y_um]))[0]
+        widest_um = LARGEST_RADIUS_UM if item.kind == "debris" else 1.2 * item.radius_um
+        half = int(np.ceil((widest_um + MARGIN_UM + 3.0 * sigma_um) / view.um_per_px)) + 2
+        if not _touches(plane.shape, origin, centre, half):
+            return
+        layers: Layers = self._cell_layers(item) if item.label else self._particle_layers(item)
+        sigma_um = float(np.hypot(np.hypot(sigma_um, box_um), layers.blur_um[light.index]))
+        if light.glow:
+            image = layers.emission
+        else:
+            bend = np.float32(_BEND * _limited_um(defocus_um))
+            image = layers.absorbance[light.index] + bend * layers.bend[light.index]
+        patch, corner = projected(image, sigma_um, view, centre)
+        add_clipped(plane, patch, corner[0] - origin[0], corner[1] - origin[1])
+
+    def _fade(
+        self,
+        emission: NDArray[np.float32],
+        state: OpticalState,
+        window: Window,
+        faded: list[tuple[float, float, float]],
+    ) -> None:
+        """Bleach the parts of the window that earlier exposures have lit."""
+        rows, columns = self.sensor_px
+        for dx_um, dy_um, remaining in faded:
+            row = round(dy_um / self.pixel_um / state.binning) - window.top
+            column = round(dx_um / self.pixel_um / state.binning) - window.left
+            bottom, right = row + rows // state.binning, column + columns // state.binning
+            emission[max(row, 0) : max(bottom, 0), max(column, 0) : max(right, 0)] *= np.float32(remaining)
+
+
+def _slide_bounds(view: View, origin: tuple[int, int], shape: tuple[int, ...]) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 on the slide (um) that enclose a window of the sensor."""
+    inverse = np.linalg.inv(view.matrix)
+    corners = np.array([(origin[1] + c, origin[0] + r) for c in (0, shape[1]) for r in (0, shape[0])])
+    um = (corners - view.offset) @ inverse.T
+    (x0, y0), (x1, y1) = um.min(axis=0), um.max(axis=0)
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _touches(shape: tuple[int, ...], origin: tuple[int, int], centre: NDArray[np.float64], half: int) -> bool:
+    column, row = centre[0] - origin[1], centre[1] - origin[0]
+    return bool(-half <= column <= shape[1] + half and -half <= row <= shape[0] + half)

@@ -1,0 +1,1 @@
+"""Stain the slide between two passes."""

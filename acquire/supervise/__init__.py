@@ -1,0 +1,1 @@
+"""Run acquisition in a child process and restart it after a crash."""

@@ -1,0 +1,1 @@
+"""Bundles: a trained model with all that is needed to use it."""

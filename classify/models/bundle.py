@@ -1,0 +1,247 @@
+"""Model bundles: weights, and all that is needed to use them, in a folder of safetensors, JSON and a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wbcpipe.classify.models.card import model_card
+from wbcpipe.classify.models.classes import Backbone, Method  # noqa: TC001
+from wbcpipe.classify.models.normalise import Normalisation  # noqa: TC001
+from wbcpipe.classify.uncertainty.probability_calibration import Calibration  # noqa: TC001 - pydantic needs it
+from wbcpipe.errors import BundleError
+from wbcpipe.system.files import disk_errors, sync_directory, sync_tree
+
+if TYPE_CHECKING:
+    from wbcpipe.classify.networks import FusionNetwork
+
+__all__ = ["AUTO_BUNDLES", "Bundle", "BundleInfo", "find_bundle", "load_bundle", "shipped_bundles", "write_bundle"]
+
+FORMAT_VERSION: Final = 1
+WEIGHTS: Final = "model.safetensors"
+INFO: Final = "bundle.json"
+CARD: Final = "MODEL_CARD.md"
+
+AUTO_BUNDLES: Final = {"scope": "virtual-shufflenet", "stained-rgb": "smear-shufflenet"}
+"""The shipped bundle for each kind of sample."""
+
+
+class BundleInfo(BaseModel):
+    """The content of ``bundle.json``.
+
+    Attributes:
+        format_version: of this file.
+        name: the bundle's.
+        method: how modalities are fused.
+        backbone: torchvision's name.
+        classes: K names.
+        modalities: M names, in input order.
+        derived: those of them that are computed from others.
+        planes: c, planes of each modality.
+        kind: what pictures it was trained on.
+        pixel_um: size of a crop's pixel.
+        crop_px: side of a crop before resizing.
+        side: input side.
+        normalisation: of the input.
+        calibration: of the output.
+        without: modality to the calibration that holds where this modality is missing.
+        typical: per plane (M * c), its usual normalised values from the middle of a crop outwards; what stands in for a
+            plane that is missing. Empty in bundles made before there was one: zeros then.
+        validation: scores on cells that were kept from training.
+        training: samples, cells per class, recipe, versions, date.
+        sha256: of ``model.safetensors``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    name: str
+    method: Method
+    backbone: Backbone
+    classes: tuple[str, ...] = Field(min_length=2)
+    modalities: tuple[str, ...] = Field(min_length=1)
+    derived: tuple[str, ...] = ()
+    planes: int = Field(default=1, ge=1)
+    kind: str
+    pixel_um: float = Field(gt=0)
+    crop_px: int = Field(ge=16)
+    side: int = Field(ge=16)
+    normalisation: Normalisation
+    calibration: Calibration
+    without: dict[str, Calibration] = Field(default_factory=dict)
+    typical: tuple[tuple[float, ...], ...] = ()
+    validation: dict[str, Any]
+    training: dict[str, Any]
+    sha256: str = ""
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """What each of the network's answers goes by: its modality, or ``fused`` where one answer is for all."""
+        count = len(self.calibration.temperatures)
+        return self.modalities if count == len(self.modalities) else ("fused",) * count
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose weights were found to be those its ``bundle.json`` names.
+
+    Attributes:
+        path: its folder.
+        info: the content of ``bundle.json``.
+    """
+
+    path: Path
+    info: BundleInfo
+
+    @property
+    def pixel_um(self) -> float:
+        """Size of a pixel of the crops it reads."""
+        return self.info.pixel_um
+
+    @property
+    def calibration_digest(self) -> str:
+        """A short hash of the calibration: the same weights calibrated anew call differently."""
+        return hashlib.sha256(self.info.calibration.identity().encode()).hexdigest()[:16]
+
+    def network(self) -> FusionNetwork:
+        """The network with its weights, float32, in evaluation mode.
+
+        Raises:
+            BundleError: the weights do not fit the network that ``bundle.json`` describes.
+        """
+        import safetensors.torch
+
+        from wbcpipe.classify.networks import build_network
+
+        info = self.info
+        network = build_network(info.method, info.backbone, len(info.modalities), info.planes, len(info.classes))
+        try:
+            tensors = safetensors.torch.load_file(self.path / WEIGHTS)
+            kinds = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+            network.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in tensors.items()})
+        except (KeyError, RuntimeError) as error:
+            what = f"{info.method} on {info.backbone}"
+            raise BundleError(f"{self.path}: the weights do not fit {what}: {error}") from error
+        return network.eval().requires_grad_(False)
+
+
+def shipped_bundles() -> dict[str, Path]:
+    """Name to folder of the bundles that come with wbcpipe."""
+    root = Path(str(resources.files("wbcpipe.classify"))) / "bundles"
+    if not root.is_dir():
+        return {}
+    return {path.name: path for path in sorted(root.iterdir()) if (path / INFO).is_file()}
+
+
+def load_bundle(name_or_path: str | Path) -> Bundle:
+    """Find a bundle by the name of a shipped one or by its folder, and verify it.
+
+    Raises:
+        BundleError: no such bundle, a file missing or not valid, or weights that are not those it names.
+    """
+    path = Path(name_or_path)
+    if not (path / INFO).is_file():
+        known = shipped_bundles()
+        if str(name_or_path) not in known:
+            raise BundleError(
+                f"no bundle {str(name_or_path)!r}: it is neither a folder with {INFO} nor one of those shipped "
+                f"({', '.join(known) or 'none'}); `wbcpipe train` makes one."
+            )
+        path = known[str(name_or_path)]
+    try:
+        info = BundleInfo.model_validate_json((path / INFO).read_text(encoding="utf-8"))
+    except (ValidationError, ValueError) as error:
+        first = str(error).replace("\n", " ")
+        raise BundleError(f"{path / INFO}: not a bundle this wbcpipe can read: {first}") from error
+    _verify(path, info)
+    return Bundle(path, info)
+
+
+def find_bundle(name: str, *, kind: str | None = None) -> Bundle:
+    """The bundle ``name`` (of a shipped one, or its folder); ``auto`` is the shipped one for samples of ``kind``.
+
+    Raises:
+        BundleError: no such bundle, or none is shipped for that kind.
+    """
+    if name != "auto":
+        return load_bundle(name)
+    if kind not in AUTO_BUNDLES:
+        raise BundleError(
+            f"no bundle is shipped for samples of kind {kind!r} (there is one for {', '.join(AUTO_BUNDLES)}); name one "
+            "with --bundle, or train one with `wbcpipe train`."
+        )
+    return load_bundle(AUTO_BUNDLES[kind])
+
+
+def _verify(path: Path, info: BundleInfo) -> None:
+    weights = path / WEIGHTS
+    if not weights.is_file():
+        raise BundleError(f"{path}: bundle {info.name!r} has no {WEIGHTS}; copy the whole folder again.")
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if found != info.sha256:
+        raise BundleError(
+            f"{weights}: SHA-256 {found}, but {INFO} names {info.sha256}; the weights were damaged or exchanged: copy "
+            "the bundle again."
+        )
+
+
+def half_precision(network: FusionNetwork) -> FusionNetwork:
+    """Round a network's weights to what a bundle keeps: matrices to float16, vectors as they are."""
+    import torch
+
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim > 1:
+                tensor.copy_(tensor.half().float())
+    return network
+
+
+def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> Bundle:
+    """Write a bundle aside and rename it to ``directory``; a bundle with the same weights that is there stays.
+
+    Raises:
+        BundleError: the name is refused, or another bundle stands there.
+    """
+    import safetensors.torch
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", info.name):
+        raise BundleError(f"bundle name {info.name!r} is refused: use letters, digits, '-', '_' and '.'.")
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    payload = safetensors.torch.save(tensors)
+    info = info.model_copy(update={"sha256": hashlib.sha256(payload).hexdigest()})
+    if directory.exists():
+        return _standing(directory, info)
+    aside = directory.with_name(f".{directory.name}.partial")
+    if aside.exists():
+        shutil.rmtree(aside)
+    with disk_errors(directory):
+        aside.mkdir(parents=True)
+        (aside / WEIGHTS).write_bytes(payload)
+        content = json.dumps(info.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+        (aside / INFO).write_text(content + "\n", encoding="utf-8")
+        (aside / CARD).write_text(model_card(info.model_dump(mode="json")), encoding="utf-8")
+        sync_tree(aside)
+        aside.rename(directory)
+        sync_directory(directory.parent)
+    return load_bundle(directory)
+
+
+def _standing(directory: Path, info: BundleInfo) -> Bundle:
+    bundle = load_bundle(directory)
+    if bundle.info.sha256 != info.sha256:
+        raise BundleError(
+            f"{directory}: another bundle stands there (weights {bundle.info.sha256[:12]}, new {info.sha256[:12]}); "
+            "give another --name or --out, or move it away."
+        )
+    return bundle

@@ -1,0 +1,332 @@
+"""What each step beyond the published method is worth: fitted on held-out cells, scored on test cells, fold by fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from wbcpipe.classify import metrics
+from wbcpipe.classify.uncertainty.fusion import calibrate, choose_pool
+from wbcpipe.classify.uncertainty.head_disagreement import check_heads
+from wbcpipe.classify.uncertainty.pooling import POOLS
+from wbcpipe.classify.uncertainty.prevalence import call_rates, correct_counts, least_squares_shares, true_shares
+from wbcpipe.classify.uncertainty.probability_calibration import (
+    Calibration,
+    choose_threshold,
+    fit_calibration,
+    fuse,
+    head_probability,
+    mean_probability,
+    negative_log_likelihood,
+    stratified_parts,
+    without_heads,
+)
+from wbcpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["BLOOD", "FoldLogits", "Row", "ablations", "markdown"]
+
+BLOOD: Final = {"NEU": 60.0, "LYM": 28.0, "MO": 7.0, "EOS": 3.0, "BAS": 1.0}
+"""Per cent of each class in blood, for samples drawn as blood is."""
+MAX_ERRORS: Final = (0.02, 0.05, 0.10)
+SAMPLE_CELLS: Final = 200
+SAMPLES: Final = 40
+
+
+@dataclass(frozen=True)
+class FoldLogits:
+    """One fold's network on cells it did not learn from.
+
+    Attributes:
+        held_logits: (N, H, K) of cells to fit on.
+        held_labels: (N,) int64.
+        test_logits: (n, H, K) of cells to score on.
+        test_labels: (n,) int64.
+        faults: what was done to the input, to logits (M, n, H, K) of the test cells with it done to modality m:
+            ``zeros`` in its place, ``typical`` planes in its place...
+    """
+
+    held_logits: NDArray[np.floating[Any]]
+    held_labels: NDArray[np.int64]
+    test_logits: NDArray[np.floating[Any]]
+    test_labels: NDArray[np.int64]
+    faults: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of one variant over the folds.
+
+    Attributes:
+        ablation: which step.
+        variant: which way to do it.
+        figure: name of the figure.
+        by_fold: one value a fold; NaN where it could not be had.
+        less_base: the same less that of the ablation's first variant, fold by fold.
+    """
+
+    ablation: str
+    variant: str
+    figure: str
+    by_fold: tuple[float, ...]
+    less_base: tuple[float, ...]
+
+
+Figures = dict[str, dict[str, float]]
+"""Variant to figure to value; the first variant is what the others are compared with."""
+
+
+def ablations(folds: Sequence[FoldLogits], classes: Sequence[str], modalities: Sequence[str]) -> list[Row]:
+    """Every ablation over some folds.
+
+    Args:
+        folds: one or more.
+        classes: K names.
+        modalities: M names.
+    """
+    fitted = [calibrate(fold.held_logits, fold.held_labels)[0] for fold in folds]
+    steps: dict[str, Callable[[FoldLogits, Calibration], Figures]] = {
+        "fusion": lambda fold, chosen: _fusion(fold, chosen, classes),
+        "temperature": lambda fold, _: _temperature(fold),
+        "abstention": _abstention,
+        "missing modality": lambda fold, chosen: _missing(fold, chosen, classes, modalities),
+        "alarm": lambda fold, chosen: _alarm(fold, chosen, modalities),
+        "prevalence": lambda fold, chosen: _prevalence(fold, chosen, classes),
+    }
+    rows: list[Row] = []
+    for name, step in steps.items():
+        rows += _rows(name, [step(fold, chosen) for fold, chosen in zip(folds, fitted, strict=True)])
+    return rows
+
+
+def _rows(ablation: str, by_fold: Sequence[Figures]) -> list[Row]:
+    rows = []
+    variants = list(dict.fromkeys(variant for found in by_fold for variant in found))
+    for variant in variants:
+        figures = dict.fromkeys(figure for found in by_fold for figure in found.get(variant, {}))
+        for figure in figures:
+            values = [found.get(variant, {}).get(figure, np.nan) for found in by_fold]
+            base = [found.get(variants[0], {}).get(figure, np.nan) for found in by_fold]
+            less = tuple(value - first for value, first in zip(values, base, strict=True))
+            rows.append(Row(ablation, variant, figure, tuple(values), less))
+    return rows
+
+
+def _quality(labels: NDArray[np.int64], probability: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
+    return {
+        "weighted F1": metrics.scores(labels, probability, classes)["f1_weighted"],
+        "NLL": negative_log_likelihood(labels, probability),
+        "ECE": metrics.expected_calibration_error(labels, probability),
+    }
+
+
+def _fusion(fold: FoldLogits, chosen: Calibration, classes: Sequence[str]) -> Figures:
+    found: dict[str, NDArray[np.float64]] = {"plain mean": mean_probability(fold.test_logits)}
+    for kind in (None, *POOLS):
+        fitted = fit_calibration(fold.held_logits, fold.held_labels, pool=kind)
+        found[kind or "mixture"] = _applied(fold.test_logits, fitted)
+    found["as bundled (half to certify)"] = _applied(fold.test_logits, chosen)
+    return {name: _quality(fold.test_labels, probability, classes) for name, probability in found.items()}
+
+
+def _applied(logits: NDArray[np.floating[Any]], calibration: Calibration) -> NDArray[np.float64]:
+    return fuse(head_probability(logits, calibration), calibration)
+
+
+def _temperature(fold: FoldLogits) -> Figures:
+    fitted = fit_calibration(fold.held_logits, fold.held_labels)
+    heads = fold.held_logits.shape[1]
+    equal = {"weights": (1 / heads,) * heads, "fused_temperature": 1.0}
+    variants = {
+        "plain mean": fitted.model_copy(update={**equal, "temperatures": (1.0,) * heads}),
+        "a temperature each": fitted.model_copy(update=equal),
+        "and one for the mean": fitted.model_copy(update={"weights": (1 / heads,) * heads}),
+        "and weights": fitted,
+    }
+    figures = {}
+    for name, calibration in variants.items():
+        fused = _applied(fold.test_logits, calibration)
+        figures[name] = {
+            "NLL": negative_log_likelihood(fold.test_labels, fused),
+            "ECE": metrics.expected_calibration_error(fold.test_labels, fused),
+        }
+    return figures
+
+
+def _abstention(fold: FoldLogits, chosen: Calibration) -> Figures:
+    """The error among accepted test cells at thresholds with and without a guarantee; a broken one counts 1."""
+    fused = _applied(fold.test_logits, chosen)
+    confidence, right = fused.max(axis=1), fused.argmax(axis=1) == fold.test_labels
+    held = _applied(fold.held_logits, chosen)
+    figures: Figures = {}
+
+    def add(name: str, threshold: float, limit: float) -> None:
+        accepted = confidence >= threshold
+        error = float((~right[accepted]).mean()) if accepted.any() else 0.0
+        refused = float(1 - accepted.mean())
+        figures[name] = {"error": error, "unidentified": refused, "over the limit": float(error > limit)}
+
+    for limit in MAX_ERRORS:
+        aim = choose_threshold(fold.held_labels, held, 1 - limit, 1.0)
+        add(f"aimed at {100 * limit:g} %", aim, limit)
+        if chosen.certificate is not None:
+            try:
+                add(f"guaranteed {100 * limit:g} %", chosen.certificate.level_for(limit).threshold, limit)
+            except ConfigError:
+                figures[f"guaranteed {100 * limit:g} %"] = {"refused to promise": 1.0}
+    return figures
+
+
+def _missing(fold: FoldLogits, chosen: Calibration, classes: Sequence[str], modalities: Sequence[str]) -> Figures:
+    """F1 without each modality: by what fills its input, and by what the calibration knows of it.
+
+    The calibration for the fault is fitted on half of the test cells and scored on the other, both ways.
+    """
+    whole = _quality(fold.test_labels, _applied(fold.test_logits, chosen), classes)["weighted F1"]
+    figures: Figures = {"none missing": dict.fromkeys((*modalities, "mean"), whole)}
+    heads = fold.test_logits.shape[1]
+    for fault, logits in fold.faults.items():
+        kept: dict[str, float] = {}
+        silent: dict[str, float] = {}
+        own: dict[str, float] = {}
+        for index, name in enumerate(modalities):
+            rest = without_heads(chosen, [index] if heads == len(modalities) else [])
+            kept[name] = _quality(fold.test_labels, _applied(logits[index], chosen), classes)["weighted F1"]
+            silent[name] = _quality(fold.test_labels, _applied(logits[index], rest), classes)["weighted F1"]
+            own[name] = _quality(fold.test_labels, _refitted(logits[index], fold.test_labels), classes)["weighted F1"]
+        for what, values in (("nothing changed", kept), ("its head silent", silent), ("own calibration", own)):
+            figures[f"{fault}, {what}"] = {**values, "mean": float(np.mean(list(values.values())))}
+    return figures
+
+
+def _refitted(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    part = stratified_parts(labels, parts=2)
+    fused = np.empty((len(labels), logits.shape[2]))
+    for apart in (part == 0, part == 1):
+        known, theirs = logits[~apart], labels[~apart]
+        fused[apart] = _applied(logits[apart], fit_calibration(known, theirs, pool=choose_pool(known, theirs)))
+    return fused
+
+
+def _alarm(fold: FoldLogits, chosen: Calibration, modalities: Sequence[str]) -> Figures:
+    """Alarms over samples of test cells of changing mixture, sound or with a fault in one modality."""
+    alarm = chosen.alarm
+    if alarm is None:
+        return {}
+    rng = np.random.default_rng(0)
+    classes = fold.test_logits.shape[2]
+
+    def seen(logits: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], float]:
+        probability = head_probability(logits, chosen)
+        worst, raised = [], 0
+        for _ in range(SAMPLES):
+            rows = _draw(rng, fold.test_labels, rng.dirichlet(np.full(classes, 2.0)), SAMPLE_CELLS)
+            checks = check_heads(probability[rows], alarm)
+            worst.append(max(check.share or 0.0 for check in checks))
+            raised += any(check.raised for check in checks)
+        return np.asarray(worst), raised / SAMPLES
+
+    sound, false = seen(fold.test_logits)
+    figures: Figures = {"sound": {"alarms": false}}
+    truth = np.repeat([0, 1], SAMPLES)
+    for fault, logits in fold.faults.items():
+        for index, name in enumerate(modalities):
+            worst, raised = seen(logits[index])
+            area = float(roc_auc_score(truth, np.concatenate([sound, worst])))
+            figures[f"{fault} {name}"] = {"alarms": raised, "AUC": area}
+    return figures
+
+
+def _draw(
+    rng: np.random.Generator, labels: NDArray[np.int64], share: NDArray[np.float64], count: int
+) -> NDArray[np.int64]:
+    """Rows of cells drawn with replacement, classes with some shares; classes without cells are passed over."""
+    there = np.bincount(labels, minlength=len(share))
+    wanted = np.where(there > 0, share, 0.0)
+    numbers = rng.multinomial(count, wanted / wanted.sum())
+    parts = [rng.choice(np.flatnonzero(labels == k), number) for k, number in enumerate(numbers) if number]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _prevalence(fold: FoldLogits, chosen: Calibration, classes: Sequence[str]) -> Figures:
+    """Mean absolute error, in points, of each class's percentage in samples drawn as blood is."""
+    if chosen.confusion is None:
+        return {}
+    natural = np.array([BLOOD.get(name, 0.0) for name in classes])
+    share = natural / natural.sum() if (natural > 0).all() else _uneven(len(classes))
+    confusion = np.asarray(chosen.confusion)
+    rates = call_rates(confusion)
+    probability = _applied(fold.test_logits, chosen)
+    best = probability.argmax(axis=1)
+    sure = probability.max(axis=1) >= chosen.threshold
+    rng = np.random.default_rng(0)
+    errors: dict[str, list[NDArray[np.float64]]] = {}
+    inside, widths = [], []
+    for _ in range(SAMPLES):
+        rows = _draw(rng, fold.test_labels, share, SAMPLE_CELLS)
+        truth = np.bincount(fold.test_labels[rows], minlength=len(classes)) / len(rows)
+        calls = np.bincount(best[rows], minlength=len(classes)).astype(float)
+        identified = np.bincount(best[rows][sure[rows]], minlength=len(classes)).astype(float)
+        corrected = correct_counts(probability[rows], confusion)
+        estimates = {
+            "identified cells": identified / identified.sum(),
+            "likeliest classes": calls / calls.sum(),
+            "least squares by confusion": least_squares_shares(calls, rates),
+            "maximum likelihood by confusion": true_shares(calls, rates),
+            "Saerens, as reported": corrected.share,
+        }
+        for name, estimate in estimates.items():
+            errors.setdefault(name, []).append(100 * np.abs(estimate - truth))
+        inside.append((corrected.low <= truth + 1e-9) & (truth <= corrected.high + 1e-9))
+        widths.append(100 * (corrected.high - corrected.low))
+    figures: Figures = {}
+    for name, found in errors.items():
+        mean = np.mean(found, axis=0)
+        figures[name] = {"MAE": float(mean.mean()), **dict(zip(classes, map(float, mean), strict=True))}
+    figures["Saerens, as reported"] |= {
+        "truth in 95 % interval": float(np.mean(inside)),
+        "width": float(np.mean(widths)),
+    }
+    return figures
+
+
+def _uneven(classes: int) -> NDArray[np.float64]:
+    """Shares of classes that are not those of blood: each half of the one before it."""
+    share = 0.5 ** np.arange(classes)
+    return np.asarray(share / share.sum(), np.float64)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for each ablation: folds, mean and deviation, and the paired difference from its first variant."""
+    lines: list[str] = []
+    for ablation in dict.fromkeys(row.ablation for row in rows):
+        some = [row for row in rows if row.ablation == ablation]
+        folds = len(some[0].by_fold)
+        names = [f"fold {number + 1}" for number in range(folds)]
+        lines += [f"## {ablation.capitalize()}", ""]
+        lines += [
+            f"| variant | figure | {' | '.join(names)} | mean ± sd | less the first |",
+            "|---" * (folds + 4) + "|",
+        ]
+        for row in some:
+            values = " | ".join("-" if np.isnan(value) else f"{value:.4f}" for value in row.by_fold)
+            lines.append(
+                f"| {row.variant} | {row.figure} | {values} | {_mean_sd(row.by_fold)} | {_mean_sd(row.less_base)} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _mean_sd(values: Sequence[float]) -> str:
+    known = [value for value in values if not np.isnan(value)]
+    if not known:
+        return "-"
+    spread = f" ± {np.std(known, ddof=1):.4f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.4f}{spread}"

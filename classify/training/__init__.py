@@ -1,0 +1,1 @@
+"""Train a network and build a bundle from it."""

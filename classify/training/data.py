@@ -1,0 +1,279 @@
+"""Labelled cells in memory, and which cells each batch is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from wbcpipe.classify.models.classes import class_order, split_channels
+from wbcpipe.classify.models.normalise import resize
+from wbcpipe.errors import TrainingDataError
+from wbcpipe.samples.cell_store import CellStore, Quality
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["CellSet", "Sampling", "epoch_indices", "head_batches", "load_cells", "source_kind", "steps_of"]
+
+Sampling = Literal["natural", "sqrt", "balanced"]
+LEAST_CELLS = 16
+PIXEL_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class CellSet:
+    """Labelled cells at the input side.
+
+    Attributes:
+        images: (N, M * c, side, side) uint16, raw.
+        labels: (N,) int64, index into ``classes``.
+        groups: (N,) int64; cells of one field of one sample share a group and never part over folds.
+        classes: K names.
+        modalities: M names.
+        planes: c.
+        pixel_um: size of a crop's pixel before resizing.
+        samples: names of the samples, for the bundle's provenance.
+        source: how the pictures were made: ``scope``, ``stained-rgb`` or ``stack``.
+        derived: modalities computed from others, to be marked as such.
+        slides: (N,) int64, index into ``samples``; None where that is not known.
+    """
+
+    images: NDArray[np.uint16]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    planes: int
+    pixel_um: float
+    samples: tuple[str, ...] = ()
+    source: str = "scope"
+    derived: tuple[str, ...] = field(default=())
+    slides: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, rows: NDArray[np.int64]) -> CellSet:
+        """The cells of some rows."""
+        slides = None if self.slides is None else self.slides[rows]
+        return self._with(images=self.images[rows], labels=self.labels[rows], groups=self.groups[rows], slides=slides)
+
+    def merged(self, least: int, name: str = "rare") -> CellSet:
+        """The cells with all classes of fewer than ``least`` made one, which comes last."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        kept = np.flatnonzero(counts >= least)
+        if len(kept) == len(self.classes):
+            return self
+        place = np.full(len(self.classes), len(kept), np.int64)
+        place[kept] = np.arange(len(kept))
+        return self._with(labels=place[self.labels], classes=(*(self.classes[index] for index in kept), name))
+
+    def modality(self, index: int) -> CellSet:
+        """The same cells with one modality's planes only."""
+        planes = slice(index * self.planes, (index + 1) * self.planes)
+        return self._with(images=self.images[:, planes], modalities=(self.modalities[index],))
+
+    def counts(self) -> dict[str, int]:
+        """Cells per class."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}
+
+    def _with(self, **changes: Any) -> CellSet:
+        return CellSet(**{**self.__dict__, **changes})
+
+
+def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Sequence[str] | None = None) -> CellSet:
+    """Read the labelled, whole cells of several stores.
+
+    Cells without a label, cut by the border or flagged as debris are left out.
+
+    Args:
+        sources: (sample name, path of its ``cells.zarr``).
+        side: the network's input side.
+        classes: the classes to use; cells of other classes are left out. By default those present, in the order the
+            stores declare.
+
+    Raises:
+        TrainingDataError: too few cells, one class only, or stores that differ in modalities or pixel size.
+        SampleStateError: a source is not a cell store.
+    """
+    stores = [(name, CellStore(path)) for name, path in sources]
+    if not stores:
+        raise TrainingDataError("no sample to train on was named; give sample names or paths of cells.zarr.")
+    _check_alike(stores)
+    first = stores[0][1]
+    names = [_usable_labels(store) for _, store in stores]
+    if classes is None:
+        classes = class_order({name for part in names for name in part}, first.attributes.get("classes") or ())
+    _check_enough(names, classes, [name for name, _ in stores])
+    index = {name: i for i, name in enumerate(classes)}
+    images, labels, groups = [], [], []
+    for number, ((_, store), part) in enumerate(zip(stores, names, strict=True)):
+        rows = np.array([i for i, name in enumerate(part) if name in index], dtype=np.int64)
+        images.append(_read(store, rows, side))
+        labels.append(np.array([index[part[i]] for i in rows], dtype=np.int64))
+        groups.append((np.int64(number) << 32) + store.column("field")[rows].astype(np.int64))
+    modalities, planes = split_channels(first.modalities)
+    places = np.concatenate(groups)
+    return CellSet(
+        np.concatenate(images),
+        np.concatenate(labels),
+        np.unique(places, return_inverse=True)[1].astype(np.int64),
+        tuple(classes),
+        modalities,
+        planes,
+        first.pixel_um,
+        tuple(name for name, _ in stores),
+        source_kind(first),
+        tuple(first.attributes.get("derived") or ()),
+        places >> np.int64(32),
+    )
+
+
+def source_kind(store: CellStore) -> str:
+    """How the pictures were made: ``kind`` in the store's attributes or its import's, by default ``scope``."""
+    content: Any = store.attributes
+    for key in (None, "provenance", "inputs"):
+        content = content if key is None else content.get(key)
+        if not isinstance(content, dict):
+            break
+        if content.get("kind"):
+            return str(content["kind"])
+    return "scope"
+
+
+def _check_alike(stores: Sequence[tuple[str, CellStore]]) -> None:
+    name, first = stores[0]
+    for other_name, other in stores[1:]:
+        if other.modalities != first.modalities:
+            raise TrainingDataError(
+                f"samples {name!r} and {other_name!r} have different modalities: {list(first.modalities)} and "
+                f"{list(other.modalities)}; train on samples of one kind."
+            )
+        if abs(other.pixel_um / first.pixel_um - 1) > PIXEL_TOLERANCE:
+            raise TrainingDataError(
+                f"samples {name!r} and {other_name!r} have crops of {first.pixel_um} um and {other.pixel_um} um a "
+                "pixel; segment or import them at one pixel size."
+            )
+
+
+def _usable_labels(store: CellStore) -> list[str]:
+    """The label of each cell, emptied where the cell must not be learned from."""
+    bad = (store.column("quality") & int(Quality.BORDER | Quality.DEBRIS)) != 0
+    return ["" if refuse else name for name, refuse in zip(store.labels(), bad, strict=True)]
+
+
+def _check_enough(names: Sequence[Sequence[str]], classes: Sequence[str], samples: Sequence[str]) -> None:
+    kept = [name for part in names for name in part if name in classes]
+    where = ", ".join(samples)
+    if len(kept) < LEAST_CELLS:
+        raise TrainingDataError(
+            f"{where}: {len(kept)} labelled whole cells, at least {LEAST_CELLS} are needed; label more in "
+            "`wbcpipe review`, import labelled cells, or name more samples."
+        )
+    if len(set(kept)) < 2:
+        raise TrainingDataError(
+            f"{where}: all {len(kept)} labelled cells are {kept[0]!r}; a network needs two classes at least."
+        )
+
+
+def _read(store: CellStore, rows: NDArray[np.int64], side: int) -> NDArray[np.uint16]:
+    wanted = np.zeros(len(store), dtype=bool)
+    wanted[rows] = True
+    parts = [
+        resize(block[wanted[start : start + len(block)]], side)
+        for start, block in store.blocks()
+        if wanted[start : start + len(block)].any()
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, len(store.modalities), side, side), np.uint16)
+
+
+def epoch_indices(
+    labels: NDArray[np.int64], sampling: Sampling, rng: np.random.Generator, count: int | None = None
+) -> NDArray[np.int64]:
+    """The cells of one epoch, rare classes repeated under ``sqrt`` and ``balanced``.
+
+    A class's share is proportional to its count to the power 1 (natural), 1/2 (sqrt) or 0 (balanced). Each class is
+    drawn as whole permutations and a rest, so that no cell comes twice more often than another of its class.
+
+    Args:
+        labels: (N,) int64.
+        sampling: which shares.
+        rng: source of the order.
+        count: how many to draw; by default as many as there are.
+
+    Returns:
+        (count,) int64, row numbers in random order.
+    """
+    counts = np.bincount(labels)
+    power = {"natural": 1.0, "sqrt": 0.5, "balanced": 0.0}[sampling]
+    share = np.where(counts > 0, np.maximum(counts, 1) ** power, 0.0)
+    count = len(labels) if count is None else count
+    wanted = share / share.sum() * count
+    taken = np.floor(wanted).astype(np.int64)
+    rest = count - int(taken.sum())
+    taken[np.argsort(taken - wanted, kind="stable")[:rest]] += 1
+    rows = []
+    for index in np.flatnonzero(taken):
+        members = np.flatnonzero(labels == index)
+        whole, part = divmod(int(taken[index]), len(members))
+        rows += [rng.permutation(members) for _ in range(whole)]
+        rows.append(rng.permutation(members)[:part])
+    return rng.permutation(np.concatenate(rows)).astype(np.int64)
+
+
+def head_batches(
+    rows: NDArray[np.int64],
+    inputs: int,
+    batch_size: int,
+    repetition: float,
+    rng: np.random.Generator,
+    *,
+    batch_repetition: int = 1,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Batches of an epoch for a network with independent inputs.
+
+    Each input walks through the epoch's cells in an order of its own, so that the cells of one batch row are
+    independent over inputs. With probability ``repetition`` a row gives input 0's cell to every input instead
+    (section 4.2 of MIMO, https://doi.org/10.48550/arXiv.2010.06610): a small network then learns the inputs' common
+    features faster.
+
+    Args:
+        rows: (N,) int64, the cells of the epoch.
+        inputs: how many inputs, M; 1 for networks that read one cell.
+        batch_size: B; a last, smaller batch is left out unless it is the only one, for batch norm's sake.
+        repetition: rho in [0, 1].
+        rng: source of the orders.
+        batch_repetition: how often each cell stands in a batch, at the same input beside other cells (section 4.2 of
+            MIMO): gradients grow less noisy, and an epoch that many times longer.
+
+    Yields:
+        cells (B, inputs) int64, and (B,) bool, true where a row shows the same cell to every input.
+    """
+    columns = [rows] + [rng.permutation(rows) for _ in range(inputs - 1)]
+    if batch_repetition > 1:
+        columns = [
+            _repeated(column, max(1, batch_size // batch_repetition), batch_repetition, rng) for column in columns
+        ]
+    table = np.stack(columns, axis=1)  # (N, inputs)
+    same = rng.random(len(table)) < repetition if inputs > 1 else np.ones(len(table), dtype=bool)
+    table[same] = table[same, :1]
+    for step in range(steps_of(len(rows), batch_size, batch_repetition)):
+        part = slice(step * batch_size, (step + 1) * batch_size)
+        yield table[part], same[part]
+
+
+def steps_of(cells: int, batch_size: int, batch_repetition: int = 1) -> int:
+    """How many batches `head_batches` makes of so many cells."""
+    return max(1, cells * batch_repetition // batch_size)
+
+
+def _repeated(column: NDArray[np.int64], distinct: int, times: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Every ``distinct`` cells in a row ``times`` over, in an order of their own."""
+    parts = [column[start : start + distinct] for start in range(0, len(column), distinct)]
+    return np.concatenate([rng.permutation(np.tile(part, times)) for part in parts])

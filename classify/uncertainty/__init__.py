@@ -1,0 +1,1 @@
+"""Calibration, fusion and uncertainty of probabilities; numpy only."""

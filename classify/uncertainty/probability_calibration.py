@@ -1,0 +1,288 @@
+"""From logits to probabilities that mean what they say, to a call, and to ``unidentified``.
+
+Each head has its own temperature (Guo et al., https://doi.org/10.48550/arXiv.1706.04599). The heads' probabilities are
+averaged with weights found on held-out cells and drawn towards equal ones; the mean, which is too modest when heads
+agree, has a temperature of its own. Everything is fitted on cells that no network learned from. Where cross-validation
+on those cells finds another way to fuse that is better (`pooling`), it takes the mean's place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import minimize_scalar
+
+from wbcpipe.classify.uncertainty.head_disagreement import Alarm  # noqa: TC001 - pydantic needs them
+from wbcpipe.classify.uncertainty.pooling import Pool, PoolKind, fit_pool
+from wbcpipe.classify.uncertainty.prevalence import Trial  # noqa: TC001
+from wbcpipe.classify.uncertainty.risk_control import Certificate  # noqa: TC001
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Calibration",
+    "disagreement",
+    "fit_calibration",
+    "fuse",
+    "head_probability",
+    "mean_probability",
+    "negative_log_likelihood",
+    "stratified_parts",
+    "without_heads",
+]
+
+PRIOR_CELLS: Final = 25.0
+"""Each head's weight is drawn to 1 / heads as if so many cells a head had spoken for it."""
+TEMPERATURES: Final = (0.05, 20.0)
+
+
+_LATER: Final = ("pool", "certificate", "alarm", "confusion", "correction", "f1_weighted")
+"""What calibrations did not have before; ``None`` there."""
+
+
+class Calibration(BaseModel):
+    """What was fitted on held-out cells.
+
+    Attributes:
+        temperatures: one per head; its logits are divided by it.
+        weights: one per head, summing to 1.
+        fused_temperature: exponent's inverse of the fused probability.
+        threshold: a call of lower confidence is ``unidentified``.
+        accept_target: accuracy of accepted calls that was asked for.
+        accept_accuracy: accuracy of accepted calls on the held-out cells.
+        unidentified_share: share of held-out cells below the threshold.
+        cells: how many held-out cells there were.
+        nll_before: mean negative log likelihood of the plain mean of the heads.
+        nll_after: the same, calibrated.
+        pool: how heads are fused, in place of the weighted mean.
+        certificate: bounds of the error among accepted calls.
+        alarm: limits of the heads' contradictions.
+        confusion: (K, K) counts of held-out cells; row the true class, column the likeliest one.
+        correction: whether correcting percentages helped on cells that nothing here was fitted on.
+        f1_weighted: of the cells that nothing here was fitted on, each made to have a class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperatures: tuple[float, ...]
+    weights: tuple[float, ...]
+    fused_temperature: float = Field(default=1.0, gt=0)
+    threshold: float = Field(default=0.0, ge=0, le=1)
+    accept_target: float = 0.99
+    accept_accuracy: float | None = None
+    unidentified_share: float = 0.0
+    cells: int = 0
+    nll_before: float | None = None
+    nll_after: float | None = None
+    pool: Pool | None = None
+    certificate: Certificate | None = None
+    alarm: Alarm | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    correction: Trial | None = None
+    f1_weighted: float | None = None
+
+    def identity(self) -> str:
+        """JSON that tells one calibration from another; what is not there is left out, as it was before it existed."""
+        return self.model_dump_json(exclude={name for name in _LATER if getattr(self, name) is None})
+
+
+def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    total: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return total
+
+
+def mean_probability(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The published fusion: the plain mean (N, K) of the heads' softmax, from logits (N, heads, K)."""
+    mean: NDArray[np.float64] = _softmax(logits).mean(axis=1)
+    return mean
+
+
+def head_probability(logits: NDArray[np.floating[Any]], calibration: Calibration) -> NDArray[np.float64]:
+    """Calibrated probabilities (N, heads, K) of logits (N, heads, K)."""
+    return _softmax(logits / np.asarray(calibration.temperatures)[None, :, None])
+
+
+def fuse(probability: NDArray[np.floating[Any]], calibration: Calibration) -> NDArray[np.float64]:
+    """Fused probability (N, K) of calibrated heads (N, heads, K)."""
+    if calibration.pool is not None:
+        return _sharpen(calibration.pool.fuse(probability), calibration.fused_temperature)
+    mixed = np.einsum("nhk,h->nk", probability.astype(np.float64), np.asarray(calibration.weights))
+    return _sharpen(mixed, calibration.fused_temperature)
+
+
+def without_heads(calibration: Calibration, missing: Sequence[int]) -> Calibration:
+    """The calibration with some heads silenced: the weighted mean of the others.
+
+    What was fitted with all heads, a pool, a certificate and an alarm, does not hold any more and is left out.
+
+    Args:
+        calibration: of all heads.
+        missing: indices of the heads that may not speak; with one head, or all of them missing, all speak.
+    """
+    weights = np.asarray(calibration.weights, np.float64)
+    weights[list(missing)] = 0.0
+    if not weights.any():
+        weights = np.asarray(calibration.weights, np.float64)
+    changes = {"weights": tuple(float(value) for value in weights / weights.sum())}
+    nothing = dict.fromkeys((*_LATER, "accept_accuracy"))
+    return calibration.model_copy(update={**changes, **nothing})
+
+
+def _sharpen(probability: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    return _softmax(np.log(np.clip(probability, 1e-12, None)) / temperature)
+
+
+def disagreement(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Jensen-Shannon divergence (N,) of the heads (N, heads, K), over its largest possible value.
+
+    0 where all heads say the same, 1 where each is certain of another class. Lin,
+    https://doi.org/10.1109/18.61115.
+    """
+    heads, classes = probability.shape[1:]
+    if heads == 1:
+        return np.zeros(len(probability))
+    each = probability.astype(np.float64)
+    divergence = _entropy(each.mean(axis=1)) - _entropy(each).mean(axis=1)
+    limit: NDArray[np.float64] = np.clip(divergence / np.log(min(heads, classes)), 0.0, 1.0)
+    return limit
+
+
+def _entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    total: NDArray[np.float64] = -(probability * np.log(np.clip(probability, 1e-12, None))).sum(axis=-1)
+    return total
+
+
+def negative_log_likelihood(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]]) -> float:
+    """Mean over cells of minus the log of the probability (N, K) given to the true class."""
+    return float(-np.log(np.clip(probability[np.arange(len(labels)), labels], 1e-12, None)).mean())
+
+
+def _best_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
+    """The temperature of logits (N, K) that fits best.
+
+    One cell's worth of doubt is spread over the wrong classes, as Platt does for the same reason: cells that are all
+    called right would otherwise ask for certainty, which N cells cannot show.
+    """
+    doubt = 1.0 / (len(labels) + 2)
+
+    def loss(log_t: float) -> float:
+        log_p = np.log(np.clip(_softmax(logits / np.exp(log_t)), 1e-12, None))
+        right = log_p[np.arange(len(labels)), labels]
+        wrong = (log_p.sum(axis=1) - right) / (log_p.shape[1] - 1)
+        return float(-((1 - doubt) * right + doubt * wrong).mean())
+
+    low, high = np.log(TEMPERATURES)
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded")
+    return round(float(np.exp(found.x)), 4)
+
+
+def fit_calibration(
+    logits: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
+    *,
+    accept_target: float = 0.99,
+    most_unidentified: float = 0.05,
+    pool: PoolKind | None = None,
+) -> Calibration:
+    """Fit temperatures, weights and threshold on held-out cells.
+
+    Args:
+        logits: (N, heads, K).
+        labels: (N,) int64.
+        accept_target: accuracy that accepted calls shall have.
+        most_unidentified: largest share of these cells that may be refused for it.
+        pool: fuse so, in place of the weighted mean.
+    """
+    heads = logits.shape[1]
+    temperatures = tuple(_best_temperature(logits[:, head], labels) for head in range(heads))
+    each = _softmax(logits / np.asarray(temperatures)[None, :, None])
+    weights = _mixture_weights(each, labels)
+    mixed = np.einsum("nhk,h->nk", each, np.asarray(weights)) if pool is None else _cross_fitted(pool, each, labels)
+    fused = _best_temperature(np.log(np.clip(mixed, 1e-12, None)), labels)
+    final = _sharpen(mixed, fused)
+    threshold = choose_threshold(labels, final, accept_target, most_unidentified)
+    accepted = final.max(axis=1) >= threshold
+    right = (final.argmax(axis=1) == labels)[accepted]
+    return Calibration(
+        temperatures=temperatures,
+        weights=weights,
+        fused_temperature=fused,
+        threshold=threshold,
+        accept_target=accept_target,
+        accept_accuracy=float(right.mean()) if right.size else None,
+        unidentified_share=float(1 - accepted.mean()),
+        cells=len(labels),
+        nll_before=negative_log_likelihood(labels, mean_probability(logits)),
+        nll_after=negative_log_likelihood(labels, final),
+        pool=None if pool is None else fit_pool(pool, each, labels),
+    )
+
+
+def _cross_fitted(kind: PoolKind, each: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Fused probability (N, K) of each cell by a pool fitted on the other cells: a pool flatters those it knows."""
+    part = stratified_parts(labels)
+    fused = np.empty((len(labels), each.shape[2]))
+    for number in np.unique(part):
+        apart = part == number
+        fused[apart] = fit_pool(kind, each[~apart], labels[~apart]).fuse(each[apart])
+    return fused
+
+
+def stratified_parts(labels: NDArray[np.int64], parts: int = 5, seed: int = 0) -> NDArray[np.int64]:
+    """The part (N,), 0 to ``parts - 1``, of each cell, each part with its share of each class."""
+    rng = np.random.default_rng(seed)
+    part = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        part[rows] = (np.arange(len(rows)) + rng.integers(parts)) % parts
+    return part
+
+
+def _mixture_weights(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, ...]:
+    """Maximum a posteriori weights of the mixture of heads, by expectation maximisation.
+
+    The likelihood is concave in the weights, so it has one maximum; a Dirichlet prior draws them to equal shares.
+    """
+    heads = probability.shape[1]
+    likelihood = probability[np.arange(len(labels)), :, labels]  # (N, heads)
+    weights = np.full(heads, 1.0 / heads)
+    for _ in range(200):
+        joint = likelihood * weights + 1e-15
+        share = (joint / joint.sum(axis=1, keepdims=True)).sum(axis=0) + PRIOR_CELLS
+        weights = share / share.sum()
+    rounded = np.round(weights, 4)
+    return tuple(float(value) for value in rounded / rounded.sum())
+
+
+def choose_threshold(
+    labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], accept_target: float, most_unidentified: float
+) -> float:
+    """The smallest confidence from which on calls are right often enough, refusing no more than allowed.
+
+    Args:
+        labels: (N,) int64.
+        probability: (N, K), fused.
+        accept_target: wanted accuracy of the accepted calls.
+        most_unidentified: largest share of the cells that may be refused.
+
+    Returns:
+        The threshold, rounded down to 4 digits; where the target is out of reach, the one that refuses what is
+        allowed.
+    """
+    confidence = probability.max(axis=1)
+    order = np.argsort(confidence, kind="stable")
+    right = (probability.argmax(axis=1) == labels)[order].astype(np.float64)
+    kept = np.arange(len(labels), 0, -1)
+    accuracy = np.cumsum(right[::-1])[::-1] / kept  # of the cells from this rank on
+    most = min(int(np.floor(most_unidentified * len(labels))), len(labels) - 1)
+    enough = np.flatnonzero(accuracy[: most + 1] >= accept_target)
+    rank = int(enough[0]) if enough.size else most
+    if rank == 0:
+        return 0.0
+    return float(np.floor(confidence[order[rank]] * 1e4) / 1e4)

@@ -1,0 +1,1 @@
+"""What every command shares: the table of commands, options and progress."""

@@ -1,0 +1,130 @@
+"""Options that several commands share, so that they mean and say the same everywhere."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "data_option",
+    "deadline_option",
+    "deadline_time",
+    "device_option",
+    "engine_option",
+    "json_option",
+    "pass_option",
+    "sample_option",
+    "scope_option",
+    "sequencing_option",
+    "specimen_options",
+]
+
+_DURATION: Final = re.compile(r"(?:(\d{1,3})h)?(?:(\d{1,4})m)?(?:(\d{1,5})s)?")
+_CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})")
+
+
+def deadline_time(text: str, now: datetime) -> datetime:
+    """When a deadline comes that is given as a span from now, or as a time of day, today or tomorrow.
+
+    Args:
+        text: such as ``90m``, ``2h``, ``1h30m``, ``45s``, or ``06:30``.
+        now: local time.
+
+    Raises:
+        ValueError: it is neither; the text says what is allowed.
+
+    >>> evening = datetime(2026, 11, 22, 22, 0)
+    >>> str(deadline_time("1h30m", evening)), str(deadline_time("06:30", evening))
+    ('2026-11-22 23:30:00', '2026-11-23 06:30:00')
+    """
+    if clock := _CLOCK.fullmatch(text):
+        hour, minute = int(clock[1]), int(clock[2])
+        if hour > 23 or minute > 59:
+            raise ValueError(f"{text!r} is no time of day: give 00:00 to 23:59")
+        at = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        return at if at > now else at + timedelta(days=1)
+    span = _DURATION.fullmatch(text)
+    if span is None or not text:
+        raise ValueError(
+            f"{text!r} is no deadline: give a span such as 90m, 2h or 1h30m, or a time of day such as 06:30"
+        )
+    hours, minutes, seconds = (int(number or 0) for number in span.groups())
+    length = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    if not length:
+        raise ValueError(f"{text!r} leaves no time at all: give a longer span, such as 90m")
+    return now + length
+
+
+class _Deadline(click.ParamType[float]):
+    """A span or a time of day, as seconds of `time.time`."""
+
+    name = "deadline"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return deadline_time(str(value).strip(), datetime.now().astimezone()).timestamp()
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+data_option: Final = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that holds the samples; else $WBCPIPE_DATA, else ./wbc-data.",
+)
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+sample_option: Final = click.option("--sample", "name", required=True, metavar="NAME", help="The sample.")
+scope_option: Final = click.option(
+    "--scope", "scope_name", default="demo", show_default=True, help="Name of a scope, or path of its .toml file."
+)
+pass_option: Final = click.option(
+    "--pass",
+    "passes",
+    type=click.Choice(["single", "brightfield", "fluorescence", "both"]),
+    default="single",
+    show_default=True,
+    help="All four frames at once; or bright field before the stain, fluorescence after it, or both in one go.",
+)
+sequencing_option: Final = click.option(
+    "--sequencing",
+    type=click.Choice(["auto", "on", "off"]),
+    help="Take a field's frames in one burst that the hardware times; the files are the same [as the scope file says].",
+)
+device_option: Final = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
+# The names are those of `classify.inference.engine`, which must not be imported before --help has answered.
+engine_option: Final = click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
+    default="auto",
+    show_default=True,
+    help="What runs the network; auto takes torch on a GPU, else OpenVINO, else torch.",
+)
+deadline_option: Final = click.option(
+    "--deadline",
+    "deadline_s",
+    type=_Deadline(),
+    metavar="SPAN|HH:MM",
+    help="Begin no field after this: 90m, 2h or 1h30m from now, or a time of day. What is there is finished.",
+)
+
+
+def specimen_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``--specimen-seed`` and ``--specimen-preparation``."""
+    seed = click.option("--specimen-seed", type=click.IntRange(min=0), help="Virtual scope only: which specimen [7].")
+    preparation = click.option(
+        "--specimen-preparation",
+        type=click.Choice(["blood-film", "buffy-coat"]),
+        help="Virtual scope only: a healthy blood film, or white cells enriched, all classes alike [blood-film].",
+    )
+    return seed(preparation(command))

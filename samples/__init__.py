@@ -1,0 +1,1 @@
+"""The sample directory: the only reader and writer of each file of a sample."""

@@ -1,0 +1,162 @@
+"""The sample directory: identity, atomic files, the lock, and what is done.
+
+State is what is on disk. A file that is there is whole: it was written aside, flushed and renamed. A lock is held by
+the operating system for as long as its process lives, so a crash leaves none behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from wbcpipe.errors import SampleBusyError, SampleNameError, SampleStateError
+from wbcpipe.system.files import append_event, disk_errors, read_json, write_json
+from wbcpipe.system.locks import held_alone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Sample", "check_sample_name", "data_root"]
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RESERVED: Final = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
+
+
+def check_sample_name(name: str) -> str:
+    """Give back ``name`` if it can safely name a directory on every system.
+
+    Raises:
+        SampleNameError: characters other than letters, digits and ``-_.``; a leading dot or dash, a trailing dot;
+            more than 64 characters; or a device name that Windows reserves.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(".") or ".." in name:
+        raise SampleNameError(
+            f"sample name {name!r} is refused: use 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter "
+            "or digit, without '..' and not ending in '.'."
+        )
+    if name.split(".")[0].lower() in _RESERVED:
+        raise SampleNameError(f"sample name {name!r} is refused: Windows reserves it for a device; add a prefix.")
+    return name
+
+
+def data_root(option: Path | None = None) -> Path:
+    """The folder that holds the samples: ``option``, else ``WBCPIPE_DATA``, else ``./wbc-data``."""
+    return Path(option or os.environ.get("WBCPIPE_DATA") or "wbc-data").absolute()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample's directory.
+
+    Attributes:
+        name: the checked sample name.
+        path: ``<data root>/<name>``.
+    """
+
+    name: str
+    path: Path
+
+    @classmethod
+    def at(cls, root: Path, name: str) -> Sample:
+        """The sample ``name`` below ``root``; nothing is created.
+
+        Raises:
+            SampleNameError: the name is refused.
+        """
+        return cls(check_sample_name(name), root / check_sample_name(name))
+
+    @property
+    def info_path(self) -> Path:
+        """``sample.json``: who, scope, plan, software and model versions."""
+        return self.path / "sample.json"
+
+    @property
+    def cells_path(self) -> Path:
+        """``cells.zarr``."""
+        return self.path / "cells.zarr"
+
+    @property
+    def truth_path(self) -> Path:
+        """``truth.csv``, on the virtual scope only."""
+        return self.path / "truth.csv"
+
+    @property
+    def work_path(self) -> Path:
+        """``work/``: per-field results that let a broken stage go on; safe to delete once a report stands."""
+        return self.path / "work"
+
+    def raw_path(self, pass_name: str = "single") -> Path:
+        """``raw/<pass>``: one OME-TIFF a field."""
+        return self.path / "raw" / pass_name
+
+    def exists(self) -> bool:
+        """True when the sample was begun."""
+        return self.info_path.is_file()
+
+    def info(self) -> dict[str, Any]:
+        """The content of ``sample.json``.
+
+        Raises:
+            SampleStateError: no such sample, or its file is damaged.
+        """
+        if not self.exists():
+            raise SampleStateError(
+                f"no sample {self.name!r} in {self.path.parent}; `wbcpipe status` lists those there."
+            )
+        content = read_json(self.info_path)
+        if not isinstance(content, dict):
+            raise SampleStateError(f"{self.info_path}: an object was expected; move the file away and run again.")
+        return content
+
+    def begin(self, info: dict[str, Any]) -> None:
+        """Create the directory and write ``sample.json`` first of all."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.info_path, info)
+
+    def log(self, event: str, **details: Any) -> None:
+        """Append an event to ``log.jsonl``."""
+        append_event(self.path / "log.jsonl", event, **details)
+
+    @contextlib.contextmanager
+    def tell_end(self, purpose: str) -> Iterator[None]:
+        """Note in ``log.jsonl`` what ended the block before its time, as far as the disk takes it.
+
+        Args:
+            purpose: what was being done.
+        """
+        try:
+            yield
+        except BaseException as error:
+            kind = type(error).__name__
+            # click's own Abort is what a question at the terminal makes of Ctrl-C.
+            reason = "stopped by the operator" if kind in ("KeyboardInterrupt", "Abort") else str(error) or kind
+            with contextlib.suppress(OSError):
+                self.log("run_ended", command=purpose, error=kind, reason=reason)
+            raise
+
+    @contextlib.contextmanager
+    def lock(self, purpose: str, *, name: str = "sample", wait_s: float = 0.0) -> Iterator[None]:
+        """Hold the sample for this process alone.
+
+        Args:
+            purpose: what is being done, shown to whoever is refused.
+            name: which lock; a stage in a child process holds its own.
+            wait_s: how long to wait for another holder to end.
+
+        Raises:
+            SampleBusyError: another process holds it; the text names its process id and purpose.
+        """
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+        def busy(holder: str) -> SampleBusyError:
+            return SampleBusyError(f"sample {self.name!r} is in use by another process ({holder}); wait for it to end.")
+
+        path = self.path / f".{name}.lock"
+        with held_alone(path, path.with_suffix(".holder"), purpose, busy, wait_s=wait_s):
+            yield

@@ -1,0 +1,1 @@
+"""Scan one slide until the answer is precise enough."""

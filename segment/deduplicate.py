@@ -1,0 +1,85 @@
+"""Cells that overlapping fields show twice, and the truth that belongs to a cell: matching by position on the stage."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from wbcpipe.errors import SampleStateError
+from wbcpipe.samples.cell_store import Quality
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["label_from_truth", "unique_cells"]
+
+#: Views of one cell lie this near; of a cell that the border cuts, the visible part's centre may lie further off.
+_SAME_UM: Final = 4.0
+_SAME_CUT_UM: Final = 8.0
+_TRUTH_UM: Final = 3.0
+#: Doubts about a view, the worst first.
+_RANK: Final = (Quality.BORDER, Quality.MISSING_MODALITY, Quality.UNREGISTERED, Quality.SATURATED)
+
+
+def unique_cells(
+    y_um: NDArray[np.float64],
+    x_um: NDArray[np.float64],
+    field: NDArray[np.int32],
+    quality: NDArray[np.uint16],
+    off_centre_um: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Which of N views to keep, so that each cell is there once, in its best view.
+
+    Args:
+        y_um: (N,) on the stage.
+        x_um: (N,) on the stage.
+        field: (N,) index of the field.
+        quality: (N,) bits of ``Quality``.
+        off_centre_um: (N,) distance from the middle of the view's field.
+
+    Returns:
+        (N,) bool.
+    """
+    kept = np.zeros(len(field), bool)
+    if not len(field):
+        return kept
+    points = np.stack([y_um, x_um], -1)
+    tree = cKDTree(points)
+    doubts = [(quality & flag) > 0 for flag in _RANK]
+    keys = [np.arange(len(field)), field, np.round(off_centre_um, 3), *reversed(doubts)]  # the last decides first
+    order = np.lexsort(np.array(keys, float))
+    cut = doubts[0]
+    for k in order:
+        near = tree.query_ball_point(points[k], _SAME_CUT_UM if cut[k] else _SAME_UM)
+        kept[k] = not any(kept[other] and field[other] != field[k] for other in near)
+    return kept
+
+
+def label_from_truth(path: Path, y_um: NDArray[np.float64], x_um: NDArray[np.float64]) -> list[str]:
+    """Class of each of N cells from ``truth.csv``, empty where no true cell lies within 3 um; each truth serves once.
+
+    Raises:
+        SampleStateError: the file is not what the virtual scope writes.
+    """
+    labels = [""] * len(y_um)
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = [row for row in csv.DictReader(handle) if row["kind"] in ("cell", "doublet")]
+        truth = np.array([(float(row["y_um"]), float(row["x_um"])) for row in rows]).reshape(-1, 2)
+    except (KeyError, ValueError, TypeError) as error:
+        raise SampleStateError(f"{path}: not a truth.csv of the virtual scope ({error!r}); move it away.") from error
+    if not len(truth) or not labels:
+        return labels
+    points = np.stack([y_um, x_um], -1)
+    pairs = cKDTree(points).sparse_distance_matrix(cKDTree(truth), _TRUTH_UM, output_type="coo_matrix")
+    used: set[int] = set()
+    for _, cell, true in sorted(zip(pairs.data.tolist(), pairs.row.tolist(), pairs.col.tolist(), strict=True)):
+        if not labels[cell] and true not in used:
+            used.add(true)
+            labels[cell] = rows[true]["class"]
+    return labels

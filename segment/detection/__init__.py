@@ -1,0 +1,1 @@
+"""Find nucleated cells and outline nucleus and cytoplasm."""

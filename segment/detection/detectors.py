@@ -1,0 +1,150 @@
+"""Other ways to find nuclei, through one interface: labels of nuclei in, everything after that as usual.
+
+A detector is a function of the nuclear channel and its pixel size that gives a label image. ``cellpose`` and
+``stardist`` are taken from the user's own installation of these; ``MODULE:FUNCTION`` is any function that can be
+imported. Lobes of one nucleus may have labels of their own: they are joined afterwards.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from wbcpipe.errors import ConfigError
+from wbcpipe.imaging.arrays import shrink
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["OWN", "Detector", "find_labels", "load_detector"]
+
+#: The detector of `segment.detection.detect`.
+OWN: Final = "own"
+#: Typical nucleus, which tells Cellpose the scale.
+_NUCLEUS_UM: Final = 8.0
+#: Pixel size at which learned detectors look; they were trained on nuclei of 15 to 40 px.
+_LEARNED_PIXEL_UM: Final = 0.3
+
+
+class Detector(Protocol):
+    """Finds nuclei (or whole cells) in a picture."""
+
+    def __call__(self, nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
+        """Label the nuclei.
+
+        Args:
+            nuclear: (Y, X) float32, nuclei bright on dark.
+            pixel_um: size of a pixel.
+
+        Returns:
+            (Y, X) whole numbers: 0 where there is none, else the number of the nucleus.
+        """
+
+
+def load_detector(name: str) -> Detector | None:
+    """The detector of that name, ``None`` for our own.
+
+    Args:
+        name: ``own``, ``cellpose``, ``stardist`` or ``MODULE:FUNCTION``.
+
+    Raises:
+        ConfigError: it is not installed, or there is no such function.
+    """
+    if name == OWN:
+        return None
+    if name == "cellpose":
+        return _cellpose()
+    if name == "stardist":
+        return _stardist()
+    module_name, colon, function_name = name.partition(":")
+    if not (colon and module_name and function_name):
+        raise ConfigError(f"no detector {name!r}: give own, cellpose, stardist or MODULE:FUNCTION.")
+    function = getattr(_module(module_name, name), function_name, None)
+    if not callable(function):
+        raise ConfigError(f"detector {name!r}: {module_name} has no function {function_name!r}.")
+    return _checked(function, name)
+
+
+def find_labels(detector: Detector, nuclear: NDArray[Any], pixel_um: float) -> NDArray[np.int32]:
+    """Ask a detector.
+
+    Args:
+        detector: of `load_detector`.
+        nuclear: (Y, X) any number type, nuclei bright on dark.
+        pixel_um: size of a pixel.
+
+    Returns:
+        (Y, X) int32, labels from 1 without gaps.
+
+    Raises:
+        ConfigError: what it gives is no label image of this picture.
+    """
+    labels = np.asarray(detector(np.asarray(nuclear, np.float32), pixel_um))
+    if labels.shape != nuclear.shape or not np.issubdtype(labels.dtype, np.integer):
+        raise ConfigError(
+            f"the detector gave {labels.dtype} of shape {labels.shape}; "
+            f"whole numbers of shape {nuclear.shape} are needed."
+        )
+    if labels.size and labels.min() < 0:
+        raise ConfigError("the detector gave negative labels; 0 is where no nucleus lies.")
+    numbers, dense = np.unique(labels, return_inverse=True)
+    dense = dense.reshape(labels.shape) + (0 if numbers.size and numbers[0] == 0 else 1)
+    return np.asarray(dense, np.int32)
+
+
+def _checked(function: Any, name: str) -> Detector:
+    def detector(nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
+        try:
+            return np.asarray(function(nuclear, pixel_um))
+        except Exception as error:
+            raise ConfigError(f"detector {name!r} failed: {type(error).__name__}: {error}") from error
+
+    return detector
+
+
+def _module(module_name: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"detector {name!r}: {error}; is it installed in this environment?") from error
+
+
+@cache
+def _cellpose() -> Detector:
+    """Cellpose 3 with its model ``nuclei``, or Cellpose 4, which has one model for all."""
+    models = _module("cellpose.models", "cellpose")
+    torch = _module("torch", "cellpose")
+    options = {"model_type": "nuclei"} if hasattr(models, "Cellpose") else {}
+    model = models.CellposeModel(gpu=bool(torch.cuda.is_available()), **options)
+
+    def find(nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
+        return np.asarray(model.eval(nuclear, diameter=_NUCLEUS_UM / pixel_um)[0])
+
+    return _checked(_at_learned_scale(find), "cellpose")
+
+
+@cache
+def _stardist() -> Detector:
+    """StarDist with its model ``2D_versatile_fluo``."""
+    model = _module("stardist.models", "stardist").StarDist2D.from_pretrained("2D_versatile_fluo")
+
+    def find(nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
+        low, high = np.percentile(nuclear, [1, 99.8])
+        return np.asarray(model.predict_instances((nuclear - low) / max(float(high - low), 1e-6))[0])
+
+    return _checked(_at_learned_scale(find), "stardist")
+
+
+def _at_learned_scale(find: Detector) -> Detector:
+    """The same, asked at the pixel size that learned detectors know."""
+
+    def detector(nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
+        factor = max(1, round(_LEARNED_PIXEL_UM / pixel_um))
+        labels = find(shrink(nuclear, factor), pixel_um * factor)
+        rows, columns = nuclear.shape
+        return np.repeat(np.repeat(labels, factor, 0), factor, 1)[:rows, :columns]
+
+    return detector

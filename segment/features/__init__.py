@@ -1,0 +1,1 @@
+"""Measure cells and fields."""

@@ -1,0 +1,137 @@
+"""Measures of a crop's technical quality, and the flags that follow from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from wbcpipe.imaging.arrays import box_around
+from wbcpipe.imaging.filters import gaussian
+from wbcpipe.samples.cell_store import Quality
+from wbcpipe.segment.detection.masks import NUCLEUS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["SATURATED_SHARE", "blurred", "empty_modality", "focus_measure", "saturated_share", "unlike_nuclei"]
+
+#: A cell is blurred when its sharpness is below this share of the median of its sample.
+_BLURRED_SHARE: Final = 0.45
+#: Gaussian widths (um) that part the picture into a fine and a coarse band.
+_BANDS_UM: Final = (0.2, 0.4, 1.0)
+#: No nucleus: shines less than this share of the sample's median...
+_DIM_SHARE: Final = 0.5
+#: ...and is so many times denser than the median, or so many times clearer...
+_DENSER_RATIO: Final = 3.0
+_CLEARER_RATIO: Final = 2.0
+#: ...by more than so many standard deviations of the sample's nuclei...
+_DENSER_SD: Final = 6.0
+_CLEARER_SD: Final = 2.5
+#: ...and, if denser, by so much (OD): where nuclei hardly stop any light, many times that is still next to none.
+_DENSER_OD: Final = 0.05
+#: The least number of bright-field modalities that must all be dense: one alone may be that which red cells darken.
+_LEAST_DENSE: Final = 2
+#: The least number of cells whose median tells what is usual.
+_LEAST_USUAL: Final = 8
+#: A cell is saturated when more than this share of its pixels is, in one modality.
+SATURATED_SHARE: Final = 0.01
+
+
+def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: float) -> float:
+    """Sharpness of a nucleus: energy of fine structure relative to that of coarse structure, whatever its brightness.
+
+    Args:
+        image: (Y, X) uint16, the nuclear channel.
+        mask: (Y, X) uint8, the nucleus is `NUCLEUS`.
+        pixel_um: size of a pixel.
+
+    Returns:
+        Ratio of the variances between Gaussians of 0.2, 0.4 and 1 um; 0 for an empty mask.
+    """
+    inside = mask == NUCLEUS
+    if not inside.any():
+        return 0.0
+    box = box_around(inside, int(2 * _BANDS_UM[-1] / pixel_um))
+    values, inside = image[box].astype(np.float32), inside[box]
+    levels = [gaussian(values, sigma_um / pixel_um) for sigma_um in _BANDS_UM]
+    fine = float(np.var((levels[0] - levels[1])[inside]))
+    coarse = float(np.var((levels[1] - levels[2])[inside]))
+    return fine / coarse if coarse > 0 else 0.0
+
+
+def blurred(focus: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which cells (N,) are far less sharp than the sample's typical cell."""
+    sharp = focus[focus > 0]
+    return np.asarray(focus < _BLURRED_SHARE * (np.median(sharp) if sharp.size else 0.0))
+
+
+def unlike_nuclei(
+    absorbance: NDArray[np.float32], fluorescence: NDArray[np.float32], quality: NDArray[np.uint16]
+) -> NDArray[np.bool_]:
+    """Which objects of one slide are dirt or smudges: dimmer than its nuclei, and far denser or far clearer.
+
+    A nucleus that Acridine Orange stains is bright and lets light through. Dust and precipitate may shine by themselves
+    enough to be found, but not as nuclei do, and they stop light of all colours; a smudged nucleus is a dim veil that
+    stops next to none. Red cells beside or below it add density in the blue, so that all modalities must be dense, but
+    one clear one is enough. Dirt on a nucleus that shines as usual hides no more than it covers and is not told.
+
+    Args:
+        absorbance: (N, M-1) ``nucleus_absorbance``, OD; NaN where there is none.
+        fluorescence: (N,) ``nucleus_fluorescence``.
+        quality: (N,) bits of `Quality`; debris does not count among the usual.
+
+    Returns:
+        (N,) bool; none where fewer than 8 cells tell what is usual.
+    """
+    measured = np.isfinite(absorbance).any(axis=1) & np.isfinite(fluorescence)
+    usual = measured & ((quality & np.uint16(Quality.DEBRIS)) == 0)
+    if np.count_nonzero(usual) < _LEAST_USUAL:
+        return np.zeros(len(quality), np.bool_)
+    medians = _medians(absorbance[usual])
+    spread = 1.4826 * _medians(np.abs(absorbance[usual] - medians))
+    densest = np.maximum(_DENSER_RATIO * medians, medians + np.maximum(_DENSER_SD * spread, _DENSER_OD))
+    clearest = np.minimum(medians / _CLEARER_RATIO, medians - _CLEARER_SD * spread)
+    # A modality that is missing, here or in all cells, has no say.
+    told = np.isfinite(absorbance) & np.isfinite(medians)
+    dense = (~told | (absorbance > densest)).all(axis=1) & (told.sum(axis=1) >= _LEAST_DENSE)
+    clear = (told & (absorbance < clearest)).any(axis=1)
+    dim = fluorescence < _DIM_SHARE * np.median(fluorescence[usual])
+    return np.asarray(measured & dim & (dense | clear), np.bool_)
+
+
+def _medians(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The median of each column (N, K) that is finite, (K,); NaN for a column without any."""
+    finite = (column[np.isfinite(column)] for column in values.T)
+    return np.array([np.median(column) if column.size else np.nan for column in finite])
+
+
+def saturated_share(
+    frames: NDArray[np.uint16], saturation: int, centre_px: tuple[float, float], radius_px: float
+) -> float:
+    """Largest share of saturated pixels of any modality in a disk around a cell.
+
+    Args:
+        frames: (M, Y, X) uint16, as the camera gave them.
+        saturation: value from which a pixel counts as saturated.
+        centre_px: (y, x).
+        radius_px: radius of the disk.
+    """
+    (top, bottom), (left, right) = (
+        (max(0, int(at - radius_px)), min(side, int(at + radius_px) + 1))
+        for at, side in zip(centre_px, frames.shape[1:], strict=True)
+    )
+    inside = frames[:, top:bottom, left:right] >= saturation
+    if not inside.any():
+        return 0.0
+    y, x = np.ogrid[top:bottom, left:right]
+    disk = (y - centre_px[0]) ** 2 + (x - centre_px[1]) ** 2 <= radius_px**2
+    if not disk.any():
+        return 0.0
+    return float(inside[:, disk].mean(axis=1).max())
+
+
+def empty_modality(frames: NDArray[np.uint16]) -> bool:
+    """True when a modality of a field shows nothing: (M, Y, X) uint16 with a plane all but constant."""
+    sample = frames[:, ::16, ::16].reshape(len(frames), -1)
+    return bool((np.ptp(sample, axis=1) <= 1).any())

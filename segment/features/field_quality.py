@@ -1,0 +1,224 @@
+"""Figures of a whole field's technical quality, for the report's gates.
+
+A cell's own flags (`crop_quality`) compare it with its sample; these do not: a sample that is out of focus as a
+whole has no blurred cell, but a large blur.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from wbcpipe.imaging.arrays import box_around, enlarge_grid, percentiles, without_holes
+from wbcpipe.imaging.filters import disk, gradient_magnitude, grown
+from wbcpipe.segment.detection.masks import NUCLEUS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.samples.cell_store import CellBlock
+    from wbcpipe.segment.registration.register import Alignment
+
+__all__ = ["FIELD_FIGURES", "Figure", "edge_blur_um", "field_figures", "stack_figures", "with_cells"]
+
+#: Widths (um) of the two Gaussians whose gradients tell an edge's own width.
+_BLUR_SIGMAS_UM: Final = (0.15, 0.5)
+#: Wider edges are not told apart.
+_WIDEST_UM: Final = 2.0
+#: Half the band (um) around a nucleus's outline in which its edge is looked for.
+_OUTLINE_UM: Final = 0.4
+#: Share of the band's pixels, those of the steepest gradient, that count as edge.
+_STEEPEST: Final = 0.3
+#: So many cells of a field tell its blur.
+_CELLS_LOOKED_AT: Final = 8
+#: Optical density from which something covers the background.
+_COVERED_OD: Final = 0.03
+#: The background is brighter than so many percent of a field, which allows for a dense monolayer of red cells.
+_BACKGROUND_PERCENTILE: Final = 90.0
+
+
+class Figure(NamedTuple):
+    """One figure of a field.
+
+    Attributes:
+        per_modality: one value for each modality, else one for the field.
+        unit: of the values; empty for plain numbers.
+        meaning: for people.
+    """
+
+    per_modality: bool
+    unit: str
+    meaning: str
+
+
+#: Name to what it is, of each figure that `field_figures` gives. NaN where there is nothing to measure.
+FIELD_FIGURES: Final[dict[str, Figure]] = {
+    "blur_um": Figure(False, "um", "Gaussian width of the edges of nuclei, median of the cells"),
+    "saturated_percent": Figure(True, "%", "pixels at or above the camera's saturation"),
+    "background": Figure(True, "% of the range", "brightness where nothing lies; bright-field modalities"),
+    "residual_px": Figure(True, "px", "estimated error of the registration"),
+    "unregistered": Figure(False, "modalities", "whose registration is not trusted: the slide's usual one serves"),
+    "stain": Figure(False, "% of the range", "nuclear channel in nuclei above its surroundings, median of the cells"),
+    "stain_ratio": Figure(False, "", "the same of nuclei over that of cytoplasm"),
+    "red_cover_percent": Figure(False, "%", "of a bright field covered by cells, nearly all of them red ones"),
+}
+
+
+def field_figures(
+    frames: NDArray[np.uint16],
+    *,
+    reference: int,
+    shading: NDArray[np.float32],
+    full_range: int,
+    camera: bool,
+) -> dict[str, NDArray[np.float32]]:
+    """What a field's frames tell, whether or not it has cells; the cells' figures are NaN until `with_cells`.
+
+    Args:
+        frames: (M, Y, X) uint16.
+        reference: which is the nuclear one.
+        shading: (M, y, x) float32, the illumination on some coarser grid, in any unit.
+        full_range: value from which a pixel is saturated.
+        camera: frames of a camera, whose light may be too bright or drift; not so of imported pictures.
+
+    Returns:
+        Name to float32, () or (M,), of each of `FIELD_FIGURES`.
+    """
+    modalities = len(frames)
+    figures = {
+        name: np.full((modalities,) if figure.per_modality else (), np.nan, np.float32)
+        for name, figure in FIELD_FIGURES.items()
+    }
+    small = np.ascontiguousarray(frames[:, ::4, ::4])
+    background = np.full(modalities, np.nan)
+    covered: NDArray[np.bool_] | None = None
+    for k in range(modalities):
+        if k == reference:
+            continue
+        even = small[k] / enlarge_grid(shading[k] / shading[k].mean(), small.shape[1:])
+        bright = percentiles(even[::2, ::2], _BACKGROUND_PERCENTILE)[0]
+        if bright > 0:
+            background[k] = bright
+            dark = _smoothed(even) < np.float32(bright * 10**-_COVERED_OD)
+            if covered is None or np.count_nonzero(dark) > np.count_nonzero(covered):
+                covered = dark
+    if covered is not None:
+        cover = 100 * np.count_nonzero(without_holes(covered)) / covered.size
+        figures["red_cover_percent"] = np.asarray(cover, np.float32)
+    if camera:
+        saturated = np.count_nonzero(small >= full_range, axis=(1, 2)) / small[0].size
+        figures["background"] = (100 * background / full_range).astype(np.float32)
+        figures["saturated_percent"] = (100 * saturated).astype(np.float32)
+    return figures
+
+
+def _smoothed(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of each of (Y, X) values with its eight neighbours."""
+    wide = np.pad(values, 1, mode="edge")
+    rows = wide[:-2] + wide[1:-1] + wide[2:]
+    return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9), np.float32)
+
+
+def with_cells(
+    figures: Mapping[str, NDArray[np.float32]],
+    block: CellBlock,
+    *,
+    reference: int,
+    pixel_um: float,
+    full_range: int,
+    alignment: Alignment | None,
+) -> dict[str, NDArray[np.float32]]:
+    """The same figures with those that the field's cells tell.
+
+    Args:
+        figures: of the field.
+        block: its cells.
+        reference: which of their channels is the nuclear one.
+        pixel_um: size of a crop's pixel.
+        full_range: of the frames' values.
+        alignment: of the field's modalities; ``None`` where they need none.
+    """
+    widths = [
+        edge_blur_um(image, mask, pixel_um)
+        for image, mask in zip(block.images[:_CELLS_LOOKED_AT, reference], block.masks[:_CELLS_LOOKED_AT], strict=True)
+    ]
+    nucleus, cytoplasm = (
+        _median(block.columns[f"{part}_fluorescence"].astype(float)) for part in ("nucleus", "cytoplasm")
+    )
+    told: dict[str, Any] = {
+        "blur_um": _median(np.array(widths, float)),
+        "stain": 100 * nucleus / full_range,
+        "stain_ratio": nucleus / cytoplasm if cytoplasm > 0 else np.nan,
+    }
+    if alignment is not None:
+        told["residual_px"] = alignment.residual_px
+        told["unregistered"] = np.count_nonzero(~alignment.trusted)
+    return {**figures, **{name: np.asarray(value, np.float32) for name, value in told.items()}}
+
+
+def edge_blur_um(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: float) -> float:
+    """Gaussian width of the edge of a nucleus, whatever its brightness and contrast.
+
+    Args:
+        image: (Y, X) uint16, the nuclear channel.
+        mask: (Y, X) uint8, the nucleus is `NUCLEUS`.
+        pixel_um: size of a pixel.
+
+    Returns:
+        The standard deviation (um) of the Gaussian that turns a step into such an edge, at most 2; NaN for an empty
+        mask.
+
+    An edge of width s has, after a Gaussian of width a, a gradient of 1 / sqrt(s^2 + a^2) of its step: two Gaussians
+    give s. After Zhuo and Sim, Defocus map estimation from a single image, Pattern Recognition 44 (2011), which
+    re-blurs once and does without the first Gaussian; noise needs it here.
+    """
+    inside = mask == NUCLEUS
+    if not inside.any():
+        return float("nan")
+    reach = max(1, round(_OUTLINE_UM / pixel_um))
+    box = box_around(inside, reach + int(4 * _BLUR_SIGMAS_UM[1] / pixel_um))
+    values, inside = image[box].astype(np.float32), inside[box]
+    band = grown(inside, disk(reach)) & grown(~inside, disk(reach))
+    fine, coarse = (gradient_magnitude(values, sigma / pixel_um)[band] for sigma in _BLUR_SIGMAS_UM)
+    steep = fine >= percentiles(fine, 100 * (1 - _STEEPEST))[0]
+    if not coarse[steep].all():
+        return float("nan")
+    ratio2 = float(np.median(fine[steep] / coarse[steep])) ** 2
+    narrow2, wide2 = (sigma**2 for sigma in _BLUR_SIGMAS_UM)
+    if ratio2 <= 1:
+        return _WIDEST_UM
+    return min(_WIDEST_UM, float(np.sqrt(max(0.0, (wide2 - ratio2 * narrow2) / (ratio2 - 1)))))
+
+
+def stack_figures(
+    fields: Iterable[tuple[int, Mapping[str, NDArray[np.float32]]]],
+) -> dict[str, list[Any]]:
+    """Figures of all fields, field after field, fit for JSON: ``None`` stands for NaN.
+
+    Args:
+        fields: index and figures of each.
+
+    Returns:
+        ``field`` and each figure's name to one entry for each field.
+    """
+    table: dict[str, list[Any]] = {"field": [], **{name: [] for name in FIELD_FIGURES}}
+    for index, figures in fields:
+        table["field"].append(index)
+        for name in FIELD_FIGURES:
+            table[name].append(_plain(figures[name]))
+    return table
+
+
+def _plain(value: NDArray[np.float32]) -> Any:
+    """A number or a list of them, of 5 digits; ``None`` where not finite."""
+    if value.ndim:
+        return [_plain(one) for one in value]
+    return float(f"{float(value):.5g}") if np.isfinite(value) else None
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else float("nan")

@@ -1,0 +1,245 @@
+"""Shape, stain and texture of one cell, measured in its crop with its mask.
+
+Every measure is a column of ``cells.zarr``; ``measures.MORPHOMETRY`` names them with their units. Areas and shapes come
+from the mask. Densities and fluorescence are taken against what lies around the cell, so that neither lamp nor free dye
+count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from skimage.measure import find_contours, inertia_tensor_eigvals, moments_central
+
+from wbcpipe.imaging.arrays import box_around, percentiles, shrink
+from wbcpipe.imaging.filters import disk, gaussian, grown, shrunk
+from wbcpipe.samples.cell_measures import columns_of
+from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
+from wbcpipe.segment.detection.separate import part_at_waists
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+__all__ = ["count_lobes", "fine_structure", "measure_cell", "shape_of", "stack_measures"]
+
+#: Distance from the cell within which its surroundings are measured.
+_AROUND_UM: Final = (1.0, 3.0)
+#: Of the many pixels there one in every square of this side is enough.
+_AROUND_PIXEL_UM: Final = 0.2
+#: Pixel size at which outlines are followed; they are smoothed over as much.
+_SHAPE_PIXEL_UM: Final = 0.2
+#: Lobes: pixel size at which they are told apart, width of a waist against the thinner lobe's, least radius and area.
+_LOBE_PIXEL_UM: Final = 0.1
+_LOBE_WAIST: Final = 0.88
+_LEAST_LOBE_RADIUS_UM: Final = 0.6
+_LEAST_LOBE_UM2: Final = 1.0
+_OUTLINE_UM: Final = 0.2
+#: Gaussian widths between which structure is fine: granules are 0.2 to 1 um wide.
+_FINE_UM: Final = (0.1, 0.5)
+_FINE_TRUNCATE: Final = 3.0
+#: The cytoplasm's rim, left out of its texture, and the least area that tells one.
+_RIM_UM: Final = 0.3
+_LEAST_TEXTURE_UM2: Final = 3.0
+
+
+def measure_cell(
+    image: NDArray[np.uint16],
+    mask: NDArray[np.uint8],
+    pixel_um: float,
+    *,
+    reference: int,
+    empty: NDArray[np.floating[Any]] | None = None,
+    red: int | None = None,
+) -> dict[str, Any]:
+    """Measure one cell.
+
+    Args:
+        image: (M, Y, X) uint16, the crop.
+        mask: (Y, X) uint8 from ``masks.cell_mask``.
+        pixel_um: size of a pixel.
+        reference: index of the nuclear channel; all others are bright-field, but ``red``.
+        empty: (M,) value of the bright-field channels where nothing lies; NaN, or ``None``: measured around the cell.
+        red: index of a second, red fluorescence channel.
+
+    Returns:
+        A value or array for each of `columns_of`.
+    """
+    found: dict[str, Any] = {
+        name: np.full(shape, np.nan, np.float32) if dtype == "float32" else np.zeros(shape, dtype)
+        for name, (dtype, shape) in columns_of(len(image), red=red is not None).items()
+    }
+    if not mask.any():
+        return found
+    wide = box_around(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
+    levels = _levels(image[:, *wide], mask[wide] > 0, pixel_um, glowing=[reference, red], empty=empty)
+    # Only the rim's reach is needed of what lies beside the cell now.
+    box = box_around(mask > 0, round(_RIM_UM / pixel_um) + 2)
+    image, mask = image[:, *box], mask[box]
+    cell, nucleus, cytoplasm = mask > 0, mask == NUCLEUS, mask == CYTOPLASM
+    areas = {name: np.count_nonzero(part) * pixel_um**2 for name, part in (("n", nucleus), ("c", cytoplasm))}
+    found["cytoplasm_area_um2"] = areas["c"]
+    if areas["c"]:
+        found["nucleus_cytoplasm_ratio"] = areas["n"] / areas["c"]
+    found["lobes"] = count_lobes(nucleus, pixel_um)
+    for name, part in (("nucleus", nucleus), ("cell", cell)):
+        found[f"{name}_roundness"], found[f"{name}_eccentricity"] = shape_of(part, pixel_um)
+    glow = image[reference] - levels[reference]
+    found["nucleus_fluorescence"], found["cytoplasm_fluorescence"] = _mean(glow, nucleus), _mean(glow, cytoplasm)
+    total = float(glow[cell].sum())
+    found["total_fluorescence"] = total * pixel_um**2
+    if red is not None and total > 0:
+        found["red_green_ratio"] = float((image[red] - levels[red])[cell].sum()) / total
+    # A modality that is missing has no level.
+    seen = [k for k in range(len(image)) if k not in (reference, red) and np.isfinite(levels[k])]
+    densities = {k: _density(image[k], levels[k]) for k in seen}
+    rows = [k for k in range(len(image)) if k != reference]
+    for k, density in densities.items():
+        found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
+        found["cytoplasm_absorbance"][rows.index(k)] = _mean(density, cytoplasm)
+    # What lies exactly that far is no rim.
+    inside = shrunk(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), beyond=True)
+    if np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2:
+        *fine, glowing = fine_structure(np.stack([*densities.values(), glow]), inside, pixel_um)
+        found["granularity"][seen] = fine
+        mean = _mean(glow, inside)
+        if mean > 0:
+            found["granularity"][reference] = glowing / mean
+    return found
+
+
+def _levels(
+    image: NDArray[np.uint16],
+    cell: NDArray[np.bool_],
+    pixel_um: float,
+    *,
+    glowing: list[int | None],
+    empty: NDArray[np.floating[Any]] | None,
+) -> list[np.float32]:
+    """What each channel (M, Y, X) shows beside a cell (Y, X), or ``empty`` (M,) where that is known; NaN: missing."""
+    around = _around(cell, pixel_um)
+    levels = []
+    for k, plane in enumerate(image):
+        if k in glowing:
+            levels.append(_level(plane[around]))
+        elif not np.ptp(plane):
+            levels.append(np.float32(np.nan))
+        else:
+            told = np.float32(np.nan) if empty is None else np.float32(empty[k])
+            levels.append(told if np.isfinite(told) else _bare(plane[~cell]))
+    return levels
+
+
+def count_lobes(nucleus: NDArray[np.bool_], pixel_um: float) -> int:
+    """Lobes of a nucleus: what a waist, or a gap, parts.
+
+    Args:
+        nucleus: (Y, X) bool.
+        pixel_um: size of a pixel.
+
+    Returns:
+        0 for an empty mask, else at least 1. Two lobes joined by a strand are two.
+    """
+    if not nucleus.any():
+        return 0
+    factor = max(1, round(_LOBE_PIXEL_UM / pixel_um))
+    coarse_um = pixel_um * factor
+    small = np.pad(shrink(nucleus, factor) >= 0.5, 2)
+    parts = part_at_waists(small, coarse_um, _LOBE_WAIST, _LEAST_LOBE_RADIUS_UM)
+    areas = np.bincount(parts.ravel())[1:] * coarse_um**2
+    return max(1, int(np.count_nonzero(areas >= _LEAST_LOBE_UM2)))
+
+
+def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
+    """Roundness (4 pi area / perimeter^2, at most 1) and eccentricity of a mask (Y, X); NaN for an empty one.
+
+    Area and perimeter are those of the outline at subpixel places (marching squares), after smoothing over 0.2 um,
+    about what the microscope resolves: right on discs and squares alike, where counting pixel steps is not. The edge of
+    a hole is part of the outline.
+    """
+    if not part.any():
+        return float("nan"), float("nan")
+    part = part[box_around(part, 0)]
+    factor = max(1, round(_SHAPE_PIXEL_UM / pixel_um))
+    coarse_um = pixel_um * factor
+    # What is smoothed reaches beyond the part.
+    padded = np.pad(shrink(part, factor), 1 + round(4 * _OUTLINE_UM / coarse_um))
+    smooth = gaussian(padded, _OUTLINE_UM / coarse_um, mirror=False)
+    perimeter, area = 0.0, 0.0
+    for line in find_contours(smooth, 0.5):  # type: ignore[no-untyped-call]
+        steps = np.diff(line, axis=0)
+        perimeter += float(np.hypot(*steps.T).sum())
+        area += float((line[:-1, 1] * steps[:, 0] - line[:-1, 0] * steps[:, 1]).sum()) / 2
+    roundness = min(1.0, 4 * float(np.pi) * abs(area) / perimeter**2) if perimeter else float("nan")
+    moments = moments_central(part.astype(np.float32), order=2)  # type: ignore[no-untyped-call]
+    large, small = inertia_tensor_eigvals(part, mu=moments)  # type: ignore[no-untyped-call]
+    return roundness, float(np.sqrt(1 - small / large)) if large > 0 else 0.0
+
+
+def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: bool = False) -> dict[str, NDArray[Any]]:
+    """Columns (N, ...) from the measures of N cells, which may be none."""
+    rows = list(cells)
+    return {
+        name: np.array([row[name] for row in rows], dtype).reshape(len(rows), *shape)
+        for name, (dtype, shape) in columns_of(modalities, red=red).items()
+    }
+
+
+def _mean(values: NDArray[np.floating[Any]], part: NDArray[np.bool_]) -> float:
+    return float(values[part].mean()) if part.any() else float("nan")
+
+
+def _around(cell: NDArray[np.bool_], pixel_um: float) -> NDArray[np.bool_]:
+    """The surroundings of a cell (Y, X), thinned out."""
+    step = max(1, round(_AROUND_PIXEL_UM / pixel_um))
+    near, far = (grown(cell[::step, ::step], disk(reach_um / pixel_um / step)) for reach_um in _AROUND_UM)
+    around = np.zeros(cell.shape, bool)
+    around[::step, ::step] = far & ~near
+    return around
+
+
+def _level(values: NDArray[np.uint16]) -> np.float32:
+    """Median of what surrounds a cell, brighter neighbours left out."""
+    level = values.astype(np.float32)
+    for _ in range(3):
+        if not level.size:
+            return np.float32(0)
+        middle = percentiles(level, 50)[0]
+        spread = 1.4826 * percentiles(np.abs(level - np.float32(middle)), 50)[0]
+        level = level[level <= np.float32(middle + 3 * spread)]
+    return np.float32(percentiles(level, 50)[0])
+
+
+def _bare(values: NDArray[np.uint16]) -> np.float32:
+    """The empty background among pixels beside a cell: the bright part, whatever red cells lie there."""
+    return np.float32(percentiles(values, 80)[0] if values.size else np.nan)
+
+
+def _density(frame: NDArray[np.uint16], bare: np.float32) -> NDArray[np.float32]:
+    """Decadic optical density (Beer-Lambert) of a frame (Y, X) against the empty background."""
+    return np.asarray(np.log10(max(bare, np.float32(1)) / np.maximum(frame, 1).astype(np.float32)), np.float32)
+
+
+def fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float) -> NDArray[np.float32]:
+    """Root mean square of the band between two Gaussians, within a mask and from within it alone.
+
+    Normalised convolution (H. Knutsson, C.-F. Westin, CVPR 1993, doi:10.1109/CVPR.1993.341081, equation 9), so that
+    the edge of the nucleus is not taken for granules.
+
+    Args:
+        values: (M, Y, X) float32.
+        inside: (Y, X) bool, not empty.
+        pixel_um: size of a pixel.
+
+    Returns:
+        (M,) float32.
+    """
+    sigmas = [sigma_um / pixel_um for sigma_um in _FINE_UM]
+    box = box_around(inside, 0)
+    inside = inside[box]
+    weighted = np.concatenate([values[:, *box], np.ones((1, *inside.shape), np.float32)]) * inside
+    smooth = [gaussian(weighted, sigma, _FINE_TRUNCATE, mirror=False)[:, inside] for sigma in sigmas]  # (M + 1, n) each
+    fine, coarse = (one[:-1] / one[-1] for one in smooth)
+    return np.asarray(np.sqrt(np.mean((fine - coarse) ** 2, axis=1)), np.float32)

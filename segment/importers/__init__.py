@@ -1,0 +1,1 @@
+"""Import images made elsewhere, as fields or as cells."""

@@ -1,0 +1,246 @@
+"""Find and read pictures and stacks made elsewhere, with the labels that come with them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import warnings
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import tifffile
+from PIL import Image, UnidentifiedImageError
+
+from wbcpipe.errors import ImportDataError
+from wbcpipe.segment.stain_separation import scale_16bit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["CLASS_ORDER", "Source", "class_of", "digest", "find_sources", "order_classes", "read_rgb", "read_stack"]
+
+#: The classes wbcpipe counts, in the order of every table.
+CLASS_ORDER: Final = ("NEU", "LYM", "EOS", "MO", "BAS")
+_RGB_SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
+_STACK_SUFFIXES: Final = {".tif", ".tiff", ".npy", ".npz"}
+_COMMON_NAMES: Final = {
+    "NEU": "neu ne neut neutro neutrophil neutrophile seg segmented band bne sne pmn",
+    "LYM": "lym ly lymph lympho lymphocyte",
+    "EOS": "eos eo eosin eosino eosinophil eosinophile",
+    "MO": "mo mon mono monocyte",
+    "BAS": "bas ba baso basophil basophile",
+}
+_CLASS_OF: Final = {name: label for label, names in _COMMON_NAMES.items() for name in names.split()}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file to import.
+
+    Attributes:
+        path: the file.
+        name: its path below the folder that was given, with forward slashes; the file's name if it was given itself.
+        label: class name, empty where unknown.
+    """
+
+    path: Path
+    name: str
+    label: str = ""
+
+
+def class_of(name: str) -> str:
+    """The class that a common name stands for; a name that is not known stands for itself.
+
+    >>> [class_of(text) for text in ("Neutrophils", "lymphocyte", "EO", "blast")]
+    ['NEU', 'LYM', 'EOS', 'blast']
+    """
+    letters = re.sub(r"[^a-z]", "", name.lower())
+    return _CLASS_OF.get(letters) or _CLASS_OF.get(letters.removesuffix("s")) or name.strip()
+
+
+def order_classes(labels: Iterable[str]) -> list[str]:
+    """The distinct labels: known classes in wbcpipe's order, then others by name; the empty label is left out.
+
+    >>> order_classes(["blast", "MO", "", "NEU", "MO"])
+    ['NEU', 'MO', 'blast']
+    """
+    present = set(labels) - {""}
+    return [name for name in CLASS_ORDER if name in present] + sorted(present - set(CLASS_ORDER))
+
+
+def find_sources(paths: Sequence[Path], kind: str, *, labels: bool) -> list[Source]:
+    """The files below ``paths``, sorted by name, each once.
+
+    Labels come from a ``manifest.csv`` (columns file, label) in a folder that is given, else from the names of the
+    sub-folders.
+
+    Args:
+        paths: files and folders; folders are searched with all their sub-folders.
+        kind: ``stained-rgb`` or ``stack``, which decides the file types taken from folders.
+        labels: whether to look for labels.
+
+    Raises:
+        ImportDataError: a path that is not there, nothing of this kind, or a manifest that does not fit.
+    """
+    suffixes = _RGB_SUFFIXES if kind == "stained-rgb" else _STACK_SUFFIXES
+    found: dict[Path, Source] = {}
+    for path in paths:
+        if path.is_dir():
+            for source in _folder(path, suffixes, labels=labels):
+                found.setdefault(source.path.resolve(), source)
+        elif path.is_file():
+            label = _known(path.parent.name) if labels else ""
+            found.setdefault(path.resolve(), Source(path, path.name, label))
+        else:
+            raise ImportDataError(f"{path}: no such file or folder; give pictures or folders that hold them.")
+    if not found:
+        raise ImportDataError(
+            f"{', '.join(map(str, paths)) or 'no path given'}: nothing to import as {kind}; "
+            f"files ending in {' '.join(sorted(suffixes))} were looked for."
+        )
+    return list(found.values())
+
+
+def _folder(root: Path, suffixes: set[str], *, labels: bool) -> list[Source]:
+    files = sorted(
+        (path for path in root.rglob("*") if path.suffix.lower() in suffixes and path.is_file()),
+        key=lambda path: path.relative_to(root).as_posix(),
+    )
+    names = [path.relative_to(root).as_posix() for path in files]
+    manifest = root / "manifest.csv"
+    if not labels or not files:
+        return [Source(path, name) for path, name in zip(files, names, strict=True)]
+    if manifest.is_file():
+        listed = _read_manifest(manifest)
+        missing = sorted(set(listed) - set(names))
+        if missing:
+            raise ImportDataError(
+                f"{manifest}: lists {len(missing)} files that are not there, first {missing[0]!r}; complete the folder."
+            )
+        return [Source(path, name, class_of(listed.get(name, ""))) for path, name in zip(files, names, strict=True)]
+    return [
+        Source(path, name, class_of(path.parent.name) if path.parent != root else _known(root.name))
+        for path, name in zip(files, names, strict=True)
+    ]
+
+
+def _known(name: str) -> str:
+    label = class_of(name)
+    return label if label in CLASS_ORDER else ""
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            if not {"file", "label"} <= set(reader.fieldnames or ()):
+                raise ImportDataError(f"{path}: columns {reader.fieldnames}; 'file' and 'label' are needed.")
+            return {row["file"].replace("\\", "/"): row["label"] or "" for row in reader}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ImportDataError(f"{path}: not readable as CSV ({error}).") from error
+
+
+def digest(sources: Sequence[Source]) -> str:
+    """SHA-256 over names, labels and bytes of the files, in order."""
+    whole = hashlib.sha256()
+    for source in sources:
+        with source.path.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        whole.update(f"{source.name}\0{source.label}\0{content}\n".encode())
+    return whole.hexdigest()
+
+
+def read_rgb(path: Path) -> NDArray[np.uint16]:
+    """Read a colour picture as (3, Y, X) uint16 over the full range.
+
+    Raises:
+        ImportDataError: unreadable, truncated, or without colour.
+    """
+    try:
+        if path.suffix.lower() in {".tif", ".tiff"}:
+            pixels = _tiff(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path) as picture:
+                    if picture.mode in {"1", "L", "LA", "I", "I;16", "F"}:
+                        raise ImportDataError(f"{path}: a grey picture ({picture.mode}); stained-rgb needs colour.")
+                    pixels = np.asarray(picture.convert("RGB"))
+    except ImportDataError:
+        raise
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
+        raise ImportDataError(f"{path}: not readable as a picture ({error}); replace or leave out the file.") from error
+    except Image.DecompressionBombError as error:
+        raise ImportDataError(f"{path}: too large to be a field of view ({error}).") from error
+    if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4):
+        pixels = np.moveaxis(pixels, 0, -1)  # (Y, X, C)
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or pixels.dtype not in (np.uint8, np.uint16):
+        raise ImportDataError(
+            f"{path}: shape {pixels.shape}, {pixels.dtype}; (Y, X, 3) of 8 or 16 bits was expected for stained-rgb."
+        )
+    if np.ptp(pixels) and (pixels[..., 1:3] == pixels[..., :1]).all():
+        raise ImportDataError(f"{path}: a grey picture, its three planes are the same; stained-rgb needs colour.")
+    if min(pixels.shape[:2]) < 16:
+        raise ImportDataError(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels; at least 16 x 16 are needed.")
+    return scale_16bit(pixels[..., :3])
+
+
+def _tiff(path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(tifffile.imread(path))
+    except (tifffile.TiffFileError, ValueError, IndexError, KeyError, TypeError) as error:
+        raise ImportDataError(f"{path}: not readable as TIFF ({error}); replace or leave out the file.") from error
+
+
+def read_stack(path: Path, label_array: str | None = None) -> tuple[NDArray[np.uint16], list[str]]:
+    """Read ready-made stacks as (N, M, Y, X) uint16 and their labels, empty where there are none.
+
+    Args:
+        path: ``.tif`` of one (M, Y, X) or many (N, M, Y, X) cells, ``.npy`` of the same, or ``.npz`` with an array
+            ``images`` and, optionally, one label per cell.
+        label_array: name of the label array in a ``.npz``; by default ``label``, ``labels``, or the only array of text.
+
+    Raises:
+        ImportDataError: unreadable, or of another shape or type.
+    """
+    labels: list[str] = []
+    try:
+        if path.suffix.lower() == ".npz":
+            images, labels = _npz(path, label_array)
+        elif path.suffix.lower() == ".npy":
+            images = np.load(path, allow_pickle=False)
+        else:
+            images = _tiff(path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, ImportDataError):
+            raise
+        raise ImportDataError(f"{path}: not readable ({error}); replace or leave out the file.") from error
+    images = images[None] if images.ndim == 3 else images
+    if images.ndim != 4 or images.dtype not in (np.uint8, np.uint16) or not images.size or images.shape[1] > 64:
+        raise ImportDataError(
+            f"{path}: shape {images.shape}, {images.dtype}; (N, M, Y, X) or (M, Y, X) of 8 or 16 bits was expected."
+        )
+    scaled = images.astype(np.uint16) * np.uint16(257) if images.dtype == np.uint8 else images
+    return np.asarray(scaled, np.uint16), labels or [""] * len(images)
+
+
+def _npz(path: Path, label_array: str | None) -> tuple[NDArray[Any], list[str]]:
+    with np.load(path, allow_pickle=False) as archive:
+        if "images" not in archive.files:
+            raise ImportDataError(f"{path}: arrays {archive.files}; one named 'images' is needed.")
+        images = archive["images"]
+        others = {name: archive[name] for name in archive.files if name != "images"}
+    text = [name for name, values in others.items() if values.dtype.kind == "U" and values.ndim == 1]
+    usual = [name for name in ("label", "labels") if name in others]
+    name = label_array or (usual or text if len(usual or text) == 1 else [None])[0]
+    if name is None:
+        return images, []
+    if name not in others or others[name].shape != (len(images),):
+        raise ImportDataError(f"{path}: no label array {name!r} of length {len(images)}; arrays: {sorted(others)}.")
+    return images, [class_of(str(value)) for value in others[name]]

@@ -1,0 +1,1 @@
+"""Register the modalities of a field to each other."""

@@ -1,0 +1,261 @@
+"""Where each modality shows what the reference shows: shift, rotation and scale, below a pixel.
+
+What is compared are edges (``edges.structure``), not brightness. All pairs of modalities are measured and adjusted
+together, as a surveyor's network, so that a weak pair (red light against fluorescence) is held by strong ones.
+
+What stays the same over a slide (rotation and scale, and the usual shift) is found once from several fields
+(``usual.find_usual``); a field then has its own shift (`align`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy import ndimage
+
+from wbcpipe.segment.registration.correlate import correlate_pairs, subpixel_peaks, tile_centres
+from wbcpipe.segment.registration.edges import coarse_factor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.samples.fields import FieldInfo
+    from wbcpipe.segment.registration.correlate import Correlate
+
+__all__ = ["Alignment", "align", "identity", "seat", "seated", "warp"]
+
+#: Search radii around the slide's usual shift: of any field, and of one that strayed.
+_USUAL_UM: Final = 2.0
+_STRAYED_UM: Final = 8.0
+#: A field's registration of a pair counts when its correlation stands out by this much.
+_LEAST_PROMINENCE: Final = 0.04
+#: Field-to-field variation taken for granted where too few fields tell.
+UNKNOWN_SCATTER_PX: Final = 1.0
+#: A field's own shift is not trusted beyond this error.
+_WORST_ERROR_PX: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Maps reference pixels to each of M modalities' pixels: ``q = linear @ (p - centre) + centre + shift``, as (y, x).
+
+    Attributes:
+        linear: (M, 2, 2) float64, rotation and scale.
+        shift_px: (M, 2) float64, in pixels of the frames.
+        residual_px: (M,) float64, estimated standard error of the shift.
+        scatter_px: (M, M) float64, how much the shift between two modalities varies from field to field.
+        trusted: (M,) bool; False where the usual shift of the slide had to be used.
+        centre_px: (2,) float64, centre of the frames.
+    """
+
+    linear: NDArray[np.float64]
+    shift_px: NDArray[np.float64]
+    residual_px: NDArray[np.float64]
+    scatter_px: NDArray[np.float64]
+    trusted: NDArray[np.bool_]
+    centre_px: NDArray[np.float64]
+
+    def to_modality(self, modality: int, points_px: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points (N, 2) of the reference as points (N, 2) of a modality."""
+        return np.asarray(
+            (points_px - self.centre_px) @ self.linear[modality].T + self.centre_px + self.shift_px[modality]
+        )
+
+
+def identity(modalities: int, shape: tuple[int, ...]) -> Alignment:
+    """The alignment of frames (Y, X) that are registered by construction."""
+    return Alignment(
+        linear=np.tile(np.eye(2), (modalities, 1, 1)),
+        shift_px=np.zeros((modalities, 2)),
+        residual_px=np.zeros(modalities),
+        scatter_px=np.full((modalities, modalities), UNKNOWN_SCATTER_PX),
+        trusted=np.ones(modalities, bool),
+        centre_px=(np.array(shape, float) - 1) / 2,
+    )
+
+
+def seat(info: FieldInfo, modalities: int, shape: tuple[int, ...], *, reference: int) -> Alignment:
+    """The alignment that follows from how the slide lay in its passes alone.
+
+    The reference was taken in the last pass, all others in the first. Identity for a field of a single pass.
+
+    Args:
+        info: of the field, with all its passes.
+        modalities: their number.
+        shape: (Y, X) of the frames.
+        reference: index of the reference modality.
+    """
+    plain = identity(modalities, shape)
+    if info.reseated is None:
+        return plain
+    angle = np.deg2rad(info.reseated.rotation_deg)
+    # As (y, x): what lies at q of the turned slide lay at R(-angle) q.
+    back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = np.array([info.reseated.y_um - info.y_um, info.reseated.x_um - info.x_um]) / info.pixel_um
+    linear, shifts = plain.linear.copy(), plain.shift_px.copy()
+    others = [k for k in range(modalities) if k != reference]
+    linear[others], shifts[others] = back, shift
+    return replace(plain, linear=linear, shift_px=shifts)
+
+
+def seated(usual: Alignment, seating: Alignment) -> Alignment:
+    """The slide's usual alignment for a field that lies as `seat` says: first the seating, then what is usual."""
+    shift = np.einsum("mij,mj->mi", usual.linear, seating.shift_px) + usual.shift_px
+    return replace(usual, linear=usual.linear @ seating.linear, shift_px=shift)
+
+
+def align(
+    structures: Sequence[NDArray[np.float32]],
+    usual: Alignment,
+    pixel_um: float,
+    *,
+    reference: int,
+    correlate: Correlate = correlate_pairs,
+) -> Alignment:
+    """Register one field, starting from the slide's usual alignment.
+
+    Args:
+        structures: M arrays (y, x) from ``edges.structure``.
+        usual: from ``find_usual``.
+        pixel_um: size of a frame's pixel.
+        reference: index of the reference modality.
+        correlate: what correlates them.
+
+    Returns:
+        The field's alignment; linear part as usual.
+    """
+    found = _align_within(structures, usual, pixel_um, reference, _USUAL_UM, correlate)
+    if not found.trusted.all():
+        wider = _align_within(structures, usual, pixel_um, reference, _STRAYED_UM, correlate)
+        if wider.trusted.sum() > found.trusted.sum():
+            return wider
+    return found
+
+
+def _align_within(
+    structures: Sequence[NDArray[np.float32]],
+    usual: Alignment,
+    pixel_um: float,
+    reference: int,
+    search_um: float,
+    correlate: Correlate,
+) -> Alignment:
+    factor = coarse_factor(pixel_um)
+    warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(structures)]
+    shape = warped[0].shape
+    search = max(2, min(round(search_um / pixel_um / factor), min(shape) // 6))
+    half = (min(shape) - 2 * search) // 4
+    surfaces = correlate(warped, tile_centres(shape, half, search, 2 * half), half, search)
+    pairs: list[tuple[int, int]] = []
+    shifts: list[NDArray[np.float64]] = []
+    errors: list[float] = []
+    for pair, (surface, weight) in surfaces.items():
+        place, _, prominence = subpixel_peaks((surface * weight[:, None, None]).sum(0, keepdims=True))
+        if not np.isfinite(place).all() or prominence[0] < _LEAST_PROMINENCE:
+            continue
+        pairs.append(pair)
+        shifts.append(place[0] * factor)
+        errors.append(_spread(surface, place[0]) * factor)
+    measured = np.array(shifts).reshape(-1, 2), np.array(errors)
+    shift, error, known = _adjust(reference, pairs, *measured, usual.scatter_px)
+    known &= error <= _WORST_ERROR_PX
+    moved = np.einsum("mij,mj->mi", usual.linear, shift)
+    return replace(
+        usual,
+        shift_px=usual.shift_px + np.where(known[:, None], moved, 0.0),
+        residual_px=np.where(known, error, usual.residual_px),
+        trusted=known,
+    )
+
+
+def _spread(surfaces: NDArray[np.float32], place: NDArray[np.float64]) -> float:
+    """Standard error (coarse pixels) of a shift, from how far the tiles' own peaks lie from it."""
+    places, _, prominence = subpixel_peaks(surfaces)
+    off = np.hypot(*(places - place).T)
+    good = np.isfinite(off) & (prominence > _LEAST_PROMINENCE) & (off < 2.0)
+    if good.sum() < 2:
+        return 0.25
+    return float(np.sqrt(np.mean(off[good] ** 2) / 2 / good.sum()))
+
+
+def _adjust(
+    reference: int,
+    pairs: Sequence[tuple[int, int]],
+    shifts: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    scatter: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Least-squares shifts of all M modalities against the reference, from measured pairs.
+
+    Args:
+        reference: index of the reference.
+        pairs: P pairs of modalities.
+        shifts: (P, 2) of the second against the first.
+        errors: (P,) standard errors of these.
+        scatter: (M, M) how far the shift of one against another lies from the usual, 0 here: holds weak measurements.
+
+    Returns:
+        (M, 2) shifts, (M,) standard errors, (M,) whether a chain of pairs leads to the reference.
+    """
+    modalities = len(scatter)
+    known = np.zeros(modalities, bool)
+    known[reference] = True
+    for _ in range(modalities):
+        for first, second in pairs:
+            known[first] = known[second] = known[first] or known[second]
+    shift, error = np.zeros((modalities, 2)), np.zeros(modalities)
+    free = [k for k in range(modalities) if known[k] and k != reference]
+    if not free:
+        return shift, error, known
+    used = [k for k, (first, _) in enumerate(pairs) if known[first]]
+    bonds = _bonds(scatter, [reference, *free])
+    rows = [pairs[k] for k in used] + bonds
+    observed = np.concatenate([shifts[used], np.zeros((len(bonds), 2))])
+    sigma = np.concatenate([np.maximum(errors[used], 0.02), [scatter[bond] for bond in bonds]])
+    design = np.zeros((len(rows), len(free)))
+    for row, pair in enumerate(rows):
+        for sign, modality in zip((-1.0, 1.0), pair, strict=True):
+            if modality != reference:
+                design[row, free.index(modality)] = sign
+    weighted = design / sigma[:, None]
+    covariance = np.linalg.inv(weighted.T @ weighted)
+    shift[free] = covariance @ weighted.T @ (observed / sigma[:, None])
+    error[free] = np.sqrt(np.diag(covariance))
+    return shift, error, known
+
+
+def _bonds(scatter: NDArray[np.float64], members: Sequence[int]) -> list[tuple[int, int]]:
+    """The pairs that hold ``members`` together most tightly: the spanning tree of least scatter."""
+    inside, bonds = {members[0]}, []
+    while len(inside) < len(members):
+        outside = [k for k in members if k not in inside]
+        one, other = min(((i, j) for i in sorted(inside) for j in outside), key=lambda pair: (scatter[pair], pair))
+        inside.add(other)
+        bonds.append((one, other))
+    return bonds
+
+
+def warp(values: NDArray[np.float32], usual: Alignment, modality: int, factor: int) -> NDArray[np.float32]:
+    """A modality's structure as it would look in the reference's pixels, (y, x) float32."""
+    linear = usual.linear[modality]
+    centre = (usual.centre_px + 0.5) / factor - 0.5
+    offset = centre + usual.shift_px[modality] / factor - linear @ centre
+    if max(abs(linear[0, 1]), abs(linear[1, 0])) * max(values.shape) < 0.05:
+        # Without rotation rows and columns part, which is several times faster.
+        for axis in (0, 1):
+            values = _stretched(values, axis, float(linear[axis, axis]), float(offset[axis]))
+        return values
+    return np.asarray(ndimage.affine_transform(values, linear, offset, order=1, mode="nearest"), np.float32)
+
+
+def _stretched(values: NDArray[np.float32], axis: int, scale: float, offset: float) -> NDArray[np.float32]:
+    """Linear interpolation along one axis at ``scale * k + offset``; the edge is repeated."""
+    at = np.clip(np.arange(values.shape[axis]) * scale + offset, 0, values.shape[axis] - 1)
+    low = np.minimum(at.astype(np.intp), values.shape[axis] - 2)
+    share = (at - low).astype(np.float32)
+    share = share[:, None] if axis == 0 else share
+    return np.asarray(np.take(values, low, axis) * (1 - share) + np.take(values, low + 1, axis) * share, np.float32)

@@ -1,0 +1,1 @@
+"""Show one field to a person."""

@@ -1,0 +1,1 @@
+"""What every stage asks of the operating system: files, locks, child processes, signals, threads."""

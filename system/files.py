@@ -1,0 +1,138 @@
+"""Write files so that a crash or a full disk loses nothing: write aside, flush, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any
+
+from wbcpipe.errors import DiskFullError, SampleStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "append_event",
+    "begin_flush",
+    "disk_errors",
+    "read_json",
+    "sync_directory",
+    "sync_tree",
+    "write_atomic",
+    "write_json",
+]
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a used-up quota into one clear error that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)) and not isinstance(
+            error, DiskFullError
+        ):
+            raise DiskFullError(
+                f"{path}: no space left on the disk. What was written before is whole; free space and run the same "
+                "command again."
+            ) from error
+        raise
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename inside ``path`` durable; a no-op on Windows, where directories cannot be flushed."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def begin_flush(handle: IO[bytes], start: int) -> int:
+    """Have the disk take what was written from byte ``start`` on, without waiting for it; gives where that ends.
+
+    It promises nothing: `os.fsync` stays to be called, and finds less to wait for. Does nothing but on Linux.
+    """
+    handle.flush()
+    end = handle.tell()
+    if sys.platform == "linux":
+        # Linux begins to write what is dirty and drops what is not: of bytes that were just written, hardly any.
+        os.posix_fadvise(handle.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
+    return end
+
+
+def sync_tree(path: Path, *, skip: tuple[str, ...] = ()) -> None:
+    """Flush every file below ``path`` to the disk, leaving out its direct children named in ``skip``."""
+    for child in path.iterdir():
+        if child.name in skip:
+            continue
+        if child.is_dir():
+            sync_tree(child)
+        else:
+            with child.open("rb+") as handle:
+                os.fsync(handle.fileno())
+    sync_directory(path)
+
+
+@contextlib.contextmanager
+def write_atomic(path: Path, *, tag: str = "partial") -> Iterator[IO[bytes]]:
+    """Open a file aside of ``path`` for writing; it takes the name ``path`` only when whole and on the disk.
+
+    Raises:
+        DiskFullError: no space left; nothing of the new file stays.
+    """
+    aside = path.with_name(f".{path.name}.{tag}")
+    try:
+        with disk_errors(path):
+            with aside.open("wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            aside.replace(path)
+            sync_directory(path.parent)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    with write_atomic(path) as handle:
+        handle.write((json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of the sample.
+
+    Raises:
+        SampleStateError: the file is absent or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SampleStateError(f"{path}: not there; the stage that writes it has not run.") from error
+    except ValueError as error:
+        raise SampleStateError(f"{path}: not readable as JSON ({error}); move it away and run again.") from error
+
+
+def append_event(path: Path, event: str, **details: Any) -> None:
+    """Append one structured event, with its UTC time, as a line of ``log.jsonl``; on a full disk nothing of it."""
+    content = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
+    line = f"{json.dumps(content)}\n".encode()
+    with disk_errors(path), path.open("ab", buffering=0) as handle:
+        before, written = handle.seek(0, os.SEEK_END), 0
+        try:
+            while written < len(line):
+                written += handle.write(line[written:])
+        except OSError:
+            # Unless another process has added a line behind it meanwhile.
+            if written and handle.seek(0, os.SEEK_END) == before + written:
+                handle.truncate(before)
+            raise

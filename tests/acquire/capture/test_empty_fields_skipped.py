@@ -1,0 +1,207 @@
+"""Fields of bare glass on the real core: skipped without fluorescence or file, remembered, and counted as missed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from wbcpipe.acquire.capture.empty_fields import read_empty
+from wbcpipe.acquire.capture.sample_record import begin_sample
+from wbcpipe.acquire.capture.session import AcquisitionSession
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
+from wbcpipe.acquire.supervise.worker import (
+    AcquisitionRequest,
+    AcquisitionWorker,
+    DeadlinePassed,
+    FieldEmpty,
+    FieldTaken,
+    WantedDone,
+)
+from wbcpipe.report.document import count_fields
+from wbcpipe.report.evaluate import read_truth
+from wbcpipe.samples.fields import fields_on_disk, read_field
+from wbcpipe.samples.sample import Sample
+from wbcpipe.system.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wbcpipe.acquire.config.scope import Scope
+
+#: A slide with an island of bare glass, whose edge crosses the scan area.
+ISLAND = SpecimenPlan(6)
+FIELDS = 16
+
+
+class Watched(VirtualScope):
+    """Notes each light that was switched on."""
+
+    lights: list[str]
+
+    def __init__(self, scope: Scope, plan: SpecimenPlan) -> None:
+        super().__init__(scope, plan)
+        self.lights = []
+
+    def light(self, modality: str) -> None:
+        self.lights.append(modality)
+        super().light(modality)
+
+
+@pytest.fixture
+def island_scope(make_scope: Callable[..., Scope]) -> Scope:
+    z_um = Specimen(ISLAND).focus_um(310.0, 310.0)
+    return make_scope(
+        ("[-60.0, 60.0]", "[250.0, 370.0]"),
+        ("skip_empty = false", "skip_empty = true"),
+        (f"fixed_um = {Specimen(SpecimenPlan(7)).focus_um(0.0, 0.0):.2f}", f"fixed_um = {z_um:.2f}"),
+    )
+
+
+def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sample: Sample) -> None:
+    plan = AcquisitionPlan.from_scope(island_scope, "A")
+    opened: list[Watched] = []
+
+    def watched(scope: Scope, specimen: SpecimenPlan | None) -> Watched:
+        assert specimen is not None
+        opened.append(Watched(scope, specimen))
+        return opened[-1]
+
+    taken, empty = list[int](), dict[int, float]()
+    with AcquisitionSession(sample, island_scope, plan, ISLAND, microscope=watched) as session:
+        session.take(range(FIELDS), taken.append, on_empty=empty.__setitem__)
+    raw = sample.raw_path()
+    assert taken == list(fields_on_disk(raw))
+    assert len(taken) >= 2
+    assert len(empty) >= 2
+    assert sorted([*taken, *empty]) == list(range(FIELDS))
+    assert read_empty(raw) == empty
+    # A skipped field has no dose, and what is skipped holds no white cell.
+    assert opened[0].lights.count("fluorescence") == len(taken)
+    slide, half_um = Specimen(ISLAND), island_scope.field_um[0] / 2
+    for index in empty:
+        x_um, y_um = plan.fields()[index].x_um, plan.fields()[index].y_um
+        there = slide.objects_in(x_um - half_um, y_um - half_um, x_um + half_um, y_um + half_um)
+        assert not [item for item in there if item.label]
+    # Another run opens the microscope, and looks at nothing again.
+    before = (raw / "empty.json").stat().st_mtime_ns
+    with AcquisitionSession(sample, island_scope, plan, ISLAND, microscope=watched) as session:
+        assert session.empty == empty
+        session.take(range(FIELDS))
+    assert opened[1].lights == []
+    assert (raw / "empty.json").stat().st_mtime_ns == before
+    fields = count_fields(sample, sample.info())
+    assert (fields.wanted, fields.taken, fields.empty, fields.missing) == (FIELDS, len(taken), tuple(sorted(empty)), ())
+
+
+@pytest.mark.parametrize("sequencing", ["off", "on"])
+def test_bursts_leave_an_empty_field_in_the_dark_too(
+    make_scope: Callable[..., Scope], tmp_path: Path, sequencing: str
+) -> None:
+    """What light falls on an empty field fades its neighbours, which overlap it."""
+    z_um = f"{Specimen(ISLAND).focus_um(310.0, 310.0):.2f}"
+    scope = make_scope(
+        ("[-60.0, 60.0]", "[250.0, 370.0]"),
+        ("skip_empty = false", "skip_empty = true"),
+        (f"fixed_um = {Specimen(SpecimenPlan(7)).focus_um(0.0, 0.0):.2f}", f"fixed_um = {z_um}"),
+        sequencing=sequencing,
+    )
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    whole, broken = Sample.at(tmp_path, "whole"), Sample.at(tmp_path, "broken")
+    bursts: list[int] = []
+    with AcquisitionSession(whole, scope, plan, ISLAND) as session:
+        assert isinstance(session.microscope, VirtualScope)
+        start = session.microscope.link.start_burst
+
+        def spied(n_frames: int, timeout_s: float) -> None:
+            bursts.append(n_frames)
+            start(n_frames, timeout_s)
+
+        session.microscope.link.start_burst = spied  # type: ignore[method-assign]
+        session.take(range(FIELDS))
+        assert session.empty
+        lit = (whole.raw_path() / "light.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["field"] for line in lit] == list(session.taken)
+    assert set(bursts) == ({3} if sequencing == "on" else set())
+    for wanted in (7, FIELDS):
+        with AcquisitionSession(broken, scope, plan, ISLAND) as session:
+            session.take(range(wanted))
+    first, second = (fields_on_disk(sample.raw_path()) for sample in (whole, broken))
+    assert list(first) == list(second)
+    for index, path in first.items():
+        images, info = read_field(path)
+        np.testing.assert_array_equal(images, read_field(second[index])[0])
+        assert info.dose_ms == read_field(second[index])[1].dose_ms == 20.0
+
+
+def test_a_broken_run_skips_the_same_fields(island_scope: Scope, tmp_path: Path) -> None:
+    plan = AcquisitionPlan.from_scope(island_scope, "A")
+    whole, broken = Sample.at(tmp_path, "whole"), Sample.at(tmp_path, "broken")
+    with AcquisitionSession(whole, island_scope, plan, ISLAND) as session:
+        session.take(range(FIELDS))
+    for wanted in (7, FIELDS):
+        with AcquisitionWorker(AcquisitionRequest(broken, island_scope, plan, ISLAND)) as worker:
+            worker.want(wanted)
+            told = {event.index: event for event in worker.events() if isinstance(event, FieldTaken | FieldEmpty)}
+        assert list(told) == list(range(wanted))
+    assert [index for index, event in told.items() if isinstance(event, FieldEmpty)] == sorted(
+        read_empty(broken.raw_path())
+    )
+    assert read_empty(whole.raw_path()) == read_empty(broken.raw_path())
+    first, second = fields_on_disk(whole.raw_path()), fields_on_disk(broken.raw_path())
+    assert list(first) == list(second)
+    for index, path in first.items():
+        np.testing.assert_array_equal(read_field(path)[0], read_field(second[index])[0])
+    assert whole.truth_path.read_bytes() == broken.truth_path.read_bytes()
+
+
+def test_a_white_cell_in_a_skipped_field_counts_as_missed(
+    make_scope: Callable[..., Scope], sample: Sample, specimen: SpecimenPlan
+) -> None:
+    scope = make_scope()
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    half_um = scope.field_um[0] / 2
+
+    def white_in(index: int) -> int:
+        at = plan.fields()[index]
+        box = (at.x_um - half_um, at.y_um - half_um, at.x_um + half_um, at.y_um + half_um)
+        return sum(bool(item.label) for item in Specimen(specimen).objects_in(*box))
+
+    with_cell = next(index for index in range(len(plan.fields())) if white_in(index))
+    other = next(index for index in range(len(plan.fields())) if abs(index - with_cell) > 1 and not white_in(index))
+    begin_sample(sample, scope, plan, specimen)
+    sample.raw_path().mkdir(parents=True)
+    write_json(sample.raw_path() / "empty.json", {str(with_cell): 3.0})  # as if the look had been wrong
+    with AcquisitionSession(sample, scope, plan, specimen) as session:
+        session.take([with_cell, other])
+    assert list(fields_on_disk(sample.raw_path())) == [other]
+    with sample.truth_path.open(encoding="utf-8", newline="") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["kind"] in ("cell", "doublet")]
+    assert [row["field"] for row in rows].count(str(with_cell)) == white_in(with_cell)
+    truth = read_truth(sample)
+    assert int(truth.visible.sum()) == white_in(with_cell) + white_in(other)
+
+
+def test_no_field_is_begun_after_the_deadline(
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> None:
+    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+        answers = iter([True, True, True, False])  # before the run, and before each of three fields
+        assert not session.take(range(5), go_on=lambda: next(answers))
+        assert list(fields_on_disk(sample.raw_path())) == [0, 1]
+        assert session.take(range(3))
+    with AcquisitionWorker(AcquisitionRequest(sample, small_scope, small_plan, specimen, deadline_s=1.0)) as worker:
+        worker.want(4)
+        events = [event for event in worker.events() if isinstance(event, FieldTaken | DeadlinePassed | WantedDone)]
+        assert events == [*(FieldTaken(index, resumed=True) for index in range(3)), DeadlinePassed(4)]
+        worker.want(6)
+        assert list(worker.events()) == [DeadlinePassed(6)]
+    assert list(fields_on_disk(sample.raw_path())) == [0, 1, 2]
+    assert json.loads((sample.raw_path() / "focus.json").read_text(encoding="utf-8"))

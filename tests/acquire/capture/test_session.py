@@ -1,0 +1,400 @@
+"""Runs on the real core: files as promised, resumed to the same pixels, failures survived."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import threading
+import weakref
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from wbcpipe.acquire.capture.field_writer import read_missing
+from wbcpipe.acquire.capture.sample_record import begin_sample
+from wbcpipe.acquire.capture.session import AcquisitionSession, open_microscope
+from wbcpipe.acquire.config.scope import QualityLimits
+from wbcpipe.acquire.hardware.core_link import CoreLink
+from wbcpipe.acquire.hardware.microscope import CoreMicroscope
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
+from wbcpipe.errors import (
+    ConfigError,
+    DeviceTimeoutError,
+    DiskFullError,
+    HardwareError,
+    InterruptedRunError,
+    SampleStateError,
+    StageLimitError,
+)
+from wbcpipe.samples.fields import MODALITIES, field_path, fields_on_disk, read_field, read_info, write_planes
+from wbcpipe.samples.sample import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.hardware.protocols import Exposure
+    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+
+
+def pixels_of(sample: Sample) -> dict[int, NDArray[np.uint16]]:
+    return {index: read_field(path)[0] for index, path in fields_on_disk(sample.raw_path()).items()}
+
+
+def descriptions_of(sample: Sample) -> list[Any]:
+    """All that is written with the fields, save the time."""
+    infos = [read_info(path) for path in fields_on_disk(sample.raw_path()).values()]
+    return [
+        replace(info, acquired="", frames=tuple(replace(frame, time_s=0.0) for frame in info.frames)) for info in infos
+    ]
+
+
+def events_of(sample: Sample) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_fields_are_what_the_plan_and_the_scope_say(
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> None:
+    taken: list[int] = []
+    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+        session.take([1, 0], taken.append)
+    assert taken == [0, 1]
+    for planned in small_plan.fields()[:2]:
+        images, info = read_field(field_path(sample.raw_path(), planned.index))
+        assert images.shape == (4, 256, 256)
+        assert (info.x_um, info.y_um) == pytest.approx((planned.x_um, planned.y_um), abs=0.02)
+        assert info.modalities == MODALITIES
+        assert [frame.exposure_ms for frame in info.frames] == [5, 5, 5, 20]
+        assert [frame.wavelength_nm for frame in info.frames] == [415, 550, 635, 525]
+        assert {frame.z_um for frame in info.frames} == {small_scope.focus.fixed_um}
+        assert [frame.time_s for frame in info.frames] == sorted(frame.time_s for frame in info.frames)
+        assert (info.pixel_um, info.saturation, info.kind) == (0.1, 65535, "scope")
+        # Bright field is bright, fluorescence dark with bright nuclei: the light was on, and the right one.
+        assert images[:3].mean() > 5 * images[3].mean()
+    content = sample.info()
+    assert content["kind"] == "scope"
+    assert content["scope"]["name"] == small_scope.name
+    assert content["specimen"] == {"seed": 7, "preparation": "blood-film"}
+    assert content["modalities"] == list(MODALITIES)
+    with sample.truth_path.open(encoding="utf-8") as handle:
+        truth = list(csv.DictReader(handle))
+    assert truth
+    assert set(truth[0]) == {"x_um", "y_um", "field", "class", "kind"}
+    assert {int(row["field"]) for row in truth} <= {-1, 0, 1}
+
+
+def test_a_real_scope_writes_the_cameras_own_pixels(sample: Sample, make_scope: Callable[..., Scope]) -> None:
+    scope = make_scope(("virtual = true", "virtual = false"), ("Camera,FastImage,1", "Camera,FastImage,0"))
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    with AcquisitionSession(sample, scope, plan) as session:
+        assert type(session.microscope) is CoreMicroscope
+        session.take(range(2))
+    for images in pixels_of(sample).values():
+        assert all(np.ptp(image) > 0 for image in images), "the demo camera draws waves"
+    assert sample.info()["specimen"] is None
+    assert not sample.truth_path.exists()
+
+
+def test_a_resumed_run_equals_an_unbroken_one(
+    tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    scope = make_scope(
+        ("range_um = 30.0", "range_um = 12.0"),
+        ("roi_px = 384", "roi_px = 256"),
+        ("drift_check_fields = 25", "drift_check_fields = 2"),
+        focus="surface",
+    )
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    whole, broken = Sample.at(tmp_path, "whole"), Sample.at(tmp_path, "broken")
+    with AcquisitionSession(whole, scope, plan, specimen) as session:
+        session.take(range(4))
+    for wanted in (1, 2, 4):
+        with AcquisitionSession(broken, scope, plan, specimen) as session:
+            session.take(range(wanted))
+            session.take(range(wanted))
+    first, second = pixels_of(whole), pixels_of(broken)
+    assert list(first) == list(second) == [0, 1, 2, 3]
+    for index, images in first.items():
+        np.testing.assert_array_equal(images, second[index])
+    assert descriptions_of(whole) == descriptions_of(broken)
+    surfaces = [(sample.raw_path() / "focus.json").read_bytes() for sample in (whole, broken)]
+    assert surfaces[0] == surfaces[1]
+    assert [check["field"] for check in json.loads(surfaces[0])["drift"]] == [2]
+    assert whole.truth_path.read_bytes() == broken.truth_path.read_bytes()
+
+
+def test_a_truncated_file_is_set_aside_and_taken_again(
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> None:
+    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+        session.take(range(2))
+    before = pixels_of(sample)
+    path = field_path(sample.raw_path(), 1)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    taken: list[int] = []
+    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+        session.take(range(2), taken.append)
+    assert taken == [1]
+    np.testing.assert_array_equal(pixels_of(sample)[1], before[1])
+    assert (sample.path / "raw" / "quarantine" / path.name).read_bytes() == content[: len(content) // 2]
+    (event,) = [event for event in events_of(sample) if event["event"] == "quarantined"]
+    assert event["field"] == 1
+    assert "truncated" in event["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"overlap": 0.2}, r"plan\.overlap = 0\.1, this call says 0\.2"),
+        ({"x_um": (-60.0, 50.0)}, r"plan\.x_um = \[-60\.0, 60\.0\], this call says \[-60\.0, 50\.0\]"),
+    ],
+)
+def test_a_contradicting_call_is_refused_with_the_difference(
+    sample: Sample,
+    small_scope: Scope,
+    small_plan: AcquisitionPlan,
+    specimen: SpecimenPlan,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    small_scope = small_scope.model_copy(update={"quality": QualityLimits(blur_um=0.5)})
+    assert begin_sample(sample, small_scope, small_plan, specimen)["quality"] == {"blur_um": 0.5}
+    first = sample.info_path.read_bytes()
+    begin_sample(sample, small_scope, small_plan, specimen)
+    with pytest.raises(SampleStateError, match=words):
+        begin_sample(sample, small_scope, small_plan.model_copy(update=change), specimen)
+    with pytest.raises(SampleStateError, match=r"specimen\.seed = 7, this call says 8"):
+        begin_sample(sample, small_scope, small_plan, replace(specimen, seed=8))
+    assert sample.info_path.read_bytes() == first
+
+
+def test_a_real_scope_takes_no_specimen(
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> None:
+    with pytest.raises(ConfigError, match="is a real microscope"):
+        begin_sample(sample, small_scope.model_copy(update={"virtual": False}), small_plan, specimen)
+    with pytest.raises(ConfigError, match="is virtual: it needs a specimen"):
+        begin_sample(sample, small_scope, small_plan, None)
+    assert not sample.path.exists()
+
+
+class FaultyScope(VirtualScope):
+    """The virtual scope with camera time-outs at some exposures, counted from 0."""
+
+    def __init__(self, scope: Scope, plan: SpecimenPlan, fails: Callable[[int], bool]) -> None:
+        super().__init__(scope, plan)
+        self.fails, self.exposures = fails, 0
+
+    def expose(
+        self, exposure_ms: float, out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+    ) -> Exposure:
+        self.exposures += 1
+        if self.fails(self.exposures - 1):
+            raise DeviceTimeoutError("the camera's exposure did not end within 10 s.")
+        return super().expose(exposure_ms, out, then_to_um)
+
+
+def test_camera_time_outs_leave_a_field_missing_and_the_run_goes_on(
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> None:
+    seen: list[int | str] = []
+
+    def faulty(scope: Scope, plan: SpecimenPlan | None) -> FaultyScope:
+        assert plan is not None
+        # Field 0 has 4 exposures; field 1 fails at its second in each of 3 attempts; field 2 fails once, then works.
+        return FaultyScope(scope, plan, lambda number: number in {5, 7, 9, 10})
+
+    with AcquisitionSession(sample, small_scope, small_plan, specimen, microscope=faulty) as session:
+        session.take(range(4), seen.append, lambda _index, reason: seen.append(reason))
+    assert seen == [0, "the camera's exposure did not end within 10 s.", 2, 3]
+    assert list(fields_on_disk(sample.raw_path())) == [0, 2, 3]
+    assert read_missing(sample.raw_path()) == {1: "the camera's exposure did not end within 10 s."}
+    assert [event["event"] for event in events_of(sample)].count("retry") == 3
+    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+        session.take(range(4))
+    assert list(fields_on_disk(sample.raw_path())) == [0, 1, 2, 3]
+    assert read_missing(sample.raw_path()) == {}
+
+
+def test_a_dead_camera_ends_the_run(
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> None:
+    def faulty(scope: Scope, plan: SpecimenPlan | None) -> FaultyScope:
+        assert plan is not None
+        return FaultyScope(scope, plan, lambda number: number >= 8)
+
+    with (
+        AcquisitionSession(sample, small_scope, small_plan, specimen, microscope=faulty) as session,
+        pytest.raises(HardwareError, match="5 fields in a row could not be taken, the last because: the camera"),
+    ):
+        session.take(range(9))
+    assert list(fields_on_disk(sample.raw_path())) == [0, 1]
+    assert list(read_missing(sample.raw_path())) == [2, 3, 4, 5, 6]
+
+
+def test_a_full_disk_keeps_a_beginning_of_whole_fields(
+    sample: Sample,
+    small_scope: Scope,
+    small_plan: AcquisitionPlan,
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = write_planes
+
+    def filling(path: Path, *arguments: Any) -> None:
+        if path == field_path(sample.raw_path(), 2):
+            raise DiskFullError(errno.ENOSPC, f"{path}: no space left on the disk.")
+        real(path, *arguments)
+
+    monkeypatch.setattr("wbcpipe.acquire.capture.field_writer.write_planes", filling)
+    with (
+        AcquisitionSession(sample, small_scope, small_plan, specimen) as session,
+        pytest.raises(DiskFullError, match="no space left"),
+    ):
+        session.take(range(9))
+    assert list(fields_on_disk(sample.raw_path())) == [0, 1]
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_taken(
+    sample: Sample,
+    small_scope: Scope,
+    small_plan: AcquisitionPlan,
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usage = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr("wbcpipe.acquire.capture.sample_record.shutil.disk_usage", lambda _: usage)
+    with (
+        AcquisitionSession(sample, small_scope, small_plan, specimen) as session,
+        pytest.raises(DiskFullError, match=r"9 fields need 0\.0719 GB and 0\.001 GB are free"),
+    ):
+        session.take(range(9))
+    assert list(sample.raw_path().iterdir()) == []
+
+
+def test_stopping_keeps_whole_fields_and_closes_the_shutter(
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> None:
+    session = AcquisitionSession(sample, small_scope, small_plan, specimen)
+    with session:
+        microscope = session.microscope
+        assert isinstance(microscope, VirtualScope)
+        with pytest.raises(InterruptedRunError, match="the same command goes on"):
+            session.take(range(9), lambda index: session.stop() if index == 1 else None)
+        assert not microscope.link.shutter_is_open()
+    indices = list(fields_on_disk(sample.raw_path()))
+    assert indices == list(range(len(indices)))
+    assert 2 <= len(indices) < 9
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("wbcpipe")]
+
+
+def test_moves_are_checked_before_they_are_made(small_scope: Scope, specimen: SpecimenPlan) -> None:
+    microscope = open_microscope(small_scope, specimen)
+    assert isinstance(microscope, VirtualScope)
+    try:
+        microscope.move_xy(10.0, 20.0)
+        with pytest.raises(StageLimitError, match="x = 70000 um is beyond the stage's limits, -60000 to 60000"):
+            microscope.move_xy(70_000.0, 0.0)
+        with pytest.raises(StageLimitError, match="Z = -101 um is outside the soft limits -100 to 100 um"):
+            microscope.move_z(-101.0)
+        assert microscope.link.xy_um() == pytest.approx((10.0, 20.0), abs=0.02)
+        with pytest.raises(HardwareError, match="this process drives a microscope already"):
+            CoreMicroscope(small_scope)
+    finally:
+        microscope.close()
+        microscope.close()
+    with pytest.raises(HardwareError, match="the microscope is closed"):
+        microscope.move_z(0.0)
+
+
+def test_a_closed_microscope_leaves_no_frame_buffer_behind(small_scope: Scope) -> None:
+    for _ in range(2):
+        link = CoreLink(small_scope)
+        link.prepare_buffer(4)
+        core = link._core
+        freed = weakref.ref(core)
+        assert core.get_circular_buffer_memory_footprint() >= 64
+        link.close()
+        assert core.get_circular_buffer_memory_footprint() == 1
+        del core
+    assert freed() is None  # pycromanager keeps the first of a process, and no other
+
+
+def test_the_specimen_sees_only_light_that_is_on(small_scope: Scope, specimen: SpecimenPlan) -> None:
+    frame = np.empty((256, 256), np.uint16)
+    with VirtualScope(small_scope, specimen) as microscope:
+        microscope.light("color2")
+        assert microscope.illumination.observed() == ""
+        microscope.expose(5.0, frame)
+        bright = frame.mean()
+        assert microscope.illumination.observed() == ""
+        microscope.link.set_property("LED", "Label", "Closed")
+        microscope.expose(5.0, frame)
+        assert frame.mean() < 0.05 * bright
+        with pytest.raises(HardwareError, match=r"It takes: .*385nm"):
+            microscope.link.set_property("LED", "Label", "999nm")
+
+
+def test_a_slow_stage_meets_its_deadline(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+    scope = make_scope(("move_timeout_s = 30.0", "move_timeout_s = 0.2"))
+    with VirtualScope(scope, specimen) as microscope:
+        with pytest.raises(DeviceTimeoutError, match=r"moving the stage: 'XY' is still busy after 0\.2 s"):
+            microscope.move_xy(20_000.0, 0.0)
+
+
+def test_a_hanging_driver_is_left_behind(small_scope: Scope, specimen: SpecimenPlan) -> None:
+    release = threading.Event()
+    with VirtualScope(small_scope, specimen) as microscope:
+        link = microscope.link
+
+        def hang() -> None:
+            release.wait(5)
+
+        with pytest.raises(DeviceTimeoutError, match=r"exposure did not end within 0\.05 s"):
+            link._with_deadline(hang, 0.05, "the camera's exposure")
+        with pytest.raises(DeviceTimeoutError, match="an earlier call still hangs"):
+            link.snap(0.05)
+        release.set()
+        link.snap(5.0)
+
+
+def test_part_of_the_sensor_and_binning(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+    whole = np.empty((256, 256), np.uint16)
+    with VirtualScope(make_scope(), specimen) as microscope:
+        microscope.move_z(microscope.scope.focus.fixed_um)
+        microscope.light("color1")
+        assert microscope.move_xy(0.0, 0.0) == pytest.approx((0.0, 0.0), abs=0.02)
+        microscope.expose(5.0, whole)
+    scope = make_scope(("binning = 1", "binning = 2\nroi_px = [128, 64, 64, 128]"))
+    assert scope.field_um == pytest.approx((6.4, 12.8))
+    part = np.empty((64, 32), np.uint16)
+    with VirtualScope(scope, specimen) as microscope:
+        microscope.move_z(scope.focus.fixed_um)
+        microscope.light("color1")
+        # The middle of this region lies 3.2 um to the right of the stage's position, on its height.
+        assert microscope.move_xy(3.2, 0.0) == pytest.approx((3.2, 0.0), abs=0.02)
+        assert microscope.link.xy_um() == pytest.approx((0.0, 0.0), abs=0.02)
+        microscope.expose(5.0, part)
+    expected = whole[64:192, 128:192].reshape(64, 2, 32, 2).mean(axis=(1, 3))
+    assert np.corrcoef(part.ravel(), expected.ravel())[0, 1] > 0.98
+
+
+def test_a_wrong_sensor_size_is_named(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+    scope = make_scope(("sensor_px = [256, 256]", "sensor_px = [512, 256]"))
+    with pytest.raises(HardwareError, match=r"has 256 x 256 pixels .* say 512 x 256"):
+        VirtualScope(scope, specimen)
+
+
+def test_a_device_that_is_not_there_is_named(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+    scope = make_scope(("Device,Z,DemoCamera,DStage", "Device,Z,DemoCamera,DNothing"))
+    with pytest.raises(HardwareError, match=r"small\.cfg: Micro-Manager could not load it .*DNothing"):
+        VirtualScope(scope, specimen)

@@ -1,0 +1,421 @@
+"""Bursts that the hardware times: the same files as by command, the devices told what they play, failures survived."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from wbcpipe.acquire.capture.field_writer import Draft, FieldWriter, field_buffers
+from wbcpipe.acquire.capture.session import AcquisitionSession
+from wbcpipe.acquire.events import field_events
+from wbcpipe.acquire.hardware.call_timeout import DeadlineCaller
+from wbcpipe.acquire.hardware.microscope import CoreMicroscope
+from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
+from wbcpipe.errors import DeviceTimeoutError, DroppedFrameError, HardwareError
+from wbcpipe.samples.fields import MODALITIES, fields_on_disk, read_field, write_planes
+from wbcpipe.samples.sample import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.events import CaptureEvent
+    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+    from wbcpipe.samples.fields import FieldInfo
+
+
+def events_at(scope: Scope, index: int = 0, lights: tuple[str, ...] = MODALITIES) -> tuple[CaptureEvent, ...]:
+    field = AcquisitionPlan.from_scope(scope, "A").fields()[index]
+    return tuple(event for event in field_events(scope, field, scope.focus.fixed_um) if event.modality in lights)
+
+
+def untimed(info: FieldInfo) -> FieldInfo:
+    return replace(info, acquired="", frames=tuple(replace(frame, time_s=0.0) for frame in info.frames))
+
+
+def burst(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> NDArray[np.uint16]:
+    out = np.zeros((len(events), 256, 256), np.uint16)
+    microscope.move_xy(events[0].x_um, events[0].y_um)
+    microscope.move_z(events[0].z_um)
+    microscope.burst(events, out)
+    microscope.finish()
+    return out
+
+
+def by_command(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> NDArray[np.uint16]:
+    out = np.zeros((len(events), 256, 256), np.uint16)
+    microscope.move_xy(events[0].x_um, events[0].y_um)
+    microscope.move_z(events[0].z_um)
+    for event, frame in zip(events, out, strict=True):
+        microscope.light(event.modality)
+        microscope.expose(event.exposure_ms, frame)
+    microscope.finish()
+    return out
+
+
+def test_files_are_those_of_switching_by_command(
+    tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, list[tuple[NDArray[np.uint16], FieldInfo]]] = {}
+    for sequencing in ("auto", "off"):
+        scope = make_scope(
+            ("range_um = 30.0", "range_um = 6.0"),
+            ("roi_px = 384", "roi_px = 256"),
+            focus="surface",
+            sequencing=sequencing,
+        )
+        sample = Sample.at(tmp_path, sequencing)
+        with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen) as session:
+            assert isinstance(session.microscope, VirtualScope)
+            bursts: list[int] = []
+            start_burst = session.microscope.link.start_burst
+
+            def spied(
+                n_frames: int,
+                timeout_s: float,
+                bursts: list[int] = bursts,
+                start: Callable[[int, float], None] = start_burst,
+            ) -> None:
+                bursts.append(n_frames)
+                start(n_frames, timeout_s)
+
+            monkeypatch.setattr(session.microscope.link, "start_burst", spied)
+            session.take(range(3))
+            assert bursts == ([3, 4, 4, 4] if sequencing == "auto" else [])  # the first proves that light follows
+        fields[sequencing] = [read_field(path) for path in fields_on_disk(sample.raw_path()).values()]
+    for (images, info), (expected, expected_info) in zip(fields["auto"], fields["off"], strict=True):
+        np.testing.assert_array_equal(images, expected)
+        assert untimed(info) == untimed(expected_info)
+        times_s = [frame.time_s for frame in info.frames]
+        gaps_s = np.diff(times_s)
+        assert (gaps_s >= 0.0049).all(), times_s
+    assert fields["auto"][0][0][:3].mean() > 5 * fields["auto"][0][0][3].mean()
+
+
+def test_any_modalities_in_a_burst_and_commands_in_between(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    scope = make_scope(sequencing="on")
+    bright, whole = events_at(scope, 0, MODALITIES[:3]), events_at(scope, 1)
+    with VirtualScope(scope, specimen) as microscope:
+        expected = by_command(microscope, bright)
+        assert microscope.can_burst(bright)
+        assert not microscope.can_burst(whole[3:]), "one frame needs no burst"
+        np.testing.assert_array_equal(burst(microscope, bright), expected)
+        np.testing.assert_array_equal(by_command(microscope, bright), expected)
+        four = burst(microscope, whole)
+        np.testing.assert_array_equal(by_command(microscope, whole[:3]), four[:3])
+        # Equal exposures after different ones: the camera must not go on playing those.
+        np.testing.assert_array_equal(burst(microscope, bright), expected)
+        assert not microscope.link.shutter_is_open()
+    with VirtualScope(scope, specimen) as microscope:
+        np.testing.assert_array_equal(by_command(microscope, whole), four)
+
+
+def test_sequences_are_uploaded_once(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+    scope = make_scope(sequencing="auto")
+    with VirtualScope(scope, specimen) as microscope:
+        loads: list[Any] = []
+        real = microscope.link._call
+
+        def spied(name: str, *values: Any) -> Any:
+            if name.startswith("load_"):
+                loads.append((name, *values))
+            return real(name, *values)
+
+        microscope.link._call = spied  # type: ignore[method-assign]
+        for index in range(3):
+            burst(microscope, events_at(scope, index))
+        assert loads == [
+            ("load_property_sequence", "LED", "Label", ["385nm", "550nm", "635nm", "470nm"]),
+            ("load_exposure_sequence", "Camera", [5.0, 5.0, 5.0, 20.0]),
+        ]
+        microscope.recover()
+        burst(microscope, events_at(scope))
+        assert len(loads) == 4, "after a failure a device may have forgotten what it was told"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("Property,LED,Sequence,On", "Property,LED,Sequence,Off"), "LED-Label cannot be sequenced"),
+        (
+            ("UseExposureSequences,Yes", "UseExposureSequences,No"),
+            "the camera 'Camera' cannot step through different exposures",
+        ),
+        (("wavelength_nm = 550.0", "wavelength_nm = 550.0\nz_offset_um = 0.5"), r"'z_offset_um' differ \(0, 0\.5\)"),
+        (("wavelength_nm = 550.0", "wavelength_nm = 550.0\nsettle_ms = 3.0"), r"modalities\.color2\.settle_ms' is 3"),
+        (
+            ("ConfigGroup,Illumination,color2,LED,Label,550nm", "ConfigGroup,Illumination,color2,Z,Position,0"),
+            "LED-Label is not set by color2, so that its value there is open",
+        ),
+    ],
+    ids=["light", "exposures", "focus", "settling", "open"],
+)
+def test_hardware_that_cannot_is_named(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan, change: tuple[str, str], words: str
+) -> None:
+    with pytest.raises(HardwareError, match=rf"'light\.sequencing' is \"on\", but .*{words}"):
+        VirtualScope(make_scope(change, sequencing="on"), specimen)
+    scope = make_scope(change, sequencing="auto")
+    with VirtualScope(scope, specimen) as microscope:
+        assert not microscope.can_burst(events_at(scope))
+
+
+def test_equal_exposures_need_no_camera_that_steps(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+    scope = make_scope(
+        ("UseExposureSequences,Yes", "UseExposureSequences,No"),
+        ("exposure_ms = 20.0", "exposure_ms = 5.0"),
+        sequencing="on",
+    )
+    events = events_at(scope)
+    with VirtualScope(scope, specimen) as microscope:
+        taken = burst(microscope, events)
+    with VirtualScope(scope, specimen) as microscope:
+        np.testing.assert_array_equal(by_command(microscope, events), taken)
+
+
+def test_the_demo_camera_plays_the_exposures(make_scope: Callable[..., Scope]) -> None:
+    scope = make_scope(("virtual = true", "virtual = false"), sequencing="on")
+    told_ms = (10.0, 40.0, 20.0, 60.0)
+    events = tuple(
+        replace(event, exposure_ms=exposure_ms) for event, exposure_ms in zip(events_at(scope), told_ms, strict=True)
+    )
+    with CoreMicroscope(scope) as microscope:
+        elapsed_ms = [0.0]
+        real = microscope.link._call
+
+        def spied(name: str, *values: Any) -> Any:
+            answer = real(name, *values)
+            if name == "pop_next_tagged_image":
+                elapsed_ms.append(float(answer.tags["ElapsedTime-ms"]))
+            return answer
+
+        microscope.link._call = spied  # type: ignore[method-assign]
+        for _ in range(2):
+            del elapsed_ms[1:]
+            burst(microscope, events)
+            assert (np.diff(elapsed_ms) >= np.array(told_ms) - 1).all(), elapsed_ms
+            # In another order the longest would be too short by 20 ms somewhere; the sum shows that none was too long.
+            assert elapsed_ms[-1] < sum(told_ms) + 200
+
+
+@pytest.mark.parametrize("lost", [1, 4])
+def test_a_dropped_frame_ends_the_burst_and_the_next_one_works(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan, lost: int
+) -> None:
+    scope = make_scope(sequencing="on")
+    events = events_at(scope)
+    with VirtualScope(scope, specimen) as microscope:
+        link = microscope.link
+        start_burst = link.start_burst
+        if lost < 4:
+            link.start_burst = lambda n_frames, timeout_s: start_burst(n_frames - lost, timeout_s)  # type: ignore[method-assign]
+        else:
+            link.start_burst = lambda n_frames, timeout_s: None  # type: ignore[method-assign]
+        start_s = time.monotonic()
+        with pytest.raises(DroppedFrameError, match=f"the camera gave {4 - lost} of the 4 frames of a burst"):
+            burst(microscope, events)
+        assert time.monotonic() - start_s < scope.reliability.camera_timeout_s / 2, "seen at once, not at the deadline"
+        assert not link.shutter_is_open()
+        assert not link.sequences.playing
+        link.start_burst = start_burst  # type: ignore[method-assign]
+        microscope.recover()
+        taken = by_command(microscope, events[:3])
+        np.testing.assert_array_equal(burst(microscope, events)[:3], taken)
+
+
+def test_a_camera_that_goes_on_without_frames_is_stopped(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    scope = make_scope(("camera_timeout_s = 10.0", "camera_timeout_s = 0.3"), sequencing="on")
+    slow = tuple(replace(event, exposure_ms=2000.0) for event in events_at(scope))
+    with VirtualScope(scope, specimen) as microscope:
+        link = microscope.link
+        # The camera is told long exposures, the deadline is worked out from short ones.
+        prepare = microscope.sequencer.prepare
+        microscope.sequencer.prepare = lambda events: (prepare(events), (5.0,) * 4)[1]  # type: ignore[method-assign]
+        with pytest.raises((DroppedFrameError, DeviceTimeoutError)):
+            burst(microscope, slow)
+        assert not link.shutter_is_open()
+        microscope.sequencer.prepare = prepare  # type: ignore[method-assign]
+        assert link._caller.wait(5.0)
+        deadline_s = time.monotonic() + 5
+        while link._call("is_sequence_running") and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert not link._call("is_sequence_running")
+        microscope.recover()
+        assert burst(microscope, events_at(scope)).any()
+
+
+def test_a_camera_that_hangs_at_the_start_is_left_behind(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    scope = make_scope(
+        ("camera_timeout_s = 10.0", "camera_timeout_s = 0.2"),
+        ("switch_timeout_s = 5.0", "switch_timeout_s = 0.2"),
+        sequencing="on",
+    )
+    release = threading.Event()
+    with VirtualScope(scope, specimen) as microscope:
+        link, real = microscope.link, microscope.link._call
+
+        def hanging(name: str, *values: Any) -> Any:
+            if name == "start_sequence_acquisition" and not release.is_set():
+                release.wait(10)
+                raise HardwareError("the camera gave up.")
+            # In the core such a call holds the lock of its driver, so that every other one to it would wait.
+            assert release.is_set() or name not in {"stop_exposure_sequence", "is_sequence_running"}
+            return real(name, *values)
+
+        link._call = hanging  # type: ignore[method-assign]
+        start_s = time.monotonic()
+        with pytest.raises(DeviceTimeoutError, match=r"starting the camera did not end within 0\.2 s"):
+            burst(microscope, events_at(scope))
+        microscope.recover()
+        assert time.monotonic() - start_s < 3
+        assert not link.shutter_is_open()
+        release.set()
+        assert burst(microscope, events_at(scope)).any()
+
+
+def test_the_shutter_closes_whatever_fails_in_a_burst(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+    scope = make_scope(sequencing="on")
+    with VirtualScope(scope, specimen) as microscope:
+        link, seen = microscope.link, []
+
+        def failing() -> float:
+            seen.append(link.shutter_is_open())
+            if len(seen) > 2:
+                raise HardwareError("the focus drive fell silent.")
+            return 0.0
+
+        microscope.move_z(events_at(scope)[0].z_um)
+        z_um, link.z_um = link.z_um, failing  # type: ignore[method-assign]
+        with pytest.raises(HardwareError, match="fell silent"):
+            microscope.burst(events_at(scope), np.zeros((4, 256, 256), np.uint16))
+        link.z_um = z_um  # type: ignore[method-assign]
+        assert seen[0], "open while exposing"
+        assert not link.shutter_is_open()
+        assert not link.sequences.playing
+        assert not link._call("is_sequence_running")
+        assert link._call("get_remaining_image_count") == 0
+
+
+def test_an_overflowing_buffer_is_an_error(make_scope: Callable[..., Scope]) -> None:
+    with CoreMicroscope(make_scope(("virtual = true", "virtual = false"))) as microscope:
+        link = microscope.link
+        link._call("set_circular_buffer_memory_footprint", 1)
+        with pytest.raises(HardwareError, match=r"buffer holds 8 frames, a burst has 9; enlarge it"):
+            link.prepare_buffer(9)
+        link.set_exposure(1.0)
+        link.start_burst(20, 5.0)
+        while link._call("is_sequence_running"):
+            time.sleep(0.01)
+        for _ in range(8):
+            assert link.wait_frame(time.monotonic() + 1)
+            link.next_frame((256, 256))
+        with pytest.raises(HardwareError, match="overflowed: frames of this burst are lost"):
+            link.wait_frame(time.monotonic() + 1)
+        link.end_burst(5.0)
+
+
+def test_calls_with_a_deadline_share_one_thread() -> None:
+    caller, threads = DeadlineCaller(), set()
+    for _ in range(20):
+        caller.run(lambda: threads.add(threading.get_ident()), 5.0, "nothing")
+    assert len(threads) == 1
+    with pytest.raises(ZeroDivisionError):
+        caller.run(lambda: print(1 // 0), 5.0, "dividing")
+    release = threading.Event()
+    with pytest.raises(DeviceTimeoutError, match=r"waiting did not end within 0\.02 s"):
+        caller.run(lambda: print(release.wait(5)), 0.02, "waiting")
+    assert not caller.wait(0.01)
+    release.set()
+    assert caller.wait(5.0)
+    caller.close()
+    assert threads.isdisjoint(thread.ident for thread in threading.enumerate())
+
+
+def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
+    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wbcpipe.acquire.capture.field_writer as writer_module
+
+    scope = make_scope(sequencing="auto")
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    waiting, most, handed = [0], [0], [0]
+    real_write, queue = write_planes, FieldWriter.write
+
+    def slow(*arguments: Any) -> None:
+        # Until every buffer waits, however slow the machine is, and long enough for one too many to show.
+        give_up = time.monotonic() + 20
+        while waiting[0] < 3 and handed[0] < 8 and time.monotonic() < give_up:
+            time.sleep(0.01)
+        time.sleep(0.25)
+        real_write(*arguments)
+        waiting[0] -= 1
+
+    def counted(self: FieldWriter, draft: Draft, info: FieldInfo) -> None:
+        waiting[0] += 1
+        handed[0] += 1
+        most[0] = max(most[0], waiting[0])
+        queue(self, draft, info)
+
+    monkeypatch.setattr(writer_module, "write_planes", slow)
+    monkeypatch.setattr(FieldWriter, "write", counted)
+    monkeypatch.setattr(writer_module, "_MOST_BUFFERS", 3)
+    written: list[int] = []
+    with AcquisitionSession(sample, scope, plan, specimen) as session:
+        assert len(session._buffers) == 3
+        session.take(range(8), written.append)
+    assert written == list(range(8))
+    assert most[0] == 3, "never more fields in memory than buffers"
+    monkeypatch.setattr(writer_module, "write_planes", real_write)
+    other = Sample.at(sample.path.parent, "fast")
+    with AcquisitionSession(other, scope, plan, specimen) as session:
+        session.take(range(8))
+    for slow_path, path in zip(
+        fields_on_disk(sample.raw_path()).values(), fields_on_disk(other.raw_path()).values(), strict=True
+    ):
+        np.testing.assert_array_equal(read_field(slow_path)[0], read_field(path)[0])
+
+
+@pytest.mark.parametrize(("side_px", "n_buffers"), [(256, 8), (2048, 8), (4096, 3)])
+def test_buffers_are_bounded_in_bytes(side_px: int, n_buffers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, ...]] = []
+    monkeypatch.setattr("wbcpipe.acquire.capture.field_writer.np.full", lambda shape, *_: made.append(shape))
+    field_buffers(4, (side_px, side_px))
+    assert made == [(4, side_px, side_px)] * n_buffers
+
+
+def test_a_field_left_in_the_middle_of_writing_leaves_no_file(
+    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
+    """A burst whose frames are turned away after most of them were written already."""
+    scope = make_scope(sequencing="on")
+    plan = AcquisitionPlan.from_scope(scope, "A")
+    with AcquisitionSession(sample, scope, plan, specimen) as session:
+        judge, judged = session.taker.judge.judge, [0]
+
+        def stern(modalities: tuple[str, ...], images: NDArray[np.uint16], *_: object) -> None:
+            judged[0] += 1
+            if judged[0] in {2, 4, 5, 6}:  # field 1 once; field 2 at every attempt
+                raise HardwareError("color1: the frame is dark.")
+            judge(modalities, images)
+
+        session.taker.judge.judge = stern  # type: ignore[method-assign, assignment]
+        missing: dict[int, str] = {}
+        session.take(range(4), on_missing=missing.__setitem__)
+    assert list(fields_on_disk(sample.raw_path())) == [0, 1, 3]
+    assert list(missing) == [2]
+    assert not list(sample.raw_path().glob(".*")), "nothing half written stays"

@@ -1,0 +1,212 @@
+"""A staining that is cut short: the devices come to rest, the sample says how it stands, and there is a way on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from wbcpipe.acquire.config.scope import Staining
+from wbcpipe.acquire.hardware.core_link import CoreLink
+from wbcpipe.acquire.staining.devices import carry_out, closing_steps
+from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain, staining_state
+from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, SampleStateError
+from wbcpipe.system.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.samples.sample import Sample
+
+VALVE = "Stain Valve"
+
+
+def step(value: str, wait_s: float = 0.0, device: str = VALVE, key: str = "Label") -> dict[str, Any]:
+    return {"device": device, "property": key, "value": value, "wait_s": wait_s}
+
+
+def by_devices(*steps: dict[str, Any], **more: Any) -> Staining:
+    return Staining.model_validate({"method": "devices", "steps": steps, **more})
+
+
+def with_staining(scope: Scope, policy: Staining) -> Scope:
+    return scope.model_copy(update={"staining": policy})
+
+
+def refuse(message: str) -> None:
+    raise AssertionError(message)
+
+
+OPEN, SHUT = step("acridine orange", 20.0), step("closed")
+PUMP, OFF, DOSE = step("1", device="Pump", key="Run"), step("0", device="Pump", key="Run"), step("50", device="Syringe")
+
+
+@pytest.mark.parametrize(
+    ("steps", "begun", "sent", "expected"),
+    [
+        ([OPEN, SHUT], 0, 0, []),
+        ([OPEN, SHUT], 1, 0, [SHUT]),  # it may have opened or not
+        ([OPEN, SHUT], 1, 1, [SHUT]),
+        ([OPEN, SHUT], 2, 1, [SHUT]),  # the closing itself failed: once more
+        ([OPEN, SHUT], 2, 2, []),
+        ([OPEN, PUMP, OFF, SHUT], 1, 1, [SHUT]),  # the pump was never touched
+        ([OPEN, PUMP, OFF, SHUT], 2, 2, [OFF, SHUT]),
+        ([OPEN, DOSE, SHUT], 2, 1, [SHUT]),  # nothing is dosed twice
+    ],
+)
+def test_what_was_opened_is_closed_and_nothing_else(
+    steps: list[dict[str, Any]], begun: int, sent: int, expected: list[dict[str, Any]]
+) -> None:
+    policy = by_devices(*steps)
+    assert [one.model_dump() for one in closing_steps(policy, begun, sent)] == expected
+    own = by_devices(*steps, safe=[OFF])
+    assert [one.model_dump() for one in closing_steps(own, begun, sent)] == [OFF]
+    assert closing_steps(by_devices(*steps, safe=[]), begun, sent) == ()
+
+
+@pytest.fixture
+def link(small_scope: Scope) -> Iterator[CoreLink]:
+    opened = CoreLink(small_scope)
+    yield opened
+    opened.close()
+
+
+def test_steps_cut_short_leave_the_valve_closed(link: CoreLink) -> None:
+    here, there = multiprocessing.Pipe()
+    here.send(None)
+    end = carry_out(link, by_devices(OPEN, SHUT), there)
+    assert (end.error, end.rest) == (
+        "InterruptedRunError",
+        "The staining devices were brought to rest: Stain Valve-Label = closed.",
+    )
+    assert link.get_property(VALVE, "Label") == "closed"
+
+
+def test_a_parent_that_is_gone_cuts_the_steps_short(link: CoreLink) -> None:
+    here, there = multiprocessing.Pipe()
+    here.close()
+    assert carry_out(link, by_devices(OPEN, SHUT), there).error == "InterruptedRunError"
+    assert link.get_property(VALVE, "Label") == "closed"
+
+
+def test_a_step_that_fails_leaves_the_valve_closed(link: CoreLink) -> None:
+    _here, there = multiprocessing.Pipe()
+    wrong = step("Perhaps", device="LED", key="Sequence")
+    end = carry_out(link, by_devices(step("acridine orange"), wrong, SHUT), there)
+    assert end.error == "HardwareError"
+    assert "It takes: Off, On" in end.text
+    assert link.get_property(VALVE, "Label") == "closed"
+    end = carry_out(link, by_devices(step("acridine orange"), wrong, safe=[wrong, SHUT]), there)
+    assert end.rest.startswith("The staining devices are NOT at rest (set_property('LED', 'Sequence', 'Perhaps')")
+    assert link.get_property(VALVE, "Label") == "closed", "what came after the step that failed was left out"
+
+
+def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(
+    sample: Sample, small_scope: Scope, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scope = with_staining(small_scope, by_devices(OPEN, SHUT))
+
+    def interrupt(text: str) -> None:
+        if text.startswith("staining step 1"):
+            for child in multiprocessing.active_children():
+                assert child.pid is not None
+                os.kill(child.pid, signal.SIGINT)  # Ctrl-C reaches it too, and must not end it
+            raise KeyboardInterrupt
+
+    closed = r"step 1 of 2, Stain Valve-Label = acridine orange\. .*brought to rest: Stain Valve-Label = closed\. "
+    with pytest.raises(InterruptedRunError, match=rf"{closed}Look at the slide: .*--stained"):
+        stain(sample, scope, ask=refuse, say=interrupt)
+    assert "Traceback" not in capfd.readouterr().err
+    assert staining_state(sample) == "begun"
+    with pytest.raises(SampleStateError, match=rf"did not end: stopped by the operator .*{closed}Look at the slide"):
+        stain(sample, scope, ask=refuse)
+    mark_stained(sample)
+    stain(sample, scope, ask=refuse)
+    assert is_stained(sample)
+
+
+def test_ctrl_c_before_anything_was_set_leaves_nothing_begun(sample: Sample, small_scope: Scope) -> None:
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt(text)
+
+    with pytest.raises(KeyboardInterrupt):
+        stain(sample, small_scope, ask=refuse, say=interrupt)
+    assert staining_state(sample) == ""
+
+
+def test_another_process_closes_the_valve_after_a_driver_crashed(sample: Sample, small_scope: Scope) -> None:
+    crash = step("Dereference Null Pointer", device="Camera", key="SimulateCrash")
+    scope = with_staining(small_scope, by_devices(step("acridine orange"), crash, SHUT))
+    rest = r"step 2 of 3, .*\. The staining devices were brought to rest: Stain Valve-Label = closed\."
+    with pytest.raises(HardwareError, match=rf"died \(SIGSEGV\), at staining {rest} Look at the slide"):
+        stain(sample, scope, ask=refuse)
+    assert staining_state(sample) == "begun"
+
+
+def test_devices_that_do_not_load_leave_nothing_begun(sample: Sample, make_scope: Callable[..., Scope]) -> None:
+    with pytest.raises(HardwareError, match="could not load it"):
+        stain(sample, make_scope(("Device,XY,DemoCamera,DXYStage", "Device,XY,DemoCamera,NoStage")), ask=refuse)
+    assert staining_state(sample) == ""
+
+
+def test_a_program_is_told_to_end_on_ctrl_c(sample: Sample, small_scope: Scope, tmp_path: Path) -> None:
+    valve = tmp_path / "valve"
+    program = (
+        "import os, pathlib, signal, sys, time\n"
+        f"def close(*_):\n    pathlib.Path({str(valve)!r}).write_text('closed')\n    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, close)\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(60)"
+    )
+    policy = Staining(method="command", command=(sys.executable, "-c", program))
+    with pytest.raises(InterruptedRunError, match=r"stopped by the operator .*it ended by itself\. Look at the slide"):
+        stain(sample, with_staining(small_scope, policy), ask=refuse)
+    assert valve.read_text(encoding="utf-8") == "closed"
+    assert staining_state(sample) == "begun"
+
+
+def test_a_program_that_is_not_there_leaves_nothing_begun(sample: Sample, small_scope: Scope, tmp_path: Path) -> None:
+    policy = Staining(method="command", command=(str(tmp_path / "nothing"),))
+    with pytest.raises(ConfigError, match=r"nothing' could not be started"):
+        stain(sample, with_staining(small_scope, policy), ask=refuse)
+    assert staining_state(sample) == ""
+
+
+def test_an_incubation_that_was_stopped_goes_on_without_another_stain(
+    sample: Sample, small_scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scope = with_staining(small_scope, Staining(method="prompt", incubate_s=300.0))
+    asked: list[str] = []
+    slept: list[float] = []
+
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt(seconds)
+
+    monkeypatch.setattr("wbcpipe.acquire.staining.workflow.time.sleep", stop)
+    with pytest.raises(KeyboardInterrupt):
+        stain(sample, scope, ask=asked.append)
+    assert staining_state(sample) == "incubating"
+    path = sample.path / "raw" / "staining.json"
+    since = (datetime.now(UTC) - timedelta(seconds=100)).isoformat(timespec="seconds")
+    write_json(path, {**read_json(path), "applied": since})
+    monkeypatch.setattr("wbcpipe.acquire.staining.workflow.time.sleep", slept.append)
+    for _ in range(2):
+        stain(sample, scope, ask=asked.append)
+    assert len(asked) == 1
+    assert slept == [pytest.approx(200.0, abs=5.0)]
+    assert json.loads(path.read_text(encoding="utf-8"))["done"]
+
+
+def test_safe_steps_are_for_devices(make_scope: Callable[..., Scope]) -> None:
+    with pytest.raises(ValueError, match="'safe' belongs to method 'devices'"):
+        Staining.model_validate({"method": "prompt", "safe": [SHUT]})
+    with pytest.raises(ConfigError, match=r"key 'staining\.safe\.0\.wat_s' is not known, did you mean 'wait_s'"):
+        make_scope((" },\n]\nincubate_s", ", wat_s = 1 },\n]\nincubate_s"))

@@ -1,0 +1,103 @@
+"""Cells come out of the lanes whole and in order, each lane with work and memory of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from wbcpipe.classify.inference.parallel_batches import probabilities
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CELLS = 50
+BATCH = 4
+
+
+@pytest.fixture(autouse=True)
+def one_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wbcpipe.classify.inference.parallel_batches._READ_AT_ONCE", BATCH)
+
+
+class Stage:
+    """Stands in for a store of 50 cells, for the classifier that calls them and for its engine of two lanes.
+
+    A cell's picture holds its number in the first channel, and that plus 1000 in the second.
+    """
+
+    modalities = ("a", "b")
+    batch_size = BATCH
+    lanes = 2
+
+    def __init__(self, side_px: int = 8, fails_at: int = 99) -> None:
+        self.sides_px = (8, 4)
+        self.bundle = SimpleNamespace(info=SimpleNamespace(side=side_px))
+        self.engine = self
+        self.fails_at = fails_at
+        self.read: list[tuple[int, int, int]] = []
+        self.rooms: dict[int, set[int]] = {}
+        self.lent: dict[int, set[int]] = {}
+        self.together = threading.Barrier(2, timeout=10)
+
+    def __len__(self) -> int:
+        return CELLS
+
+    def room(self) -> NDArray[np.float32]:
+        return np.empty((BATCH, 2, self.bundle.info.side, self.bundle.info.side), np.float32)
+
+    def images(self, start: int, stop: int, *, side_px: int, out: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        self.read.append((start, stop, side_px))
+        if len(self.read) <= 2:
+            self.together.wait()  # is passed only if two lanes read at once
+        if start <= self.fails_at < stop:
+            raise OSError("the disk is gone")
+        time.sleep(0.001 * (start % 3))  # later batches may be ready before earlier ones
+        assert out.shape == (stop - start, 2, side_px, side_px)
+        self.rooms.setdefault(threading.get_ident(), set()).add(out.ctypes.data)
+        out[:] = np.arange(start, stop)[:, None, None, None] + np.array([0, 1000])[:, None, None]
+        return out
+
+    def probability_of(self, images: NDArray[np.uint16], room: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.lent.setdefault(threading.get_ident(), set()).add(room.ctypes.data)
+        return images[:, :, 0, :1].astype(np.float32)  # (n, heads, K)
+
+
+def run(stage: Any, planes: list[int]) -> tuple[list[int], NDArray[np.float32]]:
+    found = list(probabilities(stage, stage, planes))
+    return [done for done, _ in found], np.concatenate([part for _, part in found])[..., 0]
+
+
+@pytest.mark.parametrize(("side_px", "read_px"), [(8, 8), (4, 4), (2, 8)])
+def test_cells_come_in_order_from_the_crops_that_fit(side_px: int, read_px: int) -> None:
+    stage = Stage(side_px)
+    done, found = run(stage, [0, 1])
+    assert done == [*range(BATCH, CELLS, BATCH), CELLS]
+    assert found[:, 0].tolist() == list(range(CELLS))
+    assert found[:, 1].tolist() == [1000 + row for row in range(CELLS)]
+    assert {side for _, _, side in stage.read} == {read_px}
+    for rooms in (stage.rooms, stage.lent):
+        assert len(set.union(*rooms.values())) == 2, "two lanes, each with room of its own"
+
+
+def test_several_batches_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wbcpipe.classify.inference.parallel_batches._READ_AT_ONCE", 2 * BATCH + 1)
+    stage = Stage()
+    done, found = run(stage, [0, 1])
+    assert done == [8, 16, 24, 28, 32, 36, 40, 44, 48, 50]
+    assert found[:, 0].tolist() == list(range(CELLS))
+
+
+def test_planes_are_put_in_the_order_of_the_bundle() -> None:
+    assert run(Stage(), [1, 0])[1][7].tolist() == [1007, 7]
+
+
+def test_a_lane_that_fails_is_heard_and_the_rest_is_not_read() -> None:
+    stage = Stage(fails_at=10)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(stage, [0, 1])
+    assert len(stage.read) < CELLS // BATCH

@@ -1,0 +1,161 @@
+"""Corrected percentages, warnings and the guarantee, from the calibration to the page."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import numpy as np
+import pytest
+from rich.console import Console
+
+from wbcpipe.classify.uncertainty.head_disagreement import fit_alarm
+from wbcpipe.classify.uncertainty.prevalence import Trial
+from wbcpipe.classify.uncertainty.probability_calibration import Calibration
+from wbcpipe.classify.uncertainty.risk_control import ASSUMPTION
+from wbcpipe.errors import SampleStateError
+from wbcpipe.report.document import differential_schema
+from wbcpipe.report.stage import document_paths, read_document, write_report
+from wbcpipe.report.tables import print_differential
+from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.system.files import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wbcpipe.samples.sample import Sample
+
+CLASSES = ("NEU", "LYM", "EOS", "MO", "BAS")
+HEADS = ("color1", "color2", "color3", "fluorescence")
+
+
+def heads(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Probabilities (N, 4, 5) of heads that share what they see of cells."""
+    rng = np.random.default_rng(seed)
+    shared = np.eye(5)[labels] * 3 + rng.normal(size=(len(labels), 5))
+    powers = np.exp(shared[:, None] * 3 + 0.2 * rng.normal(size=(len(labels), 4, 5)))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+
+
+def fitted() -> Calibration:
+    labels = np.arange(400) % 5
+    found = heads(labels, 0)
+    confusion = np.zeros((5, 5), np.int64)
+    np.add.at(confusion, (labels, found.mean(axis=1).argmax(axis=1)), 1)
+    return Calibration(
+        temperatures=(1,) * 4,
+        weights=(0.25,) * 4,
+        alarm=fit_alarm(found),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        correction=Trial(raw_points=2, corrected_points=1),
+    )
+
+
+def reported(sample: Sample, probability: np.ndarray, **more: Any) -> tuple[dict[str, Any], str, str]:
+    """The document, the page, and what the terminal shows, of a sample whose calls are the heads' mean."""
+    mean = probability.mean(axis=1)
+    CellStore(sample.cells_path).write_calls(
+        probability,
+        [CLASSES[k] for k in mean.argmax(axis=1)],
+        mean.max(axis=1),
+        np.zeros(len(mean), np.float32),
+        classified={
+            "bundle": "b",
+            "sha256": "c" * 64,
+            "classes": list(CLASSES),
+            "heads": list(HEADS),
+            "threshold": 0.0,
+            "fitted": fitted().model_dump(mode="json", exclude_none=True),
+            **more,
+        },
+    )
+    write_report(sample)
+    document = read_document(sample)
+    jsonschema.Draft202012Validator(differential_schema()).validate(document)
+    console = Console(file=io.StringIO(), width=140)
+    print_differential(document, document_paths(sample), console)
+    return document, document_paths(sample)[2].read_text(encoding="utf-8"), console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def blood(create_sample: Callable[..., Sample]) -> tuple[Sample, np.ndarray]:
+    labels = np.repeat(np.arange(5), (180, 86, 9, 22, 3))
+    return create_sample(["NEU"] * len(labels), classify=False), labels
+
+
+def test_rare_classes_are_corrected_beside_the_counts(blood: tuple[Sample, np.ndarray]) -> None:
+    sample, labels = blood
+    document, page, shown = reported(sample, heads(labels, 1))
+    truth = 100 * np.bincount(labels) / len(labels)
+    lines = document["classes"]
+    raw = np.abs([line["percent"] - share for line, share in zip(lines, truth, strict=True)])
+    corrected = np.abs([line["corrected_percent"] - share for line, share in zip(lines, truth, strict=True)])
+    assert corrected.mean() < raw.mean()
+    assert sum(line["corrected_percent"] for line in lines) == pytest.approx(100, abs=0.01)
+    for line, share in zip(lines, truth, strict=True):
+        low, high = line["corrected_interval_percent"]
+        assert low <= share <= high
+    assert 'data-name="corrected"' in page
+    assert f"{lines[4]['corrected_percent']:.1f} (" in shown
+    assert not any(alarm["raised"] for alarm in document["trust"]["alarms"])
+    assert "Contradicting heads" not in page
+
+
+def test_a_correction_that_did_not_help_is_not_shown(blood: tuple[Sample, np.ndarray]) -> None:
+    sample, labels = blood
+    useless = fitted().model_copy(update={"correction": Trial(raw_points=1, corrected_points=1)})
+    document, page, _ = reported(sample, heads(labels, 1), fitted=useless.model_dump(mode="json", exclude_none=True))
+    assert {line["corrected_percent"] for line in document["classes"]} == {None}
+    assert 'data-name="corrected"' not in page
+
+
+def test_contradicting_heads_are_told(blood: tuple[Sample, np.ndarray]) -> None:
+    sample, labels = blood
+    probability = heads(labels, 1)
+    probability[:, 1] = probability[np.random.default_rng(0).permutation(len(labels)), 1]
+    document, page, shown = reported(sample, probability)
+    alarm = {item["head"]: item for item in document["trust"]["alarms"]}["color2"]
+    assert alarm["raised"]
+    assert alarm["beyond_percent"] > alarm["limit_percent"] == 20
+    assert "Contradicting heads: look at registration and lamps." in page
+    assert "Warning: color2 contradicts the other heads" in shown
+
+
+def test_a_left_out_modality_and_the_guarantee_are_told(blood: tuple[Sample, np.ndarray]) -> None:
+    sample, labels = blood
+    bound = {"error_bound": 0.034, "confidence": 0.95, "cells": 200, "assumption": ASSUMPTION}
+    loss = {"all": 0.97, "left": 0.913}
+    more = {"without": ["color2"], "f1_weighted": loss, "guarantee": bound}
+    document, page, shown = reported(sample, heads(labels, 1), **more)
+    assert document["trust"] == {"alarms": [], "guarantee": bound, "without": ["color2"], "f1_weighted": loss}
+    assert "Called without color2." in page
+    assert "91.3 % so, 97.0 % with all" in page
+    assert "At most 3.4 % of the identified cells are called wrong" in page
+    assert "Called without color2" in shown
+
+
+def test_cells_called_without_their_dead_modality_count(create_sample: Callable[..., Sample]) -> None:
+    labels = np.arange(40) % 5
+    sample = create_sample(["NEU"] * 40, quality=[Quality.MISSING_MODALITY] * 40, classify=False)
+    document, _, _ = reported(sample, heads(labels, 2))
+    assert document["cells"]["counted"] == 0
+    assert document["classes"][0]["corrected_percent"] is None
+    document, _, _ = reported(sample, heads(labels, 2), without=["color2"], dead=["color2"])
+    assert document["cells"]["counted"] == 40
+
+
+def test_samples_called_before_say_nothing_of_it(create_sample: Callable[..., Sample]) -> None:
+    sample = create_sample(["NEU"] * 30)
+    write_report(sample)
+    document = read_document(sample)
+    assert document["trust"] == {"alarms": [], "guarantee": None, "without": [], "f1_weighted": None}
+    assert {line["corrected_percent"] for line in document["classes"]} == {None}
+    assert "Corrected" not in document_paths(sample)[2].read_text(encoding="utf-8")
+    assert read_json(document_paths(sample)[0])["format_version"] == 1
+
+
+def test_a_damaged_calibration_is_one_line(blood: tuple[Sample, np.ndarray]) -> None:
+    sample, labels = blood
+    with pytest.raises(SampleStateError, match=r"calibration of these calls cannot be read .*run `wbcpipe classify`"):
+        reported(sample, heads(labels, 1), fitted={"weights": "heavy"})

@@ -1,0 +1,77 @@
+"""A field's file tells when and how it was taken, and a damaged one is named with the right figures."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tifffile
+
+from wbcpipe.errors import FrameFileError
+from wbcpipe.samples.fields import (
+    FieldInfo,
+    FrameInfo,
+    field_path,
+    read_field,
+    read_info,
+    read_passes_info,
+    write_field,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FRAMES = tuple(FrameInfo(f"light{number}", 5.0, 500.0, 1.0, 0.01 * number) for number in range(4))
+INFO = FieldInfo(3, 1.0, 2.0, 0.1, FRAMES, acquired="2026-11-24T22:31:05.123+00:00")
+PIXELS = np.random.default_rng(0).integers(0, 65536, (4, 96, 96), np.uint16)
+FRAME_BYTES = 2 * 96 * 96
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9], ids=["in frame 1", "in frame 2", "in the last"])
+def test_a_truncated_file_is_told_with_what_a_whole_one_would_have(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: float
+) -> None:
+    path = field_path(tmp_path, 3)
+    write_field(path, PIXELS, INFO)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    words = rf"truncated: 1 of 4 frames in {int(kept * len(content))} bytes, more than (\d+) were expected"
+    with caplog.at_level(logging.DEBUG), pytest.raises(FrameFileError, match=words) as caught:
+        read_field(path)
+    expected = int(str(caught.value).split("more than ")[1].split()[0])
+    assert 4 * FRAME_BYTES < expected <= len(content)
+    assert caplog.records == [], "tifffile's own warning says the same in other words"
+    assert not logging.getLogger("tifffile").filters
+
+
+def test_when_it_was_taken_stands_in_the_file(tmp_path: Path) -> None:
+    path = field_path(tmp_path, 3)
+    write_field(path, PIXELS, INFO)
+    assert read_info(path) == INFO
+    with tifffile.TiffFile(path) as tiff:
+        assert "<AcquisitionDate>2026-11-24T22:31:05.123+00:00</AcquisitionDate>" in (tiff.ome_metadata or "")
+    write_field(path, PIXELS, replace(INFO, acquired=""))
+    assert read_info(path).acquired == ""
+
+
+def test_times_of_a_second_pass_are_counted_from_the_first(tmp_path: Path) -> None:
+    for name, frames, acquired in (
+        ("brightfield", FRAMES[:3], INFO.acquired),
+        ("fluorescence", FRAMES[:1], "2026-11-24T23:31:05.623+00:00"),
+    ):
+        (tmp_path / name).mkdir()
+        info = replace(INFO, frames=frames, acquired=acquired)
+        write_field(field_path(tmp_path / name, 3), PIXELS[: len(frames)], info)
+    assert [frame.time_s for frame in read_passes_info(tmp_path, 3).frames] == [0.0, 0.01, 0.02, 3600.5]
+
+
+def test_fading_that_is_not_known_is_not_told_as_none(tmp_path: Path) -> None:
+    path = field_path(tmp_path, 3)
+    for faded in (None, 0.0, 0.03):
+        write_field(path, PIXELS, replace(INFO, faded=faded))
+        assert read_info(path).faded == faded
+        with tifffile.TiffFile(path) as tiff:
+            assert ('K="faded"' in (tiff.ome_metadata or "")) == (faded is not None)

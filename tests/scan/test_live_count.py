@@ -1,0 +1,172 @@
+"""What is counted while the stage moves on is what the report counts in the end."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from wbcpipe.classify.inference import engine as engines
+from wbcpipe.classify.inference.engine import TorchEngine
+from wbcpipe.classify.models.bundle import Bundle, find_bundle
+from wbcpipe.cli.options import deadline_time
+from wbcpipe.errors import BundleError, ConfigError
+from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, Quality
+from wbcpipe.scan.live_count import (
+    LiveCount,
+    PrecisionTarget,
+    cells_for_half_width,
+    check_targets,
+    half_width_percent,
+    parse_target,
+    precision_reached,
+)
+from wbcpipe.segment.field_cells import FieldCells, no_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+MODALITIES = ("color1", "color2", "color3", "fluorescence")
+
+
+@pytest.mark.parametrize("text", ["NEU", "NEU:", ":5%", "NEU:five", "NEU:0.4%", "NEU:50", "NEU:-5", "NEU:nan"])
+def test_a_bad_precision_says_what_is_allowed(text: str) -> None:
+    with pytest.raises(ValueError, match=r"such as NEU:5%|give 0\.5 to 49 percentage points"):
+        parse_target(text)
+
+
+def test_an_unknown_class_is_named_with_those_there_are() -> None:
+    classes = ("NEU", "LYM", "EOS")
+    check_targets([parse_target("NEU:5%"), parse_target("EOS:2")], classes, "mine")
+    with pytest.raises(ConfigError, match=r"--precision NUE: the bundle 'mine' calls NEU, LYM, EOS;"):
+        check_targets([parse_target("NUE:5%")], classes, "mine")
+    with pytest.raises(ConfigError, match="NEU is given 2 times"):
+        check_targets([parse_target("NEU:5%"), parse_target("NEU:3%")], classes, "mine")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.004, 0.03, 0.3, 0.65, 1.0])
+@pytest.mark.parametrize("half_width", [0.5, 2.0, 5.0, 20.0])
+def test_the_predicted_number_of_cells_is_just_enough(share: float, half_width: float) -> None:
+    count = round(share * 1000)
+    needed = cells_for_half_width(count, 1000, half_width)
+    if half_width_percent(count, 1000) <= half_width:
+        assert needed == 1000
+        return
+    assert needed > 1000
+    # At the same share (rounded to whole cells) the interval is as wide as asked for, within a cell's worth.
+    assert half_width_percent(round(share * needed), needed) == pytest.approx(half_width, rel=0.02)
+
+
+def test_precision_is_told_in_words() -> None:
+    (reached,) = precision_reached([PrecisionTarget("NEU", 5.0)], {"NEU": 120, "LYM": 76})
+    assert str(reached) == "NEU 61.2 % +- 7.0 (target 5)"
+    assert not reached.met
+    (nothing,) = precision_reached([PrecisionTarget("NEU", 5.0)], {"NEU": 0, "LYM": 0})
+    assert (nothing.percent, nothing.half_width_percent) == (None, 50.0)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "90", "25:00", "12:60", "0m", "1h 30m", "-5m"])
+def test_a_bad_deadline_says_what_is_allowed(text: str) -> None:
+    with pytest.raises(ValueError, match=r"such as 90m|give 00:00 to 23:59"):
+        deadline_time(text, datetime(2026, 1, 1))
+
+
+class Stage:
+    """Planted fields: each holds so many cells, with the flags given by number over all fields."""
+
+    modalities: tuple[str, ...] = MODALITIES
+    pixel_um = 0.1
+
+    def __init__(self, sizes: Sequence[int], flags: dict[int, Quality]) -> None:
+        rng = np.random.default_rng(3)
+        self.fields, number = [], 0
+        for index, size in enumerate(sizes):
+            columns: dict[str, NDArray[Any]] = {
+                name: np.repeat(values, size) if values.ndim else values
+                for name, values in {"quality": np.zeros(1, np.uint16)}.items()
+            }
+            for row in range(size):
+                columns["quality"][row] = flags.get(number, Quality(0)).value
+                number += 1
+            images = rng.integers(0, 60000, (size, len(MODALITIES), CROP_SIDE_PX, CROP_SIDE_PX), dtype=np.uint16)
+            block = CellBlock(images, no_cells(4, CROP_SIDE_PX).masks, columns, [""] * size)
+            self.fields.append(FieldCells(index, (0.0, 0.0), block))
+        self.done: list[int] = []
+
+    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None: ...
+
+    def process(self, index: int) -> FieldCells:
+        if index not in self.done:
+            self.done.append(index)
+        return self.fields[index]
+
+    def standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
+        chosen = [self.fields[index] for index in sorted(self.done)]
+        field = [cells.index for cells in chosen for _ in range(len(cells))]
+        row = [row for cells in chosen for row in range(len(cells))]
+        quality = [int(value) for cells in chosen for value in cells.block.columns["quality"]]
+        return np.array(field, np.int64), np.array(row, np.int64), np.array(quality, np.uint16)
+
+
+def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Path) -> None:
+    bundle = find_bundle("virtual-shufflenet")
+    flags = {1: Quality.BORDER, 2: Quality.DEBRIS, 4: Quality.MISSING_MODALITY, 5: Quality.DOUBLET}
+    stage = Stage([3, 0, 4], flags)
+    live = LiveCount(stage, bundle, tmp_path, at_once=4)
+    live.process(0)
+    assert sum(live.counts().values()) == 0, "fewer than a batch wait"
+    assert not (tmp_path / "calls").exists()
+    live.process(1)
+    live.process(2)
+    tally = live.tally()
+    assert tally.rejected == {"debris": 1, "border": 1, "missing_modality": 1, "blurred": 0}
+    assert tally.identified + tally.unidentified == 4
+    assert len(list((tmp_path / "calls").iterdir())) == 3
+    # A run that goes on reads the calls; one with other pictures does not.
+    again = LiveCount(stage, bundle, tmp_path, at_once=4)
+    again._called = pytest.fail  # type: ignore[method-assign, assignment]
+    for index in range(3):
+        again.process(index)
+    assert again.tally() == tally
+    stage.fields[2].block.images[:] //= 2
+    other = LiveCount(stage, bundle, tmp_path, at_once=4)
+    called: list[int] = []
+    other._called = lambda images: called.append(len(images)) or ["NEU"] * len(images)  # type: ignore[method-assign, func-returns-value]
+    for index in range(3):
+        other.process(index)
+    other.call_waiting()
+    assert called == [3]
+
+
+def test_cells_are_called_by_the_engine_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def noted(bundle: Bundle, device: str, engine: str) -> TorchEngine:
+        asked.append((device, engine))
+        return TorchEngine(bundle.network(), torch.device("cpu"))
+
+    monkeypatch.setattr(engines, "engine_for", noted)
+    stage, bundle = Stage([2], {}), find_bundle("virtual-shufflenet")
+    live = LiveCount(stage, bundle, tmp_path, device="cpu", engine="torch", at_once=4)
+    live.process(0)
+    live.call_waiting()
+    assert asked == [("cpu", "torch")]
+    # Calls of one engine are not those of another.
+    other = LiveCount(stage, bundle, tmp_path, device="cpu", engine="openvino", at_once=4)
+    other.process(0)
+    assert sum(len(cells) for cells, _ in other._waiting) == 2
+
+
+def test_a_bundle_that_does_not_fit_is_refused_with_the_first_cells(tmp_path: Path) -> None:
+    stage = Stage([2], {})
+    stage.modalities = ("color1", "color2", "color3", "dark")
+    live = LiveCount(stage, find_bundle("virtual-shufflenet"), tmp_path)
+    live.process(0)
+    with pytest.raises(BundleError, match=r"reads modalities .* the cells of this scan have"):
+        live.tally()
