@@ -24,7 +24,7 @@ from wbcpipe.cli.options import (
     specimen_options,
 )
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
-from wbcpipe.system.signals import hear_no_more, hear_once
+from wbcpipe.system.signals import ignore_sigint, install_sigint_handler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +158,7 @@ def run(
 
     take = functools.partial(acquire_and_segment, sample, request, model, device=device, engine=engine)
     call = functools.partial(classify_sample, sample, model, device=device, engine=engine, progress=classified)
-    with sample.lock("run"), sample.tell_end("run"):
+    with sample.lock("run"), sample.log_failure("run"):
         end = take(reporter=reporter)  # stages 1 and 2 overlap
         call()  # stage 3
         while end is not None and (short := falls_short(sample, request, end)):
@@ -239,7 +239,7 @@ def run_command(
     from wbcpipe.report.tables import print_differential
     from wbcpipe.samples.sample import Sample, data_root
 
-    sample = Sample.at(data_root(data), name)
+    sample = Sample.open(data_root(data), name)
     kind = str(sample.info().get("kind", "scope")) if sample.exists() else "scope"
     request = None
     if kind == "scope":
@@ -269,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code that belongs to what happened."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments or bool(os.environ.get("WBCPIPE_DEBUG"))
-    hear_once()
+    install_sigint_handler()
     try:
         # With standalone_mode off, click returns the code of `ctx.exit`, and what a command returns: here nothing.
         code = cli.main(args=list(arguments), prog_name="wbcpipe", standalone_mode=False)
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _fail(error: BaseException, debug: bool) -> int:
     """Tell of ``error``; gives the exit code, which no further Ctrl-C takes away."""
-    hear_no_more()
+    ignore_sigint()
     if debug:
         traceback.print_exception(error)
     if isinstance(error, WbcpipeError):

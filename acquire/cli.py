@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
-    from wbcpipe.samples.scan_outcome import ScanEnd
+    from wbcpipe.samples.scan_outcome import ScanOutcome
 
 __all__ = ["acquire", "doctor", "fields_for", "scopes", "specimen_for"]
 
@@ -140,10 +140,10 @@ def acquire(
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.fields import fields_on_disk
     from wbcpipe.samples.sample import Sample, data_root
-    from wbcpipe.samples.scan_outcome import ScanEnd, earliest_deadline_s
+    from wbcpipe.samples.scan_outcome import ScanOutcome, earliest_deadline_s
 
     # Everything that can be refused is refused before anything is written.
-    sample = Sample.at(data_root(data), sample_name or slide)
+    sample = Sample.open(data_root(data), sample_name or slide)
     scope = load_scope(scope_name).with_sequencing(sequencing)
     plan = AcquisitionPlan.from_scope(scope, slot, overlap=overlap)
     if passes == "fluorescence" and fields is None and cells is None:
@@ -157,17 +157,19 @@ def acquire(
     check_room(sample, scope, todo, n_fields)
     started_s = time.monotonic()
     deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
-    with sample.lock("acquire"), sample.tell_end("acquire"):
+    with sample.lock("acquire"), sample.log_failure("acquire"):
         request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s, slide=slide)
         with Reporter(quiet=as_json) as reporter:
             outcomes = take_passes(request, todo, n_fields, reporter, stain=passes == "both", stained=stained)
         last = list(outcomes.values())[-1]
-        end = ScanEnd("fields" if last.in_time else "deadline", len(last.settled), n_fields)
+        end = ScanOutcome("fields" if last.in_time else "deadline", len(last.settled), n_fields)
         end.save(sample)
     _tell(sample, outcomes, end, time.monotonic() - started_s, as_json=as_json)
 
 
-def _tell(sample: Sample, outcomes: Mapping[Pass, PassOutcome], end: ScanEnd, seconds: float, *, as_json: bool) -> None:
+def _tell(
+    sample: Sample, outcomes: Mapping[Pass, PassOutcome], end: ScanOutcome, seconds: float, *, as_json: bool
+) -> None:
     """Show what came of the passes, as their workers told; each looked its fields up on the disk at its end.
 
     Raises:

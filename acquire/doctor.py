@@ -16,7 +16,7 @@ from wbcpipe.acquire.config.micromanager_cfg import light_settings, lint, lint_w
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.staining.checks import program_problem, step_problems
 from wbcpipe.errors import ConfigError, HardwareError, StageLimitError, WbcpipeError
-from wbcpipe.system.signals import deaf_from_birth
+from wbcpipe.system.signals import ignore_sigint_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +126,7 @@ def check_live(scope: Scope) -> list[Check]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_live_main, args=(scope, there), name="wbcpipe-doctor")
-    with deaf_from_birth():
+    with ignore_sigint_in_children():
         process.start()
     there.close()
     checks: list[Check] = []

@@ -69,7 +69,7 @@ def bench_scope(sequencing: str, *, look: bool = False) -> Scope:
     parts = {
         "focus": {"method": "fixed"},
         "light": {"sequencing": sequencing},
-        "light_check": {"enabled": False},
+        "frame_checks": {"enabled": False},
         "scan": {"skip_empty": look},
     }
     changed = {name: getattr(scope, name).model_copy(update=change) for name, change in parts.items()}
@@ -158,7 +158,7 @@ def ours(folder: Path, sequencing: str, *, look: bool = False) -> tuple[float, f
     """Seconds until the last file is whole on the disk, and from light to dark."""
     scope = bench_scope(sequencing, look=look)
     quicklook.EMPTY_BELOW_UM2 = -1.0  # type: ignore[misc] # this camera's frames show nothing, and are all taken
-    sample = Sample.at(folder, "bench")
+    sample = Sample.open(folder, "bench")
     with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A")) as session:
         session.take(range(WARM))
         warm_memory(folder)

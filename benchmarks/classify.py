@@ -36,7 +36,7 @@ from wbcpipe.classify.inference import engine as engines_module
 from wbcpipe.classify.inference.engine import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
 from wbcpipe.classify.inference.export import OnnxEngine, traced
 from wbcpipe.classify.inference.gpu import gpu_engine
-from wbcpipe.classify.inference.parallel_batches import lane_threads
+from wbcpipe.classify.inference.parallel_batches import stream_threads
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.classify.networks import build_network
@@ -123,7 +123,7 @@ def seconds_of(work: Callable[[], object]) -> NDArray[np.float64]:
 
 def bare(engine: Engine, batches: list[NDArray[np.float32]]) -> NDArray[np.float64]:
     """`seconds_of` all lanes of an engine at work."""
-    with lane_threads(engine) as pool:
+    with stream_threads(engine) as pool:
         list(pool.map(engine, batches[: engine.lanes]))  # threads are there, and have their memory
         return seconds_of(lambda: list(pool.map(engine, batches)))
 
@@ -168,7 +168,7 @@ def block_of(images: NDArray[np.uint16]) -> CellBlock:
 
 
 def synthetic_sample(folder: Path, count: int) -> Sample:
-    sample = Sample.at(folder, "bench")
+    sample = Sample.open(folder, "bench")
     sample.path.mkdir()
     crops = smooth_crops(CELLS_PER_SHARD)
     CellStore.create(

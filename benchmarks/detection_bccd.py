@@ -30,7 +30,7 @@ from scipy.optimize import linear_sum_assignment
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 from wbcpipe.segment.detection.detect import detect_cells
 from wbcpipe.segment.stain_separation import nuclear_stain, scale_16bit
 
@@ -55,7 +55,7 @@ def ours(rgb: np.ndarray) -> np.ndarray:
     """Centres (N, 2) found by wbcpipe."""
     planes = scale_16bit(rgb)
     found = detect_cells(nuclear_stain(planes).finding_channel(planes), PIXEL_UM, "stained")
-    return np.stack([found.y_px, found.x_px], -1)[(found.quality & Quality.DEBRIS) == 0]
+    return np.stack([found.y_px, found.x_px], -1)[(found.quality & QcFlag.DEBRIS) == 0]
 
 
 def twelve_lines(rgb: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from generality import CHANGES, Change
 from PIL import Image
 from scipy import ndimage
 
-from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, QcFlag
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.detection.masks import NUCLEUS
 from wbcpipe.segment.importers.fields import import_fields
@@ -61,7 +61,7 @@ def measure(folder: Path, name: str, scratch: Path, change: Change, every: int) 
     pixel_um, files = SETS[name], sorted((folder / name).glob("*.bmp"))[::every]
     if not files:
         raise SystemExit(f"{folder / name}: no pictures there; clone the repository named above, give it as --folder.")
-    sample = Sample.at(scratch, name.replace(" ", "-"))
+    sample = Sample.open(scratch, name.replace(" ", "-"))
     pictures = scratch / f"{sample.name}-png"
     pictures.mkdir()
     for file in files:
@@ -70,19 +70,19 @@ def measure(folder: Path, name: str, scratch: Path, change: Change, every: int) 
     pixel_um = seen_um
     import_fields([pictures], sample, pixel_um, "stained-rgb")
     store = segment_sample(sample, pixel_um=CROP_UM, progress=lambda done, total: None)
-    field, quality = store.column("field"), store.column("quality")
+    field, quality = store.column("field_index"), store.column("qc_flags")
     y, x = (store.column(f"{axis}_px") for axis in "yx")
     right = wrong = 0
     nuclei, cells = [], []
     for index, file in enumerate(files):
         side = Image.open(pictures / f"{file.stem}.png").size
         drawn = np.asarray(Image.open(file.with_suffix(".png")).convert("L").resize(side, Image.Resampling.NEAREST))
-        rows = np.flatnonzero((field == index) & ((quality & Quality.DEBRIS) == 0))
+        rows = np.flatnonzero((field == index) & ((quality & QcFlag.DEBRIS) == 0))
         centres = np.round(np.stack([y[rows], x[rows]])).astype(int)
         own = drawn[tuple(np.clip(centres, 0, np.array(drawn.shape)[:, None] - 1))] > CELL
         right += bool(own.any())
         # One too many of the drawn cell is wrong; so is any other, but at the border, where none was drawn.
-        wrong += max(0, int(own.sum()) - 1) + int((~own & ((quality[rows] & Quality.BORDER) == 0)).sum())
+        wrong += max(0, int(own.sum()) - 1) + int((~own & ((quality[rows] & QcFlag.BORDER) == 0)).sum())
         if own.any():
             mask = in_picture(store, rows[own], drawn.shape, pixel_um)
             nuclei.append(dice(mask == NUCLEUS, drawn > DRAWN_NUCLEUS))

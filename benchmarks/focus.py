@@ -114,7 +114,7 @@ def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: Focus
     places = [(field.x_um, field.y_um) for field in fields]
     start_s = time.perf_counter()
     with TemporaryDirectory() as folder:
-        sample = Sample.at(Path(folder), "focus")
+        sample = Sample.open(Path(folder), "focus")
         with AcquisitionSession(sample, scope, plan, SpecimenPlan(seed)) as session:
             session.focus.measure(fields)
             surface = session.focus.surface

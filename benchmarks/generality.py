@@ -23,7 +23,7 @@ from detection_bccd import PIXEL_UM, compare, read_boxes
 from PIL import Image
 from scipy import ndimage
 
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 from wbcpipe.segment.detection.detect import detect_cells
 from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.importers.resample import centred_crop
@@ -168,7 +168,7 @@ CHANGES: dict[str, Change] = {
 def centres(planes: np.ndarray, pixel_um: float) -> np.ndarray:
     """Cells (N, 2) found in planes (3, Y, X) of 16 bits, debris left out."""
     found = detect_cells(nuclear_stain(planes).finding_channel(planes), pixel_um, "stained")
-    return np.stack([found.y_px, found.x_px], -1)[(found.quality & Quality.DEBRIS) == 0]
+    return np.stack([found.y_px, found.x_px], -1)[(found.quality & QcFlag.DEBRIS) == 0]
 
 
 def nucleus(planes: np.ndarray, pixel_um: float) -> np.ndarray:

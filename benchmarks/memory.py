@@ -38,7 +38,7 @@ LOT = 100
 
 def bare_scope(scope: Scope) -> Scope:
     """The scope with its camera's own pixels, which are all alike: so nothing judges what they show."""
-    parts = {"focus": {"method": "fixed"}, "light_check": {"enabled": False}}
+    parts = {"focus": {"method": "fixed"}, "frame_checks": {"enabled": False}}
     changed = {name: getattr(scope, name).model_copy(update=change) for name, change in parts.items()}
     return scope.model_copy(update={"virtual": False, **changed})
 
@@ -51,7 +51,7 @@ def measure(n_fields: int, folder: Path, *, bare: bool) -> list[dict[str, Any]]:
     rows = []
     began_s = time.monotonic()
     plan = AcquisitionPlan.from_scope(scope, "A")
-    with AcquisitionSession(Sample.at(folder, "long"), scope, plan, specimen) as session:
+    with AcquisitionSession(Sample.open(folder, "long"), scope, plan, specimen) as session:
         for taken in range(LOT, n_fields + 1, LOT):
             session.take(range(taken))
             if taken == LOT or taken % EVERY == 0:

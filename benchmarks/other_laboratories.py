@@ -28,7 +28,7 @@ from wbcpipe.classify.inference.classifier import classify_sample
 from wbcpipe.classify.metrics import scores
 from wbcpipe.classify.models.bundle import find_bundle
 from wbcpipe.classify.models.classes import UNIDENTIFIED
-from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, QcFlag
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.importers.cells import import_cells
 from wbcpipe.segment.importers.fields import import_fields
@@ -45,7 +45,7 @@ NAMES = {"NEUTROPHIL": "NEU", "EOSINOPHIL": "EOS", "LYMPHOCYTE": "LYM", "MONOCYT
 
 def drawn_cells(folder: Path, name: str, scratch: Path) -> tuple[Sample, list[str]]:
     """One of Zheng's sets as a sample of cells, and each cell's class."""
-    sample = Sample.at(scratch, name.replace(" ", "-"))
+    sample = Sample.open(scratch, name.replace(" ", "-"))
     with (folder / f"Class Labels of {name}.csv").open(encoding="utf-8-sig") as file:
         classes = {row[0]: NUMBERS.get(row[1].strip(), "") for row in list(csv.reader(file))[1:] if len(row) > 1}
     pictures = scratch / f"{sample.name}-png"
@@ -62,13 +62,13 @@ def single_cell_fields(folder: Path, table: Path, scratch: Path) -> tuple[Sample
     with table.open(encoding="utf-8") as file:
         classes = {int(row[1]): NAMES.get(row[2].strip(), "") for row in list(csv.reader(file))[1:] if len(row) > 2}
     files = sorted(folder.glob("*.jpg"))
-    sample = Sample.at(scratch, "bccd")
+    sample = Sample.open(scratch, "bccd")
     import_fields(files, sample, BCCD_UM, "stained-rgb")
     store = segment_sample(sample, pixel_um=CROP_UM, progress=lambda done, total: None)
-    field, quality = store.column("field"), store.column("quality")
+    field, quality = store.column("field_index"), store.column("qc_flags")
     numbers = [int(re.findall(r"\d+", file.stem)[0]) for file in files]
     alone = np.bincount(field, minlength=len(files))[field] == 1
-    whole = (quality & (Quality.DEBRIS | Quality.BORDER)) == 0
+    whole = (quality & (QcFlag.DEBRIS | QcFlag.BORDER)) == 0
     return sample, [
         classes.get(numbers[index], "") if use else "" for index, use in zip(field, alone & whole, strict=True)
     ]

@@ -42,7 +42,7 @@ from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.segment.registration.edges import coarse_frame, structure
 from wbcpipe.segment.registration.register import align
-from wbcpipe.segment.registration.slide_alignment import find_usual
+from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
 
 try:
     import SimpleITK
@@ -209,7 +209,7 @@ def by_wbcpipe(fields: Sequence[Sequence[Pair]], pixel_um: float) -> list[list[t
         frames = [*(pair.moving for pair in pairs), pairs[0].fixed]
         structures.append([structure(coarse_frame(frame, pixel_um)) for frame in frames])
     reference = len(fields[0])
-    usual = find_usual(structures, fields[0][0].fixed.shape, pixel_um, reference=reference)
+    usual = estimate_slide_alignment(structures, fields[0][0].fixed.shape, pixel_um, reference=reference)
     maps = []
     for one in structures:
         found = align(one, usual, pixel_um, reference=reference)

@@ -42,7 +42,7 @@ from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, read_field, write_field
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.parallel import available_cores
@@ -153,7 +153,7 @@ def one_slide(
     folder: Path, scope: VirtualMicroscope, fields: int, repeats: int, ways: dict[str, dict[str, Any]]
 ) -> float:
     """Add one slide to both ways' rows; gives the time of its calibration."""
-    sample = Sample.at(folder, "benchmark")
+    sample = Sample.open(folder, "benchmark")
     infos = render(sample, scope, fields)
     stage = SegmentStage(sample)
     start = time.perf_counter()
@@ -169,7 +169,7 @@ def one_slide(
 
         seconds, result = timed(ours, repeats)
         columns = result.block.columns
-        sure = (columns["quality"] & Quality.DEBRIS) == 0
+        sure = (columns["qc_flags"] & QcFlag.DEBRIS) == 0
         centres = np.stack([columns["y_px"], columns["x_px"]], -1)[sure].astype(float)
         add(
             ways["wbcpipe"], seconds, compare(centres, cells), errors(centres, columns["shift_px"][sure], cells, shifts)
@@ -224,7 +224,7 @@ def grown(folder: Path, fields: int) -> list[dict[str, Any]]:
         pictures.append(np.stack([scope.expose(OpticalState(x_um, y_um, z_um, *light)) for light in lights]))
     rows = []
     for number in (fields, 10 * fields):
-        sample = Sample.at(folder, f"grown{number}")
+        sample = Sample.open(folder, f"grown{number}")
         sample.begin({"format_version": 1, "sample": sample.name, "kind": "scope", "modalities": list(MODALITIES)})
         sample.raw_path().mkdir(parents=True)
         channels = tuple(FrameInfo(m) for m in MODALITIES)
@@ -240,7 +240,7 @@ def grown(folder: Path, fields: int) -> list[dict[str, Any]]:
 
 def one(folder: str, name: str, jobs: str) -> dict[str, Any]:
     """Segment a sample anew in this process."""
-    sample = Sample.at(Path(folder), name)
+    sample = Sample.open(Path(folder), name)
     for leftover in (sample.work_path, sample.cells_path):
         shutil.rmtree(leftover, ignore_errors=True)
     number = len(list(sample.raw_path().glob("field_*")))

@@ -120,11 +120,11 @@ def drive(folder: Path, data: Path, n_fields: int, name: str) -> int:
     plan = AcquisitionPlan.from_scope(scope, "A")
     plot = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     opener = FaultyOpener(plan, tuple(Fault(**fault) for fault in plot), folder / f"{name}.strikes", bleaching=False)
-    sample = Sample.at(data, name)
+    sample = Sample.open(data, name)
     request = AcquisitionRequest(sample, scope, plan, SpecimenPlan(7), microscope=opener)
     told = (folder / f"{name}.told").open("a", encoding="utf-8")
     try:
-        with told, sample.lock("soak"), sample.tell_end("soak"), AcquisitionWorker(request) as worker:
+        with told, sample.lock("soak"), sample.log_failure("soak"), AcquisitionWorker(request) as worker:
             for wanted in [*range(LOT, n_fields, LOT), n_fields]:
                 worker.want(wanted)
                 for event in worker.events():
@@ -176,7 +176,7 @@ class Soak:
 
     @property
     def raw(self) -> Path:
-        return Sample.at(self.data, self.name).raw_path()
+        return Sample.open(self.data, self.name).raw_path()
 
     def last(self) -> int:
         return max((int(path.name[6:11]) for path in self.raw.glob("field_*.ome.tif")), default=-1)
@@ -347,7 +347,7 @@ def report(
     small: bool,
 ) -> dict[str, Any]:
     expected, found = pixel_hashes(whole.raw), pixel_hashes(broken.raw)
-    rows, silent = recorded(Sample.at(broken.data, "broken"), strikes)
+    rows, silent = recorded(Sample.open(broken.data, "broken"), strikes)
     told = Counter((folder / "broken.told").read_text(encoding="utf-8").splitlines())
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     noted = {event["field"] for event in events if event["event"] == "field_missing"}

@@ -189,7 +189,7 @@ def source_of(root: Path, text: str) -> tuple[str, Path]:
     path = Path(text)
     if (path / "zarr.json").is_file():
         return path.resolve().parent.name, path
-    return text, Sample.at(root, text).cells_path
+    return text, Sample.open(root, text).cells_path
 
 
 def _counts(cells: CellSet) -> str:
@@ -325,7 +325,7 @@ def classify(
     _before_torch()
     from wbcpipe.classify.inference.classifier import classify_sample, resolve_bundle
 
-    place = Sample.at(data_root(data), sample)
+    place = Sample.open(data_root(data), sample)
     if not place.path.is_dir():
         raise SampleStateError(f"no sample {sample!r} in {place.path.parent}; `wbcpipe status` lists those there.")
     with place.lock("classify"):

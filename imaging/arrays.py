@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from skimage import segmentation
 
-from wbcpipe.system.blas_threads import one_core
+from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,7 @@ def shrink(image: NDArray[Any], factor: int) -> NDArray[np.float32]:
     return np.asarray(total, np.float32)
 
 
-@one_core
+@single_threaded_blas
 def enlarge_grid(grid: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Interpolate a coarse grid, whose nodes are the centres of equal tiles, to ``shape``.
 

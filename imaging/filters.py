@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from wbcpipe.imaging.arrays import shrink
-from wbcpipe.system.blas_threads import one_core
+from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +87,7 @@ def gradient_magnitude(values: NDArray[Any], sigma_px: float) -> NDArray[np.floa
     return np.asarray(np.sqrt(down * down + across * across), np.float32)
 
 
-@one_core
+@single_threaded_blas
 def _filtered(values: NDArray[Any], rows: _Filter, columns: _Filter) -> NDArray[np.float32]:
     values = np.asarray(values, np.float32)
     *several, height, width = values.shape

@@ -36,13 +36,13 @@ class Contrast:
     Attributes:
         low: (M,) value shown black, per modality.
         high: (M,) value shown white.
-        glowing: indices of the modalities shown as green light on black.
+        above_background: indices of the modalities shown as green light on black.
         composite: the three modalities shown as red, green and blue; ``None`` where there are fewer.
     """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-    glowing: tuple[int, ...]
+    above_background: tuple[int, ...]
     composite: tuple[int, int, int] | None
 
 
@@ -57,8 +57,8 @@ def measure_contrast(store: CellStore, chosen: Sequence[int], *, wavelengths_nm:
     take = np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), _CONTRAST_CELLS)).round().astype(int))
     pixels = np.concatenate([store.images(chosen[i], chosen[i] + 1)[:, :, ::2, ::2] for i in take])  # (n, M, s, s)
     bounds = np.percentile(pixels.transpose(1, 0, 2, 3).reshape(pixels.shape[1], -1), _PERCENTILES, axis=1)  # (2, M)
-    glowing = tuple(i for i, name in enumerate(store.modalities) if "fluor" in name.lower())
-    bright = [i for i in range(pixels.shape[1]) if i not in glowing]
+    above_background = tuple(i for i, name in enumerate(store.modalities) if "fluor" in name.lower())
+    bright = [i for i in range(pixels.shape[1]) if i not in above_background]
     low, high = bounds[0], np.maximum(bounds[1], bounds[0] + 1)
     low[bright] -= _BELOW_BLACK * (high[bright] - low[bright])
     names = store.modalities
@@ -67,7 +67,7 @@ def measure_contrast(store: CellStore, chosen: Sequence[int], *, wavelengths_nm:
     return Contrast(
         low=low,
         high=high,
-        glowing=glowing,
+        above_background=above_background,
         composite=(bright[0], bright[1], bright[2]) if len(bright) >= 3 else None,
     )
 
@@ -82,7 +82,8 @@ def cell_strip(image: NDArray[np.uint16], contrast: Contrast) -> bytes:
     low, high = contrast.low[:, None, None], contrast.high[:, None, None]
     scaled = np.clip((image - low) / (high - low), 0, 1)  # (M, side, side)
     panels = [
-        _glow(plane) if i in contrast.glowing else np.stack([plane] * 3, axis=-1) for i, plane in enumerate(scaled)
+        _glow(plane) if i in contrast.above_background else np.stack([plane] * 3, axis=-1)
+        for i, plane in enumerate(scaled)
     ]
     if contrast.composite:
         panels.append(np.stack([scaled[i] for i in contrast.composite], axis=-1))

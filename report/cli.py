@@ -61,7 +61,7 @@ def report(name: str, data: Path | None, reference: Path | None, wbc: float | No
     from wbcpipe.report.stage import document_paths, read_document, write_report
     from wbcpipe.report.tables import print_differential
 
-    sample = Sample.at(data_root(data), name)
+    sample = Sample.open(data_root(data), name)
     sample.info()  # before the lock, which would create the folder
     with sample.lock("report"):
         write_report(sample, reference=reference, wbc=wbc)
@@ -92,7 +92,7 @@ def evaluate(name: str, data: Path | None, as_json: bool) -> None:
     from wbcpipe.report.evaluate import evaluate_sample
     from wbcpipe.report.overview import print_evaluation
 
-    result = evaluate_sample(Sample.at(data_root(data), name))
+    result = evaluate_sample(Sample.open(data_root(data), name))
     if as_json:
         _print_json(result.to_json())
     else:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,9 +41,9 @@ UNIDENTIFIED: Final = "unidentified"
 
 #: What leaves a cell out of the differential, in the order in which one reason is named for a cell with several.
 #: No cell, half a cell, a cell seen in three lights instead of four, or a blurred one: none tells its class reliably.
-REJECTED: Final = (Quality.DEBRIS, Quality.BORDER, Quality.MISSING_MODALITY, Quality.BLURRED)
+REJECTED: Final = (QcFlag.DEBRIS, QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.BLURRED)
 #: Counted, for leaving them out would bias the count (neutrophils touch others more often), but watched by a gate.
-COUNTED_WITH_DOUBT: Final = (Quality.DOUBLET, Quality.SATURATED, Quality.UNREGISTERED)
+COUNTED_WITH_DOUBT: Final = (QcFlag.DOUBLET, QcFlag.SATURATED, QcFlag.UNREGISTERED)
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def rejections(quality: NDArray[np.uint16]) -> list[str]:
     """Why each cell is left out, in lower case; empty for a cell that counts.
 
     Args:
-        quality: (N,) bit flags of `Quality`.
+        quality: (N,) bit flags of `QcFlag`.
     """
     reasons = np.full(len(quality), "", dtype=object)
     for flag in reversed(REJECTED):
@@ -228,7 +228,7 @@ def rejections(quality: NDArray[np.uint16]) -> list[str]:
     return [str(reason) for reason in reasons]
 
 
-def flag_name(flag: Quality) -> str:
+def flag_name(flag: QcFlag) -> str:
     """The name of one quality flag as documents show it: lower case."""
     return str(flag.name).lower()
 
@@ -238,7 +238,7 @@ def count_cells(calls: Sequence[str], quality: NDArray[np.uint16], classes: Sequ
 
     Args:
         calls: N class names or ``unidentified``.
-        quality: (N,) bit flags of `Quality`.
+        quality: (N,) bit flags of `QcFlag`.
         classes: the bundle's classes.
 
     Raises:

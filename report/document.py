@@ -17,7 +17,7 @@ from wbcpipe.report.agreement import head_agreement
 from wbcpipe.report.gates import failed_fields, limits_of, quality_gates
 from wbcpipe.report.model_checks import judge
 from wbcpipe.samples.fields import fields_on_disk
-from wbcpipe.samples.scan_outcome import load_end
+from wbcpipe.samples.scan_outcome import load_scan_outcome
 from wbcpipe.system.files import read_json
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _trust_entry(trust: Trust) -> dict[str, Any]:
 
 def _scan_entry(sample: Sample) -> dict[str, Any] | None:
     """Why the scan ended, with a line for people; ``None`` where that was not noted."""
-    end = load_end(sample)
+    end = load_scan_outcome(sample)
     if end is None:
         return None
     entry = {name: value for name, value in end.to_json().items() if name != "format_version"}

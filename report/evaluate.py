@@ -13,7 +13,7 @@ from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.scores import match_points, score_calls
-from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, QcFlag
 from wbcpipe.samples.fields import passes_on_disk, whole_fields
 
 if TYPE_CHECKING:
@@ -189,9 +189,9 @@ def evaluate_sample(sample: Sample) -> Evaluation:
 
 def _detect(store: CellStore, truth: Truth) -> tuple[Detection, NDArray[np.intp]]:
     """Detection, and for every row of the store the index of its true cell or -1."""
-    quality = store.column("quality").astype(np.int64)
+    quality = store.column("qc_flags").astype(np.int64)
     position = np.column_stack([store.column("y_um"), store.column("x_um")]).astype(np.float64)
-    candidates = np.flatnonzero((quality & Quality.DEBRIS.value) == 0)
+    candidates = np.flatnonzero((quality & QcFlag.DEBRIS.value) == 0)
     visible = np.flatnonzero(truth.visible)
     pairs = match_points(truth.position_um[visible], position[candidates], _TOLERANCE_UM)
     partner = np.full(len(store), -1, dtype=np.intp)
@@ -199,7 +199,7 @@ def _detect(store: CellStore, truth: Truth) -> tuple[Detection, NDArray[np.intp]
         partner[candidates[j]] = visible[i]
     alone = candidates[partner[candidates] < 0]
     hidden = truth.position_um[~truth.visible]
-    at_border = (quality[alone] & Quality.BORDER.value) != 0
+    at_border = (quality[alone] & QcFlag.BORDER.value) != 0
     ignored = len(match_points(hidden, position[alone[~at_border]], _TOLERANCE_UM)) + len(
         match_points(hidden, position[alone[at_border]], _CUT_TOLERANCE_UM)
     )

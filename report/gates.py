@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,10 +160,10 @@ def quality_gates(
     """
     limits = limits_of({}) if limits is None else limits
     figures = figures or {}
-    white = (rows.quality & Quality.DEBRIS.value) == 0
-    whole = (rows.quality & (Quality.DEBRIS | Quality.BORDER).value) == 0
+    white = (rows.quality & QcFlag.DEBRIS.value) == 0
+    whole = (rows.quality & (QcFlag.DEBRIS | QcFlag.BORDER).value) == 0
 
-    def flagged(flag: Quality) -> float | None:
+    def flagged(flag: QcFlag) -> float | None:
         return _percent(int(np.count_nonzero(rows.quality[white] & flag.value)), int(np.count_nonzero(white)))
 
     apart = rows.disagreement[rows.used] if len(rows.heads) > 1 else rows.disagreement[:0]
@@ -171,10 +171,10 @@ def quality_gates(
     found: dict[str, float | None] = {
         "cells_counted": float(tally.identified),
         "unidentified": _percent(tally.unidentified, tally.identified + tally.unidentified),
-        "blurred": flagged(Quality.BLURRED),
-        "unregistered": flagged(Quality.UNREGISTERED),
-        "saturated": flagged(Quality.SATURATED),
-        "doublets": flagged(Quality.DOUBLET),
+        "blurred": flagged(QcFlag.BLURRED),
+        "unregistered": flagged(QcFlag.UNREGISTERED),
+        "saturated": flagged(QcFlag.SATURATED),
+        "doublets": flagged(QcFlag.DOUBLET),
         "missing_fields": _percent(fields_missing, fields_taken + fields_missing),
         "head_disagreement": float(np.median(apart.astype(np.float64))) if len(apart) else None,
         "accepted": _percent(int(np.count_nonzero(whole)), len(rows)),

@@ -134,7 +134,7 @@ def _picture(store: CellStore, rows: CellRows, index: int, contrast: Contrast) -
     parts = [f"{rows.call[index]} {rows.confidence[index]:.2f}"]
     if len(rows.heads) > 1:
         parts.append(f"heads differ {rows.disagreement[index]:.2f}")
-    parts.append(f"field {int(rows.columns['field'][index])}")
+    parts.append(f"field {int(rows.columns['field_index'][index])}")
     parts += [name.replace("_", " ") for name in quality_names(int(rows.quality[index]))]
     if rows.label[index]:
         parts.append(f"labelled {rows.label[index]}")

@@ -12,7 +12,7 @@ import numpy as np
 from wbcpipe.classify.uncertainty.probability_calibration import Calibration
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import rejections
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["CellRows", "read_rows"]
 
-_COLUMNS: Final = ("field", "y_px", "x_px", "y_um", "x_um", "area_um2", "nucleus_area_um2", "focus", "quality")
+_COLUMNS: Final = (
+    "field_index",
+    "y_px",
+    "x_px",
+    "y_um",
+    "x_um",
+    "area_um2",
+    "nucleus_area_um2",
+    "sharpness",
+    "qc_flags",
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class CellRows:
     @property
     def quality(self) -> NDArray[np.uint16]:
         """(N,) bit flags."""
-        return np.asarray(self.columns["quality"], dtype=np.uint16)
+        return np.asarray(self.columns["qc_flags"], dtype=np.uint16)
 
     @property
     def used(self) -> NDArray[np.bool_]:
@@ -106,7 +116,7 @@ def read_rows(store: CellStore) -> CellRows:
     columns = {name: store.column(name) for name in _COLUMNS}
     if classified.get("dead"):
         # These cells were called without the modality that the flag misses.
-        columns["quality"] = columns["quality"] & ~np.uint16(Quality.MISSING_MODALITY.value)
+        columns["qc_flags"] = columns["qc_flags"] & ~np.uint16(QcFlag.MISSING_MODALITY.value)
     return CellRows(
         columns=columns,
         label=store.labels(),
@@ -116,7 +126,7 @@ def read_rows(store: CellStore) -> CellRows:
         probability=probability,
         classes=classes,
         heads=heads,
-        rejected=rejections(columns["quality"]),
+        rejected=rejections(columns["qc_flags"]),
         classified=dict(classified),
         fitted=_fitted(store, classified),
     )

@@ -70,7 +70,7 @@ def list_samples(root: Path) -> list[SampleStatus]:
     for path in sorted(root.iterdir()):
         if (path / "sample.json").is_file():
             try:
-                sample = Sample.at(root, path.name)
+                sample = Sample.open(root, path.name)
             except SampleNameError:
                 continue  # a folder that no command would accept
             found.append(sample_status(sample))

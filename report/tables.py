@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _BESIDE_BAR: Final = 67
 
 def quality_names(quality: int) -> list[str]:
     """The names of the flags in one cell's bits, in lower case."""
-    return [str(flag.name).lower() for flag in Quality if quality & flag.value]
+    return [str(flag.name).lower() for flag in QcFlag if quality & flag.value]
 
 
 def cells_csv(rows: CellRows) -> bytes:
@@ -38,7 +38,7 @@ def cells_csv(rows: CellRows) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     per_head = [column for head in rows.heads for column in (f"{head}_call", f"{head}_probability")]
-    names = ("field", "y_px", "x_px", "y_um", "x_um", "area_um2", "nucleus_area_um2", "focus")
+    names = ("field_index", "y_px", "x_px", "y_um", "x_um", "area_um2", "nucleus_area_um2", "sharpness")
     writer.writerow(
         ["index", *names, "quality", "used", "label", "call", "confidence", "disagreement", *map(_safe, per_head)]
     )

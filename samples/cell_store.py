@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CELLS_PER_SHARD", "COLUMNS", "CROP_SIDE_PX", "CellBlock", "CellStore", "Quality", "halved"]
+__all__ = ["CELLS_PER_SHARD", "COLUMNS", "CROP_SIDE_PX", "CellBlock", "CellStore", "QcFlag", "halved"]
 
 CROP_SIDE_PX: Final = 224
 FORMAT_VERSION: Final = 1
 
 
-class Quality(IntFlag):
-    """Why a cell's picture is doubtful; the bits of the ``quality`` column."""
+class QcFlag(IntFlag):
+    """Why a cell's picture is doubtful; the bits of the ``qc_flags`` column."""
 
     BORDER = 1
     """The cell touches the edge of its field."""
@@ -53,17 +53,17 @@ class Quality(IntFlag):
 
 #: Name to (dtype, trailing shape) of every per-cell column; ``M`` stands for the number of modalities.
 COLUMNS: Final[dict[str, tuple[str, tuple[int | str, ...]]]] = {
-    "field": ("int32", ()),
+    "field_index": ("int32", ()),
     "y_px": ("float32", ()),
     "x_px": ("float32", ()),
     "y_um": ("float64", ()),
     "x_um": ("float64", ()),
     "area_um2": ("float32", ()),
     "nucleus_area_um2": ("float32", ()),
-    "focus": ("float32", ()),
+    "sharpness": ("float32", ()),
     "shift_px": ("float32", ("M-1", 2)),
     "shift_residual_px": ("float32", ("M-1",)),
-    "quality": ("uint16", ()),
+    "qc_flags": ("uint16", ()),
 }
 
 
@@ -114,7 +114,7 @@ class CellStore:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The group's attributes: ``modalities``, ``classes``, ``pixel_um``, ``quality_flags``, ``provenance``..."""
+        """The group's attributes: ``modalities``, ``classes``, ``pixel_um``, ``qc_flags``, ``provenance``..."""
         return dict(self._group.attrs)
 
     @property
@@ -211,7 +211,7 @@ class CellStore:
         """
         if not self.has_calls():
             raise SampleStateError(f"{self.path}: cells are not classified yet; run `wbcpipe classify` first.")
-        return [str(text) for text in self.column("call")]
+        return [str(text) for text in self.column("predicted_class")]
 
     def write_calls(
         self,
@@ -237,8 +237,8 @@ class CellStore:
             self._sync_attributes()
         for name, values in (("probability", probability), ("confidence", confidence), ("disagreement", disagreement)):
             _create_column(group, name, np.ascontiguousarray(values, dtype=np.float32), overwrite=True)
-        _create_column(group, "call", _strings(call), overwrite=True)
-        for name in ("probability", "confidence", "disagreement", "call"):
+        _create_column(group, "predicted_class", _strings(call), overwrite=True)
+        for name in ("probability", "confidence", "disagreement", "predicted_class"):
             sync_tree(self.path / name)
         group.attrs["classified"] = dict(classified)
         self._sync_attributes()
@@ -282,7 +282,7 @@ class CellStore:
             {
                 "format_version": FORMAT_VERSION,
                 "modalities": list(modalities),
-                "quality_flags": {str(flag.name): flag.value for flag in Quality},
+                "qc_flags": {str(flag.name): flag.value for flag in QcFlag},
                 **json.loads(json.dumps(dict(attributes))),
             }
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe.errors import SampleBusyError, SampleNameError, SampleStateError
 from wbcpipe.system.files import append_event, disk_errors, read_json, write_json
-from wbcpipe.system.locks import held_alone
+from wbcpipe.system.locks import exclusive_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ class Sample:
     path: Path
 
     @classmethod
-    def at(cls, root: Path, name: str) -> Sample:
+    def open(cls, root: Path, name: str) -> Sample:
         """The sample ``name`` below ``root``; nothing is created.
 
         Raises:
@@ -123,7 +123,7 @@ class Sample:
         append_event(self.path / "log.jsonl", event, **details)
 
     @contextlib.contextmanager
-    def tell_end(self, purpose: str) -> Iterator[None]:
+    def log_failure(self, purpose: str) -> Iterator[None]:
         """Note in ``log.jsonl`` what ended the block before its time, as far as the disk takes it.
 
         Args:
@@ -158,5 +158,5 @@ class Sample:
             return SampleBusyError(f"sample {self.name!r} is in use by another process ({holder}); wait for it to end.")
 
         path = self.path / f".{name}.lock"
-        with held_alone(path, path.with_suffix(".holder"), purpose, busy, wait_s=wait_s):
+        with exclusive_lock(path, path.with_suffix(".holder"), purpose, busy, wait_s=wait_s):
             yield

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT_VERSION",
-    "EndReason",
     "PrecisionReached",
-    "ScanEnd",
+    "ScanOutcome",
+    "StopReason",
     "clock_text",
     "earliest_deadline_s",
-    "load_end",
+    "load_scan_outcome",
 ]
 
 FORMAT_VERSION: Final = 1
-EndReason = Literal["cells", "precision", "fields", "area", "brightfield", "deadline"]
+StopReason = Literal["cells", "precision", "fields", "area", "brightfield", "deadline"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PrecisionReached:
 
 
 @dataclass(frozen=True)
-class ScanEnd:
+class ScanOutcome:
     """Why a scan ended, and with what.
 
     Attributes:
@@ -69,7 +69,7 @@ class ScanEnd:
         precision: one entry for each target.
     """
 
-    reason: EndReason
+    reason: StopReason
     fields_done: int
     fields_wanted: int
     cells: int | None = None
@@ -101,7 +101,7 @@ class ScanEnd:
     def save(self, sample: Sample) -> None:
         """Write ``scan.json`` and log it, unless it says so already."""
         path = _path(sample)
-        if path.is_file() and load_end(sample) == self:
+        if path.is_file() and load_scan_outcome(sample) == self:
             return
         write_json(path, self.to_json())
         sample.log("scan ended", **{name: value for name, value in self.to_json().items() if name != "format_version"})
@@ -111,7 +111,7 @@ def _path(sample: Sample) -> Path:
     return sample.path / "scan.json"
 
 
-def load_end(sample: Sample) -> ScanEnd | None:
+def load_scan_outcome(sample: Sample) -> ScanOutcome | None:
     """Why the sample's scan ended; ``None`` where that was not noted, as for imported pictures.
 
     Raises:
@@ -125,7 +125,7 @@ def load_end(sample: Sample) -> ScanEnd | None:
         if content.pop("format_version") != FORMAT_VERSION:
             raise ValueError(f"format {FORMAT_VERSION} was expected")
         precision = tuple(PrecisionReached(**entry) for entry in content.pop("precision"))
-        end = ScanEnd(**content, precision=precision)
+        end = ScanOutcome(**content, precision=precision)
         return end if end.text else None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SampleStateError(f"{path}: damaged ({error}); move the file away and run again.") from error

@@ -18,7 +18,7 @@ from scipy.special import betaincinv
 from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.errors import ConfigError, SampleStateError
 from wbcpipe.report.differential import ADULT, REJECTED, UNIDENTIFIED, clopper_pearson, count_cells
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 from wbcpipe.samples.scan_outcome import PrecisionReached
 from wbcpipe.system.files import read_json, write_json
 
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 #: Flags that a field alone gives; blurred cells and most dirt are known only beside the others.
-_NEVER_COUNTED: Final = np.uint16(sum(flag.value for flag in REJECTED if flag != Quality.BLURRED))
+_NEVER_COUNTED: Final = np.uint16(sum(flag.value for flag in REJECTED if flag != QcFlag.BLURRED))
 _NARROWEST_PERCENT: Final = 0.5
 _WIDEST_PERCENT: Final = 49.0
 
@@ -301,7 +301,7 @@ class LiveCount:
         how = f"{self._bundle.info.sha256} {self._bundle.calibration_digest} {self._device} {self._engine}"
         found = hashlib.sha256(how.encode())
         found.update(cells.block.images.tobytes())
-        found.update(cells.block.columns["quality"].tobytes())
+        found.update(cells.block.columns["qc_flags"].tobytes())
         return found.hexdigest()
 
     def _path(self, index: int) -> Path:
@@ -319,7 +319,7 @@ class LiveCount:
 
 def _callable(cells: FieldCells) -> NDArray[np.bool_]:
     """(N,) true for the cells of a field that may count."""
-    return np.asarray((cells.block.columns["quality"] & _NEVER_COUNTED) == 0, dtype=np.bool_)
+    return np.asarray((cells.block.columns["qc_flags"] & _NEVER_COUNTED) == 0, dtype=np.bool_)
 
 
 @contextlib.contextmanager

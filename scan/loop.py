@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.sample import Sample
-    from wbcpipe.samples.scan_outcome import ScanEnd
+    from wbcpipe.samples.scan_outcome import ScanOutcome
     from wbcpipe.scan.request import ScanRequest
 
 __all__ = [
@@ -247,7 +247,7 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
     from wbcpipe.acquire.supervise.worker import AcquisitionRequest
 
     raw = sample.raw_path("brightfield")
-    wanted = max(request.likely_fields(), min(at_least, request.room))
+    wanted = max(request.estimated_fields(), min(at_least, request.room))
     if not (request.stained or bright_field_is_over(sample)):
         known = {*fields_on_disk(raw), *read_empty(raw)}
         if not known.issuperset(range(wanted)):
@@ -288,7 +288,7 @@ def acquire_and_segment(
     engine: str = "auto",
     reporter: Reporter,
     at_least: int = 0,
-) -> ScanEnd | None:
+) -> ScanOutcome | None:
     """Stages 1 and 2 of a sample: take what is missing, segment it, write ``cells.zarr`` and ``scan.json``.
 
     Args:
@@ -359,7 +359,7 @@ def _show_count(request: ScanRequest, counts: Mapping[str, int], reporter: Repor
         reporter.update(f"precision {target.name}", min(total, needed), needed, text=f"{reached}, cells")
 
 
-def falls_short(sample: Sample, request: ScanRequest | None, end: ScanEnd | None) -> str:
+def falls_short(sample: Sample, request: ScanRequest | None, end: ScanOutcome | None) -> str:
     """What the classified cells lack of the targets that a scan thought it had reached; empty if nothing.
 
     The scan counts as the report does, so that this stays empty; it is looked at all the same, for the report is what

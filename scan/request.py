@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import ConfigError
-from wbcpipe.samples.scan_outcome import ScanEnd
+from wbcpipe.samples.scan_outcome import ScanOutcome
 from wbcpipe.scan.live_count import cells_for_half_width, cells_for_likely_share, precision_reached
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
-    from wbcpipe.samples.scan_outcome import EndReason
+    from wbcpipe.samples.scan_outcome import StopReason
     from wbcpipe.scan.live_count import PrecisionTarget
 
 __all__ = ["CALIBRATION_FIELDS", "ScanRequest", "check_request", "next_field_count"]
@@ -120,7 +120,7 @@ class ScanRequest:
         needed = [cells_for_likely_share(target.name, target.half_width_percent) for target in self.precision]
         return max([self.cells or 0, *needed])
 
-    def likely_fields(self) -> int:
+    def estimated_fields(self) -> int:
         """Fields that are likely needed, before any is known; with two passes some more, for none can be added."""
         if self.fields is not None:
             return min(self.fields, self.room)
@@ -151,17 +151,17 @@ class ScanRequest:
             needed = [min(cells, _FIRST_CELLS) for cells in needed]
         return max([self.cells or 0, *needed])
 
-    def end(self, done: int, wanted: int, counts: Mapping[str, int] | None, *, in_time: bool) -> ScanEnd:
+    def end(self, done: int, wanted: int, counts: Mapping[str, int] | None, *, in_time: bool) -> ScanOutcome:
         """Why a scan ends after ``done`` of ``wanted`` fields with so many identified cells per class."""
-        used_up: EndReason = "area" if self.room >= len(self.plan.fields()) else "brightfield"
+        used_up: StopReason = "area" if self.room >= len(self.plan.fields()) else "brightfield"
         if self.fields is not None or counts is None:
             enough = self.fields is None or self.fields <= self.room
-            return ScanEnd(("fields" if enough else used_up) if in_time else "deadline", done, wanted)
+            return ScanOutcome(("fields" if enough else used_up) if in_time else "deadline", done, wanted)
         total = sum(counts.values())
         reached = precision_reached(self.precision, counts)
         if total >= (self.cells or 0) and all(target.met for target in reached):
-            return ScanEnd("precision" if reached else "cells", done, done, total, self.cells, reached)
-        return ScanEnd(used_up if in_time else "deadline", done, wanted, total, self.cells, reached)
+            return ScanOutcome("precision" if reached else "cells", done, done, total, self.cells, reached)
+        return ScanOutcome(used_up if in_time else "deadline", done, wanted, total, self.cells, reached)
 
 
 def check_request(sample: Sample, request: ScanRequest) -> None:
@@ -184,4 +184,4 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
     passes = passes_to_take(sample, "both" if request.two_pass else "single", stained=request.stained)
     if "brightfield" in passes:
         check_staining(request.scope)
-    check_room(sample, request.scope, passes, request.likely_fields())
+    check_room(sample, request.scope, passes, request.estimated_fields())

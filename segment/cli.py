@@ -72,7 +72,7 @@ def segment(
       wbcpipe segment --sample demo
       wbcpipe segment --sample demo --preview 3 --out look.png
     """
-    sample = Sample.at(data_root(data), name)
+    sample = Sample.open(data_root(data), name)
     sample.info()  # refuses a sample that is not there, before a lock would make its folder
     if preview is not None:
         _preview(sample, preview, out or Path(f"{sample.name}_field_{preview:05d}.png"), pixel_um, as_json=as_json)
@@ -109,11 +109,11 @@ def view(name: str, data: Path | None, index: int | None, pixel_um: float) -> No
       wbcpipe view --sample demo
       wbcpipe view --sample demo --field 12
     """
-    from wbcpipe.segment.view.field_view import FieldLooker
+    from wbcpipe.segment.view.field_view import FieldViewer
     from wbcpipe.segment.view.layers import open_viewer
 
-    sample = Sample.at(data_root(data), name)
-    looker = FieldLooker(sample, pixel_um=pixel_um)
+    sample = Sample.open(data_root(data), name)
+    looker = FieldViewer(sample, pixel_um=pixel_um)
     open_viewer(looker, looker.fields[0] if index is None else index, title=sample.name)
 
 
@@ -178,7 +178,7 @@ def cells(
     """
     from wbcpipe.segment.importers.cells import import_cells
 
-    sample = Sample.at(data_root(data), name)
+    sample = Sample.open(data_root(data), name)
     with Reporter(quiet=as_json) as reporter:
         store = import_cells(
             paths,
@@ -224,7 +224,7 @@ def fields(
     """
     from wbcpipe.segment.importers.fields import import_fields
 
-    sample = Sample.at(data_root(data), name)
+    sample = Sample.open(data_root(data), name)
     with Reporter(quiet=as_json) as reporter:
         count = import_fields(
             paths,
@@ -243,10 +243,10 @@ def fields(
 
 
 def _preview(sample: Sample, index: int, out: Path, pixel_um: float, *, as_json: bool) -> None:
-    from wbcpipe.segment.view.field_view import FieldLooker
+    from wbcpipe.segment.view.field_view import FieldViewer
     from wbcpipe.segment.view.preview import preview_png
 
-    view = FieldLooker(sample, pixel_um=pixel_um).look(index)
+    view = FieldViewer(sample, pixel_um=pixel_um).look(index)
     out.parent.mkdir(parents=True, exist_ok=True)
     with write_atomic(out) as handle:
         handle.write(preview_png(view, title=f"{sample.name}, field {index}"))

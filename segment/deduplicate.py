@@ -9,24 +9,24 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["label_from_truth", "unique_cells"]
+__all__ = ["deduplicate", "label_from_truth"]
 
 #: Views of one cell lie this near; of a cell that the border cuts, the visible part's centre may lie further off.
 _SAME_UM: Final = 4.0
 _SAME_CUT_UM: Final = 8.0
 _TRUTH_UM: Final = 3.0
 #: Doubts about a view, the worst first.
-_RANK: Final = (Quality.BORDER, Quality.MISSING_MODALITY, Quality.UNREGISTERED, Quality.SATURATED)
+_RANK: Final = (QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.UNREGISTERED, QcFlag.SATURATED)
 
 
-def unique_cells(
+def deduplicate(
     y_um: NDArray[np.float64],
     x_um: NDArray[np.float64],
     field: NDArray[np.int32],
@@ -39,7 +39,7 @@ def unique_cells(
         y_um: (N,) on the stage.
         x_um: (N,) on the stage.
         field: (N,) index of the field.
-        quality: (N,) bits of ``Quality``.
+        quality: (N,) bits of ``QcFlag``.
         off_centre_um: (N,) distance from the middle of the view's field.
 
     Returns:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.detection.detectors import OWN
-from wbcpipe.system.signals import deaf_from_birth
+from wbcpipe.system.signals import ignore_sigint_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,7 +70,7 @@ def prepared(
     remaining = iter(indices)
     try:
         with contextlib.suppress(BrokenProcessPool):
-            with deaf_from_birth():
+            with ignore_sigint_in_children():
                 tried = executor.map(_prepare, indices)
             for _ in tried:
                 yield next(remaining)
@@ -88,7 +88,7 @@ def _begin(root: str, name: str, pixel_um: float, detector: str, device: str) ->
     global _stage
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    place = Sample.at(Path(root), name)
+    place = Sample.open(Path(root), name)
     _stage = SegmentStage(place, pixel_um=pixel_um, detector=detector, device=device, worker=True)
     _stage.calibrate([])
 

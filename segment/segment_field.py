@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wbcpipe.samples.cell_measures import RED_FLUORESCENCE, nuclear_index
-from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, Quality
+from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, QcFlag
 from wbcpipe.segment.crop import crop_cell, outside_field
 from wbcpipe.segment.detection.detect import Detections, cells_from_labels, detect_cells
 from wbcpipe.segment.detection.detectors import find_labels
@@ -21,7 +21,7 @@ from wbcpipe.segment.registration.edges import coarse_factor
 from wbcpipe.segment.registration.register import Alignment, align, identity, seat, seated
 from wbcpipe.segment.stain_separation import background_colour, nuclear_stain
 from wbcpipe.segment.steps import NUMPY
-from wbcpipe.system.blas_threads import one_core
+from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
 
 
-@one_core
+@single_threaded_blas
 def process_field(
     frames: NDArray[np.uint16],
     info: FieldInfo,
@@ -87,15 +87,15 @@ def process_field(
     images, masks = _cut_out(
         frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px, stain
     )
-    quality = found.quality | np.uint16(Quality.MISSING_MODALITY if missing or empty_modality(frames) else 0)
+    quality = found.quality | np.uint16(QcFlag.MISSING_MODALITY if missing or empty_modality(frames) else 0)
     if not alignment.trusted.all():
-        quality |= np.uint16(Quality.UNREGISTERED)
+        quality |= np.uint16(QcFlag.UNREGISTERED)
     if calibration.kind == "scope":
         quality |= _saturated(frames, found, info)
     columns = _columns(found, masks, info, alignment, reference, stage_affine, crop_pixel_um)
-    columns["quality"] = quality.astype(np.uint16)
+    columns["qc_flags"] = quality.astype(np.uint16)
     pairs = zip(images[:, reference], masks, strict=True)
-    columns["focus"] = np.array([focus_measure(image, mask, crop_pixel_um) for image, mask in pairs], np.float32)
+    columns["sharpness"] = np.array([focus_measure(image, mask, crop_pixel_um) for image, mask in pairs], np.float32)
     columns |= measure_block(
         images, masks, crop_pixel_um, calibration.modalities, background_levels(frames, calibration)
     )
@@ -193,7 +193,7 @@ def _columns(
     y_um, x_um = _on_stage(centres, info, alignment, stage_affine)
     pixel_um2 = crop_pixel_um**2
     return {
-        "field": np.full(len(found), info.index, np.int32),
+        "field_index": np.full(len(found), info.index, np.int32),
         "y_px": found.y_px.astype(np.float32),
         "x_px": found.x_px.astype(np.float32),
         "y_um": y_um,
@@ -212,7 +212,7 @@ def _saturated(frames: NDArray[np.uint16], found: Detections, info: FieldInfo) -
         saturated_share(frames, info.saturation, (float(y), float(x)), float(radius))
         for y, x, radius in zip(found.y_px, found.x_px, radius_px, strict=True)
     ]
-    return np.where(np.array(shares) > SATURATED_SHARE, np.uint16(Quality.SATURATED), np.uint16(0))
+    return np.where(np.array(shares) > SATURATED_SHARE, np.uint16(QcFlag.SATURATED), np.uint16(0))
 
 
 def _in_order(

@@ -14,8 +14,8 @@ from wbcpipe.segment.detection.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
 from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, structure
 from wbcpipe.segment.registration.register import Alignment, identity, seat, warp
-from wbcpipe.segment.registration.slide_alignment import find_usual
-from wbcpipe.system.blas_threads import one_core
+from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
+from wbcpipe.system.blas_threads import single_threaded_blas
 from wbcpipe.system.files import disk_errors, write_atomic
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Calibration:
         return whole.hexdigest()
 
 
-@one_core
+@single_threaded_blas
 def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], kind: str) -> Calibration:
     """Find a run's calibration.
 
@@ -121,7 +121,7 @@ def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], k
         )
         for frames, info in zip(coarse[:_REGISTERED_FIELDS], infos, strict=False)
     ]
-    usual = find_usual(structures, shape, first.pixel_um, reference=nuclear)
+    usual = estimate_slide_alignment(structures, shape, first.pixel_um, reference=nuclear)
     return replace(result, flatfield=flatfield, usual=usual)
 
 

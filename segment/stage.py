@@ -20,11 +20,11 @@ import numpy as np
 import wbcpipe
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.samples.cell_measures import RED_FLUORESCENCE
-from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, CellStore, Quality
+from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, CellStore, QcFlag
 from wbcpipe.samples.fields import passes_on_disk, read_passes, read_passes_info, whole_fields
-from wbcpipe.segment.deduplicate import label_from_truth, unique_cells
+from wbcpipe.segment.deduplicate import deduplicate, label_from_truth
 from wbcpipe.segment.detection.detectors import OWN, load_detector
-from wbcpipe.segment.features.crop_quality import blurred, unlike_nuclei
+from wbcpipe.segment.features.crop_quality import blurred, find_debris
 from wbcpipe.segment.features.field_quality import stack_figures
 from wbcpipe.segment.field_cells import FieldCells, load_field, no_cells, save_field
 from wbcpipe.segment.importers.readers import CLASS_ORDER
@@ -56,7 +56,7 @@ _METHOD: Final = 7
 #: Changes whenever the same cells of a microscope's fields would get other flags by what only the whole sample tells.
 _SAMPLE_FLAGS: Final = 1
 #: Columns that decide what becomes of a cell, kept of every field.
-_KEPT: Final = ("field", "y_um", "x_um", "focus", "quality", "nucleus_absorbance", "nucleus_fluorescence")
+_KEPT: Final = ("field_index", "y_um", "x_um", "sharpness", "qc_flags", "nucleus_absorbance", "nucleus_fluorescence")
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class SegmentStage:
         indices = [index for index in sorted(self._fields) if not self._fields[index].damaged]
         if not indices:
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint16)
-        sizes = [len(self._fields[index].columns["field"]) for index in indices]
+        sizes = [len(self._fields[index].columns["field_index"]) for index in indices]
         keep = self._unique(indices)
         number = np.concatenate([np.arange(size) for size in sizes])
         return np.repeat(indices, sizes)[keep].astype(np.int64), number[keep], self._quality(indices, keep)
@@ -230,7 +230,7 @@ class SegmentStage:
             if store.attributes.get("provenance") == provenance:
                 return store
         assert self._calibration is not None
-        if not any(len(self._fields[index].columns["field"]) for index in indices):
+        if not any(len(self._fields[index].columns["field_index"]) for index in indices):
             raise NoCellsError(
                 f"{self._sample.path}: no white cell in {len(indices)} fields; check focus, exposure and stain."
             )
@@ -311,13 +311,13 @@ class SegmentStage:
         summaries = [self._fields[index] for index in indices]
         columns = {
             name: np.concatenate([summary.columns[name] for summary in summaries])
-            for name in ("y_um", "x_um", "field", "quality")
+            for name in ("y_um", "x_um", "field_index", "qc_flags")
         }
         off_centre = [
             np.hypot(summary.columns["y_um"] - summary.centre_um[0], summary.columns["x_um"] - summary.centre_um[1])
             for summary in summaries
         ]
-        return unique_cells(**columns, off_centre_um=np.concatenate(off_centre))
+        return deduplicate(**columns, off_centre_um=np.concatenate(off_centre))
 
     def _gathered(self, indices: Sequence[int], keep: NDArray[np.bool_], *names: str) -> list[NDArray[Any]]:
         """Columns of ``_KEPT`` of the cells to keep, of all these fields."""
@@ -326,12 +326,12 @@ class SegmentStage:
     def _quality(self, indices: Sequence[int], keep: NDArray[np.bool_]) -> NDArray[np.uint16]:
         """The flags of the cells to keep, (N,) uint16, with those that only the whole sample tells: blur and dirt."""
         quality, focus, absorbance, fluorescence = self._gathered(
-            indices, keep, "quality", "focus", "nucleus_absorbance", "nucleus_fluorescence"
+            indices, keep, "qc_flags", "sharpness", "nucleus_absorbance", "nucleus_fluorescence"
         )
-        told = quality | np.where(blurred(focus), np.uint16(Quality.BLURRED), np.uint16(0))
+        told = quality | np.where(blurred(focus), np.uint16(QcFlag.BLURRED), np.uint16(0))
         if self.calibration.kind == "scope":  # imported pictures may be of several slides, each stained in its way
-            unlike = unlike_nuclei(absorbance, fluorescence, quality)
-            told |= np.where(unlike, np.uint16(Quality.DEBRIS), np.uint16(0))
+            unlike = find_debris(absorbance, fluorescence, quality)
+            told |= np.where(unlike, np.uint16(QcFlag.DEBRIS), np.uint16(0))
         return np.asarray(told, np.uint16)
 
     def _blocks(self, indices: Sequence[int]) -> Iterator[CellBlock]:
@@ -344,7 +344,7 @@ class SegmentStage:
         quality = self._quality(indices, keep)
         start, row = 0, 0
         for index in indices:
-            number = len(self._fields[index].columns["field"])
+            number = len(self._fields[index].columns["field_index"])
             here = keep[start : start + number]
             start += number
             if not here.any():
@@ -352,7 +352,7 @@ class SegmentStage:
             block = self.process(index).block
             columns = {name: values[here] for name, values in block.columns.items()}
             stop = row + int(here.sum())
-            columns["quality"] = quality[row:stop]
+            columns["qc_flags"] = quality[row:stop]
             yield CellBlock(block.images[here], block.masks[here], columns, labels[row:stop])
             row = stop
 

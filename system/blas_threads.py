@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["one_core"]
+__all__ = ["single_threaded_blas"]
 
 
 @cache
@@ -47,4 +47,4 @@ class _OneCore(ContextDecorator, threading.local):
             self._limit.restore_original_limits()
 
 
-one_core: Final = _OneCore()
+single_threaded_blas: Final = _OneCore()

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["claim", "held_alone"]
+__all__ = ["exclusive_lock", "try_lock"]
 
 
 @contextlib.contextmanager
-def held_alone(
+def exclusive_lock(
     path: Path, holder: Path, purpose: str, busy: Callable[[str], Exception], *, wait_s: float = 0.0
 ) -> Iterator[None]:
     """Hold a file for this process alone while the block runs; a process that dies lets go.
@@ -44,7 +44,7 @@ def held_alone(
 
 
 @contextlib.contextmanager
-def claim(path: Path) -> Iterator[bool]:
+def try_lock(path: Path) -> Iterator[bool]:
     """Hold a file for this process while the block runs; false where another holds it. A process that dies lets go.
 
     Args:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["deaf_from_birth", "hear_no_more", "hear_once"]
+__all__ = ["ignore_sigint", "ignore_sigint_in_children", "install_sigint_handler"]
 
 #: So long after the first Ctrl-C another is not heard: every way of ending has a deadline, and should not be cut short.
 _ENDING_S: Final = 120.0
 
 
-def hear_once() -> None:
+def install_sigint_handler() -> None:
     """Have the first Ctrl-C raise `KeyboardInterrupt`, and those that follow while it is obeyed do nothing.
 
     A second one would otherwise leave the closing of a shutter, or the writing of a field, in the middle. Where Ctrl-C
@@ -47,14 +47,14 @@ def hear_once() -> None:
     signal.signal(signal.SIGINT, hear)
 
 
-def hear_no_more() -> None:
+def ignore_sigint() -> None:
     """Ignore Ctrl-C for good, in a process that ends: Python takes its own handler away before it is gone."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def deaf_from_birth() -> Iterator[None]:
+def ignore_sigint_in_children() -> Iterator[None]:
     """A process started here never hears Ctrl-C, not even while Python begins in it; the parent hears it afterwards."""
     with _heard_afterwards():
         if sys.platform == "win32":

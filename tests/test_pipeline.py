@@ -36,7 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
 
 def test_the_engine_reaches_every_stage_that_calls_cells(tmp_path: Path, asked: list[tuple[str, str, str]]) -> None:
     with Reporter(quiet=True) as reporter:
-        sample = Sample.at(tmp_path, "s1")
+        sample = Sample.open(tmp_path, "s1")
         sample.path.mkdir()
         pipeline.run(sample, None, kind="scope", bundle="auto", device="cpu", engine="torch", reporter=reporter)
     assert asked == [("scan", "cpu", "torch"), ("classify", "cpu", "torch")]
@@ -47,7 +47,9 @@ def test_an_engine_that_is_not_here_is_refused_before_the_scan(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="engine 'openvino' needs openvino"), Reporter(quiet=True) as reporter:
-        pipeline.run(Sample.at(tmp_path, "s1"), None, kind="scope", bundle="auto", engine="openvino", reporter=reporter)
+        pipeline.run(
+            Sample.open(tmp_path, "s1"), None, kind="scope", bundle="auto", engine="openvino", reporter=reporter
+        )
     assert asked == []
     assert list(tmp_path.iterdir()) == []
 

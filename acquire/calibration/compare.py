@@ -128,10 +128,10 @@ def compare(scope: Scope, document: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _dark(scope: Scope, part: dict[str, Any]) -> Iterator[Finding]:
-    level, file = float(np.median([entry["level"] for entry in part["exposures"]])), scope.light_check.camera_offset
+    level, file = float(np.median([entry["level"] for entry in part["exposures"]])), scope.frame_checks.camera_offset
     text = f"{level:.1f} in the dark, the file says {file:g}"
     off = abs(level - file) > max(_OFFSET_NOISE * max(entry["read_noise"] for entry in part["exposures"]), 1.0)
-    advice = f"; write light_check.camera_offset = {level:.1f}" if off else ""
+    advice = f"; write frame_checks.camera_offset = {level:.1f}" if off else ""
     yield Finding("camera offset", "warn" if off else "ok", text + advice)
     for entry in part["exposures"]:
         text = (

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import wbcpipe.errors
-from wbcpipe.acquire.supervise.restart_policy import darkness, death_of, make_dark
+from wbcpipe.acquire.supervise.restart_policy import close_shutter_in_subprocess, death_of, shutter_message
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError, InterruptedRunError, WbcpipeError
-from wbcpipe.system.signals import deaf_from_birth
+from wbcpipe.system.signals import ignore_sigint_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ def run_calibration(
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_child_main, args=(request, there), name="wbcpipe-calibrate")
-    with deaf_from_birth():
+    with ignore_sigint_in_children():
         process.start()
     there.close()
     policy = request.scope.reliability
@@ -119,8 +119,8 @@ def run_calibration(
             except EOFError:
                 raise DeviceCrashError(
                     f"the calibration's process died ({_ended(process)}): a device driver crashed. "
-                    f"{darkness(make_dark(request.scope))} Run `wbcpipe doctor --scope {request.scope.name}` to see "
-                    "which device it is."
+                    f"{shutter_message(close_shutter_in_subprocess(request.scope))} Run `wbcpipe doctor --scope "
+                    f"{request.scope.name}` to see which device it is."
                 ) from None
             if isinstance(message, _Failed):
                 raise getattr(wbcpipe.errors, message.name, HardwareError)(message.text)
@@ -130,12 +130,12 @@ def run_calibration(
             return message  # type: ignore[no-any-return]
         process.kill()
         _ended(process)
-        dark = darkness(make_dark(request.scope))
+        dark = shutter_message(close_shutter_in_subprocess(request.scope))
         raise DeviceTimeoutError(f"the microscope gave no sign for {quiet_s:.0f} s; restart its devices. {dark}")
     finally:
         here.close()  # the child sees it before its next frame, closes the shutter and ends
         if process.is_alive() and _ended(process) != "exit code 0":
-            make_dark(request.scope)
+            close_shutter_in_subprocess(request.scope)
 
 
 def _ended(process: BaseProcess) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.capture.empty_fields import QuickLook
+    from wbcpipe.acquire.capture.empty_fields import EmptyFieldDetector
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware.protocols import Exposure, Microscope
@@ -32,7 +32,7 @@ def capture_field(
     *,
     then_to_um: tuple[float, float] | None = None,
     check: Callable[[], None] = lambda: None,
-    look: QuickLook | None = None,
+    look: EmptyFieldDetector | None = None,
     whole: Callable[[int], None] = lambda _: None,
 ) -> FieldInfo:
     """Take the frames of a field.
@@ -52,7 +52,7 @@ def capture_field(
         The field as the hardware says it was taken.
 
     Raises:
-        FieldIsEmpty: ``look`` found bare glass; ``out`` is whole as far as it was taken, and free again.
+        EmptyFieldError: ``look`` found bare glass; ``out`` is whole as far as it was taken, and free again.
     """
     first = taken_together(events, look)
     if look is not None:
@@ -107,7 +107,7 @@ def _frame(event: CaptureEvent, exposure: Exposure, begun_s: float) -> FrameInfo
     return FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, later_s)
 
 
-def taken_together(events: tuple[CaptureEvent, ...], look: QuickLook | None) -> tuple[CaptureEvent, ...]:
+def taken_together(events: tuple[CaptureEvent, ...], look: EmptyFieldDetector | None) -> tuple[CaptureEvent, ...]:
     """Those of a field's events that come before it is decided whether it is worth the rest; all without a look."""
     bright = tuple(event for event in events if event.modality != "fluorescence")
     return bright if bright and look is not None else events

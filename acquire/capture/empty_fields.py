@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.hardware.protocols import Microscope
 
-__all__ = ["EMPTY_BELOW_UM2", "FieldIsEmpty", "QuickLook", "is_empty", "read_empty", "structure_um2"]
+__all__ = ["EMPTY_BELOW_UM2", "EmptyFieldDetector", "EmptyFieldError", "foreground_area_um2", "is_empty", "read_empty"]
 
 #: A field is empty when nothing in it covers so much within the size of a cell. Measured on the virtual scope, each
 #: alone on bare glass and up to 5 um out of focus: platelets 1 to 12, lymphocytes, the faintest, 44 and more, and 28
@@ -48,11 +48,11 @@ _SATURATED_SHARE: Final = 0.02
 _FIRST_FRAME_S: Final = 1.0
 
 
-class FieldIsEmpty(Exception):  # noqa: N818 - a signal between session and capture, not a failure
+class EmptyFieldError(Exception):
     """Raised to leave a field whose first frame shows no cell.
 
     Attributes:
-        figure_um2: see `structure_um2`.
+        figure_um2: see `foreground_area_um2`.
     """
 
     def __init__(self, figure_um2: float) -> None:
@@ -60,7 +60,7 @@ class FieldIsEmpty(Exception):  # noqa: N818 - a signal between session and capt
         self.figure_um2 = figure_um2
 
 
-class QuickLook:
+class EmptyFieldDetector:
     """Judges the first frame of each field in a thread of its own, so that the camera need not wait.
 
     Args:
@@ -76,7 +76,7 @@ class QuickLook:
 
     def begin(self, frame: NDArray[np.uint16]) -> None:
         """Look at a bright-field frame (Y, X) uint16, which stays as it is until `decide`."""
-        self._figure_um2 = self._pool.submit(structure_um2, frame, self._pixel_um, self._saturation)
+        self._figure_um2 = self._pool.submit(foreground_area_um2, frame, self._pixel_um, self._saturation)
         self._begun.set()
 
     def decide(self, microscope: Microscope) -> None:
@@ -86,7 +86,7 @@ class QuickLook:
             microscope: that exposed the frame; brought to an end of its read-out before the field is left.
 
         Raises:
-            FieldIsEmpty: the frame shows bare glass.
+            EmptyFieldError: the frame shows bare glass.
         """
         if not self._begun.wait(_FIRST_FRAME_S):
             microscope.finish()  # raises what kept the frame from becoming whole
@@ -96,7 +96,7 @@ class QuickLook:
         self.forget()
         if figure_um2 < EMPTY_BELOW_UM2:
             microscope.finish()
-            raise FieldIsEmpty(figure_um2)
+            raise EmptyFieldError(figure_um2)
 
     def forget(self) -> None:
         """Expect another field."""
@@ -109,11 +109,11 @@ class QuickLook:
 
 
 def is_empty(frame: NDArray[np.uint16], pixel_um: float, saturation: int = 65535) -> bool:
-    """True when a bright-field frame (Y, X) uint16 shows bare glass; see `structure_um2` for the arguments."""
-    return structure_um2(frame, pixel_um, saturation) < EMPTY_BELOW_UM2
+    """True when a bright-field frame (Y, X) uint16 shows bare glass; see `foreground_area_um2` for the arguments."""
+    return foreground_area_um2(frame, pixel_um, saturation) < EMPTY_BELOW_UM2
 
 
-def structure_um2(frame: NDArray[np.uint16], pixel_um: float, saturation: int = 65535) -> float:
+def foreground_area_um2(frame: NDArray[np.uint16], pixel_um: float, saturation: int = 65535) -> float:
     """The largest area that stands out from the background within a window of a cell's size.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.capture.capture_field import capture_field, taken_together
-from wbcpipe.acquire.capture.empty_fields import FieldIsEmpty
+from wbcpipe.acquire.capture.empty_fields import EmptyFieldError
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.slide_relocation.alignment import reseated_info
 from wbcpipe.errors import HardwareError, StageLimitError
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.capture.empty_fields import QuickLook
+    from wbcpipe.acquire.capture.empty_fields import EmptyFieldDetector
     from wbcpipe.acquire.capture.field_writer import Draft
-    from wbcpipe.acquire.capture.frame_checks import FrameJudge
+    from wbcpipe.acquire.capture.frame_checks import FrameValidator
     from wbcpipe.acquire.capture.light_dose import DoseLedger
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.focus.manager import FocusKeeper
+    from wbcpipe.acquire.focus.manager import FocusManager
     from wbcpipe.acquire.hardware.protocols import Microscope
     from wbcpipe.acquire.hardware.retry import Retries
-    from wbcpipe.acquire.hardware.sequencing_check import BurstProof
+    from wbcpipe.acquire.hardware.sequencing_check import SequencingCheck
     from wbcpipe.acquire.plan import PlannedField
     from wbcpipe.acquire.slide_relocation.search import Reseating
     from wbcpipe.samples.fields import FieldInfo, Pass
@@ -54,11 +54,11 @@ class FieldTaker:
     pass_name: Pass
     microscope: Microscope
     retries: Retries
-    focus: FocusKeeper
+    focus: FocusManager
     dose: DoseLedger
-    judge: FrameJudge
-    proof: BurstProof
-    look: QuickLook | None
+    judge: FrameValidator
+    proof: SequencingCheck
+    look: EmptyFieldDetector | None
     reseating: Reseating | None = None
 
     def take(
@@ -72,7 +72,7 @@ class FieldTaker:
             draft_of: begins the field's file.
 
         Raises:
-            FieldIsEmpty: it shows bare glass.
+            EmptyFieldError: it shows bare glass.
             HardwareError: it could not be taken.
         """
         place_um = self._place_um(field)
@@ -82,7 +82,7 @@ class FieldTaker:
             try:
                 info = self._attempt(field, then_to_um, draft)
                 return draft, self._described(info, before_ms, self.dose.at(*place_um))
-            except FieldIsEmpty:
+            except EmptyFieldError:
                 draft.abandon()
                 raise
             except StageLimitError as error:

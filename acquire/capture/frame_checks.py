@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wbcpipe.acquire.capture.empty_fields import EMPTY_BELOW_UM2, structure_um2
+from wbcpipe.acquire.capture.empty_fields import EMPTY_BELOW_UM2, foreground_area_um2
 from wbcpipe.errors import HardwareError
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.config.scope import LightCheck
+    from wbcpipe.acquire.config.scope import FrameChecks
 
-__all__ = ["FrameJudge", "is_noise", "shows_cells", "thinned"]
+__all__ = ["FrameValidator", "is_noise", "shows_cells", "thinned"]
 
 #: Pixels looked at along each side of a frame: enough for a percentile, few enough to cost nothing.
 _SIDE: Final = 96
@@ -71,7 +71,7 @@ def _noise(values: NDArray[np.floating] | NDArray[np.uint16]) -> float:
 
 def shows_cells(frame: NDArray[np.uint16], pixel_um: float, saturation: int) -> bool:
     """Whether a bright-field frame (Y, X) is known to show cells; not so where that cannot be told."""
-    figure_um2 = structure_um2(frame, pixel_um, saturation)
+    figure_um2 = foreground_area_um2(frame, pixel_um, saturation)
     return EMPTY_BELOW_UM2 <= figure_um2 < float("inf")
 
 
@@ -83,7 +83,7 @@ class _Look:
     pixels: NDArray[np.uint16]
 
 
-class FrameJudge:
+class FrameValidator:
     """Turns away fields whose frames show a dark, saturated or failing lamp, or a camera that stands still.
 
     Args:
@@ -93,7 +93,7 @@ class FrameJudge:
         pixel_um: of a frame on the specimen.
     """
 
-    def __init__(self, limits: LightCheck, saturation: int, shutter: str = "", pixel_um: float = 0.1) -> None:
+    def __init__(self, limits: FrameChecks, saturation: int, shutter: str = "", pixel_um: float = 0.1) -> None:
         self._limits = limits
         self._saturation, self._pixel_um = saturation, pixel_um
         self._gate = f"the lamp, the shutter {shutter!r}" if shutter else "the lamp, its shutter"

@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
-from wbcpipe.acquire.capture.empty_fields import FieldIsEmpty, QuickLook, read_empty
+from wbcpipe.acquire.capture.empty_fields import EmptyFieldDetector, EmptyFieldError, read_empty
 from wbcpipe.acquire.capture.field_accounting import drop_stale, quarantine_damaged, reconcile
 from wbcpipe.acquire.capture.field_acquirer import FieldTaker
 from wbcpipe.acquire.capture.field_writer import FieldWriter, field_buffers, read_missing
-from wbcpipe.acquire.capture.frame_checks import FrameJudge
+from wbcpipe.acquire.capture.frame_checks import FrameValidator
 from wbcpipe.acquire.capture.light_dose import DoseLedger, earlier_exposures
 from wbcpipe.acquire.capture.sample_record import begin_sample, check_disk, check_sample
 from wbcpipe.acquire.config.micromanager_cfg import lint_warnings, read_config
-from wbcpipe.acquire.focus.manager import FocusKeeper
+from wbcpipe.acquire.focus.manager import FocusManager
 from wbcpipe.acquire.hardware.retry import Retries
-from wbcpipe.acquire.hardware.sequencing_check import BurstProof
+from wbcpipe.acquire.hardware.sequencing_check import SequencingCheck
 from wbcpipe.acquire.simulation.field_truth import field_truth
 from wbcpipe.acquire.simulation.optics.light_path import UNMOVED, reseated
 from wbcpipe.acquire.simulation.specimen.truth import write_truth
@@ -125,7 +125,9 @@ class AcquisitionSession:
         self._stop = threading.Event()
         self._on_disk: dict[int, FieldInfo] = {}
         self._empty: dict[int, float] = {}
-        self._look = QuickLook(scope.camera.image_pixel_um, scope.camera.saturation) if scope.scan.skip_empty else None
+        self._look = (
+            EmptyFieldDetector(scope.camera.image_pixel_um, scope.camera.saturation) if scope.scan.skip_empty else None
+        )
 
     def __enter__(self) -> Self:
         check_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name, slide=self._slide)
@@ -154,7 +156,9 @@ class AcquisitionSession:
         self._buffers = field_buffers(len(PASSES[self.pass_name]), self.scope.camera.image_px)
         self._dose = DoseLedger(self.raw, self.scope.field_um, self._on_disk.values())
         camera, light = self.scope.camera, self.scope.light
-        self._judge = FrameJudge(self.scope.light_check, camera.saturation, light.shutter_device, camera.image_pixel_um)
+        self._judge = FrameValidator(
+            self.scope.frame_checks, camera.saturation, light.shutter_device, camera.image_pixel_um
+        )
         for index in list(self._on_disk)[-_LEARNT_FIELDS:]:
             images, info = read_field(field_path(self.raw, index))
             self._judge.learn(info.modalities, images)
@@ -162,7 +166,7 @@ class AcquisitionSession:
     def _set_out(self) -> None:
         """Have ready what takes the fields."""
         self._retries = Retries(self.scope, self.sample, self.microscope, self._stop, self._progress)
-        self.focus = FocusKeeper(
+        self.focus = FocusManager(
             self.sample, self.raw, self.scope, self.plan, self.microscope, self._retries, self._progress
         )
         self.taker = FieldTaker(
@@ -174,7 +178,7 @@ class AcquisitionSession:
             self.focus,
             self._dose,
             self._judge,
-            BurstProof(self.microscope, self.scope, self.sample.log),
+            SequencingCheck(self.microscope, self.scope, self.sample.log),
             self._look,
         )
         if self.pass_name != "fluorescence":  # else once it is known how the slide lies
@@ -188,7 +192,7 @@ class AcquisitionSession:
 
     def _tell_of_light(self) -> None:
         """Note and tell that there was light on the slide: an earlier process left it."""
-        if not self.microscope.found_lit:
+        if not self.microscope.shutter_was_open:
             return
         # The folder's time is that of the last field, or of the run's beginning.
         since = datetime.fromtimestamp(self.raw.stat().st_mtime, UTC).isoformat(timespec="seconds")
@@ -346,7 +350,7 @@ class AcquisitionSession:
         buffer = writer.buffer()
         try:
             draft, info = self.taker.take(field, onward_um, lambda: writer.draft(field.index, buffer))
-        except FieldIsEmpty as found:
+        except EmptyFieldError as found:
             writer.give_back(buffer)
             writer.skip(field.index, found.figure_um2)
         except CoreLostError:

@@ -11,7 +11,7 @@ __all__ = [
     "MOST_FRAMES",
     "CalibrationPolicy",
     "Focus",
-    "LightCheck",
+    "FrameChecks",
     "NotNegative",
     "Part",
     "Percent",
@@ -141,7 +141,7 @@ class Reliability(Part):
     micromanager_return_min: NotNegative = 10.0
 
 
-class LightCheck(Part):
+class FrameChecks(Part):
     """What a frame must look like to be believed; one that does not is taken again. See `plausible`.
 
     Levels are pixel values above ``camera_offset``: of bright field the background's, of fluorescence that of the

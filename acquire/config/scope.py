@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from wbcpipe.acquire.config.policies import (
     CalibrationPolicy,
     Focus,
-    LightCheck,
+    FrameChecks,
     NotNegative,
     Part,
     Percent,
@@ -31,8 +31,8 @@ __all__ = [
     "Camera",
     "DeviceSetting",
     "Focus",
+    "FrameChecks",
     "Light",
-    "LightCheck",
     "LightSettings",
     "MicroManager",
     "Modality",
@@ -355,7 +355,7 @@ class Scope(Part):
     reliability: Reliability = Reliability()
     scan: Scan = Scan()
     calibration: CalibrationPolicy = CalibrationPolicy()
-    light_check: LightCheck = LightCheck()
+    frame_checks: FrameChecks = FrameChecks()
     quality: QualityLimits = QualityLimits()
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FocusResult", "climb_to_focus", "search_focus", "sharpness"]
+__all__ = ["FocusResult", "hill_climb", "search_focus", "sharpness"]
 
 #: One step beside its peak the curve of sharpness must fall to this part of it, on average of the two sides; else
 #: nothing was in view.
@@ -167,7 +167,7 @@ class _Curve:
         return dict(zip(steps, (max(float(value), 0.0) for value in curve), strict=True))
 
 
-def climb_to_focus(
+def hill_climb(
     take: Callable[[float], NDArray[np.uint16]],
     start_um: float,
     step_um: float,
@@ -224,7 +224,7 @@ def search_focus(
     frames, and 5 are left for the climb: 12 in all.
 
     Args:
-        take, start_um, step_um, limits_um: see `climb_to_focus`.
+        take, start_um, step_um, limits_um: see `hill_climb`.
         range_um: how far to look to each side of ``start_um``.
         coarse_step_um: of the first look; less than the depth over which the specimen is recognisable.
     """
@@ -241,7 +241,7 @@ def search_focus(
     inwards = 0.25 * ((peak - 1 in values) - (peak + 1 in values))
     offset = -inwards if inwards else _vertex(*near) or 0.0
     left = frames_of_climb(len(curve.seen))
-    found = climb_to_focus(take, curve.z_um(peak + offset), step_um, limits_um, left)
+    found = hill_climb(take, curve.z_um(peak + offset), step_um, limits_um, left)
     if found is None:
         return None
     return FocusResult(found.z_um, found.sharpness, found.frames + len(curve.seen))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from wbcpipe.acquire.focus.autofocus import climb_to_focus, search_focus
+from wbcpipe.acquire.focus.autofocus import hill_climb, search_focus
 from wbcpipe.errors import DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class FieldFocuser:
                     self._take, start_um, policy.range_um, policy.coarse_step_um, policy.fine_step_um, limits_um
                 )
             else:
-                found = climb_to_focus(self._take, start_um, policy.fine_step_um, limits_um)
+                found = hill_climb(self._take, start_um, policy.fine_step_um, limits_um)
         except _LateError:
             found = None
             self._late("point", policy.deadline_s, x_um, y_um)

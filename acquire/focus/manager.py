@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["FocusKeeper"]
+__all__ = ["FocusManager"]
 
 #: Points of a measurement that may fail at every attempt before the rest is left for later.
 _POINTS_GIVEN_UP: Final = 3
@@ -31,7 +31,7 @@ _POINTS_GIVEN_UP: Final = 3
 _TRIES: Final = 3
 
 
-class FocusKeeper:
+class FocusManager:
     """Keeps ``focus.json`` of a pass, and measures what it lacks.
 
     Args:

@@ -47,7 +47,7 @@ class CoreLink:
         take_over: a process that died may have left the camera of a running Micro-Manager in a burst: end it.
 
     Attributes:
-        found_lit: there was light on the slide before this link made it dark.
+        shutter_was_open: there was light on the slide before this link made it dark.
 
     Raises:
         HardwareError: the core or a device could not be loaded, or this process holds a core already; or the camera of
@@ -56,7 +56,7 @@ class CoreLink:
     """
 
     def __init__(self, scope: Scope, *, take_over: bool = False) -> None:
-        self.found_lit = False
+        self.shutter_was_open = False
         if _open:
             raise HardwareError("this process drives a microscope already; close it first, or use another process.")
         self._scope = scope
@@ -151,7 +151,7 @@ class CoreLink:
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
         with contextlib.suppress(HardwareError):  # a shutter that does not tell is closed all the same
-            self.found_lit |= self._is_lit()
+            self.shutter_was_open |= self._is_lit()
         self.darken()
 
     def _call(self, name: str, *arguments: Any) -> Any:

@@ -61,9 +61,9 @@ class CoreMicroscope:
             raise
 
     @property
-    def found_lit(self) -> bool:
-        """See `hardware.Microscope.found_lit`."""
-        return self.link.found_lit
+    def shutter_was_open(self) -> bool:
+        """See `hardware.Microscope.shutter_was_open`."""
+        return self.link.shutter_was_open
 
     def _set_up_camera(self) -> None:
         camera = self.scope.camera

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import HardwareBusyError
-from wbcpipe.system.locks import held_alone
+from wbcpipe.system.locks import exclusive_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ def sole_driver(scope: Scope, *, wait_s: float | None = None) -> Iterator[None]:
     for file in (path, holder):
         file.touch()
         _let_all_write(file, 0o666)
-    with held_alone(path, holder, _purpose(), busy, wait_s=_WAIT_S if wait_s is None else wait_s):
+    with exclusive_lock(path, holder, _purpose(), busy, wait_s=_WAIT_S if wait_s is None else wait_s):
         yield
 
 

@@ -43,7 +43,7 @@ class Microscope(Protocol):
     on_fluorescence: Callable[[float], None]
 
     @property
-    def found_lit(self) -> bool:
+    def shutter_was_open(self) -> bool:
         """Whether the shutter stood open when the microscope was opened; it was closed then."""
         ...
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware.protocols import Microscope
 
-__all__ = ["BurstProof", "compare_lights"]
+__all__ = ["SequencingCheck", "compare_lights"]
 
 #: Every so many pixels of a frame are compared, along each side.
 _STEP: Final = 8
@@ -52,7 +52,7 @@ def compare_lights(single: NDArray[np.uint16], burst: NDArray[np.uint16]) -> Ver
     return "right" if all(verdict == "right" for verdict in verdicts) else "unclear"
 
 
-class BurstProof:
+class SequencingCheck:
     """Takes bright field both ways at the first fields of a session, until it is clear that bursts are lit rightly.
 
     Bright field only: proving must not bleach the stain.

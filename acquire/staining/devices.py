@@ -17,7 +17,7 @@ import wbcpipe.errors
 from wbcpipe.acquire.staining.checks import check_steps
 from wbcpipe.acquire.supervise.restart_policy import death_of
 from wbcpipe.errors import DeviceTimeoutError, HardwareError, InterruptedRunError, WbcpipeError
-from wbcpipe.system.signals import deaf_from_birth
+from wbcpipe.system.signals import ignore_sigint_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -154,7 +154,7 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
         self._process = context.Process(target=main, args=(scope, there, *more), name="wbcpipe-stain")
-        with deaf_from_birth():
+        with ignore_sigint_in_children():
             self._process.start()
         there.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from wbcpipe.acquire.supervise.restart_policy import make_dark
+from wbcpipe.acquire.supervise.restart_policy import close_shutter_in_subprocess
 
 if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
@@ -47,7 +47,7 @@ class Comeback:
 
         self.hindrance = hindrance(self._scope.micromanager.port, _ANSWER_S)
         if not self.hindrance:
-            self.hindrance = make_dark(self._scope).rstrip(".")
+            self.hindrance = close_shutter_in_subprocess(self._scope).rstrip(".")
         return not self.hindrance
 
     def wait(self, timeout_s: float) -> bool:

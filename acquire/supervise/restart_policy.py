@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import WbcpipeError
-from wbcpipe.system.signals import deaf_from_birth
+from wbcpipe.system.signals import ignore_sigint_in_children
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from wbcpipe.acquire.config.scope import Reliability, Scope
 
-__all__ = ["RestartPolicy", "Verdict", "darkness", "death_of", "make_dark"]
+__all__ = ["RestartPolicy", "Verdict", "close_shutter_in_subprocess", "death_of", "shutter_message"]
 
 #: How long a process may take to load the core and close the shutter.
 _DARK_S: Final = 60.0
@@ -84,7 +84,7 @@ class RestartPolicy:
         return Verdict(restart, field, deaths >= self._limits.crashes_per_field, deaths)
 
 
-def make_dark(scope: Scope) -> str:
+def close_shutter_in_subprocess(scope: Scope) -> str:
     """Make the slide dark from a process that lives for this alone; an empty text once it is, else what hindered.
 
     The driver that just took a process down may do it again; it must not take this one.
@@ -92,7 +92,7 @@ def make_dark(scope: Scope) -> str:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_dark_main, args=(scope, there), name="wbcpipe-dark", daemon=True)
-    with deaf_from_birth():
+    with ignore_sigint_in_children():
         process.start()
     there.close()
     process.join(_DARK_S)
@@ -107,8 +107,8 @@ def make_dark(scope: Scope) -> str:
     return told if process.exitcode == 0 else told or f"the process died ({death_of(process.exitcode)})"
 
 
-def darkness(hindrance: str) -> str:
-    """What came of `make_dark`, as a sentence for people."""
+def shutter_message(hindrance: str) -> str:
+    """What came of `close_shutter_in_subprocess`, as a sentence for people."""
     if not hindrance:
         return "The slide is in the dark."
     return f"It is not sure that the slide is in the dark ({hindrance.rstrip('.')}): look at it."

@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import wbcpipe.errors
 from wbcpipe.acquire.supervise.reconnect import Comeback
-from wbcpipe.acquire.supervise.restart_policy import RestartPolicy, darkness, death_of, make_dark
+from wbcpipe.acquire.supervise.restart_policy import (
+    RestartPolicy,
+    close_shutter_in_subprocess,
+    death_of,
+    shutter_message,
+)
 from wbcpipe.errors import (
     CoreLostError,
     DeviceCrashError,
@@ -27,7 +32,7 @@ from wbcpipe.errors import (
     InterruptedRunError,
     WbcpipeError,
 )
-from wbcpipe.system.signals import deaf_from_birth
+from wbcpipe.system.signals import ignore_sigint_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -106,7 +111,7 @@ class FieldMissing:
 
 @dataclass(frozen=True)
 class FieldEmpty:
-    """A wanted field showed bare glass and was skipped; the figure is that of `quicklook.structure_um2`."""
+    """A wanted field showed bare glass and was skipped; the figure is that of `quicklook.foreground_area_um2`."""
 
     index: int
     figure_um2: float
@@ -199,7 +204,7 @@ class AcquisitionWorker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        with deaf_from_birth():
+        with ignore_sigint_in_children():
             pipe, child_end = context.Pipe()
             process = context.Process(
                 target=_child_main,
@@ -388,9 +393,9 @@ class AcquisitionWorker:
     def _end_in_the_dark(self, reason: str) -> str:
         """Close the shutter that a dead child may have left open; says in words whether that was done."""
         self._is_dark = True
-        hindrance = make_dark(self.request.scope)
+        hindrance = close_shutter_in_subprocess(self.request.scope)
         self._log("ended", reason=reason, shutter="closed" if not hindrance else f"not known to be closed: {hindrance}")
-        return darkness(hindrance)
+        return shutter_message(hindrance)
 
     def _log(self, event: str, **details: Any) -> None:
         with contextlib.suppress(FileNotFoundError):  # a child that died before it made the sample's folder

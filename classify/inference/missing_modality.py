@@ -15,7 +15,7 @@ import numpy as np
 
 from wbcpipe.classify.uncertainty.probability_calibration import Calibration, without_heads
 from wbcpipe.errors import BundleError
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +139,7 @@ def dead_modalities(store: CellStore, modalities: Sequence[str], planes: Sequenc
     Returns:
         Their names; none where all are dead, which no network can help.
     """
-    flagged = np.flatnonzero(store.column("quality") & Quality.MISSING_MODALITY.value)
+    flagged = np.flatnonzero(store.column("qc_flags") & QcFlag.MISSING_MODALITY.value)
     if 2 * len(flagged) <= len(store):
         return ()
     chosen = flagged[np.linspace(0, len(flagged) - 1, min(LOOKED_AT, len(flagged))).astype(np.intp)]

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from wbcpipe.classify.inference.engine import Engine
     from wbcpipe.samples.cell_store import CellStore
 
-__all__ = ["lane_threads", "probabilities"]
+__all__ = ["probabilities", "stream_threads"]
 
 _READ_AT_ONCE: Final = 32
 """Cells, at most: finding them and calibrating what comes of them costs as much for few as for many."""
 
 
 @contextlib.contextmanager
-def lane_threads(engine: Engine) -> Iterator[ThreadPoolExecutor]:
+def stream_threads(engine: Engine) -> Iterator[ThreadPoolExecutor]:
     """A thread for each lane of an engine, with its share of the threads that torch may use."""
     before = torch.get_num_threads()
     each = max(1, before // engine.lanes)
@@ -75,7 +75,7 @@ def probabilities(
         finally:
             memory.put((raw, room))
 
-    with lane_threads(classifier.engine) as pool:
+    with stream_threads(classifier.engine) as pool:
         yield from pool.map(call, spans)
 
 

@@ -18,7 +18,7 @@ from wbcpipe.classify.training.train import late_fusion_of, predict_logits, trai
 from wbcpipe.classify.training.train_and_validate import select_modality
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
 from wbcpipe.errors import TrainingDataError
-from wbcpipe.system.locks import claim
+from wbcpipe.system.locks import try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,7 +111,7 @@ def _try_job(
     if not all(is_done(out / job.backbone / name / f"fold-{job.fold}") for name in job.needs):
         return False
     folder = job.folder(out)
-    with claim(folder / ".claim") as held:
+    with try_lock(folder / ".claim") as held:
         if not held or is_done(folder):
             return False
         report = None if progress is None else lambda epoch: progress(job, epoch)

@@ -10,7 +10,7 @@ import numpy as np
 from wbcpipe.classify.models.classes import class_order, split_channels
 from wbcpipe.classify.models.normalise import resize
 from wbcpipe.errors import TrainingDataError
-from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -117,7 +117,7 @@ def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Seque
         rows = np.array([i for i, name in enumerate(part) if name in index], dtype=np.int64)
         images.append(_read(store, rows, side))
         labels.append(np.array([index[part[i]] for i in rows], dtype=np.int64))
-        groups.append((np.int64(number) << 32) + store.column("field")[rows].astype(np.int64))
+        groups.append((np.int64(number) << 32) + store.column("field_index")[rows].astype(np.int64))
     modalities, planes = split_channels(first.modalities)
     places = np.concatenate(groups)
     return CellSet(
@@ -164,7 +164,7 @@ def _check_alike(stores: Sequence[tuple[str, CellStore]]) -> None:
 
 def _usable_labels(store: CellStore) -> list[str]:
     """The label of each cell, emptied where the cell must not be learned from."""
-    bad = (store.column("quality") & int(Quality.BORDER | Quality.DEBRIS)) != 0
+    bad = (store.column("qc_flags") & int(QcFlag.BORDER | QcFlag.DEBRIS)) != 0
     return ["" if refuse else name for name, refuse in zip(store.labels(), bad, strict=True)]
 
 

@@ -16,11 +16,11 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Spoilt", "draw_spoilt"]
+__all__ = ["ModalityDropout", "draw_spoilt"]
 
 
 @dataclass(frozen=True)
-class Spoilt:
+class ModalityDropout:
     """What is done to each row of a batch.
 
     Attributes:
@@ -51,10 +51,10 @@ class Spoilt:
         by_input = torch.where(_wide(self.missing), typical.reshape(modalities, -1, *typical.shape[1:]), by_input)
         return by_input.flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
-    def parts(self, count: int) -> list[Spoilt]:
+    def parts(self, count: int) -> list[ModalityDropout]:
         """The same for each of a batch's parts."""
         pairs = zip(self.missing.tensor_split(count), self.alone.tensor_split(count), strict=True)
-        return [Spoilt(missing, alone) for missing, alone in pairs]
+        return [ModalityDropout(missing, alone) for missing, alone in pairs]
 
 
 def _wide(mask: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def _wide(mask: Tensor) -> Tensor:
 
 def draw_spoilt(
     same: Tensor, modalities: int, missing: float, alone: float, generator: torch.Generator, device: torch.device
-) -> Spoilt:
+) -> ModalityDropout:
     """Draw what is done to each row.
 
     Args:
@@ -80,4 +80,4 @@ def draw_spoilt(
     hit = torch.nn.functional.one_hot(which, modalities).bool()
     single = chances[0] < alone
     gone = (chances[1] < missing) & same & ~single
-    return Spoilt((hit & gone[:, None]).to(device), (hit & single[:, None]).to(device))
+    return ModalityDropout((hit & gone[:, None]).to(device), (hit & single[:, None]).to(device))

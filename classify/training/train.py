@@ -36,7 +36,7 @@ from wbcpipe.classify.training.data import epoch_indices, head_batches, steps_of
 from wbcpipe.classify.training.distill import cross_entropy_over_heads, fused_log_probability, total_loss
 from wbcpipe.classify.training.finetune import adopt, check_start
 from wbcpipe.classify.training.folds import holdout
-from wbcpipe.classify.training.modality_dropout import Spoilt, draw_spoilt
+from wbcpipe.classify.training.modality_dropout import ModalityDropout, draw_spoilt
 from wbcpipe.classify.training.randaugment import rand_augment
 from wbcpipe.classify.training.schedule import one_cycle
 from wbcpipe.classify.training.stopping import Patience
@@ -136,7 +136,7 @@ class _Run:
             self.typical_sides[side] = torch.from_numpy(pictures).to(self.device)
         return self.typical_sides[side]
 
-    def doubtful(self, spoilt: Spoilt | None) -> Tensor | None:
+    def doubtful(self, spoilt: ModalityDropout | None) -> Tensor | None:
         """(B, heads) bool: heads that shall not know; None where there are none, as for a network of one head."""
         return spoilt.doubtful if spoilt is not None and self.inputs > 1 else None
 
@@ -364,14 +364,16 @@ def _batch(run: _Run, table: np.ndarray[Any, np.dtype[np.int64]], same: Tensor, 
     return values.clamp_(-CLIP, CLIP)
 
 
-def _spoilt(run: _Run, same: Tensor, generator: torch.Generator) -> Spoilt | None:
+def _spoilt(run: _Run, same: Tensor, generator: torch.Generator) -> ModalityDropout | None:
     alone = run.recipe.modality_alone if run.inputs > 1 else 0.0
     if run.network.modalities < 2 or not (run.recipe.modality_dropout or alone):
         return None
     return draw_spoilt(same, run.network.modalities, run.recipe.modality_dropout, alone, generator, run.device)
 
 
-def _step(run: _Run, images: Tensor, labels: Tensor, side: int, spoilt: Spoilt | None = None) -> tuple[float, int]:
+def _step(
+    run: _Run, images: Tensor, labels: Tensor, side: int, spoilt: ModalityDropout | None = None
+) -> tuple[float, int]:
     """One step of the optimiser on a batch, worked through in parts; gives its loss and how many answers were right."""
     images = images.contiguous(memory_format=torch.channels_last)
     run.optimizer.zero_grad(set_to_none=True)
@@ -392,7 +394,9 @@ def _step(run: _Run, images: Tensor, labels: Tensor, side: int, spoilt: Spoilt |
     return total, right
 
 
-def _loss(run: _Run, images: Tensor, labels: Tensor, side: int, spoilt: Spoilt | None = None) -> tuple[Tensor, Tensor]:
+def _loss(
+    run: _Run, images: Tensor, labels: Tensor, side: int, spoilt: ModalityDropout | None = None
+) -> tuple[Tensor, Tensor]:
     recipe = run.recipe
     target = _teacher_logits(run, images) if run.teacher is not None else None  # a teacher sees the cell whole
     if images.shape[-1] != side:

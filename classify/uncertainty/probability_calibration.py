@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 from wbcpipe.classify.uncertainty.head_disagreement import Alarm  # noqa: TC001 - pydantic needs them
 from wbcpipe.classify.uncertainty.pooling import Pool, PoolKind, fit_pool
 from wbcpipe.classify.uncertainty.prevalence import Trial  # noqa: TC001
-from wbcpipe.classify.uncertainty.risk_control import Certificate  # noqa: TC001
+from wbcpipe.classify.uncertainty.risk_control import RiskBounds  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ class Calibration(BaseModel):
     nll_before: float | None = None
     nll_after: float | None = None
     pool: Pool | None = None
-    certificate: Certificate | None = None
+    certificate: RiskBounds | None = None
     alarm: Alarm | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None
     correction: Trial | None = None

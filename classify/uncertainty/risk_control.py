@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ASSUMPTION", "Certificate", "Level", "candidate_thresholds", "certify", "split_cells", "upper_limit"]
+__all__ = ["ASSUMPTION", "Level", "RiskBounds", "candidate_thresholds", "certify", "split_cells", "upper_limit"]
 
 CONFIDENCE: Final = 0.95
 REFUSED: Final = (0.05, 0.15, 0.35)
@@ -58,7 +58,7 @@ class Level(BaseModel):
     unidentified_share: float = Field(ge=0, le=1)
 
 
-class Certificate(BaseModel):
+class RiskBounds(BaseModel):
     """Limits that hold together.
 
     Attributes:
@@ -126,7 +126,7 @@ def certify(
     right: NDArray[np.bool_],
     *,
     sure: float = CONFIDENCE,
-) -> Certificate:
+) -> RiskBounds:
     """Bound the error among accepted calls at thresholds that were chosen without these cells.
 
     Args:
@@ -149,7 +149,7 @@ def certify(
                 unidentified_share=float(1 - accepted.mean()),
             )
         )
-    return Certificate(confidence=sure, cells=len(right), levels=tuple(levels))
+    return RiskBounds(confidence=sure, cells=len(right), levels=tuple(levels))
 
 
 def split_cells(labels: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

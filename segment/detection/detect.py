@@ -16,9 +16,9 @@ from scipy import ndimage
 
 from wbcpipe.imaging.arrays import enlarge_grid, percentiles, shrink, without_holes
 from wbcpipe.imaging.filters import disk, grown, opened, shrunk, smoothed_means
-from wbcpipe.samples.cell_store import Quality
-from wbcpipe.segment.detection.separate import join_lobes, part_at_waists
-from wbcpipe.system.blas_threads import one_core
+from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.segment.detection.separate import merge_lobes, split_at_necks
+from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ class Detections:
         x_px: (N,) float64.
         area_um2: (N,) float64 of the body.
         nucleus_area_um2: (N,) float64.
-        quality: (N,) uint16, bits BORDER, DOUBLET, DEBRIS of ``Quality``.
+        quality: (N,) uint16, bits BORDER, DOUBLET, DEBRIS of ``QcFlag``.
         labels: (y, x) int32 at ``factor`` times the picture's pixel: 1 to N where the body of a cell lies.
         nuclei: (y, x) bool of the same shape.
         factor: picture pixels per coarse pixel.
@@ -125,7 +125,7 @@ class Detections:
         return len(self.y_px)
 
 
-@one_core
+@single_threaded_blas
 def detect_cells(
     nuclear: NDArray[Any],
     pixel_um: float,
@@ -186,7 +186,7 @@ def cells_from_labels(
     coarse = coarse[: signal.shape[0], : signal.shape[1]]
     # Labels of whole cells hold cytoplasm as well; it is not nucleus.
     nuclei = (coarse > 0) & (signal > rules.nucleus * level)
-    parts = join_lobes(coarse, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
+    parts = merge_lobes(coarse, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
     return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
 
 
@@ -278,8 +278,8 @@ def _parts(
     around = _disk(rules.closing_um / coarse_um)
     closed = without_holes(shrunk(grown(body, around), around) | body)
     smooth = opened(closed, _disk(0.9 / coarse_um)) | nuclei
-    parts = part_at_waists(smooth, coarse_um, rules.waist, rules.least_radius_um)
-    return join_lobes(parts, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
+    parts = split_at_necks(smooth, coarse_um, rules.waist, rules.least_radius_um)
+    return merge_lobes(parts, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
 
 
 def _measure(
@@ -306,13 +306,13 @@ def _measure(
     kept = kept[np.lexsort((centre_x[kept], centre_y[kept]))]
     area = pixels[kept] * coarse_um**2
     quality = np.zeros(len(kept), np.uint16)
-    quality[border[kept]] |= np.uint16(Quality.BORDER)
+    quality[border[kept]] |= np.uint16(QcFlag.BORDER)
     unlike = (nuclear[kept] < rules.least_sure_um2) | (area > rules.largest_um2)
-    quality[unlike] |= np.uint16(Quality.DEBRIS)
+    quality[unlike] |= np.uint16(QcFlag.DEBRIS)
     renumber = np.zeros(size, np.int32)
     renumber[kept] = np.arange(1, len(kept) + 1)
     labels = renumber[parts]
-    quality[_touching(labels, y, x) - 1] |= np.uint16(Quality.DOUBLET)
+    quality[_touching(labels, y, x) - 1] |= np.uint16(QcFlag.DOUBLET)
     return Detections(
         y_px=np.minimum((centre_y[kept] + 0.5) * factor - 0.5, shape[0] - 1),
         x_px=np.minimum((centre_x[kept] + 0.5) * factor - 0.5, shape[1] - 1),

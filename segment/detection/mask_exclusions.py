@@ -16,7 +16,7 @@ from wbcpipe.imaging.filters import disk, gaussian, opened
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["foreign_pixels", "glowing"]
+__all__ = ["above_background", "background_and_red_cell_mask"]
 
 #: Distances from the nucleus between which cytoplasm is learned first, and up to which it is learned then.
 _OWN_UM: Final = (0.5, 1.5)
@@ -41,7 +41,7 @@ _SMOOTH_UM: Final = 0.4
 _LEAST_RADIUS_UM: Final = 0.8
 
 
-def foreign_pixels(
+def background_and_red_cell_mask(
     density: NDArray[np.float32],
     distance_um: NDArray[np.floating[Any]],
     pixel_um: float,
@@ -58,7 +58,7 @@ def foreign_pixels(
         distance_um: (Y, X) from the nucleus.
         pixel_um: size of a pixel.
         unknown: (Y, X) pixels from which nothing is learned: beyond the field, of other cells.
-        glow: (Y, X) pixels that hold nuclear stain, see `glowing`; they are not empty.
+        glow: (Y, X) pixels that hold nuclear stain, see `above_background`; they are not empty.
 
     Returns:
         (Y, X) bool; all False where cytoplasm cannot be told from anything else.
@@ -87,7 +87,7 @@ def foreign_pixels(
     return np.asarray(wide & (distance_um > 0.4), bool)
 
 
-def glowing(
+def above_background(
     nuclear: NDArray[np.float32],
     density: NDArray[np.float32],
     distance_um: NDArray[np.floating[Any]],
@@ -98,7 +98,7 @@ def glowing(
 
     Args:
         nuclear: (Y, X) float32.
-        density, distance_um, pixel_um, unknown: as for `foreign_pixels`.
+        density, distance_um, pixel_um, unknown: as for `background_and_red_cell_mask`.
 
     Returns:
         (Y, X) bool; all False where there is no empty background.

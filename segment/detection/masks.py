@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from wbcpipe.imaging.arrays import box_around, flood, otsu_threshold, percentiles, shrink, without_holes
 from wbcpipe.imaging.filters import diamond, disk, gaussian, grown, opened
-from wbcpipe.segment.detection.mask_exclusions import foreign_pixels, glowing
-from wbcpipe.segment.detection.separate import part_at_waists
-from wbcpipe.system.blas_threads import one_core
+from wbcpipe.segment.detection.mask_exclusions import above_background, background_and_red_cell_mask
+from wbcpipe.segment.detection.separate import split_at_necks
+from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +42,7 @@ _LEAST_PART_UM: Final = 1.5
 _LEAST_SHARE: Final = 0.15
 
 
-@one_core
+@single_threaded_blas
 def cell_mask(
     nuclear: NDArray[np.uint16],
     brightfield: NDArray[np.uint16],
@@ -180,9 +180,9 @@ def _outline(
     # The nuclear envelope is the steepest edge in sight: start the cell just outside of it.
     core = distance_um <= 0.4
     density = np.log10(np.maximum(empty_level, 1)[:, None, None] / np.maximum(frames[1:], 1)).astype(np.float32)
-    glow = glowing(frames[0] ** 2, density, distance_um, pixel_um, others)
+    glow = above_background(frames[0] ** 2, density, distance_um, pixel_um, others)
     empty &= ~glow
-    foreign = foreign_pixels(density, distance_um, pixel_um, others, glow)
+    foreign = background_and_red_cell_mask(density, distance_um, pixel_um, others, glow)
     markers = np.where(foreign | (distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)
     markers[core & ~others] = 1
     # The nucleus' own edge must not hold the flood back.
@@ -190,7 +190,7 @@ def _outline(
     cell = _flooded(gradient, markers) == 1
     filled = without_holes(opened(cell, diamond(max(1, round(0.6 / pixel_um)))) | core)
     # What clings to the cell hangs on by a waist: a red cell holds nothing of the nucleus.
-    parts = part_at_waists(filled, pixel_um, _WAIST, _LEAST_PART_UM)
+    parts = split_at_necks(filled, pixel_um, _WAIST, _LEAST_PART_UM)
     nuclear = np.bincount(parts.ravel(), nucleus.ravel())
     nuclear[0] = 0
     own = nuclear > 0.1 * np.bincount(parts.ravel())

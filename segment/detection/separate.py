@@ -18,10 +18,10 @@ from wbcpipe.imaging.filters import gaussian
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["join_lobes", "part_at_waists", "passes"]
+__all__ = ["merge_lobes", "passes", "split_at_necks"]
 
 
-def part_at_waists(body: NDArray[np.bool_], pixel_um: float, waist: float, least_radius_um: float) -> NDArray[np.int32]:
+def split_at_necks(body: NDArray[np.bool_], pixel_um: float, waist: float, least_radius_um: float) -> NDArray[np.int32]:
     """Label the cells of a mask.
 
     Args:
@@ -103,7 +103,7 @@ def passes(labels: NDArray[np.int32], height: NDArray[np.float32]) -> dict[tuple
     return found
 
 
-def join_lobes(
+def merge_lobes(
     parts: NDArray[np.int32],
     nuclei: NDArray[np.bool_],
     pixel_um: float,

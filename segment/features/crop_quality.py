@@ -8,13 +8,13 @@ import numpy as np
 
 from wbcpipe.imaging.arrays import box_around
 from wbcpipe.imaging.filters import gaussian
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 from wbcpipe.segment.detection.masks import NUCLEUS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SATURATED_SHARE", "blurred", "empty_modality", "focus_measure", "saturated_share", "unlike_nuclei"]
+__all__ = ["SATURATED_SHARE", "blurred", "empty_modality", "find_debris", "focus_measure", "saturated_share"]
 
 #: A cell is blurred when its sharpness is below this share of the median of its sample.
 _BLURRED_SHARE: Final = 0.45
@@ -66,7 +66,7 @@ def blurred(focus: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(focus < _BLURRED_SHARE * (np.median(sharp) if sharp.size else 0.0))
 
 
-def unlike_nuclei(
+def find_debris(
     absorbance: NDArray[np.float32], fluorescence: NDArray[np.float32], quality: NDArray[np.uint16]
 ) -> NDArray[np.bool_]:
     """Which objects of one slide are dirt or smudges: dimmer than its nuclei, and far denser or far clearer.
@@ -79,13 +79,13 @@ def unlike_nuclei(
     Args:
         absorbance: (N, M-1) ``nucleus_absorbance``, OD; NaN where there is none.
         fluorescence: (N,) ``nucleus_fluorescence``.
-        quality: (N,) bits of `Quality`; debris does not count among the usual.
+        quality: (N,) bits of `QcFlag`; debris does not count among the usual.
 
     Returns:
         (N,) bool; none where fewer than 8 cells tell what is usual.
     """
     measured = np.isfinite(absorbance).any(axis=1) & np.isfinite(fluorescence)
-    usual = measured & ((quality & np.uint16(Quality.DEBRIS)) == 0)
+    usual = measured & ((quality & np.uint16(QcFlag.DEBRIS)) == 0)
     if np.count_nonzero(usual) < _LEAST_USUAL:
         return np.zeros(len(quality), np.bool_)
     medians = _medians(absorbance[usual])

@@ -16,7 +16,7 @@ from wbcpipe.imaging.arrays import box_around, percentiles, shrink
 from wbcpipe.imaging.filters import disk, gaussian, grown, shrunk
 from wbcpipe.samples.cell_measures import columns_of
 from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
-from wbcpipe.segment.detection.separate import part_at_waists
+from wbcpipe.segment.detection.separate import split_at_necks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,7 +74,7 @@ def measure_cell(
     if not mask.any():
         return found
     wide = box_around(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
-    levels = _levels(image[:, *wide], mask[wide] > 0, pixel_um, glowing=[reference, red], empty=empty)
+    levels = _levels(image[:, *wide], mask[wide] > 0, pixel_um, above_background=[reference, red], empty=empty)
     # Only the rim's reach is needed of what lies beside the cell now.
     box = box_around(mask > 0, round(_RIM_UM / pixel_um) + 2)
     image, mask = image[:, *box], mask[box]
@@ -102,11 +102,11 @@ def measure_cell(
     # What lies exactly that far is no rim.
     inside = shrunk(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), beyond=True)
     if np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2:
-        *fine, glowing = fine_structure(np.stack([*densities.values(), glow]), inside, pixel_um)
+        *fine, above_background = fine_structure(np.stack([*densities.values(), glow]), inside, pixel_um)
         found["granularity"][seen] = fine
         mean = _mean(glow, inside)
         if mean > 0:
-            found["granularity"][reference] = glowing / mean
+            found["granularity"][reference] = above_background / mean
     return found
 
 
@@ -115,14 +115,14 @@ def _levels(
     cell: NDArray[np.bool_],
     pixel_um: float,
     *,
-    glowing: list[int | None],
+    above_background: list[int | None],
     empty: NDArray[np.floating[Any]] | None,
 ) -> list[np.float32]:
     """What each channel (M, Y, X) shows beside a cell (Y, X), or ``empty`` (M,) where that is known; NaN: missing."""
     around = _around(cell, pixel_um)
     levels = []
     for k, plane in enumerate(image):
-        if k in glowing:
+        if k in above_background:
             levels.append(_level(plane[around]))
         elif not np.ptp(plane):
             levels.append(np.float32(np.nan))
@@ -147,7 +147,7 @@ def count_lobes(nucleus: NDArray[np.bool_], pixel_um: float) -> int:
     factor = max(1, round(_LOBE_PIXEL_UM / pixel_um))
     coarse_um = pixel_um * factor
     small = np.pad(shrink(nucleus, factor) >= 0.5, 2)
-    parts = part_at_waists(small, coarse_um, _LOBE_WAIST, _LEAST_LOBE_RADIUS_UM)
+    parts = split_at_necks(small, coarse_um, _LOBE_WAIST, _LEAST_LOBE_RADIUS_UM)
     areas = np.bincount(parts.ravel())[1:] * coarse_um**2
     return max(1, int(np.count_nonzero(areas >= _LEAST_LOBE_UM2)))
 

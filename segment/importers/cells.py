@@ -18,7 +18,7 @@ from wbcpipe.segment.importers.readers import Source, digest, find_sources, orde
 from wbcpipe.segment.importers.resample import centred_crop
 from wbcpipe.segment.segment_field import measure_block
 from wbcpipe.segment.stain_separation import background_colour, density_channel, nuclear_stain
-from wbcpipe.system.blas_threads import one_core
+from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -225,7 +225,7 @@ def _blocks(
                 progress(done, len(labels))
 
 
-@one_core
+@single_threaded_blas
 def _block(picture: NDArray[np.uint16], label: str, index: int, names: tuple[str, ...], recipe: _Recipe) -> CellBlock:
     """One cell: (M, Y, X) picture to a block of length 1."""
     if recipe.kind == "stained-rgb":
@@ -238,17 +238,17 @@ def _block(picture: NDArray[np.uint16], label: str, index: int, names: tuple[str
     area = recipe.crop_pixel_um**2
     registered = (1, len(names) - 1)
     columns: dict[str, NDArray[Any]] = {
-        "field": np.array([index]),
+        "field_index": np.array([index]),
         "y_px": np.array([(picture.shape[1] - 1) / 2]),
         "x_px": np.array([(picture.shape[2] - 1) / 2]),
         "y_um": np.array([0.0]),
         "x_um": np.array([0.0]),
         "area_um2": np.array([np.count_nonzero(mask) * area]),
         "nucleus_area_um2": np.array([np.count_nonzero(mask == NUCLEUS) * area]),
-        "focus": np.array([focus_measure(crop[nuclear], mask, recipe.crop_pixel_um)]),
+        "sharpness": np.array([focus_measure(crop[nuclear], mask, recipe.crop_pixel_um)]),
         "shift_px": np.zeros((*registered, 2)),
         "shift_residual_px": np.zeros(registered),
-        "quality": np.array([0]),
+        "qc_flags": np.array([0]),
     }
     levels = None if bare is None else np.array([*bare, np.nan], np.float32)
     columns |= measure_block(crop[None], mask[None], recipe.crop_pixel_um, names, levels)

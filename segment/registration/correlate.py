@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 from scipy import fft
 
-from wbcpipe.system.blas_threads import one_core
+from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def tile_centres(shape: tuple[int, ...], half: int, search: int, step: int) -> N
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
 
-@one_core
+@single_threaded_blas
 def correlate_pairs(
     pictures: Sequence[NDArray[np.float32]], centres: NDArray[np.intp], half: int, search: int
 ) -> Surfaces:

@@ -4,7 +4,7 @@ What is compared are edges (``edges.structure``), not brightness. All pairs of m
 together, as a surveyor's network, so that a weak pair (red light against fluorescence) is held by strong ones.
 
 What stays the same over a slide (rotation and scale, and the usual shift) is found once from several fields
-(``usual.find_usual``); a field then has its own shift (`align`).
+(``usual.estimate_slide_alignment``); a field then has its own shift (`align`).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def align(
 
     Args:
         structures: M arrays (y, x) from ``edges.structure``.
-        usual: from ``find_usual``.
+        usual: from ``estimate_slide_alignment``.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
         correlate: what correlates them.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["find_usual"]
+__all__ = ["estimate_slide_alignment"]
 
 _TILE_HALF_UM: Final = 19.2
 #: Search radii of the first and the second round.
@@ -45,7 +45,7 @@ class _Sight:
     weight: float
 
 
-def find_usual(
+def estimate_slide_alignment(
     fields: Sequence[Sequence[NDArray[np.float32]]], shape: tuple[int, ...], pixel_um: float, *, reference: int
 ) -> Alignment:
     """Rotation, scale and usual shift of a slide's modalities, from several fields together.

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from wbcpipe.errors import FrameFileError
 from wbcpipe.imaging.arrays import enlarge_grid
-from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, QcFlag
 from wbcpipe.samples.fields import read_passes, whole_fields
 from wbcpipe.segment.detection.detectors import OWN
 from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from wbcpipe.segment.registration.register import Alignment
     from wbcpipe.segment.slide_statistics import Calibration
 
-__all__ = ["CellMark", "FieldLooker", "FieldView", "flag_names"]
+__all__ = ["CellAnnotation", "FieldView", "FieldViewer", "flag_names"]
 
 #: A cell of the store and one found anew are the same when this near, in pixels.
 _SAME_PX: Final = 1.0
 
 
 @dataclass(frozen=True)
-class CellMark:
+class CellAnnotation:
     """What is known of one cell.
 
     Attributes:
@@ -89,7 +89,7 @@ class FieldView:
     pixel_um: float
     parts: NDArray[np.uint8]
     owner: NDArray[np.int32]
-    cells: tuple[CellMark, ...]
+    cells: tuple[CellAnnotation, ...]
     stored: bool
     trusted: NDArray[np.bool_]
     kind: str
@@ -99,13 +99,13 @@ class FieldView:
 def flag_names(quality: int) -> tuple[str, ...]:
     """Names of the flags in one cell's bits, in lower case.
 
-    >>> flag_names(Quality.BORDER | Quality.DOUBLET)
+    >>> flag_names(QcFlag.BORDER | QcFlag.DOUBLET)
     ('border', 'doublet')
     """
-    return tuple(str(flag.name).lower() for flag in Quality if quality & flag.value)
+    return tuple(str(flag.name).lower() for flag in QcFlag if quality & flag.value)
 
 
-class FieldLooker:
+class FieldViewer:
     """Makes views of a sample's fields.
 
     Args:
@@ -176,16 +176,16 @@ class FieldLooker:
             wavelength_nm=np.array([wavelengths.get(name) or np.nan for name in calibration.modalities]),
         )
 
-    def _marks(self, index: int, found: CellBlock) -> tuple[CellMark, ...]:
+    def _marks(self, index: int, found: CellBlock) -> tuple[CellAnnotation, ...]:
         """The cells found, with what the store knows of them."""
         places = np.stack([found.columns["y_px"], found.columns["x_px"]], -1).astype(float)
         plain = [
-            CellMark(float(y), float(x), flag_names(int(quality)))
-            for (y, x), quality in zip(places, found.columns["quality"], strict=True)
+            CellAnnotation(float(y), float(x), flag_names(int(quality)))
+            for (y, x), quality in zip(places, found.columns["qc_flags"], strict=True)
         ]
         if self._store is None or not len(found):
             return tuple(plain)
-        rows = np.flatnonzero(self._store.column("field") == index)
+        rows = np.flatnonzero(self._store.column("field_index") == index)
         if not rows.size:
             return tuple(plain)
         stored = np.stack([self._store.column(name)[rows] for name in ("y_px", "x_px")], -1)
@@ -193,13 +193,13 @@ class FieldLooker:
         known = {int(cell): int(rows[nearest[cell]]) for cell in np.flatnonzero(distance <= _SAME_PX)}
         return tuple(self._known(mark, known[k]) if k in known else mark for k, mark in enumerate(plain))
 
-    def _known(self, mark: CellMark, row: int) -> CellMark:
+    def _known(self, mark: CellAnnotation, row: int) -> CellAnnotation:
         assert self._store is not None
         called = self._store.has_calls()
-        return CellMark(
+        return CellAnnotation(
             mark.y_px,
             mark.x_px,
-            flag_names(int(self._store.column("quality")[row])),
+            flag_names(int(self._store.column("qc_flags")[row])),
             call=self._store.calls()[row] if called else "",
             confidence=float(self._store.column("confidence")[row]) if called else None,
             label=self._store.labels()[row],

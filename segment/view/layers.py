@@ -11,7 +11,7 @@ from wbcpipe.errors import ConfigError, FrameFileError
 from wbcpipe.segment.detection.masks import NUCLEUS
 
 if TYPE_CHECKING:
-    from wbcpipe.segment.view.field_view import FieldLooker, FieldView
+    from wbcpipe.segment.view.field_view import FieldView, FieldViewer
 
 __all__ = ["Layer", "field_layers", "open_viewer"]
 
@@ -85,7 +85,7 @@ def field_layers(view: FieldView) -> list[Layer]:
     return layers
 
 
-def open_viewer(looker: FieldLooker, index: int, *, title: str) -> None:
+def open_viewer(looker: FieldViewer, index: int, *, title: str) -> None:
     """Show a field in a napari window until that is closed; N and P go to the next and the previous field.
 
     Args:

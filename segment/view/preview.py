@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.segment.view.field_view import CellMark, FieldView
+    from wbcpipe.segment.view.field_view import CellAnnotation, FieldView
 
 __all__ = ["PANEL_PX", "composite_planes", "preview_png", "scale_bar_um"]
 
@@ -232,13 +232,13 @@ def _scale_bar(pen: ImageDraw.ImageDraw, size: tuple[int, int], pixel_um: float)
     )
 
 
-def _colour(mark: CellMark) -> tuple[int, int, int]:
+def _colour(mark: CellAnnotation) -> tuple[int, int, int]:
     if not mark.counts:
         return _LEFT_OUT
     return _DOUBTFUL if mark.flags or mark.call == "unidentified" else _COUNTED
 
 
-def _short(cell: int, mark: CellMark) -> str:
+def _short(cell: int, mark: CellAnnotation) -> str:
     call = {"": "", "unidentified": " ?"}.get(mark.call, f" {mark.call}")
     return f"{cell + 1}{call}"
 

@@ -96,7 +96,7 @@ def small_plan(small_scope: Scope) -> AcquisitionPlan:
 
 @pytest.fixture
 def sample(tmp_path: Path) -> Sample:
-    return Sample.at(tmp_path / "data", "S1")
+    return Sample.open(tmp_path / "data", "S1")
 
 
 @dataclass

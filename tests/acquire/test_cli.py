@@ -31,7 +31,7 @@ from wbcpipe.errors import (
 )
 from wbcpipe.samples.fields import fields_on_disk
 from wbcpipe.samples.sample import Sample
-from wbcpipe.samples.scan_outcome import load_end
+from wbcpipe.samples.scan_outcome import load_scan_outcome
 from wbcpipe.scan.request import ScanRequest, check_request
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def test_acquire_resumes_and_takes_more(tmp_path: Path, small_scope: Scope) -> N
         result = CliRunner().invoke(acquire, [*arguments, "--fields", str(n_fields)], catch_exceptions=False)
         outcome = json.loads(result.stdout)
         assert outcome["fields_taken"] == outcome["fields_wanted"] == n_fields
-    sample = Sample.at(tmp_path / "data", "S1")
+    sample = Sample.open(tmp_path / "data", "S1")
     assert list(fields_on_disk(sample.raw_path())) == [0, 1]
     assert sample.info()["slide"] == "S1"
 
@@ -94,9 +94,9 @@ def test_acquire_stops_at_the_deadline_and_says_so(tmp_path: Path, make_scope: C
     scope = make_scope(("slide_deadline_min = 0 ", "slide_deadline_min = 0.0001 "))
     with pytest.raises(AcquisitionError, match="the deadline passed before any field was taken"):
         CliRunner().invoke(acquire, [*arguments, "--scope", str(scope.path)], catch_exceptions=False)
-    sample = Sample.at(tmp_path / "data", "S1")
+    sample = Sample.open(tmp_path / "data", "S1")
     assert fields_on_disk(sample.raw_path()) == {}
-    end = load_end(sample)
+    end = load_scan_outcome(sample)
     assert end is not None
     assert (end.reason, end.fields_done, end.fields_wanted) == ("deadline", 0, 3)
     assert '"event": "scan ended"' in (sample.path / "log.jsonl").read_text(encoding="utf-8")
@@ -135,7 +135,7 @@ def test_a_scope_that_does_not_hold_is_refused_before_the_sample_is_begun(
         CliRunner().invoke(acquire, ["--slide", "S", "--fields", "2", *arguments], catch_exceptions=False)
     request = ScanRequest(scope, AcquisitionPlan.from_scope(scope, "A"), SpecimenPlan(7))
     with pytest.raises(ConfigError, match=r"modalities\.color2 is lit exactly as modalities\.color1"):
-        check_request(Sample.at(tmp_path / "data", "S"), request)
+        check_request(Sample.open(tmp_path / "data", "S"), request)
     with pytest.raises(ConfigError, match=r"modalities\.color2 is lit exactly as modalities\.color1"):
         CliRunner().invoke(calibrate, arguments, catch_exceptions=False)
     assert not (tmp_path / "data").exists()

@@ -70,9 +70,9 @@ def write_store(tmp_path: Path) -> Callable[..., CellStore]:
             key: np.zeros((len(names), *(len(modalities) - 1 if d == "M-1" else int(d) for d in shape)), dtype)
             for key, (dtype, shape) in COLUMNS.items()
         }
-        columns["field"] = (np.arange(len(names)) % fields).astype(np.int32)
+        columns["field_index"] = (np.arange(len(names)) % fields).astype(np.int32)
         for row, flags in (quality or {}).items():
-            columns["quality"][row] = flags
+            columns["qc_flags"][row] = flags
         block = CellBlock(images, np.zeros((len(names), SIDE, SIDE), np.uint8), columns, names)
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         return CellStore.create(

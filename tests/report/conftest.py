@@ -25,17 +25,17 @@ def _columns(quality: Sequence[int], x_um: Sequence[float]) -> dict[str, Any]:
     number = len(quality)
     zeros = np.zeros(number)
     return {
-        "field": np.arange(number) // 4,
+        "field_index": np.arange(number) // 4,
         "y_px": zeros + 3,
         "x_px": zeros + 4,
         "y_um": zeros,
         "x_um": np.asarray(x_um, dtype=np.float64),
         "area_um2": zeros + 120,
         "nucleus_area_um2": zeros + 50,
-        "focus": zeros + np.nan,
+        "sharpness": zeros + np.nan,
         "shift_px": np.zeros((number, 3, 2)),
         "shift_residual_px": np.zeros((number, 3)),
-        "quality": np.asarray(quality, dtype=np.uint16),
+        "qc_flags": np.asarray(quality, dtype=np.uint16),
     }
 
 
@@ -55,7 +55,7 @@ def _create(
 ) -> Sample:
     """Write sample.json and cells.zarr; ``head_calls`` gives each cell the class of each head, else its call."""
     number = len(calls)
-    sample = Sample.at(root, name)
+    sample = Sample.open(root, name)
     sample.begin({"format_version": 1, "sample": name, "kind": "scope", **(info or {})})
     rng = np.random.default_rng(number)
     block = CellBlock(

@@ -54,7 +54,7 @@ def test_report_is_refused_while_another_works(create_sample: Create, tmp_path: 
     sample = create_sample(["NEU"])
     hold = (
         "import sys; from pathlib import Path; from wbcpipe.samples.sample import Sample\n"
-        "with Sample.at(Path(sys.argv[1]), 'S1').lock('classify'):\n    print('held', flush=True); sys.stdin.read()\n"
+        "with Sample.open(Path(sys.argv[1]), 'S1').lock('classify'):\n    print('held', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(sample.path.parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -87,7 +87,7 @@ def test_status_follows_a_sample(create_sample: Create, mark_fields: Callable[..
 
     assert seen() == {}
     assert "no samples" in run(status, *data)
-    begun = Sample.at(tmp_path / "data", "S0")
+    begun = Sample.open(tmp_path / "data", "S0")
     begun.begin({"format_version": 1, "sample": "S0", "kind": "scope", "plan": {"positions": [[0, 0]] * 9}})
     assert (seen()["S0"]["state"], seen()["S0"]["fields_planned"]) == ("begun", 9)
     mark_fields(begun, [0, 1], {"2": "camera"})
@@ -110,7 +110,7 @@ def test_status_follows_a_sample(create_sample: Create, mark_fields: Callable[..
 
 def test_status_tells_both_passes(tmp_path: Path) -> None:
     data = ("--data", str(tmp_path / "data"))
-    sample = Sample.at(tmp_path / "data", "S0")
+    sample = Sample.open(tmp_path / "data", "S0")
     plan = {"positions": [[0, 0]] * 9}
     sample.begin({"format_version": 1, "sample": "S0", "kind": "scope", "protocol": "two-pass", "plan": plan})
 

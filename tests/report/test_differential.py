@@ -19,7 +19,7 @@ from wbcpipe.report.differential import (
     rejections,
 )
 from wbcpipe.report.reference import load_reference
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +93,7 @@ def test_every_cell_is_counted_once() -> None:
 
 
 def test_doubtful_cells_are_counted_and_named() -> None:
-    quality = np.array([Quality.DOUBLET, Quality.SATURATED | Quality.DOUBLET, Quality.UNREGISTERED, Quality.BORDER])
+    quality = np.array([QcFlag.DOUBLET, QcFlag.SATURATED | QcFlag.DOUBLET, QcFlag.UNREGISTERED, QcFlag.BORDER])
     tally = count_cells(["NEU", "LYM", "unidentified", "NEU"], quality.astype(np.uint16), CLASSES)
     assert tally.counts == {"NEU": 1, "LYM": 1, "EOS": 0, "MO": 0, "BAS": 0}
     assert tally.unidentified == 1

@@ -20,8 +20,8 @@ from wbcpipe.report.document import NOTICE, differential_schema
 from wbcpipe.report.stage import document_paths, read_document, write_report
 from wbcpipe.report.status import sample_status
 from wbcpipe.report.tables import print_differential
-from wbcpipe.samples.cell_store import CellStore, Quality
-from wbcpipe.samples.scan_outcome import PrecisionReached, ScanEnd
+from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.scan_outcome import PrecisionReached, ScanOutcome
 from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Create = Callable[..., Sample]
 
 CALLS = ["NEU"] * 70 + ["LYM"] * 40 + ["EOS"] * 6 + ["MO"] * 7 + ["BAS"] + ["unidentified"] * 4
-QUALITY = [0] * (len(CALLS) - 6) + [Quality.BORDER, Quality.DEBRIS, 3, Quality.BLURRED, Quality.DOUBLET, 0]
+QUALITY = [0] * (len(CALLS) - 6) + [QcFlag.BORDER, QcFlag.DEBRIS, 3, QcFlag.BLURRED, QcFlag.DOUBLET, 0]
 INFO: dict[str, Any] = {
     "software": {"wbcpipe": "0.1.0", "pymmcore": "12"},
     "scope": {"name": "demo", "sha256": "a" * 64},
@@ -105,7 +105,7 @@ def test_document_tells_why_the_scan_ended_and_what_was_empty(
     mark_fields(sample, [*range(20), *range(22, 33)], {"20": "camera: no image"})
     write_json(sample.raw_path() / "empty.json", {"20": 1.2, "21": 0.0, "35": 3.4})
     reached = PrecisionReached("NEU", 61.2, 6.8, 5.0)
-    ScanEnd("deadline", 34, 57, 108, 200, (reached,)).save(sample)
+    ScanOutcome("deadline", 34, 57, 108, 200, (reached,)).save(sample)
     write_report(sample)
     document = read_document(sample)
     validate(document)
@@ -134,7 +134,7 @@ def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
 
 
 def test_nothing_countable_still_gives_documents(create_sample: Create) -> None:
-    sample = create_sample(["NEU", "unidentified"], quality=[Quality.BORDER, Quality.DEBRIS])
+    sample = create_sample(["NEU", "unidentified"], quality=[QcFlag.BORDER, QcFlag.DEBRIS])
     write_report(sample, wbc=4.0)
     document = read_document(sample)
     validate(document)
@@ -155,13 +155,13 @@ def test_other_numbers_of_classes_work(create_sample: Create) -> None:
 @pytest.mark.parametrize(
     ("flag", "share", "gate"),
     [
-        (Quality.BLURRED, 0.2, "blurred"),
-        (Quality.UNREGISTERED, 0.2, "unregistered"),
-        (Quality.SATURATED, 0.2, "saturated"),
-        (Quality.DOUBLET, 0.4, "doublets"),
+        (QcFlag.BLURRED, 0.2, "blurred"),
+        (QcFlag.UNREGISTERED, 0.2, "unregistered"),
+        (QcFlag.SATURATED, 0.2, "saturated"),
+        (QcFlag.DOUBLET, 0.4, "doublets"),
     ],
 )
-def test_gate_fails_when_flags_pile_up(create_sample: Create, flag: Quality, share: float, gate: str) -> None:
+def test_gate_fails_when_flags_pile_up(create_sample: Create, flag: QcFlag, share: float, gate: str) -> None:
     bad = round(200 * share)
     sample = create_sample(["NEU"] * 200, quality=[flag] * bad + [0] * (200 - bad))
     write_report(sample)
@@ -307,7 +307,7 @@ def test_cells_table_has_a_line_a_cell(create_sample: Create) -> None:
     assert [line["used"] for line in lines[-6:]] == ["border", "debris", "border", "blurred", "yes", "yes"]
     assert lines[-4]["quality"] == "border|blurred"
     assert float(lines[0]["fluorescence_probability"]) == pytest.approx(0.9)
-    assert lines[0]["focus"] == ""
+    assert lines[0]["sharpness"] == ""
 
 
 def test_chosen_cells_span_the_confidence_range() -> None:

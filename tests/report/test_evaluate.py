@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.evaluate import evaluate_sample
 from wbcpipe.report.scores import match_points, score_calls
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ def test_planted_truth_is_recovered(create_sample: Create, write_truth: Callable
     truth += [(2000.0, -1, "NEU", "cell"), (3000.0, 1, "", "debris"), (3100.0, 1, "", "platelet")]
     found_x = [100.0 * i + 1 for i in range(8)] + [2008.0, 5000.0, 3000.0]
     calls = ["NEU", "NEU", "NEU", "LYM", "unidentified", "NEU", "LYM", "LYM", "NEU", "MO", "NEU"]
-    quality = [0, 0, Quality.BLURRED, 0, 0, 0, 0, 0, Quality.BORDER, 0, Quality.DEBRIS]
+    quality = [0, 0, QcFlag.BLURRED, 0, 0, 0, 0, 0, QcFlag.BORDER, 0, QcFlag.DEBRIS]
     heads = [["NEU"] * 3 + ["LYM"]] * 11
     sample = create_sample(calls, quality=quality, x_um=found_x, head_calls=heads)
     write_truth(sample, truth)

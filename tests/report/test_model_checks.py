@@ -18,7 +18,7 @@ from wbcpipe.errors import SampleStateError
 from wbcpipe.report.document import differential_schema
 from wbcpipe.report.stage import document_paths, read_document, write_report
 from wbcpipe.report.tables import print_differential
-from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, QcFlag
 from wbcpipe.system.files import read_json
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_a_left_out_modality_and_the_guarantee_are_told(blood: tuple[Sample, np.
 
 def test_cells_called_without_their_dead_modality_count(create_sample: Callable[..., Sample]) -> None:
     labels = np.arange(40) % 5
-    sample = create_sample(["NEU"] * 40, quality=[Quality.MISSING_MODALITY] * 40, classify=False)
+    sample = create_sample(["NEU"] * 40, quality=[QcFlag.MISSING_MODALITY] * 40, classify=False)
     document, _, _ = reported(sample, heads(labels, 2))
     assert document["cells"]["counted"] == 0
     assert document["classes"][0]["corrected_percent"] is None

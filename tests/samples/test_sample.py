@@ -34,20 +34,20 @@ def test_good_names_pass(name: str) -> None:
 )
 def test_bad_names_are_refused_and_nothing_is_made(name: str, tmp_path: Path) -> None:
     with pytest.raises(SampleNameError, match="refused"):
-        Sample.at(tmp_path, name)
+        Sample.open(tmp_path, name)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of a file's size stands for the room on a disk")
 def test_an_event_that_does_not_fit_leaves_no_part_of_a_line(tmp_path: Path) -> None:
-    sample = Sample.at(tmp_path, "S1")
+    sample = Sample.open(tmp_path, "S1")
     sample.begin({})
     sample.log("first", text="a" * 100)
     script = (
         "import resource, signal, sys; from pathlib import Path; from wbcpipe.samples.sample import Sample\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (250, 250))\n"
-        "Sample.at(Path(sys.argv[1]), 'S1').log('second', text='b' * 100)\n"
+        "Sample.open(Path(sys.argv[1]), 'S1').log('second', text='b' * 100)\n"
     )
     ran = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "File too large" in ran.stderr
@@ -80,7 +80,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_missing_and_damaged_sample_files_are_named(tmp_path: Path) -> None:
-    sample = Sample.at(tmp_path, "S1")
+    sample = Sample.open(tmp_path, "S1")
     with pytest.raises(SampleStateError, match="no sample 'S1'"):
         sample.info()
     sample.begin({"sample": "S1"})
@@ -94,14 +94,14 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from wbcpipe.samples.sample import Sample
-with Sample.at(Path(sys.argv[1]), "S1").lock("holding it for a test"):
+with Sample.open(Path(sys.argv[1]), "S1").lock("holding it for a test"):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
 def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
-    sample = Sample.at(tmp_path, "S1")
+    sample = Sample.open(tmp_path, "S1")
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == b"held"

@@ -14,7 +14,7 @@ from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
 from wbcpipe.cli.options import deadline_time
 from wbcpipe.errors import BundleError, ConfigError
-from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, Quality
+from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, QcFlag
 from wbcpipe.scan.live_count import (
     LiveCount,
     PrecisionTarget,
@@ -83,16 +83,16 @@ class Stage:
     modalities: tuple[str, ...] = MODALITIES
     pixel_um = 0.1
 
-    def __init__(self, sizes: Sequence[int], flags: dict[int, Quality]) -> None:
+    def __init__(self, sizes: Sequence[int], flags: dict[int, QcFlag]) -> None:
         rng = np.random.default_rng(3)
         self.fields, number = [], 0
         for index, size in enumerate(sizes):
             columns: dict[str, NDArray[Any]] = {
                 name: np.repeat(values, size) if values.ndim else values
-                for name, values in {"quality": np.zeros(1, np.uint16)}.items()
+                for name, values in {"qc_flags": np.zeros(1, np.uint16)}.items()
             }
             for row in range(size):
-                columns["quality"][row] = flags.get(number, Quality(0)).value
+                columns["qc_flags"][row] = flags.get(number, QcFlag(0)).value
                 number += 1
             images = rng.integers(0, 60000, (size, len(MODALITIES), CROP_SIDE_PX, CROP_SIDE_PX), dtype=np.uint16)
             block = CellBlock(images, no_cells(4, CROP_SIDE_PX).masks, columns, [""] * size)
@@ -110,13 +110,13 @@ class Stage:
         chosen = [self.fields[index] for index in sorted(self.done)]
         field = [cells.index for cells in chosen for _ in range(len(cells))]
         row = [row for cells in chosen for row in range(len(cells))]
-        quality = [int(value) for cells in chosen for value in cells.block.columns["quality"]]
+        quality = [int(value) for cells in chosen for value in cells.block.columns["qc_flags"]]
         return np.array(field, np.int64), np.array(row, np.int64), np.array(quality, np.uint16)
 
 
 def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Path) -> None:
     bundle = find_bundle("virtual-shufflenet")
-    flags = {1: Quality.BORDER, 2: Quality.DEBRIS, 4: Quality.MISSING_MODALITY, 5: Quality.DOUBLET}
+    flags = {1: QcFlag.BORDER, 2: QcFlag.DEBRIS, 4: QcFlag.MISSING_MODALITY, 5: QcFlag.DOUBLET}
     stage = Stage([3, 0, 4], flags)
     live = LiveCount(stage, bundle, tmp_path, at_once=4)
     live.process(0)

@@ -18,7 +18,7 @@ from wbcpipe.acquire.supervise.worker import DeadlinePassed, FieldMissing, Field
 from wbcpipe.errors import ConfigError, HardwareError, SampleStateError
 from wbcpipe.samples.fields import field_path
 from wbcpipe.samples.sample import Sample
-from wbcpipe.samples.scan_outcome import ScanEnd, earliest_deadline_s, load_end
+from wbcpipe.samples.scan_outcome import ScanOutcome, earliest_deadline_s, load_scan_outcome
 from wbcpipe.scan.live_count import PrecisionTarget, half_width_percent
 from wbcpipe.scan.loop import SlideFields, falls_short, scan_until
 from wbcpipe.scan.request import CALIBRATION_FIELDS, ScanRequest, check_request, next_field_count
@@ -134,7 +134,7 @@ def request_of() -> Any:
     return lambda **more: ScanRequest(scope, plan, None, **more)
 
 
-def scanned(request: ScanRequest, slide: Slide) -> tuple[list[int], ScanEnd]:
+def scanned(request: ScanRequest, slide: Slide) -> tuple[list[int], ScanOutcome]:
     asked = 0
 
     def decide(taken: int) -> int:
@@ -193,14 +193,14 @@ def test_a_bright_field_pass_is_long_enough_for_the_targets(
     request_of: Any, targets: tuple[str, float], cells: int | None, fields: int
 ) -> None:
     precision = (PrecisionTarget(*targets),) if targets else ()
-    assert request_of(cells=cells, precision=precision, two_pass=True).likely_fields() == fields
+    assert request_of(cells=cells, precision=precision, two_pass=True).estimated_fields() == fields
 
 
 def test_a_precision_target_is_reached_within_the_bright_field_pass(request_of: Any) -> None:
     request = request_of(cells=None, precision=(PrecisionTarget("NEU", 5.0),), two_pass=True)
     held = sum(CELLS) / len(CELLS)
     request = replace(request, scope=request.scope.model_copy(update={"expected_cells_per_field": held}))
-    request = replace(request, available=request.likely_fields())
+    request = replace(request, available=request.estimated_fields())
     done, end = scanned(request, Slide())
     assert end.reason == "precision"
     assert len(done) < request.room
@@ -234,17 +234,17 @@ def test_a_scan_ended_by_the_deadline_says_so_loudly(request_of: Any) -> None:
 
 
 def test_why_a_scan_ended_is_written_once(request_of: Any, tmp_path: Path) -> None:
-    sample = Sample.at(tmp_path, "S1")
+    sample = Sample.open(tmp_path, "S1")
     sample.path.mkdir()
-    assert load_end(sample) is None
+    assert load_scan_outcome(sample) is None
     _, end = scanned(request_of(precision=(PrecisionTarget("NEU", 9.0),)), Slide())
     end.save(sample)
     end.save(sample)
-    assert load_end(sample) == end
+    assert load_scan_outcome(sample) == end
     assert (sample.path / "log.jsonl").read_text(encoding="utf-8").count("scan ended") == 1
     (sample.path / "scan.json").write_text('{"format_version": 1, "reason": "whim"}', encoding="utf-8")
     with pytest.raises(SampleStateError, match=r"scan\.json: damaged .*run again"):
-        load_end(sample)
+        load_scan_outcome(sample)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_why_a_scan_ended_is_written_once(request_of: Any, tmp_path: Path) -> No
 )
 def test_contradicting_targets_are_refused(request_of: Any, tmp_path: Path, more: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        check_request(Sample.at(tmp_path, "S1"), request_of(**more))
+        check_request(Sample.open(tmp_path, "S1"), request_of(**more))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -267,7 +267,7 @@ def test_a_report_that_falls_short_is_noticed(request_of: Any, tmp_path: Path, m
     rows = SimpleNamespace(classes=("NEU", "LYM"), call=["NEU"] * 120 + ["LYM"] * 80, quality=np.zeros(200, np.uint16))
     monkeypatch.setattr("wbcpipe.samples.cell_store.CellStore", lambda path: path)
     monkeypatch.setattr("wbcpipe.report.rows.read_rows", lambda store: rows)
-    sample = Sample.at(tmp_path, "S1")
+    sample = Sample.open(tmp_path, "S1")
     assert falls_short(sample, request, end) == ""
     rows.quality[:10] = 2  # ten of them are blurred beside the others
     assert "NEU 57.9 % +- 7.2 (target 7)" in falls_short(sample, request, end)
@@ -363,7 +363,7 @@ def bench(request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> B
     monkeypatch.setattr("wbcpipe.scan.loop.read_info", lambda path: path)
     monkeypatch.setattr("os.fsync", lambda _handle: None)
     Worker.bad, Worker.starts, Worker.breaks_at, Worker.error = set(), 0, None, KeyboardInterrupt()
-    return Bench(Sample.at(tmp_path, "S1"), request_of(cells=None, fields=20))
+    return Bench(Sample.open(tmp_path, "S1"), request_of(cells=None, fields=20))
 
 
 def test_a_field_that_was_missing_is_tried_again_once_a_start(bench: Bench) -> None:
@@ -387,7 +387,7 @@ def test_a_broken_scan_with_missing_fields_ends_in_the_same_fields(
     Worker.bad = {0, 3, 20}
     unbroken = bench.scan(cells=200, fields=None)
     assert not Worker.bad.intersection(unbroken)
-    other = Bench(Sample.at(tmp_path, "S2"), bench.request)
+    other = Bench(Sample.open(tmp_path, "S2"), bench.request)
     Worker.breaks_at = breaks_at
     with pytest.raises(KeyboardInterrupt):
         other.scan(cells=200, fields=None)

@@ -69,7 +69,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> VirtualRun:
 
 def render(folder: Path, plan: SpecimenPlan, count: int, *, side_px: int = SIDE_PX) -> VirtualRun:
     """Fields of a specimen, in rows of three."""
-    sample = Sample.at(folder, "virtual")
+    sample = Sample.open(folder, "virtual")
     sample.begin({"format_version": 1, "sample": "virtual", "kind": "scope", "modalities": list(MODALITIES)})
     sample.raw_path().mkdir(parents=True)
     specimen = Specimen(plan)
@@ -91,7 +91,7 @@ def render(folder: Path, plan: SpecimenPlan, count: int, *, side_px: int = SIDE_
 @pytest.fixture(scope="session")
 def unbroken(rendered: VirtualRun, tmp_path_factory: pytest.TempPathFactory) -> CellStore:
     """The cells of ``rendered``, segmented in one go; read only."""
-    sample = Sample.at(tmp_path_factory.mktemp("unbroken"), "virtual")
+    sample = Sample.open(tmp_path_factory.mktemp("unbroken"), "virtual")
     shutil.copytree(rendered.sample.path, sample.path)
     return segment_sample(sample, pixel_um=0.1, progress=lambda done, total: None)
 
@@ -101,7 +101,7 @@ def copy_run(rendered: VirtualRun, tmp_path: Path) -> Callable[[str], Sample]:
     """Makes a copy of the run under a name, its fields linked."""
 
     def copy(name: str) -> Sample:
-        sample = Sample.at(tmp_path, name)
+        sample = Sample.open(tmp_path, name)
         shutil.copytree(rendered.sample.path, sample.path, ignore=shutil.ignore_patterns("work", "cells.zarr*"))
         return sample
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.samples.cell_store import Quality
-from wbcpipe.segment.deduplicate import label_from_truth, unique_cells
+from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.segment.deduplicate import deduplicate, label_from_truth
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def keep(rows: list[tuple[float, float, int, int, float]]) -> list[bool]:
     """Rows of y_um, x_um, field, quality, distance from the field's middle."""
     y, x, field, quality, off = (np.array(column) for column in zip(*rows, strict=True))
-    kept = unique_cells(y, x, field.astype(np.int32), quality.astype(np.uint16), off)
+    kept = deduplicate(y, x, field.astype(np.int32), quality.astype(np.uint16), off)
     return [bool(flag) for flag in kept]
 
 
@@ -24,11 +24,11 @@ def keep(rows: list[tuple[float, float, int, int, float]]) -> list[bool]:
     ("rows", "kept"),
     [
         ([(0, 0, 0, 0, 90), (0.5, 0.5, 1, 0, 80)], [False, True]),
-        ([(0, 0, 0, Quality.BORDER, 10), (1, 1, 1, 0, 95)], [False, True]),
-        ([(0, 0, 0, Quality.BORDER, 10), (0, 6, 1, 0, 95)], [False, True]),
+        ([(0, 0, 0, QcFlag.BORDER, 10), (1, 1, 1, 0, 95)], [False, True]),
+        ([(0, 0, 0, QcFlag.BORDER, 10), (0, 6, 1, 0, 95)], [False, True]),
         ([(0, 0, 0, 0, 50), (0, 3, 0, 0, 50)], [True, True]),
         ([(0, 0, 0, 0, 50), (0, 9, 1, 0, 50)], [True, True]),
-        ([(0, 0, 0, Quality.UNREGISTERED, 10), (0, 0, 1, 0, 90)], [False, True]),
+        ([(0, 0, 0, QcFlag.UNREGISTERED, 10), (0, 0, 1, 0, 90)], [False, True]),
         ([(0, 0, 3, 0, 50), (0, 0, 2, 0, 50)], [False, True]),
         ([(0, 0, 0, 0, 70), (0, 0, 1, 0, 60), (0, 0, 2, 0, 80)], [False, True, False]),
     ],
@@ -51,7 +51,7 @@ def test_the_best_view_is_kept(rows: list[tuple[float, float, int, int, float]],
 
 def test_no_cells() -> None:
     nothing = np.zeros(0)
-    assert unique_cells(nothing, nothing, nothing.astype(np.int32), nothing.astype(np.uint16), nothing).tolist() == []
+    assert deduplicate(nothing, nothing, nothing.astype(np.int32), nothing.astype(np.uint16), nothing).tolist() == []
 
 
 def test_each_truth_serves_the_nearest_cell_once(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from wbcpipe.segment import segment_field as process
 from wbcpipe.segment.detection.detect import detect_cells
 from wbcpipe.segment.parallel import available_cores, prepared, usual_jobs
 from wbcpipe.segment.stage import SegmentStage, segment_sample
-from wbcpipe.system.blas_threads import one_core
+from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ def same(one: CellStore, other: CellStore) -> bool:
     return (
         one.attributes == other.attributes
         and np.array_equal(one.images()[:], other.images()[:])
-        and all(np.array_equal(one.column(name), other.column(name)) for name in ("y_um", "quality", "focus"))
+        and all(np.array_equal(one.column(name), other.column(name)) for name in ("y_um", "qc_flags", "sharpness"))
     )
 
 
@@ -74,7 +74,7 @@ from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.parallel import prepared
 
 if __name__ == "__main__":
-    for index in prepared(Sample.at(Path(sys.argv[1]), sys.argv[2]), list(range(6)) * 50, pixel_um=0.1, jobs=2):
+    for index in prepared(Sample.open(Path(sys.argv[1]), sys.argv[2]), list(range(6)) * 50, pixel_um=0.1, jobs=2):
         print(index, flush=True)
         sys.stdin.readline()
 """
@@ -145,7 +145,7 @@ def test_within_a_field_one_core_is_used(copy_run: Callable[[str], Sample], monk
 
 
 def test_the_other_cores_are_given_back_at_the_end() -> None:
-    @one_core
+    @single_threaded_blas
     def fail() -> None:
         assert blas_threads() == {1}
         raise ValueError("planted")
@@ -154,7 +154,7 @@ def test_the_other_cores_are_given_back_at_the_end() -> None:
         with pytest.raises(ValueError, match="planted"):
             fail()
         assert blas_threads() == {2}
-        with one_core:
+        with single_threaded_blas:
             with pytest.raises(ValueError, match="planted"):
                 fail()
             assert blas_threads() == {1}

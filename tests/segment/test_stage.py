@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.samples.cell_measures import columns_of
-from wbcpipe.samples.cell_store import COLUMNS, CellStore, Quality
+from wbcpipe.samples.cell_store import COLUMNS, CellStore, QcFlag
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field, write_field
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment import stage as stage_module
@@ -44,7 +44,7 @@ def test_every_cell_once_with_its_true_class(rendered, unbroken: CellStore) -> N
     cells = [item for item in rendered.scope.specimen.objects_in(*low, *high) if item.label]
     inside = [item for item in cells if min(item.x_um - low[0], item.y_um - low[1]) > 8]
     inside = [item for item in inside if min(high[0] - item.x_um, high[1] - item.y_um) > 8]
-    counted = (unbroken.column("quality") & (Quality.BORDER | Quality.DEBRIS)) == 0
+    counted = (unbroken.column("qc_flags") & (QcFlag.BORDER | QcFlag.DEBRIS)) == 0
     ours = np.stack([unbroken.column("x_um"), unbroken.column("y_um")], -1)
     truth = np.array([(item.x_um, item.y_um) for item in cells])
     distance, nearest = map(np.asarray, cKDTree(truth).query(ours[counted]))
@@ -64,7 +64,7 @@ def test_columns_make_sense(unbroken: CellStore) -> None:
     assert unbroken.column("shift_px").shape == (len(unbroken), 3, 2)
     assert np.median(unbroken.column("shift_px")[:, 0], axis=0) == pytest.approx([6.0, -11.0], abs=2.5)
     assert unbroken.column("shift_residual_px").max() < 0.5
-    whole = (unbroken.column("quality") & Quality.BORDER) == 0
+    whole = (unbroken.column("qc_flags") & QcFlag.BORDER) == 0
     area, nucleus = unbroken.column("area_um2")[whole], unbroken.column("nucleus_area_um2")[whole]
     assert np.all(area > nucleus)
     assert 60 < np.median(area) < 250
@@ -78,7 +78,7 @@ def test_columns_make_sense(unbroken: CellStore) -> None:
 def test_every_field_has_figures_of_its_quality(unbroken: CellStore) -> None:
     figures = unbroken.attributes["field_quality"]
     assert figures["field"] == unbroken.attributes["provenance"]["fields"]
-    with_cells = [row for row, index in enumerate(figures["field"]) if np.any(unbroken.column("field") == index)]
+    with_cells = [row for row, index in enumerate(figures["field"]) if np.any(unbroken.column("field_index") == index)]
     assert with_cells
     assert all(0.2 < figures["blur_um"][row] < 0.6 for row in with_cells)
     assert all(figures["stain_ratio"][row] > 2 for row in with_cells)
@@ -126,8 +126,8 @@ def test_the_order_of_processing_does_not_matter(copy_run: Callable[[str], Sampl
         stage.process(index)
     # What would be written is known beforehand, flags that only the whole sample tells included.
     field, _, quality = stage.standing()
-    np.testing.assert_array_equal(field, unbroken.column("field"))
-    np.testing.assert_array_equal(quality, unbroken.column("quality"))
+    np.testing.assert_array_equal(field, unbroken.column("field_index"))
+    np.testing.assert_array_equal(quality, unbroken.column("qc_flags"))
     assert content(stage.finish(range(6))) == content(unbroken)
 
 
@@ -156,7 +156,7 @@ def test_a_damaged_field_is_left_out_and_recorded(
     path.write_bytes(path.read_bytes()[:3_000_000])
     store = run(sample)
     assert store.attributes["provenance"]["damaged_fields"] == [4]
-    assert 4 not in store.column("field")
+    assert 4 not in store.column("field_index")
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     assert said[0].startswith("field 4 is left out: ")
@@ -174,8 +174,8 @@ def test_no_readable_field(copy_run: Callable[[str], Sample]) -> None:
 
 def test_a_sample_without_fields(tmp_path: Path) -> None:
     with pytest.raises(SampleStateError, match="no sample 'S'"):
-        run(Sample.at(tmp_path, "S"))
-    sample = Sample.at(tmp_path, "T")
+        run(Sample.open(tmp_path, "S"))
+    sample = Sample.open(tmp_path, "T")
     sample.begin({"kind": "scope"})
     with pytest.raises(FrameFileError, match="no field there"):
         run(sample)
@@ -188,12 +188,12 @@ def test_a_missing_modality_is_flagged(copy_run: Callable[[str], Sample]) -> Non
     frames[1] = 0
     write_field(path, frames, info)
     store = run(sample)
-    flagged = (store.column("quality") & Quality.MISSING_MODALITY) > 0
-    assert set(store.column("field")[flagged]) <= {2}
-    here = store.column("field") == 2
+    flagged = (store.column("qc_flags") & QcFlag.MISSING_MODALITY) > 0
+    assert set(store.column("field_index")[flagged]) <= {2}
+    here = store.column("field_index") == 2
     assert np.all(flagged[here])
     # Color2 cannot be registered; color1 and color3 can, and keep their registration.
-    assert np.all((store.column("quality")[here] & Quality.UNREGISTERED) > 0)
+    assert np.all((store.column("qc_flags")[here] & QcFlag.UNREGISTERED) > 0)
 
 
 @pytest.mark.parametrize("glow", [5200, 15000])
@@ -212,22 +212,22 @@ def test_dirt_that_shines_is_not_counted(copy_run: Callable[[str], Sample], unbr
     write_field(path, frames, info)
     store = run(sample)
     there = np.hypot(store.column("y_px") - y, store.column("x_px") - x) < 20
-    (row,) = np.flatnonzero(there & (store.column("field") == 0))
-    debris = (store.column("quality") & Quality.DEBRIS) != 0
+    (row,) = np.flatnonzero(there & (store.column("field_index") == 0))
+    debris = (store.column("qc_flags") & QcFlag.DEBRIS) != 0
     assert debris[row] == (glow < 10000), "what shines as nuclei do is one, dirt on it or not"
-    np.testing.assert_array_equal(np.delete(debris, row), (unbroken.column("quality") & Quality.DEBRIS) != 0)
+    np.testing.assert_array_equal(np.delete(debris, row), (unbroken.column("qc_flags") & QcFlag.DEBRIS) != 0)
 
 
 def test_imported_fields_are_segmented(shared_data: Path, tmp_path: Path) -> None:
-    sample = Sample.at(tmp_path, "smear")
+    sample = Sample.open(tmp_path, "smear")
     pictures = sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:6]
     import_fields(pictures, sample, 0.075, "stained-rgb")
     store = run(sample)
     assert 5 <= len(store) <= 9
     assert store.attributes["derived"] == ["fluorescence"]
-    assert not (store.column("quality") & Quality.UNREGISTERED).any()
-    row = int(np.flatnonzero(store.column("quality") == 0)[0])
-    rgb = np.asarray(Image.open(pictures[int(store.column("field")[row])]))
+    assert not (store.column("qc_flags") & QcFlag.UNREGISTERED).any()
+    row = int(np.flatnonzero(store.column("qc_flags") == 0)[0])
+    rgb = np.asarray(Image.open(pictures[int(store.column("field_index")[row])]))
     y, x = int(store.column("y_px")[row]), int(store.column("x_px")[row])
     assert store.images()[row, :3, 112, 112] / 257 == pytest.approx(
         rgb[y - 2 : y + 3, x - 2 : x + 3].mean((0, 1)), abs=25
@@ -238,7 +238,7 @@ def test_pictures_without_cells(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     blank = np.random.default_rng(0).normal(220, 3, (200, 200, 3)).astype(np.uint8)
     Image.fromarray(blank).save(tmp_path / "in" / "blank.png")
-    sample = Sample.at(tmp_path, "blank")
+    sample = Sample.open(tmp_path, "blank")
     import_fields([tmp_path / "in"], sample, 0.1, "stained-rgb")
     with pytest.raises(NoCellsError, match="no white cell in 1 fields"):
         run(sample)

@@ -34,14 +34,14 @@ DEVICES = [
 ]
 
 
-def frame(shape: tuple[int, int], *, glowing: bool) -> np.ndarray:
+def frame(shape: tuple[int, int], *, above_background: bool) -> np.ndarray:
     """Dark disks on a bright ground, or bright and dark ones on a glow; noise; uneven light."""
     rng = np.random.default_rng(0)
     y, x = np.indices(shape)
     values = np.full(shape, 3000.0)
     for k, (row, column) in enumerate(rng.uniform(0, 1, (60, 2)) * shape):
         inside = np.hypot(y - row, x - column) < 30
-        values[inside] *= 9.0 if glowing and k % 6 == 0 else 0.6
+        values[inside] *= 9.0 if above_background and k % 6 == 0 else 0.6
     values = ndimage.gaussian_filter(values, 2) * (0.8 + 0.4 * x / shape[1])
     # The largest value of a camera of 16 bits, which torch's signed numbers do not hold.
     values[:9, :9] = 65535
@@ -53,8 +53,8 @@ def frame(shape: tuple[int, int], *, glowing: bool) -> np.ndarray:
 def test_block_means_and_edges_are_numpys(device: str, shape: tuple[int, int]) -> None:
     there = TorchSteps(device)
     shading = np.linspace(2400, 3600, 8, dtype=np.float32)[None].repeat(8, 0)
-    for glowing in (False, True):
-        here = frame(shape, glowing=glowing)
+    for above_background in (False, True):
+        here = frame(shape, above_background=above_background)
         wanted = NUMPY.smoothed(here, 3, 1.0)
         assert there.smoothed(here, 3, 1.0) == pytest.approx(wanted, rel=2e-6)
         edges = NUMPY.structure(here, 4, shading)
@@ -92,11 +92,11 @@ def test_a_field_has_the_same_cells(device: str, copy_run: Callable[[str], Sampl
     assert theirs.columns["shift_px"] == pytest.approx(ours.columns["shift_px"], abs=2e-3)
     assert theirs.columns["y_px"] == pytest.approx(ours.columns["y_px"], abs=0.2)
     assert np.mean(ours.masks == theirs.masks) > 0.999
-    assert theirs.columns["quality"].tolist() == ours.columns["quality"].tolist()
+    assert theirs.columns["qc_flags"].tolist() == ours.columns["qc_flags"].tolist()
 
 
 def test_a_large_frame_goes_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = frame((410, 523), glowing=False)
+    here = frame((410, 523), above_background=False)
     whole = TorchSteps("cpu").smoothed(here, 3, 1.0)
     largest: list[int] = []
     upload = TorchSteps._here
@@ -118,7 +118,7 @@ def test_where_the_gpus_memory_is_full_numpy_takes_over(
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("full")
 
-    there, here = TorchSteps("cpu"), frame((256, 256), glowing=False)
+    there, here = TorchSteps("cpu"), frame((256, 256), above_background=False)
     monkeypatch.setattr(TorchSteps, "_here", full)
     shading, centres = np.full((4, 4), 3000, np.float32), tile_centres((85, 85), 20, 5, 20)
     assert np.array_equal(there.smoothed(here, 3, 1.0), NUMPY.smoothed(here, 3, 1.0))
@@ -181,7 +181,7 @@ def test_segmenting_loads_no_torch(copy_run: Callable[[str], Sample]) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom wbcpipe.samples.sample import Sample\n"
         "from wbcpipe.segment.stage import SegmentStage\n"
-        f"print(len(SegmentStage(Sample.at(Path({str(sample.path.parent)!r}), 'light')).process(0)))\n"
+        f"print(len(SegmentStage(Sample.open(Path({str(sample.path.parent)!r}), 'light')).process(0)))\n"
         "assert 'torch' not in sys.modules, 'torch was loaded'\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
-from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, QcFlag
 from wbcpipe.samples.fields import PASSES, FieldInfo, FrameInfo, Reseated, field_path, write_field
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.stage import segment_sample
@@ -39,7 +39,7 @@ def second_um(index: int) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, CellStore]:
     folder: Path = tmp_path_factory.mktemp("passes")
-    sample = Sample.at(folder, "S")
+    sample = Sample.open(folder, "S")
     sample.begin({"format_version": 1, "sample": "S", "kind": "scope", "modalities": list(EXPOSURE_MS)})
     specimen = Specimen(PLAN)
     for name, seating in (("brightfield", UNMOVED), ("fluorescence", SEATING)):
@@ -82,11 +82,11 @@ def test_cells_lie_where_the_first_pass_saw_them(cells: tuple[Sample, CellStore]
 
 def test_bright_field_is_registered_to_the_turned_fluorescence(cells: tuple[Sample, CellStore]) -> None:
     _, store = cells
-    quality = store.column("quality")
-    assert not (quality & Quality.UNREGISTERED).any()
+    quality = store.column("qc_flags")
+    assert not (quality & QcFlag.UNREGISTERED).any()
     shift_px = store.column("shift_px")
     errors = []
-    for row, field in enumerate(store.column("field").tolist()):
+    for row, field in enumerate(store.column("field_index").tolist()):
         there = np.array([[store.column("x_px")[row], store.column("y_px")[row]]], float)
         turned = sensor_view(
             OpticalState(*second_um(field), 0.0, "fluorescence", 0.0), PLAN.seed, SEATING, (SIDE_PX, SIDE_PX), PIXEL_UM

@@ -207,5 +207,5 @@ def _fluorescence(
     emission = (uptake * emission).astype(np.float32)
     # Light from above and below the focal plane: a faint wide haze.
     haze = ndimage.gaussian_filter(emission[::2, ::2], 0.7 / (2 * GRID_UM), truncate=3.0)
-    glowing: NDArray[np.float32] = np.float32(0.86) * emission + np.float32(0.14) * doubled(haze)
-    return glowing
+    above_background: NDArray[np.float32] = np.float32(0.86) * emission + np.float32(0.14) * doubled(haze)
+    return above_background

@@ -404,7 +404,7 @@ def test_a_calibration_that_agrees_is_no_warning(tmp_path: Path, small_scope: Sc
         (
             "dark.exposures",
             [{"exposure_ms": 5.0, "level": 130.0, "read_noise": 3.5, "hot_pixels": 1, "hot_share": 0.0}],
-            r"130\.0 in the dark, the file says 100; write light_check\.camera_offset = 130\.0",
+            r"130\.0 in the dark, the file says 100; write frame_checks\.camera_offset = 130\.0",
         ),
         ("geometry.stage_affine", [[-1.0, 0.0], [0.0, 1.0]], r"flipped .* write camera\.stage_affine = \[\[-1\.0000"),
         ("geometry.stage_affine", [[0.9994, -0.034], [0.034, 0.9994]], r"write camera\.stage_affine = \[\[0\.9994, -0"),

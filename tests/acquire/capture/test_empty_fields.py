@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.empty_fields import EMPTY_BELOW_UM2, is_empty, read_empty, structure_um2
+from wbcpipe.acquire.capture.empty_fields import EMPTY_BELOW_UM2, foreground_area_um2, is_empty, read_empty
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import CELL_CLASSES, SpecimenPlan
@@ -65,7 +65,7 @@ def frame_of(
 @pytest.mark.parametrize(("exposure_ms", "bits"), [(5.0, 16), (0.5, 16), (5.0, 12)])
 def test_bare_glass_is_empty_under_vignetting_dust_and_any_lamp(seed: int, exposure_ms: float, bits: int) -> None:
     frame = frame_of(None, seed=seed, exposure_ms=exposure_ms, bits=bits)
-    assert structure_um2(frame, PIXEL_UM, 2**bits - 1) < EMPTY_BELOW_UM2 / 4
+    assert foreground_area_um2(frame, PIXEL_UM, 2**bits - 1) < EMPTY_BELOW_UM2 / 4
 
 
 def test_a_speck_and_platelets_do_not_fill_a_field() -> None:
@@ -73,7 +73,7 @@ def test_a_speck_and_platelets_do_not_fill_a_field() -> None:
         assert is_empty(frame_of(replace(platelet, x_um=20.0, y_um=-35.0)), PIXEL_UM)
     frame = frame_of(None)
     frame[40:42, 60:62] //= 10  # a black grain of 1.6 um
-    assert 0 < structure_um2(frame, PIXEL_UM) < EMPTY_BELOW_UM2
+    assert 0 < foreground_area_um2(frame, PIXEL_UM) < EMPTY_BELOW_UM2
 
 
 @pytest.mark.parametrize("label", CELL_CLASSES)
@@ -82,18 +82,18 @@ def test_a_speck_and_platelets_do_not_fill_a_field() -> None:
 def test_one_white_cell_is_enough(label: str, z_um: float, x_um: float) -> None:
     for cell in things(label, 3):
         frame = frame_of(replace(cell, x_um=x_um, y_um=47.0), z_um=z_um)
-        assert structure_um2(frame, PIXEL_UM) > 1.25 * EMPTY_BELOW_UM2
+        assert foreground_area_um2(frame, PIXEL_UM) > 1.25 * EMPTY_BELOW_UM2
 
 
 def test_a_usual_field_and_the_whole_frame_agree() -> None:
     crowded = VirtualMicroscope(Specimen(SpecimenPlan(61)))
     frame = crowded.expose(OpticalState(0.0, 0.0, crowded.specimen.focus_um(0.0, 0.0), "color1", 5.0, binning=BINNING))
-    assert structure_um2(frame, PIXEL_UM) > 3 * EMPTY_BELOW_UM2
+    assert foreground_area_um2(frame, PIXEL_UM) > 3 * EMPTY_BELOW_UM2
     cell = replace(things("LYM", 1)[0], x_um=-31.0, y_um=47.0)
     slide = BareGlass(SpecimenPlan(61, "buffy-coat"))
     slide.thing = cell
     whole = VirtualMicroscope(slide).expose(OpticalState(0.0, 0.0, 0.0, "color1", 5.0))
-    assert structure_um2(whole, 0.1) == pytest.approx(structure_um2(frame_of(cell), PIXEL_UM), rel=0.15)
+    assert foreground_area_um2(whole, 0.1) == pytest.approx(foreground_area_um2(frame_of(cell), PIXEL_UM), rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_usual_field_and_the_whole_frame_agree() -> None:
     ids=["dark lamp", "saturated", "too small"],
 )
 def test_a_frame_that_tells_nothing_is_not_empty(frame: NDArray[np.uint16]) -> None:
-    assert structure_um2(frame, PIXEL_UM) == float("inf")
+    assert foreground_area_um2(frame, PIXEL_UM) == float("inf")
     assert not is_empty(frame, PIXEL_UM)
 
 

@@ -114,7 +114,7 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
         sequencing=sequencing,
     )
     plan = AcquisitionPlan.from_scope(scope, "A")
-    whole, broken = Sample.at(tmp_path, "whole"), Sample.at(tmp_path, "broken")
+    whole, broken = Sample.open(tmp_path, "whole"), Sample.open(tmp_path, "broken")
     bursts: list[int] = []
     with AcquisitionSession(whole, scope, plan, ISLAND) as session:
         assert isinstance(session.microscope, VirtualScope)
@@ -143,7 +143,7 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
 
 def test_a_broken_run_skips_the_same_fields(island_scope: Scope, tmp_path: Path) -> None:
     plan = AcquisitionPlan.from_scope(island_scope, "A")
-    whole, broken = Sample.at(tmp_path, "whole"), Sample.at(tmp_path, "broken")
+    whole, broken = Sample.open(tmp_path, "whole"), Sample.open(tmp_path, "broken")
     with AcquisitionSession(whole, island_scope, plan, ISLAND) as session:
         session.take(range(FIELDS))
     for wanted in (7, FIELDS):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.frame_checks import FrameJudge, is_noise, thinned
-from wbcpipe.acquire.config.scope import LightCheck
+from wbcpipe.acquire.capture.frame_checks import FrameValidator, is_noise, thinned
+from wbcpipe.acquire.config.scope import FrameChecks
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
@@ -20,7 +20,7 @@ from wbcpipe.samples.fields import MODALITIES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LIMITS = LightCheck(camera_offset=100.0)
+LIMITS = FrameChecks(camera_offset=100.0)
 EXPOSURES_MS = (5.0, 5.0, 5.0, 20.0)
 
 
@@ -59,7 +59,7 @@ def bright_field(*, cells: bool = True) -> NDArray[np.uint16]:
 
 @pytest.mark.parametrize("camera_offset", [0.0, 100.0, 105.0])
 def test_cells_on_a_black_ground_are_believed_however_many_there_are(camera_offset: float) -> None:
-    judge = FrameJudge(LightCheck(camera_offset=camera_offset), 65535)
+    judge = FrameValidator(FrameChecks(camera_offset=camera_offset), 65535)
     for number in range(12):
         judge.judge(("fluorescence",), on_black(number)[None], bright_field)
 
@@ -67,7 +67,7 @@ def test_cells_on_a_black_ground_are_believed_however_many_there_are(camera_offs
 @pytest.mark.parametrize("camera_offset", [0.0, 100.0])
 @pytest.mark.parametrize("before", [0, 4])
 def test_a_fluorescence_lamp_that_is_dark_is_seen_from_the_first_field_on(camera_offset: float, before: int) -> None:
-    judge = FrameJudge(LightCheck(camera_offset=camera_offset), 65535, "LED Shutter")
+    judge = FrameValidator(FrameChecks(camera_offset=camera_offset), 65535, "LED Shutter")
     for number in range(before):
         judge.judge(("fluorescence",), on_black(number)[None], bright_field)
     for number in range(4, 6):
@@ -75,7 +75,7 @@ def test_a_fluorescence_lamp_that_is_dark_is_seen_from_the_first_field_on(camera
             judge.judge(("fluorescence",), on_black(number, cells=False)[None], bright_field)
         both = np.stack([bright_field(), on_black(number, cells=False)])
         with pytest.raises(HardwareError, match="nothing but the camera's noise"):
-            FrameJudge(LightCheck(camera_offset=camera_offset), 65535).judge(("color1", "fluorescence"), both)
+            FrameValidator(FrameChecks(camera_offset=camera_offset), 65535).judge(("color1", "fluorescence"), both)
     judge.judge(("fluorescence",), on_black(6, cells=False)[None], lambda: bright_field(cells=False))
     judge.judge(("fluorescence",), on_black(7, cells=False)[None])
 
@@ -96,7 +96,7 @@ def test_no_field_of_the_virtual_slide_is_turned_away(seed: int, side_px: int) -
     fields = rendered(seed, side_px, places_um)
     glow = np.array([np.percentile(field[3], 99.0) for field in fields])
     assert glow.min() < 1500 < 10_000 < glow.max(), "the places shall hold empty fields and fields full of cells"
-    judge = FrameJudge(LIMITS, 65535)
+    judge = FrameValidator(LIMITS, 65535)
     for field in fields:
         judge.judge(MODALITIES, field)
 
@@ -129,7 +129,7 @@ def dark(field: NDArray[np.uint16], channel: int) -> None:
     ],
 )
 def test_what_cannot_be_is_named_with_its_figures(channel: int, value: float | str, words: str) -> None:
-    judge = FrameJudge(LIMITS, 65535, "LED Shutter")
+    judge = FrameValidator(LIMITS, 65535, "LED Shutter")
     for number in range(4):
         judge.judge(MODALITIES, sound(number))
     field = sound(4)
@@ -148,18 +148,18 @@ def test_what_cannot_be_is_named_with_its_figures(channel: int, value: float | s
 
 
 def test_levels_are_learnt_from_fields_on_disk_without_a_verdict() -> None:
-    judge = FrameJudge(LIMITS, 65535)
+    judge = FrameValidator(LIMITS, 65535)
     for number in range(3):
         judge.learn(MODALITIES, sound(number))
     weak = sound(3)
     weak[0] = weak[0] * 0.3
     with pytest.raises(HardwareError, match="color1: the level fell"):
         judge.judge(MODALITIES, weak)
-    FrameJudge(LIMITS, 65535).judge(MODALITIES, weak)
+    FrameValidator(LIMITS, 65535).judge(MODALITIES, weak)
 
 
 def test_a_buffer_that_is_used_again_is_not_taken_for_a_frozen_camera() -> None:
-    judge, buffer = FrameJudge(LIMITS, 65535), np.empty((4, 64, 64), np.uint16)
+    judge, buffer = FrameValidator(LIMITS, 65535), np.empty((4, 64, 64), np.uint16)
     for number in range(3):
         buffer[:] = sound(number)
         judge.judge(MODALITIES, buffer)
@@ -167,7 +167,7 @@ def test_a_buffer_that_is_used_again_is_not_taken_for_a_frozen_camera() -> None:
 
 
 def test_the_check_can_be_switched_off() -> None:
-    judge = FrameJudge(LightCheck(enabled=False), 65535)
+    judge = FrameValidator(FrameChecks(enabled=False), 65535)
     for _ in range(2):
         judge.judge(MODALITIES, np.zeros((4, 64, 64), np.uint16))
 
@@ -178,7 +178,7 @@ def test_a_frame_of_full_size_costs_less_than_a_millisecond() -> None:
     field[3, 100:300, 100:300] = 40_000  # a nucleus, so that the frame is not noise alone
     times_s = []
     for _ in range(9):
-        judge = FrameJudge(LIMITS, 65535)
+        judge = FrameValidator(LIMITS, 65535)
         began_s = time.perf_counter()
         judge.judge(MODALITIES, field)
         times_s.append(time.perf_counter() - began_s)

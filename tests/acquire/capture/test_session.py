@@ -113,7 +113,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
         focus="surface",
     )
     plan = AcquisitionPlan.from_scope(scope, "A")
-    whole, broken = Sample.at(tmp_path, "whole"), Sample.at(tmp_path, "broken")
+    whole, broken = Sample.open(tmp_path, "whole"), Sample.open(tmp_path, "broken")
     with AcquisitionSession(whole, scope, plan, specimen) as session:
         session.take(range(4))
     for wanted in (1, 2, 4):

@@ -12,7 +12,7 @@ from scipy import ndimage
 from wbcpipe.acquire.config.micromanager_cfg import lint_warnings, read_config
 from wbcpipe.acquire.config.policies import MOST_FRAMES
 from wbcpipe.acquire.config.scope import list_scopes, load_scope
-from wbcpipe.acquire.focus.autofocus import climb_to_focus, search_focus, sharpness
+from wbcpipe.acquire.focus.autofocus import hill_climb, search_focus, sharpness
 from wbcpipe.acquire.focus.focus_map import FocusSurface, load_surface
 from wbcpipe.acquire.focus.surface_fit import FocusPoint, fit_local, fit_surface
 from wbcpipe.acquire.plan import AcquisitionPlan
@@ -65,7 +65,7 @@ def planted(
 
 @pytest.mark.parametrize("focus_um", [-2.9, -0.4, 0.0, 1.3, 6.2])
 def test_climbing_finds_a_planted_focus(focus_um: float) -> None:
-    found = climb_to_focus(planted(focus_um), 0.0, 1.5, LIMITS_UM)
+    found = hill_climb(planted(focus_um), 0.0, 1.5, LIMITS_UM)
     assert found is not None
     assert found.z_um == pytest.approx(focus_um, abs=0.15)
     assert found.frames <= 12
@@ -79,24 +79,24 @@ def test_a_wide_search_finds_a_distant_focus(focus_um: float) -> None:
 
 
 def test_an_empty_place_has_no_focus() -> None:
-    assert climb_to_focus(planted(0.0, empty=True), 0.0, 1.5, LIMITS_UM) is None
+    assert hill_climb(planted(0.0, empty=True), 0.0, 1.5, LIMITS_UM) is None
     assert search_focus(planted(0.0, empty=True), 0.0, 12.0, 3.0, 1.5, LIMITS_UM) is None
 
 
 @pytest.mark.parametrize("dirt_um", [-4.0, 2.5, 5.0])
 def test_a_black_particle_does_not_pull_the_focus(dirt_um: float) -> None:
-    found = climb_to_focus(planted(0.4, dirt_um=dirt_um), 0.0, 1.5, LIMITS_UM)
+    found = hill_climb(planted(0.4, dirt_um=dirt_um), 0.0, 1.5, LIMITS_UM)
     assert found is not None
     assert found.z_um == pytest.approx(0.4, abs=0.4)
 
 
 def test_a_lone_particle_is_no_specimen() -> None:
-    assert climb_to_focus(planted(0.0, empty=True, dirt_um=0.5), 0.0, 1.5, LIMITS_UM) is None
+    assert hill_climb(planted(0.0, empty=True, dirt_um=0.5), 0.0, 1.5, LIMITS_UM) is None
 
 
 @pytest.mark.parametrize("lamp", [-0.05, 0.05])
 def test_a_lamp_that_drifts_through_a_search_does_not_pull_the_focus(lamp: float) -> None:
-    found = climb_to_focus(planted(1.3, lamp=lamp), 0.0, 1.5, LIMITS_UM)
+    found = hill_climb(planted(1.3, lamp=lamp), 0.0, 1.5, LIMITS_UM)
     assert found is not None
     assert found.z_um == pytest.approx(1.3, abs=0.15)
 
@@ -109,7 +109,7 @@ def test_a_climb_without_a_peak_ends_after_12_frames() -> None:
         seen.append(z_um)
         return take(z_um)
 
-    assert climb_to_focus(watched, 3.0, 0.5, LIMITS_UM) is None
+    assert hill_climb(watched, 3.0, 0.5, LIMITS_UM) is None
     assert len(seen) <= MOST_FRAMES
 
 
@@ -240,7 +240,7 @@ def _finder(scope_specimen: Specimen) -> Callable[..., float | None]:
         if wide:
             found = search_focus(take, near_um, POLICY.range_um, POLICY.coarse_step_um, step_um, LIMITS_UM)
         else:
-            found = climb_to_focus(take, near_um, step_um, LIMITS_UM)
+            found = hill_climb(take, near_um, step_um, LIMITS_UM)
         return None if found is None else round(found.z_um + POLICY.offset_um, 3)
 
     return find

@@ -22,7 +22,7 @@ from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener
-from wbcpipe.acquire.supervise.restart_policy import make_dark
+from wbcpipe.acquire.supervise.restart_policy import close_shutter_in_subprocess
 from wbcpipe.acquire.supervise.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken, Progress
 from wbcpipe.errors import CoreLostError, DeviceCrashError, DeviceTimeoutError
 from wbcpipe.samples.fields import fields_on_disk, read_field
@@ -94,7 +94,7 @@ def test_a_fault_in_micro_manager_is_retried_and_leaves_no_trace_in_the_files(
     words: str,
 ) -> None:
     bridge = make_bridge(*QUICK, ('sequencing = "off"', f'sequencing = "{sequencing}"'))
-    faulty, sound = Sample.at(tmp_path, "faulty"), Sample.at(tmp_path, "sound")
+    faulty, sound = Sample.open(tmp_path, "faulty"), Sample.open(tmp_path, "sound")
     assert bridge.order(order) == "done"
     take(faulty, bridge.scope, specimen, 2)
     reasons = [event["reason"] for event in events_of(faulty) if event["event"] == "retry"]
@@ -112,7 +112,7 @@ def test_a_field_that_always_fails_is_missing_and_comes_with_the_next_run(
     tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
 ) -> None:
     bridge = make_bridge(*QUICK)
-    sample = Sample.at(tmp_path, "S1")
+    sample = Sample.open(tmp_path, "S1")
     bridge.order("fail getImage 3 Camera image buffer read failed.")
     take(sample, bridge.scope, specimen, 2)
     assert list(fields_on_disk(sample.raw_path())) == [1]
@@ -126,7 +126,7 @@ def test_a_focusing_device_that_hangs_for_ever_leaves_the_camera_to_focus_by_ima
     tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
 ) -> None:
     bridge = make_bridge(*AUTOFOCUS)
-    sample = Sample.at(tmp_path, "S1")
+    sample = Sample.open(tmp_path, "S1")
     bridge.order("hang fullFocus 99 600")
     take(sample, bridge.scope, specimen, 1)
     (focused,) = [event for event in events_of(sample) if event["event"] == "focused"]
@@ -161,7 +161,7 @@ def test_what_a_dead_process_left_running_is_ended_in_the_dark(bridged: Bridged)
         link.set_shutter(is_open=True)
         link._call("start_continuous_sequence_acquisition", 0.0)
         link._alone.close()  # as if its process had died
-        assert make_dark(bridged.scope) == ""
+        assert close_shutter_in_subprocess(bridged.scope) == ""
         assert bridged.order("shutter") == "closed"
         assert not link._call("is_sequence_running")
     finally:
@@ -172,7 +172,7 @@ def test_a_call_that_hangs_for_ever_costs_a_restart_and_no_field(
     tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
 ) -> None:
     bridge = make_bridge(*QUICK)
-    sample, sound = Sample.at(tmp_path, "hung"), Sample.at(tmp_path, "sound")
+    sample, sound = Sample.open(tmp_path, "hung"), Sample.open(tmp_path, "sound")
     bridge.order("hang snapImage 1 600")
     plan = AcquisitionPlan.from_scope(bridge.scope, "A")
     with AcquisitionWorker(AcquisitionRequest(sample, bridge.scope, plan, specimen)) as worker:
@@ -211,7 +211,7 @@ def test_a_driver_that_crashes_micro_manager_is_told_and_the_run_goes_on_when_it
 ) -> None:
     bridge = make_bridge()
     plan = AcquisitionPlan.from_scope(bridge.scope, "A")
-    sample, sound = Sample.at(tmp_path, "crashed"), Sample.at(tmp_path, "sound")
+    sample, sound = Sample.open(tmp_path, "crashed"), Sample.open(tmp_path, "sound")
     crash = FaultyOpener(plan, (Fault("driver crash", 1),), tmp_path / "strikes", bleaching=False)
     told, fields = [], []
     with AcquisitionWorker(AcquisitionRequest(sample, bridge.scope, plan, specimen, microscope=crash)) as worker:
@@ -245,7 +245,7 @@ def test_a_micro_manager_that_stays_away_ends_the_run_with_what_to_do(
     tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
 ) -> None:
     bridge = make_bridge(("retry_wait_s = 0.0", "retry_wait_s = 0.0\nmicromanager_return_min = 0.01"))
-    sample = Sample.at(tmp_path, "S1")
+    sample = Sample.open(tmp_path, "S1")
     plan = AcquisitionPlan.from_scope(bridge.scope, "A")
     with AcquisitionWorker(AcquisitionRequest(sample, bridge.scope, plan, specimen)) as worker:
         worker.want(1)
@@ -264,7 +264,7 @@ def test_a_micro_manager_that_stays_away_ends_the_run_with_what_to_do(
     assert list(fields_on_disk(sample.raw_path())) == [0]
     bridge.restart()
     take(sample, bridge.scope, specimen, 3)
-    sound = Sample.at(tmp_path, "sound")
+    sound = Sample.open(tmp_path, "sound")
     take(sound, bridge.headless, specimen, 3)
     assert_same_pixels(sample, sound, 3)
 
@@ -287,7 +287,7 @@ def test_the_shutter_is_closed_after_ctrl_c_and_found_open_after_a_kill(tmp_path
     )
     words = [sys.executable, "-m", "wbcpipe", "acquire", "--slide", "S1", "--scope", str(scope), "--fields", "25"]
     words += ["--data", str(tmp_path)]
-    raw = Sample.at(tmp_path, "S1").raw_path()
+    raw = Sample.open(tmp_path, "S1").raw_path()
 
     def run(until: int, number: signal.Signals) -> tuple[int, str]:
         """Send a signal to all processes of a run once so many fields are there; gives its exit code and messages."""

@@ -76,7 +76,7 @@ def test_the_second_pass_finds_the_fields_of_the_first(
     tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
 ) -> None:
     bridge = make_bridge(*WIDE)
-    samples = [Sample.at(tmp_path, name) for name in ("bridge", "headless")]
+    samples = [Sample.open(tmp_path, name) for name in ("bridge", "headless")]
     for sample, scope in zip(samples, (bridge.scope, bridge.headless), strict=True):
         for name in TWO_PASSES:
             take(sample, scope, specimen, 3, name)
@@ -113,7 +113,7 @@ def test_calibration_finds_the_same_figures(make_bridge: BridgeMaker, specimen: 
 
 def test_the_focusing_device_is_asked(tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan) -> None:
     bridge = make_bridge(*AUTOFOCUS)
-    samples = [Sample.at(tmp_path, name) for name in ("bridge", "headless")]
+    samples = [Sample.open(tmp_path, name) for name in ("bridge", "headless")]
     for sample, scope in zip(samples, (bridge.scope, bridge.headless), strict=True):
         take(sample, scope, specimen, 2)
     (focused,) = events_of(samples[0], "focused")
@@ -125,7 +125,7 @@ def test_faults_are_retried_and_a_field_that_always_fails_is_missing(
     tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
 ) -> None:
     bridged = make_bridge(("camera_timeout_s = 10.0", "camera_timeout_s = 0.5"))
-    sample = Sample.at(tmp_path, "S1")
+    sample = Sample.open(tmp_path, "S1")
     sample.path.mkdir()
     plan = AcquisitionPlan.from_scope(bridged.scope, "A")
     faults = (

@@ -68,7 +68,7 @@ def assert_same_files(samples: list[Sample], n_fields: int) -> None:
 def test_the_virtual_scope_writes_the_same_files_over_the_bridge(
     tmp_path: Path, bridged: Bridged, specimen: SpecimenPlan
 ) -> None:
-    samples = [Sample.at(tmp_path, name) for name in ("bridge", "headless")]
+    samples = [Sample.open(tmp_path, name) for name in ("bridge", "headless")]
     for sample, scope in zip(samples, (bridged.scope, bridged.headless), strict=True):
         take(sample, scope, 3, specimen)
     assert_same_files(samples, 3)
@@ -83,7 +83,7 @@ def test_bursts_and_focusing_go_over_the_bridge_too(
         ("range_um = 30.0", "range_um = 6.0"),
         ("roi_px = 384", "roi_px = 256"),
     )
-    samples = [Sample.at(tmp_path, name) for name in ("bridge", "headless")]
+    samples = [Sample.open(tmp_path, name) for name in ("bridge", "headless")]
     take(samples[0], bridge.scope.with_sequencing("on"), 2, specimen)
     take(samples[1], bridge.headless.with_sequencing("off"), 2, specimen)
     assert_same_files(samples, 2)
@@ -103,7 +103,7 @@ def test_a_real_camera_writes_the_same_files_over_the_bridge(tmp_path: Path, mak
         ("Camera,FastImage,1", "Camera,FastImage,0"),
         ("exposure_ms = 20.0", "exposure_ms = 100.0"),
     )
-    samples = [Sample.at(tmp_path, name) for name in ("bridge", "headless")]
+    samples = [Sample.open(tmp_path, name) for name in ("bridge", "headless")]
     take(samples[0], bridge.scope, 2)
     # The demo camera's waves go on from frame to frame, in the same way in every new process.
     plan = AcquisitionPlan.from_scope(bridge.headless, "A")

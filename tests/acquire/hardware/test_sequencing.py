@@ -73,7 +73,7 @@ def test_files_are_those_of_switching_by_command(
             focus="surface",
             sequencing=sequencing,
         )
-        sample = Sample.at(tmp_path, sequencing)
+        sample = Sample.open(tmp_path, sequencing)
         with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen) as session:
             assert isinstance(session.microscope, VirtualScope)
             bursts: list[int] = []
@@ -381,7 +381,7 @@ def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
     assert written == list(range(8))
     assert most[0] == 3, "never more fields in memory than buffers"
     monkeypatch.setattr(writer_module, "write_planes", real_write)
-    other = Sample.at(sample.path.parent, "fast")
+    other = Sample.open(sample.path.parent, "fast")
     with AcquisitionSession(other, scope, plan, specimen) as session:
         session.take(range(8))
     for slow_path, path in zip(

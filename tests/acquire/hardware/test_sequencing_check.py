@@ -74,7 +74,7 @@ def events_of(sample: Sample) -> list[dict[str, Any]]:
 def test_a_light_that_does_not_follow_is_switched_by_command(
     tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan
 ) -> None:
-    samples = [Sample.at(tmp_path, name) for name in ("untriggered", "sound")]
+    samples = [Sample.open(tmp_path, name) for name in ("untriggered", "sound")]
     for sample, sequencing, opener in zip(samples, ("auto", "off"), (untriggered, None), strict=True):
         scope = make_scope(sequencing=sequencing)
         plan = AcquisitionPlan.from_scope(scope, "A")

@@ -13,7 +13,7 @@ from wbcpipe.acquire.doctor import check_live, check_offline
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
-from wbcpipe.acquire.supervise.restart_policy import make_dark
+from wbcpipe.acquire.supervise.restart_policy import close_shutter_in_subprocess
 from wbcpipe.errors import ConfigError, HardwareError
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
@@ -40,7 +40,7 @@ def test_it_takes_the_same_pixels_and_is_lit_only_while_it_exposes(
     taken = []
     for number, changes in enumerate(((), (DARK, PRESET))):
         scope = make_scope(*changes, sequencing=sequencing)
-        sample = Sample.at(tmp_path, f"S{number}")
+        sample = Sample.open(tmp_path, f"S{number}")
         with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen) as session:
             assert isinstance(session.microscope, VirtualScope)
             link = session.microscope.link
@@ -102,16 +102,16 @@ def fail(*_: object) -> None:
 def test_light_that_is_found_on_is_put_out_and_told(make_scope: Callable[..., Scope]) -> None:
     startup = ("System,Startup,LED,Label,Closed", "System,Startup,LED,Label,470nm")
     link = CoreLink(make_scope(DARK, PRESET, startup))
-    assert link.found_lit
+    assert link.shutter_was_open
     assert link.get_property("LED", "Label") == "Closed"
     link.close()
     link = CoreLink(make_scope(DARK, PRESET))
-    assert not link.found_lit
+    assert not link.shutter_was_open
     link.close()
 
 
 def test_a_process_of_its_own_makes_it_dark(make_scope: Callable[..., Scope]) -> None:
-    assert make_dark(make_scope(DARK, PRESET)) == ""
+    assert close_shutter_in_subprocess(make_scope(DARK, PRESET)) == ""
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from wbcpipe.acquire.config.scope import Reliability
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener, FaultyScope, read_strikes
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
-from wbcpipe.acquire.supervise.restart_policy import RestartPolicy, Verdict, make_dark
+from wbcpipe.acquire.supervise.restart_policy import RestartPolicy, Verdict, close_shutter_in_subprocess
 from wbcpipe.acquire.supervise.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken, Progress
 from wbcpipe.errors import AcquisitionError, CoreLostError, DiskFullError
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field
@@ -65,7 +65,7 @@ def fast_scope(make_scope: Callable[..., Scope]) -> Scope:
 @pytest.fixture
 def expected(fast_scope: Scope, specimen: SpecimenPlan, tmp_path: Path) -> dict[int, NDArray[np.uint16]]:
     """Four fields of a run without faults, of a dye that does not bleach."""
-    sample = Sample.at(tmp_path, "sound")
+    sample = Sample.open(tmp_path, "sound")
     plan = AcquisitionPlan.from_scope(fast_scope, "A")
     opener = FaultyOpener(plan, (), tmp_path / "none", bleaching=False)
     with AcquisitionSession(sample, fast_scope, plan, specimen, microscope=opener) as session:
@@ -168,12 +168,12 @@ def test_an_autofocus_that_hangs_is_tried_again_on_fresh_devices(
     opener = FaultyOpener(plan, (Fault("autofocus hangs", 0, attempts=2),), tmp_path / "strikes")
     with AcquisitionSession(sample, scope, plan, specimen, microscope=opener) as session:
         session.take(range(2))
-    with AcquisitionSession(Sample.at(tmp_path, "sound"), scope, plan, specimen) as session:
+    with AcquisitionSession(Sample.open(tmp_path, "sound"), scope, plan, specimen) as session:
         session.take(range(2))
     retries = [event for event in events_of(sample) if event["event"] == "retry"]
     assert [event["doing"] for event in retries] == ["focus", "focus"]
     assert all("did not end within" in event["reason"] for event in retries)
-    surfaces = [(which.raw_path() / "focus.json").read_bytes() for which in (sample, Sample.at(tmp_path, "sound"))]
+    surfaces = [(which.raw_path() / "focus.json").read_bytes() for which in (sample, Sample.open(tmp_path, "sound"))]
     assert surfaces[0] == surfaces[1]
 
 
@@ -270,7 +270,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_same_command_goes_on(
                 while True:
                     handle.write(bytes(2**16))
 
-    sample, sound = Sample.at(small_disk, "S1"), Sample.at(tmp_path, "sound")
+    sample, sound = Sample.open(small_disk, "S1"), Sample.open(tmp_path, "sound")
     with (
         AcquisitionSession(sample, small_scope, small_plan, specimen) as session,
         pytest.raises(DiskFullError, match=r"no space left on the disk|GB are free") as caught,
@@ -308,9 +308,11 @@ def test_a_shutter_found_open_is_closed_told_and_noted(
 
 
 def test_the_shutter_is_closed_by_a_process_of_its_own_or_it_is_said_why_not(make_scope: Callable[..., Scope]) -> None:
-    assert make_dark(make_scope()) == ""
+    assert close_shutter_in_subprocess(make_scope()) == ""
     crash = "Property,Camera,BitDepth,16\nProperty,Camera,SimulateCrash,Dereference Null Pointer"
-    assert make_dark(make_scope(("Property,Camera,BitDepth,16", crash))) == "the process died (SIGSEGV)"
+    assert (
+        close_shutter_in_subprocess(make_scope(("Property,Camera,BitDepth,16", crash))) == "the process died (SIGSEGV)"
+    )
 
 
 def test_deaths_are_counted_by_field_and_in_a_row() -> None:

@@ -120,7 +120,9 @@ def test_the_second_pass_takes_the_fields_of_the_first(
 def test_a_second_pass_in_pieces_equals_one_at_a_stretch(
     tmp_path: Path, wide_scope: Scope, wide_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:
-    whole, broken = (Passes(Sample.at(tmp_path, name), wide_scope, wide_plan, specimen) for name in ("whole", "broken"))
+    whole, broken = (
+        Passes(Sample.open(tmp_path, name), wide_scope, wide_plan, specimen) for name in ("whole", "broken")
+    )
     for one in (whole, broken):
         one.take("brightfield", 3)
     whole.take("fluorescence", 3, NEAR)

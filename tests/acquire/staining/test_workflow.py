@@ -26,7 +26,7 @@ from wbcpipe.acquire.staining.checks import check_staining, open_checked, progra
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import AcquisitionError, ConfigError, DiskFullError, SampleStateError
 from wbcpipe.samples.fields import field_path, fields_on_disk
-from wbcpipe.samples.scan_outcome import load_end
+from wbcpipe.samples.scan_outcome import load_scan_outcome
 from wbcpipe.scan.loop import acquire_and_segment
 from wbcpipe.scan.request import ScanRequest, check_request
 from wbcpipe.system.files import write_json
@@ -162,7 +162,7 @@ def test_acquire_stains_nothing_after_the_deadline(
         with pytest.raises(AcquisitionError, match="the deadline passed before any field was taken"):
             both()
     assert bench.log == ["brightfield"]
-    end = load_end(sample)
+    end = load_scan_outcome(sample)
     assert end is not None
     assert (end.reason, end.fields_done, end.fields_wanted) == ("deadline", 0, 12)
 
@@ -177,7 +177,7 @@ def test_run_stains_nothing_after_the_deadline(
         with pytest.raises(AcquisitionError, match=r"not stained: the deadline .* 5 of 12 bright fields are done"):
             acquire_and_segment(sample, request, None, reporter=Reporter(quiet=True))  # type: ignore[arg-type]
     assert bench.log == ["brightfield"] * 2
-    end = load_end(sample)
+    end = load_scan_outcome(sample)
     assert end is not None
     assert (end.reason, end.fields_done, end.fields_wanted) == ("deadline", 0, 12)
 

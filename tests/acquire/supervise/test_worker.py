@@ -28,7 +28,7 @@ from wbcpipe.acquire.supervise.worker import (
 )
 from wbcpipe.errors import DeviceCrashError, SampleStateError
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field
-from wbcpipe.system.signals import deaf_from_birth
+from wbcpipe.system.signals import ignore_sigint_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,7 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
 
 @pytest.mark.parametrize(
     ("moment", "n_before"),
-    [("multiprocessing.get_context", 0), ("wbcpipe.acquire.supervise.worker.deaf_from_birth", 1)],
+    [("multiprocessing.get_context", 0), ("wbcpipe.acquire.supervise.worker.ignore_sigint_in_children", 1)],
 )
 def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
     sample: Sample,
@@ -113,7 +113,7 @@ def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
     plan = AcquisitionPlan.from_scope(scope, "A")
     crashing = FaultyOpener(plan, (Fault("driver crash", 0, attempts=1),), sample.path / "strikes.jsonl")
     worker = AcquisitionWorker(AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing))
-    genuine = {"multiprocessing.get_context": multiprocessing.get_context}.get(moment, deaf_from_birth)
+    genuine = {"multiprocessing.get_context": multiprocessing.get_context}.get(moment, ignore_sigint_in_children)
     n_calls = 0
 
     def interrupted(*given: str) -> object:
@@ -182,7 +182,7 @@ from wbcpipe.samples.sample import Sample
 if __name__ == "__main__":
     scope = load_scope(sys.argv[1])
     plan = AcquisitionPlan.from_scope(scope, "A")
-    sample = Sample.at(Path(sys.argv[2]), "S1")
+    sample = Sample.open(Path(sys.argv[2]), "S1")
     with AcquisitionWorker(AcquisitionRequest(sample, scope, plan, SpecimenPlan(7))) as worker:
         worker.want(16)
         print(worker.pid, flush=True)

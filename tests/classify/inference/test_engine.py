@@ -23,7 +23,7 @@ from wbcpipe.classify.inference.engine import (
     engine_for,
     shared_threads,
 )
-from wbcpipe.classify.inference.parallel_batches import lane_threads
+from wbcpipe.classify.inference.parallel_batches import stream_threads
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.normalise import CLIP, scaled
 from wbcpipe.classify.networks import build_network
@@ -243,7 +243,7 @@ def test_engines_call_real_cells_alike(tmp_path: Path) -> None:
     folder.mkdir()
     for path in chosen:
         Image.open(path).save(folder / f"{path.stem}.png")
-    sample = Sample.at(tmp_path, "smears")
+    sample = Sample.open(tmp_path, "smears")
     import_cells([folder], sample, 0.1, "stained-rgb")
     images = CellStore(sample.cells_path).images(0, len(chosen))
     bundle = load_bundle("smear-shufflenet")
@@ -288,7 +288,7 @@ def test_lanes_give_what_one_call_gives(network: FusionNetwork, pictures: NDArra
         assert engine.buffer((2, 3, 4, 4)).shape == (2, 3, 4, 4)
         parts = [pictures[[row]] for row in range(len(pictures))] * 3
         expected = [TorchEngine(network, CPU)(part) for part in parts]
-        with lane_threads(engine) as pool:
+        with stream_threads(engine) as pool:
             assert list(pool.map(lambda _: torch.get_num_threads(), range(20))) == [1] * 20
             np.testing.assert_allclose(list(pool.map(engine, parts)), expected, atol=1e-5)
         assert torch.get_num_threads() == 3

@@ -156,7 +156,7 @@ def test_an_export_calls_real_cells_alike(tmp_path: Path) -> None:
     folder.mkdir()
     for path in sorted(PICTURES.rglob("*.jpg"))[::25]:
         Image.open(path).save(folder / f"{path.stem}.png")
-    sample = Sample.at(tmp_path, "smears")
+    sample = Sample.open(tmp_path, "smears")
     import_cells([folder], sample, 0.1, "stained-rgb")
     store = CellStore(sample.cells_path)
     bundle = load_bundle("smear-shufflenet")

@@ -13,7 +13,7 @@ from wbcpipe.classify.inference import engine as engines
 from wbcpipe.classify.inference import gpu
 from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.inference.gpu import GpuEngine, gpu_engine
-from wbcpipe.classify.inference.parallel_batches import lane_threads
+from wbcpipe.classify.inference.parallel_batches import stream_threads
 from wbcpipe.classify.networks import build_network
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def test_cuda_gives_what_the_processor_gives(network: FusionNetwork, pictures: N
     expected = TorchEngine(network, CPU)(pictures)
     np.testing.assert_allclose(engine(pictures), expected, atol=0.02)
     parts = [pictures[row : row + 3] for row in range(6)] * 20
-    with lane_threads(engine) as pool:
+    with stream_threads(engine) as pool:
         for row, found in enumerate(pool.map(engine, parts)):
             np.testing.assert_allclose(found, expected[row % 6 : row % 6 + 3], atol=0.02)
     exact = GpuEngine(network, SHAPE, BATCH, "float32", runtime=gpu.CudaRuntime(), lanes=2)

@@ -17,9 +17,9 @@ from wbcpipe.classify.models.bundle import Bundle, BundleInfo, write_bundle
 from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.uncertainty.probability_calibration import Calibration
-from wbcpipe.classify.uncertainty.risk_control import Certificate, Level
+from wbcpipe.classify.uncertainty.risk_control import Level, RiskBounds
 from wbcpipe.errors import BundleError, ConfigError
-from wbcpipe.samples.cell_store import CellStore, Quality
+from wbcpipe.samples.cell_store import CellStore, QcFlag
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def bundle(tmp_path: Path) -> Bundle:
                 temperatures=(1, 1, 1),
                 weights=(0.5, 0.25, 0.25),
                 threshold=0.3,
-                certificate=Certificate(cells=100, levels=LEVELS),
+                certificate=RiskBounds(cells=100, levels=LEVELS),
                 f1_weighted=0.95,
             ),
             "without": {"color2": Calibration(temperatures=(2, 2, 2), weights=(0.5, 0, 0.5), f1_weighted=0.9)},
@@ -130,14 +130,14 @@ def test_classify_without_is_written_down_and_repeatable(
 
 
 def test_a_dead_lamp_is_noticed(bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path) -> None:
-    store = write_store("s1", 30, quality=dict.fromkeys(range(20), Quality.MISSING_MODALITY.value))
+    store = write_store("s1", 30, quality=dict.fromkeys(range(20), QcFlag.MISSING_MODALITY.value))
     assert dead_modalities(store, MODALITIES, (0, 1, 2)) == ()
     import zarr
 
     images = zarr.open_group(str(store.path), mode="r+")["images"]
     assert isinstance(images, zarr.Array)
     images[:, 1] = 400
-    sample = Sample.at(tmp_path, "s1")
+    sample = Sample.open(tmp_path, "s1")
     assert dead_modalities(CellStore(store.path), MODALITIES, (0, 1, 2)) == ("color2",)
     summary = classify_sample(sample, bundle, device="cpu", batch_size=16)
     assert summary["without"] == ["color2"]
@@ -149,7 +149,7 @@ def test_errors_are_bounded_as_asked_or_refused(
     bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path
 ) -> None:
     write_store("s1", 30)
-    sample = Sample.at(tmp_path, "s1")
+    sample = Sample.open(tmp_path, "s1")
     usual = classify_sample(sample, bundle, device="cpu", batch_size=16)
     assert usual["guarantee"]["error_bound"] == 0.2
     strict = classify_sample(sample, bundle, device="cpu", batch_size=16, max_error=0.15)

@@ -165,14 +165,14 @@ def test_the_size_of_a_batch_that_nobody_asked_for_is_noted(
     write_store: Callable[..., CellStore], tiny: Bundle, tmp_path: Path
 ) -> None:
     write_store("s1", 20)
-    sample = Sample.at(tmp_path, "s1")
+    sample = Sample.open(tmp_path, "s1")
     classify_sample(sample, tiny, device="cpu", engine="torch")
     assert CellStore(sample.cells_path).attributes["classified"]["batch_size"] == 32
 
 
 def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny: Bundle, tmp_path: Path) -> None:
     write_store("s1", 50, quality={3: 64})
-    sample = Sample.at(tmp_path, "s1")
+    sample = Sample.open(tmp_path, "s1")
     steps: list[tuple[int, int]] = []
     summary = classify_sample(sample, tiny, device="cpu", batch_size=16, progress=lambda *x: steps.append(x))
     assert steps == [(16, 50), (32, 50), (48, 50), (50, 50)]
@@ -201,7 +201,7 @@ def test_the_same_cells_give_the_same_bytes(
     found = []
     for name in ("a", "b"):
         write_store(name, 40)
-        classify_sample(Sample.at(tmp_path, name), tiny, device="cpu", batch_size=16)
+        classify_sample(Sample.open(tmp_path, name), tiny, device="cpu", batch_size=16)
         store = CellStore(tmp_path / name / "cells.zarr")
         found.append((store.column("probability").tobytes(), store.calls()))
     assert found[0] == found[1]
@@ -210,10 +210,10 @@ def test_the_same_cells_give_the_same_bytes(
 def test_a_bundle_that_does_not_fit(write_store: Callable[..., CellStore], tiny: Bundle, tmp_path: Path) -> None:
     write_store("a", 30, modalities=("color1", "fluorescence"))
     with pytest.raises(BundleError, match=r"'tiny' reads modalities \['color1', 'color2', 'fluorescence'\].*'a' have"):
-        classify_sample(Sample.at(tmp_path, "a"), tiny)
+        classify_sample(Sample.open(tmp_path, "a"), tiny)
     write_store("b", 30, pixel_um=0.12)
     with pytest.raises(BundleError, match=r"reads crops of 0\.1 um a pixel.*'b' have 0\.12 um.*--pixel-um 0\.1"):
-        classify_sample(Sample.at(tmp_path, "b"), tiny)
+        classify_sample(Sample.open(tmp_path, "b"), tiny)
 
 
 def test_a_cuda_device_that_is_not_there(tiny: Bundle) -> None:
@@ -266,7 +266,7 @@ def test_from_training_to_calls_on_the_command_line(write_store: Callable[..., C
     call = ["--sample", "s2", "--bundle", made["bundle"], "--data", str(tmp_path), "--json"]
     called = json.loads(CliRunner().invoke(classify, call, catch_exceptions=False).stdout)
     assert called["cells"] == 36
-    with Sample.at(tmp_path, "s2").lock("test"), pytest.raises(SampleBusyError, match="'s2' is in use"):
+    with Sample.open(tmp_path, "s2").lock("test"), pytest.raises(SampleBusyError, match="'s2' is in use"):
         CliRunner().invoke(classify, call, catch_exceptions=False)
 
 

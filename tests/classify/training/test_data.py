@@ -15,7 +15,7 @@ from wbcpipe.classify.models.normalise import Normalisation, fit_normalisation, 
 from wbcpipe.classify.training.augment import Augmentation, augment
 from wbcpipe.classify.training.data import CellSet, epoch_indices, head_batches, load_cells, steps_of
 from wbcpipe.errors import TrainingDataError
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def test_unlabelled_border_and_debris_cells_are_left_out(write_store: Callable[..., CellStore]) -> None:
     labels = ["NEU", "LYM"] * 20
     labels[4] = ""
-    flags = {0: int(Quality.BORDER), 1: int(Quality.DEBRIS), 2: int(Quality.DOUBLET)}
+    flags = {0: int(QcFlag.BORDER), 1: int(QcFlag.DEBRIS), 2: int(QcFlag.DOUBLET)}
     store = write_store(labels=labels, quality=flags)
     cells = load_cells([("s1", store.path)], 32)
     assert len(cells) == 37

@@ -13,7 +13,7 @@ from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.study.probe import probe_inputs
 from wbcpipe.classify.training.distill import cross_entropy_over_heads, distillation_loss, total_loss
 from wbcpipe.classify.training.folds import holdout
-from wbcpipe.classify.training.modality_dropout import Spoilt, draw_spoilt
+from wbcpipe.classify.training.modality_dropout import ModalityDropout, draw_spoilt
 from wbcpipe.classify.training.recipe import Recipe
 from wbcpipe.classify.training.train import train_network
 
@@ -45,7 +45,7 @@ def test_what_is_missing_looks_as_it_does_at_run_time() -> None:
     typical = typical_planes(images).tolist()
     missing = torch.zeros((5, 3), dtype=torch.bool)
     missing[1, 2] = missing[4, 0] = True
-    spoilt = Spoilt(missing, torch.zeros_like(missing))
+    spoilt = ModalityDropout(missing, torch.zeros_like(missing))
     found = spoilt.apply(torch.from_numpy(images), torch.from_numpy(typical_pictures(typical, 32))).numpy()
     assert np.array_equal(found[[0, 2, 3]], images[[0, 2, 3]])
     assert np.array_equal(found[1], blank(images, [2], 2, typical)[1])
@@ -56,7 +56,7 @@ def test_what_is_missing_looks_as_it_does_at_run_time() -> None:
 def test_one_modality_alone_is_on_all_inputs_and_the_other_heads_shall_doubt() -> None:
     images = torch.randn((3, 6, 32, 32), generator=torch.Generator().manual_seed(0))
     alone = torch.tensor([[False] * 3, [False, True, False], [True, False, False]])
-    spoilt = Spoilt(torch.zeros_like(alone), alone)
+    spoilt = ModalityDropout(torch.zeros_like(alone), alone)
     found = spoilt.apply(images, torch.zeros((6, 32, 32)))
     assert torch.equal(found[0], images[0])
     assert torch.equal(found[1], images[1, 2:4].repeat(3, 1, 1))

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from wbcpipe.classify.uncertainty.risk_control import (
-    Certificate,
     Level,
+    RiskBounds,
     candidate_thresholds,
     certify,
     split_cells,
@@ -70,8 +70,8 @@ def test_halves_share_each_class() -> None:
     assert (np.abs(np.bincount(labels[first]) - np.bincount(labels[second])) <= 1).all()
 
 
-@pytest.mark.parametrize("model", [Certificate, Level])
-def test_misspelt_keys_are_refused(model: type[Certificate] | type[Level]) -> None:
+@pytest.mark.parametrize("model", [RiskBounds, Level])
+def test_misspelt_keys_are_refused(model: type[RiskBounds] | type[Level]) -> None:
     for key in model.model_fields:
         with pytest.raises(ValidationError, match=key + "x"):
             model.model_validate({key + "x": 1})

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.segment.detection.detect import Detections, detect_cells, nuclear_level
 from wbcpipe.segment.stain_separation import nuclear_stain, scale_16bit
@@ -59,7 +59,7 @@ def test_drawn_cells(
 ) -> None:
     found = detect_cells(noisy(draw(SHAPE, disks)), PIXEL_UM, "fluorescence", level=BRIGHT)
     assert places(found) == pytest.approx(np.array(centres, float).reshape(-1, 2), abs=4)
-    doublet = (found.quality & Quality.DOUBLET) > 0
+    doublet = (found.quality & QcFlag.DOUBLET) > 0
     assert doublet.tolist() == [len(centres) == 2] * len(centres)
 
 
@@ -81,7 +81,7 @@ def test_areas(draw: Callable[..., NDArray[np.float32]]) -> None:
 
 def test_a_cell_that_the_border_cuts_is_flagged(draw: Callable[..., NDArray[np.float32]]) -> None:
     found = detect_cells(noisy(draw(SHAPE, CUT)), PIXEL_UM, "fluorescence")
-    assert found.quality.tolist() == [Quality.BORDER]
+    assert found.quality.tolist() == [QcFlag.BORDER]
 
 
 @pytest.mark.parametrize("pixel_um", [0.065, 0.1, 0.2])
@@ -119,7 +119,7 @@ def test_the_virtual_scope(rendered) -> None:  # type: ignore[no-untyped-def]
     right = missed = wrong = 0
     for images, info in frames:
         found = detect_cells(images[3], PIXEL_UM, "fluorescence", level=level)
-        ours = places(found)[(found.quality & Quality.DEBRIS) == 0]
+        ours = places(found)[(found.quality & QcFlag.DEBRIS) == 0]
         reach = 70.0
         around = (info.x_um - reach, info.y_um - reach, info.x_um + reach, info.y_um + reach)
         cells = [item for item in rendered.scope.specimen.objects_in(*around) if item.label]
@@ -153,7 +153,7 @@ def bccd_counts(folder: Path, pixel_um: float = 0.075) -> tuple[int, int, int]:
         ).reshape(-1, 4)
         planes = scale_16bit(np.asarray(Image.open(path)))
         found = detect_cells(nuclear_stain(planes).finding_channel(planes), pixel_um, "stained")
-        ours = places(found)[(found.quality & Quality.DEBRIS) == 0]
+        ours = places(found)[(found.quality & QcFlag.DEBRIS) == 0]
         inside = ((ours[:, None] >= boxes[:, :2]) & (ours[:, None] <= boxes[:, 2:])).all(-1)
         rows, columns = linear_sum_assignment(~inside)
         hits = int(inside[rows, columns].sum())

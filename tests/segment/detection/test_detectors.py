@@ -84,7 +84,7 @@ def test_a_stage_with_another_detector_finds_the_same_cells(
     # With our own again nothing of the other is taken over.
     again = SegmentStage(sample)
     again.calibrate(range(6))
-    assert len(again.process(0)) == np.count_nonzero(unbroken.column("field") == 0)
+    assert len(again.process(0)) == np.count_nonzero(unbroken.column("field_index") == 0)
 
 
 @pytest.mark.parametrize(

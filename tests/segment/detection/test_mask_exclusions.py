@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wbcpipe.segment.detection.mask_exclusions import foreign_pixels, glowing
+from wbcpipe.segment.detection.mask_exclusions import above_background, background_and_red_cell_mask
 from wbcpipe.segment.detection.masks import cell_mask
 
 SIDE = 224
@@ -57,7 +57,7 @@ def test_granules_of_another_colour_are_not_foreign() -> None:
     density[:, granules] = np.array((0.02, 0.45, 0.25), np.float32)[:, None]
     density += 0.005 * rng.normal(size=density.shape).astype(np.float32)
     distance_um = np.maximum(from_middle_um - 3, 0)
-    found = foreign_pixels(density, distance_um, 0.2)
+    found = background_and_red_cell_mask(density, distance_um, 0.2)
     assert not found[granules].any()
     assert found[(y < 14) & (from_middle_um > 7)].mean() > 0.95
 
@@ -65,8 +65,8 @@ def test_granules_of_another_colour_are_not_foreign() -> None:
 @pytest.mark.parametrize("planes", [0, 1], ids=["no bright field", "nothing but a cell"])
 def test_nothing_is_told_without_anything_to_learn_from(planes: int) -> None:
     distance_um = np.zeros((64, 64))
-    assert not foreign_pixels(np.full((planes, 64, 64), 0.1, np.float32), distance_um, 0.2).any()
-    assert not glowing(
+    assert not background_and_red_cell_mask(np.full((planes, 64, 64), 0.1, np.float32), distance_um, 0.2).any()
+    assert not above_background(
         np.ones((64, 64), np.float32), np.zeros((planes, 64, 64), np.float32), distance_um, 0.2, distance_um > 1
     ).any()
 
@@ -78,7 +78,7 @@ def test_faint_cytoplasm_glows_above_the_dye_between_red_cells() -> None:
     nuclear = 500 + 200.0 * (from_middle_um < 6) - 250.0 * ((y < 20) & (from_middle_um > 7))
     nuclear += 20 * rng.normal(size=nuclear.shape)
     density = np.where((y < 20) & (from_middle_um > 7), 0.3, 0.0)[None].astype(np.float32)
-    found = glowing(
+    found = above_background(
         nuclear.astype(np.float32), density, np.maximum(from_middle_um - 3, 0), 0.2, np.zeros((112, 112), bool)
     )
     assert found[from_middle_um < 5.5].all()

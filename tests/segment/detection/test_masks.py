@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wbcpipe.samples.cell_store import Quality
+from wbcpipe.samples.cell_store import QcFlag
 from wbcpipe.segment.detection.masks import cell_mask
-from wbcpipe.segment.features.crop_quality import blurred, empty_modality, focus_measure, saturated_share, unlike_nuclei
+from wbcpipe.segment.features.crop_quality import blurred, empty_modality, find_debris, focus_measure, saturated_share
 
 SIDE = 224
 
@@ -144,18 +144,18 @@ def _sample_of(*odd: tuple[float, float, float, float]) -> tuple[np.ndarray, np.
 )
 def test_dirt_and_smudges_are_no_nuclei(odd: tuple[float, float, float, float], told: bool) -> None:
     absorbance, fluorescence = _sample_of(odd)
-    assert unlike_nuclei(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [False] * 20 + [told]
+    assert find_debris(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [False] * 20 + [told]
 
 
 def test_what_is_usual_is_told_by_cells_that_are_no_debris() -> None:
     absorbance, fluorescence = _sample_of(*[(0.38, 0.29, 0.26, 5000.0)] * 30)
-    assert not unlike_nuclei(absorbance, fluorescence, np.zeros(50, np.uint16)).any(), "most of it is dirt"
-    quality = np.repeat([0, int(Quality.DEBRIS), 0], [20, 29, 1]).astype(np.uint16)
-    assert unlike_nuclei(absorbance, fluorescence, quality).tolist() == [False] * 20 + [True] * 30
-    quality[-1] = int(Quality.DEBRIS)
+    assert not find_debris(absorbance, fluorescence, np.zeros(50, np.uint16)).any(), "most of it is dirt"
+    quality = np.repeat([0, int(QcFlag.DEBRIS), 0], [20, 29, 1]).astype(np.uint16)
+    assert find_debris(absorbance, fluorescence, quality).tolist() == [False] * 20 + [True] * 30
+    quality[-1] = int(QcFlag.DEBRIS)
     for n_usual, told in ((7, False), (8, True)):
         few = slice(20 - n_usual, None)
-        assert unlike_nuclei(absorbance[few], fluorescence[few], quality[few])[-1] == told
+        assert find_debris(absorbance[few], fluorescence[few], quality[few])[-1] == told
 
 
 def test_dense_is_what_lies_far_beyond_the_spread_of_nuclei() -> None:
@@ -164,7 +164,7 @@ def test_dense_is_what_lies_far_beyond_the_spread_of_nuclei() -> None:
     fluorescence = np.full(200, 15000, np.float32)
     fluorescence[:2] = 5000
     absorbance[0], absorbance[1] = 0.085, 0.13
-    assert np.flatnonzero(unlike_nuclei(absorbance, fluorescence, np.zeros(200, np.uint16))).tolist() == [1]
+    assert np.flatnonzero(find_debris(absorbance, fluorescence, np.zeros(200, np.uint16))).tolist() == [1]
 
 
 def test_nuclei_that_stop_next_to_no_light_are_not_told_by_it() -> None:
@@ -172,7 +172,7 @@ def test_nuclei_that_stop_next_to_no_light_are_not_told_by_it() -> None:
     absorbance = rng.normal(0.002, 0.004, (2000, 3)).astype(np.float32)
     fluorescence = np.where(rng.random(2000) < 0.2, 4000, 15000).astype(np.float32)
     fluorescence[:2], absorbance[0], absorbance[1] = 4000, 0.1, 0.04
-    told = unlike_nuclei(absorbance, fluorescence, np.zeros(2000, np.uint16))
+    told = find_debris(absorbance, fluorescence, np.zeros(2000, np.uint16))
     assert told[0]
     assert not told[1], "twenty times next to nothing is next to nothing"
     assert np.count_nonzero(told) <= 20, "one in a hundred at most, of cells that are noise in bright field"
@@ -181,6 +181,6 @@ def test_nuclei_that_stop_next_to_no_light_are_not_told_by_it() -> None:
 def test_a_modality_that_is_absent_from_all_has_no_say() -> None:
     absorbance, fluorescence = _sample_of((0.38, 0.29, 0.26, 5000))
     absorbance[:, 1] = np.nan
-    assert unlike_nuclei(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [False] * 20 + [True]
+    assert find_debris(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [False] * 20 + [True]
     absorbance[:] = np.nan
-    assert not unlike_nuclei(absorbance, fluorescence, np.zeros(21, np.uint16)).any()
+    assert not find_debris(absorbance, fluorescence, np.zeros(21, np.uint16)).any()

@@ -144,7 +144,7 @@ def test_nothing_to_measure() -> None:
 
 
 def by_class(store: CellStore, column: str, middle: Callable[..., Any] = np.nanmedian) -> dict[str, Any]:
-    labels, whole = np.array(store.labels()), store.column("quality") == 0
+    labels, whole = np.array(store.labels()), store.column("qc_flags") == 0
     values = store.column(column).astype(float)
     return {name: middle(values[whole & (labels == name)], axis=0) for name in ("NEU", "LYM", "EOS", "MO")}
 
@@ -157,7 +157,7 @@ def test_classes_of_the_virtual_scope_differ_as_they_should(unbroken: CellStore)
     assert by_class(unbroken, "nucleus_roundness")["LYM"] > by_class(unbroken, "nucleus_roundness")["NEU"]
     granularity = by_class(unbroken, "granularity")
     assert granularity["EOS"][0] > 2 * max(granularity["NEU"][0], granularity["MO"][0])  # dark at 415 nm, and large
-    roundness = unbroken.column("cell_roundness")[unbroken.column("quality") == 0]
+    roundness = unbroken.column("cell_roundness")[unbroken.column("qc_flags") == 0]
     assert np.median(roundness) > 0.93
     assert unbroken.column("lobes").dtype == np.uint8
 
@@ -165,7 +165,7 @@ def test_classes_of_the_virtual_scope_differ_as_they_should(unbroken: CellStore)
 def test_measures_of_an_imported_smear(shared_data: Path, tmp_path: Path) -> None:
     from wbcpipe.samples.sample import Sample
 
-    sample = Sample.at(tmp_path, "smear")
+    sample = Sample.open(tmp_path, "smear")
     import_fields(sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:6], sample, 0.075, "stained-rgb")
     store = segment_sample(sample, pixel_um=0.1, progress=lambda done, total: None)
     absorbance = store.column("nucleus_absorbance")

@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make(tmp_path: Path, name: str = "S") -> Sample:
-    return Sample.at(tmp_path / "data", name)
+    return Sample.open(tmp_path / "data", name)
 
 
 def stamp(path: Path) -> dict[str, tuple[int, bytes]]:
@@ -49,7 +49,7 @@ def stamp(path: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def content(store: CellStore) -> dict[str, bytes]:
-    names = ("field", "area_um2", "nucleus_area_um2", "focus")
+    names = ("field_index", "area_um2", "nucleus_area_um2", "sharpness")
     return {
         "images": store.images().tobytes(),
         "masks": store.masks().tobytes(),

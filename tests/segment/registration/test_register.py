@@ -10,7 +10,7 @@ from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.segment.registration.correlate import correlate_pairs, subpixel_peaks, tile_centres
 from wbcpipe.segment.registration.edges import coarse_frame, structure
 from wbcpipe.segment.registration.register import align, identity
-from wbcpipe.segment.registration.slide_alignment import find_usual
+from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ def fields(film) -> list[list[NDArray[np.float32]]]:  # type: ignore[no-untyped-
 
 
 def test_every_field_and_modality_of_the_virtual_scope(film, fields) -> None:  # type: ignore[no-untyped-def]
-    usual = find_usual(fields[:8], SHAPE, PIXEL_UM, reference=REFERENCE)
+    usual = estimate_slide_alignment(fields[:8], SHAPE, PIXEL_UM, reference=REFERENCE)
     errors = []
     for index, structs in enumerate(fields):
         found = align(structs, usual, PIXEL_UM, reference=REFERENCE)
@@ -59,7 +59,7 @@ def test_a_planted_shift_and_rotation_between_passes(  # type: ignore[no-untyped
         for frame in frames[:3]
     ]
     stacked = np.stack([*moved, frames[3]]).clip(0, 65535).astype(np.uint16)
-    usual = find_usual([structures(stacked)], frames.shape[1:], PIXEL_UM, reference=REFERENCE)
+    usual = estimate_slide_alignment([structures(stacked)], frames.shape[1:], PIXEL_UM, reference=REFERENCE)
     found = align(structures(stacked), usual, PIXEL_UM, reference=REFERENCE)
     points = 2 * GRID
     errors = [
@@ -87,7 +87,7 @@ def test_contrast_may_turn_over(shift: tuple[float, float], contrast: float) -> 
     moving = 20000 + contrast * 6000 * ndimage.shift(picture, shift) + rng.normal(0, 60, picture.shape)
     pair = np.stack([moving, reference]).astype(np.uint16)
     structs = [structure(coarse_frame(frame, PIXEL_UM)) for frame in pair]
-    usual = find_usual([structs], pair.shape[1:], PIXEL_UM, reference=1)
+    usual = estimate_slide_alignment([structs], pair.shape[1:], PIXEL_UM, reference=1)
     found = align(structs, usual, PIXEL_UM, reference=1)
     assert found.shift_px[0] == pytest.approx(shift, abs=0.3)
 

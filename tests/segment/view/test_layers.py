@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from wbcpipe.segment.cli import view as view_command
-from wbcpipe.segment.view.field_view import FieldLooker
+from wbcpipe.segment.view.field_view import FieldViewer
 from wbcpipe.segment.view.layers import field_layers, open_viewer
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def napari(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 
 def test_layers_of_a_field(copy_run: Callable[[str], Sample]) -> None:
-    view = FieldLooker(copy_run("seen")).look(0)
+    view = FieldViewer(copy_run("seen")).look(0)
     layers = {layer.options["name"]: layer for layer in field_layers(view)}
     assert list(layers) == ["color1", "color2", "color3", "fluorescence", "cells", "nuclei", "calls"]
     assert [name for name, layer in layers.items() if layer.options.get("visible", True)] == [
@@ -77,7 +77,7 @@ def test_layers_of_a_field(copy_run: Callable[[str], Sample]) -> None:
 
 
 def test_leafing_keeps_what_is_hidden(copy_run: Callable[[str], Sample], napari: types.SimpleNamespace) -> None:
-    looker = FieldLooker(copy_run("leafed"))
+    looker = FieldViewer(copy_run("leafed"))
 
     def leaf(viewer: FakeViewer) -> None:
         first = viewer.layers[0].data
@@ -116,7 +116,7 @@ def test_without_napari_the_message_says_what_to_install(
 def test_napari_takes_the_layers(copy_run: Callable[[str], Sample]) -> None:
     components = pytest.importorskip("napari.components", reason="the extra 'view' is not installed")
     viewer = components.ViewerModel()
-    for data, options, kind in field_layers(FieldLooker(copy_run("real")).look(0)):
+    for data, options, kind in field_layers(FieldViewer(copy_run("real")).look(0)):
         getattr(viewer, f"add_{kind}")(data, **options)
     assert [layer.name for layer in viewer.layers][-1] == "calls"
     assert np.allclose(viewer.layers["color1"].scale, 0.1)
