@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import click
 
-from wbcpipe import __version__
+from wbcpipe.cli.commands import cli
 from wbcpipe.cli.options import (
     data_option,
     deadline_option,
@@ -37,60 +36,6 @@ if TYPE_CHECKING:
     from wbcpipe.scan.request import ScanRequest
 
 __all__ = ["cli", "main", "run"]
-
-#: Command name to (module:attribute, one line of help); modules load when their command is used.
-_COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "run": ("wbcpipe.pipeline:run_command", "From slide to differential in one go; resumes where it stopped."),
-    "acquire": ("wbcpipe.acquire.cli:acquire", "Stage 1: scan a slide, one OME-TIFF a field."),
-    "segment": ("wbcpipe.segment.cli:segment", "Stage 2: find, register and crop the white cells."),
-    "classify": ("wbcpipe.classify.cli:classify", "Stage 3: call the class of every cell."),
-    "report": ("wbcpipe.report.cli:report", "Stage 4: the differential, for people and machines."),
-    "import": ("wbcpipe.segment.cli:import_", "Bring in pictures made elsewhere, as fields or as cells."),
-    "view": ("wbcpipe.segment.cli:view", "Look at fields, masks and calls in napari (an extra)."),
-    "train": ("wbcpipe.classify.cli:train", "Train a network on labelled cells and write a bundle."),
-    "study": ("wbcpipe.classify.study.cli:study", "Compare ways to fuse the modalities, by cross-validation."),
-    "evaluate": ("wbcpipe.report.cli:evaluate", "Compare a sample with its ground truth."),
-    "doctor": ("wbcpipe.acquire.cli:doctor", "Check a scope file, offline and against the live core."),
-    "calibrate": ("wbcpipe.acquire.calibration.cli:calibrate", "Measure a scope: dark, flat-field, geometry, focus."),
-    "scopes": ("wbcpipe.acquire.cli:scopes", "List the microscopes that are described."),
-    "bundles": ("wbcpipe.classify.bundles_cli:bundles", "List, show, verify and export trained models."),
-    "status": ("wbcpipe.report.cli:status", "List the samples and how far each one is."),
-}
-
-
-class _LazyGroup(click.Group):
-    """Loads a command's module only when that command is used, so that help and errors come at once."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{module}:{attribute} is not a command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="wbcpipe")
-@click.option("--debug", is_flag=True, envvar="WBCPIPE_DEBUG", help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
-    """From a slide under the microscope to a white-cell differential.
-
-    \b
-    Try it with no microscope (a real Micro-Manager core, a virtual specimen):
-      wbcpipe run --sample demo
-
-    Samples lie below --data, else $WBCPIPE_DATA, else ./wbc-data. Every command goes on where it stopped.
-    Research software: not for diagnostic use.
-    """
 
 
 class _Precision(click.ParamType["PrecisionTarget"]):

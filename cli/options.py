@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -19,6 +20,7 @@ __all__ = [
     "device_option",
     "engine_option",
     "json_option",
+    "options_into",
     "pass_option",
     "sample_option",
     "scope_option",
@@ -26,6 +28,7 @@ __all__ = [
     "specimen_options",
 ]
 
+_Options = TypeVar("_Options")
 _DURATION: Final = re.compile(r"(?:(\d{1,3})h)?(?:(\d{1,4})m)?(?:(\d{1,5})s)?")
 _CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})")
 
@@ -74,6 +77,31 @@ class _Deadline(click.ParamType[float]):
             return deadline_time(str(value).strip(), datetime.now().astimezone()).timestamp()
         except ValueError as error:
             self.fail(f"{error}.", param, ctx)
+
+
+def options_into(kind: type[_Options]) -> Callable[[Callable[[_Options], None]], Callable[..., None]]:
+    """Give a command its options as one dataclass: place it below the last option.
+
+    Args:
+        kind: the dataclass; its fields are named as the options' parameters.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Greeting:
+    ...     name: str
+    ...     loud: bool
+    >>> options_into(Greeting)(lambda options: print(options.name))(name="Ada", loud=False)
+    Ada
+    """
+
+    def wrap(command: Callable[[_Options], None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def call(**given: Any) -> None:
+            command(kind(**given))
+
+        return call
+
+    return wrap
 
 
 data_option: Final = click.option(

@@ -145,7 +145,13 @@ class BridgeMaker(Protocol):
 
 def _start_server(config: Path, port: int = 0) -> tuple[subprocess.Popen[str], int]:
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "hardware" / "bridge_server.py"), str(config), "--port", str(port)],
+        [
+            sys.executable,
+            str(Path(__file__).parent / "hardware" / "bridge_server.py"),
+            str(config),
+            "--port",
+            str(port),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,0 +1,66 @@
+"""The table of commands; each module loads only when its command is used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+import click
+
+from wbcpipe import __version__
+
+__all__ = ["COMMANDS", "cli"]
+
+#: Command name to (module:attribute, one line of help).
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "run": ("wbcpipe.pipeline:run_command", "Go from slide to differential in one command; resumes."),
+    "acquire": ("wbcpipe.acquire.cli:acquire", "Stage 1: scan a slide, one OME-TIFF per field."),
+    "segment": ("wbcpipe.segment.cli:segment", "Stage 2: find, register and crop the white cells."),
+    "classify": ("wbcpipe.classify.cli:classify", "Stage 3: predict the class of every cell."),
+    "report": ("wbcpipe.report.cli:report", "Stage 4: write the differential, for people and machines."),
+    "import": ("wbcpipe.segment.cli:import_", "Import images made elsewhere, as fields or as cells."),
+    "view": ("wbcpipe.segment.cli:view", "Show fields, masks and classes in napari (an extra)."),
+    "train": ("wbcpipe.classify.cli:train", "Train a network on labelled cells and write a bundle."),
+    "study": ("wbcpipe.classify.study.cli:study", "Compare ways to fuse the modalities, by cross-validation."),
+    "evaluate": ("wbcpipe.report.cli:evaluate", "Compare a sample with its ground truth."),
+    "doctor": ("wbcpipe.acquire.cli:doctor", "Check a scope file, offline and against the live core."),
+    "calibrate": ("wbcpipe.acquire.calibration.cli:calibrate", "Measure a scope: dark, flat-field, geometry, focus."),
+    "scopes": ("wbcpipe.acquire.cli:scopes", "List the microscopes that have a scope file."),
+    "bundles": ("wbcpipe.classify.bundles_cli:bundles", "List, show, verify and export trained models."),
+    "status": ("wbcpipe.report.cli:status", "List the samples and the state of each."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Load a command's module only when that command is used, so that help and errors are immediate."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{attribute} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="wbcpipe")
+@click.option("--debug", is_flag=True, envvar="WBCPIPE_DEBUG", help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """From a slide under the microscope to a white-cell differential.
+
+    \b
+    Try it without a microscope (a real Micro-Manager core, a virtual specimen):
+      wbcpipe run --sample demo
+
+    Samples are stored in --data, else $WBCPIPE_DATA, else ./wbc-data. Every command resumes where it stopped.
+    Research software: not for diagnostic use.
+    """
