@@ -29,8 +29,8 @@ _RANK: Final = (QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.UNREGISTERED, QcF
 def deduplicate(
     y_um: NDArray[np.float64],
     x_um: NDArray[np.float64],
-    field: NDArray[np.int32],
-    quality: NDArray[np.uint16],
+    field_index: NDArray[np.int32],
+    qc_flags: NDArray[np.uint16],
     off_centre_um: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
     """Which of N views to keep, so that each cell is there once, in its best view.
@@ -38,25 +38,30 @@ def deduplicate(
     Args:
         y_um: (N,) on the stage.
         x_um: (N,) on the stage.
-        field: (N,) index of the field.
-        quality: (N,) bits of ``QcFlag``.
+        field_index: (N,) index of the field.
+        qc_flags: (N,) bits of ``QcFlag``.
         off_centre_um: (N,) distance from the middle of the view's field.
 
     Returns:
         (N,) bool.
     """
-    kept = np.zeros(len(field), bool)
-    if not len(field):
+    kept = np.zeros(len(field_index), bool)
+    if not len(field_index):
         return kept
     points = np.stack([y_um, x_um], -1)
     tree = cKDTree(points)
-    doubts = [(quality & flag) > 0 for flag in _RANK]
-    keys = [np.arange(len(field)), field, np.round(off_centre_um, 3), *reversed(doubts)]  # the last decides first
+    doubts = [(qc_flags & flag) > 0 for flag in _RANK]
+    keys = [
+        np.arange(len(field_index)),
+        field_index,
+        np.round(off_centre_um, 3),
+        *reversed(doubts),
+    ]  # the last decides first
     order = np.lexsort(np.array(keys, float))
     cut = doubts[0]
     for k in order:
         near = tree.query_ball_point(points[k], _SAME_CUT_UM if cut[k] else _SAME_UM)
-        kept[k] = not any(kept[other] and field[other] != field[k] for other in near)
+        kept[k] = not any(kept[other] and field_index[other] != field_index[k] for other in near)
     return kept
 
 
