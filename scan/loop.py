@@ -309,17 +309,15 @@ def acquire_and_segment(
     from wbcpipe.acquire.passes import nothing_in_time
     from wbcpipe.segment.stage import SegmentStage, segment_sample
 
-    # A GPU for the network need not be worth while for frames.
-    dense = "cpu" if device == "cpu" else "auto"
     if request is None:
         if whole_fields(sample.path / "raw"):
             show = functools.partial(reporter.update, "fields segmented")
-            segment_sample(sample, pixel_um=model.info.pixel_um, progress=show, device=dense)
+            segment_sample(sample, pixel_um=model.info.pixel_um, progress=show)
         return None
     request = replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, time.time()))
     if request.two_pass:
         request = _bright_field(sample, request, reporter, at_least)
-    stage = SegmentStage(sample, pixel_um=model.info.pixel_um, device=dense)
+    stage = SegmentStage(sample, pixel_um=model.info.pixel_um)
     count = None
     if request.fields is None:
         count = LiveCount(stage, model, sample.work_path, device=device, engine=engine)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wbcpipe.cli.options import data_option, device_option, json_option, sample_option
+from wbcpipe.cli.options import data_option, json_option, sample_option
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.samples.sample import Sample, data_root
 from wbcpipe.system.files import write_atomic
@@ -35,7 +35,6 @@ _PIXEL = click.option("--pixel-um", type=float, required=True, help="Size of the
 @click.option(
     "--detector", default="own", show_default=True, metavar="NAME", help="own, cellpose, stardist or MODULE:FUNCTION."
 )
-@device_option
 @json_option
 def segment(
     name: str,
@@ -45,7 +44,6 @@ def segment(
     out: Path | None,
     jobs: int | None,
     detector: str,
-    device: str,
     as_json: bool,
 ) -> None:
     """Stage 2: find the white cells in every field on disk, register the four frames, and cut out the cells.
@@ -60,9 +58,6 @@ def segment(
     `--detector` takes another way to find nuclei: `cellpose` or `stardist` if you have installed them (they fetch their
     weights themselves), or your own function of (channel as float32, um a pixel) that gives a label image, such as
     `mylab.nuclei:find`. Go on with `wbcpipe classify` and `wbcpipe report`: `wbcpipe run` segments with our own.
-
-    Frames of 12 million pixels or more are sent to a GPU where there is one, unless `--device` says otherwise. It does
-    what touches every pixel of a frame; the cells are the same but for rounding.
 
     With `--preview` nothing of the sample is changed: one field is drawn with its channels registered, outlines of
     nuclei and cells, flags, and calls if there are; also before the sample is segmented.
@@ -88,7 +83,6 @@ def segment(
             progress=lambda done, total: reporter.update("fields segmented", done, total),
             jobs=jobs or 0,
             detector=detector,
-            device=device,
         )
     _show(sample, store, as_json=as_json)
 

@@ -45,7 +45,7 @@ def usual_jobs(fields: int) -> int:
 
 
 def prepared(
-    sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int, detector: str = OWN, device: str = "auto"
+    sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int, detector: str = OWN
 ) -> Iterator[int]:
     """Segment fields of a calibrated sample in processes of their own; the caller holds the sample's lock.
 
@@ -55,7 +55,6 @@ def prepared(
         pixel_um: pixel size of the crops.
         jobs: processes; with one nothing is done ahead.
         detector: name of what finds the nuclei.
-        device: where the dense steps of a frame are done.
 
     Yields:
         Each index, in order, once the field has been tried. When a process dies, the rest follow without being tried.
@@ -63,7 +62,7 @@ def prepared(
     if jobs <= 1:
         yield from indices
         return
-    place = (str(sample.path.parent), sample.name, pixel_um, detector, device)
+    place = (str(sample.path.parent), sample.name, pixel_um, detector)
     executor = ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=place
     )
@@ -79,7 +78,7 @@ def prepared(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(root: str, name: str, pixel_um: float, detector: str, device: str) -> None:
+def _begin(root: str, name: str, pixel_um: float, detector: str) -> None:
     """Make ready one process: Ctrl-C is the gatherer's, and without a gatherer there is nothing to do."""
     from pathlib import Path
 
@@ -89,7 +88,7 @@ def _begin(root: str, name: str, pixel_um: float, detector: str, device: str) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place = Sample.open(Path(root), name)
-    _stage = SegmentStage(place, pixel_um=pixel_um, detector=detector, device=device, worker=True)
+    _stage = SegmentStage(place, pixel_um=pixel_um, detector=detector)
     _stage.calibrate([])
 
 

@@ -17,10 +17,9 @@ from wbcpipe.segment.features.crop_quality import SATURATED_SHARE, empty_modalit
 from wbcpipe.segment.features.field_quality import field_figures, with_cells
 from wbcpipe.segment.features.morphometry import measure_cell, stack_measures
 from wbcpipe.segment.field_cells import FieldCells, no_cells
-from wbcpipe.segment.registration.edges import coarse_factor
+from wbcpipe.segment.registration.edges import coarse_factor, frame_structure
 from wbcpipe.segment.registration.register import Alignment, align, identity, seat, seated
 from wbcpipe.segment.stain_separation import background_colour, nuclear_stain
-from wbcpipe.segment.steps import NUMPY
 from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from wbcpipe.segment.detection.detectors import Detector
     from wbcpipe.segment.slide_statistics import Calibration
     from wbcpipe.segment.stain_separation import NuclearStain
-    from wbcpipe.segment.steps import FrameSteps
 
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
 
@@ -46,7 +44,6 @@ def process_field(
     stage_affine: NDArray[np.float64],
     side_px: int = CROP_SIDE_PX,
     detector: Detector | None = None,
-    steps: FrameSteps = NUMPY,
 ) -> FieldCells:
     """Find and cut out the cells of a field.
 
@@ -58,7 +55,6 @@ def process_field(
         stage_affine: (2, 2) acting on (x, y): how the stage's axes lie in the image.
         side_px: side of the crops.
         detector: finds the nuclei; our own if ``None``.
-        steps: does what touches every pixel of a frame.
 
     Returns:
         The cells, in order of their position in the field.
@@ -79,11 +75,11 @@ def process_field(
     )
     stain = nuclear_stain(frames[:3]) if calibration.kind == "stained-rgb" else None
     nuclear = frames[reference] if stain is None else stain.finding_channel(frames[:3])
-    found = _detect(nuclear, info.pixel_um, calibration, detector, steps)
+    found = _detect(nuclear, info.pixel_um, calibration, detector)
     if not len(found):
         none = no_cells(len(frames), side_px, red=RED_FLUORESCENCE in calibration.modalities)
         return FieldCells(info.index, centre_um, none, figures)
-    alignment = _register(frames, info, calibration, reference, steps)
+    alignment = _register(frames, info, calibration, reference)
     images, masks = _cut_out(
         frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px, stain
     )
@@ -132,7 +128,7 @@ def register_field(
 ) -> tuple[NDArray[np.uint16], Alignment]:
     """Frames (M, Y, X) in the run's order, and how they lie to each other; arguments as `process_field`."""
     ordered, _ = _in_order(frames, info, calibration.modalities)
-    return ordered, _register(ordered, info, calibration, nuclear_index(calibration.modalities), NUMPY)
+    return ordered, _register(ordered, info, calibration, nuclear_index(calibration.modalities))
 
 
 def _cut_out(
@@ -233,29 +229,26 @@ def _detect(
     pixel_um: float,
     calibration: Calibration,
     detector: Detector | None,
-    steps: FrameSteps,
 ) -> Detections:
     stained = calibration.kind == "stained-rgb"
     kind: NuclearKind = "stained" if stained else "fluorescence"
     # Pictures of one import may come from several slides: each has a level of its own.
     level = None if stained else calibration.level or None
     if detector is None:
-        return detect_cells(nuclear, pixel_um, kind, level=level, smooth=steps.smoothed)
+        return detect_cells(nuclear, pixel_um, kind, level=level)
     return cells_from_labels(find_labels(detector, nuclear, pixel_um), nuclear, pixel_um, kind, level=level)
 
 
-def _register(
-    frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibration, reference: int, steps: FrameSteps
-) -> Alignment:
+def _register(frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibration, reference: int) -> Alignment:
     if calibration.kind != "scope":
         return identity(len(frames), frames.shape[1:])
     structures = [
-        steps.structure(frame, coarse_factor(info.pixel_um), shading)
+        frame_structure(frame, coarse_factor(info.pixel_um), shading)
         for frame, shading in zip(frames, calibration.flatfield.shading, strict=True)
     ]
     usual = replace(calibration.usual, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
     usual = seated(usual, seat(info, len(frames), frames.shape[1:], reference=reference))
-    return align(structures, usual, info.pixel_um, reference=reference, correlate=steps.correlate)
+    return align(structures, usual, info.pixel_um, reference=reference)
 
 
 def crop_centres(centres: NDArray[np.float64], ratio: float, side_px: int) -> NDArray[np.float64]:

@@ -37,7 +37,6 @@ from wbcpipe.segment.slide_statistics import (
     load_calibration,
     save_calibration,
 )
-from wbcpipe.segment.steps import NUMPY, frame_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,12 +75,10 @@ class SegmentStage:
         sample: its fields lie below ``raw``.
         pixel_um: pixel size of the crops.
         detector: name of what finds the nuclei, see `segment.detection.detectors`.
-        device: where the dense steps of a frame are done, see `segment.steps`: ``auto``, ``cpu`` or ``cuda``.
-        worker: one of several processes that share a GPU.
 
     Raises:
         SampleStateError: crops of such pixels hold no cell.
-        ConfigError: no such detector; or, from `calibrate` on, no such device.
+        ConfigError: no such detector.
 
     The caller holds the sample's lock.
     """
@@ -92,8 +89,6 @@ class SegmentStage:
         *,
         pixel_um: float = 0.1,
         detector: str = OWN,
-        device: str = "auto",
-        worker: bool = False,
     ) -> None:
         if not 0.01 <= pixel_um <= 2:
             raise SampleStateError(
@@ -104,8 +99,6 @@ class SegmentStage:
         self._pixel_um = pixel_um
         self._detector_name = detector
         self._detector = load_detector(detector)
-        self._device, self._worker = device, worker
-        self._steps = NUMPY
         self._calibration: Calibration | None = None
         self._basis = ""
         self._fields: dict[int, _Summary] = {}
@@ -153,9 +146,6 @@ class SegmentStage:
             if keep:
                 save_calibration(self._sample.work_path, found)
         self._calibration = found
-        # Pictures that need no registration leave a GPU nothing to do.
-        frame_px = int(np.prod(2 * found.usual.centre_px + 1)) if found.kind == "scope" else 0
-        self._steps = frame_steps(self._device, frame_px, worker=self._worker)
         basis: list[Any] = [
             _METHOD,
             wbcpipe.__version__,
@@ -166,8 +156,6 @@ class SegmentStage:
         ]
         if self._detector is not None:
             basis.append(self._detector_name)
-        if self._steps is not NUMPY:
-            basis.append(self._steps.name)  # the same but for rounding, so not the same bytes
         self._basis = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
 
     def process(self, index: int) -> FieldCells:
@@ -263,7 +251,6 @@ class SegmentStage:
             crop_pixel_um=self._pixel_um,
             stage_affine=self.affine(),
             detector=self._detector,
-            steps=self._steps,
         )
         save_field(self._field_path(index), cells, self._basis)
         return cells
@@ -387,7 +374,6 @@ def segment_sample(
     progress: Callable[[int, int], None],
     jobs: int = 0,
     detector: str = OWN,
-    device: str = "auto",
 ) -> CellStore:
     """Segment every field on the disk.
 
@@ -397,19 +383,18 @@ def segment_sample(
         progress: called with (fields done, fields in all).
         jobs: processes; 0 for as many as the machine and the number of fields make worth while.
         detector: name of what finds the nuclei, see `segment.detection.detectors`.
-        device: where the dense steps of a frame are done: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: no such detector, or it failed; no such device.
+        ConfigError: no such detector, or it failed.
         SampleStateError: no such sample.
         FrameFileError: no field can be read.
         NoCellsError: no cell in any of them.
     """
     indices = whole_fields(sample.path / "raw")
-    stage = SegmentStage(sample, pixel_um=pixel_um, detector=detector, device=device)
+    stage = SegmentStage(sample, pixel_um=pixel_um, detector=detector)
     stage.calibrate(indices)
     jobs = jobs or usual_jobs(len(indices))
-    ahead = prepared(sample, indices, pixel_um=pixel_um, jobs=jobs, detector=detector, device=device)
+    ahead = prepared(sample, indices, pixel_um=pixel_um, jobs=jobs, detector=detector)
     for done, index in enumerate(ahead, 1):
         stage.process(index)
         progress(done, len(indices))

@@ -21,8 +21,6 @@ from wbcpipe.segment.detection.separate import merge_lobes, split_at_necks
 from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 __all__ = [
@@ -132,7 +130,6 @@ def detect_cells(
     kind: NuclearKind,
     *,
     level: float | None = None,
-    smooth: Callable[[NDArray[Any], int, float], NDArray[np.float32]] = smoothed_means,
 ) -> Detections:
     """Find the nucleated cells.
 
@@ -141,7 +138,6 @@ def detect_cells(
         pixel_um: size of a pixel.
         kind: what the channel is.
         level: brightness of nuclei above background; measured in this picture if ``None``.
-        smooth: makes block means under a Gaussian.
 
     Returns:
         The cells; none where nothing stands out like a nucleus.
@@ -149,7 +145,7 @@ def detect_cells(
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
     coarse_um = pixel_um * factor
-    signal, noise = _signal(smooth(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
+    signal, noise = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
     level = _level(signal, coarse_um, rules) if level is None else level
     if level < max(rules.least_level, rules.least_contrast * noise):
         return _measure(

@@ -11,16 +11,14 @@ from scipy import fft
 from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Correlate", "Surfaces", "correlate_pairs", "subpixel_peaks", "tile_centres", "window_side"]
+__all__ = ["Surfaces", "correlate_pairs", "subpixel_peaks", "tile_centres", "window_side"]
 
 #: For each pair of pictures its surfaces and their weights, see `correlate_pairs`.
 Surfaces: TypeAlias = "dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]"
-#: `correlate_pairs` or something like it.
-Correlate: TypeAlias = "Callable[[Sequence[NDArray[np.float32]], NDArray[np.intp], int, int], Surfaces]"
 
 
 #: Width of the rim of a tile's window, in pixels.

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.samples.fields import FieldInfo
-    from wbcpipe.segment.registration.correlate import Correlate
 
 __all__ = ["Alignment", "align", "identity", "seat", "seated", "warp"]
 
@@ -114,7 +113,6 @@ def align(
     pixel_um: float,
     *,
     reference: int,
-    correlate: Correlate = correlate_pairs,
 ) -> Alignment:
     """Register one field, starting from the slide's usual alignment.
 
@@ -123,14 +121,13 @@ def align(
         usual: from ``estimate_slide_alignment``.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
-        correlate: what correlates them.
 
     Returns:
         The field's alignment; linear part as usual.
     """
-    found = _align_within(structures, usual, pixel_um, reference, _USUAL_UM, correlate)
+    found = _align_within(structures, usual, pixel_um, reference, _USUAL_UM)
     if not found.trusted.all():
-        wider = _align_within(structures, usual, pixel_um, reference, _STRAYED_UM, correlate)
+        wider = _align_within(structures, usual, pixel_um, reference, _STRAYED_UM)
         if wider.trusted.sum() > found.trusted.sum():
             return wider
     return found
@@ -142,14 +139,13 @@ def _align_within(
     pixel_um: float,
     reference: int,
     search_um: float,
-    correlate: Correlate,
 ) -> Alignment:
     factor = coarse_factor(pixel_um)
     warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(structures)]
     shape = warped[0].shape
     search = max(2, min(round(search_um / pixel_um / factor), min(shape) // 6))
     half = (min(shape) - 2 * search) // 4
-    surfaces = correlate(warped, tile_centres(shape, half, search, 2 * half), half, search)
+    surfaces = correlate_pairs(warped, tile_centres(shape, half, search, 2 * half), half, search)
     pairs: list[tuple[int, int]] = []
     shifts: list[NDArray[np.float64]] = []
     errors: list[float] = []

@@ -122,7 +122,7 @@ class FieldViewer:
         self._info = sample.info()
         self._store = CellStore(sample.cells_path) if (sample.cells_path / "zarr.json").is_file() else None
         pixel_um = pixel_um if self._store is None else self._store.pixel_um
-        self._stage = SegmentStage(sample, pixel_um=pixel_um, detector=self._detector(), device="cpu")
+        self._stage = SegmentStage(sample, pixel_um=pixel_um, detector=self._detector())
         self.fields = tuple(whole_fields(self._raw))
         self._stage.calibrate(self.fields, keep=False)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,6 +164,18 @@ def test_a_damaged_field_is_left_out_and_recorded(
     assert said[0].startswith("field 4 is left out: ")
     assert '"field damaged"' in (sample.path / "log.jsonl").read_text()
     assert path.stat().st_size == 3_000_000
+
+
+def test_segmenting_loads_no_torch(copy_run: Callable[[str], Sample]) -> None:
+    sample = copy_run("light")
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom wbcpipe.samples.sample import Sample\n"
+        "from wbcpipe.segment.stage import SegmentStage\n"
+        f"print(len(SegmentStage(Sample.open(Path({str(sample.path.parent)!r}), 'light')).process(0)))\n"
+        "assert 'torch' not in sys.modules, 'torch was loaded'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_readable_field(copy_run: Callable[[str], Sample]) -> None:
