@@ -230,7 +230,7 @@ def check_bright_field(sample: Sample, scope: Scope, n_fields: int) -> None:
     """See that the bright-field pass is worth a stain: nothing can be added to it afterwards.
 
     It came to its end: each of the first ``n_fields`` is on disk, empty, or missing after all attempts. Something is on
-    disk. And of what is not empty no more is missing than ``staining.most_missing_percent`` allows.
+    disk. And of what is not empty no more is missing than ``staining.max_missing_percent`` allows.
 
     Raises:
         AcquisitionError: it is not; the slide is as it was.
@@ -246,11 +246,11 @@ def check_bright_field(sample: Sample, scope: Scope, n_fields: int) -> None:
     hindrance = ""
     if open_ := sum(index not in taken and index not in missing and index not in empty for index in wanted):
         hindrance = f"{open_} of {n_fields} bright fields were not taken yet."
-    elif missing and (not here or 100 * len(missing) > scope.staining.most_missing_percent * (here + len(missing))):
+    elif missing and (not here or 100 * len(missing) > scope.staining.max_missing_percent * (here + len(missing))):
         first = min(missing)
         hindrance = (
-            f"{len(missing)} of {n_fields} bright fields are missing, and 'staining.most_missing_percent' allows "
-            f"{scope.staining.most_missing_percent:g} %; the first, field {first}: {missing[first].rstrip('.')}."
+            f"{len(missing)} of {n_fields} bright fields are missing, and 'staining.max_missing_percent' allows "
+            f"{scope.staining.max_missing_percent:g} %; the first, field {first}: {missing[first].rstrip('.')}."
         )
     elif not here:
         hindrance = f"all {n_fields} bright fields show bare glass: is there a slide, and the right area of it?"

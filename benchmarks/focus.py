@@ -41,7 +41,7 @@ class BareScope:
 
     def __init__(self, scope: Scope, specimen: Specimen) -> None:
         self._renderer = VirtualMicroscope(specimen)
-        side, sensor = scope.focus.roi_px, scope.camera.sensor_px[0]
+        side, sensor = scope.focus.window_px, scope.camera.sensor_px[0]
         self._roi = ((sensor - side) // 2, (sensor - side) // 2, side, side)
         self._modality = scope.focus.modality
         self._at = (0.0, 0.0, 0.0)
@@ -70,7 +70,7 @@ class BareScope:
 def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, Any], FocusSurface]:
     specimen = Specimen(SpecimenPlan(seed))
     bare = BareScope(scope, specimen)
-    side = scope.focus.roi_px
+    side = scope.focus.window_px
     focuser = FieldFocuser(cast("Microscope", bare), scope, (side, side))
     surface = FocusSurface(plan, scope.focus)
     places = [(field.x_um, field.y_um) for field in plan.fields()]
@@ -131,7 +131,7 @@ def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: Focus
 def wide_searches(scope: Scope, seed: int) -> dict[str, Any]:
     """Searches through the whole range from far off, at places drawn over the scan area."""
     specimen = Specimen(SpecimenPlan(seed))
-    side = scope.focus.roi_px
+    side = scope.focus.window_px
     bare = BareScope(scope, specimen)
     focuser = FieldFocuser(cast("Microscope", bare), scope, (side, side))
     rng = np.random.default_rng(seed)

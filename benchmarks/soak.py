@@ -78,7 +78,7 @@ def write_scope(folder: Path, side_px: int, n_fields: int, sequencing: str) -> N
         ("exposure_ms = 20.0", "exposure_ms = 5.0"),
         ("spacing_um = 500.0", "spacing_um = 40.0"),
         ("range_um = 30.0", "range_um = 12.0"),
-        ("roi_px = 384", f"roi_px = {side_px * 7 // 8}"),
+        ("window_px = 384", f"window_px = {side_px * 7 // 8}"),
         ("move_timeout_s = 30.0", "move_timeout_s = 0.5"),
         ("camera_timeout_s = 10.0", "camera_timeout_s = 0.2"),
         ("retry_wait_s = 0.5", "retry_wait_s = 0.0"),

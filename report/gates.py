@@ -24,25 +24,32 @@ __all__ = ["LIMITS", "FailedField", "Gate", "failed_fields", "limits_of", "quali
 #: (CLSI H20-A2 counts 200 by each of two examiners for a reference); the fractions are wbcpipe's own.
 LIMITS: Final[dict[str, tuple[str, Literal[">=", "<="], float, str]]] = {
     "cells_counted": ("Cells counted", ">=", 100, "cells"),
-    "unidentified": ("Unidentified cells", "<=", 10, "%"),
-    "blurred": ("Blurred cells", "<=", 10, "%"),
-    "unregistered": ("Cells whose channels could not be aligned", "<=", 10, "%"),
-    "saturated": ("Overexposed cells", "<=", 10, "%"),
-    "doublets": ("Cells touching another white cell", "<=", 20, "%"),
-    "missing_fields": ("Fields that could not be taken", "<=", 5, "%"),
+    "unidentified_percent": ("Unidentified cells", "<=", 10, "%"),
+    "blurred_percent": ("Blurred cells", "<=", 10, "%"),
+    "unregistered_percent": ("Cells whose channels could not be aligned", "<=", 10, "%"),
+    "saturated_cells_percent": ("Overexposed cells", "<=", 10, "%"),
+    "doublets_percent": ("Cells touching another white cell", "<=", 20, "%"),
+    "missing_fields_percent": ("Fields that could not be taken", "<=", 5, "%"),
     "head_disagreement": ("Median disagreement of the heads (0 to 1)", "<=", 0.25, ""),
-    "accepted": ("Whole white cells among what was found", ">=", 50, "%"),
-    "failed_fields": ("Fields that fail a check of their own", "<=", 10, "%"),
+    "accepted_percent": ("Whole white cells among what was found", ">=", 50, "%"),
+    "failed_fields_percent": ("Fields that fail a check of their own", "<=", 10, "%"),
     "blur_um": ("Width of the edges of nuclei", "<=", 0.6, "um"),
     "saturated_percent": ("Overexposed pixels of a field", "<=", 1, "%"),
     "residual_px": ("Estimated error of the registration", "<=", 1, "px"),
-    "stain": ("Stain of nuclei, of the full range", ">=", 1, "%"),
-    "stain_ratio": ("Stain of nuclei over that of cytoplasm", ">=", 1.5, ""),
+    "nuclear_contrast_percent": ("Stain of nuclei, of the full range", ">=", 1, "%"),
+    "nucleus_cytoplasm_contrast_ratio": ("Stain of nuclei over that of cytoplasm", ">=", 1.5, ""),
     "red_cover_percent": ("Bright field covered by red cells", "<=", 85, "%"),
-    "light_drift": ("Drift of the bright-field light", "<=", 10, "%"),
+    "light_drift_percent": ("Drift of the bright-field light", "<=", 10, "%"),
 }
 #: Those that each field is held to as well; `FIELD_FIGURES` says what they are.
-_OF_FIELDS: Final = ("blur_um", "saturated_percent", "residual_px", "stain", "stain_ratio", "red_cover_percent")
+_OF_FIELDS: Final = (
+    "blur_um",
+    "saturated_percent",
+    "residual_px",
+    "nuclear_contrast_percent",
+    "nucleus_cytoplasm_contrast_ratio",
+    "red_cover_percent",
+)
 #: Share of the fields whose light lies within the drift.
 _DRIFT_SHARE: Final = 0.9
 
@@ -125,9 +132,9 @@ def failed_fields(figures: Mapping[str, Sequence[Any]], limits: Mapping[str, flo
                 reasons.append(f"{name} {value:.3g} (limit {comparison} {limits[name]:g})")
         if figures["unregistered"][row]:
             reasons.append("registration is not trusted")
-        if light is not None and np.nanmax(np.abs(light[row]), initial=0) > limits["light_drift"]:
+        if light is not None and np.nanmax(np.abs(light[row]), initial=0) > limits["light_drift_percent"]:
             away = light[row][np.nanargmax(np.abs(light[row]))]
-            reasons.append(f"light {away:+.3g} % (limit {limits['light_drift']:g} %)")
+            reasons.append(f"light {away:+.3g} % (limit {limits['light_drift_percent']:g} %)")
         if reasons:
             failed.append(FailedField(int(index), tuple(reasons)))
     return failed
@@ -170,16 +177,16 @@ def quality_gates(
     seen = len(figures.get("field", ()))
     found: dict[str, float | None] = {
         "cells_counted": float(tally.identified),
-        "unidentified": _percent(tally.unidentified, tally.identified + tally.unidentified),
-        "blurred": flagged(QcFlag.BLURRED),
-        "unregistered": flagged(QcFlag.UNREGISTERED),
-        "saturated": flagged(QcFlag.SATURATED),
-        "doublets": flagged(QcFlag.DOUBLET),
-        "missing_fields": _percent(fields_missing, fields_taken + fields_missing),
+        "unidentified_percent": _percent(tally.unidentified, tally.identified + tally.unidentified),
+        "blurred_percent": flagged(QcFlag.BLURRED),
+        "unregistered_percent": flagged(QcFlag.UNREGISTERED),
+        "saturated_cells_percent": flagged(QcFlag.SATURATED),
+        "doublets_percent": flagged(QcFlag.DOUBLET),
+        "missing_fields_percent": _percent(fields_missing, fields_taken + fields_missing),
         "head_disagreement": float(np.median(apart.astype(np.float64))) if len(apart) else None,
-        "accepted": _percent(int(np.count_nonzero(whole)), len(rows)),
-        "failed_fields": _percent(failed, seen),
-        "light_drift": _drift(_relative_light(figures)),
+        "accepted_percent": _percent(int(np.count_nonzero(whole)), len(rows)),
+        "failed_fields_percent": _percent(failed, seen),
+        "light_drift_percent": _drift(_relative_light(figures)),
     }
     for name in _OF_FIELDS:
         values = [_worst(entry, LIMITS[name][1]) for entry in figures.get(name, ())]

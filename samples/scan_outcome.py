@@ -135,12 +135,12 @@ def earliest_deadline_s(scope: Scope, asked_s: float | None, started_s: float) -
     """The deadline of one slide: what the user asked for or the scope file allows, whichever comes first.
 
     Args:
-        scope: for ``reliability.slide_deadline_min``.
+        scope: for ``reliability.slide_time_limit_s``.
         asked_s: of `time.time`; ``None`` if the user gave none.
         started_s: of `time.time`, when this slide was begun.
     """
-    minutes = scope.reliability.slide_deadline_min
-    own_s = started_s + 60 * minutes if minutes else None
+    limit_s = scope.reliability.slide_time_limit_s
+    own_s = started_s + limit_s if limit_s else None
     return min((at for at in (asked_s, own_s) if at is not None), default=None)
 
 

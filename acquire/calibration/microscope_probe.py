@@ -134,7 +134,7 @@ class Bench:
         modality = modality or policy.modality
         start_um = policy.fixed_um if self._focus_um is None else self._focus_um
         range_um = policy.range_um if self._focus_um is None else 2 * policy.coarse_step_um
-        with self.microscope.focus_region(policy.roi_px) as frame_px:
+        with self.microscope.focus_region(policy.window_px) as frame_px:
 
             def take(z_um: float) -> NDArray[np.uint16]:
                 self.at_z(z_um)

@@ -110,7 +110,7 @@ def measure_offsets(bench: Bench) -> dict[str, Any]:
 
 def _bright_peak(bench: Bench, modality: str, near_um: float) -> float | None:
     step_um = bench.scope.focus.fine_step_um / 2
-    with bench.microscope.focus_region(bench.scope.focus.roi_px) as frame_px:
+    with bench.microscope.focus_region(bench.scope.focus.window_px) as frame_px:
         heights = _series(bench, near_um, step_um, _SIDE_STEPS)
         sharp = []
         for z_um in heights:

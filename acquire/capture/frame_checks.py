@@ -178,9 +178,9 @@ class FrameValidator:
         if len(levels) < _LEAST_REMEMBERED:
             return
         limits, level, usual = self._limits, look.level, float(np.median(levels))
-        most = limits.fluorescence_most_ratio if name == "fluorescence" else limits.most_ratio
+        most = limits.fluorescence_max_ratio if name == "fluorescence" else limits.max_ratio
         floor = _LEVEL_NOISE * _noise(look.pixels) if name == "fluorescence" else 0.0
-        if usual > floor and level < limits.least_ratio * usual:
+        if usual > floor and level < limits.min_ratio * usual:
             raise HardwareError(
                 f"{name}: the level fell to {level:.0f} above the camera's offset, in the fields before it was "
                 f"{usual:.0f}: the light fails. Check {self._gate} and the light path."

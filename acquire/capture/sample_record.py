@@ -257,7 +257,7 @@ def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int, *, pass_na
     focus_s = 0.0
     if scope.focus.method != "fixed":
         exposure_s = scope.modalities.named(scope.focus.modality).exposure_ms / 1000
-        focus_frame_s = exposure_s + _FRAME_OVERHEAD_S + render_s * min(scope.focus.roi_px**2 / 1e6, megapixels)
+        focus_frame_s = exposure_s + _FRAME_OVERHEAD_S + render_s * min(scope.focus.window_px**2 / 1e6, megapixels)
         coarse = scope.focus.coarse_points**2
         fine = 12 + n_fields * plan.field_width_um * plan.field_height_um / scope.focus.spacing_um**2
         travel_um += 2 * sum(high - low for low, high in (plan.x_um, plan.y_um))

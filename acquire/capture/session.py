@@ -329,7 +329,7 @@ class AcquisitionSession:
                 told.begin(field.index)
                 error = self._settle(field, following, writer, infos)
                 in_a_row = 0 if error is None else in_a_row + 1
-                if error is not None and in_a_row >= self.scope.reliability.missing_in_a_row:
+                if error is not None and in_a_row >= self.scope.reliability.max_consecutive_missing:
                     raise HardwareError(
                         f"{in_a_row} fields in a row could not be taken, the last because: {error} The fields "
                         "taken before are kept; put this right and run the same command again."

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.config.policies import MOST_FRAMES
+from wbcpipe.acquire.config.policies import MAX_FOCUS_FRAMES
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -168,11 +168,11 @@ def lint_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
     used = {light.group for light in _lights(scope).values()}
     odd = [text for group, text in config.alike if group not in used]
     focus = scope.focus
-    if focus.method != "fixed" and focus.most_frames > MOST_FRAMES:
+    if focus.method != "fixed" and focus.max_frames > MAX_FOCUS_FRAMES:
         odd.append(
             f"'focus': a search through +-{focus.range_um:g} um in steps of {focus.coarse_step_um:g} um may take "
-            f"{focus.most_frames} frames; {MOST_FRAMES} do with 'coarse_step_um' of {focus.range_um / 3:.3g} or more, "
-            f"or with a 'range_um' of {3 * focus.coarse_step_um:g} or less"
+            f"{focus.max_frames} frames; {MAX_FOCUS_FRAMES} do with 'coarse_step_um' of {focus.range_um / 3:.3g} or "
+            f"more, or with a 'range_um' of {3 * focus.coarse_step_um:g} or less"
         )
     return odd
 
@@ -210,7 +210,7 @@ def lint(scope: Scope, config: HardwareConfig) -> list[str]:
 def lint_staining(scope: Scope, config: HardwareConfig) -> list[str]:
     """What the steps of a staining name that the .cfg lacks, in words: devices, and labels where it gives them."""
     found = []
-    for key, steps in (("steps", scope.staining.steps), ("safe", scope.staining.safe or ())):
+    for key, steps in (("steps", scope.staining.steps), ("safe_state", scope.staining.safe_state or ())):
         for number, step in enumerate(steps):
             place = f"staining.{key}[{number}]"
             labels = config.labels.get(step.device)

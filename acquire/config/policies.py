@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
-    "MOST_FRAMES",
+    "MAX_FOCUS_FRAMES",
     "CalibrationPolicy",
     "Focus",
     "FrameChecks",
@@ -19,7 +19,7 @@ __all__ = [
     "QualityLimits",
     "Reliability",
     "Scan",
-    "frames_of_climb",
+    "max_climb_frames",
 ]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,14 +28,14 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 #: A search of focus, or a climb alone, that has not bracketed its peak with so many frames gives up.
-MOST_FRAMES: Final = 12
+MAX_FOCUS_FRAMES: Final = 12
 #: What a search leaves to its climb, however many it took before: 3, and a step or two aside.
-_LEAST_CLIMB: Final = 5
+_MIN_CLIMB_FRAMES: Final = 5
 
 
-def frames_of_climb(coarse: int) -> int:
+def max_climb_frames(coarse: int) -> int:
     """How many frames a search of focus has left for its climb after so many of its coarse look."""
-    return max(MOST_FRAMES - coarse, _LEAST_CLIMB)
+    return max(MAX_FOCUS_FRAMES - coarse, _MIN_CLIMB_FRAMES)
 
 
 class Part(BaseModel):
@@ -60,7 +60,7 @@ class Focus(Part):
         coarse_step_um: of the first search; a third of ``range_um`` or more keeps it to 12 frames, if the specimen
             still shows as blurred as it then is half a step from its focus. If not, make ``range_um`` smaller too.
         fine_step_um: of its refinement; about twice the depth of field, so that sharpness visibly falls in a step.
-        roi_px: side of the camera's middle used, in unbinned pixels.
+        window_px: Side of the square in the camera's middle that is used, in unbinned pixels.
         deadline_s, mapping_deadline_s: for one point and for all of them together; a point that is late counts as one
             that shows nothing.
         drift_check_fields: before every so many fields the focus is measured again; 0: only when a run is gone on with
@@ -86,7 +86,7 @@ class Focus(Part):
     spacing_um: Positive = 500.0
     coarse_step_um: Positive = 10.0
     fine_step_um: Positive = 1.5
-    roi_px: Annotated[int, Field(ge=64)] = 384
+    window_px: Annotated[int, Field(ge=64)] = 384
     deadline_s: Positive = 30.0
     mapping_deadline_s: Positive = 900.0
     drift_check_fields: Annotated[int, Field(ge=0)] = 25
@@ -100,10 +100,10 @@ class Focus(Part):
     long_move_um: Positive = 2000.0
 
     @property
-    def most_frames(self) -> int:
+    def max_frames(self) -> int:
         """How many frames a search through the whole range may take, its climb included."""
         coarse = 2 * math.ceil(self.range_um / self.coarse_step_um) + 1
-        return coarse + frames_of_climb(coarse)
+        return coarse + max_climb_frames(coarse)
 
     @model_validator(mode="after")
     def _hardware_is_named(self) -> Self:
@@ -120,13 +120,13 @@ class Reliability(Part):
         camera_timeout_s: beyond the exposure time.
         retries: how often a field is tried again before it is recorded as missing.
         retry_wait_s: before each of these.
-        missing_in_a_row: ends the run; one bad field is an accident, many are a fault.
-        slide_deadline_min: so long after the start on a slide no new field is begun, and what is there is reported;
-            0 for no deadline. ``--deadline`` may end it sooner, never later.
-        crashes_per_field: a field at which a driver crashed, hung or lost the core so often is recorded as missing.
-        restarts_in_a_row: of the process that drives the devices, without a field taken between them; ends the run.
-        micromanager_return_min: with ``bridge``, how long a Micro-Manager that is gone is waited for; its user starts
-            it again, not wbcpipe.
+        max_consecutive_missing: ends the run; one bad field is an accident, many are a fault.
+        slide_time_limit_s: Time from the start on a slide after which no new field is taken; the fields taken so far
+            are reported. 0 means no limit. ``--deadline`` can only make it earlier.
+        max_crashes_per_field: A field at which a driver crashed, hung or lost the core so often is recorded as missing.
+        max_consecutive_restarts: The run ends after more restarts of the device process than this without a new field.
+        reconnect_timeout_s: With ``bridge``, how long to wait for a Micro-Manager that closed or crashed. The user
+            starts it again, not wbcpipe.
     """
 
     move_timeout_s: Positive = 30.0
@@ -134,11 +134,11 @@ class Reliability(Part):
     camera_timeout_s: Positive = 10.0
     retries: Annotated[int, Field(ge=0, le=10)] = 2
     retry_wait_s: NotNegative = 0.5
-    missing_in_a_row: Annotated[int, Field(ge=1)] = 5
-    slide_deadline_min: NotNegative = 0.0
-    crashes_per_field: Annotated[int, Field(ge=1, le=10)] = 2
-    restarts_in_a_row: Annotated[int, Field(ge=0, le=100)] = 3
-    micromanager_return_min: NotNegative = 10.0
+    max_consecutive_missing: Annotated[int, Field(ge=1)] = 5
+    slide_time_limit_s: NotNegative = 0.0
+    max_crashes_per_field: Annotated[int, Field(ge=1, le=10)] = 2
+    max_consecutive_restarts: Annotated[int, Field(ge=0, le=100)] = 3
+    reconnect_timeout_s: NotNegative = 600.0
 
 
 class FrameChecks(Part):
@@ -153,8 +153,8 @@ class FrameChecks(Part):
         camera_offset: pixel value of a frame taken in the dark; `wbcpipe calibrate` measures it.
         dark_fraction: of the camera's range; a bright field whose level is lower had no light.
         saturated_fraction, fluorescence_saturated_fraction: part of a frame's pixels that may be saturated.
-        least_ratio, most_ratio: of a frame's level to that of the fields before.
-        fluorescence_most_ratio: the same for fluorescence, where a field full of cells glows all over.
+        min_ratio, max_ratio: of a frame's level to that of the fields before.
+        fluorescence_max_ratio: the same for fluorescence, where a field full of cells glows all over.
     """
 
     enabled: bool = True
@@ -162,9 +162,9 @@ class FrameChecks(Part):
     dark_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     fluorescence_saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
-    least_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.4
-    most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.5
-    fluorescence_most_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 8.0
+    min_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    max_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.5
+    fluorescence_max_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 8.0
 
 
 class Scan(Part):
@@ -197,22 +197,22 @@ class QualityLimits(Part):
     """
 
     cells_counted: NotNegative | None = None
-    unidentified: Percent | None = None
-    blurred: Percent | None = None
-    unregistered: Percent | None = None
-    saturated: Percent | None = None
-    doublets: Percent | None = None
-    missing_fields: Percent | None = None
+    unidentified_percent: Percent | None = None
+    blurred_percent: Percent | None = None
+    unregistered_percent: Percent | None = None
+    saturated_cells_percent: Percent | None = None
+    doublets_percent: Percent | None = None
+    missing_fields_percent: Percent | None = None
     head_disagreement: Annotated[float, Field(ge=0, le=1)] | None = None
-    accepted: Percent | None = None
-    failed_fields: Percent | None = None
+    accepted_percent: Percent | None = None
+    failed_fields_percent: Percent | None = None
     blur_um: Positive | None = None
     saturated_percent: Percent | None = None
     residual_px: Positive | None = None
-    stain: Percent | None = None
-    stain_ratio: NotNegative | None = None
+    nuclear_contrast_percent: Percent | None = None
+    nucleus_cytoplasm_contrast_ratio: NotNegative | None = None
     red_cover_percent: Percent | None = None
-    light_drift: NotNegative | None = None
+    light_drift_percent: NotNegative | None = None
 
 
 class CalibrationPolicy(Part):

@@ -298,32 +298,33 @@ class Staining(Part):
             ``command`` runs a program.
         message: what the operator is asked to do.
         steps: for ``devices``.
-        safe: for ``devices``: what brings them to rest when the steps are cut short, by Ctrl-C or a failure; carried
-            out in order, and whole. Left out: of each property that was set, the last of ``steps``, if it was to come.
+        safe_state: For ``devices``: the steps that bring the devices into a safe state when Ctrl-C or a failure
+            interrupts the staining. All of them run, in order. If left out, each property that was set gets its last
+            value in ``steps``.
         command: for ``command``: the program and its arguments; no shell is involved. Told to end (SIGTERM; on Windows
             it is ended at once), it has 10 s to close its valves.
         timeout_s: of the program, and of each step's device.
         incubate_s: wait after the stain is on, before the fluorescence pass.
-        most_missing_percent: of the bright fields that are not bare glass; with more of them missing the slide is not
+        max_missing_percent: of the bright fields that are not bare glass; with more of them missing the slide is not
             stained, for bright field cannot be made up for afterwards.
     """
 
     method: Literal["prompt", "devices", "command"] = "prompt"
     message: str = "Stain the slide with Acridine Orange and put it back the same way round."
     steps: tuple[StainingStep, ...] = ()
-    safe: tuple[StainingStep, ...] | None = None
+    safe_state: tuple[StainingStep, ...] | None = None
     command: tuple[str, ...] = ()
     timeout_s: Positive = 600.0
     incubate_s: NotNegative = 0.0
-    most_missing_percent: Percent = 20.0
+    max_missing_percent: Percent = 20.0
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         for method, key in (("devices", "steps"), ("command", "command")):
             if bool(getattr(self, key)) != (self.method == method):
                 raise ValueError(f"'{key}' belongs to method {method!r}, and that method needs it")
-        if self.safe is not None and self.method != "devices":
-            raise ValueError("'safe' belongs to method 'devices'")
+        if self.safe_state is not None and self.method != "devices":
+            raise ValueError("'safe_state' belongs to method 'devices'")
         return self
 
 

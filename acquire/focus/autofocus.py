@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.acquire.config.policies import MOST_FRAMES, frames_of_climb
+from wbcpipe.acquire.config.policies import MAX_FOCUS_FRAMES, max_climb_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,7 +172,7 @@ def hill_climb(
     start_um: float,
     step_um: float,
     limits_um: tuple[float, float],
-    most: int = MOST_FRAMES,
+    most: int = MAX_FOCUS_FRAMES,
 ) -> FocusResult | None:
     """Climb from a Z near the focus to the peak of sharpness, and interpolate it.
 
@@ -240,7 +240,7 @@ def search_focus(
     # At an end of the range the focus lies in the half step within it: from its middle the climb is shortest.
     inwards = 0.25 * ((peak - 1 in values) - (peak + 1 in values))
     offset = -inwards if inwards else _vertex(*near) or 0.0
-    left = frames_of_climb(len(curve.seen))
+    left = max_climb_frames(len(curve.seen))
     found = hill_climb(take, curve.z_um(peak + offset), step_um, limits_um, left)
     if found is None:
         return None

@@ -111,7 +111,7 @@ class FocusManager:
         attempt = given_up = 0
         while True:
             try:
-                with self._microscope.focus_region(self._scope.focus.roi_px) as frame_px:
+                with self._microscope.focus_region(self._scope.focus.window_px) as frame_px:
                     finder, by_image = self._focuser(frame_px, anew=by_image is None)
                     self.surface.measure(places, finder)
                 return by_image.count
@@ -226,7 +226,7 @@ class FocusManager:
         """
 
         def look() -> DriftCheck:
-            with self._microscope.focus_region(self._scope.focus.roi_px) as frame_px:
+            with self._microscope.focus_region(self._scope.focus.window_px) as frame_px:
                 finder, _ = self._focuser(frame_px)
                 return self.surface.check_drift(index, place.x_um, place.y_um, finder, keep=keep)
 

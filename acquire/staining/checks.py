@@ -55,7 +55,7 @@ def step_problems(scope: Scope, link: CoreLink) -> list[str]:
 
 
 def _steps(scope: Scope) -> Iterator[tuple[str, StainingStep]]:
-    for key, steps in (("steps", scope.staining.steps), ("safe", scope.staining.safe or ())):
+    for key, steps in (("steps", scope.staining.steps), ("safe_state", scope.staining.safe_state or ())):
         for number, step in enumerate(steps):
             yield f"staining.{key}[{number}]", step
 

@@ -70,13 +70,13 @@ def closing_steps(policy: Staining, n_begun: int, n_sent: int) -> tuple[Staining
     """What brings the devices to rest when a staining is cut short.
 
     Args:
-        policy: its ``safe`` steps; where it names none, of each property that was set the last step, as far as that is
-            still to come: so the staining would have left it.
+        policy: its ``safe_state`` steps; where it names none, of each property that was set the last step, as far as
+            that is still to come: so the staining would have left it.
         n_begun: steps that were begun.
         n_sent: steps of which the device surely took the value.
     """
-    if policy.safe is not None:
-        return policy.safe
+    if policy.safe_state is not None:
+        return policy.safe_state
     last = {(step.device, step.property): number for number, step in enumerate(policy.steps)}
     return tuple(
         policy.steps[number]

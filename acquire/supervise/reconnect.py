@@ -30,7 +30,7 @@ class Comeback:
 
     def __init__(self, scope: Scope, deadline_s: float | None = None) -> None:
         self._scope = scope
-        wait_s = 60 * scope.reliability.micromanager_return_min
+        wait_s = scope.reliability.reconnect_timeout_s
         if deadline_s is not None:
             wait_s = min(wait_s, deadline_s - time.time())
         self._until_s = time.monotonic() + wait_s

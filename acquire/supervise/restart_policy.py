@@ -76,12 +76,12 @@ class RestartPolicy:
         """The process died, hung or lost the core."""
         field, self._at = self._at, None
         self._in_a_row += 1
-        restart = self._in_a_row <= self._limits.restarts_in_a_row
+        restart = self._in_a_row <= self._limits.max_consecutive_restarts
         if field is None:
             return Verdict(restart, None, False, 0)
         self._deaths[field] += 1
         deaths = self._deaths[field]
-        return Verdict(restart, field, deaths >= self._limits.crashes_per_field, deaths)
+        return Verdict(restart, field, deaths >= self._limits.max_crashes_per_field, deaths)
 
 
 def close_shutter_in_subprocess(scope: Scope) -> str:

@@ -61,8 +61,10 @@ FIELD_FIGURES: Final[dict[str, Figure]] = {
     "background": Figure(True, "% of the range", "brightness where nothing lies; bright-field modalities"),
     "residual_px": Figure(True, "px", "estimated error of the registration"),
     "unregistered": Figure(False, "modalities", "whose registration is not trusted: the slide's usual one serves"),
-    "stain": Figure(False, "% of the range", "nuclear channel in nuclei above its surroundings, median of the cells"),
-    "stain_ratio": Figure(False, "", "the same of nuclei over that of cytoplasm"),
+    "nuclear_contrast_percent": Figure(
+        False, "% of the range", "nuclear channel in nuclei above its surroundings, median of the cells"
+    ),
+    "nucleus_cytoplasm_contrast_ratio": Figure(False, "", "the same of nuclei over that of cytoplasm"),
     "red_cover_percent": Figure(False, "%", "of a bright field covered by cells, nearly all of them red ones"),
 }
 
@@ -150,8 +152,8 @@ def with_cells(
     )
     told: dict[str, Any] = {
         "blur_um": _median(np.array(widths, float)),
-        "stain": 100 * nucleus / full_range,
-        "stain_ratio": nucleus / cytoplasm if cytoplasm > 0 else np.nan,
+        "nuclear_contrast_percent": 100 * nucleus / full_range,
+        "nucleus_cytoplasm_contrast_ratio": nucleus / cytoplasm if cytoplasm > 0 else np.nan,
     }
     if alignment is not None:
         told["residual_px"] = alignment.residual_px

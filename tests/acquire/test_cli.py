@@ -91,7 +91,7 @@ def test_what_ends_a_run_stands_in_the_log(
 def test_acquire_stops_at_the_deadline_and_says_so(tmp_path: Path, make_scope: Callable[..., Scope]) -> None:
     arguments = ["--slide", "S1", "--data", str(tmp_path / "data"), "--fields", "3"]
     # 6 ms after the start on a slide: before the microscope can even be opened.
-    scope = make_scope(("slide_deadline_min = 0 ", "slide_deadline_min = 0.0001 "))
+    scope = make_scope(("slide_time_limit_s = 0 ", "slide_time_limit_s = 0.006 "))
     with pytest.raises(AcquisitionError, match="the deadline passed before any field was taken"):
         CliRunner().invoke(acquire, [*arguments, "--scope", str(scope.path)], catch_exceptions=False)
     sample = Sample.open(tmp_path / "data", "S1")

@@ -128,7 +128,7 @@ def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
     validate(document)
     assert document["wbc_1e9_per_l"] is None
     assert document["fields"] == {"planned": None, "wanted": None, "taken": 0, "missing": [], "empty": []}
-    assert gates(document)["missing_fields"] == (None, None)
+    assert gates(document)["missing_fields_percent"] == (None, None)
     assert gates(document)["cells_counted"] == (2, False)
     assert not document["quality"]["passed"]
 
@@ -155,10 +155,10 @@ def test_other_numbers_of_classes_work(create_sample: Create) -> None:
 @pytest.mark.parametrize(
     ("flag", "share", "gate"),
     [
-        (QcFlag.BLURRED, 0.2, "blurred"),
-        (QcFlag.UNREGISTERED, 0.2, "unregistered"),
-        (QcFlag.SATURATED, 0.2, "saturated"),
-        (QcFlag.DOUBLET, 0.4, "doublets"),
+        (QcFlag.BLURRED, 0.2, "blurred_percent"),
+        (QcFlag.UNREGISTERED, 0.2, "unregistered_percent"),
+        (QcFlag.SATURATED, 0.2, "saturated_cells_percent"),
+        (QcFlag.DOUBLET, 0.4, "doublets_percent"),
     ],
 )
 def test_gate_fails_when_flags_pile_up(create_sample: Create, flag: QcFlag, share: float, gate: str) -> None:
@@ -175,8 +175,8 @@ def test_gate_on_missing_fields_and_unidentified(create_sample: Create, mark_fie
     mark_fields(sample, range(9), {"9": "stage"})
     write_report(sample)
     found = gates(read_document(sample))
-    assert found["missing_fields"] == (10.0, False)
-    assert found["unidentified"] == (pytest.approx(16.6667), False)
+    assert found["missing_fields_percent"] == (10.0, False)
+    assert found["unidentified_percent"] == (pytest.approx(16.6667), False)
 
 
 def contents(sample: Sample) -> list[bytes]:

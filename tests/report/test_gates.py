@@ -23,8 +23,8 @@ SOUND: dict[str, Any] = {
     "background": [60.0, 61.0, None],
     "residual_px": [0.02, 0.1, 0.0],
     "unregistered": 0,
-    "stain": 20.0,
-    "stain_ratio": 6.0,
+    "nuclear_contrast_percent": 20.0,
+    "nucleus_cytoplasm_contrast_ratio": 6.0,
     "red_cover_percent": 40.0,
 }
 
@@ -41,7 +41,9 @@ def test_a_scope_can_set_the_limit_of_every_gate_and_no_other() -> None:
 def test_limits_of_the_scope_go_before_the_usual_ones() -> None:
     usual = limits_of({})
     assert usual == {name: entry[2] for name, entry in LIMITS.items()}
-    assert limits_of({"quality": {"blur_um": 0.5, "stain": "much", "unheard": 3}}) == usual | {"blur_um": 0.5}
+    assert limits_of({"quality": {"blur_um": 0.5, "nuclear_contrast_percent": "much", "unheard": 3}}) == usual | {
+        "blur_um": 0.5
+    }
     assert limits_of({"quality": [1]}) == usual
 
 
@@ -57,8 +59,8 @@ def test_a_sound_sample_has_no_failed_field() -> None:
         ({"saturated_percent": [0.0, 5.0, 0.0]}, "saturated_percent 5 (limit <= 1)"),
         ({"residual_px": [0.1, 2.5, 0.0]}, "residual_px 2.5 (limit <= 1)"),
         ({"unregistered": 1}, "registration is not trusted"),
-        ({"stain": 0.2}, "stain 0.2 (limit >= 1)"),
-        ({"stain_ratio": 1.1}, "stain_ratio 1.1 (limit >= 1.5)"),
+        ({"nuclear_contrast_percent": 0.2}, "nuclear_contrast_percent 0.2 (limit >= 1)"),
+        ({"nucleus_cytoplasm_contrast_ratio": 1.1}, "nucleus_cytoplasm_contrast_ratio 1.1 (limit >= 1.5)"),
         ({"red_cover_percent": 97.0}, "red_cover_percent 97 (limit <= 85)"),
         ({"background": [60.0, 48.8, None]}, "light -20 % (limit 10 %)"),
     ],
@@ -76,7 +78,7 @@ def test_what_was_not_measured_does_not_fail() -> None:
 
 
 def test_a_failed_field_is_in_the_document_on_the_page_and_in_the_terminal(create_sample: Any) -> None:
-    limits = {"quality": {"blur_um": 0.3, "failed_fields": 60}}
+    limits = {"quality": {"blur_um": 0.3, "failed_fields_percent": 60}}
     table_of_fields = table({"blur_um": 0.2}, {"blur_um": 0.2}, {"blur_um": 0.5})
     sample = create_sample(["NEU"] * 120, info=limits, field_quality=table_of_fields)
     write_report(sample)
@@ -86,7 +88,7 @@ def test_a_failed_field_is_in_the_document_on_the_page_and_in_the_terminal(creat
     assert failed == {"index": 2, "reasons": ["blur_um 0.5 (limit <= 0.3)"]}
     gates = {gate["name"]: gate for gate in document["quality"]["gates"]}
     assert (gates["blur_um"]["figure"], gates["blur_um"]["limit"]) == (0.2, 0.3)
-    assert gates["failed_fields"]["figure"] == pytest.approx(33.3333)
+    assert gates["failed_fields_percent"]["figure"] == pytest.approx(33.3333)
     page = (sample.path / "report.html").read_text(encoding="utf-8")
     assert "Field 2: blur_um 0.5" in page
     said = io.StringIO()
@@ -100,7 +102,7 @@ def test_a_sample_out_of_focus_as_a_whole_fails(create_sample: Any) -> None:
     document = read_document(sample)
     assert document["quality"]["passed"] is False
     failed = {gate["name"]: gate["figure"] for gate in document["quality"]["gates"] if gate["passed"] is False}
-    assert failed == {"blur_um": 0.8, "failed_fields": pytest.approx(66.6667)}
+    assert failed == {"blur_um": 0.8, "failed_fields_percent": pytest.approx(66.6667)}
     assert "Do not rely on this count" in (sample.path / "report.html").read_text(encoding="utf-8")
 
 

@@ -274,12 +274,12 @@ def test_a_report_that_falls_short_is_noticed(request_of: Any, tmp_path: Path, m
     assert falls_short(sample, request, request.end(50, 50, {"NEU": 12}, in_time=True)) == ""
 
 
-@pytest.mark.parametrize(("minutes", "asked_s", "expected"), [(0, None, None), (2, None, 220.0), (2, 150.0, 150.0)])
+@pytest.mark.parametrize(("limit_s", "asked_s", "expected"), [(0, None, None), (120, None, 220.0), (120, 150.0, 150.0)])
 def test_the_earlier_deadline_holds(
-    request_of: Any, minutes: float, asked_s: float | None, expected: float | None
+    request_of: Any, limit_s: float, asked_s: float | None, expected: float | None
 ) -> None:
     scope = request_of().scope
-    policy = scope.reliability.model_copy(update={"slide_deadline_min": minutes})
+    policy = scope.reliability.model_copy(update={"slide_time_limit_s": limit_s})
     assert earliest_deadline_s(scope.model_copy(update={"reliability": policy}), asked_s, 100.0) == expected
 
 

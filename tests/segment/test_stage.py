@@ -83,7 +83,7 @@ def test_every_field_has_figures_of_its_quality(unbroken: CellStore) -> None:
     with_cells = [row for row, index in enumerate(figures["field"]) if np.any(unbroken.column("field_index") == index)]
     assert with_cells
     assert all(0.2 < figures["blur_um"][row] < 0.6 for row in with_cells)
-    assert all(figures["stain_ratio"][row] > 2 for row in with_cells)
+    assert all(figures["nucleus_cytoplasm_contrast_ratio"][row] > 2 for row in with_cells)
     assert all(10 < share < 70 for share in figures["red_cover_percent"])
     background = np.array(figures["background"], float)[:, :3]
     assert np.ptp(background, axis=0).max() < 1

@@ -108,7 +108,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
 ) -> None:
     scope = make_scope(
         ("range_um = 30.0", "range_um = 12.0"),
-        ("roi_px = 384", "roi_px = 256"),
+        ("window_px = 384", "window_px = 256"),
         ("drift_check_fields = 25", "drift_check_fields = 2"),
         focus="surface",
     )

@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from wbcpipe.acquire.config.micromanager_cfg import lint_warnings, read_config
-from wbcpipe.acquire.config.policies import MOST_FRAMES
+from wbcpipe.acquire.config.policies import MAX_FOCUS_FRAMES
 from wbcpipe.acquire.config.scope import list_scopes, load_scope
 from wbcpipe.acquire.focus.autofocus import hill_climb, search_focus, sharpness
 from wbcpipe.acquire.focus.focus_map import FocusSurface, load_surface
@@ -110,7 +110,7 @@ def test_a_climb_without_a_peak_ends_after_12_frames() -> None:
         return take(z_um)
 
     assert hill_climb(watched, 3.0, 0.5, LIMITS_UM) is None
-    assert len(seen) <= MOST_FRAMES
+    assert len(seen) <= MAX_FOCUS_FRAMES
 
 
 @pytest.mark.parametrize("off_um", [-26.0, 9.0])
@@ -126,14 +126,14 @@ def test_a_search_through_the_scopes_whole_range_is_economical(off_um: float) ->
     found = search_focus(take, start_um, POLICY.range_um, POLICY.coarse_step_um, POLICY.fine_step_um, LIMITS_UM)
     assert found is not None
     assert found.z_um + POLICY.offset_um == pytest.approx(truth_um, abs=0.15)
-    assert found.frames <= MOST_FRAMES
+    assert found.frames <= MAX_FOCUS_FRAMES
 
 
 @pytest.mark.parametrize("name", sorted(list_scopes()))
 def test_no_search_of_a_shipped_scope_takes_more_than_12_frames(name: str) -> None:
     scope = load_scope(name)
     focus = scope.focus
-    assert focus.most_frames <= MOST_FRAMES
+    assert focus.max_frames <= MAX_FOCUS_FRAMES
     assert not lint_warnings(scope, read_config(scope.config_path))
     # Counted too, over a specimen whose peak lies wherever the climb has to go farthest, or nowhere.
     for peak_um in (*np.linspace(-1.2 * focus.range_um, 1.2 * focus.range_um, 25), math.inf):
@@ -146,7 +146,7 @@ def test_no_search_of_a_shipped_scope_takes_more_than_12_frames(name: str) -> No
             return np.asarray(20_000 * (1 + 0.5 * contrast * board), np.uint16)
 
         search_focus(take, focus.fixed_um, focus.range_um, focus.coarse_step_um, focus.fine_step_um, (-1e5, 1e5))
-        assert 0 < len(seen) <= MOST_FRAMES
+        assert 0 < len(seen) <= MAX_FOCUS_FRAMES
 
 
 def test_a_scope_file_with_a_long_search_is_told() -> None:

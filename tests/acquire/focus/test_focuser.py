@@ -31,7 +31,7 @@ DEVICE = (
     "Device,LED,DemoCamera,DStateDevice",
     "Device,Autofocus,DemoCamera,DAutoFocus\nDevice,LED,DemoCamera,DStateDevice",
 )
-ROI = ("roi_px = 384", "roi_px = 256")
+ROI = ("window_px = 384", "window_px = 256")
 
 
 class Journal:

@@ -47,7 +47,7 @@ QUICK = (
 AUTOFOCUS = (
     ("Device,LED,", "Device,Autofocus,DemoCamera,DAutoFocus\nDevice,LED,"),
     ('"fixed"', '"hardware"\nhardware_device = "Autofocus"\nhardware_timeout_s = 0.3\nhardware_settle_s = 0.0'),
-    ("roi_px = 384", "roi_px = 256"),
+    ("window_px = 384", "window_px = 256"),
     ("range_um = 30.0", "range_um = 6.0"),
 )
 
@@ -244,7 +244,7 @@ def test_a_driver_that_crashes_micro_manager_is_told_and_the_run_goes_on_when_it
 def test_a_micro_manager_that_stays_away_ends_the_run_with_what_to_do(
     tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
 ) -> None:
-    bridge = make_bridge(("retry_wait_s = 0.0", "retry_wait_s = 0.0\nmicromanager_return_min = 0.01"))
+    bridge = make_bridge(("retry_wait_s = 0.0", "retry_wait_s = 0.0\nreconnect_timeout_s = 0.6"))
     sample = Sample.open(tmp_path, "S1")
     plan = AcquisitionPlan.from_scope(bridge.scope, "A")
     with AcquisitionWorker(AcquisitionRequest(sample, bridge.scope, plan, specimen)) as worker:

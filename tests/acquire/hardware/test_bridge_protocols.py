@@ -38,7 +38,7 @@ WIDE = (
 AUTOFOCUS = (
     ("Device,LED,", "Device,Autofocus,DemoCamera,DAutoFocus\nDevice,LED,"),
     ('"fixed"', '"hardware"\nhardware_device = "Autofocus"\nhardware_settle_s = 0.0'),
-    ("roi_px = 384", "roi_px = 256"),
+    ("window_px = 384", "window_px = 256"),
     ("range_um = 30.0", "range_um = 6.0"),
 )
 TWO_PASSES: tuple[Pass, ...] = ("brightfield", "fluorescence")

@@ -81,7 +81,7 @@ def test_bursts_and_focusing_go_over_the_bridge_too(
     bridge = make_bridge(
         ('method = "fixed"', 'method = "surface"'),
         ("range_um = 30.0", "range_um = 6.0"),
-        ("roi_px = 384", "roi_px = 256"),
+        ("window_px = 384", "window_px = 256"),
     )
     samples = [Sample.open(tmp_path, name) for name in ("bridge", "headless")]
     take(samples[0], bridge.scope.with_sequencing("on"), 2, specimen)

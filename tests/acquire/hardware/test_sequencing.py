@@ -69,7 +69,7 @@ def test_files_are_those_of_switching_by_command(
     for sequencing in ("auto", "off"):
         scope = make_scope(
             ("range_um = 30.0", "range_um = 6.0"),
-            ("roi_px = 384", "roi_px = 256"),
+            ("window_px = 384", "window_px = 256"),
             focus="surface",
             sequencing=sequencing,
         )

@@ -90,7 +90,7 @@ def test_bursts_that_were_asked_for_and_are_wrong_end_the_run(
     sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan
 ) -> None:
     scope = make_scope(
-        ("retries = 2", "retries = 0"), ("missing_in_a_row = 5", "missing_in_a_row = 1"), sequencing="on"
+        ("retries = 2", "retries = 0"), ("max_consecutive_missing = 5", "max_consecutive_missing = 1"), sequencing="on"
     )
     plan = AcquisitionPlan.from_scope(scope, "A")
     with (

@@ -162,7 +162,7 @@ def test_a_fluorescence_lamp_that_is_dark_from_the_start_gives_no_fields(
 def test_an_autofocus_that_hangs_is_tried_again_on_fresh_devices(
     sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan, tmp_path: Path
 ) -> None:
-    changes = (("range_um = 30.0", "range_um = 12.0"), ("roi_px = 384", "roi_px = 256"))
+    changes = (("range_um = 30.0", "range_um = 12.0"), ("window_px = 384", "window_px = 256"))
     scope = make_scope(*_FAST, *changes, focus="surface")
     plan = AcquisitionPlan.from_scope(scope, "A")
     opener = FaultyOpener(plan, (Fault("autofocus hangs", 0, attempts=2),), tmp_path / "strikes")
@@ -316,7 +316,7 @@ def test_the_shutter_is_closed_by_a_process_of_its_own_or_it_is_said_why_not(mak
 
 
 def test_deaths_are_counted_by_field_and_in_a_row() -> None:
-    policy = RestartPolicy(Reliability(crashes_per_field=2, restarts_in_a_row=3))
+    policy = RestartPolicy(Reliability(max_crashes_per_field=2, max_consecutive_restarts=3))
     policy.begin(7)
     assert policy.died() == Verdict(restart=True, field=7, give_up=False, deaths=1)
     policy.begin(7)
@@ -324,7 +324,7 @@ def test_deaths_are_counted_by_field_and_in_a_row() -> None:
     assert policy.died() == Verdict(restart=True, field=None, give_up=False, deaths=0)  # while focusing
     policy.settled(7, taken=False)
     assert not policy.died().restart
-    policy = RestartPolicy(Reliability(restarts_in_a_row=1))
+    policy = RestartPolicy(Reliability(max_consecutive_restarts=1))
     for index in range(5):
         policy.begin(index)
         assert policy.died().restart

@@ -67,9 +67,9 @@ def test_what_was_opened_is_closed_and_nothing_else(
 ) -> None:
     policy = by_devices(*steps)
     assert [one.model_dump() for one in closing_steps(policy, begun, sent)] == expected
-    own = by_devices(*steps, safe=[OFF])
+    own = by_devices(*steps, safe_state=[OFF])
     assert [one.model_dump() for one in closing_steps(own, begun, sent)] == [OFF]
-    assert closing_steps(by_devices(*steps, safe=[]), begun, sent) == ()
+    assert closing_steps(by_devices(*steps, safe_state=[]), begun, sent) == ()
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_step_that_fails_leaves_the_valve_closed(link: CoreLink) -> None:
     assert end.error == "HardwareError"
     assert "It takes: Off, On" in end.text
     assert link.get_property(VALVE, "Label") == "closed"
-    end = carry_out(link, by_devices(step("acridine orange"), wrong, safe=[wrong, SHUT]), there)
+    end = carry_out(link, by_devices(step("acridine orange"), wrong, safe_state=[wrong, SHUT]), there)
     assert end.rest.startswith("The staining devices are NOT at rest (set_property('LED', 'Sequence', 'Perhaps')")
     assert link.get_property(VALVE, "Label") == "closed", "what came after the step that failed was left out"
 
@@ -206,7 +206,7 @@ def test_an_incubation_that_was_stopped_goes_on_without_another_stain(
 
 
 def test_safe_steps_are_for_devices(make_scope: Callable[..., Scope]) -> None:
-    with pytest.raises(ValueError, match="'safe' belongs to method 'devices'"):
-        Staining.model_validate({"method": "prompt", "safe": [SHUT]})
-    with pytest.raises(ConfigError, match=r"key 'staining\.safe\.0\.wat_s' is not known, did you mean 'wait_s'"):
+    with pytest.raises(ValueError, match="'safe_state' belongs to method 'devices'"):
+        Staining.model_validate({"method": "prompt", "safe_state": [SHUT]})
+    with pytest.raises(ConfigError, match=r"key 'staining\.safe_state\.0\.wat_s' is not known, did you mean 'wait_s'"):
         make_scope((" },\n]\nincubate_s", ", wat_s = 1 },\n]\nincubate_s"))

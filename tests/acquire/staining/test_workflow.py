@@ -271,7 +271,7 @@ def test_the_bars_are_away_while_the_operator_is_asked(
     assert len(asked) == 1
 
 
-VALVE = '{ device = "Stain Valve", property = "Label", value = "closed" },\n]\nsafe'
+VALVE = '{ device = "Stain Valve", property = "Label", value = "closed" },\n]\nsafe_state'
 
 
 @pytest.mark.parametrize(
@@ -282,10 +282,10 @@ VALVE = '{ device = "Stain Valve", property = "Label", value = "closed" },\n]\ns
         (
             'value = "closed" },\n]\ninc',
             'value = "shut" },\n]\ninc',
-            "staining.safe[0].value 'shut' is not in",
+            "staining.safe_state[0].value 'shut' is not in",
         ),
     ],
-    ids=["value", "device", "safe"],
+    ids=["value", "device", "safe_state"],
 )
 def test_a_step_that_the_cfg_does_not_have_is_refused_before_anything_is_taken(
     make_scope: Callable[..., Scope],
