@@ -1,4 +1,4 @@
-"""Small array helpers that several steps share: block means, a threshold, a typed door to scikit-image's watershed."""
+"""Array functions that several steps share: block means, thresholds, percentiles and holes of masks."""
 
 from __future__ import annotations
 
@@ -7,49 +7,61 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import ndimage
-from skimage import segmentation
 
 from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["between", "box_around", "enlarge_grid", "flood", "otsu_threshold", "percentiles", "shrink", "without_holes"]
+__all__ = [
+    "block_mean",
+    "bounding_box",
+    "enlarge_grid",
+    "fill_holes",
+    "linear_weights",
+    "otsu_threshold",
+    "percentiles",
+]
 
-#: Boxes are so many pixels wide or a multiple of it, so that filters of few sizes do for all.
+#: Sides of boxes are multiples of this, so that a few cached filters serve all.
 _BOX_PX: Final = 16
 
 
-def box_around(part: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
-    """The rows and columns that hold a mask (Y, X), not empty, and at least ``margin`` pixels around, if there are."""
-    return _rounded(np.flatnonzero(part.any(1)), margin, part.shape[0]), _rounded(
-        np.flatnonzero(part.any(0)), margin, part.shape[1]
-    )
+def bounding_box(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """Return the rows and columns that hold a mask and a margin around it.
+
+    Args:
+        mask: (Y, X) bool, not empty.
+        margin: pixels to each side, at least; fewer where the border is nearer. Sides are rounded up to multiples of
+            16 pixels.
+    """
+    rows, columns = (_padded_slice(np.flatnonzero(mask.any(axis)), margin, mask.shape[1 - axis]) for axis in (1, 0))
+    return rows, columns
 
 
-def _rounded(places: NDArray[np.intp], margin: int, length: int) -> slice:
-    start, stop = max(0, int(places[0]) - margin), min(length, int(places[-1]) + margin + 1)
+def _padded_slice(indices: NDArray[np.intp], margin: int, length: int) -> slice:
+    start, stop = max(0, int(indices[0]) - margin), min(length, int(indices[-1]) + margin + 1)
     wide = min(length, -(-(stop - start) // _BOX_PX) * _BOX_PX)
     start = min(start, length - wide)
     return slice(start, start + wide)
 
 
-def shrink(image: NDArray[Any], factor: int) -> NDArray[np.float32]:
-    """Mean over ``factor`` x ``factor`` blocks; a short last block is filled up with its edge.
+def block_mean(image: NDArray[Any], factor: int) -> NDArray[np.float32]:
+    """Return the means of ``factor`` x ``factor`` blocks; an incomplete last block is padded with its edge.
 
     Args:
         image: (..., Y, X), any numeric or bool type.
-        factor: whole number, at least 1.
+        factor: integer, at least 1.
 
     Returns:
         (..., ceil(Y / factor), ceil(X / factor)) float32.
 
-    >>> shrink(np.arange(6).reshape(2, 3), 2).tolist()
+    >>> block_mean(np.arange(6).reshape(2, 3), 2).tolist()
     [[2.0, 3.5]]
     """
     *several, height, width = image.shape
     (down, short), (across, narrow) = (divmod(side, factor) for side in (height, width))
-    # Whole rows first: they are added without a stride.
+    # Rows first: complete rows are added without a stride.
     rows = np.empty((*several, -(-height // factor), width), np.float32)
     blocks = image[..., : down * factor, :].reshape(*several, down, factor, width)
     np.add.reduce(blocks, axis=-2, dtype=np.float32, out=rows[..., :down, :])
@@ -68,11 +80,11 @@ def shrink(image: NDArray[Any], factor: int) -> NDArray[np.float32]:
 
 @single_threaded_blas
 def enlarge_grid(grid: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Interpolate a coarse grid, whose nodes are the centres of equal tiles, to ``shape``.
+    """Interpolate a coarse grid, whose nodes are the centres of equal tiles, to the pixels of an image.
 
     Args:
         grid: (rows, columns) float32.
-        shape: (Y, X) to fill.
+        shape: (Y, X) of the image.
 
     Returns:
         (Y, X) float32, bilinear inside and constant beyond the outermost centres.
@@ -80,76 +92,83 @@ def enlarge_grid(grid: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[n
     >>> enlarge_grid(np.array([[0, 4]], np.float32), (1, 4)).tolist()
     [[0.0, 1.0, 3.0, 4.0]]
     """
-    down, across = (_between(n, length) for n, length in zip(grid.shape, shape, strict=True))
+    down, across = (_axis_weights(n, length) for n, length in zip(grid.shape, shape, strict=True))
     return np.asarray(down @ np.asarray(grid, np.float32) @ across.T, np.float32)
 
 
 @lru_cache(maxsize=32)
-def _between(nodes: int, length: int) -> NDArray[np.float32]:
-    """Weights (length, nodes): how much each of ``length`` places has of each node."""
-    return between(np.arange(length), np.arange(nodes), nodes, length)
+def _axis_weights(nodes: int, length: int) -> NDArray[np.float32]:
+    """Return the weight of every node at every pixel of an axis: (length, nodes)."""
+    return linear_weights(np.arange(length), np.arange(nodes), nodes, length)
 
 
-def between(places: NDArray[Any], wanted: NDArray[np.intp], nodes: int, length: int) -> NDArray[np.float32]:
-    """Weights (n, m) of linear interpolation at n ``places`` of a side of ``length`` pixels, for m of its ``nodes``."""
-    at = np.clip((places + 0.5) * (nodes / length) - 0.5, 0, nodes - 1)
-    return np.asarray(np.maximum(1 - np.abs(at[:, None] - wanted), 0), np.float32)
+def linear_weights(
+    positions_px: NDArray[Any], selected: NDArray[np.intp], nodes: int, length: int
+) -> NDArray[np.float32]:
+    """Return the weights of linear interpolation along one axis.
+
+    Args:
+        positions_px: (n,) pixel coordinates.
+        selected: (m,) indices of the nodes to weight.
+        nodes: number of nodes of the axis, the centres of equal tiles.
+        length: pixels of the axis.
+
+    Returns:
+        (n, m) float32.
+    """
+    node_positions = np.clip((positions_px + 0.5) * (nodes / length) - 0.5, 0, nodes - 1)
+    return np.asarray(np.maximum(1 - np.abs(node_positions[:, None] - selected), 0), np.float32)
 
 
 def otsu_threshold(values: NDArray[Any]) -> float:
-    """Threshold that best parts ``values`` (any shape) into two classes; 256 bins.
+    """Return the threshold that best separates ``values`` (any shape) into two classes; 256 bins.
 
     N. Otsu, IEEE Trans. SMC 9 (1979) 62, doi:10.1109/TSMC.1979.4310076, equation 12.
 
     >>> 1 < otsu_threshold(np.array([0.0, 1, 9, 10])) < 9
     True
     """
-    least, most = float(values.min()), float(values.max())
-    if least == most:
-        return least
-    bins = ((values - least) * (256 / (most - least))).astype(np.intp).ravel()
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return low
+    bins = ((values - low) * (256 / (high - low))).astype(np.intp).ravel()
     counts = np.bincount(np.minimum(bins, 255), minlength=256)
-    centres = least + (np.arange(256) + 0.5) * ((most - least) / 256)
+    centres = low + (np.arange(256) + 0.5) * ((high - low) / 256)
     below = np.cumsum(counts)
     above = below[-1] - below
     weighted = np.cumsum(counts * centres)
-    # The last bin ends the upper class; every other one leaves something on both sides.
-    below, above, under = below[:-1], above[:-1], weighted[:-1]
-    variance = below * above * (under / below - (weighted[-1] - under) / above) ** 2
+    # Behind the last bin the upper class is empty; behind every other bin neither class is.
+    below, above, lower_sum = below[:-1], above[:-1], weighted[:-1]
+    variance = below * above * (lower_sum / below - (weighted[-1] - lower_sum) / above) ** 2
     best = np.flatnonzero(variance >= variance.max() * (1 - 1e-9))
     return float(centres[best].mean())
 
 
 def percentiles(values: NDArray[Any], *percent: float) -> list[float]:
-    """The percentiles of ``values`` (any shape), linear between the two nearest, as ``numpy.percentile`` gives them.
+    """Return percentiles of ``values`` (any shape), equal to those of ``numpy.percentile`` but faster.
 
     >>> percentiles(np.array([1.0, 2.0, 4.0]), 50, 75)
     [2.0, 3.0]
     """
     ordered = values.flatten()
     found = []
-    for one in percent:
-        place = (ordered.size - 1) * one / 100
-        low = int(place)
-        # One at a time: that is vectorised, several at once are not.
+    for percentage in percent:
+        position = (ordered.size - 1) * percentage / 100
+        low = int(position)
+        # One at a time: numpy vectorises a partition at one index, not at several.
         ordered.partition(low)
-        value, share = float(ordered[low]), place - low
-        found.append(value + share * (float(ordered[low + 1 :].min()) - value) if share else value)
+        value, fraction = float(ordered[low]), position - low
+        found.append(value + fraction * (float(ordered[low + 1 :].min()) - value) if fraction else value)
     return found
 
 
-def without_holes(mask: NDArray[np.bool_], largest_px: float = np.inf) -> NDArray[np.bool_]:
-    """A mask (Y, X) whose holes of up to ``largest_px`` pixels are filled; what touches the border is no hole."""
+def fill_holes(mask: NDArray[np.bool_], max_size_px: float = np.inf) -> NDArray[np.bool_]:
+    """Fill the holes of a mask (Y, X) of up to ``max_size_px`` pixels; a gap that touches the border is no hole."""
     gaps, count = ndimage.label(~mask)
     if count == 1 and gaps[0].any():
         return mask
-    hole = np.bincount(gaps.ravel(), minlength=count + 1) <= largest_px
+    is_hole = np.bincount(gaps.ravel(), minlength=count + 1) <= max_size_px
     for edge in (gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]):
-        hole[edge] = False
-    hole[0] = False
-    return np.asarray(mask | hole[gaps], bool)
-
-
-def flood(height: NDArray[Any], markers: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
-    """Watershed of ``height`` (Y, X) from ``markers`` (Y, X) int, 0 where unmarked; (Y, X) int32."""
-    return np.asarray(segmentation.watershed(height, markers, mask=mask), np.int32)  # type: ignore[no-untyped-call]
+        is_hole[edge] = False
+    is_hole[0] = False
+    return np.asarray(mask | is_hole[gaps], bool)

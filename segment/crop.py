@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.imaging.arrays import between
+from wbcpipe.imaging.arrays import linear_weights
 from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
@@ -191,6 +191,6 @@ def _at(
     for at, nodes, length in ((y, grid.shape[0], shape[0]), (x, grid.shape[1], shape[1])):
         low, high = (int(max((end + 0.5) * nodes / length - 0.5, 0)) for end in (at[0], at[-1]))
         near = np.arange(min(low, nodes - 1), min(high + 2, nodes))
-        weights.append((near, between(at, near, nodes, length)))
+        weights.append((near, linear_weights(at, near, nodes, length)))
     (rows, down), (columns, across) = weights
     return np.asarray(down @ grid[rows[:, None], columns] @ across.T, np.float32)

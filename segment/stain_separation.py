@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.imaging.arrays import enlarge_grid, otsu_threshold, percentiles, shrink
+from wbcpipe.imaging.arrays import block_mean, enlarge_grid, otsu_threshold, percentiles
 from wbcpipe.segment.flatfield import smooth_levels, tile_levels
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def nuclear_stain(planes: NDArray[np.uint16]) -> NuclearStain:
         planes: (3, Y, X) uint16 R, G, B over the full range.
     """
     background = background_colour(planes)
-    coarse = shrink(planes, max(1, round(max(planes.shape[1:]) / _COLOUR_SIDE_PX)))
+    coarse = block_mean(planes, max(1, round(max(planes.shape[1:]) / _COLOUR_SIDE_PX)))
     lit = coarse.max(0) > _DARK * 65535
     if np.count_nonzero(lit) < _LEAST_PX:
         return NuclearStain(background, _USUAL_SHARE, _USUAL_SHARE, np.inf, 1.0)
@@ -225,7 +225,7 @@ def _empty_density(red: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Told by the red plane, where red cells hardly show; a quadratic surface.
     """
-    coarse = shrink(red, max(1, round(max(red.shape) / _COARSE_SIDE_PX)))
+    coarse = block_mean(red, max(1, round(max(red.shape) / _COARSE_SIDE_PX)))
     surface = smooth_levels(-tile_levels(-coarse, bright=True), degree=2, rest=False)
     return enlarge_grid(np.minimum(surface, 0), red.shape)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.imaging.arrays import enlarge_grid, percentiles, shrink, without_holes
-from wbcpipe.imaging.filters import disk, grown, opened, shrunk, smoothed_means
+from wbcpipe.imaging.arrays import block_mean, enlarge_grid, fill_holes, percentiles
+from wbcpipe.imaging.filters import dilation, disk, erosion, opening, smoothed_means
 from wbcpipe.samples.cell_store import QcFlag
 from wbcpipe.segment.detection.separate import merge_lobes, split_at_necks
 from wbcpipe.system.blas_threads import single_threaded_blas
@@ -151,10 +151,10 @@ def detect_cells(
         return _measure(
             np.zeros(signal.shape, np.int32), signal > np.inf, factor, pixel_um, level, rules, nuclear.shape
         )
-    nuclei = opened(signal > np.float32(rules.nucleus * level), _disk(0.45 / coarse_um))
+    nuclei = opening(signal > np.float32(rules.nucleus * level), _disk(0.45 / coarse_um))
     body = signal > np.float32(max(rules.body * level, 5 * noise))
     if np.isfinite(rules.reach_um):
-        body &= grown(nuclei, disk(rules.reach_um / coarse_um))
+        body &= dilation(nuclei, disk(rules.reach_um / coarse_um))
     body |= nuclei
     parts = _cells(body, nuclei, coarse_um, rules)
     return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
@@ -218,16 +218,16 @@ def _signal(smooth: NDArray[np.float32], coarse_um: float, rules: DetectionRules
 
 def _level(signal: NDArray[np.float32], coarse_um: float, rules: DetectionRules) -> float:
     """Median peak of the objects as wide as a nuclear lobe, those far dimmer than the brightest left out."""
-    half = shrink(signal, 2)
+    half = block_mean(signal, 2)
     coarse_um = 2 * coarse_um
     side = 2 * max(1, round(0.9 / coarse_um)) + 1
-    opened = ndimage.grey_opening(half, size=(side, side))
-    pixels = min(opened.size, max(1, round(15.0 / coarse_um**2)))
-    brightest = float(np.partition(opened.ravel(), -pixels)[-pixels])
+    grey = ndimage.grey_opening(half, size=(side, side))
+    pixels = min(grey.size, max(1, round(15.0 / coarse_um**2)))
+    brightest = float(np.partition(grey.ravel(), -pixels)[-pixels])
     if brightest <= 0:
         return 0.0
-    labels, _ = ndimage.label(opened > rules.nucleus * brightest)
-    objects = [opened[place][labels[place] == k] for k, place in enumerate(ndimage.find_objects(labels), 1)]
+    labels, _ = ndimage.label(grey > rules.nucleus * brightest)
+    objects = [grey[place][labels[place] == k] for k, place in enumerate(ndimage.find_objects(labels), 1)]
     peaks = [float(values.max()) for values in objects if values.size * coarse_um**2 >= 5.0]
     return float(np.median(peaks)) if peaks else brightest
 
@@ -250,9 +250,9 @@ def _cells(
     even = [(margin, margin + side % 2) for side in body.shape]
     rows, columns = (slice(margin, margin + side) for side in body.shape)
     body, nuclei = (np.pad(mask, even, mode="edge") for mask in (body, nuclei))
-    near = grown(shrink(body, 2) > 0, _disk(reach_um / 2 / coarse_um / 2 + 1))
+    near = dilation(block_mean(body, 2) > 0, _disk(reach_um / 2 / coarse_um / 2 + 1))
     groups, count = ndimage.label(near)
-    nuclear_um2 = np.bincount(groups.ravel(), shrink(nuclei, 2).ravel(), count + 1) * (2 * coarse_um) ** 2
+    nuclear_um2 = np.bincount(groups.ravel(), block_mean(nuclei, 2).ravel(), count + 1) * (2 * coarse_um) ** 2
     labels = np.zeros(body.shape, np.int32)
     cells, room = 0, (margin + 1) // 2
     for group, place in enumerate(ndimage.find_objects(groups), 1):
@@ -272,8 +272,8 @@ def _parts(
 ) -> NDArray[np.int32]:
     """Cells of one group: gaps closed, holes filled, spurs removed, parted, lobes joined."""
     around = _disk(rules.closing_um / coarse_um)
-    closed = without_holes(shrunk(grown(body, around), around) | body)
-    smooth = opened(closed, _disk(0.9 / coarse_um)) | nuclei
+    closed = fill_holes(erosion(dilation(body, around), around) | body)
+    smooth = opening(closed, _disk(0.9 / coarse_um)) | nuclei
     parts = split_at_necks(smooth, coarse_um, rules.waist, rules.least_radius_um)
     return merge_lobes(parts, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from wbcpipe.errors import ConfigError
-from wbcpipe.imaging.arrays import shrink
+from wbcpipe.imaging.arrays import block_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -143,7 +143,7 @@ def _at_learned_scale(find: Detector) -> Detector:
 
     def detector(nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
         factor = max(1, round(_LEARNED_PIXEL_UM / pixel_um))
-        labels = find(shrink(nuclear, factor), pixel_um * factor)
+        labels = find(block_mean(nuclear, factor), pixel_um * factor)
         rows, columns = nuclear.shape
         return np.repeat(np.repeat(labels, factor, 0), factor, 1)[:rows, :columns]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from wbcpipe.imaging.arrays import otsu_threshold, percentiles
-from wbcpipe.imaging.filters import disk, gaussian, opened
+from wbcpipe.imaging.filters import disk, gaussian, opening
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +83,7 @@ def background_and_red_cell_mask(
     groups = [smooth[:, beyond[~dense]], smooth[:, beyond[dense]], smooth[:, ring]]
     labels = _nearest(smooth, groups, beyond[::_STEP], near, least).reshape(nothing.shape)
     found = ((labels == 0) & (True if glow is None else ~glow)) | (labels == 1)
-    wide = opened(found, disk(max(1, round(_LEAST_RADIUS_UM / pixel_um))), beyond=True)
+    wide = opening(found, disk(max(1, round(_LEAST_RADIUS_UM / pixel_um))), border_value=True)
     return np.asarray(wide & (distance_um > 0.4), bool)
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import ndimage
+from skimage.segmentation import watershed
 
-from wbcpipe.imaging.arrays import box_around, flood, otsu_threshold, percentiles, shrink, without_holes
-from wbcpipe.imaging.filters import diamond, disk, gaussian, grown, opened
+from wbcpipe.imaging.arrays import block_mean, bounding_box, fill_holes, otsu_threshold, percentiles
+from wbcpipe.imaging.filters import diamond, dilation, disk, gaussian, opening
 from wbcpipe.segment.detection.mask_exclusions import above_background, background_and_red_cell_mask
 from wbcpipe.segment.detection.separate import split_at_necks
 from wbcpipe.system.blas_threads import single_threaded_blas
@@ -67,9 +68,9 @@ def cell_mask(
     """
     factor = max(1, round(_COARSE_UM / pixel_um))
     coarse_um = pixel_um * factor
-    small, *bright = shrink(np.concatenate([nuclear[None], brightfield]), factor)
-    away = shrink(others, factor) > 0.5 if others is not None else np.zeros(small.shape, bool)
-    nucleus = nucleus_mask(small, coarse_um, away, None if own is None else shrink(own, factor) > 0.5)
+    small, *bright = block_mean(np.concatenate([nuclear[None], brightfield]), factor)
+    away = block_mean(others, factor) > 0.5 if others is not None else np.zeros(small.shape, bool)
+    nucleus = nucleus_mask(small, coarse_um, away, None if own is None else block_mean(own, factor) > 0.5)
     if not nucleus.any():
         return np.zeros(nuclear.shape, np.uint8)
     # The root shows faint cytoplasm beside a bright nucleus.
@@ -107,15 +108,15 @@ def nucleus_mask(
     if not inside.any() or np.ptp(smooth[inside]) <= 0:
         return np.zeros(smooth.shape, bool)
     above = np.asarray((smooth > _nuclear_threshold(smooth[inside])) & inside, bool)
-    above = without_holes(above, _LARGEST_HOLE_UM2 / pixel_um**2)
-    wide = opened(above, disk(max(1.0, _LEAST_LOBE_RADIUS_UM / pixel_um)))
+    above = fill_holes(above, _LARGEST_HOLE_UM2 / pixel_um**2)
+    wide = opening(above, disk(max(1.0, _LEAST_LOBE_RADIUS_UM / pixel_um)))
     bright = wide if wide.any() else above
     labels, count = ndimage.label(bright)
     if not count:
         return bright
     kept = np.zeros(count + 1, bool)
     kept[_own_lobes(labels, count, centre_um, pixel_um, own)] = True
-    return without_holes(kept[labels], _LARGEST_HOLE_UM2 / pixel_um**2)
+    return fill_holes(kept[labels], _LARGEST_HOLE_UM2 / pixel_um**2)
 
 
 def _nuclear_threshold(values: NDArray[np.float32]) -> float:
@@ -146,7 +147,7 @@ def _own_lobes(
     main = 1 + int(np.argmax((areas * np.exp(-nearest / 2.0))[1:]))
     near = [main]
     if count > 1:
-        reached = labels[grown(labels == main, disk(_LOBE_GAP_UM / pixel_um))]
+        reached = labels[dilation(labels == main, disk(_LOBE_GAP_UM / pixel_um))]
         near = np.flatnonzero(np.bincount(reached, minlength=count + 1)).tolist()
         if own is not None:
             # Further off than filaments reach, but found to be of one body.
@@ -188,7 +189,7 @@ def _outline(
     # The nucleus' own edge must not hold the flood back.
     gradient *= np.minimum(distance_um / np.float32(_SKIRT_UM), 1) ** 2
     cell = _flooded(gradient, markers) == 1
-    filled = without_holes(opened(cell, diamond(max(1, round(0.6 / pixel_um)))) | core)
+    filled = fill_holes(opening(cell, diamond(max(1, round(0.6 / pixel_um)))) | core)
     # What clings to the cell hangs on by a waist: a red cell holds nothing of the nucleus.
     parts = split_at_necks(filled, pixel_um, _WAIST, _LEAST_PART_UM)
     nuclear = np.bincount(parts.ravel(), nucleus.ravel())
@@ -213,9 +214,10 @@ def _flooded(height: NDArray[np.float32], markers: NDArray[np.int64]) -> NDArray
     """The watershed, sooner: of what is marked only the rim of the rest has a say."""
     labels, rest = markers.copy(), markers == 0
     if rest.any():
-        box = box_around(rest, 1)
+        box = bounding_box(rest, 1)
         inner = rest[box]
-        labels[box][inner] = flood(height[box], markers[box], grown(inner, diamond(1)))[inner]
+        near = dilation(inner, diamond(1))
+        labels[box][inner] = watershed(height[box], markers[box], mask=near)[inner]  # type: ignore[no-untyped-call]
     return labels
 
 

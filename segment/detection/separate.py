@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+from skimage.segmentation import watershed
 
-from wbcpipe.imaging.arrays import box_around, flood
+from wbcpipe.imaging.arrays import bounding_box
 from wbcpipe.imaging.filters import gaussian
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def split_at_necks(body: NDArray[np.bool_], pixel_um: float, waist: float, least
     if not body.any():
         return labels
     # As far as the filters reach: the same result as on the whole, sooner.
-    box = box_around(body, max(int(2.0 / pixel_um + 0.5), side // 2) + 1)
+    box = bounding_box(body, max(int(2.0 / pixel_um + 0.5), side // 2) + 1)
     labels[box] = _parted(body[box], pixel_um, waist, least_radius_um, side)
     return labels
 
@@ -47,7 +48,7 @@ def _parted(
     body: NDArray[np.bool_], pixel_um: float, waist: float, least_radius_um: float, side: int
 ) -> NDArray[np.int32]:
     depth = np.zeros(body.shape, np.float32)
-    box = box_around(body, 1)
+    box = bounding_box(body, 1)
     depth[box] = ndimage.distance_transform_edt(body[box])
     depth *= np.float32(pixel_um)
     smooth = np.where(body, gaussian(depth, 0.5 / pixel_um), np.float32(0))
@@ -59,7 +60,7 @@ def _parted(
         thick = np.zeros(number + 1, np.int32)
         thick[pieces[peaks > 0]] = 1
         return thick[pieces]
-    basins = flood(-smooth, peaks, body)
+    basins: NDArray[np.int32] = watershed(-smooth, peaks, mask=body)  # type: ignore[no-untyped-call]
     heights, tops = np.zeros(count + 1), np.nonzero(peaks)
     np.maximum.at(heights, peaks[tops], smooth[tops])
     owner = list(range(count + 1))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wbcpipe.imaging.arrays import box_around
+from wbcpipe.imaging.arrays import bounding_box
 from wbcpipe.imaging.filters import gaussian
 from wbcpipe.samples.cell_store import QcFlag
 from wbcpipe.segment.detection.masks import NUCLEUS
@@ -52,7 +52,7 @@ def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: 
     inside = mask == NUCLEUS
     if not inside.any():
         return 0.0
-    box = box_around(inside, int(2 * _BANDS_UM[-1] / pixel_um))
+    box = bounding_box(inside, int(2 * _BANDS_UM[-1] / pixel_um))
     values, inside = image[box].astype(np.float32), inside[box]
     levels = [gaussian(values, sigma_um / pixel_um) for sigma_um in _BANDS_UM]
     fine = float(np.var((levels[0] - levels[1])[inside]))

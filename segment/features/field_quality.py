@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from wbcpipe.imaging.arrays import box_around, enlarge_grid, percentiles, without_holes
-from wbcpipe.imaging.filters import disk, gradient_magnitude, grown
+from wbcpipe.imaging.arrays import bounding_box, enlarge_grid, fill_holes, percentiles
+from wbcpipe.imaging.filters import dilation, disk, gradient_magnitude
 from wbcpipe.segment.detection.masks import NUCLEUS
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def field_figures(
             if covered is None or np.count_nonzero(dark) > np.count_nonzero(covered):
                 covered = dark
     if covered is not None:
-        cover = 100 * np.count_nonzero(without_holes(covered)) / covered.size
+        cover = 100 * np.count_nonzero(fill_holes(covered)) / covered.size
         figures["red_cover_percent"] = np.asarray(cover, np.float32)
     if camera:
         saturated = np.count_nonzero(small >= full_range, axis=(1, 2)) / small[0].size
@@ -181,9 +181,9 @@ def edge_blur_um(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: f
     if not inside.any():
         return float("nan")
     reach = max(1, round(_OUTLINE_UM / pixel_um))
-    box = box_around(inside, reach + int(4 * _BLUR_SIGMAS_UM[1] / pixel_um))
+    box = bounding_box(inside, reach + int(4 * _BLUR_SIGMAS_UM[1] / pixel_um))
     values, inside = image[box].astype(np.float32), inside[box]
-    band = grown(inside, disk(reach)) & grown(~inside, disk(reach))
+    band = dilation(inside, disk(reach)) & dilation(~inside, disk(reach))
     fine, coarse = (gradient_magnitude(values, sigma / pixel_um)[band] for sigma in _BLUR_SIGMAS_UM)
     steep = fine >= percentiles(fine, 100 * (1 - _STEEPEST))[0]
     if not coarse[steep].all():

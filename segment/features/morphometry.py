@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from skimage.measure import find_contours, inertia_tensor_eigvals, moments_central
 
-from wbcpipe.imaging.arrays import box_around, percentiles, shrink
-from wbcpipe.imaging.filters import disk, gaussian, grown, shrunk
+from wbcpipe.imaging.arrays import block_mean, bounding_box, percentiles
+from wbcpipe.imaging.filters import dilation, disk, erosion, gaussian
 from wbcpipe.samples.cell_measures import columns_of
 from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.detection.separate import split_at_necks
@@ -73,10 +73,10 @@ def measure_cell(
     }
     if not mask.any():
         return found
-    wide = box_around(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
+    wide = bounding_box(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
     levels = _levels(image[:, *wide], mask[wide] > 0, pixel_um, above_background=[reference, red], empty=empty)
     # Only the rim's reach is needed of what lies beside the cell now.
-    box = box_around(mask > 0, round(_RIM_UM / pixel_um) + 2)
+    box = bounding_box(mask > 0, round(_RIM_UM / pixel_um) + 2)
     image, mask = image[:, *box], mask[box]
     cell, nucleus, cytoplasm = mask > 0, mask == NUCLEUS, mask == CYTOPLASM
     areas = {name: np.count_nonzero(part) * pixel_um**2 for name, part in (("n", nucleus), ("c", cytoplasm))}
@@ -100,7 +100,7 @@ def measure_cell(
         found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
         found["cytoplasm_absorbance"][rows.index(k)] = _mean(density, cytoplasm)
     # What lies exactly that far is no rim.
-    inside = shrunk(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), beyond=True)
+    inside = erosion(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), border_value=True)
     if np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2:
         *fine, above_background = fine_structure(np.stack([*densities.values(), glow]), inside, pixel_um)
         found["granularity"][seen] = fine
@@ -146,7 +146,7 @@ def count_lobes(nucleus: NDArray[np.bool_], pixel_um: float) -> int:
         return 0
     factor = max(1, round(_LOBE_PIXEL_UM / pixel_um))
     coarse_um = pixel_um * factor
-    small = np.pad(shrink(nucleus, factor) >= 0.5, 2)
+    small = np.pad(block_mean(nucleus, factor) >= 0.5, 2)
     parts = split_at_necks(small, coarse_um, _LOBE_WAIST, _LEAST_LOBE_RADIUS_UM)
     areas = np.bincount(parts.ravel())[1:] * coarse_um**2
     return max(1, int(np.count_nonzero(areas >= _LEAST_LOBE_UM2)))
@@ -161,11 +161,11 @@ def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
     """
     if not part.any():
         return float("nan"), float("nan")
-    part = part[box_around(part, 0)]
+    part = part[bounding_box(part, 0)]
     factor = max(1, round(_SHAPE_PIXEL_UM / pixel_um))
     coarse_um = pixel_um * factor
     # What is smoothed reaches beyond the part.
-    padded = np.pad(shrink(part, factor), 1 + round(4 * _OUTLINE_UM / coarse_um))
+    padded = np.pad(block_mean(part, factor), 1 + round(4 * _OUTLINE_UM / coarse_um))
     smooth = gaussian(padded, _OUTLINE_UM / coarse_um, mirror=False)
     perimeter, area = 0.0, 0.0
     for line in find_contours(smooth, 0.5):  # type: ignore[no-untyped-call]
@@ -194,7 +194,7 @@ def _mean(values: NDArray[np.floating[Any]], part: NDArray[np.bool_]) -> float:
 def _around(cell: NDArray[np.bool_], pixel_um: float) -> NDArray[np.bool_]:
     """The surroundings of a cell (Y, X), thinned out."""
     step = max(1, round(_AROUND_PIXEL_UM / pixel_um))
-    near, far = (grown(cell[::step, ::step], disk(reach_um / pixel_um / step)) for reach_um in _AROUND_UM)
+    near, far = (dilation(cell[::step, ::step], disk(reach_um / pixel_um / step)) for reach_um in _AROUND_UM)
     around = np.zeros(cell.shape, bool)
     around[::step, ::step] = far & ~near
     return around
@@ -237,7 +237,7 @@ def fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel
         (M,) float32.
     """
     sigmas = [sigma_um / pixel_um for sigma_um in _FINE_UM]
-    box = box_around(inside, 0)
+    box = bounding_box(inside, 0)
     inside = inside[box]
     weighted = np.concatenate([values[:, *box], np.ones((1, *inside.shape), np.float32)]) * inside
     smooth = [gaussian(weighted, sigma, _FINE_TRUNCATE, mirror=False)[:, inside] for sigma in sigmas]  # (M + 1, n) each

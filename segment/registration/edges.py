@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from wbcpipe.imaging.arrays import enlarge_grid, percentiles, shrink
+from wbcpipe.imaging.arrays import block_mean, enlarge_grid, percentiles
 from wbcpipe.imaging.filters import gaussian
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def coarse_factor(pixel_um: float) -> int:
 
 def coarse_frame(frame: NDArray[np.uint16], pixel_um: float) -> NDArray[np.float32]:
     """A frame (Y, X) uint16 at the pixel size registration works with, (y, x) float32."""
-    return shrink(frame, coarse_factor(pixel_um))
+    return block_mean(frame, coarse_factor(pixel_um))
 
 
 def structure(coarse: NDArray[np.float32], shading: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -94,7 +94,7 @@ def structure(coarse: NDArray[np.float32], shading: NDArray[np.float32] | None =
 
 def frame_structure(frame: NDArray[np.uint16], factor: int, shading: NDArray[np.float32]) -> NDArray[np.float32]:
     """The `structure` (y, x) of a frame (Y, X) at ``factor`` times its pixel size."""
-    return structure(shrink(frame, factor), shading)
+    return structure(block_mean(frame, factor), shading)
 
 
 def shadow_ceiling(dark: float, level: float, bright: float, noise: float) -> float | None:

@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from wbcpipe.imaging.arrays import box_around, enlarge_grid, otsu_threshold, percentiles, shrink, without_holes
-from wbcpipe.imaging.filters import diamond, disk, gaussian, gradient_magnitude, grown, opened, shrunk
+from wbcpipe.imaging.arrays import block_mean, bounding_box, enlarge_grid, fill_holes, otsu_threshold, percentiles
+from wbcpipe.imaging.filters import diamond, dilation, disk, erosion, gaussian, gradient_magnitude, opening
 
 #: Smaller than the filter, odd, one block, several blocks and a remainder.
 SHAPES = [(3, 5), (1, 40), (96, 97), (130, 224), (301, 150)]
@@ -39,12 +39,12 @@ def test_gaussians_of_a_stack_and_of_a_window() -> None:
 def test_what_lies_within_a_radius(radius_px: float) -> None:
     mask = np.random.default_rng(2).random((50, 61)) < 0.03
     away = np.asarray(ndimage.distance_transform_edt(~mask))
-    assert np.array_equal(grown(mask, disk(radius_px)), away <= radius_px)
+    assert np.array_equal(dilation(mask, disk(radius_px)), away <= radius_px)
     # A hole of one pixel, far from the border.
     solid = np.ones((60, 60), bool)
     solid[30, 25] = False
     inner = np.asarray(ndimage.distance_transform_edt(solid)) > radius_px
-    assert np.array_equal(shrunk(solid, disk(radius_px), beyond=True), inner)
+    assert np.array_equal(erosion(solid, disk(radius_px), border_value=True), inner)
 
 
 @pytest.mark.parametrize(("shape", "border"), [(disk(2.0), 0), (disk(2.0), 1), (diamond(3), 0), (diamond(3), 1)])
@@ -56,17 +56,17 @@ def test_openings(shape: tuple[int, ...], border: int) -> None:
         element[row + reach, reach - shape[abs(row)] : reach + shape[abs(row)] + 1] = True
     eroded = ndimage.binary_erosion(mask, element, border_value=border)
     assert 0 < eroded.sum() < mask.sum()
-    assert np.array_equal(opened(mask, shape, beyond=bool(border)), ndimage.binary_dilation(eroded, element))
+    assert np.array_equal(opening(mask, shape, border_value=bool(border)), ndimage.binary_dilation(eroded, element))
 
 
 def test_holes_and_their_size() -> None:
     mask = ndimage.gaussian_filter(np.random.default_rng(4).normal(size=(60, 60)), 1) > -0.2
     filled = ndimage.binary_fill_holes(mask)
-    assert np.array_equal(without_holes(mask), filled)
+    assert np.array_equal(fill_holes(mask), filled)
     labels, count = ndimage.label(filled & ~mask)
     small = [k for k in range(1, count + 1) if (labels == k).sum() <= 4]
     assert 0 < len(small) < count
-    assert np.array_equal(without_holes(mask, 4), mask | np.isin(labels, small))
+    assert np.array_equal(fill_holes(mask, 4), mask | np.isin(labels, small))
 
 
 @pytest.mark.parametrize("number", [1, 2, 1000, 40_001])
@@ -90,8 +90,8 @@ def test_block_means(factor: int) -> None:
     padded = np.pad(image, [(0, 0), *short], mode="edge").astype(float)
     rows, columns = (side // factor for side in padded.shape[1:])
     wanted = padded.reshape(2, rows, factor, columns, factor).mean((2, 4))
-    assert shrink(image, factor) == pytest.approx(wanted, rel=1e-5)
-    assert shrink(image[0], factor) == pytest.approx(wanted[0], rel=1e-5)
+    assert block_mean(image, factor) == pytest.approx(wanted, rel=1e-5)
+    assert block_mean(image[0], factor) == pytest.approx(wanted[0], rel=1e-5)
 
 
 def test_a_grid_between_its_nodes() -> None:
@@ -106,7 +106,7 @@ def test_a_grid_between_its_nodes() -> None:
 def test_boxes_hold_the_mask_its_margin_and_are_of_few_sizes(place: tuple[int, int]) -> None:
     mask = np.zeros((100, 120), bool)
     mask[place] = True
-    box: Any = box_around(mask, 9)
+    box: Any = bounding_box(mask, 9)
     assert mask[box].sum() == 1
     assert [side % 16 for side in mask[box].shape] == [0, 0]
     assert max(mask[box].shape) <= 32
