@@ -27,9 +27,9 @@ __all__ = [
     "MODALITIES",
     "PASSES",
     "FieldInfo",
+    "FieldTransform",
     "FrameInfo",
     "Pass",
-    "Reseated",
     "field_path",
     "fields_on_disk",
     "passes_on_disk",
@@ -77,7 +77,7 @@ class FrameInfo:
 
 
 @dataclass(frozen=True)
-class Reseated:
+class FieldTransform:
     """How a field of a later pass lies on the slide as the first pass saw it.
 
     Attributes:
@@ -105,7 +105,7 @@ class FieldInfo:
         source: the file an imported field came from.
         dose_ms: fluorescence exposure that the middle of the field has had so far, this field's own included.
         faded: estimated share of the dye that earlier exposures have bleached there; ``None`` where it is not known.
-        reseated: where the fluorescence frame lies, when it was taken in a pass of its own; ``None`` otherwise.
+        slide_transform: where the fluorescence frame lies, when it was taken in a pass of its own; ``None`` otherwise.
         acquired: when its first exposure began, UTC in ISO 8601; empty where unknown.
     """
 
@@ -119,7 +119,7 @@ class FieldInfo:
     source: str = ""
     dose_ms: float = 0.0
     faded: float | None = None
-    reseated: Reseated | None = None
+    slide_transform: FieldTransform | None = None
     acquired: str = ""
 
     @property
@@ -240,7 +240,11 @@ def _metadata(info: FieldInfo) -> dict[str, Any]:
             "derived": ",".join(frame.modality for frame in frames if frame.derived),
             "dose_ms": repr(info.dose_ms),
             **({} if info.faded is None else {"faded": repr(info.faded)}),
-            **({} if info.reseated is None else {"reseated": ",".join(map(repr, astuple(info.reseated)))}),
+            **(
+                {}
+                if info.slide_transform is None
+                else {"slide_transform": ",".join(map(repr, astuple(info.slide_transform)))}
+            ),
         },
     }
 
@@ -338,7 +342,9 @@ def _parse(xml: str, path: Path) -> FieldInfo:
         source=notes["source"],
         dose_ms=float(notes.get("dose_ms", 0.0)),
         faded=float(notes["faded"]) if "faded" in notes else None,
-        reseated=Reseated(*map(float, notes["reseated"].split(","))) if "reseated" in notes else None,
+        slide_transform=FieldTransform(*map(float, notes["slide_transform"].split(",")))
+        if "slide_transform" in notes
+        else None,
         acquired=date.text or "" if date is not None else "",
     )
 
@@ -371,7 +377,7 @@ def read_passes_info(raw: Path, index: int) -> FieldInfo:
 def read_passes(raw: Path, index: int) -> tuple[NDArray[np.uint16], FieldInfo]:
     """A field with the frames of all its passes: (C, Y, X) uint16 and its description.
 
-    The position is that of the first pass; ``reseated`` says how the fluorescence frame lies against it.
+    The position is that of the first pass; ``slide_transform`` says how the fluorescence frame lies against it.
 
     Raises:
         FrameFileError: a file is not there or damaged, or the passes do not fit together.
@@ -393,7 +399,7 @@ def _together(infos: Sequence[FieldInfo], raw: Path) -> FieldInfo:
             "must be taken on the same scope."
         )
     frames = tuple(frame for info in infos for frame in _since(first, info))
-    return replace(first, frames=frames, reseated=last.reseated, dose_ms=last.dose_ms, faded=last.faded)
+    return replace(first, frames=frames, slide_transform=last.slide_transform, dose_ms=last.dose_ms, faded=last.faded)
 
 
 def _since(first: FieldInfo, info: FieldInfo) -> tuple[FrameInfo, ...]:

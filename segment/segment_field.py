@@ -18,7 +18,13 @@ from wbcpipe.segment.features.field_quality import field_figures, with_cells
 from wbcpipe.segment.features.morphometry import measure_cell, stack_measures
 from wbcpipe.segment.field_cells import FieldCells, no_cells
 from wbcpipe.segment.registration.edges import coarse_factor, frame_structure
-from wbcpipe.segment.registration.register import Alignment, align, identity, seat, seated
+from wbcpipe.segment.registration.register import (
+    Alignment,
+    align,
+    compose_alignments,
+    identity,
+    slide_transform_alignment,
+)
 from wbcpipe.segment.stain_separation import background_colour, nuclear_stain
 from wbcpipe.system.blas_threads import single_threaded_blas
 
@@ -247,7 +253,9 @@ def _register(frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibrat
         for frame, shading in zip(frames, calibration.flatfield.shading, strict=True)
     ]
     usual = replace(calibration.usual, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
-    usual = seated(usual, seat(info, len(frames), frames.shape[1:], reference=reference))
+    usual = compose_alignments(
+        usual, slide_transform_alignment(info, len(frames), frames.shape[1:], reference=reference)
+    )
     return align(structures, usual, info.pixel_um, reference=reference)
 
 

@@ -13,7 +13,7 @@ from wbcpipe.samples.cell_measures import nuclear_index
 from wbcpipe.segment.detection.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
 from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, structure
-from wbcpipe.segment.registration.register import Alignment, identity, seat, warp
+from wbcpipe.segment.registration.register import Alignment, identity, slide_transform_alignment, warp
 from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
 from wbcpipe.system.blas_threads import single_threaded_blas
 from wbcpipe.system.files import disk_errors, write_atomic
@@ -113,7 +113,7 @@ def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], k
     bright = [k != nuclear for k in range(len(first.modalities))]
     flatfield = estimate_flatfield(coarse, bright)
     structures = [
-        _seated_structures(
+        _undo_slide_transform(
             [structure(frame, shading) for frame, shading in zip(frames, flatfield.shading, strict=True)],
             info,
             shape,
@@ -125,15 +125,15 @@ def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], k
     return replace(result, flatfield=flatfield, usual=usual)
 
 
-def _seated_structures(
+def _undo_slide_transform(
     structures: list[NDArray[np.float32]], info: FieldInfo, shape: tuple[int, ...], reference: int
 ) -> list[NDArray[np.float32]]:
     """M structures (y, x) as they would be had the slide not been taken off between the passes."""
-    if info.reseated is None:
+    if info.slide_transform is None:
         return structures
-    seating = seat(info, len(structures), shape, reference=reference)
+    transform = slide_transform_alignment(info, len(structures), shape, reference=reference)
     factor = coarse_factor(info.pixel_um)
-    return [v if k == reference else warp(v, seating, k, factor) for k, v in enumerate(structures)]
+    return [v if k == reference else warp(v, transform, k, factor) for k, v in enumerate(structures)]
 
 
 def _arrays(part: FlatField | Alignment, prefix: str) -> dict[str, NDArray[Any]]:

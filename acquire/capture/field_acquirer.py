@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from wbcpipe.acquire.capture.capture_field import capture_field, taken_together
 from wbcpipe.acquire.capture.empty_fields import EmptyFieldError
 from wbcpipe.acquire.events import field_events
-from wbcpipe.acquire.slide_relocation.alignment import reseated_info
+from wbcpipe.acquire.slide_relocation.alignment import add_slide_transform
 from wbcpipe.errors import HardwareError, StageLimitError
 from wbcpipe.samples.fields import PASSES, field_path, read_field
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.hardware.retry import Retries
     from wbcpipe.acquire.hardware.sequencing_check import SequencingCheck
     from wbcpipe.acquire.plan import PlannedField
-    from wbcpipe.acquire.slide_relocation.search import Reseating
+    from wbcpipe.acquire.slide_relocation.transform import SlideTransform
     from wbcpipe.samples.fields import FieldInfo, Pass
     from wbcpipe.samples.sample import Sample
 
@@ -46,7 +46,7 @@ class FieldTaker:
         microscope: opened.
         retries, focus, dose, judge, proof: of the session.
         look: finds bare glass, where that is left.
-        reseating: how the slide lies in a second pass; ``None`` in a first.
+        slide_transform: how the slide lies in a second pass; ``None`` in a first.
     """
 
     sample: Sample
@@ -59,7 +59,7 @@ class FieldTaker:
     judge: FrameValidator
     proof: SequencingCheck
     look: EmptyFieldDetector | None
-    reseating: Reseating | None = None
+    slide_transform: SlideTransform | None = None
 
     def take(
         self, field: PlannedField, then_to_um: tuple[float, float] | None, draft_of: Callable[[], Draft]
@@ -114,9 +114,9 @@ class FieldTaker:
 
     def _place_um(self, field: PlannedField) -> tuple[float, float]:
         """Where a field lies on the slide, as the first pass saw it."""
-        if self.reseating is None:
+        if self.slide_transform is None:
             return field.x_um, field.y_um
-        x_um, y_um = self.reseating.to_slide_um(field.x_um, field.y_um)
+        x_um, y_um = self.slide_transform.to_slide_um(field.x_um, field.y_um)
         return round(x_um, 3), round(y_um, 3)
 
     def _described(self, info: FieldInfo, before_ms: float, dose_ms: float) -> FieldInfo:
@@ -124,7 +124,7 @@ class FieldTaker:
         bleach_ms = self.scope.light.bleach_ms
         faded = round(1 - math.exp(-before_ms / bleach_ms), 4) if bleach_ms else None
         info = replace(info, dose_ms=dose_ms, faded=faded)
-        return info if self.reseating is None else reseated_info(info, self.reseating)
+        return info if self.slide_transform is None else add_slide_transform(info, self.slide_transform)
 
     def _bright_field(self, index: int) -> NDArray[np.uint16]:
         """The first bright-field frame (Y, X) of a field, as the pass before took it."""

@@ -21,16 +21,17 @@ from wbcpipe.acquire.focus.manager import FocusManager
 from wbcpipe.acquire.hardware.retry import Retries
 from wbcpipe.acquire.hardware.sequencing_check import SequencingCheck
 from wbcpipe.acquire.simulation.field_truth import field_truth
-from wbcpipe.acquire.simulation.optics.light_path import UNMOVED, reseated
+from wbcpipe.acquire.simulation.optics.light_path import random_placement
 from wbcpipe.acquire.simulation.specimen.truth import write_truth
 from wbcpipe.acquire.slide_relocation.alignment import (
     SlideFinder,
     first_fields,
-    latest_reseating,
+    latest_transform,
     load_alignments,
     save_alignment,
     second_fields,
 )
+from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM
 from wbcpipe.errors import CoreLostError, HardwareError
 from wbcpipe.samples.fields import PASSES, field_path, fields_on_disk, read_field
 
@@ -41,20 +42,22 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
-    from wbcpipe.acquire.simulation.optics.light_path import Seating
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+    from wbcpipe.acquire.slide_relocation.transform import SlideTransform
     from wbcpipe.samples.fields import FieldInfo, Pass
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["AcquisitionSession", "open_microscope", "seating_of"]
+__all__ = ["AcquisitionSession", "open_microscope", "slide_placement"]
 
 
 #: Fields of an earlier run that tell which levels to expect.
 _LEARNT_FIELDS: Final = 3
 
 
-def open_microscope(scope: Scope, specimen: SpecimenPlan | None, seating: Seating = UNMOVED) -> Microscope:
-    """Open the microscope of a scope, or the virtual one with its specimen, which lies as ``seating`` says.
+def open_microscope(
+    scope: Scope, specimen: SpecimenPlan | None, placement: SlideTransform = IDENTITY_TRANSFORM
+) -> Microscope:
+    """Open the microscope of a scope, or the virtual one with its specimen, which lies as ``placement`` says.
 
     Raises:
         HardwareError: it does not open.
@@ -65,14 +68,14 @@ def open_microscope(scope: Scope, specimen: SpecimenPlan | None, seating: Seatin
         return CoreMicroscope(scope)
     from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 
-    return VirtualScope(scope, specimen, seating=seating)
+    return VirtualScope(scope, specimen, placement=placement)
 
 
-def seating_of(plan: AcquisitionPlan, specimen: SpecimenPlan | None, pass_name: Pass) -> Seating:
+def slide_placement(plan: AcquisitionPlan, specimen: SpecimenPlan | None, pass_name: Pass) -> SlideTransform:
     """How a virtual slide lies in a pass: for fluorescence it was taken off, stained, and put back."""
     if specimen is None or pass_name != "fluorescence":
-        return UNMOVED
-    return reseated(specimen.seed, (sum(plan.x_um) / 2, sum(plan.y_um) / 2))
+        return IDENTITY_TRANSFORM
+    return random_placement(specimen.seed, (sum(plan.x_um) / 2, sum(plan.y_um) / 2))
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,8 @@ class AcquisitionSession:
         self.sample, self.scope, self.plan, self.specimen = sample, scope, plan, specimen
         self.pass_name = pass_name
         self.raw: Path = sample.raw_path(pass_name)
-        seating = seating_of(plan, specimen, pass_name)
-        self._open = microscope or functools.partial(open_microscope, seating=seating)
+        placement = slide_placement(plan, specimen, pass_name)
+        self._open = microscope or functools.partial(open_microscope, placement=placement)
         self._progress = progress
         self._given_up, self._slide = dict(given_up or {}), slide
         self._planned = plan.fields()
@@ -277,7 +280,7 @@ class AcquisitionSession:
 
     def _find_slide(self) -> None:
         """See where the slide of the first pass lies now, and so where its fields are; once in a session."""
-        if self.taker.reseating is not None:
+        if self.taker.slide_transform is not None:
             return
         first = self.sample.raw_path("brightfield")
         fields = first_fields(first, fields_on_disk(first))
@@ -287,7 +290,7 @@ class AcquisitionSession:
         known = load_alignments(self.raw)
         still = bool(known) and self._retries.persist(lambda: finder.lies_still(known[-1]), doing="finding the slide")
         if still:
-            now = latest_reseating(self.raw)
+            now = latest_transform(self.raw)
         else:
             if known:
                 self._progress("the slide was moved since; looking for it anew")
@@ -297,7 +300,7 @@ class AcquisitionSession:
             now = save_alignment(self.raw, found)
             self.sample.log("slide_found", **asdict(now), rms_um=round(found.rms_um, 3), matches=len(found.matches))
         assert now is not None
-        self.taker.reseating = now
+        self.taker.slide_transform = now
         self._fields = second_fields(fields, now)
         self.microscope.age(earlier_exposures(self._on_disk.values(), now))
 

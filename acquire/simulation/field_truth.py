@@ -28,7 +28,7 @@ def field_truth(
     A field that was skipped as empty comes after those taken: what only it shows belongs to it, and was missed.
     """
     index = np.array([*sorted(fields), *(field.index for field in skipped)])
-    taken = [fields[at].reseated or fields[at] for at in sorted(fields)]
+    taken = [fields[at].slide_transform or fields[at] for at in sorted(fields)]
     centre_um = np.array([(place.x_um, place.y_um) for place in (*taken, *skipped)])  # (F, 2)
     passed_over = np.arange(len(index)) >= len(fields)  # (F,)
     half_um = np.array(scope.field_um) / 2

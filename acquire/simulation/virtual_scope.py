@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
-from wbcpipe.acquire.simulation.optics.light_path import UNMOVED, OpticalState
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.core_link import CoreLink
-    from wbcpipe.acquire.simulation.optics.light_path import Seating
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+    from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 
 __all__ = ["VirtualScope"]
 
@@ -41,14 +42,19 @@ class VirtualScope(CoreMicroscope):
         scope: a scope file with ``virtual = true``.
         plan: which specimen lies on the stage.
         link: a core that is open already.
-        seating: how the slide lies in this pass.
+        placement: how the slide lies in this pass.
     """
 
     #: Rendering would take the processor from the burst, and the shutter would stay open longer.
     _develops_at_once: ClassVar[bool] = False
 
     def __init__(
-        self, scope: Scope, plan: SpecimenPlan, link: CoreLink | None = None, *, seating: Seating = UNMOVED
+        self,
+        scope: Scope,
+        plan: SpecimenPlan,
+        link: CoreLink | None = None,
+        *,
+        placement: SlideTransform = IDENTITY_TRANSFORM,
     ) -> None:
         super().__init__(scope, link)
         camera = scope.camera
@@ -59,7 +65,7 @@ class VirtualScope(CoreMicroscope):
             sensor_px=(height_px, width_px),
             pixel_um=camera.pixel_um,
             bit_depth=camera.bits,
-            seating=seating,
+            placement=placement,
         )
 
     def _observe(self, frame: int | None = None) -> _Observed:

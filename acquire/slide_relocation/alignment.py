@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from wbcpipe.acquire.plan import PlannedField
-from wbcpipe.acquire.slide_relocation.search import Place, Reseating, displacement_um, find_reseating
+from wbcpipe.acquire.slide_relocation.search import displacement_um, relocate_slide
+from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.errors import FrameFileError, SampleStateError, StageLimitError
-from wbcpipe.samples.fields import Reseated, field_path, read_field, read_info
+from wbcpipe.samples.fields import FieldTransform, field_path, read_field, read_info
 from wbcpipe.system.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Microscope
-    from wbcpipe.acquire.slide_relocation.search import ReseatingResult
+    from wbcpipe.acquire.slide_relocation.search import RelocationResult
     from wbcpipe.samples.fields import FieldInfo
 
 __all__ = [
     "ALIGNMENT_NAME",
     "SlideFinder",
+    "add_slide_transform",
     "first_fields",
-    "latest_reseating",
+    "latest_transform",
     "load_alignments",
-    "reseated_info",
     "save_alignment",
     "second_fields",
 ]
@@ -86,18 +87,18 @@ class SlideFinder:
         self._microscope.finish()
         return frame
 
-    def find(self, fields: dict[int, FieldInfo]) -> ReseatingResult:
+    def find(self, fields: dict[int, FieldInfo]) -> RelocationResult:
         """Find the slide; ``fields`` of the first pass by index.
 
         Raises:
             AcquisitionError: it is not found.
         """
-        places = [Place(index, info.x_um, info.y_um) for index, info in sorted(fields.items())]
-        return find_reseating(places, self._reference, self._look, self._scope.camera.image_pixel_um)
+        places = [PlannedField(index, info.x_um, info.y_um) for index, info in sorted(fields.items())]
+        return relocate_slide(places, self._reference, self._look, self._scope.camera.image_pixel_um)
 
     def lies_still(self, entry: dict[str, Any]) -> bool:
         """Whether the slide lies where an entry of ``alignment.json`` says; one or two frames are taken."""
-        now = _reseating(entry)
+        now = _transform_of(entry)
         for match in entry["matches"][:2]:
             x_um, y_um = now.to_stage_um(match["x_um"], match["y_um"])
             dx_um, dy_um, agreement = displacement_um(
@@ -111,8 +112,8 @@ class SlideFinder:
         return False
 
 
-def _reseating(entry: dict[str, Any]) -> Reseating:
-    return Reseating(entry["rotation_deg"], entry["dx_um"], entry["dy_um"])
+def _transform_of(entry: dict[str, Any]) -> SlideTransform:
+    return SlideTransform(entry["rotation_deg"], entry["dx_um"], entry["dy_um"])
 
 
 def load_alignments(raw: Path) -> list[dict[str, Any]]:
@@ -129,16 +130,16 @@ def load_alignments(raw: Path) -> list[dict[str, Any]]:
         if content["format_version"] != FORMAT_VERSION:
             raise SampleStateError(f"{path}: format {content['format_version']!r} is not {FORMAT_VERSION}.")
         for entry in content["alignments"]:
-            _reseating(entry)
+            _transform_of(entry)
             assert isinstance(entry["matches"], list)
         return list(content["alignments"])
     except (KeyError, TypeError, AssertionError) as error:
         raise SampleStateError(f"{path}: not an alignment ({error}); move it away and run again.") from error
 
 
-def save_alignment(raw: Path, found: ReseatingResult) -> Reseating:
+def save_alignment(raw: Path, found: RelocationResult) -> SlideTransform:
     """Add how the slide was found to lie to ``alignment.json``; gives it back as it reads from there."""
-    rounded = Reseating(*(round(value, 5) for value in asdict(found.reseating).values()))
+    rounded = SlideTransform(*(round(value, 5) for value in asdict(found.transform).values()))
     entry = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **asdict(rounded),
@@ -161,10 +162,10 @@ def save_alignment(raw: Path, found: ReseatingResult) -> Reseating:
     return rounded
 
 
-def latest_reseating(raw: Path) -> Reseating | None:
+def latest_transform(raw: Path) -> SlideTransform | None:
     """How the slide lies according to ``alignment.json``; ``None`` before it was found."""
     entries = load_alignments(raw)
-    return _reseating(entries[-1]) if entries else None
+    return _transform_of(entries[-1]) if entries else None
 
 
 def first_fields(first: Path, fields: dict[int, Path]) -> dict[int, FieldInfo]:
@@ -181,7 +182,7 @@ def first_fields(first: Path, fields: dict[int, Path]) -> dict[int, FieldInfo]:
     return readable
 
 
-def second_fields(first: dict[int, FieldInfo], now: Reseating) -> dict[int, PlannedField]:
+def second_fields(first: dict[int, FieldInfo], now: SlideTransform) -> dict[int, PlannedField]:
     """Where to go for the fields of the first pass, by index."""
     planned = {}
     for index, info in first.items():
@@ -190,7 +191,7 @@ def second_fields(first: dict[int, FieldInfo], now: Reseating) -> dict[int, Plan
     return planned
 
 
-def reseated_info(info: FieldInfo, now: Reseating) -> FieldInfo:
+def add_slide_transform(info: FieldInfo, now: SlideTransform) -> FieldInfo:
     """A field as taken, with its place on the slide as the first pass saw it."""
     x_um, y_um = now.to_slide_um(info.x_um, info.y_um)
-    return replace(info, reseated=Reseated(round(x_um, 3), round(y_um, 3), now.rotation_deg))
+    return replace(info, slide_transform=FieldTransform(round(x_um, 3), round(y_um, 3), now.rotation_deg))

@@ -16,6 +16,7 @@ from scipy import ndimage
 from skimage.feature import match_template
 from skimage.registration import phase_cross_correlation
 
+from wbcpipe.acquire.slide_relocation.transform import SlideTransform, fit_slide_transform
 from wbcpipe.errors import AcquisitionError
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Match", "Place", "Reseating", "ReseatingResult", "displacement_um", "find_reseating", "fit_reseating"]
+    from wbcpipe.acquire.plan import PlannedField
+
+__all__ = ["Match", "RelocationResult", "displacement_um", "relocate_slide"]
 
 #: Pixel sizes of the search and of the measurement.
 _SEARCH_UM: Final = 1.6
@@ -60,40 +63,6 @@ _OUTLIER_UM: Final = 4.0
 
 
 @dataclass(frozen=True)
-class Reseating:
-    """Where the slide's points lie on the stage now: ``R(rotation) (x, y) + (dx, dy)``, the first pass's stage in.
-
-    Attributes:
-        rotation_deg: positive is clockwise in an image whose y grows downwards.
-        dx_um, dy_um: see above; so they are the shift of the stage's origin.
-    """
-
-    rotation_deg: float = 0.0
-    dx_um: float = 0.0
-    dy_um: float = 0.0
-
-    def to_stage_um(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """Where a place of the first pass lies now."""
-        cosine, sine = _turn(self.rotation_deg)
-        return cosine * x_um - sine * y_um + self.dx_um, sine * x_um + cosine * y_um + self.dy_um
-
-    def to_slide_um(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """Which place of the first pass lies at a place of the stage now."""
-        cosine, sine = _turn(self.rotation_deg)
-        x_um, y_um = x_um - self.dx_um, y_um - self.dy_um
-        return cosine * x_um + sine * y_um, -sine * x_um + cosine * y_um
-
-
-@dataclass(frozen=True)
-class Place:
-    """A field of the first pass: its index and the stage position of its centre then."""
-
-    index: int
-    x_um: float
-    y_um: float
-
-
-@dataclass(frozen=True)
 class Match:
     """A field found again.
 
@@ -104,7 +73,7 @@ class Match:
         residual_um: distance from where the fit puts it.
     """
 
-    place: Place
+    place: PlannedField
     x_um: float
     y_um: float
     agreement: float
@@ -112,16 +81,16 @@ class Match:
 
 
 @dataclass(frozen=True)
-class ReseatingResult:
+class RelocationResult:
     """How the slide lies, and what says so.
 
     Attributes:
-        reseating: the rigid map.
+        transform: the rigid map.
         matches: the fields it rests on.
         frames: how many were taken to find it.
     """
 
-    reseating: Reseating
+    transform: SlideTransform
     matches: tuple[Match, ...]
     frames: int
 
@@ -129,30 +98,6 @@ class ReseatingResult:
     def rms_um(self) -> float:
         """Root mean square distance of the matches from the fit."""
         return math.sqrt(sum(match.residual_um**2 for match in self.matches) / len(self.matches))
-
-
-def _turn(rotation_deg: float) -> tuple[float, float]:
-    return math.cos(math.radians(rotation_deg)), math.sin(math.radians(rotation_deg))
-
-
-def fit_reseating(first_um: NDArray[np.float64], second_um: NDArray[np.float64]) -> Reseating:
-    """The rotation and shift that bring points onto points with least squares.
-
-    S. Umeyama, IEEE Trans. PAMI 13 (1991) 376, doi:10.1109/34.88573, in the plane and without scale.
-
-    Args:
-        first_um, second_um: (N, 2) float64, as (x, y); two or more points.
-
-    >>> turned = fit_reseating(np.array([[0.0, 0.0], [100.0, 0.0]]), np.array([[5.0, 1.0], [5.0, 101.0]]))
-    >>> round(turned.rotation_deg, 6), round(turned.dx_um, 6), round(turned.dy_um, 6)
-    (90.0, 5.0, 1.0)
-    """
-    centre, moved = first_um.mean(axis=0), second_um.mean(axis=0)
-    a, b = first_um - centre, second_um - moved
-    angle = math.atan2(float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()), float((a * b).sum()))
-    turned = Reseating(math.degrees(angle))
-    x_um, y_um = turned.to_stage_um(float(centre[0]), float(centre[1]))
-    return Reseating(turned.rotation_deg, float(moved[0]) - x_um, float(moved[1]) - y_um)
 
 
 def _detail(frame: NDArray[np.uint16], pixel_um: float, coarse_um: float) -> tuple[NDArray[np.float32], float]:
@@ -171,8 +116,7 @@ def _detail(frame: NDArray[np.uint16], pixel_um: float, coarse_um: float) -> tup
 
 def _turned(detail: NDArray[np.float32], rotation_deg: float) -> NDArray[np.float32]:
     """A picture (y, x) turned about its middle."""
-    cosine, sine = _turn(rotation_deg)
-    matrix = np.array([[cosine, -sine], [sine, cosine]])
+    matrix = SlideTransform(rotation_deg).matrix()
     centre = (np.array(detail.shape) - 1) / 2
     return np.asarray(ndimage.affine_transform(detail, matrix, centre - matrix @ centre, order=1), np.float32)
 
@@ -234,7 +178,7 @@ class _Search:
     def frames(self) -> int:
         return len(self._tiles)
 
-    def find(self, x_um: float, y_um: float) -> Iterator[Reseating]:
+    def find(self, x_um: float, y_um: float) -> Iterator[SlideTransform]:
         """Where the slide seems to lie, from where this field was: one guess a ring, if there is one."""
         rings = math.ceil(_REACH_UM / (min(self._step_px) * self._size_um))
         for ring in range(rings + 1):
@@ -284,7 +228,7 @@ def _between(heights: Sequence[float], number: int) -> float:
     return 0.5 * (left - right) / bend if bend < 0 else 0.0
 
 
-def _spread_out(places: Sequence[Place], first: Place) -> list[Place]:
+def _spread_out(places: Sequence[PlannedField], first: PlannedField) -> list[PlannedField]:
     """The places in an order in which each is as far as can be from those before it, beginning with ``first``."""
     chosen = [first]
     left = [place for place in places if place is not first]
@@ -295,13 +239,13 @@ def _spread_out(places: Sequence[Place], first: Place) -> list[Place]:
     return chosen
 
 
-def _xy(place: Place | Match) -> tuple[float, float]:
+def _xy(place: PlannedField | Match) -> tuple[float, float]:
     return place.x_um, place.y_um
 
 
 def _starts(
-    places: Sequence[Place], reference: Callable[[int], NDArray[np.uint16]], pixel_um: float
-) -> list[tuple[Place, NDArray[np.uint16]]]:
+    places: Sequence[PlannedField], reference: Callable[[int], NDArray[np.uint16]], pixel_um: float
+) -> list[tuple[PlannedField, NDArray[np.uint16]]]:
     """Of the fields near the middle of all, the two with most to recognise, the better one first."""
     middle = tuple(float(value) for value in np.median([_xy(place) for place in places], axis=0))
     near = sorted(places, key=lambda place: (math.dist(_xy(place), middle), place.index))[:_STARTS]
@@ -319,12 +263,12 @@ def _richness(detail: NDArray[np.float32]) -> float:
     return float(np.median(parts.std(axis=(1, 3))))
 
 
-def find_reseating(
-    places: Sequence[Place],
+def relocate_slide(
+    places: Sequence[PlannedField],
     reference: Callable[[int], NDArray[np.uint16]],
     look: Callable[[float, float], NDArray[np.uint16]],
     pixel_um: float,
-) -> ReseatingResult:
+) -> RelocationResult:
     """Find how a slide lies now.
 
     One field is searched for in rings around where it was, then others, spread over the slide, are taken where it
@@ -361,12 +305,12 @@ def find_reseating(
 
 
 def _confirmed(
-    place: Place,
+    place: PlannedField,
     first: NDArray[np.uint16],
     look: Callable[[float, float], NDArray[np.uint16]],
-    guess: Reseating,
+    guess: SlideTransform,
     pixel_um: float,
-) -> tuple[Reseating, Match] | None:
+) -> tuple[SlideTransform, Match] | None:
     """The first field taken where it is guessed to lie: the turn and its place measured, if it is the same."""
     x_um, y_um = guess.to_stage_um(*_xy(place))
     frame = look(x_um, y_um)
@@ -383,12 +327,12 @@ def _confirmed(
 
 
 def _follow(
-    places: Sequence[Place],
+    places: Sequence[PlannedField],
     reference: Callable[[int], NDArray[np.uint16]],
     look: Callable[[float, float], NDArray[np.uint16]],
-    begun: tuple[Reseating, Match],
+    begun: tuple[SlideTransform, Match],
     pixel_um: float,
-) -> tuple[list[Match], Reseating, int]:
+) -> tuple[list[Match], SlideTransform, int]:
     """Fields all over the slide taken where they should lie: those found, the fit through them, and frames taken."""
     now, first = begun
     matches, frames = [first], 0
@@ -407,21 +351,21 @@ def _follow(
     return matches, now, frames
 
 
-def _through(rotation_deg: float, first_um: tuple[float, float], now_um: tuple[float, float]) -> Reseating:
+def _through(rotation_deg: float, first_um: tuple[float, float], now_um: tuple[float, float]) -> SlideTransform:
     """The map of a known turn that brings one point onto another."""
-    x_um, y_um = Reseating(rotation_deg).to_stage_um(*first_um)
-    return Reseating(rotation_deg, now_um[0] - x_um, now_um[1] - y_um)
+    x_um, y_um = SlideTransform(rotation_deg).to_stage_um(*first_um)
+    return SlideTransform(rotation_deg, now_um[0] - x_um, now_um[1] - y_um)
 
 
-def _fitted(matches: Sequence[Match], before: Reseating) -> Reseating:
+def _fitted(matches: Sequence[Match], before: SlideTransform) -> SlideTransform:
     """The rigid map through the matches; with only one the turn stays as it was."""
     if len(matches) == 1:
         return _through(before.rotation_deg, _xy(matches[0].place), _xy(matches[0]))
     first, second = (np.array([_xy(one) for one in points]) for points in ([m.place for m in matches], matches))
-    return fit_reseating(first, second)
+    return fit_slide_transform(first, second)
 
 
-def _result(matches: list[Match], now: Reseating, frames: int) -> ReseatingResult | None:
+def _result(matches: list[Match], now: SlideTransform, frames: int) -> RelocationResult | None:
     """The fit without matches that contradict the others, the worst left out first; ``None`` if none is left."""
     while len(matches) >= 1:
         judged = [
@@ -430,7 +374,7 @@ def _result(matches: list[Match], now: Reseating, frames: int) -> ReseatingResul
         ]
         worst = max(judged, key=lambda match: match.residual_um)
         if worst.residual_um <= _OUTLIER_UM:
-            return ReseatingResult(now, tuple(judged), frames)
+            return RelocationResult(now, tuple(judged), frames)
         matches = [match for match in matches if match.place is not worst.place]
         now = _fitted(matches, now)
     return None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.fields import FieldInfo
 
-__all__ = ["Alignment", "align", "identity", "seat", "seated", "warp"]
+__all__ = ["Alignment", "align", "compose_alignments", "identity", "slide_transform_alignment", "warp"]
 
 #: Search radii around the slide's usual shift: of any field, and of one that strayed.
 _USUAL_UM: Final = 2.0
@@ -77,8 +77,8 @@ def identity(modalities: int, shape: tuple[int, ...]) -> Alignment:
     )
 
 
-def seat(info: FieldInfo, modalities: int, shape: tuple[int, ...], *, reference: int) -> Alignment:
-    """The alignment that follows from how the slide lay in its passes alone.
+def slide_transform_alignment(info: FieldInfo, modalities: int, shape: tuple[int, ...], *, reference: int) -> Alignment:
+    """Return the alignment that follows from the slide transform between the passes alone.
 
     The reference was taken in the last pass, all others in the first. Identity for a field of a single pass.
 
@@ -89,22 +89,22 @@ def seat(info: FieldInfo, modalities: int, shape: tuple[int, ...], *, reference:
         reference: index of the reference modality.
     """
     plain = identity(modalities, shape)
-    if info.reseated is None:
+    if info.slide_transform is None:
         return plain
-    angle = np.deg2rad(info.reseated.rotation_deg)
+    angle = np.deg2rad(info.slide_transform.rotation_deg)
     # As (y, x): what lies at q of the turned slide lay at R(-angle) q.
     back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    shift = np.array([info.reseated.y_um - info.y_um, info.reseated.x_um - info.x_um]) / info.pixel_um
+    shift = np.array([info.slide_transform.y_um - info.y_um, info.slide_transform.x_um - info.x_um]) / info.pixel_um
     linear, shifts = plain.linear.copy(), plain.shift_px.copy()
     others = [k for k in range(modalities) if k != reference]
     linear[others], shifts[others] = back, shift
     return replace(plain, linear=linear, shift_px=shifts)
 
 
-def seated(usual: Alignment, seating: Alignment) -> Alignment:
-    """The slide's usual alignment for a field that lies as `seat` says: first the seating, then what is usual."""
-    shift = np.einsum("mij,mj->mi", usual.linear, seating.shift_px) + usual.shift_px
-    return replace(usual, linear=usual.linear @ seating.linear, shift_px=shift)
+def compose_alignments(usual: Alignment, transform: Alignment) -> Alignment:
+    """Compose two alignments: apply ``transform`` (see `slide_transform_alignment`) first, then the slide's."""
+    shift = np.einsum("mij,mj->mi", usual.linear, transform.shift_px) + usual.shift_px
+    return replace(usual, linear=usual.linear @ transform.linear, shift_px=shift)
 
 
 def align(

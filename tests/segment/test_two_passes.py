@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.simulation.optics.light_path import UNMOVED, OpticalState, Seating, sensor_view
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState, sensor_view
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
+from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
 from wbcpipe.samples.cell_store import CellStore, QcFlag
-from wbcpipe.samples.fields import PASSES, FieldInfo, FrameInfo, Reseated, field_path, write_field
+from wbcpipe.samples.fields import PASSES, FieldInfo, FieldTransform, FrameInfo, field_path, write_field
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.stage import segment_sample
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 SIDE_PX, PIXEL_UM = 1024, 0.1
 PLAN = SpecimenPlan(seed=11, preparation="buffy-coat")
 #: As the acquisition leaves it: turned, and each field some micrometres beside the place asked for.
-SEATING = Seating(150.0, -90.0, 1.7, pivot_x_um=300.0, pivot_y_um=500.0)
+PLACEMENT = SlideTransform.about((300.0, 500.0), 1.7, 150.0, -90.0)
 FIELDS = [(k, 500.0 + k % 3 * 90.0, 700.0 + k // 3 * 90.0) for k in range(6)]
 BESIDE_UM = np.random.default_rng(4).uniform(-3.0, 3.0, (6, 2))
 EXPOSURE_MS = {"color1": 5.0, "color2": 5.0, "color3": 5.0, "fluorescence": 20.0}
@@ -32,7 +33,7 @@ EXPOSURE_MS = {"color1": 5.0, "color2": 5.0, "color3": 5.0, "fluorescence": 20.0
 
 def second_um(index: int) -> tuple[float, float]:
     """Where the stage stands for a field of the second pass."""
-    x_um, y_um = SEATING.to_stage_um(*FIELDS[index][1:])
+    x_um, y_um = PLACEMENT.to_stage_um(*FIELDS[index][1:])
     return x_um + float(BESIDE_UM[index, 0]), y_um + float(BESIDE_UM[index, 1])
 
 
@@ -42,19 +43,19 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, CellStore]:
     sample = Sample.open(folder, "S")
     sample.begin({"format_version": 1, "sample": "S", "kind": "scope", "modalities": list(EXPOSURE_MS)})
     specimen = Specimen(PLAN)
-    for name, seating in (("brightfield", UNMOVED), ("fluorescence", SEATING)):
+    for name, placement in (("brightfield", IDENTITY_TRANSFORM), ("fluorescence", PLACEMENT)):
         raw = sample.raw_path(name)
         raw.mkdir(parents=True)
-        scope = VirtualMicroscope(specimen, sensor_px=(SIDE_PX, SIDE_PX), pixel_um=PIXEL_UM, seating=seating)
+        scope = VirtualMicroscope(specimen, sensor_px=(SIDE_PX, SIDE_PX), pixel_um=PIXEL_UM, placement=placement)
         for index, x_um, y_um in FIELDS:
             z_um = specimen.focus_um(x_um, y_um)
-            reseated = None
+            slide_transform = None
             if name == "fluorescence":
                 x_um, y_um = second_um(index)
-                reseated = Reseated(*SEATING.to_slide_um(x_um, y_um), SEATING.rotation_deg)
+                slide_transform = FieldTransform(*PLACEMENT.to_slide_um(x_um, y_um), PLACEMENT.rotation_deg)
             states = [OpticalState(x_um, y_um, z_um, light, EXPOSURE_MS[light]) for light in PASSES[name]]  # type: ignore[index]
             frames = tuple(FrameInfo(state.light, state.exposure_ms) for state in states)
-            info = FieldInfo(index, x_um, y_um, PIXEL_UM, frames, reseated=reseated)
+            info = FieldInfo(index, x_um, y_um, PIXEL_UM, frames, slide_transform=slide_transform)
             write_field(field_path(raw, index), np.stack([scope.expose(state) for state in states]), info)
     half_um = SIDE_PX * PIXEL_UM / 2
     write_truth(
@@ -89,14 +90,18 @@ def test_bright_field_is_registered_to_the_turned_fluorescence(cells: tuple[Samp
     for row, field in enumerate(store.column("field_index").tolist()):
         there = np.array([[store.column("x_px")[row], store.column("y_px")[row]]], float)
         turned = sensor_view(
-            OpticalState(*second_um(field), 0.0, "fluorescence", 0.0), PLAN.seed, SEATING, (SIDE_PX, SIDE_PX), PIXEL_UM
+            OpticalState(*second_um(field), 0.0, "fluorescence", 0.0),
+            PLAN.seed,
+            PLACEMENT,
+            (SIDE_PX, SIDE_PX),
+            PIXEL_UM,
         )
         x_um, y_um = np.linalg.solve(turned.matrix, (there[0] - turned.offset))
         for number, light in enumerate(PASSES["brightfield"]):
             plain = sensor_view(
                 OpticalState(FIELDS[field][1], FIELDS[field][2], 0.0, light, 0.0),
                 PLAN.seed,
-                UNMOVED,
+                IDENTITY_TRANSFORM,
                 (SIDE_PX, SIDE_PX),
                 PIXEL_UM,
             )

@@ -9,17 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
+from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 
 __all__ = [
     "BLEACH_MS",
     "LIGHTS",
-    "UNMOVED",
     "Light",
     "OpticalState",
-    "Seating",
     "View",
     "blur_sigma_um",
-    "reseated",
+    "random_placement",
     "sensor_view",
 ]
 
@@ -56,50 +55,14 @@ class OpticalState:
     roi: tuple[int, int, int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Seating:
-    """How the slide lies on the stage in this pass: turned about the pivot, then shifted.
-
-    A point s of the slide lies at ``R(rotation_deg) (s - pivot) + pivot + (dx_um, dy_um)`` of the stage. With y
-    growing downwards in the image, a positive angle turns clockwise as seen there.
-    """
-
-    dx_um: float = 0.0
-    dy_um: float = 0.0
-    rotation_deg: float = 0.0
-    pivot_x_um: float = 0.0
-    pivot_y_um: float = 0.0
-
-    def matrix(self) -> NDArray[np.float64]:
-        """Return the (2, 2) rotation acting on (x, y)."""
-        angle = np.deg2rad(self.rotation_deg)
-        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-
-    def to_stage_um(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """Return where a point of the slide lies on the stage."""
-        pivot = np.array([self.pivot_x_um, self.pivot_y_um])
-        moved = self.matrix() @ (np.array([x_um, y_um]) - pivot) + pivot + (self.dx_um, self.dy_um)
-        return float(moved[0]), float(moved[1])
-
-    def to_slide_um(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """Return which point of the slide lies at a point of the stage."""
-        pivot = np.array([self.pivot_x_um, self.pivot_y_um])
-        moved = self.matrix().T @ (np.array([x_um, y_um]) - pivot - (self.dx_um, self.dy_um)) + pivot
-        return float(moved[0]), float(moved[1])
-
-
-UNMOVED: Final = Seating()
-"""A slide that lies as it lay in the first pass."""
-
-
-def reseated(seed: int, pivot_um: tuple[float, float]) -> Seating:
-    """How slide ``seed`` lies after it was taken off, stained and put back: within 300 um and 2 degrees.
+def random_placement(seed: int, pivot_um: tuple[float, float]) -> SlideTransform:
+    """Draw the placement of slide ``seed`` after staining off the stage: within 300 um and 2 degrees.
 
     The insert holds the slide near ``pivot_um`` (x, y), the middle of its slot.
     """
-    rng = stream(Purpose.SEATING, seed)
+    rng = stream(Purpose.SLIDE_PLACEMENT, seed)
     dx_um, dy_um = rng.uniform(-300.0, 300.0, 2)
-    return Seating(float(dx_um), float(dy_um), float(rng.uniform(-2.0, 2.0)), *pivot_um)
+    return SlideTransform.about(pivot_um, float(rng.uniform(-2.0, 2.0)), float(dx_um), float(dy_um))
 
 
 @dataclass(frozen=True)
@@ -177,15 +140,16 @@ class View:
         return float(np.arctan2(self.matrix[1, 0], self.matrix[0, 0]))
 
 
-def sensor_view(state: OpticalState, seed: int, seating: Seating, sensor_px: tuple[int, int], pixel_um: float) -> View:
+def sensor_view(
+    state: OpticalState, seed: int, placement: SlideTransform, sensor_px: tuple[int, int], pixel_um: float
+) -> View:
     """Return the map from the slide to unbinned pixels of the whole sensor; ``sensor_px`` is (rows, columns)."""
     light = LIGHTS.get(state.light, LIGHTS["color1"])
     jitter = jitter_px(seed, state.light, state.x_um, state.y_um)
     # Shifts are given in pixels of 0.1 um: they are lengths in the specimen, whatever the camera.
     shift = (np.array(light.shift_px) + jitter) * (0.1 / pixel_um)
     centre = np.array([(sensor_px[1] - 1) / 2.0, (sensor_px[0] - 1) / 2.0])
-    rotation = seating.matrix()
-    pivot = np.array([seating.pivot_x_um, seating.pivot_y_um])
-    stage_offset = pivot - rotation @ pivot + (seating.dx_um, seating.dy_um) - (state.x_um, state.y_um)
+    rotation = placement.matrix()
+    stage_offset = np.array([placement.dx_um - state.x_um, placement.dy_um - state.y_um])
     factor = light.scale / pixel_um
     return View(factor * rotation, factor * stage_offset + centre + shift)

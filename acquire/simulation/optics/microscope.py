@@ -14,10 +14,8 @@ from wbcpipe.acquire.simulation.optics.illumination import illuminate, illuminat
 from wbcpipe.acquire.simulation.optics.light_path import (
     BEND_LIMIT_UM,
     LIGHTS,
-    UNMOVED,
     Light,
     OpticalState,
-    Seating,
     View,
     blur_sigma_um,
     sensor_view,
@@ -28,6 +26,7 @@ from wbcpipe.acquire.simulation.specimen.cells import MARGIN_UM, RIM, Layers, ce
 from wbcpipe.acquire.simulation.specimen.particles import particle_layers
 from wbcpipe.acquire.simulation.specimen.red_cells import add_clipped, draw_red_cells, red_cell_profiles
 from wbcpipe.acquire.simulation.specimen.slide import LARGEST_RADIUS_UM, Specimen, SpecimenObject
+from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
 
 __all__ = ["VirtualMicroscope"]
 
@@ -56,7 +55,7 @@ class VirtualMicroscope:
         Size of an unbinned pixel in the specimen, um.
     bit_depth
         Bits of the camera's converter; frames are uint16 whatever it is.
-    seating
+    placement
         How the slide lies on the stage in this pass.
 
     A frame depends on the specimen, the state and the fluorescence dose received so far, and on nothing else: the
@@ -70,7 +69,7 @@ class VirtualMicroscope:
         sensor_px: tuple[int, int] = (2048, 2048),
         pixel_um: float = 0.1,
         bit_depth: int = 16,
-        seating: Seating = UNMOVED,
+        placement: SlideTransform = IDENTITY_TRANSFORM,
     ) -> None:
         if not 8 <= bit_depth <= 16:
             raise ValueError(f"bit_depth is {bit_depth}: 8 to 16 are possible")
@@ -80,7 +79,7 @@ class VirtualMicroscope:
         self.sensor_px = sensor_px
         self.pixel_um = pixel_um
         self.bit_depth = bit_depth
-        self.seating = seating
+        self.placement = placement
         self._dose = DoseMap(sensor_px[1] * pixel_um, sensor_px[0] * pixel_um)
         self._hot = hot_pixels(specimen.plan.seed, sensor_px)
         self._cell_layers = lru_cache(maxsize=48)(lambda item: cell_layers(item, specimen.biology))
@@ -108,11 +107,11 @@ class VirtualMicroscope:
     def true_transform(self, light: str, x_um: float, y_um: float) -> NDArray[np.float64]:
         """Return the (3, 3) affine map from ideal pixels to ``light``'s, acting on (column, row, 1).
 
-        Ideal pixels are those of a field taken at the stage position without chromatic shift; the slide's seating is
+        Ideal pixels are those of a field taken at the stage position without chromatic shift; the slide's placement is
         included in neither.
         """
         state = OpticalState(x_um, y_um, 0.0, light, 0.0)
-        view = sensor_view(state, self.specimen.plan.seed, UNMOVED, self.sensor_px, self.pixel_um)
+        view = sensor_view(state, self.specimen.plan.seed, IDENTITY_TRANSFORM, self.sensor_px, self.pixel_um)
         centre = np.array([(self.sensor_px[1] - 1) / 2.0, (self.sensor_px[0] - 1) / 2.0])
         scale = view.matrix * self.pixel_um
         offset = view.to_px(np.array([x_um]), np.array([y_um]))[0] - scale @ centre
@@ -206,9 +205,9 @@ class VirtualMicroscope:
 
     def _scene(self, state: OpticalState, light: Light, window: Window) -> NDArray[np.float32]:
         """Transmission (bright-field) or emission relative to a bright nucleus, (rows, columns) float32."""
-        centre_um = self.seating.to_slide_um(state.x_um, state.y_um)
+        centre_um = self.placement.to_slide_um(state.x_um, state.y_um)
         defocus_um = state.z_um - self.specimen.focus_um(*centre_um)
-        view = sensor_view(state, self.specimen.plan.seed, self.seating, self.sensor_px, self.pixel_um)
+        view = sensor_view(state, self.specimen.plan.seed, self.placement, self.sensor_px, self.pixel_um)
         view = view.reduced(state.binning)
         box_um = view.um_per_px / np.sqrt(12.0) if state.binning > 1 else 0.0
         coarse = coarseness(blur_sigma_um(defocus_um) / view.um_per_px)

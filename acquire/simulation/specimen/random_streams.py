@@ -21,7 +21,7 @@ class Purpose:
     JITTER = 9
     SENSOR = 10
     TEXTURE = 11
-    SEATING = 12
+    SLIDE_PLACEMENT = 12
 
 
 def stream(*keys: int) -> np.random.Generator:

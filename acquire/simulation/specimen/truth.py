@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from wbcpipe.acquire.simulation.optics.light_path import UNMOVED, Seating
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
 
 __all__ = ["TRUTH_COLUMNS", "TruthRow", "truth_rows", "write_truth"]
 
@@ -33,7 +33,7 @@ def truth_rows(
     fields: Sequence[tuple[int, float, float]],
     half_width_um: float,
     *,
-    seating: Seating = UNMOVED,
+    placement: SlideTransform = IDENTITY_TRANSFORM,
 ) -> list[TruthRow]:
     """Return the white cells, platelets and debris of a scan area.
 
@@ -47,18 +47,18 @@ def truth_rows(
         Index and stage position (um) of each field taken.
     half_width_um
         Half the side of a field. An object that several fields show belongs to the one whose centre is nearest.
-    seating
+    placement
         How the slide lies on the stage.
 
     Returns
     -------
     Rows in the specimen's fixed order; ``field`` is -1 where no field shows the centre.
     """
-    corners = [seating.to_slide_um(x, y) for x in (x0_um, x1_um) for y in (y0_um, y1_um)]
+    corners = [placement.to_slide_um(x, y) for x in (x0_um, x1_um) for y in (y0_um, y1_um)]
     xs, ys = [c[0] for c in corners], [c[1] for c in corners]
     rows: list[TruthRow] = []
     for item in specimen.objects_in(min(xs), min(ys), max(xs), max(ys)):
-        x, y = seating.to_stage_um(item.x_um, item.y_um)
+        x, y = placement.to_stage_um(item.x_um, item.y_um)
         if not (x0_um <= x < x1_um and y0_um <= y < y1_um):
             continue
         shown = [

@@ -10,12 +10,11 @@ import pytest
 from wbcpipe.acquire.capture.light_dose import DoseLedger, earlier_exposures
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.simulation.optics.light_path import Seating
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
-from wbcpipe.acquire.slide_relocation.alignment import reseated_info
-from wbcpipe.acquire.slide_relocation.search import Reseating
+from wbcpipe.acquire.slide_relocation.alignment import add_slide_transform
+from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.errors import DiskFullError
-from wbcpipe.samples.fields import FieldInfo, FrameInfo, Reseated, field_path, fields_on_disk, read_info
+from wbcpipe.samples.fields import FieldInfo, FieldTransform, FrameInfo, field_path, fields_on_disk, read_info
 from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
@@ -99,9 +98,9 @@ def info_at(index: int, x_um: float, y_um: float) -> FieldInfo:
 
 
 def test_a_slide_that_was_moved_is_counted_where_it_was_lit(tmp_path: Path) -> None:
-    before, after = Reseating(0.5, 40.0, -10.0), Reseating(-1.0, -130.0, 60.0)
+    before, after = SlideTransform(0.5, 40.0, -10.0), SlideTransform(-1.0, -130.0, 60.0)
     stage_um = before.to_stage_um(1000.0, 500.0)
-    info = reseated_info(info_at(3, *stage_um), before)
+    info = add_slide_transform(info_at(3, *stage_um), before)
     assert DoseLedger(tmp_path, FIELD_UM, [info]).at(1000.0, 500.0) == GLOW_MS
     assert list(earlier_exposures([info], before)) == [(*stage_um, GLOW_MS)]
     ((x_um, y_um, _),) = earlier_exposures([info], after)
@@ -151,17 +150,17 @@ def test_a_field_taken_again_after_the_slide_was_moved(
     scope = make_scope(*wide, *bright)
     plan = AcquisitionPlan.from_scope(scope, "A")
 
-    def lying(seating: Seating) -> Callable[[Scope, SpecimenPlan | None], VirtualScope]:
-        return lambda scope, specimen: VirtualScope(scope, specimen, seating=seating)  # type: ignore[arg-type]
+    def lying(placement: SlideTransform) -> Callable[[Scope, SpecimenPlan | None], VirtualScope]:
+        return lambda scope, specimen: VirtualScope(scope, specimen, placement=placement)  # type: ignore[arg-type]
 
     with AcquisitionSession(sample, scope, plan, specimen, pass_name="brightfield") as session:
         session.take(range(2))
-    for seating in (Seating(20.0, -20.0, 0.7), Seating(-110.0, 40.0, -0.9)):
+    for placement in (SlideTransform(0.7, 20.0, -20.0), SlideTransform(-0.9, -110.0, 40.0)):
         field_path(sample.raw_path("fluorescence"), 1).unlink(missing_ok=True)
         with AcquisitionSession(
-            sample, scope, plan, specimen, pass_name="fluorescence", microscope=lying(seating)
+            sample, scope, plan, specimen, pass_name="fluorescence", microscope=lying(placement)
         ) as session:
             session.take(range(2))
     infos = [read_info(field_path(sample.raw_path("fluorescence"), index)) for index in range(2)]
     assert [info.dose_ms for info in infos] == [0.31, 0.62]
-    assert isinstance(infos[1].reseated, Reseated)
+    assert isinstance(infos[1].slide_transform, FieldTransform)

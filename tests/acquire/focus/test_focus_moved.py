@@ -12,9 +12,9 @@ import pytest
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.focus.focuser import FieldFocuser
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.simulation.optics.light_path import Seating
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
+from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.errors import DeviceTimeoutError, HardwareError
 from wbcpipe.samples.fields import fields_on_disk, read_info
 
@@ -39,13 +39,13 @@ class Bench:
         self.plan = AcquisitionPlan.from_scope(scope, "A")
         self.indices = range(0, len(self.plan.fields()), EVERY)
         self.drift_um: Callable[[float, float], float] = lambda _x_um, _y_um: 0.0
-        self.seating = Seating()
+        self.placement = SlideTransform()
         still = Specimen.focus_um
         patch.setattr(Specimen, "focus_um", lambda slide, *at_um: still(slide, *at_um) + self.drift_um(*at_um))
 
     def take(self, *, first: int = 0, last: int | None = None, begin: Callable[[int], None] = lambda _: None) -> None:
         """Take some of the fields in a session of its own."""
-        opened = lambda scope, specimen: VirtualScope(scope, specimen, seating=self.seating)  # noqa: E731
+        opened = lambda scope, specimen: VirtualScope(scope, specimen, placement=self.placement)  # noqa: E731
         with AcquisitionSession(self.sample, self.scope, self.plan, self.specimen, microscope=opened) as session:
             session.take(self.indices[first:last], on_begin=begin)
 
@@ -55,7 +55,7 @@ class Bench:
         paths = fields_on_disk(self.sample.raw_path())
         for index in self.indices[first:last]:
             info = read_info(paths[index])
-            off.append(info.frames[0].z_um - slide.focus_um(*self.seating.to_slide_um(info.x_um, info.y_um)))
+            off.append(info.frames[0].z_um - slide.focus_um(*self.placement.to_slide_um(info.x_um, info.y_um)))
         return np.abs(off)
 
     def events(self) -> list[dict[str, Any]]:
@@ -89,17 +89,17 @@ def bowed(x_um: float, y_um: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("drift_um", "seating", "taken"),
+    ("drift_um", "placement", "taken"),
     [
-        pytest.param(lambda _x, _y: 3.0, Seating(), 0, id="another Z, nothing taken yet"),
-        pytest.param(lambda _x, _y: -22.0, Seating(), 5, id="a stage homed anew"),
-        pytest.param(leaning, Seating(), 5, id="tilted"),
-        pytest.param(bowed, Seating(), 0, id="bowed, nothing taken yet"),
-        pytest.param(lambda x, _y: 2.0 + 2e-3 * x, Seating(120.0, -90.0, 1.5), 5, id="seated anew"),
+        pytest.param(lambda _x, _y: 3.0, SlideTransform(), 0, id="another Z, nothing taken yet"),
+        pytest.param(lambda _x, _y: -22.0, SlideTransform(), 5, id="a stage homed anew"),
+        pytest.param(leaning, SlideTransform(), 5, id="tilted"),
+        pytest.param(bowed, SlideTransform(), 0, id="bowed, nothing taken yet"),
+        pytest.param(lambda x, _y: 2.0 + 2e-3 * x, SlideTransform(1.5, 120.0, -90.0), 5, id="slide moved"),
     ],
 )
 def test_a_stored_surface_is_looked_at_before_the_first_field(
-    bench: Bench, drift_um: Callable[[float, float], float], seating: Seating, taken: int
+    bench: Bench, drift_um: Callable[[float, float], float], placement: SlideTransform, taken: int
 ) -> None:
     if taken:
         bench.take(last=taken)
@@ -108,7 +108,7 @@ def test_a_stored_surface_is_looked_at_before_the_first_field(
         with AcquisitionSession(bench.sample, bench.scope, bench.plan, bench.specimen) as session:
             session.focus.measure([fields[index] for index in bench.indices])
     before = len(bench.events())
-    bench.drift_um, bench.seating = drift_um, seating
+    bench.drift_um, bench.placement = drift_um, placement
     bench.take(last=25)
     assert bench.events()[before]["event"] == "focus_checked"
     off_um = bench.off_um(taken, 25)

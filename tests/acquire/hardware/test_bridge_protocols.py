@@ -66,7 +66,7 @@ def assert_same_frames(samples: list[Sample], pass_name: Pass = "single") -> Non
         (pixels, info), (other_pixels, other_info) = read_field(one[index]), read_field(other[index])
         np.testing.assert_array_equal(pixels, other_pixels)
         places = [
-            (seen.x_um, seen.y_um, seen.reseated, [replace(frame, time_s=0.0) for frame in seen.frames])
+            (seen.x_um, seen.y_um, seen.slide_transform, [replace(frame, time_s=0.0) for frame in seen.frames])
             for seen in (info, other_info)
         ]
         assert places[0] == places[1]

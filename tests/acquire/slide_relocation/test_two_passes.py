@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.session import AcquisitionSession, seating_of
+from wbcpipe.acquire.capture.session import AcquisitionSession, slide_placement
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.simulation.optics.light_path import Seating
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.slide_relocation.alignment import load_alignments
+from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain
 from wbcpipe.errors import AcquisitionError, ConfigError, HardwareError, SampleStateError
 from wbcpipe.samples.fields import (
@@ -46,7 +46,7 @@ WIDE = (
 )
 N_FIELDS = 6
 #: Put back with care: found without a long search.
-NEAR = Seating(25.0, -15.0, 0.4)
+NEAR = SlideTransform(0.4, 25.0, -15.0)
 
 
 @pytest.fixture
@@ -66,16 +66,16 @@ class Passes:
         self.sample, self.scope, self.plan, self.specimen = sample, scope, plan, specimen
 
     def take(
-        self, name: Pass, n_fields: int = N_FIELDS, seating: Seating | None = None
+        self, name: Pass, n_fields: int = N_FIELDS, placement: SlideTransform | None = None
     ) -> tuple[list[int], dict[int, str]]:
-        """Indices taken and missing; the slide lies as ``seating`` says, if given."""
+        """Indices taken and missing; the slide lies as ``placement`` says, if given."""
         taken: list[int] = []
         missing: dict[int, str] = {}
 
         def lying(scope: Scope, specimen: SpecimenPlan | None) -> VirtualScope:
             assert specimen is not None
-            assert seating is not None
-            return VirtualScope(scope, specimen, seating=seating)
+            assert placement is not None
+            return VirtualScope(scope, specimen, placement=placement)
 
         with AcquisitionSession(
             self.sample,
@@ -83,7 +83,7 @@ class Passes:
             self.plan,
             self.specimen,
             pass_name=name,
-            microscope=lying if seating else None,
+            microscope=lying if placement else None,
         ) as session:
             session.take(range(n_fields), taken.append, missing.__setitem__)
         return taken, missing
@@ -100,8 +100,8 @@ def test_the_second_pass_takes_the_fields_of_the_first(
     assert passes.take("brightfield") == (list(range(N_FIELDS)), {})
     assert whole_fields(sample.path / "raw") == []
     assert passes.take("fluorescence") == (list(range(N_FIELDS)), {})
-    seating = seating_of(wide_plan, specimen, "fluorescence")
-    assert math.hypot(seating.dx_um, seating.dy_um) > 50, "the slide was not taken off at all"
+    placement = slide_placement(wide_plan, specimen, "fluorescence")
+    assert math.hypot(placement.dx_um, placement.dy_um) > 50, "the slide was not taken off at all"
     assert whole_fields(sample.path / "raw") == list(range(N_FIELDS))
     for index in range(N_FIELDS):
         images, info = read_passes(sample.path / "raw", index)
@@ -109,10 +109,10 @@ def test_the_second_pass_takes_the_fields_of_the_first(
         assert info.modalities == MODALITIES
         stage = read_info(field_path(sample.raw_path("fluorescence"), index))
         # Where the middle of the fluorescence frame really lay in the first pass.
-        assert math.dist(seating.to_slide_um(stage.x_um, stage.y_um), (info.x_um, info.y_um)) <= 1.0
-        assert info.reseated is not None
-        assert (info.reseated.x_um, info.reseated.y_um) == pytest.approx((info.x_um, info.y_um), abs=0.1)
-        assert info.reseated.rotation_deg == pytest.approx(seating.rotation_deg, abs=0.05)
+        assert math.dist(placement.to_slide_um(stage.x_um, stage.y_um), (info.x_um, info.y_um)) <= 1.0
+        assert info.slide_transform is not None
+        assert (info.slide_transform.x_um, info.slide_transform.y_um) == pytest.approx((info.x_um, info.y_um), abs=0.1)
+        assert info.slide_transform.rotation_deg == pytest.approx(placement.rotation_deg, abs=0.05)
         assert info.dose_ms == GLOW_MS
     assert sample.info()["protocol"] == "two-pass"
 
@@ -131,23 +131,23 @@ def test_a_second_pass_in_pieces_equals_one_at_a_stretch(
     for index in range(3):
         pictures = [read_field(field_path(one.sample.raw_path("fluorescence"), index)) for one in (whole, broken)]
         np.testing.assert_array_equal(pictures[0][0], pictures[1][0])
-        assert pictures[0][1].reseated == pictures[1][1].reseated
+        assert pictures[0][1].slide_transform == pictures[1][1].slide_transform
     assert len(load_alignments(broken.sample.raw_path("fluorescence"))) == 1
 
 
 def test_a_slide_moved_in_the_middle_of_the_second_pass_is_found_anew(passes: Passes, sample: Sample) -> None:
     passes.take("brightfield", 4)
-    before, after = Seating(20.0, -20.0, 0.7), Seating(-110.0, 40.0, -0.9)
+    before, after = SlideTransform(0.7, 20.0, -20.0), SlideTransform(-0.9, -110.0, 40.0)
     passes.take("fluorescence", 2, before)
     passes.take("fluorescence", 4, after)
     raw = sample.raw_path("fluorescence")
     assert [entry["rotation_deg"] for entry in load_alignments(raw)] == pytest.approx([0.7, -0.9], abs=0.05)
-    for index, seating in enumerate([before, before, after, after]):
+    for index, placement in enumerate([before, before, after, after]):
         stage = read_info(field_path(raw, index))
         first = read_info(field_path(sample.raw_path("brightfield"), index))
-        assert math.dist(seating.to_slide_um(stage.x_um, stage.y_um), (first.x_um, first.y_um)) <= 1.0
-        assert stage.reseated is not None
-        assert stage.reseated.rotation_deg == pytest.approx(seating.rotation_deg, abs=0.05)
+        assert math.dist(placement.to_slide_um(stage.x_um, stage.y_um), (first.x_um, first.y_um)) <= 1.0
+        assert stage.slide_transform is not None
+        assert stage.slide_transform.rotation_deg == pytest.approx(placement.rotation_deg, abs=0.05)
 
 
 def test_another_slide_in_the_second_pass_is_refused_and_nothing_taken(

@@ -9,10 +9,11 @@ import pytest
 from scipy import ndimage
 
 from wbcpipe.acquire.simulation.optics.camera import OFFSET_DN
-from wbcpipe.acquire.simulation.optics.light_path import BLEACH_MS, OpticalState, Seating
+from wbcpipe.acquire.simulation.optics.light_path import BLEACH_MS, OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,14 +185,16 @@ def nucleus_centroid_px(frame: NDArray[np.uint16]) -> NDArray[np.float64]:
     return np.array(ndimage.center_of_mass(image, mask, label))
 
 
-@pytest.mark.parametrize("seating", [Seating(), Seating(12.0, -7.0, 0.8, 250.0, 250.0)], ids=["straight", "reseated"])
+@pytest.mark.parametrize(
+    "placement", [SlideTransform(), SlideTransform.about((250.0, 250.0), 0.8, 12.0, -7.0)], ids=["straight", "moved"]
+)
 def test_truth_lies_under_the_cell_in_fluorescence(
-    specimen: Specimen, lone_cells: list[SpecimenObject], seating: Seating
+    specimen: Specimen, lone_cells: list[SpecimenObject], placement: SlideTransform
 ) -> None:
-    microscope = VirtualMicroscope(specimen, sensor_px=SENSOR_PX, seating=seating)
+    microscope = VirtualMicroscope(specimen, sensor_px=SENSOR_PX, placement=placement)
     offsets = []
     for item in lone_cells[:8]:
-        x_um, y_um = seating.to_stage_um(item.x_um, item.y_um)
+        x_um, y_um = placement.to_stage_um(item.x_um, item.y_um)
         frame = microscope.expose(state_at(specimen, x_um, y_um, "fluorescence", defocus_um=0.0))
         found = nucleus_centroid_px(frame)
         shift = microscope.true_shift_px("fluorescence", x_um, y_um)

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from wbcpipe.acquire.config.scope import load_scope
-from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.simulation.optics.light_path import OpticalState, Seating
+from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.slide_relocation.search import Place, find_reseating
+from wbcpipe.acquire.slide_relocation.search import relocate_slide
+from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.errors import AcquisitionError
 
 #: The demo scope's field of 204.8 um on fewer pixels, so that rendering does not rule; exposures are less by as much.
@@ -36,38 +37,38 @@ LIMIT_UM = 5.0
 def place_once(seed: int, rng: np.random.Generator, n_fields: int) -> dict[str, Any]:
     """One placement: what was planted and how well it was found."""
     places = [
-        Place(field.index, field.x_um, field.y_um)
+        PlannedField(field.index, field.x_um, field.y_um)
         for field in AcquisitionPlan.from_scope(load_scope("demo"), "A").fields()[:n_fields]
     ]
     dx_um, dy_um = rng.uniform(-300, 300, 2).tolist()
-    seating = Seating(dx_um, dy_um, float(rng.uniform(-2, 2)))
+    placement = SlideTransform(float(rng.uniform(-2, 2)), dx_um, dy_um)
     specimen = Specimen(SpecimenPlan(seed))
     first = VirtualMicroscope(specimen, sensor_px=(SIDE_PX, SIDE_PX), pixel_um=PIXEL_UM)
-    second = VirtualMicroscope(specimen, sensor_px=(SIDE_PX, SIDE_PX), pixel_um=PIXEL_UM, seating=seating)
+    second = VirtualMicroscope(specimen, sensor_px=(SIDE_PX, SIDE_PX), pixel_um=PIXEL_UM, placement=placement)
 
     def reference(index: int) -> Any:
         x_um, y_um = places[index].x_um, places[index].y_um
         return first.expose(OpticalState(x_um, y_um, specimen.focus_um(x_um, y_um), "color1", EXPOSURE_MS))
 
     def look(x_um: float, y_um: float) -> Any:
-        z_um = specimen.focus_um(*seating.to_slide_um(x_um, y_um)) + DEFOCUS_UM
+        z_um = specimen.focus_um(*placement.to_slide_um(x_um, y_um)) + DEFOCUS_UM
         return second.expose(OpticalState(x_um, y_um, z_um, "color1", LAMP * EXPOSURE_MS))
 
-    row: dict[str, Any] = {"seed": seed, "dx_um": dx_um, "dy_um": dy_um, "rotation_deg": seating.rotation_deg}
+    row: dict[str, Any] = {"seed": seed, "dx_um": dx_um, "dy_um": dy_um, "rotation_deg": placement.rotation_deg}
     started = time.perf_counter()
     try:
-        found = find_reseating(places, reference, look, PIXEL_UM)
+        found = relocate_slide(places, reference, look, PIXEL_UM)
     except AcquisitionError:
         return {**row, "found": False, "away_um": math.inf, "frames": 0, "seconds": time.perf_counter() - started}
     away_um = [
-        math.dist(seating.to_slide_um(*found.reseating.to_stage_um(one.x_um, one.y_um)), (one.x_um, one.y_um))
+        math.dist(placement.to_slide_um(*found.transform.to_stage_um(one.x_um, one.y_um)), (one.x_um, one.y_um))
         for one in places
     ]
     return {
         **row,
         "found": True,
         "away_um": max(away_um),
-        "turn_error_deg": found.reseating.rotation_deg - seating.rotation_deg,
+        "turn_error_deg": found.transform.rotation_deg - placement.rotation_deg,
         "frames": found.frames,
         "matches": len(found.matches),
         "seconds": time.perf_counter() - started,
@@ -98,7 +99,7 @@ def main() -> None:
     within = sum(row["away_um"] <= LIMIT_UM for row in rows)
     versions = {name: importlib.metadata.version(name) for name in ("wbcpipe", "numpy", "scipy", "scikit-image")}
     result = {
-        "name": "reseat",
+        "name": "slide_relocation",
         "ratio": within / len(rows),
         "rows": rows,
         "versions": versions,
