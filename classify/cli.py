@@ -60,7 +60,9 @@ def _before_torch() -> None:
 @click.option("--batch-size", type=int, help="Cells a step.")
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--temperature", type=float, help="T of the distillation.")
-@click.option("--repetition", type=float, help="How often one cell goes to all inputs of MM-MIMO; 0 is as published.")
+@click.option(
+    "--input-repetition-prob", type=float, help="How often one cell goes to all inputs of MM-MIMO; 0 is as published."
+)
 @click.option(
     "--normalise",
     type=click.Choice(["cell", "stain", "fixed"]),
@@ -72,8 +74,8 @@ def _before_torch() -> None:
 @click.option("--recipe", "recipe_path", type=click.Path(exists=True, path_type=Path), help="Recipe as a JSON file.")
 @click.option("--published", is_flag=True, help="Start from what the paper tells of its training, not from our recipe.")
 @click.option(
-    "--start",
-    "start_name",
+    "--init-from",
+    "init_from_name",
     metavar="BUNDLE",
     help="Start from the weights of this bundle (name or folder), and in its way: for few cells of another stain.",
 )
@@ -90,7 +92,7 @@ def train(
     fold: int | None,
     recipe_path: Path | None,
     published: bool,
-    start_name: str | None,
+    init_from_name: str | None,
     threads: int | None,
     device: str,
     data: Path | None,
@@ -111,27 +113,27 @@ def train(
       wbcpipe train smears --out models/s --set patience=8,distillation.kind=decoupled
       wbcpipe train smears --out models/paper --published --epochs 100
       wbcpipe train smears --method single --modality color1 --out models/red-only
-      wbcpipe train my-100-cells --start smear-shufflenet --folds 5 --out studies/mine
+      wbcpipe train my-100-cells --init-from smear-shufflenet --folds 5 --out studies/mine
     """
     _before_torch()
     if fold is not None and folds is None:
         raise click.UsageError("--fold needs --folds: say how many folds there are.")
     if folds is not None and fold is None and name is not None:
         raise click.UsageError("--name with --folds needs --fold: say which fold's network becomes the bundle.")
-    if published and (recipe_path is not None or start_name is not None):
-        raise click.UsageError("--published excludes --recipe and --start: begin with one of them.")
+    if published and (recipe_path is not None or init_from_name is not None):
+        raise click.UsageError("--published excludes --recipe and --init-from: begin with one of them.")
     if folds is not None and validation:
         raise click.UsageError("--folds and --validation exclude each other: folds validate on the samples themselves.")
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
-    start = None
-    if start_name is not None:
+    init_from = None
+    if init_from_name is not None:
         from wbcpipe.classify.models.bundle import load_bundle
 
-        start = load_bundle(start_name)
-    keys = _recipe_keys(recipe_path, options, published=published, start=start)
+        init_from = load_bundle(init_from_name)
+    keys = _recipe_keys(recipe_path, options, published=published, init_from=init_from)
     root = data_root(data)
     from wbcpipe.classify.training.data import load_cells
     from wbcpipe.classify.training.recipe import Recipe, suited
@@ -141,21 +143,23 @@ def train(
     recipe = Recipe.model_validate(suited(keys, cells.source, len(cells)))
     click.echo(f"{len(cells)} labelled cells: {_counts(cells)}; modalities {', '.join(cells.modalities)}", err=True)
     if folds is not None:
-        _cross_validate(cells, recipe, out, folds, fold, start, device, as_json and name is None)
+        _cross_validate(cells, recipe, out, folds, fold, init_from, device, as_json and name is None)
         if name is not None and fold is not None:
             from wbcpipe.classify.training.folds import stratified_folds
 
             rows, apart = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)[fold]
             place = out / f"fold-{fold}"
-            _bundle(cells.subset(rows), cells.subset(apart), recipe, name, place, sources[0][1], start, device, as_json)
+            _bundle(
+                cells.subset(rows), cells.subset(apart), recipe, name, place, sources[0][1], init_from, device, as_json
+            )
         return
     kept = [source_of(root, text) for text in validation]
     held = load_cells(kept, recipe.side, classes=cells.classes) if kept else None
-    _bundle(cells, held, recipe, name or out.resolve().name, out, sources[0][1], start, device, as_json)
+    _bundle(cells, held, recipe, name or out.resolve().name, out, sources[0][1], init_from, device, as_json)
 
 
 def _recipe_keys(
-    path: Path | None, options: dict[str, Any], *, published: bool = False, start: Bundle | None = None
+    path: Path | None, options: dict[str, Any], *, published: bool = False, init_from: Bundle | None = None
 ) -> dict[str, Any]:
     """The keys of the recipe that are said, all of them sound."""
     from pydantic import ValidationError
@@ -172,10 +176,10 @@ def _recipe_keys(
         content = json.loads(path.read_text(encoding="utf-8")) if path else {}
         if published:
             content = {"normalise": "cell", **Recipe.published().model_dump(mode="json", exclude_defaults=True)}
-        if start is not None:
-            from wbcpipe.classify.training.finetune import start_keys
+        if init_from is not None:
+            from wbcpipe.classify.training.finetune import init_from_keys
 
-            content = {**start_keys(start), **content}
+            content = {**init_from_keys(init_from), **content}
         keys = merge_keys(content, given)
         Recipe.model_validate(keys)
     except (ValidationError, ValueError, TypeError) as error:
@@ -233,7 +237,7 @@ def _cross_validate(
     out: Path,
     folds: int,
     fold: int | None,
-    start: Bundle | None,
+    init_from: Bundle | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -244,7 +248,9 @@ def _cross_validate(
     def progress(number: int, report: EpochReport) -> None:
         clock(report, f"fold {number + 1}/{folds} ")
 
-    table = cross_validate(cells, recipe, out, folds=folds, only=fold, start=start, device=device, progress=progress)
+    table = cross_validate(
+        cells, recipe, out, folds=folds, only=fold, init_from=init_from, device=device, progress=progress
+    )
     click.echo(json.dumps(table) if as_json else markdown_table(table), nl=as_json)
 
 
@@ -255,7 +261,7 @@ def _bundle(
     name: str,
     out: Path,
     first_store: Path,
-    start: Bundle | None,
+    init_from: Bundle | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -270,7 +276,7 @@ def _bundle(
         name=name,
         out=out,
         crop_px=crop_px,
-        start=start,
+        init_from=init_from,
         device=device,
         progress=_Clock(recipe, len(cells.modalities), 1),
     )

@@ -28,9 +28,9 @@ def model_card(info: dict[str, Any]) -> str:
         lines.append(f"- **Derived**: {', '.join(derived)} is computed from the other modalities, not measured.")
     lines += ["", "## Cells it learned from", "", "| class | cells |", "|---|---|"]
     lines += [f"| {name} | {count} |" for name, count in training.get("cells", {}).items()]
-    if "start" in training:
-        start = training["start"]
-        lines += ["", f"It started from the weights of `{start['bundle']}` (SHA-256 `{start['sha256']}`)."]
+    if "init_from" in training:
+        init_from = training["init_from"]
+        lines += ["", f"It started from the weights of `{init_from['bundle']}` (SHA-256 `{init_from['sha256']}`)."]
     lines += ["", "## How it was trained", "", *_recipe(training)]
     lines += ["", "## On cells kept from training", "", _scores(validation), *_by_class(info)]
     lines += [

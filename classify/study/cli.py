@@ -105,7 +105,7 @@ def study(
     Examples:
       wbcpipe study vs1 vs2 vs3 vs4 vs5 --out studies/ours
       wbcpipe study smears --side 64 --epochs 40 --methods single,late-fusion,mm-mimo,mm-mimo-kd --out studies/s
-      wbcpipe study smears --out studies/s --variant rho5:method=mm-mimo,repetition=0.5
+      wbcpipe study smears --out studies/s --variant rho5:method=mm-mimo,input_repetition_prob=0.5
       torchrun --nproc-per-node 4 -m wbcpipe study smears --out studies/s
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

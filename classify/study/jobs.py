@@ -74,8 +74,8 @@ class Split:
 def parse_settings(text: str) -> dict[str, Any]:
     """Recipe keys of ``key=value,key=value``; values are JSON or plain words, ``a.b=c`` goes into a part of the recipe.
 
-    >>> parse_settings("method=mm-mimo,repetition=0.5,distillation.weight=2")
-    {'method': 'mm-mimo', 'repetition': 0.5, 'distillation': {'weight': 2}}
+    >>> parse_settings("method=mm-mimo,input_repetition_prob=0.5,distillation.weight=2")
+    {'method': 'mm-mimo', 'input_repetition_prob': 0.5, 'distillation': {'weight': 2}}
     """
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):

@@ -29,37 +29,37 @@ class Augmentation(BaseModel):
 
     Attributes:
         rotate: turn by any angle, and mirror, if true.
-        exact: share of the pictures that are only mirrored, turned by right angles and shifted by whole pixels.
+        lossless_prob: share of the pictures that are only mirrored, turned by right angles and shifted by whole pixels.
         interpolation: of the others. Interpolated pictures are softer than those a microscope takes: a network that has
             seen none but them calls sharp ones wrong (see ``docs/results/resampling.md``).
         scale: largest relative change of size.
         shift: largest shift, as a share of the side.
         gain: standard deviation of the relative change of contrast, per plane.
         offset: standard deviation of the change of brightness, in normalised units.
-        bend: largest gamma-like bend of the response, per plane.
+        gamma: largest gamma-like bend of the response, per plane.
         blur: largest share of a smoothed copy mixed in; its half may also be taken away (sharpening).
         noise: largest standard deviation of pixel noise, in normalised units.
         stain: standard deviation of the logarithm of how much more, or less, stain a plane shows: its optical density
             is multiplied, as by Beer-Lambert's law another dye, time or light does.
-        mixing: standard deviation of the share of another plane's optical density that a plane shows too, where they
-            are of one cell: no two cameras part the colours alike.
+        stain_mixing: standard deviation of the share of another plane's optical density that is added to a plane, where
+            they show one cell: no two cameras separate the colours alike.
         restained: share of the pictures to which the last two are done.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rotate: bool = True
-    exact: float = Field(default=0.5, ge=0, le=1)
+    lossless_prob: float = Field(default=0.5, ge=0, le=1)
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     scale: float = Field(default=0.12, ge=0, lt=1)
     shift: float = Field(default=0.06, ge=0, lt=1)
     gain: float = Field(default=0.12, ge=0, lt=1)
     offset: float = Field(default=0.12, ge=0)
-    bend: float = Field(default=0.12, ge=0, lt=1)
+    gamma: float = Field(default=0.12, ge=0, lt=1)
     blur: float = Field(default=0.6, ge=0, le=1)
     noise: float = Field(default=0.08, ge=0)
     stain: float = Field(default=0.0, ge=0, lt=1)
-    mixing: float = Field(default=0.0, ge=0, lt=0.5)
+    stain_mixing: float = Field(default=0.0, ge=0, lt=0.5)
     restained: float = Field(default=0.5, ge=0, le=1)
 
 
@@ -84,8 +84,8 @@ def restain(light: Tensor, bright: Tensor, same: Tensor, options: Augmentation, 
     same = same[chosen]
     power = torch.exp(torch.randn((len(same), planes), generator=generator) * options.stain)
     mixed = torch.diag_embed(power)  # (B, P, P): optical density out of optical density
-    if options.mixing and planes > 1:
-        others = torch.randn((len(same), planes, planes), generator=generator) * options.mixing
+    if options.stain_mixing and planes > 1:
+        others = torch.randn((len(same), planes, planes), generator=generator) * options.stain_mixing
         other = ~torch.eye(planes, dtype=torch.bool) & same[:, None, None]
         mixed = mixed + torch.where(other, others, 0.0)
     where = (torch.nonzero(chosen).to(light.device), torch.nonzero(bright)[:, 0].to(light.device))
@@ -124,8 +124,8 @@ def augment(
     parts = images.reshape(batch * inputs, channels // inputs, size, size)
     moved = images.new_empty((len(parts), parts.shape[1], side, side))
     # At another side no pixel falls on a pixel.
-    exact = whole.flatten() & (side == size)
-    for rows, how in ((exact, "nearest"), (~exact, options.interpolation)):
+    lossless = whole.flatten() & (side == size)
+    for rows, how in ((lossless, "nearest"), (~lossless, options.interpolation)):
         if rows.any():
             there = rows.to(images.device)
             moved[there] = sample_affine(parts[there], theta.flatten(0, 1)[rows], side, how)
@@ -145,8 +145,8 @@ def _geometry(
     mirror = torch.where(torch.rand(shape, generator=generator) < 0.5 * options.rotate, -1.0, 1.0)
     scale = torch.exp(_uniform(shape, options.scale, generator))
     shift = _uniform((*shape, 2), 2 * options.shift, generator)  # the grid runs from -1 to 1
-    whole = torch.rand(shape, generator=generator) < options.exact
-    if options.exact:
+    whole = torch.rand(shape, generator=generator) < options.lossless_prob
+    if options.lossless_prob:
         quarter = math.pi / 2
         angle = torch.where(whole, torch.round(angle / quarter) * quarter, angle)
         scale = torch.where(whole, 1.0, scale)
@@ -193,10 +193,10 @@ def _photometric(images: Tensor, options: Augmentation, generator: torch.Generat
         images = images.lerp(_smooth(images), mix.to(device))
     gain = 1 + (torch.randn(plane, generator=generator) * options.gain).clamp(-0.5, 0.5)
     offset = torch.randn(plane, generator=generator) * options.offset
-    if options.bend:
-        bend = _uniform(plane, options.bend, generator).to(device)
+    if options.gamma:
+        gamma = _uniform(plane, options.gamma, generator).to(device)
         # A quadratic bend in place of a power: monotone over the values met, and much cheaper.
-        curve = images.clamp(-3, 3).mul_(bend / 3).add_(gain.to(device))
+        curve = images.clamp(-3, 3).mul_(gamma / 3).add_(gain.to(device))
         images = images.mul_(curve).add_(offset.to(device))
     else:
         images = images.mul_(gain.to(device)).add_(offset.to(device))

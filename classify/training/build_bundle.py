@@ -46,7 +46,7 @@ def train_bundle(
     name: str,
     out: Path,
     crop_px: int,
-    start: Bundle | None = None,
+    init_from: Bundle | None = None,
     device: str = "auto",
     progress: Callable[[EpochReport], None] | None = None,
 ) -> Bundle:
@@ -59,7 +59,7 @@ def train_bundle(
         name: of the bundle.
         out: work folder; training states below it are used again.
         crop_px: side of the crops before they were resized.
-        start: the bundle whose weights the recipe starts from.
+        init_from: the bundle whose weights the recipe starts from.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: called after each epoch.
     """
@@ -71,12 +71,12 @@ def train_bundle(
         set(validation.groups.tolist()) & set(cells.groups.tolist())
     ):
         raise TrainingDataError(f"samples {both} are named for training and for validation; choose one for each.")
-    outcome = run_procedure(training, validation, recipe, out, start=start, device=device, progress=progress)
+    outcome = run_procedure(training, validation, recipe, out, init_from=init_from, device=device, progress=progress)
     # Calibrated as shipped: with the weights rounded to what the bundle keeps.
     network = half_precision(outcome.network)
     seen = select_modality(validation, recipe)
     logits = predict_logits(network, seen, outcome.normalisation, device=device)
-    wish = {"accept_target": recipe.accept_target, "most_unidentified": recipe.most_unidentified}
+    wish = {"accept_target": recipe.target_accuracy, "most_unidentified": recipe.max_unidentified_fraction}
     calibration, certified = calibrate(logits, seen.labels, **wish)
     typical = _typical(select_modality(training, recipe), outcome.normalisation)
     without = {}
@@ -110,7 +110,7 @@ def train_bundle(
             "bfloat16_agreement": _bfloat16_agreement(network, outcome.normalisation, seen, calibration),
             "bfloat16_cells": len(seen),
         },
-        training=_provenance(training, recipe, start),
+        training=_provenance(training, recipe, init_from),
     )
     return write_bundle(out / name, info, network)
 
@@ -151,13 +151,15 @@ def _bfloat16_agreement(
     return float((calls[0] == calls[1]).mean())
 
 
-def _provenance(cells: CellSet, recipe: Recipe, start: Bundle | None) -> dict[str, Any]:
+def _provenance(cells: CellSet, recipe: Recipe, init_from: Bundle | None) -> dict[str, Any]:
     stamp = os.environ.get("SOURCE_DATE_EPOCH")
     now = datetime.fromtimestamp(int(stamp), UTC) if stamp else datetime.now(UTC)
     return {
         "samples": list(cells.samples),
         "cells": cells.counts(),
-        **({} if start is None else {"start": {"bundle": start.info.name, "sha256": start.info.sha256}}),
+        **(
+            {} if init_from is None else {"init_from": {"bundle": init_from.info.name, "sha256": init_from.info.sha256}}
+        ),
         "recipe": recipe.model_dump(mode="json"),
         "versions": {name: metadata.version(name) for name in ("wbcpipe", "torch", "torchvision", "numpy")},
         "python": platform.python_version(),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe
 
-__all__ = ["adopt", "check_start", "start_keys"]
+__all__ = ["check_init_from", "init_from_keys", "load_pretrained_weights"]
 
 LR: Final = 1e-3
 """A quarter of what a training from nothing takes, which unlearns: on 100 cells 79 and 76 % were right."""
@@ -29,7 +29,7 @@ _LAST_LAYER: Final = "backbone.fc."
 """Its outputs are heads x classes, of all backbones."""
 
 
-def start_keys(bundle: Bundle) -> dict[str, Any]:
+def init_from_keys(bundle: Bundle) -> dict[str, Any]:
     """The keys of a recipe that go on from a bundle; what is said besides may change all but the network.
 
     Distillation is left out: teachers would have to learn from the few cells alone.
@@ -44,11 +44,11 @@ def start_keys(bundle: Bundle) -> dict[str, Any]:
         "start_side": info.side,
         "normalise": "fixed" if "fixed" in kinds else "stain" if "stained" in kinds else "cell",
         "lr": LR,
-        "start": info.sha256,
+        "init_from": info.sha256,
     }
 
 
-def check_start(recipe: Recipe, bundle: Bundle | None, cells: CellSet) -> None:
+def check_init_from(recipe: Recipe, bundle: Bundle | None, cells: CellSet) -> None:
     """See that a recipe's training can start from a bundle's weights, where it says that it does.
 
     Args:
@@ -60,10 +60,10 @@ def check_start(recipe: Recipe, bundle: Bundle | None, cells: CellSet) -> None:
         ConfigError: the recipe starts from other weights, or its network is another.
         TrainingDataError: the cells' modalities, scale or classes are not those that the bundle knows.
     """
-    if recipe.start != ("" if bundle is None else bundle.info.sha256):
+    if recipe.init_from != ("" if bundle is None else bundle.info.sha256):
         raise ConfigError(
-            f"this recipe starts from {f'weights {recipe.start[:12]}' if recipe.start else 'nothing'}; "
-            "name the bundle that has them with --start, or take `start` out of it."
+            f"this recipe starts from {f'weights {recipe.init_from[:12]}' if recipe.init_from else 'nothing'}; "
+            "name the bundle that has them with --init-from, or take `init_from` out of it."
         )
     if bundle is None:
         return
@@ -93,7 +93,7 @@ def check_start(recipe: Recipe, bundle: Bundle | None, cells: CellSet) -> None:
         )
 
 
-def adopt(network: FusionNetwork, bundle: Bundle, classes: Sequence[str]) -> None:
+def load_pretrained_weights(network: FusionNetwork, bundle: Bundle, classes: Sequence[str]) -> None:
     """Give a network a bundle's weights; in the last layer those of the classes that both know.
 
     Args:

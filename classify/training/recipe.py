@@ -22,19 +22,19 @@ Normalise = Literal["cell", "stain", "fixed"]
 _AUGMENTATIONS: Final[dict[str, dict[str, Any]]] = {
     "cell": {},
     # Another laboratory's stain: more, or less, of it, parted otherwise between the colours, on cells of another size.
-    "stain": {"stain": 0.25, "mixing": 0.1, "restained": 1.0, "scale": 0.25},
+    "stain": {"stain": 0.25, "stain_mixing": 0.1, "restained": 1.0, "scale": 0.25},
     # Where amounts tell, nothing may change one: no gain, no size, and no pixel between pixels.
-    "fixed": {"gain": 0.0, "offset": 0.0, "bend": 0.0, "blur": 0.0, "noise": 0.0, "scale": 0.0, "exact": 1.0},
+    "fixed": {"gain": 0.0, "offset": 0.0, "gamma": 0.0, "blur": 0.0, "noise": 0.0, "scale": 0.0, "lossless_prob": 1.0},
 }
 """Keys that differ from the augmentation's defaults; ``docs/results`` has why: other-laboratories, study-jurkat."""
-LEAST_STEPS: Final = 1500
+MIN_STEPS: Final = 1500
 """As few as the shipped networks have; in 180 MM-MIMO has not learned 68 cells (docs/results/other-laboratories.md)."""
-STARTED_STEPS: Final = 300
+FINETUNE_MIN_STEPS: Final = 300
 """Of a network that starts from a bundle's weights: 100 steps call 79 % of 100 cells right, 300 steps 81 %."""
-_SPOILT: Final = {"modality_alone": 0.05, "modality_dropout": 0.1}
+_SPOILT: Final = {"single_modality_prob": 0.05, "modality_dropout": 0.1}
 """For MM-MIMO of modalities that can fail one by one; docs/results/study-jurkat.md has why."""
 
-_ADDED: Final[dict[str, Any]] = {"modality_dropout": 0.0, "modality_alone": 0.0, "least_steps": 0, "start": ""}
+_ADDED: Final[dict[str, Any]] = {"modality_dropout": 0.0, "single_modality_prob": 0.0, "min_steps": 0, "init_from": ""}
 """Keys that recipes of earlier versions lack, and what these did."""
 
 
@@ -67,7 +67,7 @@ def suited(content: Mapping[str, Any], source: str, cells: int) -> dict[str, Any
     >>> suited({"method": "mm-mimo"}, "scope", 5000)["modality_dropout"]
     0.1
     >>> suited({"method": "single"}, "scope", 100)
-    {'augmentation': {}, 'method': 'single', 'normalise': 'cell', 'least_steps': 1500}
+    {'augmentation': {}, 'method': 'single', 'normalise': 'cell', 'min_steps': 1500}
     """
     if content.get("randaugment") is not None:
         return dict(content)
@@ -77,9 +77,9 @@ def suited(content: Mapping[str, Any], source: str, cells: int) -> dict[str, Any
     found = {**merge_keys({"augmentation": _AUGMENTATIONS.get(how, {})}, content), "normalise": how}
     if str(usual["method"]).startswith("mm-mimo") and not photograph:
         found = {**_SPOILT, **found}
-    steps = STARTED_STEPS if usual["start"] else LEAST_STEPS
+    steps = FINETUNE_MIN_STEPS if usual["init_from"] else MIN_STEPS
     if "epochs" not in content and cells * usual["epochs"] < steps * usual["batch_size"]:
-        found.setdefault("least_steps", steps)
+        found.setdefault("min_steps", steps)
     return found
 
 
@@ -95,14 +95,14 @@ class Recipe(BaseModel):
             stays. Small pictures teach the coarse features at a fraction of the cost.
         epochs: passes over the cells; of the student where there are teachers.
         teacher_epochs: passes for each teacher.
-        least_steps: of the optimiser in all, teachers' too; where the epochs make fewer, each draws cells again.
+        min_steps: of the optimiser in all, teachers' too; where the epochs make fewer, each draws cells again.
         batch_size: cells a step.
         lr: peak of the one-cycle learning rate of AdamW.
         weight_decay: AdamW's, on weights but not on biases and batch norm.
         temperature: T of the distillation.
-        repetition: rho; how often one cell goes to all inputs of MM-MIMO. 0 is as published.
+        input_repetition_prob: rho; how often one cell goes to all inputs of MM-MIMO. 0 is as published.
         modality_dropout: how often a cell on all inputs lacks one modality, which looks typical, as at run time.
-        modality_alone: how often one modality is on all inputs of MM-MIMO, which the other heads learn to doubt.
+        single_modality_prob: how often one modality is on all inputs of MM-MIMO, which the other heads learn to doubt.
         normalise: ``cell`` measures each cell against its own background and signal; ``stain`` also against its darkest
             stain, for smears of other laboratories; ``fixed`` keeps grey levels, for classes that differ in the amount
             of light.
@@ -110,8 +110,8 @@ class Recipe(BaseModel):
         label_smoothing: of the cross-entropy.
         ema: decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
         holdout: share of the cells kept from training, where no validation cells are given, to calibrate on.
-        accept_target: share of accepted calls that must be right on the validation cells.
-        most_unidentified: share of the validation cells that may be refused to reach it.
+        target_accuracy: share of accepted calls that must be right on the validation cells.
+        max_unidentified_fraction: share of the validation cells that may be refused to reach it.
         precision: ``auto`` is float32 on a CPU and mixed on a GPU.
         seed: of everything random.
         augmentation: how strongly pictures are changed.
@@ -119,7 +119,7 @@ class Recipe(BaseModel):
         distillation: how a student is taught, beside the temperature.
         batch_repetition: how often each cell stands in a batch, beside other cells each time (MIMO's).
         accumulate: parts that a batch is worked through in, for lack of memory; batch norm sees the parts.
-        start: SHA-256 of the bundle's weights that the network starts from; none where it is empty.
+        init_from: SHA-256 of the bundle's weights that the network starts from; none where it is empty.
         patience: epochs without a better loss on held-out training cells after which training stops and the best
             weights are kept; 0 never stops. The share held out is ``holdout``.
     """
@@ -133,21 +133,21 @@ class Recipe(BaseModel):
     start_side: int = Field(default=64, ge=32, le=512)
     epochs: int = Field(default=40, ge=1)
     teacher_epochs: int = Field(default=16, ge=1)
-    least_steps: int = Field(default=0, ge=0)
+    min_steps: int = Field(default=0, ge=0)
     batch_size: int = Field(default=32, ge=2)
     lr: float = Field(default=4e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     temperature: float = Field(default=3.0, gt=0)
-    repetition: float = Field(default=0.5, ge=0, le=1)
+    input_repetition_prob: float = Field(default=0.5, ge=0, le=1)
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
-    modality_alone: float = Field(default=0.0, ge=0, lt=1)
+    single_modality_prob: float = Field(default=0.0, ge=0, lt=1)
     normalise: Normalise = "cell"
     sampling: Sampling = "sqrt"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
     holdout: float = Field(default=0.15, gt=0, lt=1)
-    accept_target: float = Field(default=0.99, gt=0, le=1)
-    most_unidentified: float = Field(default=0.05, ge=0, lt=1)
+    target_accuracy: float = Field(default=0.99, gt=0, le=1)
+    max_unidentified_fraction: float = Field(default=0.05, ge=0, lt=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0)
     augmentation: Augmentation = Augmentation()
@@ -155,7 +155,7 @@ class Recipe(BaseModel):
     distillation: Distillation = Distillation()
     batch_repetition: int = Field(default=1, ge=1, le=16)
     accumulate: int = Field(default=1, ge=1, le=64)
-    start: str = ""
+    init_from: str = ""
     patience: int = Field(default=0, ge=0)
 
     @property
@@ -176,7 +176,7 @@ class Recipe(BaseModel):
             include={
                 *("backbone", "side", "start_side", "batch_size", "lr", "weight_decay", "sampling"),
                 *("label_smoothing", "ema", "precision", "seed", "augmentation", "randaugment", "normalise"),
-                *("accumulate", "patience", "holdout", "least_steps"),
+                *("accumulate", "patience", "holdout", "min_steps"),
             }
         )
         return Recipe(**kept, method="single", modality=modality, epochs=self.teacher_epochs)
@@ -190,7 +190,7 @@ class Recipe(BaseModel):
         unless told otherwise, so that at side 224 nothing is resampled.
         """
         plain = {
-            "repetition": 0.0,
+            "input_repetition_prob": 0.0,
             "sampling": "natural",
             "randaugment": {"operations": 2, "magnitude": 18},
             "side": 224,

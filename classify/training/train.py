@@ -34,7 +34,7 @@ from wbcpipe.classify.training.checkpoint import (
 )
 from wbcpipe.classify.training.data import epoch_indices, head_batches, steps_of
 from wbcpipe.classify.training.distill import cross_entropy_over_heads, fused_log_probability, total_loss
-from wbcpipe.classify.training.finetune import adopt, check_start
+from wbcpipe.classify.training.finetune import check_init_from, load_pretrained_weights
 from wbcpipe.classify.training.folds import holdout
 from wbcpipe.classify.training.modality_dropout import ModalityDropout, draw_spoilt
 from wbcpipe.classify.training.randaugment import rand_augment
@@ -152,7 +152,7 @@ class _Run:
     @property
     def drawn(self) -> int:
         """Cells of an epoch: all, or some again where that makes too few steps."""
-        each = math.ceil(self.recipe.least_steps / self.recipe.epochs)
+        each = math.ceil(self.recipe.min_steps / self.recipe.epochs)
         return max(len(self.cells), math.ceil(each * self.recipe.batch_size / self.repeated))
 
     @property
@@ -168,7 +168,7 @@ def train_network(
     *,
     role: str,
     teacher: LateFusion | None = None,
-    start: Bundle | None = None,
+    init_from: Bundle | None = None,
     device: str = "auto",
     progress: Callable[[EpochReport], None] | None = None,
 ) -> FusionNetwork:
@@ -181,7 +181,7 @@ def train_network(
         work: folder of this training's state; created.
         role: name in progress, and part of the random seed.
         teacher: frozen late-fusion network for the ``-kd`` methods.
-        start: the bundle whose weights it starts from, if the recipe says so.
+        init_from: the bundle whose weights it starts from, if the recipe says so.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: called after each epoch.
 
@@ -189,12 +189,12 @@ def train_network(
         The network, in evaluation mode on the CPU.
 
     Raises:
-        ConfigError, TrainingDataError: see `start.check_start`.
+        ConfigError, TrainingDataError: see `finetune.check_init_from`.
     """
-    check_start(recipe, start, cells)
+    check_init_from(recipe, init_from, cells)
     place = pick_device(device)
     mark = fingerprint(cells, f"{recipe.mark} {role} {normalisation.model_dump_json()}")
-    run = _begin(cells, normalisation, recipe, role, teacher, start, place)
+    run = _begin(cells, normalisation, recipe, role, teacher, init_from, place)
     work.mkdir(parents=True, exist_ok=True)
     path = work / "state.safetensors"
     first = _restore(run, path, mark)
@@ -239,14 +239,14 @@ def _begin(
     recipe: Recipe,
     role: str,
     teacher: LateFusion | None,
-    start: Bundle | None,
+    init_from: Bundle | None,
     device: torch.device,
 ) -> _Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seeds(recipe, role, 0)[1].initial_seed())
         network = build_network(recipe.method, recipe.backbone, len(cells.modalities), cells.planes, len(cells.classes))
-    if start is not None:
-        adopt(network, start, cells.classes)
+    if init_from is not None:
+        load_pretrained_weights(network, init_from, cells.classes)
     # Measured on a 2-core processor, batches of 32 at 112 px: channels last 126/s a core, else 105; bfloat16 no faster.
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -306,7 +306,7 @@ def _epoch(run: _Run, epoch: int) -> EpochReport:
     recipe = run.recipe
     numbers, tensors = _seeds(recipe, run.role, epoch + 1)
     rows = epoch_indices(run.cells.labels, recipe.sampling, numbers, run.drawn)
-    repetition = recipe.repetition if run.inputs > 1 else 1.0
+    repetition = recipe.input_repetition_prob if run.inputs > 1 else 1.0
     run.network.train()
     losses, right, answers = 0.0, 0, 0
     batches = head_batches(rows, run.inputs, recipe.batch_size, repetition, numbers, batch_repetition=run.repeated)
@@ -358,14 +358,14 @@ def _batch(run: _Run, table: np.ndarray[Any, np.dtype[np.int64]], same: Tensor, 
     offset = torch.from_numpy(run.offset[rows, columns]).to(run.device)
     values = raw.to(torch.float32).mul_(gain[:, :, None, None]).add_(offset[:, :, None, None])
     options = run.recipe.augmentation
-    if run.recipe.randaugment is None and (options.stain or options.mixing):
+    if run.recipe.randaugment is None and (options.stain or options.stain_mixing):
         mean, std, bright = run.light
         values = restain(values.mul_(std).add_(mean), bright, same, options, generator).sub_(mean).div_(std)
     return values.clamp_(-CLIP, CLIP)
 
 
 def _spoilt(run: _Run, same: Tensor, generator: torch.Generator) -> ModalityDropout | None:
-    alone = run.recipe.modality_alone if run.inputs > 1 else 0.0
+    alone = run.recipe.single_modality_prob if run.inputs > 1 else 0.0
     if run.network.modalities < 2 or not (run.recipe.modality_dropout or alone):
         return None
     return draw_spoilt(same, run.network.modalities, run.recipe.modality_dropout, alone, generator, run.device)

@@ -10,7 +10,7 @@ import numpy as np
 
 from wbcpipe.classify import metrics
 from wbcpipe.classify.models.normalise import fit_normalisation
-from wbcpipe.classify.training.finetune import check_start
+from wbcpipe.classify.training.finetune import check_init_from
 from wbcpipe.classify.training.folds import stratified_folds
 from wbcpipe.classify.training.train import late_fusion_of, predict_logits, train_network
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
@@ -72,7 +72,7 @@ def run_procedure(
     recipe: Recipe,
     work: Path,
     *,
-    start: Bundle | None = None,
+    init_from: Bundle | None = None,
     device: str = "auto",
     progress: Callable[[EpochReport], None] | None = None,
 ) -> Outcome:
@@ -83,15 +83,15 @@ def run_procedure(
         validation: cells kept apart, of the same classes and modalities.
         recipe: what to do.
         work: folder of the training states; what stands there is used again.
-        start: the bundle whose weights the recipe starts from.
+        init_from: the bundle whose weights the recipe starts from.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: called after each epoch.
 
     Raises:
-        ConfigError, TrainingDataError: see `start.check_start`.
+        ConfigError, TrainingDataError: see `finetune.check_init_from`.
     """
     training, validation = select_modality(training, recipe), select_modality(validation, recipe)
-    check_start(recipe, start, training)
+    check_init_from(recipe, init_from, training)
     normalisation = fit_normalisation(training.images, recipe.normalise)
     rows: dict[str, dict[str, Any]] = {}
 
@@ -128,7 +128,7 @@ def run_procedure(
             work / "network",
             role=recipe.method if recipe.method != "single" else f"teacher {recipe.modality}",
             teacher=teacher,
-            start=start,
+            init_from=init_from,
             device=device,
             progress=progress,
         )
@@ -144,7 +144,7 @@ def cross_validate(
     *,
     folds: int,
     only: int | None = None,
-    start: Bundle | None = None,
+    init_from: Bundle | None = None,
     device: str = "auto",
     progress: Callable[[int, EpochReport], None] | None = None,
 ) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def cross_validate(
         work: folder; each fold has its own below it, and ``folds.json`` and ``folds.md`` hold the table.
         folds: how many.
         only: run this fold alone (from 0), so that several processes can share the work.
-        start: the bundle whose weights the recipe starts from.
+        init_from: the bundle whose weights the recipe starts from.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: called after each epoch with the fold.
 
@@ -172,7 +172,13 @@ def cross_validate(
             began = time.perf_counter()
             report = None if progress is None else lambda item, n=number: progress(n, item)
             outcome = run_procedure(
-                cells.subset(train), cells.subset(test), recipe, place, start=start, device=device, progress=report
+                cells.subset(train),
+                cells.subset(test),
+                recipe,
+                place,
+                init_from=init_from,
+                device=device,
+                progress=report,
             )
             write_fold(place, outcome, test, time.perf_counter() - began)
     table = collect_folds(work, recipe, cells, folds)

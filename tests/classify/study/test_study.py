@@ -61,7 +61,7 @@ def test_a_study_by_two_processes_one_of_which_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, out = write_store(count=48, fields=16), tmp_path / "study"
-    words = arguments(store, out, "--variant", "rho:method=mm-mimo,repetition=0.5", "--merge-below", "4")
+    words = arguments(store, out, "--variant", "rho:method=mm-mimo,input_repetition_prob=0.5", "--merge-below", "4")
     processes = [start(words, rank) for rank in (0, 1)]
     while not list(out.glob("*/*/fold-*/result.json")):
         assert processes[0].poll() is None
@@ -165,7 +165,7 @@ def test_jobs_come_after_those_they_need_and_unknown_keys_are_refused() -> None:
     with pytest.raises(ConfigError, match="a name of its own"):
         plan_jobs(cells_of(None), ["mm-mimo"], ["shufflenet"], 2, {}, {"x": {"method": "mm-mimo"}})
     with pytest.raises(ConfigError, match="not key=value"):
-        parse_settings("repetition")
+        parse_settings("input_repetition_prob")
 
 
 @pytest.mark.parametrize(

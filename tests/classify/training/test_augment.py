@@ -21,7 +21,7 @@ from wbcpipe.classify.training.randaugment import (
     rand_augment,
 )
 
-STILL: dict[str, Any] = {"gain": 0.0, "offset": 0.0, "bend": 0.0, "blur": 0.0, "noise": 0.0}
+STILL: dict[str, Any] = {"gain": 0.0, "offset": 0.0, "gamma": 0.0, "blur": 0.0, "noise": 0.0}
 
 
 def cells(batch: int = 12, inputs: int = 3, side: int = 32) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_randaugment_moves_one_cell_as_one_and_lights_it_by_input(monkeypatch: p
 def test_exact_pictures_keep_their_pixels() -> None:
     images = cells(inputs=1)
     changed = augment(
-        images, torch.ones(12, dtype=torch.bool), 1, Augmentation(exact=1.0, shift=0.0, **STILL), generator()
+        images, torch.ones(12, dtype=torch.bool), 1, Augmentation(lossless_prob=1.0, shift=0.0, **STILL), generator()
     )
     assert not torch.equal(changed, images)
     for before, after in zip(images, changed, strict=True):
@@ -75,7 +75,13 @@ def test_interpolated_pictures_are_softer_and_exact_ones_are_not() -> None:
     images = torch.randn((32, 1, 32, 32), generator=generator())
     same = torch.ones(32, dtype=torch.bool)
     sharp = [
-        augment(images, same, 1, Augmentation(exact=exact, interpolation="bilinear", shift=0.0, **STILL), generator())
+        augment(
+            images,
+            same,
+            1,
+            Augmentation(lossless_prob=exact, interpolation="bilinear", shift=0.0, **STILL),
+            generator(),
+        )
         .diff(dim=-1)
         .std()
         for exact in (0.0, 1.0)
@@ -184,7 +190,7 @@ def test_another_stain_multiplies_the_optical_density_of_bright_planes() -> None
 
 def test_colours_are_mixed_where_planes_show_one_cell_only() -> None:
     before, same = lights(), torch.arange(40) < 20
-    options = Augmentation(stain=0.0, mixing=0.2, restained=1.0)
+    options = Augmentation(stain=0.0, stain_mixing=0.2, restained=1.0)
     after = restain(before.clone(), BRIGHT, same, options, generator())
     torch.testing.assert_close(after[20:], before[20:])
     density, other = -after[:20, 0].log(), -before[:20, 1].log()
@@ -197,7 +203,7 @@ def test_colours_are_mixed_where_planes_show_one_cell_only() -> None:
 
 def test_only_the_share_asked_for_is_restained_and_all_comes_from_the_seed() -> None:
     before, same = lights(), torch.ones(40, dtype=torch.bool)
-    options = Augmentation(stain=0.3, mixing=0.1, restained=0.5)
+    options = Augmentation(stain=0.3, stain_mixing=0.1, restained=0.5)
     one, again = (restain(before.clone(), BRIGHT, same, options, generator()) for _ in range(2))
     assert torch.equal(one, again)
     changed = (one != before).flatten(1).any(dim=1)

@@ -194,7 +194,7 @@ def test_normalisation_refuses_unknown_and_uneven_entries() -> None:
 def test_augmentation_off_changes_nothing_and_is_repeatable() -> None:
     images = torch.randn(6, 4, 32, 32)
     same = torch.tensor([True, False] * 3)
-    still = Augmentation(rotate=False, scale=0, shift=0, gain=0, offset=0, bend=0, blur=0, noise=0)
+    still = Augmentation(rotate=False, scale=0, shift=0, gain=0, offset=0, gamma=0, blur=0, noise=0)
     torch.testing.assert_close(augment(images, same, 4, still, torch.Generator()), images, atol=1e-5, rtol=1e-5)
     first, second = (augment(images, same, 4, Augmentation(), torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
@@ -206,7 +206,7 @@ def test_one_cell_keeps_one_geometry_and_independent_cells_do_not() -> None:
     plane = torch.randn(8, 1, 32, 32)
     images = plane.expand(8, 3, 32, 32).contiguous()
     same = torch.tensor([True] * 4 + [False] * 4)
-    only_geometry = Augmentation(gain=0, offset=0, bend=0, blur=0, noise=0)
+    only_geometry = Augmentation(gain=0, offset=0, gamma=0, blur=0, noise=0)
     moved = augment(images, same, 3, only_geometry, torch.Generator().manual_seed(0))
     assert torch.equal(moved[:4, 0], moved[:4, 1])
     assert not torch.isclose(moved[4:, 0], moved[4:, 1]).all(dim=-1).all(dim=-1).any()

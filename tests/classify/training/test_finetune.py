@@ -14,7 +14,7 @@ from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.training.build_bundle import train_bundle
 from wbcpipe.classify.training.data import load_cells
-from wbcpipe.classify.training.finetune import adopt, check_start, start_keys
+from wbcpipe.classify.training.finetune import check_init_from, init_from_keys, load_pretrained_weights
 from wbcpipe.classify.training.recipe import Recipe
 from wbcpipe.classify.training.train_and_validate import cross_validate, run_procedure
 from wbcpipe.errors import ConfigError, TrainingDataError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.samples.cell_store import CellStore
 
-TINY = {"method": "mm-mimo", "side": 32, "start_side": 32, "batch_size": 16, "epochs": 8, "repetition": 0.5}
+TINY = {"method": "mm-mimo", "side": 32, "start_side": 32, "batch_size": 16, "epochs": 8, "input_repetition_prob": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def bundle(taught: list[Bundle], cells: CellSet, tmp_path_factory: pytest.TempPa
 
 
 def starting(bundle: Bundle, **changes: Any) -> Recipe:
-    return Recipe.model_validate({**start_keys(bundle), "batch_size": 16, "start_side": 32, **changes})
+    return Recipe.model_validate({**init_from_keys(bundle), "batch_size": 16, "start_side": 32, **changes})
 
 
 def test_few_cells_and_steps_do_after_a_start(
@@ -57,11 +57,11 @@ def test_few_cells_and_steps_do_after_a_start(
     other = load_cells([("other", store.path)], 32)
     few, rest = other.subset(np.arange(24)), other.subset(np.arange(24, 120))
     recipe = starting(bundle, epochs=1)
-    found = run_procedure(few, rest, recipe, tmp_path / "a", start=bundle, device="cpu")
+    found = run_procedure(few, rest, recipe, tmp_path / "a", init_from=bundle, device="cpu")
     assert found.rows["mm-mimo"]["f1_weighted"] > 0.85
-    again = run_procedure(few, rest, recipe, tmp_path / "a", start=bundle, device="cpu")
+    again = run_procedure(few, rest, recipe, tmp_path / "a", init_from=bundle, device="cpu")
     assert np.array_equal(found.logits, again.logits)
-    alone = run_procedure(few, rest, recipe.model_copy(update={"start": ""}), tmp_path / "b", device="cpu")
+    alone = run_procedure(few, rest, recipe.model_copy(update={"init_from": ""}), tmp_path / "b", device="cpu")
     assert alone.rows["mm-mimo"]["f1_weighted"] < 0.7
 
 
@@ -69,7 +69,7 @@ def test_the_last_layer_keeps_the_classes_that_both_know(bundle: Bundle) -> None
     torch.manual_seed(3)
     network = build_network("mm-mimo", "shufflenet_v2_x1_0", 3, 1, 3)
     fresh = network.get_parameter("backbone.fc.weight").detach().clone().view(3, 3, -1)
-    adopt(network, bundle, ("MO", "EOS", "NEU"))
+    load_pretrained_weights(network, bundle, ("MO", "EOS", "NEU"))
     before, after = bundle.network().state_dict(), network.state_dict()
     for name, values in after.items():
         if not name.startswith("backbone.fc"):
@@ -83,19 +83,19 @@ def test_the_last_layer_keeps_the_classes_that_both_know(bundle: Bundle) -> None
 
 
 def test_the_keys_are_those_of_the_bundle(bundle: Bundle) -> None:
-    keys = start_keys(bundle)
+    keys = init_from_keys(bundle)
     assert (keys["method"], keys["side"], keys["normalise"]) == ("mm-mimo", 32, "cell")
-    assert keys["start"] == bundle.info.sha256
-    smears = start_keys(load_bundle("smear-shufflenet"))
+    assert keys["init_from"] == bundle.info.sha256
+    smears = init_from_keys(load_bundle("smear-shufflenet"))
     assert (smears["method"], smears["side"], smears["normalise"]) == ("mm-mimo", 112, "stain")
-    assert start_keys(load_bundle("virtual-shufflenet"))["method"] == "mm-mimo", "without teachers"
+    assert init_from_keys(load_bundle("virtual-shufflenet"))["method"] == "mm-mimo", "without teachers"
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"start": ""}, ConfigError, "this recipe starts from nothing; name the bundle"),
-        ({"start": "0" * 64}, ConfigError, "starts from weights 000000000000; name the bundle that has them"),
+        ({"init_from": ""}, ConfigError, "this recipe starts from nothing; name the bundle"),
+        ({"init_from": "0" * 64}, ConfigError, "starts from weights 000000000000; name the bundle that has them"),
         ({"backbone": "resnet34"}, ConfigError, "'taught' is mm-mimo on shufflenet_v2_x1_0, the recipe mm-mimo on res"),
         ({"method": "early-fusion"}, ConfigError, "the recipe early-fusion on shufflenet"),
         ({"method": "late-fusion"}, ConfigError, "late fusion has a network for each modality"),
@@ -104,12 +104,12 @@ def test_the_keys_are_those_of_the_bundle(bundle: Bundle) -> None:
 def test_a_recipe_that_does_not_fit_is_refused(
     bundle: Bundle, cells: CellSet, changes: dict[str, str], error: type[Exception], text: str
 ) -> None:
-    check_start(starting(bundle), bundle, cells)
+    check_init_from(starting(bundle), bundle, cells)
     with pytest.raises(error, match=text):
-        check_start(starting(bundle, **changes), bundle, cells)
+        check_init_from(starting(bundle, **changes), bundle, cells)
     with pytest.raises(ConfigError, match=f"starts from weights {bundle.info.sha256[:12]}"):
-        check_start(starting(bundle), None, cells)
-    check_start(Recipe(), None, cells)
+        check_init_from(starting(bundle), None, cells)
+    check_init_from(Recipe(), None, cells)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_cells_that_do_not_fit_are_refused(
     store = write_store("odd", 60, **settings)
     with pytest.raises(TrainingDataError, match=text):
         cross_validate(
-            load_cells([("odd", store.path)], 32), starting(bundle), tmp_path, folds=2, start=bundle, device="cpu"
+            load_cells([("odd", store.path)], 32), starting(bundle), tmp_path, folds=2, init_from=bundle, device="cpu"
         )
 
 
@@ -139,22 +139,22 @@ def test_the_command_starts_from_a_bundle_and_says_so(
     write_store("mine", 60, fields=30, seed=5)
     words = ["train", "mine", "--data", str(tmp_path), "--out", str(tmp_path / "m"), "--device", "cpu"]
     few = ["--epochs", "2", "--batch-size", "16"]
-    done = CliRunner().invoke(cli, [*words, *few, "--start", str(bundle.path)])
+    done = CliRunner().invoke(cli, [*words, *few, "--init-from", str(bundle.path)])
     assert done.exit_code == 0, done.output
     made = load_bundle(tmp_path / "m" / "m")
-    assert made.info.training["start"] == {"bundle": "taught", "sha256": bundle.info.sha256}
+    assert made.info.training["init_from"] == {"bundle": "taught", "sha256": bundle.info.sha256}
     recipe = made.info.training["recipe"]
-    assert (recipe["start"], recipe["side"], recipe["lr"]) == (bundle.info.sha256, 32, 0.001)
+    assert (recipe["init_from"], recipe["side"], recipe["lr"]) == (bundle.info.sha256, 32, 0.001)
     assert f"started from the weights of `taught` (SHA-256 `{bundle.info.sha256}`)" in (
         made.path / "MODEL_CARD.md"
     ).read_text(encoding="utf-8")
-    again = CliRunner().invoke(cli, [*words, *few, "--start", str(bundle.path)])
+    again = CliRunner().invoke(cli, [*words, *few, "--init-from", str(bundle.path)])
     assert "trained before" in again.output
     kept = tmp_path / "recipe.json"
     kept.write_text(json.dumps(recipe), encoding="utf-8")
     alone = CliRunner().invoke(cli, [*words, "--recipe", str(kept)])
     assert isinstance(alone.exception, ConfigError)
-    assert "name the bundle that has them with --start" in str(alone.exception)
-    refused = CliRunner().invoke(cli, [*words, "--published", "--start", str(bundle.path)])
+    assert "name the bundle that has them with --init-from" in str(alone.exception)
+    refused = CliRunner().invoke(cli, [*words, "--published", "--init-from", str(bundle.path)])
     assert refused.exit_code == 2
-    assert "--published excludes --recipe and --start" in refused.output
+    assert "--published excludes --recipe and --init-from" in refused.output

@@ -78,7 +78,7 @@ def test_mimo_with_teachers_learns(cells: CellSet, tmp_path: Path) -> None:
         {"patience": 2, "holdout": 0.3},
         {"patience": 2, "holdout": 0.3, "ema": 0.9},
         {"accumulate": 2, "batch_repetition": 2},
-        {"accumulate": 2, "modality_dropout": 0.3, "modality_alone": 0.2},
+        {"accumulate": 2, "modality_dropout": 0.3, "single_modality_prob": 0.2},
     ],
     ids=["plain", "ema", "randaugment", "patience", "patience-ema", "accumulate", "spoilt"],
 )
@@ -146,7 +146,9 @@ def test_other_cells_or_another_recipe_are_refused(cells: CellSet, tmp_path: Pat
 
 
 def test_teachers_do_not_depend_on_the_students_options() -> None:
-    other = TINY.model_copy(update={"epochs": 90, "temperature": 7.0, "repetition": 0.1, "method": "early-fusion-kd"})
+    other = TINY.model_copy(
+        update={"epochs": 90, "temperature": 7.0, "input_repetition_prob": 0.1, "method": "early-fusion-kd"}
+    )
     assert other.for_teacher("color1") == TINY.for_teacher("color1")
     assert TINY.for_teacher("color1").epochs == TINY.teacher_epochs
 
@@ -183,7 +185,7 @@ def test_late_fusion_is_its_members(cells: CellSet, tmp_path: Path) -> None:
 
 def test_the_heads_of_a_trained_mimo_follow_their_own_modality(cells: CellSet, tmp_path: Path) -> None:
     """Section 3.3 of the paper: given cells of different classes, each head answers for its own input."""
-    recipe = TINY.model_copy(update={"method": "mm-mimo", "repetition": 0.0, "epochs": 16})
+    recipe = TINY.model_copy(update={"method": "mm-mimo", "input_repetition_prob": 0.0, "epochs": 16})
     normalisation = fit_normalisation(cells.images)
     network = train_network(cells, normalisation, recipe, tmp_path, role="x")
     rng = np.random.default_rng(0)
@@ -358,7 +360,7 @@ def test_any_key_of_the_recipe_can_be_set(write_store: Callable[..., CellStore],
     )
     assert done.exit_code == 0, done.output
     recipe = Recipe.model_validate(json.loads(done.stdout)["recipe"])
-    assert (recipe.randaugment, recipe.repetition, recipe.sampling) == (RandAugment(), 0.0, "natural")
+    assert (recipe.randaugment, recipe.input_repetition_prob, recipe.sampling) == (RandAugment(), 0.0, "natural")
     assert (recipe.side, recipe.epochs, recipe.method) == (32, 1, "early-fusion")
     assert (recipe.distillation.weight, recipe.distillation.standardise) == (2.0, True)
     refused = CliRunner().invoke(cli, [*words, "--set", "no_such_key=1"])
@@ -379,15 +381,21 @@ def test_the_published_recipe_is_the_papers_at_any_side() -> None:
 
 def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
     smear = Recipe.model_validate(suited({"augmentation": {"stain": 0.1}}, "stained-rgb", 5000))
-    assert (smear.normalise, smear.augmentation.stain, smear.augmentation.mixing) == ("stain", 0.1, 0.1)
+    assert (smear.normalise, smear.augmentation.stain, smear.augmentation.stain_mixing) == ("stain", 0.1, 0.1)
     amounts = Recipe.model_validate(suited({"normalise": "fixed"}, "stained-rgb", 5000)).augmentation
-    assert (amounts.gain, amounts.offset, amounts.bend, amounts.scale, amounts.exact) == (0.0, 0.0, 0.0, 0.0, 1.0)
+    assert (amounts.gain, amounts.offset, amounts.gamma, amounts.scale, amounts.lossless_prob) == (
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+    )
     assert Recipe.model_validate(suited({"method": "early-fusion"}, "scope", 5000)) == Recipe(method="early-fusion")
     lamps = Recipe.model_validate(
-        suited({"modality_alone": 0.0}, "scope", 5000)
+        suited({"single_modality_prob": 0.0}, "scope", 5000)
     )  # these fail one by one, colours do not
-    assert (lamps.modality_alone, lamps.modality_dropout) == (0.0, 0.1)
-    assert (smear.modality_alone, smear.modality_dropout) == (0.0, 0.0)
+    assert (lamps.single_modality_prob, lamps.modality_dropout) == (0.0, 0.1)
+    assert (smear.single_modality_prob, smear.modality_dropout) == (0.0, 0.0)
     paper = {"randaugment": {"operations": 2}, "normalise": "cell"}
     assert suited(paper, "stained-rgb", 5000) == paper
 
@@ -406,29 +414,29 @@ def test_pictures_keep_their_amounts_where_amounts_tell(write_store: Callable[..
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
     used = json.loads(done.stdout)["recipe"]["augmentation"]
-    assert (used["gain"], used["offset"], used["exact"]) == (0.3, 0.0, 1.0)
+    assert (used["gain"], used["offset"], used["lossless_prob"]) == (0.3, 0.0, 1.0)
 
 
 def test_a_recipe_is_known_again_by_versions_that_added_keys() -> None:
     recipe = Recipe()
     older = recipe.model_dump(mode="json")
-    del older["modality_dropout"], older["modality_alone"], older["least_steps"], older["start"]
+    del older["modality_dropout"], older["single_modality_prob"], older["min_steps"], older["init_from"]
     assert recipe.is_what(older)
     assert recipe.is_what(recipe.model_dump(mode="json"))
     assert not Recipe(lr=0.001).is_what(older)
-    assert not Recipe(modality_alone=0.1).is_what(older)
+    assert not Recipe(single_modality_prob=0.1).is_what(older)
     assert json.loads(recipe.mark) == older
-    assert "modality_alone" in Recipe(modality_alone=0.1).mark
+    assert "single_modality_prob" in Recipe(single_modality_prob=0.1).mark
 
 
-@pytest.mark.parametrize("repetition", [1, 2])
+@pytest.mark.parametrize("input_repetition_prob", [1, 2])
 def test_few_cells_are_drawn_again_until_the_steps_are_enough(
     cells: CellSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repetition: int
 ) -> None:
     import wbcpipe.classify.training.train as module
 
     part = cells.subset(np.arange(20))
-    recipe = TINY.model_copy(update={"method": "mm-mimo", "least_steps": 10, "batch_repetition": repetition})
+    recipe = TINY.model_copy(update={"method": "mm-mimo", "min_steps": 10, "batch_repetition": repetition})
     sizes, step = [], module._step
 
     def counted(run: Any, images: torch.Tensor, *rest: Any) -> tuple[float, int]:
@@ -440,10 +448,10 @@ def test_few_cells_are_drawn_again_until_the_steps_are_enough(
     train_network(part, fit_normalisation(part.images), recipe, tmp_path, role="x", progress=reports.append)
     assert sizes == [16] * 12  # 3 epochs of 4
     assert [report.epoch for report in reports] == [1, 2, 3]
-    assert recipe.for_teacher("color1").least_steps == 10
-    assert Recipe.model_validate(suited({}, "scope", 100)).least_steps == 1500
-    assert Recipe.model_validate(suited({"start": "0" * 64}, "scope", 100)).least_steps == 300
-    assert "least_steps" not in suited({"start": "0" * 64}, "scope", 300)
-    assert Recipe.model_validate(suited({"least_steps": 0}, "scope", 100)).least_steps == 0
-    assert Recipe.model_validate(suited({"epochs": 60}, "stained-rgb", 100)).least_steps == 0
-    assert Recipe.model_validate(suited({}, "stained-rgb", 1200)).least_steps == 0
+    assert recipe.for_teacher("color1").min_steps == 10
+    assert Recipe.model_validate(suited({}, "scope", 100)).min_steps == 1500
+    assert Recipe.model_validate(suited({"init_from": "0" * 64}, "scope", 100)).min_steps == 300
+    assert "min_steps" not in suited({"init_from": "0" * 64}, "scope", 300)
+    assert Recipe.model_validate(suited({"min_steps": 0}, "scope", 100)).min_steps == 0
+    assert Recipe.model_validate(suited({"epochs": 60}, "stained-rgb", 100)).min_steps == 0
+    assert Recipe.model_validate(suited({}, "stained-rgb", 1200)).min_steps == 0
