@@ -143,12 +143,12 @@ def core_alone(folder: Path) -> tuple[float, float]:
                 start_s = time.perf_counter()
             link.start_xy(*place_um)
             link.wait_for((scope.stage.xy_device,), 10.0, "moving the stage")
-            link.start_sequences()
-            link.start_burst(len(EXPOSURE_MS), 10.0)
+            link.start_device_sequences()
+            link.start_sequence(len(EXPOSURE_MS), 10.0)
             while link._call("is_sequence_running"):
                 time.sleep(0.0002)
-            link.stop_sequences()
-            link.end_burst(10.0)
+            link.stop_device_sequences()
+            link.end_sequence(10.0)
         return time.perf_counter() - start_s, 0.0
     finally:
         link.close()

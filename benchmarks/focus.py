@@ -56,13 +56,13 @@ class BareScope:
         self._at = (*self._at[:2], z_um)
         return z_um
 
-    def light(self, modality: str) -> None:
+    def switch_light(self, modality: str) -> None:
         pass
 
-    def finish(self) -> None:
+    def wait_for_frames(self) -> None:
         pass
 
-    def expose(self, exposure_ms: float, out: NDArray[np.uint16], then_to_um: None = None) -> Exposure:
+    def expose(self, exposure_ms: float, out: NDArray[np.uint16], next_position_um: None = None) -> Exposure:
         self._renderer.expose(OpticalState(*self._at, self._modality, exposure_ms, 1, self._roi), out=out)
         return Exposure(exposure_ms, self._at[2])
 

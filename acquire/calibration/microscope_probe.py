@@ -105,9 +105,9 @@ class Bench:
         self._check()
         out = np.empty(frame_px or self.scope.camera.image_px, np.uint16)
         exposure_ms = self.scope.modalities.named(modality).exposure_ms
-        self.microscope.light(modality)
+        self.microscope.switch_light(modality)
         real = self.microscope.expose(exposure_ms, out)
-        self.microscope.finish()
+        self.microscope.wait_for_frames()
         count = self.light.setdefault(modality, [0, 0.0])
         count[0] += 1
         count[1] += real.exposure_ms

@@ -30,10 +30,10 @@ def capture_field(
     events: tuple[CaptureEvent, ...],
     out: NDArray[np.uint16],
     *,
-    then_to_um: tuple[float, float] | None = None,
+    next_position_um: tuple[float, float] | None = None,
     check: Callable[[], None] = lambda: None,
     look: EmptyFieldDetector | None = None,
-    whole: Callable[[int], None] = lambda _: None,
+    on_frame_complete: Callable[[int], None] = lambda _: None,
 ) -> FieldInfo:
     """Take the frames of a field.
 
@@ -42,11 +42,11 @@ def capture_field(
         scope: for the pixel size and the saturation.
         events: of one field, in channel order.
         out: (C, Y, X) uint16, overwritten.
-        then_to_um: (x, y) of the field after this one: the stage sets off while the last frame is read.
+        next_position_um: (x, y) of the field after this one: the stage sets off while the last frame is read.
         check: called before each frame, or before a burst of them; raises to stop.
         look: judges the first frame while the next ones are taken, and decides before any fluorescence: so that is
             never part of a burst.
-        whole: called with each channel, in order, once its frame is whole in ``out``; from another thread.
+        on_frame_complete: called with each channel, in order, once its frame is whole in ``out``; from another thread.
 
     Returns:
         The field as the hardware says it was taken.
@@ -58,21 +58,21 @@ def capture_field(
     if look is not None:
         look.forget()
     # The focus moves, and light and camera are set, while the stage moves.
-    microscope.approach_xy(events[0].x_um, events[0].y_um)
+    microscope.start_move_xy(events[0].x_um, events[0].y_um)
     microscope.move_z(events[0].z_um)
-    microscope.set_up(first)
+    microscope.prepare(first)
     x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
 
     def seen(channel: int) -> None:
         if look is not None and channel == 0 and events[0].modality != "fluorescence":
             look.begin(out[0])
-        whole(channel)
+        on_frame_complete(channel)
 
     rest = events[len(first) :]
-    onward_um = None if rest else then_to_um
-    if microscope.can_burst(first):
+    onward_um = None if rest else next_position_um
+    if microscope.can_sequence(first):
         check()
-        exposures = microscope.burst(first, out[: len(first)], onward_um, seen)
+        exposures = microscope.expose_sequence(first, out[: len(first)], onward_um, seen)
     else:
         exposures = _one_by_one(microscope, first, out, onward_um, check, seen)
     if rest:
@@ -80,10 +80,12 @@ def capture_field(
         look.decide(microscope)
         if rest[0].z_um != first[-1].z_um:
             microscope.move_z(rest[0].z_um)
-        exposures += _one_by_one(microscope, rest, out[len(first) :], then_to_um, check, partial(_later, whole, first))
-    begun_s = exposures[0].begun_s or time.monotonic()
-    acquired = datetime.now(UTC) - timedelta(seconds=time.monotonic() - begun_s)
-    microscope.finish()
+        exposures += _one_by_one(
+            microscope, rest, out[len(first) :], next_position_um, check, partial(_later, on_frame_complete, first)
+        )
+    started_s = exposures[0].started_s or time.monotonic()
+    acquired = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_s)
+    microscope.wait_for_frames()
     if look is not None and not rest and events[0].modality != "fluorescence":
         look.decide(microscope)
     return FieldInfo(
@@ -91,19 +93,19 @@ def capture_field(
         x_um=x_um,
         y_um=y_um,
         pixel_um=scope.camera.image_pixel_um,
-        frames=tuple(_frame(event, exposure, begun_s) for event, exposure in zip(events, exposures, strict=True)),
+        frames=tuple(_frame(event, exposure, started_s) for event, exposure in zip(events, exposures, strict=True)),
         saturation=scope.camera.saturation,
         acquired=acquired.isoformat(timespec="milliseconds"),
     )
 
 
-def _later(whole: Callable[[int], None], before: tuple[CaptureEvent, ...], channel: int) -> None:
-    whole(len(before) + channel)
+def _later(on_frame_complete: Callable[[int], None], before: tuple[CaptureEvent, ...], channel: int) -> None:
+    on_frame_complete(len(before) + channel)
 
 
-def _frame(event: CaptureEvent, exposure: Exposure, begun_s: float) -> FrameInfo:
-    """A frame as it was exposed, in a field begun at ``begun_s`` of `time.monotonic`."""
-    later_s = round((exposure.begun_s or begun_s) - begun_s, 3)
+def _frame(event: CaptureEvent, exposure: Exposure, started_s: float) -> FrameInfo:
+    """A frame as it was exposed, in a field begun at ``started_s`` of `time.monotonic`."""
+    later_s = round((exposure.started_s or started_s) - started_s, 3)
     return FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, later_s)
 
 
@@ -117,9 +119,9 @@ def _one_by_one(
     microscope: Microscope,
     events: tuple[CaptureEvent, ...],
     out: NDArray[np.uint16],
-    then_to_um: tuple[float, float] | None,
+    next_position_um: tuple[float, float] | None,
     check: Callable[[], None],
-    whole: Callable[[int], None],
+    on_frame_complete: Callable[[int], None],
 ) -> list[Exposure]:
     """Take the frames with a command for each change of focus, light and exposure."""
     exposures = []
@@ -129,9 +131,9 @@ def _one_by_one(
         if event.z_um != last_z_um:
             microscope.move_z(event.z_um)
             last_z_um = event.z_um
-        microscope.light(event.modality)
-        begun_s = time.monotonic()
-        onward_um = then_to_um if channel == len(events) - 1 else None
-        exposures.append(replace(microscope.expose(event.exposure_ms, out[channel], onward_um), begun_s=begun_s))
-        microscope.when_whole(partial(whole, channel))
+        microscope.switch_light(event.modality)
+        started_s = time.monotonic()
+        onward_um = next_position_um if channel == len(events) - 1 else None
+        exposures.append(replace(microscope.expose(event.exposure_ms, out[channel], onward_um), started_s=started_s))
+        microscope.notify_when_complete(partial(on_frame_complete, channel))
     return exposures

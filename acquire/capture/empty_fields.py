@@ -89,13 +89,13 @@ class EmptyFieldDetector:
             EmptyFieldError: the frame shows bare glass.
         """
         if not self._begun.wait(_FIRST_FRAME_S):
-            microscope.finish()  # raises what kept the frame from becoming whole
+            microscope.wait_for_frames()  # raises what kept the frame from becoming whole
         if self._figure_um2 is None:
             return
         figure_um2 = self._figure_um2.result()
         self.forget()
         if figure_um2 < EMPTY_BELOW_UM2:
-            microscope.finish()
+            microscope.wait_for_frames()
             raise EmptyFieldError(figure_um2)
 
     def forget(self) -> None:

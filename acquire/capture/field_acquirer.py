@@ -62,13 +62,13 @@ class FieldTaker:
     slide_transform: SlideTransform | None = None
 
     def take(
-        self, field: PlannedField, then_to_um: tuple[float, float] | None, draft_of: Callable[[], Draft]
+        self, field: PlannedField, next_position_um: tuple[float, float] | None, draft_of: Callable[[], Draft]
     ) -> tuple[Draft, FieldInfo]:
         """Take a field into a draft, and into another after a failure.
 
         Args:
             field: where.
-            then_to_um: of the field after this one.
+            next_position_um: of the field after this one.
             draft_of: begins the field's file.
 
         Raises:
@@ -80,7 +80,7 @@ class FieldTaker:
         for attempt in self.retries.attempts:
             draft, before_ms = draft_of(), self.dose.at(*place_um)
             try:
-                info = self._attempt(field, then_to_um, draft)
+                info = self._attempt(field, next_position_um, draft)
                 return draft, self._described(info, before_ms, self.dose.at(*place_um))
             except EmptyFieldError:
                 draft.abandon()
@@ -89,12 +89,12 @@ class FieldTaker:
                 raise HardwareError(str(error)) from error
             except HardwareError as error:
                 try:
-                    self.retries.rest(error, attempt, field=field.index)
+                    self.retries.recover_after(error, attempt, field=field.index)
                 finally:
                     draft.abandon()  # at rest no further frame of it comes
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
-    def _attempt(self, field: PlannedField, then_to_um: tuple[float, float] | None, draft: Draft) -> FieldInfo:
+    def _attempt(self, field: PlannedField, next_position_um: tuple[float, float] | None, draft: Draft) -> FieldInfo:
         self.focus.check_after_loading(field)
         z_um = self.focus.z_um(field.x_um, field.y_um)
         events = field_events(self.scope, field, z_um, PASSES[self.pass_name])
@@ -104,10 +104,10 @@ class FieldTaker:
             self.scope,
             events,
             draft.buffer,
-            then_to_um=then_to_um,
+            next_position_um=next_position_um,
             check=self.retries.check_stop,
             look=self.look,
-            whole=draft.whole,
+            on_frame_complete=draft.whole,
         )
         self.judge.judge(info.modalities, draft.buffer, functools.partial(self._bright_field, field.index))
         return info

@@ -288,7 +288,7 @@ class AcquisitionSession:
         self.focus.measure([])
         self._progress("finding the slide of the bright-field pass again")
         known = load_alignments(self.raw)
-        still = bool(known) and self._retries.persist(lambda: finder.lies_still(known[-1]), doing="finding the slide")
+        still = bool(known) and self._retries.retry(lambda: finder.lies_still(known[-1]), doing="finding the slide")
         if still:
             now = latest_transform(self.raw)
         else:
@@ -296,7 +296,7 @@ class AcquisitionSession:
                 self._progress("the slide was moved since; looking for it anew")
                 self.focus.begin_anew()
                 self.focus.measure([])
-            found = self._retries.persist(lambda: finder.find(fields), doing="finding the slide")
+            found = self._retries.retry(lambda: finder.find(fields), doing="finding the slide")
             now = save_alignment(self.raw, found)
             self.sample.log("slide_found", **asdict(now), rms_um=round(found.rms_um, 3), matches=len(found.matches))
         assert now is not None

@@ -106,7 +106,7 @@ class FieldFocuser:
         self._until_s = min(now_s + policy.deadline_s, self._all_until_s)
         self.count.places += 1
         self._microscope.move_xy(x_um, y_um)
-        self._microscope.light(policy.modality)
+        self._microscope.switch_light(policy.modality)
         start_um = min(max(near_um - policy.offset_um, limits_um[0]), limits_um[1])
         try:
             if wide:
@@ -135,7 +135,7 @@ class FieldFocuser:
         self.count.frames += 1
         self._microscope.move_z(z_um)
         self._microscope.expose(self._scope.modalities.named(self._scope.focus.modality).exposure_ms, self._frame)
-        self._microscope.finish()
+        self._microscope.wait_for_frames()
         return self._frame
 
     def _late(self, which: str, deadline_s: float, x_um: float, y_um: float) -> None:

@@ -61,7 +61,7 @@ class FocusManager:
         self._microscope, self._retries, self._progress = microscope, retries, progress
         self._finder: tuple[Finder, FieldFocuser] | None = None
         self._to_come: list[PlannedField] = []
-        self._loaded = retries.loaded
+        self._loaded = retries.reload_count
         self.surface: FocusSurface = load_surface(self._path, plan, scope.focus)
 
     def z_um(self, x_um: float, y_um: float) -> float:
@@ -119,7 +119,7 @@ class FocusManager:
                 attempt = attempt + 1 if self.surface.pending == failed_at else 0
                 failed_at = self.surface.pending
                 try:
-                    self._retries.rest(error, attempt, doing="focus")
+                    self._retries.recover_after(error, attempt, doing="focus")
                 except CoreLostError:
                     raise
                 except HardwareError:
@@ -198,9 +198,9 @@ class FocusManager:
 
     def check_after_loading(self, field: PlannedField) -> None:
         """Look at the focus of a field again if the devices were loaded anew since: a stage may have been homed."""
-        if self._loaded == self._retries.loaded:
+        if self._loaded == self._retries.reload_count:
             return
-        self._loaded = self._retries.loaded
+        self._loaded = self._retries.reload_count
         if self._scope.focus.method != "fixed" and self.surface.coarse:
             self._look(self._beside(field), field.index, keep=False)
             self._measure_anew(field.index)
@@ -231,7 +231,7 @@ class FocusManager:
                 return self.surface.check_drift(index, place.x_um, place.y_um, finder, keep=keep)
 
         try:
-            check = self._retries.persist(look, doing="checking the focus", field=index) if firmly else look()
+            check = self._retries.retry(look, doing="checking the focus", field=index) if firmly else look()
         except CoreLostError:
             raise
         except (HardwareError, StageLimitError) as error:
@@ -243,7 +243,7 @@ class FocusManager:
                 self.surface.save(self._path)
             return None
         finally:
-            self._loaded = self._retries.loaded
+            self._loaded = self._retries.reload_count
         self.surface.save(self._path)
         self._sample.log("focus_checked", **vars(check))
         return check

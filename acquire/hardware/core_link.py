@@ -15,8 +15,8 @@ from wbcpipe.acquire.config.micromanager_cfg import light_settings, read_config,
 from wbcpipe.acquire.hardware.call_timeout import DeadlineCaller
 from wbcpipe.acquire.hardware.device_adapters import adapter_folder, check_interface
 from wbcpipe.acquire.hardware.java_bridge import BridgedCore
-from wbcpipe.acquire.hardware.microscope_lock import sole_driver
-from wbcpipe.acquire.hardware.sequencing import SequenceMemory
+from wbcpipe.acquire.hardware.microscope_lock import microscope_lock
+from wbcpipe.acquire.hardware.sequence_state import SequenceState
 from wbcpipe.errors import ConfigError, CoreLostError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class CoreLink:
         self._caller = DeadlineCaller()
         # A place of its own for a focusing call that hangs: the camera must still answer, to focus by images instead.
         self._focus_caller = DeadlineCaller()
-        self.sequences = SequenceMemory()
+        self.sequences = SequenceState()
         self._shutter = scope.light.shutter_device
         config = read_config(scope.config_path)
         self._dark = () if scope.light.dark is None else light_settings(scope, config, scope.light.dark)
         self._lights = [light_settings(scope, config, modality) for _, modality in scope.modalities.items()]
         self._auto_shutter = False
         self._alone = contextlib.ExitStack()
-        self._alone.enter_context(sole_driver(scope))
+        self._alone.enter_context(microscope_lock(scope))
         try:
             self._core: Any = self._load() if self._headless else self._reach(take_over=take_over)
         except BaseException:
@@ -140,7 +140,7 @@ class CoreLink:
         if self._shutter:
             self._call("set_shutter_device", self._shutter)
         self.darken()
-        self.end_burst(self._scope.reliability.camera_timeout_s)
+        self.end_sequence(self._scope.reliability.camera_timeout_s)
 
     def _assign_roles(self) -> None:
         self._call("set_camera_device", self._scope.camera.device)
@@ -201,7 +201,7 @@ class CoreLink:
             raise CoreLostError(f"the devices do not come back: {error}") from error
 
     def _load_devices(self) -> None:
-        self.sequences = SequenceMemory()
+        self.sequences = SequenceState()
         if self._headless:
             self._call("unload_all_devices")
             self._call("load_system_configuration", str(self._scope.config_path))
@@ -359,7 +359,7 @@ class CoreLink:
                 "Tools > Options > Sequence Buffer Size), or set 'light.sequencing' to \"off\"."
             )
 
-    def start_sequences(self) -> None:
+    def start_device_sequences(self) -> None:
         """Let the devices step through what was uploaded, from its beginning."""
         self.sequences.playing = True
         for device, name in self.sequences.properties:
@@ -367,7 +367,7 @@ class CoreLink:
         if self.sequences.exposures_ms:
             self._call("start_exposure_sequence", self._scope.camera.device)
 
-    def stop_sequences(self) -> None:
+    def stop_device_sequences(self) -> None:
         """Have all devices obey single commands again; each is told, whatever another answers.
 
         Raises:
@@ -384,7 +384,7 @@ class CoreLink:
 
         self._with_deadline(stop, self._scope.reliability.switch_timeout_s, "stopping the sequences")
 
-    def start_burst(self, n_frames: int, timeout_s: float) -> None:
+    def start_sequence(self, n_frames: int, timeout_s: float) -> None:
         """Have the camera expose ``n_frames`` times at its own pace."""
         self._with_deadline(
             lambda: self._call("start_sequence_acquisition", n_frames, 0.0, True), timeout_s, "starting the camera"
@@ -427,7 +427,7 @@ class CoreLink:
             exposure_ms = None
         return _frame(tagged.pix, shape), exposure_ms
 
-    def end_burst(self, timeout_s: float) -> None:
+    def end_sequence(self, timeout_s: float) -> None:
         """Stop the camera if it runs still, and drop what lies in the buffer.
 
         Raises:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.hardware.sequencing import SequenceMemory
+    from wbcpipe.acquire.hardware.sequence_state import SequenceState
 
 __all__ = ["DeviceLink", "Illumination"]
 
@@ -21,7 +21,7 @@ __all__ = ["DeviceLink", "Illumination"]
 class DeviceLink(Protocol):
     """The part of a core that lights need."""
 
-    sequences: SequenceMemory
+    sequences: SequenceState
 
     def set_property(self, device: str, name: str, value: str) -> None:
         """Set a device property."""
@@ -149,7 +149,7 @@ class Illumination:
             self._link.darken()
 
     @contextlib.contextmanager
-    def lit_burst(self) -> Iterator[None]:
+    def lit_sequence(self) -> Iterator[None]:
         """The same for a burst, whose light stands already: see `stepping`."""
         if not self._has_shutter:
             yield

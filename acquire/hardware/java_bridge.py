@@ -26,7 +26,7 @@ from wbcpipe.errors import CoreLostError, DeviceTimeoutError, HardwareError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BridgedCore", "hindrance", "java_message"]
+__all__ = ["BridgedCore", "failure_reason", "java_message"]
 
 #: These last as long as the camera does; whoever calls them sets the deadline. They go over a socket of their own.
 _EXPOSING: Final = frozenset({"snap_image", "start_sequence_acquisition", "stop_sequence_acquisition"})
@@ -78,7 +78,7 @@ class BridgedCore:
     """
 
     def __init__(self, port: int, client: Client, *, connect_timeout_s: float, call_timeout_s: float) -> None:
-        if why := hindrance(port, connect_timeout_s):
+        if why := failure_reason(port, connect_timeout_s):
             raise HardwareError(why)
         self.port = port
         self._client = client
@@ -278,7 +278,7 @@ class _Line:
         given_up.discard(bridge.port)  # another Micro-Manager may come to listen there
 
 
-def hindrance(port: int, timeout_s: float) -> str:
+def failure_reason(port: int, timeout_s: float) -> str:
     """Why no Micro-Manager answers on a port, in a few words; empty if one does."""
     if not _listens(port):
         return "nothing listens there"

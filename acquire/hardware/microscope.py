@@ -112,8 +112,8 @@ class CoreMicroscope:
         self._heading_um = target_um
         return target_um
 
-    def approach_xy(self, x_um: float, y_um: float) -> None:
-        """See `hardware.Microscope.approach_xy`."""
+    def start_move_xy(self, x_um: float, y_um: float) -> None:
+        """See `hardware.Microscope.start_move_xy`."""
         self._set_off(x_um, y_um)
 
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
@@ -164,12 +164,12 @@ class CoreMicroscope:
         self._good_z_um = there_um
         return there_um
 
-    def light(self, modality: str) -> None:
-        """See `hardware.Microscope.light`."""
+    def switch_light(self, modality: str) -> None:
+        """See `hardware.Microscope.switch_light`."""
         self.illumination.switch(modality)
 
     def expose(
-        self, exposure_ms: float, out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+        self, exposure_ms: float, out: NDArray[np.uint16], next_position_um: tuple[float, float] | None = None
     ) -> Exposure:
         """See `hardware.Microscope.expose`."""
         real_ms = self._set_exposure(exposure_ms)
@@ -179,7 +179,7 @@ class CoreMicroscope:
             self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
             seen = self._observe()
         z_um = self.link.z_um()
-        self._go_on(then_to_um)
+        self._go_on(next_position_um)
         self._develop(self.link.image(self.frame_px), real_ms, out, seen)
         return Exposure(real_ms, z_um)
 
@@ -190,7 +190,7 @@ class CoreMicroscope:
         self.link.snap(self.scope.reliability.camera_timeout_s + exposure_ms / 1000)
         seen = self._observe()
         self._develop(self.link.image(self.frame_px), real_ms, out, seen)
-        self.finish()
+        self.wait_for_frames()
         return Exposure(real_ms, self.link.z_um())
 
     def _set_exposure(self, exposure_ms: float) -> float:
@@ -199,35 +199,35 @@ class CoreMicroscope:
             self._exposure_ms = (exposure_ms, self.link.set_exposure(exposure_ms))
         return self._exposure_ms[1]
 
-    def _go_on(self, then_to_um: tuple[float, float] | None) -> None:
+    def _go_on(self, next_position_um: tuple[float, float] | None) -> None:
         """Begin the move to the next field; one that cannot be made is that field's affair: `move_xy` finds it."""
-        if then_to_um is not None:
+        if next_position_um is not None:
             with contextlib.suppress(HardwareError, StageLimitError):
-                self._set_off(*then_to_um)
+                self._set_off(*next_position_um)
 
-    def set_up(self, events: Sequence[CaptureEvent]) -> None:
-        """See `hardware.Microscope.set_up`."""
-        if self.can_burst(events):
+    def prepare(self, events: Sequence[CaptureEvent]) -> None:
+        """See `hardware.Microscope.prepare`."""
+        if self.can_sequence(events):
             self.sequencer.prepare(events)
         self._set_exposure(events[0].exposure_ms)
         self.illumination.switch(events[0].modality)
 
-    def can_burst(self, events: Sequence[CaptureEvent]) -> bool:
-        """See `hardware.Microscope.can_burst`."""
+    def can_sequence(self, events: Sequence[CaptureEvent]) -> bool:
+        """See `hardware.Microscope.can_sequence`."""
         return self.sequencer.can(events)
 
-    def refuse_bursts(self) -> None:
-        """See `hardware.Microscope.refuse_bursts`."""
+    def disable_sequencing(self) -> None:
+        """See `hardware.Microscope.disable_sequencing`."""
         self.sequencer.refuse()
 
-    def burst(
+    def expose_sequence(
         self,
         events: Sequence[CaptureEvent],
         out: NDArray[np.uint16],
-        then_to_um: tuple[float, float] | None = None,
-        whole: Callable[[int], None] = lambda _: None,
+        next_position_um: tuple[float, float] | None = None,
+        on_frame_complete: Callable[[int], None] = lambda _: None,
     ) -> list[Exposure]:
-        """See `hardware.Microscope.burst`."""
+        """See `hardware.Microscope.expose_sequence`."""
         timeout_s = self.scope.reliability.camera_timeout_s
         real_ms = self.sequencer.prepare(events)
         self._set_exposure(events[0].exposure_ms)
@@ -235,10 +235,10 @@ class CoreMicroscope:
         if lit_ms := sum(ms for event, ms in zip(events, real_ms, strict=True) if event.modality == "fluorescence"):
             self.on_fluorescence(lit_ms)
         try:
-            with self.sequencer.playing(events[0].modality), self._lit_then(then_to_um):
-                self.link.start_burst(len(events), timeout_s)
-                begun_s = time.monotonic()
-                deadline_s = begun_s + timeout_s + sum(real_ms) / 1000
+            with self.sequencer.playing(events[0].modality), self._lit_then(next_position_um):
+                self.link.start_sequence(len(events), timeout_s)
+                started_s = time.monotonic()
+                deadline_s = started_s + timeout_s + sum(real_ms) / 1000
                 for channel, exposure_ms in enumerate(real_ms):
                     if not self.link.wait_frame(deadline_s):
                         raise DroppedFrameError(
@@ -246,33 +246,35 @@ class CoreMicroscope:
                             "its link, or set 'light.sequencing' to \"off\"."
                         )
                     seen = self._observe(channel)
-                    begun_s = max(begun_s, time.monotonic() - exposure_ms / 1000)
-                    exposures.append(Exposure(exposure_ms, self.link.z_um(), begun_s))
-                    begun_s += exposure_ms / 1000  # the next exposure begins after this one, however late it is seen
+                    started_s = max(started_s, time.monotonic() - exposure_ms / 1000)
+                    exposures.append(Exposure(exposure_ms, self.link.z_um(), started_s))
+                    started_s += exposure_ms / 1000  # the next exposure begins after this one, however late it is seen
                     if channel < len(events) - 1:
-                        exposures[-1] = self._pop(exposures[-1], out[channel], seen, partial(whole, channel))
-            self._go_on(then_to_um)
+                        exposures[-1] = self._pop(
+                            exposures[-1], out[channel], seen, partial(on_frame_complete, channel)
+                        )
+            self._go_on(next_position_um)
             last = len(events) - 1
-            exposures[-1] = self._pop(exposures[-1], out[last], seen, partial(whole, last))
+            exposures[-1] = self._pop(exposures[-1], out[last], seen, partial(on_frame_complete, last))
             self._submit()
-            self.link.end_burst(timeout_s)
+            self.link.end_sequence(timeout_s)
         except BaseException:
             self._undeveloped.clear()
             self.sequencer.forget()
             with contextlib.suppress(HardwareError):
-                self.link.end_burst(self.scope.reliability.switch_timeout_s)
+                self.link.end_sequence(self.scope.reliability.switch_timeout_s)
             raise
         finally:
             self._exposure_ms = (0.0, 0.0)  # where the camera's sequence leaves it is its own affair
         return exposures
 
     @contextlib.contextmanager
-    def _lit_then(self, then_to_um: tuple[float, float] | None) -> Iterator[None]:
+    def _lit_then(self, next_position_um: tuple[float, float] | None) -> Iterator[None]:
         """Light for a burst; once the slide is dark the stage moves on, and the last frame is read meanwhile."""
-        with self.illumination.lit_burst():
+        with self.illumination.lit_sequence():
             yield
         if self.scope.light.shutter_device:
-            self._go_on(then_to_um)
+            self._go_on(next_position_um)
 
     def _pop(self, exposure: Exposure, out: NDArray[np.uint16], seen: object, whole: Callable[[], None]) -> Exposure:
         """Take the oldest frame of a burst into ``out``; its exposure is the camera's own word where it gives one."""
@@ -317,12 +319,12 @@ class CoreMicroscope:
         del exposure_ms, seen
         np.copyto(out, oriented(pixels, self.scope.camera))
 
-    def when_whole(self, call: Callable[[], None]) -> None:
-        """See `hardware.Microscope.when_whole`."""
+    def notify_when_complete(self, call: Callable[[], None]) -> None:
+        """See `hardware.Microscope.notify_when_complete`."""
         self._copies.append(self._copier.submit(call))
 
-    def finish(self) -> None:
-        """See `hardware.Microscope.finish`."""
+    def wait_for_frames(self) -> None:
+        """See `hardware.Microscope.wait_for_frames`."""
         while self._copies:
             self._copies.pop().result()
 
@@ -349,10 +351,10 @@ class CoreMicroscope:
         # One device that fails must not keep the others from coming to rest.
         with contextlib.suppress(HardwareError):
             self.link.darken()
-        for stop in (self.link.stop_sequences, partial(self.link.end_burst, policy.switch_timeout_s)):
+        for stop in (self.link.stop_device_sequences, partial(self.link.end_sequence, policy.switch_timeout_s)):
             with contextlib.suppress(HardwareError):
                 stop()
-        self.finish()  # a copy under way would write into a buffer that is used again
+        self.wait_for_frames()  # a copy under way would write into a buffer that is used again
         self._forget()
         for device in (stage.xy_device, stage.z_device):
             with contextlib.suppress(HardwareError):
@@ -378,7 +380,7 @@ class CoreMicroscope:
 
     def reinitialise(self) -> None:
         """See `hardware.Microscope.reinitialise`."""
-        self.finish()
+        self.wait_for_frames()
         self.link.reload()
         self._forget()
         self._set_up_camera()

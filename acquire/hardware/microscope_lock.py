@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
 
-__all__ = ["sole_driver"]
+__all__ = ["microscope_lock"]
 
 #: A process that was killed leaves its child, which ends within a frame.
 _WAIT_S: Final = 3.0
 
 
 @contextlib.contextmanager
-def sole_driver(scope: Scope, *, wait_s: float | None = None) -> Iterator[None]:
+def microscope_lock(scope: Scope, *, wait_s: float | None = None) -> Iterator[None]:
     """Drive the microscope of ``scope`` alone while the block runs; ``wait_s``: for another process to end.
 
     Raises:

@@ -24,12 +24,12 @@ class Exposure:
     Attributes:
         exposure_ms: read back from the camera.
         z_um: read back from the focus drive.
-        begun_s: of `time.monotonic`, when the exposure began, where the caller cannot know: in a burst.
+        started_s: of `time.monotonic`, when the exposure began, where the caller cannot know: in a burst.
     """
 
     exposure_ms: float
     z_um: float
-    begun_s: float | None = None
+    started_s: float | None = None
 
 
 class Microscope(Protocol):
@@ -57,7 +57,7 @@ class Microscope(Protocol):
         """
         ...
 
-    def approach_xy(self, x_um: float, y_um: float) -> None:
+    def start_move_xy(self, x_um: float, y_um: float) -> None:
         """Begin the move that `move_xy` to the same place ends, so that other devices may move meanwhile.
 
         Raises as `move_xy` does.
@@ -77,19 +77,19 @@ class Microscope(Protocol):
         """
         ...
 
-    def light(self, modality: str) -> None:
+    def switch_light(self, modality: str) -> None:
         """Switch the illumination; the shutter stays closed."""
         ...
 
     def expose(
-        self, exposure_ms: float, out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+        self, exposure_ms: float, out: NDArray[np.uint16], next_position_um: tuple[float, float] | None = None
     ) -> Exposure:
         """Open the shutter, expose, close it, and read the frame, lying as the stage does, into ``out``.
 
         Args:
             exposure_ms: of the camera.
-            out: (y, x) uint16, overwritten; whole only after `finish`.
-            then_to_um: where to (x, y) the stage may set off while the frame is read; `move_xy` there follows.
+            out: (y, x) uint16, overwritten; whole only after `wait_for_frames`.
+            next_position_um: where to (x, y) the stage may set off while the frame is read; `move_xy` there follows.
         """
         ...
 
@@ -97,37 +97,38 @@ class Microscope(Protocol):
         """Expose without light, and read the whole frame into ``out`` as `expose` does."""
         ...
 
-    def set_up(self, events: Sequence[CaptureEvent]) -> None:
+    def prepare(self, events: Sequence[CaptureEvent]) -> None:
         """Set light and camera for the first of a field's frames, so that little is left to do when the stage stands.
 
-        The shutter stays closed, and nothing is exposed. Raises as what follows does: `light` and `expose`, or `burst`.
+        The shutter stays closed, and nothing is exposed. Raises as `switch_light`, `expose` and `expose_sequence` do.
         """
         ...
 
-    def can_burst(self, events: Sequence[CaptureEvent]) -> bool:
+    def can_sequence(self, events: Sequence[CaptureEvent]) -> bool:
         """Whether the hardware can take these frames of a field in one burst, and the scope file lets it."""
         ...
 
-    def refuse_bursts(self) -> None:
-        """Take frames by command from now on: `can_burst` says no."""
+    def disable_sequencing(self) -> None:
+        """Take frames by command from now on: `can_sequence` says no."""
         ...
 
-    def burst(
+    def expose_sequence(
         self,
         events: Sequence[CaptureEvent],
         out: NDArray[np.uint16],
-        then_to_um: tuple[float, float] | None = None,
-        whole: Callable[[int], None] = lambda _: None,
+        next_position_um: tuple[float, float] | None = None,
+        on_frame_complete: Callable[[int], None] = lambda _: None,
     ) -> list[Exposure]:
         """Take the frames of a field in one burst that the hardware times, at the Z where the focus stands.
 
         The shutter is open from the first exposure to the last; afterwards single commands are obeyed as before.
 
         Args:
-            events: that `can_burst` allowed, in the order of taking.
-            out: (C, Y, X) uint16 with a frame for each event, overwritten; whole only after `finish`.
-            then_to_um: where to (x, y) the stage may set off after the last exposure; `move_xy` there follows.
-            whole: called with the number of each frame, in order, once it is whole in ``out``; from another thread.
+            events: that `can_sequence` allowed, in the order of taking.
+            out: (C, Y, X) uint16 with a frame for each event, overwritten; whole only after `wait_for_frames`.
+            next_position_um: where to (x, y) the stage may set off after the last exposure; `move_xy` there follows.
+            on_frame_complete: called from another thread with the number of each frame, in order, once it is complete
+                in ``out``.
 
         Raises:
             DroppedFrameError: the camera gave fewer frames than asked for; it was stopped and its frames dropped.
@@ -135,11 +136,11 @@ class Microscope(Protocol):
         """
         ...
 
-    def when_whole(self, call: Callable[[], None]) -> None:
+    def notify_when_complete(self, call: Callable[[], None]) -> None:
         """Have ``call`` called, from another thread, once every frame exposed so far is whole in its buffer."""
         ...
 
-    def finish(self) -> None:
+    def wait_for_frames(self) -> None:
         """Wait until every frame exposed is whole in its buffer."""
         ...
 

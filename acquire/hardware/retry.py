@@ -32,7 +32,7 @@ class Retries:
         progress: told in words what is being done.
 
     Attributes:
-        loaded: how often the devices were set up anew.
+        reload_count: how often the devices were set up anew.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Retries:
         self._policy = scope.reliability
         self._sample, self._microscope = sample, microscope
         self._stop, self._progress = stop, progress
-        self.loaded = 0
+        self.reload_count = 0
 
     @property
     def attempts(self) -> range:
@@ -60,16 +60,16 @@ class Retries:
                 f"sample {self._sample.name!r}: stopped; the fields taken are kept, the same command goes on."
             )
 
-    def persist(self, action: Callable[[], _Result], **where: int | str) -> _Result:
+    def retry(self, action: Callable[[], _Result], **where: int | str) -> _Result:
         """Try something at the hardware, and again after a failure, as often as the scope allows."""
         for attempt in self.attempts:
             try:
                 return action()
             except HardwareError as error:
-                self.rest(error, attempt, **where)
+                self.recover_after(error, attempt, **where)
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
-    def rest(self, error: HardwareError, attempt: int, **where: int | str) -> None:
+    def recover_after(self, error: HardwareError, attempt: int, **where: int | str) -> None:
         """Bring the hardware to rest after ``error``, load it anew if that was tried; raise after the last attempt.
 
         Args:
@@ -96,7 +96,7 @@ class Retries:
                 raise
             except HardwareError as changed:
                 raise CoreLostError(f"after setting the devices up anew: {changed}") from error
-            self.loaded += 1
+            self.reload_count += 1
             self._sample.log("reinitialised", **where)
         self._stop.wait(self._policy.retry_wait_s)
         self.check_stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wbcpipe.errors import HardwareError
@@ -17,41 +16,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.hardware.core_link import CoreLink
     from wbcpipe.acquire.hardware.illumination import Illumination
 
-__all__ = ["SequenceMemory", "Sequencer"]
-
-
-@dataclass
-class SequenceMemory:
-    """What was uploaded to the devices: the core itself cannot be asked for it again.
-
-    Attributes:
-        properties: (device, property) to the values it steps through, one an exposure.
-        exposures_ms: that the camera steps through; empty where it was told none.
-        playing: the devices step through them at each exposure.
-    """
-
-    properties: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-    exposures_ms: tuple[float, ...] = ()
-    playing: bool = False
-
-    def clear(self) -> None:
-        """Forget all: something else is uploaded now."""
-        self.properties.clear()
-        self.exposures_ms = ()
-        self.playing = False
-
-    def value(self, device: str, name: str, frame: int | None) -> str | None:
-        """What a property steps to at exposure ``frame`` of a burst; ``None`` where it obeys single commands."""
-        values = self.properties.get((device, name))
-        if frame is None or values is None or not self.playing:
-            return None
-        return values[frame % len(values)]
-
-    def exposure_ms(self, frame: int | None) -> float | None:
-        """What the camera steps to at exposure ``frame`` of a burst; ``None`` where it obeys single commands."""
-        if frame is None or not self.exposures_ms or not self.playing:
-            return None
-        return self.exposures_ms[frame % len(self.exposures_ms)]
+__all__ = ["Sequencer"]
 
 
 class Sequencer:
@@ -159,13 +124,13 @@ class Sequencer:
         """
         with self._illumination.stepping(first):
             try:
-                self._link.start_sequences()
+                self._link.start_device_sequences()
                 yield
             except BaseException:
                 with contextlib.suppress(HardwareError):  # the first error is the one to show
-                    self._link.stop_sequences()
+                    self._link.stop_device_sequences()
                 raise
-            self._link.stop_sequences()
+            self._link.stop_device_sequences()
 
     def refuse(self) -> None:
         """Take no more bursts, whatever the devices say that they can."""

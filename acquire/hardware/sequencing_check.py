@@ -74,13 +74,13 @@ class SequencingCheck:
             HardwareError: ``light.sequencing`` is ``on`` and the light does not follow.
         """
         bright = [event for event in events if event.modality != "fluorescence"]
-        if not self._tries or not self._microscope.can_burst(events) or not self._microscope.can_burst(bright):
+        if not self._tries or not self._microscope.can_sequence(events) or not self._microscope.can_sequence(bright):
             return
         self._tries -= 1
         verdict = compare_lights(*self._both_ways(bright))
         if verdict == "right":
             self._tries = 0
-            self._log("bursts_proven", field=bright[0].field)
+            self._log("sequencing_verified", field=bright[0].field)
         elif verdict == "wrong":
             self._refuse(
                 "frames of a burst show another light than theirs: is the light source triggered by the camera?"
@@ -95,16 +95,16 @@ class SequencingCheck:
         microscope.move_xy(events[0].x_um, events[0].y_um)
         microscope.move_z(events[0].z_um)
         for event, frame in zip(events, single, strict=True):
-            microscope.light(event.modality)
+            microscope.switch_light(event.modality)
             microscope.expose(event.exposure_ms, frame)
-        microscope.finish()
-        microscope.burst(events, burst)
-        microscope.finish()
+        microscope.wait_for_frames()
+        microscope.expose_sequence(events, burst)
+        microscope.wait_for_frames()
         return single, burst
 
     def _refuse(self, reason: str) -> None:
         self._tries = 0
-        self._log("bursts_refused", reason=reason)
+        self._log("sequencing_disabled", reason=reason)
         if self._scope.light.sequencing == "on":
             raise HardwareError(f"{self._scope.path}: {reason} Or set 'light.sequencing' to \"off\".")
-        self._microscope.refuse_bursts()
+        self._microscope.disable_sequencing()

@@ -82,9 +82,9 @@ class SlideFinder:
             self._microscope.move_z(round(self._focus_um(x_um, y_um) + modality.z_offset_um, 3))
         except StageLimitError:
             return frame
-        self._microscope.light(self._light)
+        self._microscope.switch_light(self._light)
         self._microscope.expose(modality.exposure_ms, frame)
-        self._microscope.finish()
+        self._microscope.wait_for_frames()
         return frame
 
     def find(self, fields: dict[int, FieldInfo]) -> RelocationResult:

@@ -43,9 +43,9 @@ class Comeback:
 
     def look(self) -> bool:
         """Whether it answers; if so, a burst that a dead process left running is ended and the shutter closed."""
-        from wbcpipe.acquire.hardware.java_bridge import hindrance
+        from wbcpipe.acquire.hardware.java_bridge import failure_reason
 
-        self.hindrance = hindrance(self._scope.micromanager.port, _ANSWER_S)
+        self.hindrance = failure_reason(self._scope.micromanager.port, _ANSWER_S)
         if not self.hindrance:
             self.hindrance = close_shutter_in_subprocess(self._scope).rstrip(".")
         return not self.hindrance

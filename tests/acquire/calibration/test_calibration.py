@@ -329,7 +329,7 @@ def test_a_scope_without_a_shutter_takes_its_dark_frames_in_the_dark(
         )
     )
     with planted(scope, specimen) as microscope:
-        microscope.light("color1")
+        microscope.switch_light("color1")
         (first, *_) = measure_dark(Bench(microscope, scope, "A"))["exposures"]
     assert first["level"] == pytest.approx(100.0, abs=2.0)
 

@@ -50,9 +50,9 @@ class Watched(VirtualScope):
         super().__init__(scope, plan)
         self.lights = []
 
-    def light(self, modality: str) -> None:
+    def switch_light(self, modality: str) -> None:
         self.lights.append(modality)
-        super().light(modality)
+        super().switch_light(modality)
 
 
 @pytest.fixture
@@ -118,13 +118,13 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
     bursts: list[int] = []
     with AcquisitionSession(whole, scope, plan, ISLAND) as session:
         assert isinstance(session.microscope, VirtualScope)
-        start = session.microscope.link.start_burst
+        start = session.microscope.link.start_sequence
 
         def spied(n_frames: int, timeout_s: float) -> None:
             bursts.append(n_frames)
             start(n_frames, timeout_s)
 
-        session.microscope.link.start_burst = spied  # type: ignore[method-assign]
+        session.microscope.link.start_sequence = spied  # type: ignore[method-assign]
         session.take(range(FIELDS))
         assert session.empty
         lit = (whole.raw_path() / "light.jsonl").read_text(encoding="utf-8").splitlines()

@@ -47,8 +47,8 @@ class Dying(VirtualScope):
                 raise _Killed
         super()._develop(*arguments)
 
-    def burst(self, *arguments: Any, **options: Any) -> list[Exposure]:
-        exposures = super().burst(*arguments, **options)
+    def expose_sequence(self, *arguments: Any, **options: Any) -> list[Exposure]:
+        exposures = super().expose_sequence(*arguments, **options)
         if arguments[0][-1].modality == "fluorescence":
             type(self).lit += 1
             if type(self).lit - 1 == self.dies_at:
@@ -136,7 +136,7 @@ def test_light_that_cannot_be_noted_does_not_fall(
     with VirtualScope(small_scope, specimen) as microscope:
         microscope.on_fluorescence = full
         monkeypatch.setattr(microscope.link, "set_shutter", lambda **_: pytest.fail("the slide was lit"))
-        microscope.light("fluorescence")
+        microscope.switch_light("fluorescence")
         with pytest.raises(DiskFullError):
             microscope.expose(GLOW_MS, frame)
         monkeypatch.undo()

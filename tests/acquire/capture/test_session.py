@@ -195,12 +195,12 @@ class FaultyScope(VirtualScope):
         self.fails, self.exposures = fails, 0
 
     def expose(
-        self, exposure_ms: float, out: NDArray[np.uint16], then_to_um: tuple[float, float] | None = None
+        self, exposure_ms: float, out: NDArray[np.uint16], next_position_um: tuple[float, float] | None = None
     ) -> Exposure:
         self.exposures += 1
         if self.fails(self.exposures - 1):
             raise DeviceTimeoutError("the camera's exposure did not end within 10 s.")
-        return super().expose(exposure_ms, out, then_to_um)
+        return super().expose(exposure_ms, out, next_position_um)
 
 
 def test_camera_time_outs_leave_a_field_missing_and_the_run_goes_on(
@@ -332,7 +332,7 @@ def test_a_closed_microscope_leaves_no_frame_buffer_behind(small_scope: Scope) -
 def test_the_specimen_sees_only_light_that_is_on(small_scope: Scope, specimen: SpecimenPlan) -> None:
     frame = np.empty((256, 256), np.uint16)
     with VirtualScope(small_scope, specimen) as microscope:
-        microscope.light("color2")
+        microscope.switch_light("color2")
         assert microscope.illumination.observed() == ""
         microscope.expose(5.0, frame)
         bright = frame.mean()
@@ -371,7 +371,7 @@ def test_part_of_the_sensor_and_binning(make_scope: Callable[..., Scope], specim
     whole = np.empty((256, 256), np.uint16)
     with VirtualScope(make_scope(), specimen) as microscope:
         microscope.move_z(microscope.scope.focus.fixed_um)
-        microscope.light("color1")
+        microscope.switch_light("color1")
         assert microscope.move_xy(0.0, 0.0) == pytest.approx((0.0, 0.0), abs=0.02)
         microscope.expose(5.0, whole)
     scope = make_scope(("binning = 1", "binning = 2\nroi_px = [128, 64, 64, 128]"))
@@ -379,7 +379,7 @@ def test_part_of_the_sensor_and_binning(make_scope: Callable[..., Scope], specim
     part = np.empty((64, 32), np.uint16)
     with VirtualScope(scope, specimen) as microscope:
         microscope.move_z(scope.focus.fixed_um)
-        microscope.light("color1")
+        microscope.switch_light("color1")
         # The middle of this region lies 3.2 um to the right of the stage's position, on its height.
         assert microscope.move_xy(3.2, 0.0) == pytest.approx((3.2, 0.0), abs=0.02)
         assert microscope.link.xy_um() == pytest.approx((0.0, 0.0), abs=0.02)

@@ -146,7 +146,7 @@ def test_nothing_in_sight_where_the_focus_was_ends_the_run(bench: Bench, monkeyp
 def test_the_focus_is_looked_at_again_once_the_devices_were_loaded_anew(bench: Bench) -> None:
     with AcquisitionSession(bench.sample, bench.scope, bench.plan, bench.specimen) as session:
         session.take(bench.indices[:3])
-        session._retries.loaded += 1
+        session._retries.reload_count += 1
         bench.drift_um = lambda _x_um, _y_um: 4.0
         session.take(bench.indices[:6])
     assert bench.off_um(3, 6).max() <= ALLOWED_UM

@@ -196,9 +196,9 @@ def test_a_place_that_takes_too_long_is_given_up(
     with VirtualScope(scope, specimen) as microscope, microscope.focus_region(256) as frame_px:
         expose = microscope.expose
 
-        def slow(exposure_ms: float, out: Any, then_to_um: Any = None) -> Any:
+        def slow(exposure_ms: float, out: Any, next_position_um: Any = None) -> Any:
             time.sleep(0.06)
-            return expose(exposure_ms, out, then_to_um)
+            return expose(exposure_ms, out, next_position_um)
 
         monkeypatch.setattr(microscope, "expose", slow)
         monkeypatch.setattr("wbcpipe.acquire.focus.focuser._HEARTBEAT_S", 0.01)

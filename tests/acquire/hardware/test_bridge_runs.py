@@ -87,7 +87,7 @@ def test_bursts_and_focusing_go_over_the_bridge_too(
     take(samples[0], bridge.scope.with_sequencing("on"), 2, specimen)
     take(samples[1], bridge.headless.with_sequencing("off"), 2, specimen)
     assert_same_files(samples, 2)
-    assert "bursts_proven" in (samples[0].path / "log.jsonl").read_text(encoding="utf-8")
+    assert "sequencing_verified" in (samples[0].path / "log.jsonl").read_text(encoding="utf-8")
     surfaces = [(sample.raw_path() / "focus.json").read_bytes() for sample in samples]
     assert surfaces[0] == surfaces[1]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from wbcpipe.acquire.hardware.core_link import CoreLink
-from wbcpipe.acquire.hardware.microscope_lock import sole_driver
+from wbcpipe.acquire.hardware.microscope_lock import microscope_lock
 from wbcpipe.errors import HardwareBusyError
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 HOLDER = """
 import sys
 from wbcpipe.acquire.config.scope import load_scope
-from wbcpipe.acquire.hardware.microscope_lock import sole_driver
-with sole_driver(load_scope(sys.argv[1])):
+from wbcpipe.acquire.hardware.microscope_lock import microscope_lock
+with microscope_lock(load_scope(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -49,23 +49,23 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(real_scope: Sc
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         told = rf"small\.cfg is driven by another process \(process {process.pid}, -c\)"
-        with pytest.raises(HardwareBusyError, match=told), sole_driver(real_scope, wait_s=0.0):
+        with pytest.raises(HardwareBusyError, match=told), microscope_lock(real_scope, wait_s=0.0):
             pass
         process.kill()
         process.wait(10)
-    with sole_driver(real_scope, wait_s=0.0):
+    with microscope_lock(real_scope, wait_s=0.0):
         pass
 
 
 def test_whatever_loads_the_core_is_refused_beside_a_run(real_scope: Scope) -> None:
-    with sole_driver(real_scope):
+    with microscope_lock(real_scope):
         with pytest.raises(HardwareBusyError, match="is driven by another process"):
             CoreLink(real_scope)
     link = CoreLink(real_scope)
-    with pytest.raises(HardwareBusyError), sole_driver(real_scope, wait_s=0.0):
+    with pytest.raises(HardwareBusyError), microscope_lock(real_scope, wait_s=0.0):
         pass
     link.close()
-    with sole_driver(real_scope, wait_s=0.0):
+    with microscope_lock(real_scope, wait_s=0.0):
         pass
 
 
@@ -74,9 +74,14 @@ def test_a_micro_manager_is_known_by_its_port_and_a_virtual_scope_is_nobodys(
 ) -> None:
     first, second = over_bridge(real_scope, 5001), over_bridge(real_scope, 5002)
     virtual = make_scope()
-    with sole_driver(first), sole_driver(second), sole_driver(virtual), sole_driver(virtual, wait_s=0.0):
+    with (
+        microscope_lock(first),
+        microscope_lock(second),
+        microscope_lock(virtual),
+        microscope_lock(virtual, wait_s=0.0),
+    ):
         with (
             pytest.raises(HardwareBusyError, match="Micro-Manager on port 5001 is driven by another"),
-            sole_driver(over_bridge(virtual, 5001), wait_s=0.0),
+            microscope_lock(over_bridge(virtual, 5001), wait_s=0.0),
         ):
             pass

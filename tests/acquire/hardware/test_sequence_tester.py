@@ -142,13 +142,13 @@ def take(microscope: CoreMicroscope, scope: Scope, index: int, lights: tuple[str
     out = np.zeros((len(events), 128, 128), np.uint16)
     microscope.move_xy(field.x_um, field.y_um)
     microscope.move_z(7.0)
-    if microscope.can_burst(events):
-        microscope.burst(events, out)
+    if microscope.can_sequence(events):
+        microscope.expose_sequence(events, out)
     else:
         for event, frame in zip(events, out, strict=True):
-            microscope.light(event.modality)
+            microscope.switch_light(event.modality)
             microscope.expose(event.exposure_ms, frame)
-    microscope.finish()
+    microscope.wait_for_frames()
     return [record_of(frame) for frame in out]
 
 
@@ -177,9 +177,9 @@ def test_commands_are_obeyed_after_a_burst(tmp_path: Path) -> None:
     with CoreMicroscope(scope) as microscope:
         take(microscope, scope, 0, MODALITIES)
         for light in ("color3", "color1"):
-            microscope.light(light)
+            microscope.switch_light(light)
             microscope.expose(2.5, frame)
-            microscope.finish()
+            microscope.wait_for_frames()
             record = record_of(frame)
             assert record[CAMERA][2] is False
             assert state_of(record)["TSwitcher-0", "Position"] == STATES[light]

@@ -46,8 +46,8 @@ def burst(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> NDArr
     out = np.zeros((len(events), 256, 256), np.uint16)
     microscope.move_xy(events[0].x_um, events[0].y_um)
     microscope.move_z(events[0].z_um)
-    microscope.burst(events, out)
-    microscope.finish()
+    microscope.expose_sequence(events, out)
+    microscope.wait_for_frames()
     return out
 
 
@@ -56,9 +56,9 @@ def by_command(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> 
     microscope.move_xy(events[0].x_um, events[0].y_um)
     microscope.move_z(events[0].z_um)
     for event, frame in zip(events, out, strict=True):
-        microscope.light(event.modality)
+        microscope.switch_light(event.modality)
         microscope.expose(event.exposure_ms, frame)
-    microscope.finish()
+    microscope.wait_for_frames()
     return out
 
 
@@ -77,18 +77,18 @@ def test_files_are_those_of_switching_by_command(
         with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen) as session:
             assert isinstance(session.microscope, VirtualScope)
             bursts: list[int] = []
-            start_burst = session.microscope.link.start_burst
+            start_sequence = session.microscope.link.start_sequence
 
             def spied(
                 n_frames: int,
                 timeout_s: float,
                 bursts: list[int] = bursts,
-                start: Callable[[int, float], None] = start_burst,
+                start: Callable[[int, float], None] = start_sequence,
             ) -> None:
                 bursts.append(n_frames)
                 start(n_frames, timeout_s)
 
-            monkeypatch.setattr(session.microscope.link, "start_burst", spied)
+            monkeypatch.setattr(session.microscope.link, "start_sequence", spied)
             session.take(range(3))
             assert bursts == ([3, 4, 4, 4] if sequencing == "auto" else [])  # the first proves that light follows
         fields[sequencing] = [read_field(path) for path in fields_on_disk(sample.raw_path()).values()]
@@ -108,8 +108,8 @@ def test_any_modalities_in_a_burst_and_commands_in_between(
     bright, whole = events_at(scope, 0, MODALITIES[:3]), events_at(scope, 1)
     with VirtualScope(scope, specimen) as microscope:
         expected = by_command(microscope, bright)
-        assert microscope.can_burst(bright)
-        assert not microscope.can_burst(whole[3:]), "one frame needs no burst"
+        assert microscope.can_sequence(bright)
+        assert not microscope.can_sequence(whole[3:]), "one frame needs no burst"
         np.testing.assert_array_equal(burst(microscope, bright), expected)
         np.testing.assert_array_equal(by_command(microscope, bright), expected)
         four = burst(microscope, whole)
@@ -168,7 +168,7 @@ def test_hardware_that_cannot_is_named(
         VirtualScope(make_scope(change, sequencing="on"), specimen)
     scope = make_scope(change, sequencing="auto")
     with VirtualScope(scope, specimen) as microscope:
-        assert not microscope.can_burst(events_at(scope))
+        assert not microscope.can_sequence(events_at(scope))
 
 
 def test_equal_exposures_need_no_camera_that_steps(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
@@ -217,18 +217,18 @@ def test_a_dropped_frame_ends_the_burst_and_the_next_one_works(
     events = events_at(scope)
     with VirtualScope(scope, specimen) as microscope:
         link = microscope.link
-        start_burst = link.start_burst
+        start_sequence = link.start_sequence
         if lost < 4:
-            link.start_burst = lambda n_frames, timeout_s: start_burst(n_frames - lost, timeout_s)  # type: ignore[method-assign]
+            link.start_sequence = lambda n_frames, timeout_s: start_sequence(n_frames - lost, timeout_s)  # type: ignore[method-assign]
         else:
-            link.start_burst = lambda n_frames, timeout_s: None  # type: ignore[method-assign]
+            link.start_sequence = lambda n_frames, timeout_s: None  # type: ignore[method-assign]
         start_s = time.monotonic()
         with pytest.raises(DroppedFrameError, match=f"the camera gave {4 - lost} of the 4 frames of a burst"):
             burst(microscope, events)
         assert time.monotonic() - start_s < scope.reliability.camera_timeout_s / 2, "seen at once, not at the deadline"
         assert not link.shutter_is_open()
         assert not link.sequences.playing
-        link.start_burst = start_burst  # type: ignore[method-assign]
+        link.start_sequence = start_sequence  # type: ignore[method-assign]
         microscope.recover()
         taken = by_command(microscope, events[:3])
         np.testing.assert_array_equal(burst(microscope, events)[:3], taken)
@@ -302,7 +302,7 @@ def test_the_shutter_closes_whatever_fails_in_a_burst(make_scope: Callable[..., 
         microscope.move_z(events_at(scope)[0].z_um)
         z_um, link.z_um = link.z_um, failing  # type: ignore[method-assign]
         with pytest.raises(HardwareError, match="fell silent"):
-            microscope.burst(events_at(scope), np.zeros((4, 256, 256), np.uint16))
+            microscope.expose_sequence(events_at(scope), np.zeros((4, 256, 256), np.uint16))
         link.z_um = z_um  # type: ignore[method-assign]
         assert seen[0], "open while exposing"
         assert not link.shutter_is_open()
@@ -318,7 +318,7 @@ def test_an_overflowing_buffer_is_an_error(make_scope: Callable[..., Scope]) -> 
         with pytest.raises(HardwareError, match=r"buffer holds 8 frames, a burst has 9; enlarge it"):
             link.prepare_buffer(9)
         link.set_exposure(1.0)
-        link.start_burst(20, 5.0)
+        link.start_sequence(20, 5.0)
         while link._call("is_sequence_running"):
             time.sleep(0.01)
         for _ in range(8):
@@ -326,7 +326,7 @@ def test_an_overflowing_buffer_is_an_error(make_scope: Callable[..., Scope]) -> 
             link.next_frame((256, 256))
         with pytest.raises(HardwareError, match="overflowed: frames of this burst are lost"):
             link.wait_frame(time.monotonic() + 1)
-        link.end_burst(5.0)
+        link.end_sequence(5.0)
 
 
 def test_calls_with_a_deadline_share_one_thread() -> None:

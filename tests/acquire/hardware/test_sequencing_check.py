@@ -82,7 +82,7 @@ def test_a_light_that_does_not_follow_is_switched_by_command(
             session.take(range(2))
     one, other = ([read_field(path)[0] for path in fields_on_disk(sample.raw_path()).values()] for sample in samples)
     np.testing.assert_array_equal(one, other)
-    (event,) = [event for event in events_of(samples[0]) if event["event"] == "bursts_refused"]
+    (event,) = [event for event in events_of(samples[0]) if event["event"] == "sequencing_disabled"]
     assert "is the light source triggered by the camera?" in event["reason"]
 
 

@@ -82,7 +82,7 @@ def test_a_failing_exposure_and_every_exit_leave_it_dark(
             pycromanager.stop_headless()
 
     with VirtualScope(scope, specimen) as microscope:
-        microscope.light("fluorescence")
+        microscope.switch_light("fluorescence")
         monkeypatch.setattr(microscope.link, "image", fail)
         with pytest.raises(HardwareError, match="planted"):
             microscope.expose(1.0, np.empty((256, 256), np.uint16))
