@@ -1,4 +1,4 @@
-"""The command line, and ``run``: the four stages in order."""
+"""``run``: the four stages in order; and the end of every command."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import json
 import os
 import sys
 import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import click
 
 from wbcpipe.cli.commands import cli
 from wbcpipe.cli.options import (
+    already_stained_option,
     data_option,
     deadline_option,
     device_option,
     engine_option,
     json_option,
+    options_into,
     scope_option,
     sequencing_option,
     specimen_options,
@@ -32,10 +35,77 @@ if TYPE_CHECKING:
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.report.differential import Differential
     from wbcpipe.samples.sample import Sample
-    from wbcpipe.scan.live_count import PrecisionTarget
     from wbcpipe.scan.request import ScanRequest
+    from wbcpipe.scan.targets import PrecisionTarget
 
-__all__ = ["cli", "main", "run"]
+__all__ = ["ModelChoice", "RunOptions", "cli", "main", "run"]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model classifies the cells, and what computes it.
+
+    Attributes:
+        bundle: name or path of the model, or ``auto``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        engine: ``auto``, ``torch`` or ``openvino``; see `classify.inference.select_engine`.
+    """
+
+    bundle: str = "auto"
+    device: str = "auto"
+    engine: str = "auto"
+
+
+def run(
+    sample: Sample, request: ScanRequest | None, *, kind: str, model: ModelChoice, reporter: Reporter
+) -> Differential:
+    """Run the four stages of one sample, in order; each does only what is missing.
+
+    Args:
+        sample: the sample directory.
+        request: scope, plan and targets; ``None`` for imported images.
+        kind: ``scope``, ``stained-rgb`` or ``stack``: selects the bundle for ``auto``.
+        model: the model, and what computes it.
+        reporter: shows progress.
+
+    Returns:
+        The differential that the report shows.
+
+    Raises:
+        WbcpipeError: any error of the stages; the same call resumes.
+    """
+    from wbcpipe.classify.inference.classifier import classify_sample
+    from wbcpipe.classify.models.bundle import find_bundle
+    from wbcpipe.report.stage import write_report
+    from wbcpipe.scan.loop import acquire_and_segment, unmet_targets
+    from wbcpipe.scan.request import check_request
+    from wbcpipe.scan.targets import check_targets
+
+    # First of all: a missing model or engine must not cost a night.
+    reporter.say("loading the model")
+    bundle = find_bundle(model.bundle, kind=kind)
+    if (model.device, model.engine) != ("auto", "auto"):
+        from wbcpipe.classify.inference.engine import check_engine
+
+        check_engine(model.device, model.engine)
+    if request is not None:
+        check_targets(request.precision, bundle.info.classes, bundle.info.name)
+        check_request(sample, request)
+
+    def classified(done: int, total: int) -> None:
+        reporter.update("cells classified", done, total)
+
+    computed_by = {"device": model.device, "engine": model.engine}
+    scan = functools.partial(acquire_and_segment, sample, request, bundle, reporter=reporter, **computed_by)
+    classify = functools.partial(classify_sample, sample, bundle, progress=classified, **computed_by)
+    with sample.lock("run"), sample.log_failure("run"):
+        outcome = scan()  # stages 1 and 2 overlap
+        classify()  # stage 3
+        while outcome is not None and (unmet := unmet_targets(sample, request, outcome)):
+            reporter.say(f"the final count misses a target, so the scan continues: {unmet}")
+            outcome = scan(at_least=outcome.fields_done + 1)
+            classify()
+        return write_report(sample)  # stage 4
 
 
 class _Precision(click.ParamType["PrecisionTarget"]):
@@ -44,7 +114,7 @@ class _Precision(click.ParamType["PrecisionTarget"]):
     name = "precision"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> PrecisionTarget:
-        from wbcpipe.scan.live_count import PrecisionTarget, parse_target
+        from wbcpipe.scan.targets import PrecisionTarget, parse_target
 
         if isinstance(value, PrecisionTarget):
             return value
@@ -57,77 +127,43 @@ class _Precision(click.ParamType["PrecisionTarget"]):
 PRECISION: Final = _Precision()
 
 
-def run(
-    sample: Sample,
-    request: ScanRequest | None,
-    *,
-    kind: str,
-    bundle: str,
-    device: str = "auto",
-    engine: str = "auto",
-    reporter: Reporter,
-) -> Differential:
-    """The four stages of one sample, in order; each does only what is missing.
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of ``run``, by their names on the command line; see its help."""
 
-    Args:
-        sample: where everything is kept.
-        request: scope, plan and how much to take; ``None`` for imported pictures.
-        kind: ``scope``, ``stained-rgb`` or ``stack``: what ``auto`` chooses the bundle by.
-        bundle: name or path of the model, or ``auto``.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        engine: what runs the network, see `classify.inference.engine.engine_for`.
-        reporter: shows progress.
-
-    Raises:
-        WbcpipeError: any of the stages' errors; the same call goes on where it stopped.
-    """
-    from wbcpipe.classify.inference.classifier import classify_sample
-    from wbcpipe.classify.models.bundle import find_bundle
-    from wbcpipe.report.stage import write_report
-    from wbcpipe.scan.live_count import check_targets
-    from wbcpipe.scan.loop import acquire_and_segment, falls_short
-    from wbcpipe.scan.request import check_request
-
-    # First of all: a model or an engine that is not there should not cost a night.
-    model = find_bundle(bundle, kind=kind)
-    if (device, engine) != ("auto", "auto"):
-        from wbcpipe.classify.inference.engine import check_engine
-
-        check_engine(device, engine)
-    if request is not None:
-        check_targets(request.precision, model.info.classes, model.info.name)
-        check_request(sample, request)
-
-    def classified(done: int, total: int) -> None:
-        reporter.update("cells classified", done, total)
-
-    take = functools.partial(acquire_and_segment, sample, request, model, device=device, engine=engine)
-    call = functools.partial(classify_sample, sample, model, device=device, engine=engine, progress=classified)
-    with sample.lock("run"), sample.log_failure("run"):
-        end = take(reporter=reporter)  # stages 1 and 2 overlap
-        call()  # stage 3
-        while end is not None and (short := falls_short(sample, request, end)):
-            reporter.say(f"the final count falls short, so the scan goes on: {short}")
-            end = take(reporter=reporter, at_least=end.fields_done + 1)
-            call()
-        return write_report(sample)  # stage 4
+    name: str
+    scope_name: str
+    slot: str
+    protocol: Literal["one-pass", "two-pass"] | None
+    already_stained: bool
+    cells: int | None
+    precision: tuple[PrecisionTarget, ...]
+    fields: int | None
+    deadline_s: float | None
+    sequencing: Literal["auto", "on", "off"] | None
+    bundle: str
+    device: str
+    engine: str
+    specimen_seed: int | None
+    specimen_preparation: str | None
+    data: Path | None
+    as_json: bool
 
 
 @click.command("run")
-@click.option("--sample", "name", required=True, metavar="NAME", help="Sample to make, or to go on with.")
+@click.option("--sample", "name", required=True, metavar="NAME", help="The sample to create or to resume.")
 @scope_option
-@click.option("--slot", default="A", show_default=True, help="The slide's place in the stage insert.")
+@click.option("--slot", default="A", show_default=True, help="Slot of the stage insert that holds the slide.")
 @click.option(
-    "--pass",
-    "passes",
-    type=click.Choice(["single", "both"]),
-    help="All four frames at once, or bright field, the stain and fluorescence [as begun, else single].",
+    "--protocol",
+    type=click.Choice(["one-pass", "two-pass"]),
+    help="All four modalities at each field, or bright field, stain, fluorescence [as started, else one-pass].",
 )
-@click.option("--stained", is_flag=True, help="With --pass both: the slide is stained already; do not stain it.")
+@already_stained_option
 @click.option(
     "--cells",
     type=click.IntRange(min=1),
-    help="Cells to count, in 16 fields or more [200, unless --precision is given].",
+    help="Number of cells to count, in 16 fields or more [200, unless --precision is given].",
 )
 @click.option(
     "--precision",
@@ -136,7 +172,7 @@ def run(
     metavar="CLASS:H%",
     help="Count until the 95 % interval of the class's share is the share +- H percentage points; may be repeated.",
 )
-@click.option("--fields", type=click.IntRange(min=1), help="Take exactly so many fields instead.")
+@click.option("--fields", type=click.IntRange(min=1), help="Take exactly this number of fields instead.")
 @deadline_option
 @sequencing_option
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of the model.")
@@ -145,36 +181,19 @@ def run(
 @specimen_options
 @data_option
 @json_option
-def run_command(
-    name: str,
-    scope_name: str,
-    slot: str,
-    passes: str | None,
-    stained: bool,
-    cells: int | None,
-    precision: tuple[PrecisionTarget, ...],
-    fields: int | None,
-    deadline_s: float | None,
-    sequencing: Literal["auto", "on", "off"] | None,
-    bundle: str,
-    device: str,
-    engine: str,
-    specimen_seed: int | None,
-    specimen_preparation: str | None,
-    data: Path | None,
-    as_json: bool,
-) -> None:
-    """From slide to differential in one go: acquire, segment, classify, report.
+@options_into(RunOptions)
+def run_command(options: RunOptions) -> None:
+    """Go from slide to differential in one command: acquire, segment, classify, report.
 
-    Fields are segmented while the stage moves on, until enough cells are counted. Stopped anywhere, the same command
-    goes on and ends in the same result; run again when complete, it only shows it, and tries the fields that were
-    missing once more. A sample that was imported skips the microscope.
+    Fields are segmented while the stage moves, until enough cells are counted. If the run stops, the same command
+    resumes it and gives the same result. Run again on a finished sample, it tries the missing fields once more and
+    shows the result. An imported sample needs no microscope.
 
     \b
     Examples:
       wbcpipe run --sample demo                            a virtual slide on a real Micro-Manager core
       wbcpipe run --sample S001 --scope my-scope.toml --slot B --cells 400
-      wbcpipe run --sample S001 --pass both
+      wbcpipe run --sample S001 --protocol two-pass
       wbcpipe run --sample S001 --precision NEU:5% --precision EOS:2% --deadline 06:30
     """
     from rich.console import Console
@@ -184,54 +203,62 @@ def run_command(
     from wbcpipe.report.tables import print_differential
     from wbcpipe.samples.sample import Sample, data_root
 
-    sample = Sample.open(data_root(data), name)
+    sample = Sample.open(data_root(options.data), options.name)
     kind = str(sample.info().get("kind", "scope")) if sample.exists() else "scope"
-    request = None
-    if kind == "scope":
-        from wbcpipe.acquire.cli import specimen_for
-        from wbcpipe.acquire.config.scope import load_scope
-        from wbcpipe.acquire.plan import AcquisitionPlan
-        from wbcpipe.scan.request import ScanRequest
-
-        scope = load_scope(scope_name).with_sequencing(sequencing)
-        plan = AcquisitionPlan.from_scope(scope, slot)
-        specimen = specimen_for(scope, specimen_seed, specimen_preparation)
-        cells = 200 if cells is None and not precision else cells
-        begun = str(sample.info().get("protocol", "single")) if sample.exists() else "single"
-        two_pass = passes == "both" or (passes is None and begun == "two-pass")
-        request = ScanRequest(
-            scope, plan, specimen, cells, fields, precision, deadline_s, two_pass=two_pass, stained=stained
-        )
-    with Reporter(quiet=as_json) as reporter:
-        run(sample, request, kind=kind, bundle=bundle, device=device, engine=engine, reporter=reporter)
-    if as_json:
+    request = _scan_request(sample, options) if kind == "scope" else None
+    model = ModelChoice(options.bundle, options.device, options.engine)
+    with Reporter(quiet=options.as_json) as reporter:
+        run(sample, request, kind=kind, model=model, reporter=reporter)
+    if options.as_json:
         click.echo(json.dumps(read_document(sample)))
     else:
         print_differential(read_document(sample), document_paths(sample), Console(highlight=False))
 
 
+def _scan_request(sample: Sample, options: RunOptions) -> ScanRequest:
+    """Return what the options ask for; a sample that exists keeps its protocol."""
+    from wbcpipe.acquire.cli import specimen_for
+    from wbcpipe.acquire.config.scope import load_scope
+    from wbcpipe.acquire.plan import AcquisitionPlan
+    from wbcpipe.scan.request import ScanRequest
+
+    scope = load_scope(options.scope_name).with_sequencing(options.sequencing)
+    started = str(sample.info().get("protocol", "single")) if sample.exists() else "single"
+    return ScanRequest(
+        scope=scope,
+        plan=AcquisitionPlan.from_scope(scope, options.slot),
+        specimen=specimen_for(scope, options.specimen_seed, options.specimen_preparation),
+        cells=200 if options.cells is None and not options.precision else options.cells,
+        fields=options.fields,
+        precision=options.precision,
+        deadline_s=options.deadline_s,
+        two_pass=(options.protocol or started) == "two-pass",
+        already_stained=options.already_stained,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and end the process with the exit code that belongs to what happened."""
+    """Run the command line and end the process with the exit code of the result."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments or bool(os.environ.get("WBCPIPE_DEBUG"))
     install_sigint_handler()
     try:
-        # With standalone_mode off, click returns the code of `ctx.exit`, and what a command returns: here nothing.
+        # With standalone_mode off, click returns the code of `ctx.exit`, or what a command returns: here nothing.
         code = cli.main(args=list(arguments), prog_name="wbcpipe", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(_fail(InterruptedRunError("stopped by the operator; the same command goes on."), debug))
+        sys.exit(_fail(InterruptedRunError("stopped by the operator; run the same command again to resume."), debug))
     except WbcpipeError as error:
         sys.exit(_fail(error, debug))
-    except Exception as error:  # noqa: BLE001 - the outermost boundary: whatever comes here is a defect
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: an error of another type is a defect
         sys.exit(_fail(error, debug))
 
 
 def _fail(error: BaseException, debug: bool) -> int:
-    """Tell of ``error``; gives the exit code, which no further Ctrl-C takes away."""
+    """Print ``error`` and return its exit code; a further Ctrl-C cannot change the code."""
     ignore_sigint()
     if debug:
         traceback.print_exception(error)

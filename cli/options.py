@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they mean and say the same everywhere."""
+"""Options that several commands share, with one meaning and one help text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "already_stained_option",
     "data_option",
     "deadline_option",
     "deadline_time",
@@ -34,14 +35,14 @@ _CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})")
 
 
 def deadline_time(text: str, now: datetime) -> datetime:
-    """When a deadline comes that is given as a span from now, or as a time of day, today or tomorrow.
+    """Return the time of a deadline given as a span from now, or as a time of day, today or tomorrow.
 
     Args:
         text: such as ``90m``, ``2h``, ``1h30m``, ``45s``, or ``06:30``.
         now: local time.
 
     Raises:
-        ValueError: it is neither; the text says what is allowed.
+        ValueError: the text is neither; the error says what is allowed.
 
     >>> evening = datetime(2026, 11, 22, 22, 0)
     >>> str(deadline_time("1h30m", evening)), str(deadline_time("06:30", evening))
@@ -50,18 +51,18 @@ def deadline_time(text: str, now: datetime) -> datetime:
     if clock := _CLOCK.fullmatch(text):
         hour, minute = int(clock[1]), int(clock[2])
         if hour > 23 or minute > 59:
-            raise ValueError(f"{text!r} is no time of day: give 00:00 to 23:59")
+            raise ValueError(f"{text!r} is not a time of day: give 00:00 to 23:59")
         at = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
         return at if at > now else at + timedelta(days=1)
     span = _DURATION.fullmatch(text)
     if span is None or not text:
         raise ValueError(
-            f"{text!r} is no deadline: give a span such as 90m, 2h or 1h30m, or a time of day such as 06:30"
+            f"{text!r} is not a deadline: give a span such as 90m, 2h or 1h30m, or a time of day such as 06:30"
         )
     hours, minutes, seconds = (int(number or 0) for number in span.groups())
     length = timedelta(hours=hours, minutes=minutes, seconds=seconds)
     if not length:
-        raise ValueError(f"{text!r} leaves no time at all: give a longer span, such as 90m")
+        raise ValueError(f"{text!r} is a span of zero: give a longer one, such as 90m")
     return now + length
 
 
@@ -107,7 +108,7 @@ def options_into(kind: type[_Options]) -> Callable[[Callable[[_Options], None]],
 data_option: Final = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder that holds the samples; else $WBCPIPE_DATA, else ./wbc-data.",
+    help="Folder of the samples; default $WBCPIPE_DATA, else ./wbc-data.",
 )
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 sample_option: Final = click.option("--sample", "name", required=True, metavar="NAME", help="The sample.")
@@ -122,10 +123,13 @@ pass_option: Final = click.option(
     show_default=True,
     help="All four frames at once; or bright field before the stain, fluorescence after it, or both in one go.",
 )
+already_stained_option: Final = click.option(
+    "--already-stained", is_flag=True, help="With --protocol two-pass: the slide is stained; do not stain it."
+)
 sequencing_option: Final = click.option(
     "--sequencing",
     type=click.Choice(["auto", "on", "off"]),
-    help="Take a field's frames in one burst that the hardware times; the files are the same [as the scope file says].",
+    help="Take the frames of a field in one hardware sequence; the files are the same [as in the scope file].",
 )
 device_option: Final = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
@@ -136,14 +140,14 @@ engine_option: Final = click.option(
     type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
     default="auto",
     show_default=True,
-    help="What runs the network; auto takes torch on a GPU, else OpenVINO, else torch.",
+    help="Inference engine; auto takes torch on a GPU, else OpenVINO, else torch.",
 )
 deadline_option: Final = click.option(
     "--deadline",
     "deadline_s",
     type=_Deadline(),
     metavar="SPAN|HH:MM",
-    help="Begin no field after this: 90m, 2h or 1h30m from now, or a time of day. What is there is finished.",
+    help="Start no field after this: 90m, 2h or 1h30m from now, or a time of day. Fields already taken are processed.",
 )
 
 

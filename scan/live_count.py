@@ -9,21 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
-from scipy.special import betaincinv
 
 from wbcpipe.classify.models.classes import BATCH_SIZE
-from wbcpipe.errors import ConfigError, SampleStateError
-from wbcpipe.report.differential import ADULT, REJECTED, UNIDENTIFIED, clopper_pearson, count_cells
+from wbcpipe.errors import SampleStateError
+from wbcpipe.report.differential import REJECTED, UNIDENTIFIED, count_cells
 from wbcpipe.samples.cell_store import QcFlag
-from wbcpipe.samples.scan_outcome import PrecisionReached
 from wbcpipe.system.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,159 +30,10 @@ if TYPE_CHECKING:
     from wbcpipe.report.differential import Tally
     from wbcpipe.segment.field_cells import FieldCells
 
-__all__ = [
-    "LiveCount",
-    "PrecisionTarget",
-    "cells_for_half_width",
-    "cells_for_likely_share",
-    "check_targets",
-    "half_width_percent",
-    "parse_target",
-    "precision_reached",
-]
+__all__ = ["LiveCount"]
 
 #: Flags that a field alone gives; blurred cells and most dirt are known only beside the others.
 _NEVER_COUNTED: Final = np.uint16(sum(flag.value for flag in REJECTED if flag != QcFlag.BLURRED))
-_NARROWEST_PERCENT: Final = 0.5
-_WIDEST_PERCENT: Final = 49.0
-
-
-@dataclass(frozen=True)
-class PrecisionTarget:
-    """How precisely the share of a class shall be known.
-
-    Attributes:
-        name: of the class.
-        half_width_percent: largest half-width of its 95 % interval, in percentage points.
-    """
-
-    name: str
-    half_width_percent: float
-
-
-def parse_target(text: str) -> PrecisionTarget:
-    """Read ``NEU:5%``; the per cent sign may be left out.
-
-    Raises:
-        ValueError: it is not of that form, or the half-width is outside 0.5 to 49 %.
-
-    >>> parse_target("NEU:5%")
-    PrecisionTarget(name='NEU', half_width_percent=5.0)
-    """
-    name, colon, number = text.strip().partition(":")
-    try:
-        width = float(number.strip().removesuffix("%"))
-    except ValueError:
-        width = float("nan")
-    if not name or not colon or width != width:
-        raise ValueError(f"{text!r} is no precision: give CLASS:H%, such as NEU:5%")
-    if not _NARROWEST_PERCENT <= width <= _WIDEST_PERCENT:
-        raise ValueError(
-            f"{text!r}: a half-width of {width:g} % is refused; give {_NARROWEST_PERCENT:g} to {_WIDEST_PERCENT:g} "
-            "percentage points"
-        )
-    return PrecisionTarget(name.strip(), width)
-
-
-def check_targets(targets: Sequence[PrecisionTarget], classes: Sequence[str], bundle: str) -> None:
-    """See that every target names a class of the bundle, once.
-
-    Raises:
-        ConfigError: one does not; the text lists the classes.
-    """
-    names = [target.name for target in targets]
-    for name in names:
-        if name not in classes:
-            raise ConfigError(
-                f"--precision {name}: the bundle {bundle!r} calls {', '.join(classes)}; name one of these, or choose "
-                "another --bundle."
-            )
-        if names.count(name) > 1:
-            raise ConfigError(f"--precision {name} is given {names.count(name)} times; give each class once.")
-
-
-def half_width_percent(count: int, total: int) -> float:
-    """Half of the 95 % Clopper-Pearson interval of ``count`` in ``total``, in percentage points; 50 for none.
-
-    >>> round(half_width_percent(120, 200), 2)
-    7.0
-    """
-    low, high = clopper_pearson(count, total)
-    return (high - low) / 2
-
-
-def cells_for_half_width(count: int, total: int, half_width: float) -> int:
-    """How many cells must be counted for a share to be known so precisely, if it stays what it is.
-
-    Args:
-        count: cells of the class so far.
-        total: cells counted so far; with none, half of them are taken to be of the class, which needs most.
-        half_width: of the 95 % Clopper-Pearson interval, in percentage points.
-
-    Returns:
-        ``total`` or less only if it is that precise already.
-
-    >>> cells_for_half_width(120, 200, 5.0)
-    387
-    >>> cells_for_half_width(0, 0, 5.0)
-    402
-    >>> cells_for_half_width(120, 200, 7.0)
-    200
-    """
-    if total and half_width_percent(count, total) <= half_width:
-        return total
-    return _cells_for_share(count / total if total else 0.5, half_width, more_than=total)
-
-
-def cells_for_likely_share(name: str, half_width: float) -> int:
-    """How many cells a share may need to be known so precisely, before any is counted.
-
-    That depends on the share, most at a half. It is taken to lie anywhere from the lower end of the adults' reference
-    interval to twice its upper end; of a class without an interval, anywhere.
-
-    Args:
-        name: of the class.
-        half_width: of the 95 % Clopper-Pearson interval, in percentage points.
-
-    >>> cells_for_likely_share("NEU", 5.0), cells_for_likely_share("EOS", 2.0)
-    (402, 1063)
-    """
-    low, high = ADULT.percent.get(name, (0.0, 50.0))
-    return _cells_for_share(min(max(50.0, low), 2 * high) / 100, half_width)
-
-
-def _cells_for_share(share: float, half_width: float, more_than: int = 0) -> int:
-    """The least number of cells, beyond ``more_than``, of which the share's interval is no wider than that."""
-
-    def too_few(cells: int) -> bool:
-        # The interval's bounds run smoothly through counts that are no whole numbers.
-        part = share * cells
-        low = float(betaincinv(part, cells - part + 1, 0.025)) if part > 0 else 0.0
-        high = float(betaincinv(part + 1, cells - part, 0.975)) if part < cells else 1.0
-        return 50 * (high - low) > half_width
-
-    enough = more_than + 1
-    while too_few(enough):
-        enough *= 2
-    few = max(more_than, enough // 2)
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        few, enough = (middle, enough) if too_few(middle) else (few, middle)
-    return enough
-
-
-def precision_reached(targets: Sequence[PrecisionTarget], counts: Mapping[str, int]) -> tuple[PrecisionReached, ...]:
-    """How each target stands with the cells counted per class."""
-    total = sum(counts.values())
-    return tuple(
-        PrecisionReached(
-            target.name,
-            round(100 * counts[target.name] / total, 4) if total else None,
-            round(half_width_percent(counts[target.name], total), 4),
-            target.half_width_percent,
-        )
-        for target in targets
-    )
 
 
 class _Stage(Protocol):

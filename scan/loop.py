@@ -1,4 +1,4 @@
-"""Stages 1 and 2 at the same time: fields are segmented while the stage moves on, until enough cells are counted."""
+"""Acquire and segment at the same time, until enough cells are counted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.errors import AcquisitionError, FrameFileError, HardwareError
 from wbcpipe.samples.fields import fields_on_disk, read_info, whole_fields
 from wbcpipe.samples.scan_outcome import clock_text, earliest_deadline_s
-from wbcpipe.scan.live_count import LiveCount, cells_for_half_width, precision_reached
-from wbcpipe.scan.request import CALIBRATION_FIELDS
+from wbcpipe.scan.live_count import LiveCount
+from wbcpipe.scan.request import STATISTICS_FIELDS
+from wbcpipe.scan.targets import cells_for_half_width, precision_reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,38 +32,38 @@ __all__ = [
     "Segmenter",
     "SlideFields",
     "acquire_and_segment",
-    "falls_short",
     "scan_until",
+    "unmet_targets",
 ]
 
 
 class FieldSource(Protocol):
-    """Takes planned fields, in order.
+    """Take planned fields, in order.
 
     Attributes:
-        ended: the deadline has passed; fields that are not there will not come.
+        deadline_passed: no further field will be taken.
     """
 
-    ended: bool
+    deadline_passed: bool
 
     def take(self, wanted: int) -> Iterator[int | None]:
-        """See that the first ``wanted`` planned fields are on disk.
+        """Take those of the first ``wanted`` planned fields that are not on disk.
 
         Yields:
-            The index of each of them as it becomes available, in order; ``None`` for one that is missing or empty.
+            The index of each field when it is available, in order; ``None`` for a missing or empty field.
         """
         ...
 
-    def reached(self, wanted: int) -> int:
-        """How many of the first ``wanted`` fields are taken, empty or missing."""
+    def settled(self, wanted: int) -> int:
+        """Count those of the first ``wanted`` fields that are taken, empty or missing."""
         ...
 
 
 class Segmenter(Protocol):
-    """Turns fields into cells."""
+    """Turn fields into cells."""
 
     def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
-        """Estimate what all fields share, for good or, without ``keep``, for this time."""
+        """Estimate the statistics of the slide; without ``keep`` they are not stored."""
         ...
 
     def process(self, index: int) -> object:
@@ -74,15 +75,15 @@ def scan_until(
     source: FieldSource,
     segmenter: Segmenter,
     *,
-    decide: Callable[[int], int],
+    next_target: Callable[[int], int],
     progress: Callable[[int, int], None],
 ) -> list[int]:
-    """Take and segment fields until ``decide`` asks for no more.
+    """Take and segment fields until ``next_target`` asks for no more.
 
     Args:
         source: takes the fields.
         segmenter: segments them.
-        decide: from the fields looked at so far to the number of fields to have.
+        next_target: maps the number of fields examined so far to the number of fields to have.
         progress: called with fields done and fields wanted.
 
     Returns:
@@ -90,56 +91,58 @@ def scan_until(
     """
     done: list[int] = []
     waiting: list[int] = []
-    looked_at, calibrated = 0, False
-    while not source.ended and (wanted := decide(looked_at)) > looked_at:
+    examined, calibrated = 0, False
+    while not source.deadline_passed and (wanted := next_target(examined)) > examined:
         position = 0
         for index in source.take(wanted):
             position += 1
-            if position <= looked_at:
+            if position <= examined:
                 continue
             if index is not None:
                 waiting.append(index)
-            enough = len(waiting) >= CALIBRATION_FIELDS
+            enough = len(waiting) >= STATISTICS_FIELDS
             if not calibrated and waiting and (enough or position >= wanted):
-                # From fewer fields than it would have had without the deadline, it holds for this report only.
-                segmenter.calibrate(list(waiting), keep=enough or not source.ended)
+                # A deadline that left too few fields gives statistics that hold for this report only.
+                segmenter.calibrate(list(waiting), keep=enough or not source.deadline_passed)
                 calibrated = True
             while calibrated and waiting:
                 done.append(waiting.pop(0))
                 segmenter.process(done[-1])
-            progress(source.reached(position), wanted)
-        looked_at = wanted
+            progress(source.settled(position), wanted)
+        examined = wanted
     return done
 
 
 class SlideFields:
-    """Fields of a slide: those on disk at once, the others from a worker that is started when first needed.
+    """Fields of a slide: those on disk at once, the others from a worker that starts when it is needed.
 
-    Fields that an earlier run could not take are tried again, once: what hindered it may have been put right.
+    A field that an earlier run could not take is tried once more: the cause may have been removed.
 
     Args:
         sample: its lock is held by the caller.
         request: what to take.
-        say: told in words what is being done.
-        again: try those fields; if not, they stay missing.
+        say: receives a line of text for each step.
+        retry_missing: try the missing fields again; otherwise they stay missing.
     """
 
-    def __init__(self, sample: Sample, request: ScanRequest, say: Callable[[str], None], *, again: bool = True) -> None:
+    def __init__(
+        self, sample: Sample, request: ScanRequest, say: Callable[[str], None], *, retry_missing: bool = True
+    ) -> None:
         self._sample = sample
         self._request = request
         self._say = say
-        self.ended = False
+        self.deadline_passed = False
         self._deadline_s = request.deadline_s
         self._worker: AcquisitionWorker | None = None
         self._closing = contextlib.ExitStack()
         self._raw = sample.raw_path(request.last_pass)
         first = sample.raw_path(request.first_pass)
         without = set(read_empty(first))
-        if request.two_pass:  # the slide is stained: what has no bright field will have none
-            without |= set(range(request.room)).difference(fields_on_disk(first))
+        if request.two_pass:  # after the stain no bright field can be added
+            without |= set(range(request.max_fields)).difference(fields_on_disk(first))
         self._known = dict.fromkeys(without, False) | dict.fromkeys(self._whole(), True)
         self._missing = set(read_missing(self._raw)).difference(self._known)
-        if not again:
+        if not retry_missing:
             self._give_up_missing()
 
     def __enter__(self) -> Self:
@@ -150,7 +153,7 @@ class SlideFields:
 
     def _whole(self) -> Iterator[int]:
         for index, path in fields_on_disk(self._raw).items():
-            with contextlib.suppress(FrameFileError):  # the session puts it into quarantine and takes it again
+            with contextlib.suppress(FrameFileError):  # the session moves a damaged file away and takes the field again
                 read_info(path)
                 yield index
 
@@ -158,27 +161,27 @@ class SlideFields:
         """See `FieldSource.take`."""
         events = None
         for index in range(wanted):
-            while index not in self._known and not self.ended:
+            while index not in self._known and not self.deadline_passed:
                 events = events or self._events(wanted)
-                if not self._hear(events, wanted) and not self.ended and index not in self._known:
+                if not self._next_event(events, wanted) and not self.deadline_passed and index not in self._known:
                     raise AcquisitionError(
                         f"sample {self._sample.name!r}: the acquisition ended without field {index}; run again."
                     )
             yield index if self._known.get(index) else None
 
-    def _hear(self, events: Iterator[bool], wanted: int) -> bool:
-        """The next event, if there is one; a failure is none where only what was missing before was to come."""
+    def _next_event(self, events: Iterator[bool], wanted: int) -> bool:
+        """Wait for the next event; a failure does not count where only fields missing before are left."""
         try:
             return next(events, False)
         except HardwareError as error:
             if not self._missing.issuperset(index for index in range(wanted) if index not in self._known):
                 raise
             self._give_up_missing()
-            self._say(f"what was missing stays so: {error}")
+            self._say(f"the missing fields stay missing: {error}")
             return False
 
-    def reached(self, wanted: int) -> int:
-        """See `FieldSource.reached`."""
+    def settled(self, wanted: int) -> int:
+        """See `FieldSource.settled`."""
         return sum(index in self._known for index in range(wanted))
 
     def _events(self, wanted: int) -> Iterator[bool]:
@@ -194,7 +197,7 @@ class SlideFields:
 
         if self._worker is None:
             request = self._request
-            what = AcquisitionRequest(
+            acquisition = AcquisitionRequest(
                 self._sample,
                 request.scope,
                 request.plan,
@@ -202,10 +205,10 @@ class SlideFields:
                 deadline_s=self._deadline_s,
                 pass_name=request.last_pass,
             )
-            if not what.in_time():
-                self._stop(wanted)
+            if not acquisition.in_time():
+                self._stop_at_deadline(wanted)
                 return
-            self._worker = self._closing.enter_context(AcquisitionWorker(what))
+            self._worker = self._closing.enter_context(AcquisitionWorker(acquisition))
         self._worker.want(wanted)
         for event in self._worker.events():
             match event:
@@ -217,7 +220,7 @@ class SlideFields:
                 case FieldEmpty(index=index):
                     self._known[index] = False
                 case DeadlinePassed():
-                    self._stop(wanted)
+                    self._stop_at_deadline(wanted)
                 case Progress(text=text):
                     self._say(text)
             yield True
@@ -225,33 +228,34 @@ class SlideFields:
     def _give_up_missing(self) -> None:
         self._known |= dict.fromkeys(self._missing.difference(self._known), False)
 
-    def _stop(self, wanted: int) -> None:
-        """The deadline has passed: what was missing before stays so, and is no reason to stop before what is there."""
+    def _stop_at_deadline(self, wanted: int) -> None:
+        """Take no further field; those on disk are still segmented."""
         assert self._deadline_s is not None
         self._give_up_missing()
-        if self.reached(wanted) < wanted and not self.ended:
-            self.ended = True
-            self._say(f"the deadline, {clock_text(self._deadline_s)}, has passed: no more fields are begun")
+        if self.settled(wanted) < wanted and not self.deadline_passed:
+            self.deadline_passed = True
+            self._say(f"the deadline, {clock_text(self._deadline_s)}, has passed: no further field is taken")
 
 
 def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_least: int) -> ScanRequest:
-    """The first of two passes and the stain; gives back the request for the fields that there are then.
+    """Take the bright-field pass and stain the slide; return the request limited to the fields of that pass.
 
-    A slide that is stained gives no more bright field: what the first pass holds is all there can be.
+    A stained slide gives no further bright field.
 
     Raises:
-        AcquisitionError: the slide could not be stained before the deadline, or is not worth it; see `stain_between`.
+        AcquisitionError: the deadline leaves no time to stain the slide, or the pass is not good enough to stain it;
+            see `stain_between`.
     """
     from wbcpipe.acquire.passes import bright_field_is_over, stain_between, take_pass
     from wbcpipe.acquire.staining.checks import open_checked
     from wbcpipe.acquire.supervise.worker import AcquisitionRequest
 
     raw = sample.raw_path("brightfield")
-    wanted = max(request.estimated_fields(), min(at_least, request.room))
-    if not (request.stained or bright_field_is_over(sample)):
+    wanted = max(request.estimated_fields(), min(at_least, request.max_fields))
+    if not (request.already_stained or bright_field_is_over(sample)):
         known = {*fields_on_disk(raw), *read_empty(raw)}
         if not known.issuperset(range(wanted)):
-            what = AcquisitionRequest(
+            acquisition = AcquisitionRequest(
                 sample,
                 request.scope,
                 request.plan,
@@ -262,19 +266,19 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
             )
             if request.fields is None:
                 reporter.say(
-                    f"{wanted} bright fields, for the {request.likely_cells()} cells that may be needed: none can be "
-                    "added after the stain"
+                    f"taking {wanted} bright fields for up to {request.estimated_cells()} cells: no bright field can "
+                    "be added after the stain"
                 )
-            take_pass(what, wanted, reporter)
-    hindrance = stain_between(
-        sample, request.scope, wanted, deadline_s=request.deadline_s, stained=request.stained, reporter=reporter
+            take_pass(acquisition, wanted, reporter)
+    reason = stain_between(
+        sample, request.scope, wanted, deadline_s=request.deadline_s, stained=request.already_stained, reporter=reporter
     )
     known = {*fields_on_disk(raw), *read_missing(raw), *read_empty(raw)}
-    if hindrance:
-        request.end(0, wanted, {}, in_time=False).save(sample)
+    if reason:
+        request.outcome(0, wanted, {}, in_time=False).save(sample)
         raise AcquisitionError(
-            f"sample {sample.name!r}: {hindrance}. {len(known)} of {wanted} bright fields are done and kept; with a "
-            "later deadline the same command goes on."
+            f"sample {sample.name!r}: {reason}. {len(known)} of {wanted} bright fields are done and kept; run the "
+            "same command again with a later deadline."
         )
     return replace(request, available=max(known, default=-1) + 1)
 
@@ -289,19 +293,19 @@ def acquire_and_segment(
     reporter: Reporter,
     at_least: int = 0,
 ) -> ScanOutcome | None:
-    """Stages 1 and 2 of a sample: take what is missing, segment it, write ``cells.zarr`` and ``scan.json``.
+    """Run stages 1 and 2 of a sample: take missing fields, segment them, write ``cells.zarr`` and ``scan.json``.
 
     Args:
-        sample: its lock is held by the caller.
-        request: what to take; ``None`` for a sample that was imported.
-        model: calls the cells where their number or classes decide; gives the crops' pixel size.
+        sample: the caller holds its lock.
+        request: what to take; ``None`` for an imported sample.
+        model: classifies the cells that are counted during the scan; gives the crops' pixel size.
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: what runs the network, see `classify.inference.engine.engine_for`.
         reporter: shows progress.
-        at_least: planned fields to have even if fewer seem enough.
+        at_least: minimum number of planned fields, even if fewer reach the targets.
 
     Returns:
-        Why the scan ended; ``None`` without ``request``.
+        Why the scan stopped; ``None`` without ``request``.
 
     Raises:
         WbcpipeError: see the stages.
@@ -323,10 +327,10 @@ def acquire_and_segment(
         count = LiveCount(stage, model, sample.work_path, device=device, engine=engine)
     asked = 0
 
-    def decide(looked_at: int) -> int:
+    def next_target(examined: int) -> int:
         nonlocal asked
         counts = {} if count is None else dict(count.tally().counts)
-        asked = max(request.decide(looked_at, counts), min(at_least, request.room))
+        asked = max(request.next_target(examined, counts), min(at_least, request.max_fields))
         return asked
 
     def progress(done: int, wanted: int) -> None:
@@ -334,16 +338,16 @@ def acquire_and_segment(
         if count is not None:
             _show_count(request, count.counts(), reporter)
 
-    with SlideFields(sample, request, reporter.say, again=not at_least) as slide:
-        indices = scan_until(slide, count or stage, decide=decide, progress=progress)
+    with SlideFields(sample, request, reporter.say, retry_missing=not at_least) as slide:
+        indices = scan_until(slide, count or stage, next_target=next_target, progress=progress)
         counts = None if count is None else dict(count.tally().counts)
-        end = request.end(slide.reached(asked), asked, counts, in_time=not slide.ended)
-    end.save(sample)
-    if slide.ended and not indices:
+        outcome = request.outcome(slide.settled(asked), asked, counts, in_time=not slide.deadline_passed)
+    outcome.save(sample)
+    if slide.deadline_passed and not indices:
         raise nothing_in_time(sample)
     stage.finish(indices)
-    reporter.say(end.text)
-    return end
+    reporter.say(outcome.text)
+    return outcome
 
 
 def _show_count(request: ScanRequest, counts: Mapping[str, int], reporter: Reporter) -> None:
@@ -357,16 +361,16 @@ def _show_count(request: ScanRequest, counts: Mapping[str, int], reporter: Repor
         reporter.update(f"precision {target.name}", min(total, needed), needed, text=f"{reached}, cells")
 
 
-def falls_short(sample: Sample, request: ScanRequest | None, end: ScanOutcome | None) -> str:
-    """What the classified cells lack of the targets that a scan thought it had reached; empty if nothing.
+def unmet_targets(sample: Sample, request: ScanRequest | None, outcome: ScanOutcome | None) -> str:
+    """Describe the targets that the final count misses although the scan reached them; empty if none.
 
-    The scan counts as the report does, so that this stays empty; it is looked at all the same, for the report is what
-    is relied upon.
+    The scan and the report count alike, so the text is expected to be empty. The check stays because users rely on the
+    report.
 
     Raises:
         SampleStateError: the cells are not classified.
     """
-    if request is None or end is None or end.reason not in ("cells", "precision"):
+    if request is None or outcome is None or outcome.reason not in ("cells", "precision"):
         return ""
     from wbcpipe.report.differential import count_cells
     from wbcpipe.report.rows import read_rows
@@ -374,5 +378,5 @@ def falls_short(sample: Sample, request: ScanRequest | None, end: ScanOutcome | 
 
     rows = read_rows(CellStore(sample.cells_path))
     counts = count_cells(rows.call, rows.quality, rows.classes).counts
-    now = request.end(end.fields_done, end.fields_wanted, counts, in_time=True)
-    return "" if now.reason in ("cells", "precision") else now.text
+    final = request.outcome(outcome.fields_done, outcome.fields_wanted, counts, in_time=True)
+    return "" if final.reason in ("cells", "precision") else final.text

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from wbcpipe import pipeline
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import ConfigError
+from wbcpipe.pipeline import ModelChoice
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def test_the_engine_reaches_every_stage_that_calls_cells(tmp_path: Path, asked: 
     with Reporter(quiet=True) as reporter:
         sample = Sample.open(tmp_path, "s1")
         sample.path.mkdir()
-        pipeline.run(sample, None, kind="scope", bundle="auto", device="cpu", engine="torch", reporter=reporter)
+        pipeline.run(sample, None, kind="scope", model=ModelChoice(device="cpu", engine="torch"), reporter=reporter)
     assert asked == [("scan", "cpu", "torch"), ("classify", "cpu", "torch")]
 
 
@@ -48,7 +49,7 @@ def test_an_engine_that_is_not_here_is_refused_before_the_scan(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="engine 'openvino' needs openvino"), Reporter(quiet=True) as reporter:
         pipeline.run(
-            Sample.open(tmp_path, "s1"), None, kind="scope", bundle="auto", engine="openvino", reporter=reporter
+            Sample.open(tmp_path, "s1"), None, kind="scope", model=ModelChoice(engine="openvino"), reporter=reporter
         )
     assert asked == []
     assert list(tmp_path.iterdir()) == []
@@ -64,4 +65,4 @@ def test_the_command_passes_the_engine_on(
     command = ["run", "--sample", "s1", "--data", str(tmp_path), "--json", *words]
     result = CliRunner().invoke(pipeline.cli, command, catch_exceptions=False)
     assert json.loads(result.stdout) == {}
-    assert (found["engine"], found["device"]) == (engine, "auto")
+    assert found["model"] == ModelChoice("auto", "auto", engine)

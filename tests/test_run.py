@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wbcpipe.scan.request import CALIBRATION_FIELDS
+from wbcpipe.scan.request import STATISTICS_FIELDS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -139,7 +139,7 @@ def test_counting_until_a_share_is_precise_whatever_was_there_before(whole: Path
     assert "precision reached after" in done[0].stdout.replace("\n", " ")
     assert "precision reached after" in (first / "report.html").read_text(encoding="utf-8")
     looked_at, fields = document["scan"]["fields_done"], document["fields"]
-    assert fields["taken"] + len(fields["missing"]) + len(fields["empty"]) >= looked_at > CALIBRATION_FIELDS
+    assert fields["taken"] + len(fields["missing"]) + len(fields["empty"]) >= looked_at > STATISTICS_FIELDS
     assert looked_at < fields["planned"]
     before = stamps(first)
     assert call(command(first.parent, scope, "--precision", "NEU:22%")).returncode == 0
@@ -147,7 +147,7 @@ def test_counting_until_a_share_is_precise_whatever_was_there_before(whole: Path
 
 
 def test_two_passes_with_a_stain_between_them(scope: Path, tmp_path: Path) -> None:
-    done = call(command(tmp_path, scope, "--pass", "both", "--fields", str(FIELDS), "--json"))
+    done = call(command(tmp_path, scope, "--protocol", "two-pass", "--fields", str(FIELDS), "--json"))
     assert done.returncode == 0, done.stderr
     sample = tmp_path / "demo"
     document = json.loads(done.stdout)

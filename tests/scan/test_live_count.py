@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,18 +11,9 @@ import torch
 from wbcpipe.classify.inference import engine as engines
 from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
-from wbcpipe.cli.options import deadline_time
-from wbcpipe.errors import BundleError, ConfigError
+from wbcpipe.errors import BundleError
 from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, QcFlag
-from wbcpipe.scan.live_count import (
-    LiveCount,
-    PrecisionTarget,
-    cells_for_half_width,
-    check_targets,
-    half_width_percent,
-    parse_target,
-    precision_reached,
-)
+from wbcpipe.scan.live_count import LiveCount
 from wbcpipe.segment.field_cells import FieldCells, no_cells
 
 if TYPE_CHECKING:
@@ -33,48 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
-
-
-@pytest.mark.parametrize("text", ["NEU", "NEU:", ":5%", "NEU:five", "NEU:0.4%", "NEU:50", "NEU:-5", "NEU:nan"])
-def test_a_bad_precision_says_what_is_allowed(text: str) -> None:
-    with pytest.raises(ValueError, match=r"such as NEU:5%|give 0\.5 to 49 percentage points"):
-        parse_target(text)
-
-
-def test_an_unknown_class_is_named_with_those_there_are() -> None:
-    classes = ("NEU", "LYM", "EOS")
-    check_targets([parse_target("NEU:5%"), parse_target("EOS:2")], classes, "mine")
-    with pytest.raises(ConfigError, match=r"--precision NUE: the bundle 'mine' calls NEU, LYM, EOS;"):
-        check_targets([parse_target("NUE:5%")], classes, "mine")
-    with pytest.raises(ConfigError, match="NEU is given 2 times"):
-        check_targets([parse_target("NEU:5%"), parse_target("NEU:3%")], classes, "mine")
-
-
-@pytest.mark.parametrize("share", [0.0, 0.004, 0.03, 0.3, 0.65, 1.0])
-@pytest.mark.parametrize("half_width", [0.5, 2.0, 5.0, 20.0])
-def test_the_predicted_number_of_cells_is_just_enough(share: float, half_width: float) -> None:
-    count = round(share * 1000)
-    needed = cells_for_half_width(count, 1000, half_width)
-    if half_width_percent(count, 1000) <= half_width:
-        assert needed == 1000
-        return
-    assert needed > 1000
-    # At the same share (rounded to whole cells) the interval is as wide as asked for, within a cell's worth.
-    assert half_width_percent(round(share * needed), needed) == pytest.approx(half_width, rel=0.02)
-
-
-def test_precision_is_told_in_words() -> None:
-    (reached,) = precision_reached([PrecisionTarget("NEU", 5.0)], {"NEU": 120, "LYM": 76})
-    assert str(reached) == "NEU 61.2 % +- 7.0 (target 5)"
-    assert not reached.met
-    (nothing,) = precision_reached([PrecisionTarget("NEU", 5.0)], {"NEU": 0, "LYM": 0})
-    assert (nothing.percent, nothing.half_width_percent) == (None, 50.0)
-
-
-@pytest.mark.parametrize("text", ["", "soon", "90", "25:00", "12:60", "0m", "1h 30m", "-5m"])
-def test_a_bad_deadline_says_what_is_allowed(text: str) -> None:
-    with pytest.raises(ValueError, match=r"such as 90m|give 00:00 to 23:59"):
-        deadline_time(text, datetime(2026, 1, 1))
 
 
 class Stage:

@@ -19,9 +19,9 @@ from wbcpipe.errors import ConfigError, HardwareError, SampleStateError
 from wbcpipe.samples.fields import field_path
 from wbcpipe.samples.sample import Sample
 from wbcpipe.samples.scan_outcome import ScanOutcome, earliest_deadline_s, load_scan_outcome
-from wbcpipe.scan.live_count import PrecisionTarget, half_width_percent
-from wbcpipe.scan.loop import SlideFields, falls_short, scan_until
-from wbcpipe.scan.request import CALIBRATION_FIELDS, ScanRequest, check_request, next_field_count
+from wbcpipe.scan.loop import SlideFields, scan_until, unmet_targets
+from wbcpipe.scan.request import STATISTICS_FIELDS, ScanRequest, check_request, next_field_count
+from wbcpipe.scan.targets import PrecisionTarget, half_width_percent
 from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
@@ -42,17 +42,17 @@ class Slide:
     def __init__(self, missing: frozenset[int] = frozenset(), ends_at: int | None = None) -> None:
         self.missing = missing
         self.ends_at = ends_at
-        self.ended = False
+        self.deadline_passed = False
         self.calibrated: list[int] | None = None
         self.kept = True
         self.processed: list[int] = []
 
     def take(self, wanted: int) -> Iterator[int | None]:
         for index in range(wanted):
-            self.ended |= index == self.ends_at
-            yield None if index in self.missing or self.ended else index
+            self.deadline_passed |= index == self.ends_at
+            yield None if index in self.missing or self.deadline_passed else index
 
-    def reached(self, wanted: int) -> int:
+    def settled(self, wanted: int) -> int:
         return wanted if self.ends_at is None else min(wanted, self.ends_at)
 
     def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
@@ -85,7 +85,7 @@ def scan(
             taken=taken, cells=slide.count(), wanted_cells=cells, expected_per_field=4.0, available=available
         )
 
-    return scan_until(slide, slide, decide=decide, progress=progress)
+    return scan_until(slide, slide, next_target=decide, progress=progress)
 
 
 @pytest.mark.parametrize("cells", [1, 50, 200, 600])
@@ -94,7 +94,7 @@ def test_stops_with_enough_cells_and_few_to_spare(cells: int) -> None:
     taken = scan(slide, cells)
     assert taken == slide.processed == list(range(len(taken)))
     assert slide.count() >= cells
-    assert slide.count() <= max(cells * 1.2, sum(CELLS[:CALIBRATION_FIELDS])) + 8
+    assert slide.count() <= max(cells * 1.2, sum(CELLS[:STATISTICS_FIELDS])) + 8
 
 
 def test_missing_fields_are_made_up_for() -> None:
@@ -102,7 +102,7 @@ def test_missing_fields_are_made_up_for() -> None:
     taken = scan(slide, 200)
     assert slide.count() >= 200
     assert not set(taken) & slide.missing
-    assert slide.calibrated == [index for index in range(30) if index not in slide.missing][:CALIBRATION_FIELDS]
+    assert slide.calibrated == [index for index in range(30) if index not in slide.missing][:STATISTICS_FIELDS]
 
 
 def test_the_area_ends_the_scan() -> None:
@@ -124,7 +124,7 @@ def test_the_deadline_ends_the_scan_with_what_is_there(ends_at: int) -> None:
     assert scan(slide, 200, progress=lambda done, _: shown.append(done)) == slide.processed == expected
     assert shown[-1] == ends_at, "fields that were never come to are counted as taken"
     # A calibration from fewer fields than a whole run has must not stay: the run that goes on makes its own.
-    assert slide.kept is (ends_at == 0 or len(expected) >= CALIBRATION_FIELDS)
+    assert slide.kept is (ends_at == 0 or len(expected) >= STATISTICS_FIELDS)
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +139,11 @@ def scanned(request: ScanRequest, slide: Slide) -> tuple[list[int], ScanOutcome]
 
     def decide(taken: int) -> int:
         nonlocal asked
-        asked = min(request.decide(taken, slide.counts()), len(CELLS))
+        asked = min(request.next_target(taken, slide.counts()), len(CELLS))
         return asked
 
-    done = scan_until(slide, slide, decide=decide, progress=lambda *_: None)
-    return done, request.end(len(done), asked, slide.counts(), in_time=not slide.ended)
+    done = scan_until(slide, slide, next_target=decide, progress=lambda *_: None)
+    return done, request.outcome(len(done), asked, slide.counts(), in_time=not slide.deadline_passed)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_an_area_that_is_too_small_says_how_far_it_came(request_of: Any) -> None
     ("targets", "cells", "fields"),
     [
         ((), 200, 72),
-        ((), 10, CALIBRATION_FIELDS),
+        ((), 10, STATISTICS_FIELDS),
         (("NEU", 5.0), None, 144),  # 402 cells if the share is a half
         (("EOS", 2.0), 100, 380),  # 1063 cells if it is 12 %
         (("blast", 5.0), None, 144),
@@ -203,7 +203,7 @@ def test_a_precision_target_is_reached_within_the_bright_field_pass(request_of: 
     request = replace(request, available=request.estimated_fields())
     done, end = scanned(request, Slide())
     assert end.reason == "precision"
-    assert len(done) < request.room
+    assert len(done) < request.max_fields
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_scan_ended_by_the_deadline_says_so_loudly(request_of: Any) -> None:
     end = scanned(request_of(cells=200), Slide(ends_at=12))[1]
     assert end.text == "STOPPED BY THE DEADLINE after 12 of 46 fields: 32 cells of 200"
     # The target reached with the last field before it: nothing was cut short.
-    assert request_of(cells=30).end(12, 46, {"NEU": 32}, in_time=False).reason == "cells"
+    assert request_of(cells=30).outcome(12, 46, {"NEU": 32}, in_time=False).reason == "cells"
 
 
 def test_why_a_scan_ended_is_written_once(request_of: Any, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_why_a_scan_ended_is_written_once(request_of: Any, tmp_path: Path) -> No
     ("more", "says"),
     [
         ({"fields": 5, "precision": (PrecisionTarget("NEU", 5.0),)}, "--fields or --precision, not both"),
-        ({"cells": None}, "nothing says when to stop"),
+        ({"cells": None}, "the scan has no target"),
     ],
 )
 def test_contradicting_targets_are_refused(request_of: Any, tmp_path: Path, more: dict[str, Any], says: str) -> None:
@@ -260,18 +260,20 @@ def test_contradicting_targets_are_refused(request_of: Any, tmp_path: Path, more
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_report_that_falls_short_is_noticed(request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_unmet_targets_is_noticed(
+    request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request = request_of(cells=None, precision=(PrecisionTarget("NEU", 7.0),))
-    end = request.end(50, 50, {"NEU": 120, "LYM": 80}, in_time=True)
+    end = request.outcome(50, 50, {"NEU": 120, "LYM": 80}, in_time=True)
     assert end.reason == "precision"
     rows = SimpleNamespace(classes=("NEU", "LYM"), call=["NEU"] * 120 + ["LYM"] * 80, quality=np.zeros(200, np.uint16))
     monkeypatch.setattr("wbcpipe.samples.cell_store.CellStore", lambda path: path)
     monkeypatch.setattr("wbcpipe.report.rows.read_rows", lambda store: rows)
     sample = Sample.open(tmp_path, "S1")
-    assert falls_short(sample, request, end) == ""
+    assert unmet_targets(sample, request, end) == ""
     rows.quality[:10] = 2  # ten of them are blurred beside the others
-    assert "NEU 57.9 % +- 7.2 (target 7)" in falls_short(sample, request, end)
-    assert falls_short(sample, request, request.end(50, 50, {"NEU": 12}, in_time=True)) == ""
+    assert "NEU 57.9 % +- 7.2 (target 7)" in unmet_targets(sample, request, end)
+    assert unmet_targets(sample, request, request.outcome(50, 50, {"NEU": 12}, in_time=True)) == ""
 
 
 @pytest.mark.parametrize(("limit_s", "asked_s", "expected"), [(0, None, None), (120, None, 220.0), (120, 150.0, 150.0)])
@@ -343,17 +345,17 @@ class Bench:
     def __init__(self, sample: Sample, request: ScanRequest) -> None:
         self.sample, self.request, self.said = sample, request, list[str]()
 
-    def scan(self, *, again: bool = True, **changes: Any) -> list[int]:
+    def scan(self, *, retry_missing: bool = True, **changes: Any) -> list[int]:
         request = replace(self.request, **changes)
         segmented = Slide()
-        with SlideFields(self.sample, request, self.said.append, again=again) as fields:
+        with SlideFields(self.sample, request, self.said.append, retry_missing=retry_missing) as fields:
             done = scan_until(
                 fields,
                 segmented,
-                decide=lambda taken: min(request.decide(taken, segmented.counts()), len(CELLS)),
+                next_target=lambda taken: min(request.next_target(taken, segmented.counts()), len(CELLS)),
                 progress=lambda *_: None,
             )
-            self.ended = fields.ended
+            self.ended = fields.deadline_passed
         return done
 
 
@@ -372,7 +374,7 @@ def test_a_field_that_was_missing_is_tried_again_once_a_start(bench: Bench) -> N
     without = [index for index in whole if index not in Worker.bad]
     assert (bench.scan(), Worker.starts) == (without, 1)
     assert (bench.scan(), Worker.starts) == (without, 2)  # in vain
-    assert (bench.scan(again=False), Worker.starts) == (without, 2)  # a second round of the same start
+    assert (bench.scan(retry_missing=False), Worker.starts) == (without, 2)  # a second round of the same start
     Worker.bad = {19}
     assert (bench.scan(), Worker.starts) == ([*without[:3], 3, *without[3:]], 3)
     Worker.bad = set()
@@ -404,7 +406,7 @@ def test_after_the_deadline_what_was_missing_ends_no_scan(bench: Bench) -> None:
     # One field more is asked for than is there: now the deadline ends it, and is told.
     assert bench.scan(cells=None, fields=before[-1] + 2, deadline_s=time.time() - 1) == before
     assert bench.ended
-    assert [text for text in bench.said if "has passed: no more fields are begun" in text]
+    assert [text for text in bench.said if "has passed: no further field is taken" in text]
 
 
 def test_a_microscope_that_is_away_hides_no_result(bench: Bench) -> None:
@@ -412,7 +414,7 @@ def test_a_microscope_that_is_away_hides_no_result(bench: Bench) -> None:
     before = bench.scan()
     Worker.breaks_at, Worker.error = 0, HardwareError("the microscope is switched off.")
     assert bench.scan() == before
-    assert bench.said[-1] == "what was missing stays so: the microscope is switched off."
+    assert bench.said[-1] == "the missing fields stay missing: the microscope is switched off."
     with pytest.raises(HardwareError, match="switched off"):
         bench.scan(fields=21)
 
