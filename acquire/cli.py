@@ -135,8 +135,8 @@ def acquire(
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.passes import check_room, passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
+    from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.staining.checks import check_staining
-    from wbcpipe.acquire.supervise.worker import AcquisitionRequest
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.fields import fields_on_disk
     from wbcpipe.samples.sample import Sample, data_root

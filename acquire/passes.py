@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.supervise.worker import AcquisitionRequest
+    from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample

@@ -41,9 +41,10 @@ from wbcpipe.acquire.capture.field_accounting import reconcile
 from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import KINDS, Fault, FaultyOpener, read_strikes
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-from wbcpipe.acquire.supervise.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldMissing, FieldTaken
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.samples.fields import MODALITIES, fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample

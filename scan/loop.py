@@ -185,8 +185,8 @@ class SlideFields:
         return sum(index in self._known for index in range(wanted))
 
     def _events(self, wanted: int) -> Iterator[bool]:
+        from wbcpipe.acquire.request import AcquisitionRequest
         from wbcpipe.acquire.supervise.worker import (
-            AcquisitionRequest,
             AcquisitionWorker,
             DeadlinePassed,
             FieldEmpty,
@@ -247,8 +247,8 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
             see `stain_between`.
     """
     from wbcpipe.acquire.passes import bright_field_is_over, stain_between, take_pass
+    from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.staining.checks import open_checked
-    from wbcpipe.acquire.supervise.worker import AcquisitionRequest
 
     raw = sample.raw_path("brightfield")
     wanted = max(request.estimated_fields(), min(at_least, request.max_fields))

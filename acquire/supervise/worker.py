@@ -35,19 +35,14 @@ from wbcpipe.errors import (
 from wbcpipe.system.signals import ignore_sigint_in_children
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from multiprocessing.connection import Connection
 
     from wbcpipe.acquire.capture.session import AcquisitionSession
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.hardware.protocols import Microscope
-    from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-    from wbcpipe.samples.fields import Pass
-    from wbcpipe.samples.sample import Sample
+    from wbcpipe.acquire.request import AcquisitionRequest
 
 __all__ = [
-    "AcquisitionRequest",
     "AcquisitionWorker",
     "DeadlinePassed",
     "FieldEmpty",
@@ -63,34 +58,6 @@ _END_S: Final = 20.0
 _LOCK_WAIT_S: Final = 15.0
 #: How often a wait for Micro-Manager is told of.
 _REMIND_S: Final = 60.0
-
-
-@dataclass(frozen=True)
-class AcquisitionRequest:
-    """What a worker shall do.
-
-    Attributes:
-        sample: where the fields go.
-        scope, plan: which microscope and which fields.
-        specimen: on a virtual scope, what lies on the stage.
-        pass_name: which pass over the slide.
-        deadline_s: of `time.time`: no field is begun after it.
-        microscope: gives the opened microscope in place of the scope's own; goes to the child, so it must pickle.
-        slide: id of the physical slide, by default the sample's name.
-    """
-
-    sample: Sample
-    scope: Scope
-    plan: AcquisitionPlan
-    specimen: SpecimenPlan | None = None
-    pass_name: Pass = "single"
-    deadline_s: float | None = None
-    microscope: Callable[[Scope, SpecimenPlan | None], Microscope] | None = None
-    slide: str = ""
-
-    def in_time(self) -> bool:
-        """True while fields may still be begun."""
-        return self.deadline_s is None or time.time() < self.deadline_s
 
 
 @dataclass(frozen=True)

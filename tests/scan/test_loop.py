@@ -27,7 +27,7 @@ from wbcpipe.system.files import write_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from wbcpipe.acquire.supervise.worker import AcquisitionRequest
+    from wbcpipe.acquire.request import AcquisitionRequest
 
 CELLS = [3, 0, 5, 4, 2, 6, 0, 0] * 40
 SHIPPED = Path(__file__).parents[2] / "hardware_configs"

@@ -13,11 +13,11 @@ from wbcpipe.acquire.capture.empty_fields import read_empty
 from wbcpipe.acquire.capture.sample_record import begin_sample
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.supervise.worker import (
-    AcquisitionRequest,
     AcquisitionWorker,
     DeadlinePassed,
     FieldEmpty,

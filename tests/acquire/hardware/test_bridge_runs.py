@@ -11,7 +11,8 @@ import pytest
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.doctor import check_live
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.supervise.worker import AcquisitionRequest, AcquisitionWorker
+from wbcpipe.acquire.request import AcquisitionRequest
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.samples.fields import fields_on_disk, read_field, read_info
 from wbcpipe.samples.sample import Sample
 

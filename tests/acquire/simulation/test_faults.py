@@ -20,10 +20,11 @@ from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import Reliability
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener, FaultyScope, read_strikes
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.supervise.restart_policy import RestartPolicy, Verdict, close_shutter_in_subprocess
-from wbcpipe.acquire.supervise.worker import AcquisitionRequest, AcquisitionWorker, FieldMissing, FieldTaken, Progress
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldMissing, FieldTaken, Progress
 from wbcpipe.errors import AcquisitionError, CoreLostError, DiskFullError
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-    from wbcpipe.acquire.supervise.worker import AcquisitionRequest
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
 

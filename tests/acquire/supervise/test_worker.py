@@ -17,9 +17,9 @@ import pytest
 
 from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener
 from wbcpipe.acquire.supervise.worker import (
-    AcquisitionRequest,
     AcquisitionWorker,
     FieldMissing,
     FieldTaken,
@@ -176,7 +176,8 @@ from pathlib import Path
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-from wbcpipe.acquire.supervise.worker import AcquisitionRequest, AcquisitionWorker, FieldTaken
+from wbcpipe.acquire.request import AcquisitionRequest
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldTaken
 from wbcpipe.samples.sample import Sample
 
 if __name__ == "__main__":
