@@ -40,7 +40,8 @@ from wbcpipe.classify.inference.parallel_batches import stream_threads
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.classify.networks import build_network
-from wbcpipe.samples.cell_store import COLUMNS, CellBlock, CellStore
+from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
+from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.sample import Sample
 from wbcpipe.samples.shards import CELLS_PER_SHARD, HALF
 
@@ -161,8 +162,7 @@ def smooth_crops(count: int) -> NDArray[np.uint16]:
 def block_of(images: NDArray[np.uint16]) -> CellBlock:
     count = len(images)
     columns = {
-        key: np.zeros((count, *(images.shape[1] - 1 if d == "M-1" else int(d) for d in shape)), dtype)
-        for key, (dtype, shape) in COLUMNS.items()
+        key: np.zeros((count, *entry_shape(column, images.shape[1])), column.dtype) for key, column in COLUMNS.items()
     }
     return CellBlock(images, np.zeros((count, *images.shape[2:]), np.uint8), columns, [""] * count)
 

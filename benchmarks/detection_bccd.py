@@ -30,7 +30,7 @@ from scipy.optimize import linear_sum_assignment
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.segment.detection.detect import detect_cells
 from wbcpipe.segment.stain_separation import nuclear_stain, scale_16bit
 

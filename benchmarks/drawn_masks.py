@@ -18,18 +18,21 @@ import json
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from generality import CHANGES, Change
 from PIL import Image
 from scipy import ndimage
 
-from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.detection.masks import NUCLEUS
 from wbcpipe.segment.importers.fields import import_fields
 from wbcpipe.segment.stage import segment_sample
+
+if TYPE_CHECKING:
+    from wbcpipe.samples.cell_store import CellStore
 
 #: Set to its pixel size.
 SETS = {"Dataset 1": 0.2, "Dataset 2": 0.1}

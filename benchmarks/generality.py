@@ -23,7 +23,7 @@ from detection_bccd import PIXEL_UM, compare, read_boxes
 from PIL import Image
 from scipy import ndimage
 
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.segment.detection.detect import detect_cells
 from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.importers.resample import centred_crop

@@ -27,8 +27,8 @@ from PIL import Image
 from wbcpipe.classify.inference.classifier import classify_sample
 from wbcpipe.classify.metrics import scores
 from wbcpipe.classify.models.bundle import find_bundle
-from wbcpipe.classify.models.classes import UNIDENTIFIED
-from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.cell_columns import UNIDENTIFIED, QcFlag
+from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.importers.cells import import_cells
 from wbcpipe.segment.importers.fields import import_fields
@@ -84,8 +84,8 @@ def measure(sample: Sample, labels: list[str], bundle: str) -> dict[str, Any]:
     truth = np.array([classes.index(labels[index]) for index in rows])
     probability = store.column("probability")[rows].mean(axis=1)
     all_called = scores(truth, probability, classes)
-    accepted = np.array([store.calls()[index] != UNIDENTIFIED for index in rows])
-    right = np.array([store.calls()[index] == labels[index] for index in rows])
+    accepted = np.array([store.predicted_classes()[index] != UNIDENTIFIED for index in rows])
+    right = np.array([store.predicted_classes()[index] == labels[index] for index in rows])
     counts = {name: int((truth == number).sum()) for number, name in enumerate(classes)}
     return {
         "set": sample.name,

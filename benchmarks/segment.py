@@ -42,7 +42,7 @@ from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, read_field, write_field
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.parallel import available_cores

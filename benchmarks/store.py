@@ -25,7 +25,8 @@ from numcodecs import Blosc, Zstd, blosc
 from numcodecs.checksum32 import CRC32C
 
 from classify import block_of, cpu_name, smooth_crops, versions
-from wbcpipe.samples.cell_store import CellStore, halved
+from wbcpipe.imaging.arrays import bin_2x2
+from wbcpipe.samples.cell_store import CellStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +121,7 @@ def main() -> None:
         write(options.child, options.written)
         return
     crops = CellStore(options.sample).images(0, options.cells) if options.sample else smooth_crops(options.cells)
-    rows = [*packing(crops), *packing(halved(crops))]
+    rows = [*packing(crops), *packing(bin_2x2(crops))]
     memory = writing(crops, [options.written, 2 * options.written]) if sys.platform == "linux" else []
     if options.json:
         ratio = rows[-1]["read_ms"] / rows[0]["read_ms"]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "bin_2x2",
     "block_mean",
     "bounding_box",
     "enlarge_grid",
@@ -76,6 +77,34 @@ def block_mean(image: NDArray[Any], factor: int) -> NDArray[np.float32]:
         total[..., across] = last + np.float32(factor - narrow) * rows[..., -1]
     total /= np.float32(factor**2)
     return np.asarray(total, np.float32)
+
+
+def bin_2x2(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Return the means of 2 x 2 pixels, rounded half up.
+
+    Two neighbours are added as the halves of one uint32, image by image, so that all stays in the processor's cache.
+
+    Args:
+        images: (N, C, S, S) uint16, S even.
+
+    Returns:
+        (N, C, S / 2, S / 2) uint16.
+    """
+    low = np.uint32(0xFFFF)
+    count, channels, height, width = images.shape
+    found = np.empty((count, channels, height // 2, width // 2), np.uint16)
+    total, part = np.empty((2, *found.shape[1:]), np.uint32)
+    for image, binned in zip(images, found, strict=True):
+        pairs = np.ascontiguousarray(image).view(np.uint32)  # (C, S, S / 2)
+        upper, lower = pairs[:, 0::2], pairs[:, 1::2]
+        np.bitwise_and(upper, low, out=total)
+        total += np.right_shift(upper, 16, out=part)
+        total += np.bitwise_and(lower, low, out=part)
+        total += np.right_shift(lower, 16, out=part)
+        total += np.uint32(2)
+        total >>= np.uint32(2)
+        binned[...] = total
+    return found
 
 
 @single_threaded_blas

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import UNIDENTIFIED, QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,6 @@ __all__ = [
     "ADULT",
     "COUNTED_WITH_DOUBT",
     "REJECTED",
-    "UNIDENTIFIED",
     "ClassCount",
     "Differential",
     "Flag",
@@ -37,7 +36,6 @@ __all__ = [
 Flag = Literal["low", "normal", "high", "borderline"]
 Interval = tuple[float, float]
 
-UNIDENTIFIED: Final = "unidentified"
 
 #: What leaves a cell out of the differential, in the order in which one reason is named for a cell with several.
 #: No cell, half a cell, a cell seen in three lights instead of four, or a blurred one: none tells its class reliably.

@@ -13,7 +13,8 @@ from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.scores import match_points, score_calls
-from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import passes_on_disk, whole_fields
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def evaluate_sample(sample: Sample) -> Evaluation:
     """
     sample.info()
     store = CellStore(sample.cells_path)
-    rows = read_rows(store) if store.has_calls() else None
+    rows = read_rows(store) if store.is_classified() else None
     if sample.truth_path.is_file():
         truth = read_truth(sample)
         detection, partner = _detect(store, truth)

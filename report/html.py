@@ -10,8 +10,8 @@ import jinja2
 
 from wbcpipe.errors import FrameFileError
 from wbcpipe.report.cell_thumbnails import cell_strip, choose_cells, data_uri, measure_contrast
-from wbcpipe.report.differential import UNIDENTIFIED
 from wbcpipe.report.tables import flag_words, quality_names
+from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.samples.fields import read_passes_info, whole_fields
 
 if TYPE_CHECKING:

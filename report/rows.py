@@ -12,7 +12,7 @@ import numpy as np
 from wbcpipe.classify.uncertainty.probability_calibration import Calibration
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import rejections
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +101,7 @@ def read_rows(store: CellStore) -> CellRows:
     Raises:
         SampleStateError: the cells are not classified, or the calls do not fit the cells.
     """
-    call = store.calls()
+    call = store.predicted_classes()
     classified = store.attributes["classified"]
     probability = store.column("probability").astype(np.float32, copy=False)
     classes = tuple(str(name) for name in classified.get("classes") or store.attributes.get("classes") or ())

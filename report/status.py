@@ -110,7 +110,7 @@ def _state(sample: Sample, facts: dict[str, Any]) -> str:
         return "acquiring" if some else "begun"
     store = CellStore(sample.cells_path)
     facts["cells"] = len(store)
-    if not store.has_calls():
+    if not store.is_classified():
         return "segmented"
     facts["bundle"] = str(store.attributes["classified"].get("bundle", ""))
     if not document_paths(sample)[0].is_file():

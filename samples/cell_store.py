@@ -10,14 +10,14 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
-from enum import IntFlag
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
 
 from wbcpipe.errors import NoCellsError, SampleStateError
-from wbcpipe.samples.shards import CELLS_PER_SHARD, HALF, CropReader, CropWriter, ShardWriter, halved, open_array
+from wbcpipe.samples.cell_columns import COLUMNS, QcFlag
+from wbcpipe.samples.shards import CELLS_PER_SHARD, HALF, CropReader, CropWriter, ShardWriter, open_array
 from wbcpipe.system.files import sync_directory, sync_tree
 
 if TYPE_CHECKING:
@@ -26,45 +26,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CELLS_PER_SHARD", "COLUMNS", "CROP_SIDE_PX", "CellBlock", "CellStore", "QcFlag", "halved"]
+__all__ = ["CELLS_PER_SHARD", "CellBlock", "CellStore"]
 
-CROP_SIDE_PX: Final = 224
 FORMAT_VERSION: Final = 1
-
-
-class QcFlag(IntFlag):
-    """Why a cell's picture is doubtful; the bits of the ``qc_flags`` column."""
-
-    BORDER = 1
-    """The cell touches the edge of its field."""
-    BLURRED = 2
-    """Sharpness far below that of the sample's other cells."""
-    SATURATED = 4
-    """More than 1 % of the cell's pixels are saturated in one modality."""
-    DOUBLET = 8
-    """The cell touches another white cell, from which it was split."""
-    UNREGISTERED = 16
-    """The registration of a modality was not trusted; the prior shift was used."""
-    MISSING_MODALITY = 32
-    """A modality of the field is absent or empty."""
-    DEBRIS = 64
-    """Size or intensity unlike a white cell: kept for review, left out of the differential."""
-
-
-#: Name to (dtype, trailing shape) of every per-cell column; ``M`` stands for the number of modalities.
-COLUMNS: Final[dict[str, tuple[str, tuple[int | str, ...]]]] = {
-    "field_index": ("int32", ()),
-    "y_px": ("float32", ()),
-    "x_px": ("float32", ()),
-    "y_um": ("float64", ()),
-    "x_um": ("float64", ()),
-    "area_um2": ("float32", ()),
-    "nucleus_area_um2": ("float32", ()),
-    "sharpness": ("float32", ()),
-    "shift_px": ("float32", ("M-1", 2)),
-    "shift_residual_px": ("float32", ("M-1",)),
-    "qc_flags": ("uint16", ()),
-}
 
 
 @dataclass
@@ -199,24 +163,24 @@ class CellStore:
         """Ground truth of each cell, empty where unknown."""
         return [str(text) for text in self.column("label")]
 
-    def has_calls(self) -> bool:
+    def is_classified(self) -> bool:
         """True when classify has finished with this store."""
         return "classified" in self.attributes
 
-    def calls(self) -> list[str]:
+    def predicted_classes(self) -> list[str]:
         """The class called for each cell, or ``unidentified``.
 
         Raises:
             SampleStateError: the cells have not been classified.
         """
-        if not self.has_calls():
+        if not self.is_classified():
             raise SampleStateError(f"{self.path}: cells are not classified yet; run `wbcpipe classify` first.")
         return [str(text) for text in self.column("predicted_class")]
 
-    def write_calls(
+    def write_predictions(
         self,
         probability: NDArray[np.float32],
-        call: list[str],
+        predicted_class: list[str],
         confidence: NDArray[np.float32],
         disagreement: NDArray[np.float32],
         *,
@@ -226,7 +190,7 @@ class CellStore:
 
         Args:
             probability: (N, heads, K) float32, calibrated.
-            call: N class names or ``unidentified``.
+            predicted_class: N class names or ``unidentified``.
             confidence: (N,) float32, probability of the fused call.
             disagreement: (N,) float32, Jensen-Shannon divergence of the heads, in [0, 1].
             classified: provenance: bundle name, sha256, classes, heads, threshold.
@@ -237,7 +201,7 @@ class CellStore:
             self._sync_attributes()
         for name, values in (("probability", probability), ("confidence", confidence), ("disagreement", disagreement)):
             _create_column(group, name, np.ascontiguousarray(values, dtype=np.float32), overwrite=True)
-        _create_column(group, "predicted_class", _strings(call), overwrite=True)
+        _create_column(group, "predicted_class", _strings(predicted_class), overwrite=True)
         for name in ("probability", "confidence", "disagreement", "predicted_class"):
             sync_tree(self.path / name)
         group.attrs["classified"] = dict(classified)
@@ -331,7 +295,7 @@ class _Writer:
         self._masks.finish()
         for name, column in self._columns.items():
             values = column.values()
-            _create_column(self._group, name, values.astype(COLUMNS[name][0]) if name in COLUMNS else values)
+            _create_column(self._group, name, values.astype(COLUMNS[name].dtype) if name in COLUMNS else values)
         _create_column(self._group, "label", _strings(self._labels))
         return len(self._labels)
 

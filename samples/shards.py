@@ -26,6 +26,8 @@ from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ShardingCodecIndexLocation, ZstdCodec
 from zarr.storage import LocalStore
 
+from wbcpipe.imaging.arrays import bin_2x2
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import BufferedReader
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.abc.codec import Codec
 
-__all__ = ["CELLS_PER_SHARD", "HALF", "CropReader", "CropWriter", "ShardWriter", "halved", "open_array"]
+__all__ = ["CELLS_PER_SHARD", "HALF", "CropReader", "CropWriter", "ShardWriter", "open_array"]
 
 CELLS_PER_SHARD: Final = 256
 HALF: Final = "images_half"
@@ -66,7 +68,6 @@ _WORTH: Final = 0.5
 """Unpacking takes six times as long as reading what is not packed: worth it for half of the bytes, as pictures of 8
 bits give, not for a quarter, as those with a camera's noise in 16 bits do."""
 _TRIED: Final = 8
-_LOW: Final = np.uint32(0xFFFF)
 _EMPTY: Final = 2**64 - 1
 _CHECKSUM: Final = 4
 """Bytes."""
@@ -151,7 +152,7 @@ class CropWriter(ShardWriter):
         """Write crops (n, M, side, side)."""
         super().append(cells)
         if cells.shape[-1] % 2 == 0 and cells.shape[-2] % 2 == 0:
-            self._half.append(halved(cells))
+            self._half.append(bin_2x2(cells))
 
     def finish(self) -> None:
         """End both arrays."""
@@ -168,33 +169,6 @@ class _HalfWriter(ShardWriter):
 
     def _packing(self, cells: NDArray[np.uint16]) -> _Packing:
         return _RAW
-
-
-def halved(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Means of 2 x 2 pixels, rounded half up.
-
-    Two neighbours are added as the halves of one uint32, cell by cell so that all stays in the processor's cache.
-
-    Args:
-        images: (N, C, S, S) uint16, S even.
-
-    Returns:
-        (N, C, S / 2, S / 2) uint16.
-    """
-    count, channels, height, width = images.shape
-    found = np.empty((count, channels, height // 2, width // 2), np.uint16)
-    total, part = np.empty((2, *found.shape[1:]), np.uint32)
-    for cell, small in zip(images, found, strict=True):
-        pairs = np.ascontiguousarray(cell).view(np.uint32)  # (C, S, S / 2)
-        upper, lower = pairs[:, 0::2], pairs[:, 1::2]
-        np.bitwise_and(upper, _LOW, out=total)
-        total += np.right_shift(upper, 16, out=part)
-        total += np.bitwise_and(lower, _LOW, out=part)
-        total += np.right_shift(lower, 16, out=part)
-        total += np.uint32(2)
-        total >>= np.uint32(2)
-        small[...] = total
-    return found
 
 
 def open_array(group: zarr.Group, name: str) -> zarr.Array[Any]:

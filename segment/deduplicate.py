@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 
 if TYPE_CHECKING:
     from pathlib import Path

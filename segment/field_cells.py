@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbcpipe.samples.cell_store import COLUMNS, CellBlock
+from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
+from wbcpipe.samples.cell_store import CellBlock
 from wbcpipe.segment.features.field_quality import FIELD_FIGURES
 from wbcpipe.segment.features.morphometry import stack_measures
 from wbcpipe.system.files import disk_errors, write_atomic
@@ -50,8 +51,7 @@ def no_cells(modalities: int, side_px: int, *, red: bool = False) -> CellBlock:
         images=np.zeros((0, modalities, side_px, side_px), np.uint16),
         masks=np.zeros((0, side_px, side_px), np.uint8),
         columns={
-            name: np.zeros((0, *(modalities - 1 if size == "M-1" else int(size) for size in shape)), dtype)
-            for name, (dtype, shape) in COLUMNS.items()
+            name: np.zeros((0, *entry_shape(column, modalities)), column.dtype) for name, column in COLUMNS.items()
         }
         | stack_measures([], modalities, red=red),
         label=[],

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbcpipe.samples.cell_measures import RED_FLUORESCENCE, nuclear_index
-from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, QcFlag
+from wbcpipe.samples.cell_columns import CROP_SIDE_PX, RED_FLUORESCENCE, QcFlag, nuclear_index
+from wbcpipe.samples.cell_store import CellBlock
 from wbcpipe.segment.crop import crop_cell, outside_field
 from wbcpipe.segment.detection.detect import Detections, cells_from_labels, detect_cells
 from wbcpipe.segment.detection.detectors import find_labels

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wbcpipe.samples.cell_measures import nuclear_index
+from wbcpipe.samples.cell_columns import nuclear_index
 from wbcpipe.segment.detection.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
 from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, structure

@@ -19,15 +19,14 @@ import numpy as np
 
 import wbcpipe
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
-from wbcpipe.samples.cell_measures import RED_FLUORESCENCE
-from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, CellStore, QcFlag
+from wbcpipe.samples.cell_columns import CLASSES, CROP_SIDE_PX, RED_FLUORESCENCE, QcFlag
+from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.fields import passes_on_disk, read_passes, read_passes_info, whole_fields
 from wbcpipe.segment.deduplicate import deduplicate, label_from_truth
 from wbcpipe.segment.detection.detectors import OWN, load_detector
 from wbcpipe.segment.features.crop_quality import blurred, find_debris
 from wbcpipe.segment.features.field_quality import stack_figures
 from wbcpipe.segment.field_cells import FieldCells, load_field, no_cells, save_field
-from wbcpipe.segment.importers.readers import CLASS_ORDER
 from wbcpipe.segment.parallel import prepared, usual_jobs
 from wbcpipe.segment.segment_field import process_field
 from wbcpipe.segment.slide_statistics import (
@@ -228,7 +227,7 @@ class SegmentStage:
             modalities=self._calibration.modalities,
             attributes={
                 "pixel_um": self._pixel_um,
-                "classes": list(CLASS_ORDER),
+                "classes": list(CLASSES),
                 "derived": self._derived(),
                 "field_quality": stack_figures(
                     (index, self._fields[index].figures) for index in indices if index not in damaged

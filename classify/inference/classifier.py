@@ -12,11 +12,12 @@ from wbcpipe.classify.inference.engine import CallsCrops, Engine, engine_for
 from wbcpipe.classify.inference.missing_modality import blank, calibration_without, dead_modalities
 from wbcpipe.classify.inference.parallel_batches import probabilities
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
-from wbcpipe.classify.models.classes import UNIDENTIFIED, split_channels
+from wbcpipe.classify.models.classes import split_channels
 from wbcpipe.classify.models.normalise import resize
 from wbcpipe.classify.training.data import PIXEL_TOLERANCE, source_kind
 from wbcpipe.classify.uncertainty.probability_calibration import disagreement, fuse, head_probability
 from wbcpipe.errors import BundleError, ConfigError, NoCellsError
+from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.samples.cell_store import CellStore
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def classify_sample(
     calibration = certified(calibration_without(bundle.info, [*left_out, *unknown]), max_error, bundle.info.name)
     before = store.attributes.get("classified") or {}
     if _called_so(before, bundle, left_out, calibration):
-        return _summary(sample, store.calls(), before, seconds=0.0, already=True)
+        return _summary(sample, store.predicted_classes(), before, seconds=0.0, already=True)
     runs = engine_for(bundle, device, engine, batch_size=batch_size)
     classifier = Classifier(bundle, engine=runs, batch_size=batch_size, without=left_out, max_error=max_error)
     parts = []
@@ -229,7 +230,7 @@ def classify_sample(
         "engine": classifier.engine.name,
         "batch_size": classifier.batch_size,
     }
-    store.write_calls(probability, call, confidence, differ, classified=classified)
+    store.write_predictions(probability, call, confidence, differ, classified=classified)
     seconds = time.perf_counter() - began
     if sample.exists():
         sample.log("classified", bundle=bundle.info.name, cells=len(call), seconds=round(seconds, 3))

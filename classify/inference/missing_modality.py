@@ -15,7 +15,7 @@ import numpy as np
 
 from wbcpipe.classify.uncertainty.probability_calibration import Calibration, without_heads
 from wbcpipe.errors import BundleError
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from wbcpipe.errors import TrainingDataError
+from wbcpipe.samples.cell_columns import CLASSES, UNIDENTIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -12,17 +13,13 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKBONES",
     "BATCH_SIZE",
-    "CLASSES",
     "METHODS",
-    "UNIDENTIFIED",
     "Backbone",
     "Method",
     "class_order",
     "split_channels",
 ]
 
-CLASSES: Final = ("NEU", "LYM", "EOS", "MO", "BAS")
-UNIDENTIFIED: Final = "unidentified"
 BATCH_SIZE: Final = 32
 """Cells that are called at once, unless the engine has a better number or another is asked for."""
 

@@ -10,7 +10,8 @@ import numpy as np
 from wbcpipe.classify.models.classes import class_order, split_channels
 from wbcpipe.classify.models.normalise import resize
 from wbcpipe.errors import TrainingDataError
-from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.cell_store import CellStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

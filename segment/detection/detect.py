@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from wbcpipe.imaging.arrays import block_mean, enlarge_grid, fill_holes, percentiles
 from wbcpipe.imaging.filters import dilation, disk, erosion, opening, smoothed_means
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.segment.detection.separate import merge_lobes, split_at_necks
 from wbcpipe.system.blas_threads import single_threaded_blas
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from wbcpipe.imaging.arrays import bounding_box
 from wbcpipe.imaging.filters import gaussian
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.segment.detection.masks import NUCLEUS
 
 if TYPE_CHECKING:

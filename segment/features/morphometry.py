@@ -1,8 +1,8 @@
-"""Shape, stain and texture of one cell, measured in its crop with its mask.
+"""Measure shape, stain and texture of one cell, in its crop with its mask.
 
-Every measure is a column of ``cells.zarr``; ``measures.MORPHOMETRY`` names them with their units. Areas and shapes come
-from the mask. Densities and fluorescence are taken against what lies around the cell, so that neither lamp nor free dye
-count.
+Every measure is a column of ``cells.zarr``; ``cell_columns.MORPHOMETRY`` names them with their units. Areas and shapes
+come from the mask. Densities and fluorescence are taken against the surroundings of the cell, so that neither lamp nor
+free dye count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from skimage.measure import find_contours, inertia_tensor_eigvals, moments_centr
 
 from wbcpipe.imaging.arrays import block_mean, bounding_box, percentiles
 from wbcpipe.imaging.filters import dilation, disk, erosion, gaussian
-from wbcpipe.samples.cell_measures import columns_of
+from wbcpipe.samples.cell_columns import morphometry_columns
 from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.detection.separate import split_at_necks
 
@@ -65,11 +65,11 @@ def measure_cell(
         red: index of a second, red fluorescence channel.
 
     Returns:
-        A value or array for each of `columns_of`.
+        A value or array for each of `morphometry_columns`.
     """
     found: dict[str, Any] = {
         name: np.full(shape, np.nan, np.float32) if dtype == "float32" else np.zeros(shape, dtype)
-        for name, (dtype, shape) in columns_of(len(image), red=red is not None).items()
+        for name, (dtype, shape) in morphometry_columns(len(image), red=red is not None).items()
     }
     if not mask.any():
         return found
@@ -183,7 +183,7 @@ def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: boo
     rows = list(cells)
     return {
         name: np.array([row[name] for row in rows], dtype).reshape(len(rows), *shape)
-        for name, (dtype, shape) in columns_of(modalities, red=red).items()
+        for name, (dtype, shape) in morphometry_columns(modalities, red=red).items()
     }
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 import wbcpipe
 from wbcpipe.errors import ImportDataError, SampleStateError
-from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, CellStore
+from wbcpipe.samples.cell_columns import CROP_SIDE_PX
+from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.features.crop_quality import focus_measure

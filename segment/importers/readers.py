@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from wbcpipe.errors import ImportDataError
+from wbcpipe.samples.cell_columns import CLASSES
 from wbcpipe.segment.stain_separation import scale_16bit
 
 if TYPE_CHECKING:
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CLASS_ORDER", "Source", "class_of", "digest", "find_sources", "order_classes", "read_rgb", "read_stack"]
+__all__ = ["Source", "class_of", "digest", "find_sources", "order_classes", "read_rgb", "read_stack"]
 
-#: The classes wbcpipe counts, in the order of every table.
-CLASS_ORDER: Final = ("NEU", "LYM", "EOS", "MO", "BAS")
 _RGB_SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
 _STACK_SUFFIXES: Final = {".tif", ".tiff", ".npy", ".npz"}
 _COMMON_NAMES: Final = {
@@ -71,7 +70,7 @@ def order_classes(labels: Iterable[str]) -> list[str]:
     ['NEU', 'MO', 'blast']
     """
     present = set(labels) - {""}
-    return [name for name in CLASS_ORDER if name in present] + sorted(present - set(CLASS_ORDER))
+    return [name for name in CLASSES if name in present] + sorted(present - set(CLASSES))
 
 
 def find_sources(paths: Sequence[Path], kind: str, *, labels: bool) -> list[Source]:
@@ -132,7 +131,7 @@ def _folder(root: Path, suffixes: set[str], *, labels: bool) -> list[Source]:
 
 def _known(name: str) -> str:
     label = class_of(name)
-    return label if label in CLASS_ORDER else ""
+    return label if label in CLASSES else ""
 
 
 def _read_manifest(path: Path) -> dict[str, str]:

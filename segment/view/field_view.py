@@ -15,7 +15,8 @@ from scipy.spatial import cKDTree
 
 from wbcpipe.errors import FrameFileError
 from wbcpipe.imaging.arrays import enlarge_grid
-from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import read_passes, whole_fields
 from wbcpipe.segment.detection.detectors import OWN
 from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
@@ -195,12 +196,12 @@ class FieldViewer:
 
     def _known(self, mark: CellAnnotation, row: int) -> CellAnnotation:
         assert self._store is not None
-        called = self._store.has_calls()
+        called = self._store.is_classified()
         return CellAnnotation(
             mark.y_px,
             mark.x_px,
             flag_names(int(self._store.column("qc_flags")[row])),
-            call=self._store.calls()[row] if called else "",
+            call=self._store.predicted_classes()[row] if called else "",
             confidence=float(self._store.column("confidence")[row]) if called else None,
             label=self._store.labels()[row],
             row=row,

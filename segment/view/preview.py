@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage.measure import find_contours
 
+from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.segment.detection.masks import NUCLEUS
 
 if TYPE_CHECKING:
@@ -235,11 +236,11 @@ def _scale_bar(pen: ImageDraw.ImageDraw, size: tuple[int, int], pixel_um: float)
 def _colour(mark: CellAnnotation) -> tuple[int, int, int]:
     if not mark.counts:
         return _LEFT_OUT
-    return _DOUBTFUL if mark.flags or mark.call == "unidentified" else _COUNTED
+    return _DOUBTFUL if mark.flags or mark.call == UNIDENTIFIED else _COUNTED
 
 
 def _short(cell: int, mark: CellAnnotation) -> str:
-    call = {"": "", "unidentified": " ?"}.get(mark.call, f" {mark.call}")
+    call = {"": "", UNIDENTIFIED: " ?"}.get(mark.call, f" {mark.call}")
     return f"{cell + 1}{call}"
 
 

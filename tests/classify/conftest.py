@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from wbcpipe.classify.training.data import CellSet, load_cells
-from wbcpipe.samples.cell_store import COLUMNS, CellBlock, CellStore
+from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
+from wbcpipe.samples.cell_store import CellBlock, CellStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,8 +68,8 @@ def write_store(tmp_path: Path) -> Callable[..., CellStore]:
         known = [CLASSES.index(text) if text in CLASSES else 0 for text in names]
         images = np.stack([draw(label, rng)[: len(modalities)] for label in known])
         columns = {
-            key: np.zeros((len(names), *(len(modalities) - 1 if d == "M-1" else int(d) for d in shape)), dtype)
-            for key, (dtype, shape) in COLUMNS.items()
+            key: np.zeros((len(names), *entry_shape(column, len(modalities))), column.dtype)
+            for key, column in COLUMNS.items()
         }
         columns["field_index"] = (np.arange(len(names)) % fields).astype(np.int32)
         for row, flags in (quality or {}).items():

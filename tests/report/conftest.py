@@ -74,7 +74,7 @@ def _create(
             for head in range(4):
                 best = head_calls[cell][head] if head_calls else call
                 probability[cell, head, classes.index(best) if best in classes else 0] = 0.9
-        store.write_calls(
+        store.write_predictions(
             probability,
             list(calls),
             np.linspace(0.4, 0.99, number, dtype=np.float32),

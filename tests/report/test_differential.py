@@ -19,7 +19,7 @@ from wbcpipe.report.differential import (
     rejections,
 )
 from wbcpipe.report.reference import load_reference
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 
 if TYPE_CHECKING:
     from pathlib import Path

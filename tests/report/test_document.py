@@ -20,7 +20,8 @@ from wbcpipe.report.document import NOTICE, differential_schema
 from wbcpipe.report.stage import document_paths, read_document, write_report
 from wbcpipe.report.status import sample_status
 from wbcpipe.report.tables import print_differential
-from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.scan_outcome import PrecisionReached, ScanOutcome
 from wbcpipe.system.files import write_json
 
@@ -225,7 +226,7 @@ def test_new_calls_make_new_documents(create_sample: Create) -> None:
     write_report(sample)
     before = read_document(sample)
     store = CellStore(sample.cells_path)
-    store.write_calls(
+    store.write_predictions(
         store.column("probability"),
         ["LYM", *CALLS[1:]],
         store.column("confidence"),

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.evaluate import evaluate_sample
 from wbcpipe.report.scores import match_points, score_calls
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,7 @@ from wbcpipe.acquire.config.scope import QualityLimits
 from wbcpipe.report.gates import LIMITS, failed_fields, limits_of
 from wbcpipe.report.stage import read_document, write_report
 from wbcpipe.report.tables import print_differential
-from wbcpipe.samples.cell_measures import MORPHOMETRY
-from wbcpipe.samples.cell_store import COLUMNS
+from wbcpipe.samples.cell_columns import COLUMNS, MORPHOMETRY
 from wbcpipe.segment.features.field_quality import FIELD_FIGURES
 
 SOUND: dict[str, Any] = {

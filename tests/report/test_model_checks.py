@@ -18,7 +18,8 @@ from wbcpipe.errors import SampleStateError
 from wbcpipe.report.document import differential_schema
 from wbcpipe.report.stage import document_paths, read_document, write_report
 from wbcpipe.report.tables import print_differential
-from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.system.files import read_json
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def fitted() -> Calibration:
 def reported(sample: Sample, probability: np.ndarray, **more: Any) -> tuple[dict[str, Any], str, str]:
     """The document, the page, and what the terminal shows, of a sample whose calls are the heads' mean."""
     mean = probability.mean(axis=1)
-    CellStore(sample.cells_path).write_calls(
+    CellStore(sample.cells_path).write_predictions(
         probability,
         [CLASSES[k] for k in mean.argmax(axis=1)],
         mean.max(axis=1),

@@ -11,8 +11,10 @@ from numcodecs.checksum32 import CRC32C
 from zarr.codecs import BloscCodec
 
 from wbcpipe.errors import NoCellsError, SampleStateError
+from wbcpipe.imaging.arrays import bin_2x2
 from wbcpipe.samples import shards
-from wbcpipe.samples.cell_store import CELLS_PER_SHARD, COLUMNS, CellBlock, CellStore, halved
+from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
+from wbcpipe.samples.cell_store import CELLS_PER_SHARD, CellBlock, CellStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,8 +29,8 @@ ATTRIBUTES = {"pixel_um": 0.1, "provenance": {"software": "test"}, "classes": ["
 def block(cells: int, seed: int, side: int = 16) -> CellBlock:
     rng = np.random.default_rng(seed)
     columns = {
-        name: rng.integers(0, 100, (cells, *(2 if size == "M-1" else int(size) for size in shape))).astype(dtype)
-        for name, (dtype, shape) in COLUMNS.items()
+        name: rng.integers(0, 100, (cells, *entry_shape(column, 3))).astype(column.dtype)
+        for name, column in COLUMNS.items()
     }
     images = rng.integers(0, 65535, (cells, 3, side, side)).astype(np.uint16)
     masks = rng.integers(0, 3, (cells, side, side)).astype(np.uint8)
@@ -76,15 +78,15 @@ def test_nothing_to_store(tmp_path: Path) -> None:
 def test_calls_are_read_back(tmp_path: Path) -> None:
     store = CellStore.create(tmp_path / "cells.zarr", [block(2, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
     with pytest.raises(SampleStateError, match="not classified yet"):
-        store.calls()
-    store.write_calls(
+        store.predicted_classes()
+    store.write_predictions(
         np.zeros((2, 3, 1), np.float32),
         ["NEU", "unidentified"],
         np.ones(2, np.float32),
         np.zeros(2, np.float32),
         classified={"bundle": "b"},
     )
-    assert CellStore(store.path).calls() == ["NEU", "unidentified"]
+    assert CellStore(store.path).predicted_classes() == ["NEU", "unidentified"]
 
 
 def averaged(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
@@ -100,7 +102,7 @@ def test_half_the_side_is_the_mean_of_four_pixels(order: str) -> None:
     images[0] = 65535  # sums of four must not run over
     images[1, 0, :2, :2] = [[0, 0], [1, 1]]  # a half is rounded up
     given = {"rows": images, "columns": np.asfortranarray(images), "turned": images[:, ::-1, ::-1, ::-1]}[order]
-    found = halved(given)
+    found = bin_2x2(given)
     assert np.array_equal(found, averaged(given))
     assert found[0].min() == 65535
     assert found.max(axis=(1, 2, 3))[1] <= 65535

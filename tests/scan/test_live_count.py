@@ -12,7 +12,8 @@ from wbcpipe.classify.inference import engine as engines
 from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
 from wbcpipe.errors import BundleError
-from wbcpipe.samples.cell_store import CROP_SIDE_PX, CellBlock, QcFlag
+from wbcpipe.samples.cell_columns import CROP_SIDE_PX, QcFlag
+from wbcpipe.samples.cell_store import CellBlock
 from wbcpipe.scan.live_count import LiveCount
 from wbcpipe.segment.field_cells import FieldCells, no_cells
 

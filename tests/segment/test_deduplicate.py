@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.segment.deduplicate import deduplicate, label_from_truth
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
-from wbcpipe.samples.cell_measures import columns_of
-from wbcpipe.samples.cell_store import COLUMNS, CellStore, QcFlag
+from wbcpipe.samples.cell_columns import COLUMNS, QcFlag, morphometry_columns
+from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field, write_field
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment import stage as stage_module
@@ -35,7 +35,7 @@ def content(store: CellStore) -> dict[str, Any]:
         "images": store.images().tobytes(),
         "masks": store.masks().tobytes(),
         "label": store.labels(),
-        **{name: store.column(name).tobytes() for name in [*COLUMNS, *columns_of(4, red=False)]},
+        **{name: store.column(name).tobytes() for name in [*COLUMNS, *morphometry_columns(4, red=False)]},
         "attributes": store.attributes,
     }
 

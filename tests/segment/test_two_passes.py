@@ -14,13 +14,16 @@ from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
 from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
-from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import PASSES, FieldInfo, FieldTransform, FrameInfo, field_path, write_field
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.stage import segment_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from wbcpipe.samples.cell_store import CellStore
 
 SIDE_PX, PIXEL_UM = 1024, 0.1
 PLAN = SpecimenPlan(seed=11, preparation="buffy-coat")

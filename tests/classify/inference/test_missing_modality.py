@@ -19,7 +19,8 @@ from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.uncertainty.probability_calibration import Calibration
 from wbcpipe.classify.uncertainty.risk_control import Level, RiskBounds
 from wbcpipe.errors import BundleError, ConfigError
-from wbcpipe.samples.cell_store import CellStore, QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:

@@ -187,7 +187,7 @@ def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny:
     assert store.column("probability").shape == (50, 3, 3)
     assert np.isfinite(store.column("probability")[3]).all()  # debris too
     confidence = store.column("confidence")
-    unidentified = np.array(store.calls()) == "unidentified"
+    unidentified = np.array(store.predicted_classes()) == "unidentified"
     assert np.array_equal(unidentified, confidence < np.float32(0.4))
     before = {p: p.read_bytes() for p in sample.cells_path.rglob("*") if p.is_file()}
     assert classify_sample(sample, tiny, device="cpu", batch_size=16)["already"]
@@ -203,7 +203,7 @@ def test_the_same_cells_give_the_same_bytes(
         write_store(name, 40)
         classify_sample(Sample.open(tmp_path, name), tiny, device="cpu", batch_size=16)
         store = CellStore(tmp_path / name / "cells.zarr")
-        found.append((store.column("probability").tobytes(), store.calls()))
+        found.append((store.column("probability").tobytes(), store.predicted_classes()))
     assert found[0] == found[1]
 
 

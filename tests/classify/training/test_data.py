@@ -15,7 +15,7 @@ from wbcpipe.classify.models.normalise import Normalisation, fit_normalisation, 
 from wbcpipe.classify.training.augment import Augmentation, augment
 from wbcpipe.classify.training.data import CellSet, epoch_indices, head_batches, load_cells, steps_of
 from wbcpipe.errors import TrainingDataError
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 
 if TYPE_CHECKING:
     from collections.abc import Callable

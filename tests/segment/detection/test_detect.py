@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.segment.detection.detect import Detections, detect_cells, nuclear_level
 from wbcpipe.segment.stain_separation import nuclear_stain, scale_16bit

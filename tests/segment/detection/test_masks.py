@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wbcpipe.samples.cell_store import QcFlag
+from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.segment.detection.masks import cell_mask
 from wbcpipe.segment.features.crop_quality import blurred, empty_modality, find_debris, focus_measure, saturated_share
 
