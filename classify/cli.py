@@ -351,8 +351,8 @@ def classify(
     counts = ", ".join(f"{name} {count}" for name, count in summary["calls"].items())
     state = "called before" if summary["already"] else f"{summary['seconds']:.1f} s on {summary['device']}"
     click.echo(f"{sample}: {summary['cells']} cells by {summary['bundle']} ({state}): {counts}")
-    if summary["without"]:
+    if summary["excluded_modalities"]:
         click.echo(f"without {', '.join(summary['without'])}")
-    if (kept := summary["guarantee"]) is not None:
+    if (kept := summary["risk_control"]) is not None:
         bound, sure = 100 * kept["error_bound"], 100 * kept["confidence"]
         click.echo(f"at most {bound:.1f} % of the accepted calls are wrong ({sure:g} % sure, {kept['assumption']})")

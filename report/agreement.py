@@ -33,9 +33,9 @@ class HeadAgreement:
 def head_agreement(rows: CellRows) -> list[HeadAgreement]:
     """Compare each head with the fused call on the cells that were counted."""
     index = {name: position for position, name in enumerate(rows.classes)}
-    called = np.array([index.get(call, -1) for call in rows.call], dtype=np.intp)
-    chosen = rows.used & (called >= 0)
-    same = rows.head_calls()[chosen] == called[chosen, None]  # (n, H)
+    called = np.array([index.get(call, -1) for call in rows.predicted_class], dtype=np.intp)
+    chosen = rows.counted & (called >= 0)
+    same = rows.head_predictions()[chosen] == called[chosen, None]  # (n, H)
     top = rows.probability[chosen].max(axis=2)  # (n, H)
     return [
         HeadAgreement(

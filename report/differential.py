@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADULT",
-    "COUNTED_WITH_DOUBT",
+    "COUNTED_WITH_WARNING",
     "REJECTED",
     "ClassCount",
     "Differential",
@@ -29,8 +29,8 @@ __all__ = [
     "Tally",
     "clopper_pearson",
     "count_cells",
+    "exclusion_reasons",
     "flag_percent",
-    "rejections",
 ]
 
 Flag = Literal["low", "normal", "high", "borderline"]
@@ -41,7 +41,7 @@ Interval = tuple[float, float]
 #: No cell, half a cell, a cell seen in three lights instead of four, or a blurred one: none tells its class reliably.
 REJECTED: Final = (QcFlag.DEBRIS, QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.BLURRED)
 #: Counted, for leaving them out would bias the count (neutrophils touch others more often), but watched by a gate.
-COUNTED_WITH_DOUBT: Final = (QcFlag.DOUBLET, QcFlag.SATURATED, QcFlag.UNREGISTERED)
+COUNTED_WITH_WARNING: Final = (QcFlag.DOUBLET, QcFlag.SATURATED, QcFlag.UNREGISTERED)
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Tally:
         counts: identified cells per class, in the bundle's class order; zero where there are none.
         unidentified: good pictures that the model was not sure of.
         rejected: cells left out, by the first reason of ``REJECTED`` that holds.
-        doubtful: counted or unidentified cells that carry a flag of ``COUNTED_WITH_DOUBT``; a cell may have several.
+        counted_with_warning: counted or unidentified cells by flag of ``COUNTED_WITH_WARNING``; a cell can have more.
     """
 
     counts: Mapping[str, int]
     unidentified: int
     rejected: Mapping[str, int]
-    doubtful: Mapping[str, int]
+    counted_with_warning: Mapping[str, int]
 
     @property
     def identified(self) -> int:
@@ -143,7 +143,7 @@ class Differential:
     ) -> Differential:
         """Percentages, intervals, flags and, with a WBC concentration, absolute counts.
 
-        >>> tally = Tally({"NEU": 60, "LYM": 40}, unidentified=0, rejected={}, doubtful={})
+        >>> tally = Tally({"NEU": 60, "LYM": 40}, unidentified=0, rejected={}, counted_with_warning={})
         >>> [(line.name, line.percent, line.flag) for line in Differential.from_tally(tally).classes]
         [('NEU', 60.0, 'normal'), ('LYM', 40.0, 'normal')]
         """
@@ -214,7 +214,7 @@ def flag_percent(percent: float, interval: Interval, reference: Interval) -> Fla
     return "normal" if low <= percent <= high else "borderline"
 
 
-def rejections(quality: NDArray[np.uint16]) -> list[str]:
+def exclusion_reasons(quality: NDArray[np.uint16]) -> list[str]:
     """Why each cell is left out, in lower case; empty for a cell that counts.
 
     Args:
@@ -246,7 +246,7 @@ def count_cells(calls: Sequence[str], quality: NDArray[np.uint16], classes: Sequ
         raise SampleStateError(
             f"calls {strange} are not classes of the bundle ({', '.join(classes)}); run `wbcpipe classify` again."
         )
-    reasons = rejections(quality)
+    reasons = exclusion_reasons(quality)
     used = Counter(call for call, reason in zip(calls, reasons, strict=True) if not reason)
     left_out = Counter(reason for reason in reasons if reason)
     good = np.array([not reason for reason in reasons], dtype=bool)
@@ -254,5 +254,7 @@ def count_cells(calls: Sequence[str], quality: NDArray[np.uint16], classes: Sequ
         counts={name: used[name] for name in classes},
         unidentified=used[UNIDENTIFIED],
         rejected={flag_name(flag): left_out[flag_name(flag)] for flag in REJECTED},
-        doubtful={flag_name(flag): int(np.count_nonzero(quality[good] & flag.value)) for flag in COUNTED_WITH_DOUBT},
+        counted_with_warning={
+            flag_name(flag): int(np.count_nonzero(quality[good] & flag.value)) for flag in COUNTED_WITH_WARNING
+        },
     )

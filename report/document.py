@@ -15,7 +15,7 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.agreement import head_agreement
 from wbcpipe.report.gates import failed_fields, limits_of, quality_gates
-from wbcpipe.report.model_checks import judge
+from wbcpipe.report.model_checks import check_model
 from wbcpipe.samples.fields import fields_on_disk
 from wbcpipe.samples.scan_outcome import load_scan_outcome
 from wbcpipe.system.files import read_json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wbcpipe.report.differential import ClassCount, Differential
-    from wbcpipe.report.model_checks import ClassShare, Trust
+    from wbcpipe.report.model_checks import ClassShare, ModelChecks
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.cell_store import CellStore
     from wbcpipe.samples.sample import Sample
@@ -127,7 +127,7 @@ def build_document(
     info = sample.info()
     fields = count_fields(sample, info)
     tally = differential.tally
-    trust = judge(rows)
+    checks = check_model(rows)
     limits = limits_of(info)
     figures = store.attributes.get("field_quality") or {}
     beyond = failed_fields(figures, limits)
@@ -155,9 +155,9 @@ def build_document(
                 "interval_percent": [_rounded(bound) for bound in differential.unidentified_interval_percent],
             },
             "rejected": dict(tally.rejected),
-            "doubtful": dict(tally.doubtful),
+            "counted_with_warning": dict(tally.counted_with_warning),
         },
-        "classes": [_class_entry(line, trust.corrected.get(line.name)) for line in differential.classes],
+        "classes": [_class_entry(line, checks.corrected.get(line.name)) for line in differential.classes],
         "interval": {"confidence": 0.95, "method": "Clopper-Pearson"},
         "reference_source": differential.reference.source,
         "wbc_1e9_per_l": differential.wbc_1e9_per_l,
@@ -194,25 +194,25 @@ def build_document(
             }
             for head in head_agreement(rows)
         ],
-        "trust": _trust_entry(trust),
+        "model_checks": _model_checks_entry(checks),
         "provenance": _provenance(info, store, rows),
     }
 
 
-def _trust_entry(trust: Trust) -> dict[str, Any]:
+def _model_checks_entry(checks: ModelChecks) -> dict[str, Any]:
     return {
-        "alarms": [
+        "head_disagreement": [
             {
                 "head": name,
                 "beyond_percent": None if check.share is None else _rounded(100 * check.share),
                 "limit_percent": _rounded(100 * check.limit),
-                "raised": check.raised,
+                "exceeded": check.exceeded,
             }
-            for name, check in trust.heads.items()
+            for name, check in checks.heads.items()
         ],
-        "guarantee": trust.guarantee,
-        "without": list(trust.without),
-        "f1_weighted": trust.f1_weighted,
+        "risk_control": checks.risk_control,
+        "excluded_modalities": list(checks.excluded_modalities),
+        "f1_weighted": checks.f1_weighted,
     }
 
 

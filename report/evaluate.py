@@ -226,14 +226,14 @@ def _ratio(part: int, whole: int) -> float:
 def _compare_calls(rows: CellRows, labels: Sequence[str]) -> CallComparison | None:
     """``None`` when no counted cell has a label that is a class."""
     index = {name: position for position, name in enumerate(rows.classes)}
-    labelled = [i for i in range(len(rows)) if not rows.rejected[i] and labels[i]]
+    labelled = [i for i in range(len(rows)) if not rows.exclusion_reason[i] and labels[i]]
     chosen = [i for i in labelled if labels[i] in index]
     if not chosen:
         return None
     true = [index[labels[i]] for i in chosen]
-    called = [index.get(rows.call[i], len(index)) for i in chosen]
+    called = [index.get(rows.predicted_class[i], len(index)) for i in chosen]
     sure = [(t, c) for t, c in zip(true, called, strict=True) if c < len(index)]
-    alone = rows.head_calls()[chosen]  # (n, H)
+    alone = rows.head_predictions()[chosen]  # (n, H)
     fused = rows.probability[chosen].mean(axis=1).argmax(axis=1)  # (n,)
 
     def forced(calls: NDArray[np.intp]) -> float:
@@ -250,7 +250,7 @@ def _compare_calls(rows: CellRows, labels: Sequence[str]) -> CallComparison | No
 
 def _compare_shares(rows: CellRows, seen: Sequence[str]) -> tuple[Share, ...]:
     """The differential as called against the shares among the true cells ``seen``."""
-    differential = Differential.from_tally(count_cells(rows.call, rows.quality, rows.classes))
+    differential = Differential.from_tally(count_cells(rows.predicted_class, rows.qc_flags, rows.classes))
     known = [label for label in seen if label in rows.classes]
     shares = []
     for line in differential.classes:

@@ -167,13 +167,13 @@ def quality_gates(
     """
     limits = limits_of({}) if limits is None else limits
     figures = figures or {}
-    white = (rows.quality & QcFlag.DEBRIS.value) == 0
-    whole = (rows.quality & (QcFlag.DEBRIS | QcFlag.BORDER).value) == 0
+    white = (rows.qc_flags & QcFlag.DEBRIS.value) == 0
+    whole = (rows.qc_flags & (QcFlag.DEBRIS | QcFlag.BORDER).value) == 0
 
     def flagged(flag: QcFlag) -> float | None:
-        return _percent(int(np.count_nonzero(rows.quality[white] & flag.value)), int(np.count_nonzero(white)))
+        return _percent(int(np.count_nonzero(rows.qc_flags[white] & flag.value)), int(np.count_nonzero(white)))
 
-    apart = rows.disagreement[rows.used] if len(rows.heads) > 1 else rows.disagreement[:0]
+    apart = rows.disagreement[rows.counted] if len(rows.heads) > 1 else rows.disagreement[:0]
     seen = len(figures.get("field", ()))
     found: dict[str, float | None] = {
         "cells_counted": float(tally.identified),

@@ -105,7 +105,7 @@ def format_number(value: float | None, decimals: int = 1) -> str:
 
 
 def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery]:
-    used = [index for index in range(len(rows)) if not rows.rejected[index]]
+    used = [index for index in range(len(rows)) if not rows.exclusion_reason[index]]
     contrast = measure_contrast(store, used or list(range(len(rows))), wavelengths_nm=_wavelengths(sample))
     galleries: list[Gallery] = []
 
@@ -122,20 +122,20 @@ def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery
 
     for name in rows.classes:
         words = f"{name} · {_WORDS[name]}" if name in _WORDS else name
-        add(words, "from the surest to the least sure", [i for i in used if rows.call[i] == name])
-    identified = [i for i in used if rows.call[i] != UNIDENTIFIED]
+        add(words, "from the surest to the least sure", [i for i in used if rows.predicted_class[i] == name])
+    identified = [i for i in used if rows.predicted_class[i] != UNIDENTIFIED]
     add("Least sure of those counted", "the least sure first: look at these", identified, least_sure=True)
-    add("Unidentified", "counted apart", [i for i in used if rows.call[i] == UNIDENTIFIED])
-    add("Left out", "not in the differential", [i for i in range(len(rows)) if rows.rejected[i]])
+    add("Unidentified", "counted apart", [i for i in used if rows.predicted_class[i] == UNIDENTIFIED])
+    add("Left out", "not in the differential", [i for i in range(len(rows)) if rows.exclusion_reason[i]])
     return galleries
 
 
 def _picture(store: CellStore, rows: CellRows, index: int, contrast: Contrast) -> Picture:
-    parts = [f"{rows.call[index]} {rows.confidence[index]:.2f}"]
+    parts = [f"{rows.predicted_class[index]} {rows.confidence[index]:.2f}"]
     if len(rows.heads) > 1:
         parts.append(f"heads differ {rows.disagreement[index]:.2f}")
     parts.append(f"field {int(rows.columns['field_index'][index])}")
-    parts += [name.replace("_", " ") for name in quality_names(int(rows.quality[index]))]
+    parts += [name.replace("_", " ") for name in quality_names(int(rows.qc_flags[index]))]
     if rows.label[index]:
         parts.append(f"labelled {rows.label[index]}")
     caption = " · ".join(parts)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.uncertainty.head_disagreement import HeadCheck
     from wbcpipe.report.rows import CellRows
 
-__all__ = ["ClassShare", "Trust", "judge"]
+__all__ = ["ClassShare", "ModelChecks", "check_model"]
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,31 @@ class ClassShare:
 
 
 @dataclass(frozen=True)
-class Trust:
+class ModelChecks:
     """What is known beyond the calls.
 
     Attributes:
         corrected: class name to its share, corrected for the calls' usual errors; empty where the bundle has not shown
             that this helps, or nothing was counted.
         heads: head name to its check; empty where the bundle has no limits for these modalities.
-        guarantee: the certificate of the threshold in use; ``None`` without one.
-        without: modalities that were left out.
-        f1_weighted: the bundle's with ``all`` modalities and with those ``left``; ``None`` where nothing was left out.
+        risk_control: the error bound at the threshold in use; ``None`` without one.
+        excluded_modalities: modalities that were left out.
+        f1_weighted: of the bundle with ``all_modalities`` and with the ``remaining_modalities``; ``None`` where no
+            modality was excluded.
     """
 
     corrected: dict[str, ClassShare]
     heads: dict[str, HeadCheck]
-    guarantee: dict[str, Any] | None
-    without: tuple[str, ...]
+    risk_control: dict[str, Any] | None
+    excluded_modalities: tuple[str, ...]
     f1_weighted: dict[str, float | None] | None
 
 
-def judge(rows: CellRows) -> Trust:
+def check_model(rows: CellRows) -> ModelChecks:
     """Judge a sample's classified cells; rejected ones have no say, unidentified ones do."""
-    classified, fitted = rows.classified, rows.fitted
-    probability = rows.probability[rows.used]
-    without = tuple(str(name) for name in classified.get("without") or ())
+    classified, fitted = rows.classified, rows.calibration
+    probability = rows.probability[rows.counted]
+    excluded = tuple(str(name) for name in classified.get("excluded_modalities") or ())
     corrected: dict[str, ClassShare] = {}
     heads: dict[str, HeadCheck] = {}
     if fitted is not None and len(probability):
@@ -61,6 +62,6 @@ def judge(rows: CellRows) -> Trust:
                 name: ClassShare(100 * float(share), (100 * float(low), 100 * float(high)))
                 for name, (share, low, high) in zip(rows.classes, bounds, strict=True)
             }
-        if fitted.alarm is not None and not without:
-            heads = dict(zip(rows.heads, check_heads(probability, fitted.alarm), strict=True))
-    return Trust(corrected, heads, classified.get("guarantee"), without, classified.get("f1_weighted"))
+        if fitted.head_disagreement is not None and not excluded:
+            heads = dict(zip(rows.heads, check_heads(probability, fitted.head_disagreement), strict=True))
+    return ModelChecks(corrected, heads, classified.get("risk_control"), excluded, classified.get("f1_weighted"))

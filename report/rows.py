@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wbcpipe.classify.uncertainty.probability_calibration import Calibration
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.errors import SampleStateError
-from wbcpipe.report.differential import rejections
+from wbcpipe.report.differential import exclusion_reasons
 from wbcpipe.samples.cell_columns import QcFlag
 
 if TYPE_CHECKING:
@@ -43,43 +43,43 @@ class CellRows:
     Attributes:
         columns: the store's columns by name, each (N,).
         label: N class names, empty where unknown.
-        call: N class names or ``unidentified``.
+        predicted_class: N class names or ``unidentified``.
         confidence: (N,) probability of the fused call.
         disagreement: (N,) Jensen-Shannon divergence of the heads.
         probability: (N, H, K) calibrated, per head.
         classes: K class names.
         heads: H head names.
-        rejected: N reasons why a cell is left out, empty for those that count.
+        exclusion_reason: N reasons why a cell is left out, empty for those that count.
         classified: how the cells were called, as classify wrote it.
-        fitted: the calibration they were called with; ``None`` where an older version called them.
+        calibration: the calibration they were called with; ``None`` where an older version called them.
     """
 
     columns: dict[str, NDArray[Any]]
     label: list[str]
-    call: list[str]
+    predicted_class: list[str]
     confidence: NDArray[np.float32]
     disagreement: NDArray[np.float32]
     probability: NDArray[np.float32]
     classes: tuple[str, ...]
     heads: tuple[str, ...]
-    rejected: list[str]
+    exclusion_reason: list[str]
     classified: Mapping[str, Any] = field(default_factory=dict)
-    fitted: Calibration | None = None
+    calibration: ProbabilityCalibration | None = None
 
     def __len__(self) -> int:
-        return len(self.call)
+        return len(self.predicted_class)
 
     @property
-    def quality(self) -> NDArray[np.uint16]:
+    def qc_flags(self) -> NDArray[np.uint16]:
         """(N,) bit flags."""
         return np.asarray(self.columns["qc_flags"], dtype=np.uint16)
 
     @property
-    def used(self) -> NDArray[np.bool_]:
+    def counted(self) -> NDArray[np.bool_]:
         """(N,) true for cells that are not rejected."""
-        return np.array([not reason for reason in self.rejected], dtype=np.bool_)
+        return np.array([not reason for reason in self.exclusion_reason], dtype=np.bool_)
 
-    def head_calls(self) -> NDArray[np.intp]:
+    def head_predictions(self) -> NDArray[np.intp]:
         """(N, H) index of the class each head alone would call."""
         return np.asarray(self.probability.argmax(axis=2), dtype=np.intp)
 
@@ -90,7 +90,7 @@ class CellRows:
             total.update(np.ascontiguousarray(self.columns[name]).tobytes())
         for array in (self.confidence, self.disagreement, self.probability):
             total.update(np.ascontiguousarray(array).tobytes())
-        for texts in (self.label, self.call, list(self.classes), list(self.heads)):
+        for texts in (self.label, self.predicted_class, list(self.classes), list(self.heads)):
             total.update("\x00".join(texts).encode() + b"\x01")
         return total.hexdigest()
 
@@ -114,29 +114,29 @@ def read_rows(store: CellStore) -> CellRows:
             f"heads and {len(classes)} classes; run `wbcpipe classify` again."
         )
     columns = {name: store.column(name) for name in _COLUMNS}
-    if classified.get("dead"):
+    if classified.get("dead_modalities"):
         # These cells were called without the modality that the flag misses.
         columns["qc_flags"] = columns["qc_flags"] & ~np.uint16(QcFlag.MISSING_MODALITY.value)
     return CellRows(
         columns=columns,
         label=store.labels(),
-        call=call,
+        predicted_class=call,
         confidence=store.column("confidence").astype(np.float32, copy=False),
         disagreement=store.column("disagreement").astype(np.float32, copy=False),
         probability=probability,
         classes=classes,
         heads=heads,
-        rejected=rejections(columns["qc_flags"]),
+        exclusion_reason=exclusion_reasons(columns["qc_flags"]),
         classified=dict(classified),
-        fitted=_fitted(store, classified),
+        calibration=_read_calibration(store, classified),
     )
 
 
-def _fitted(store: CellStore, classified: Mapping[str, Any]) -> Calibration | None:
-    if "fitted" not in classified:
+def _read_calibration(store: CellStore, classified: Mapping[str, Any]) -> ProbabilityCalibration | None:
+    if "calibration" not in classified:
         return None
     try:
-        return Calibration.model_validate_json(json.dumps(classified["fitted"]))
+        return ProbabilityCalibration.model_validate_json(json.dumps(classified["calibration"]))
     except ValueError as error:
         raise SampleStateError(
             f"{store.path}: the calibration of these calls cannot be read ({' '.join(str(error).split())}); run "

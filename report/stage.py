@@ -65,7 +65,7 @@ def write_report(sample: Sample, *, reference: Path | None = None, wbc: float | 
     store = CellStore(sample.cells_path)
     rows = read_rows(store)
     differential = Differential.from_tally(
-        count_cells(rows.call, rows.quality, rows.classes),
+        count_cells(rows.predicted_class, rows.qc_flags, rows.classes),
         reference=load_reference(reference, rows.classes) if reference else ADULT,
         wbc_1e9_per_l=wbc,
     )

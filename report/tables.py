@@ -34,15 +34,26 @@ def quality_names(quality: int) -> list[str]:
 
 
 def cells_csv(rows: CellRows) -> bytes:
-    """One line a cell, UTF-8, with a header line; ``used`` says if the cell counts, else why not."""
+    """One line a cell, UTF-8, with a header line; ``exclusion_reason`` says why a cell is not counted."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    per_head = [column for head in rows.heads for column in (f"{head}_call", f"{head}_probability")]
+    per_head = [column for head in rows.heads for column in (f"{head}_predicted_class", f"{head}_probability")]
     names = ("field_index", "y_px", "x_px", "y_um", "x_um", "area_um2", "nucleus_area_um2", "sharpness")
     writer.writerow(
-        ["index", *names, "quality", "used", "label", "call", "confidence", "disagreement", *map(_safe, per_head)]
+        [
+            "index",
+            *names,
+            "qc_flags",
+            "counted",
+            "exclusion_reason",
+            "label",
+            "predicted_class",
+            "confidence",
+            "disagreement",
+            *map(_safe, per_head),
+        ]
     )
-    best = rows.head_calls()
+    best = rows.head_predictions()
     for index in range(len(rows)):
         heads: list[str] = []
         for head, choice in enumerate(best[index]):
@@ -51,10 +62,11 @@ def cells_csv(rows: CellRows) -> bytes:
             [
                 index,
                 *(_number(rows.columns[name][index]) for name in names),
-                "|".join(quality_names(int(rows.quality[index]))),
-                rows.rejected[index] or "yes",
+                "|".join(quality_names(int(rows.qc_flags[index]))),
+                "false" if rows.exclusion_reason[index] else "true",
+                rows.exclusion_reason[index],
                 _safe(rows.label[index]),
-                _safe(rows.call[index]),
+                _safe(rows.predicted_class[index]),
                 _number(rows.confidence[index]),
                 _number(rows.disagreement[index]),
                 *heads,
@@ -94,14 +106,16 @@ def print_differential(document: Mapping[str, Any], paths: Sequence[Path], conso
     console.print(Text(f"Unidentified: {unidentified['count']}{share}. Left out: {', '.join(left_out) or 'none'}."))
     if (scan := document.get("scan")) is not None:
         console.print(Text(f"Scan: {scan['text']}.", style="" if scan["met"] else "bold red"))
-    for alarm in document["trust"]["alarms"]:
-        if alarm["raised"]:
+    for check in document["model_checks"]["head_disagreement"]:
+        if check["exceeded"]:
             text = (
-                f"Warning: {alarm['head']} contradicts the other heads in {alarm['beyond_percent']:.1f} % of the cells"
+                f"Warning: {check['head']} contradicts the other heads in {check['beyond_percent']:.1f} % of the cells"
             )
             console.print(Text(f"{text} (usual 5 %): look at registration and lamps.", style="bold red"))
-    if document["trust"]["without"]:
-        console.print(Text(f"Called without {', '.join(document['trust']['without'])}.", style="bold red"))
+    if document["model_checks"]["excluded_modalities"]:
+        console.print(
+            Text(f"Called without {', '.join(document['model_checks']['excluded_modalities'])}.", style="bold red")
+        )
     failed = [gate for gate in document["quality"]["gates"] if gate["passed"] is False]
     for gate in failed:
         limit = f"limit {gate['comparison']} {gate['limit']:g} {gate['unit']}".rstrip()

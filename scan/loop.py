@@ -377,6 +377,6 @@ def unmet_targets(sample: Sample, request: ScanRequest | None, outcome: ScanOutc
     from wbcpipe.samples.cell_store import CellStore
 
     rows = read_rows(CellStore(sample.cells_path))
-    counts = count_cells(rows.call, rows.quality, rows.classes).counts
+    counts = count_cells(rows.predicted_class, rows.qc_flags, rows.classes).counts
     final = request.outcome(outcome.fields_done, outcome.fields_wanted, counts, in_time=True)
     return "" if final.reason in ("cells", "precision") else final.text

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.classify.uncertainty.probability_calibration import Calibration
+    from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["Classifier", "classify_sample", "planes_for", "resolve_bundle"]
@@ -41,7 +41,7 @@ class Classifier:
             so that a cell's result never depends on how many cells came with it.
         engine: in place of the one that fits the device.
         without: modalities that are missing; something typical is put in their place.
-        max_error: share of wrong calls among accepted ones that the bundle's certificate shall bound, in place of its
+        max_error: share of wrong calls among accepted ones that the bundle's risk control shall bound, in place of its
             own threshold.
 
     Raises:
@@ -61,7 +61,7 @@ class Classifier:
     ) -> None:
         self.bundle = bundle
         self.without = tuple(name for name in bundle.info.modalities if name in without)
-        self.calibration = certified(calibration_without(bundle.info, tuple(without)), max_error, bundle.info.name)
+        self.calibration = with_max_error(calibration_without(bundle.info, tuple(without)), max_error, bundle.info.name)
         self.engine = engine or engine_for(bundle, device, batch_size=batch_size)
         self.batch_size = batch_size or self.engine.batch_size
 
@@ -76,7 +76,7 @@ class Classifier:
         prepared = info.normalisation.apply(resize(images, info.side), out)
         if self.without:
             missing = [info.modalities.index(name) for name in self.without]
-            prepared[...] = blank(prepared, missing, info.planes, info.typical)
+            prepared[...] = blank(prepared, missing, info.planes, info.typical_profiles)
         return prepared
 
     def room(self) -> NDArray[np.float32] | None:
@@ -140,20 +140,20 @@ class Classifier:
         return names, confidence.astype(np.float32), disagreement(probability[:, heads]).astype(np.float32)
 
 
-def certified(calibration: Calibration, max_error: float | None, name: str) -> Calibration:
+def with_max_error(calibration: ProbabilityCalibration, max_error: float | None, name: str) -> ProbabilityCalibration:
     """The calibration with the threshold at which its error is bounded by ``max_error``; ``None`` leaves it as it is.
 
     Raises:
-        ConfigError: there is no certificate, or none of its bounds is as low.
+        ConfigError: the bundle has no error bounds, or none of its bounds is as low.
     """
     if max_error is None:
         return calibration
-    if calibration.certificate is None:
+    if calibration.risk_bounds is None:
         raise ConfigError(
-            f"bundle {name!r} holds no certificate for these modalities, so no error can be guaranteed; leave "
-            "--max-error out, or train a bundle with this version and 120 validation cells or more."
+            f"bundle {name!r} has no error bounds for these modalities, so --max-error cannot be met; leave "
+            "--max-error out, or train a bundle with at least 120 validation cells."
         )
-    level = calibration.certificate.level_for(max_error)
+    level = calibration.risk_bounds.level_for(max_error)
     return calibration.model_copy(update={"threshold": level.threshold})
 
 
@@ -211,7 +211,7 @@ def classify_sample(
     dead = dead_modalities(store, bundle.info.modalities, planes)
     left_out = [name for name in bundle.info.modalities if name in (*without, *dead)]
     unknown = [name for name in without if name not in bundle.info.modalities]
-    calibration = certified(calibration_without(bundle.info, [*left_out, *unknown]), max_error, bundle.info.name)
+    calibration = with_max_error(calibration_without(bundle.info, [*left_out, *unknown]), max_error, bundle.info.name)
     before = store.attributes.get("classified") or {}
     if _called_so(before, bundle, left_out, calibration):
         return _summary(sample, store.predicted_classes(), before, seconds=0.0, already=True)
@@ -226,7 +226,7 @@ def classify_sample(
     call, confidence, differ = classifier.call(probability)
     classified = {
         **provenance(bundle, classifier.calibration, left_out),
-        **({"dead": list(dead)} if dead else {}),
+        **({"dead_modalities": list(dead)} if dead else {}),
         "engine": classifier.engine.name,
         "batch_size": classifier.batch_size,
     }
@@ -237,23 +237,25 @@ def classify_sample(
     return _summary(sample, call, classified, seconds=seconds, already=False)
 
 
-def _called_so(before: dict[str, Any], bundle: Bundle, left_out: Sequence[str], calibration: Calibration) -> bool:
+def _called_so(
+    before: dict[str, Any], bundle: Bundle, left_out: Sequence[str], calibration: ProbabilityCalibration
+) -> bool:
     """Whether the calls that stand there are those that would be made now."""
     return (
         before.get("sha256") == bundle.info.sha256
-        and before.get("calibration") == bundle.calibration_digest
-        and list(before.get("without") or ()) == list(left_out)
+        and before.get("calibration_digest") == bundle.calibration_digest
+        and list(before.get("excluded_modalities") or ()) == list(left_out)
         and before.get("threshold") == calibration.threshold
     )
 
 
-def provenance(bundle: Bundle, calibration: Calibration, left_out: Sequence[str]) -> dict[str, Any]:
+def provenance(bundle: Bundle, calibration: ProbabilityCalibration, left_out: Sequence[str]) -> dict[str, Any]:
     """What the store keeps of how its cells were called, and what the report needs to judge the calls."""
     info = bundle.info
     classified: dict[str, Any] = {
         "bundle": info.name,
         "sha256": info.sha256,
-        "calibration": bundle.calibration_digest,
+        "calibration_digest": bundle.calibration_digest,
         "method": info.method,
         "classes": list(info.classes),
         "heads": list(info.head_names),
@@ -261,11 +263,14 @@ def provenance(bundle: Bundle, calibration: Calibration, left_out: Sequence[str]
         "threshold": calibration.threshold,
     }
     if left_out:
-        classified["without"] = list(left_out)
-        classified["f1_weighted"] = {"all": info.calibration.f1_weighted, "left": calibration.f1_weighted}
-    if calibration.certificate is not None:
-        classified["guarantee"] = calibration.certificate.statement(calibration.threshold)
-    classified["fitted"] = calibration.model_dump(mode="json", exclude_none=True)
+        classified["excluded_modalities"] = list(left_out)
+        classified["f1_weighted"] = {
+            "all_modalities": info.calibration.f1_weighted,
+            "remaining_modalities": calibration.f1_weighted,
+        }
+    if calibration.risk_bounds is not None:
+        classified["risk_control"] = calibration.risk_bounds.statement(calibration.threshold)
+    classified["calibration"] = calibration.model_dump(mode="json", exclude_none=True)
     return classified
 
 
@@ -324,8 +329,8 @@ def _summary(
         "calls": {name: counts.get(name, 0) for name in names},
         "bundle": classified["bundle"],
         "sha256": classified["sha256"],
-        "without": list(classified.get("without") or ()),
-        "guarantee": classified.get("guarantee"),
+        "excluded_modalities": list(classified.get("excluded_modalities") or ()),
+        "risk_control": classified.get("risk_control"),
         "device": classified["engine"],
         "seconds": round(seconds, 3),
         "already": already,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wbcpipe.classify.uncertainty.probability_calibration import Calibration, without_heads
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration, without_heads
 from wbcpipe.errors import BundleError
 from wbcpipe.samples.cell_columns import QcFlag
 
@@ -103,7 +103,7 @@ def modality_rows(modalities: Sequence[int], planes: int) -> list[int]:
     return [index * planes + plane for index in modalities for plane in range(planes)]
 
 
-def calibration_without(info: BundleInfo, missing: Sequence[str]) -> Calibration:
+def calibration_without(info: BundleInfo, missing: Sequence[str]) -> ProbabilityCalibration:
     """The calibration that holds when some modalities are missing.
 
     The one fitted for it if one modality is missing and the bundle has it; else that of the remaining heads.
@@ -119,8 +119,8 @@ def calibration_without(info: BundleInfo, missing: Sequence[str]) -> Calibration
         raise BundleError(f"all modalities of bundle {info.name!r} are left out; at least one must remain.")
     if not missing:
         return info.calibration
-    if len(set(missing)) == 1 and missing[0] in info.without:
-        return info.without[missing[0]]
+    if len(set(missing)) == 1 and missing[0] in info.missing_modality:
+        return info.missing_modality[missing[0]]
     heads = len(info.calibration.temperatures)
     silent = [info.modalities.index(name) for name in missing] if heads == len(info.modalities) else []
     return without_heads(info.calibration, silent)

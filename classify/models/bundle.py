@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wbcpipe.classify.models.card import model_card
 from wbcpipe.classify.models.classes import Backbone, Method  # noqa: TC001
 from wbcpipe.classify.models.normalise import Normalisation  # noqa: TC001
-from wbcpipe.classify.uncertainty.probability_calibration import Calibration  # noqa: TC001 - pydantic needs it
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration  # noqa: TC001 - pydantic needs it
 from wbcpipe.errors import BundleError
 from wbcpipe.system.files import disk_errors, sync_directory, sync_tree
 
@@ -52,9 +52,9 @@ class BundleInfo(BaseModel):
         side: input side.
         normalisation: of the input.
         calibration: of the output.
-        without: modality to the calibration that holds where this modality is missing.
-        typical: per plane (M * c), its usual normalised values from the middle of a crop outwards; what stands in for a
-            plane that is missing. Empty in bundles made before there was one: zeros then.
+        missing_modality: modality to the calibration that holds where this modality is missing.
+        typical_profiles: per plane (M * c), 17 mean normalised values from the centre of a crop outwards; they replace
+            a plane that is missing. Empty: zeros replace it.
         validation: scores on cells that were kept from training.
         training: samples, cells per class, recipe, versions, date.
         sha256: of ``model.safetensors``.
@@ -75,9 +75,9 @@ class BundleInfo(BaseModel):
     crop_px: int = Field(ge=16)
     side: int = Field(ge=16)
     normalisation: Normalisation
-    calibration: Calibration
-    without: dict[str, Calibration] = Field(default_factory=dict)
-    typical: tuple[tuple[float, ...], ...] = ()
+    calibration: ProbabilityCalibration
+    missing_modality: dict[str, ProbabilityCalibration] = Field(default_factory=dict)
+    typical_profiles: tuple[tuple[float, ...], ...] = ()
     validation: dict[str, Any]
     training: dict[str, Any]
     sha256: str = ""
@@ -109,7 +109,7 @@ class Bundle:
     @property
     def calibration_digest(self) -> str:
         """A short hash of the calibration: the same weights calibrated anew call differently."""
-        return hashlib.sha256(self.info.calibration.identity().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.info.calibration.model_dump_json().encode()).hexdigest()[:16]
 
     def network(self) -> FusionNetwork:
         """The network with its weights, float32, in evaluation mode.

@@ -52,8 +52,8 @@ def model_card(info: dict[str, Any]) -> str:
 
 def _calibration(calibration: dict[str, Any]) -> str:
     pool = calibration.get("pool")
-    right = calibration["accept_accuracy"]
-    certificate = calibration.get("certificate")
+    right = calibration["accepted_accuracy"]
+    certificate = calibration.get("risk_bounds")
     apart = certificate["cells"] if certificate else 0
     return (
         f"Fitted on {calibration['cells'] - apart} of those cells"
@@ -67,7 +67,7 @@ def _calibration(calibration: dict[str, Any]) -> str:
         )
         + f"; of the fused probability: {calibration['fused_temperature']:g}. Calls below a confidence of "
         f"{calibration['threshold']:g} are `unidentified` "
-        f"({100 * calibration['unidentified_share']:.1f} % of {'the others' if apart else 'those cells'}"
+        f"({100 * calibration['unidentified_fraction']:.1f} % of {'the others' if apart else 'those cells'}"
         + (f"; {100 * right:.2f} % of the accepted calls were right)." if right is not None else ").")
     )
 
@@ -87,7 +87,7 @@ def _correction(calibration: dict[str, Any]) -> list[str]:
 
 
 def _guarantee(calibration: dict[str, Any]) -> list[str]:
-    certificate = calibration.get("certificate")
+    certificate = calibration.get("risk_bounds")
     if not certificate:
         return []
     lines = [
@@ -105,14 +105,14 @@ def _guarantee(calibration: dict[str, Any]) -> list[str]:
     for level in certificate["levels"]:
         own = " (default)" if level["threshold"] == calibration["threshold"] else ""
         lines.append(
-            f"| {level['threshold']:g}{own} | {100 * level['unidentified_share']:.1f} % | "
+            f"| {level['threshold']:g}{own} | {100 * level['unidentified_fraction']:.1f} % | "
             f"{level['wrong']} of {level['accepted']} | {100 * level['error_bound']:.1f} % |"
         )
     return lines
 
 
 def _without(info: dict[str, Any]) -> list[str]:
-    rows = {name: item["f1_weighted"] for name, item in info.get("without", {}).items()}
+    rows = {name: item["f1_weighted"] for name, item in info.get("missing_modality", {}).items()}
     if not any(value is not None for value in rows.values()):
         return []
     whole = info["calibration"].get("f1_weighted")

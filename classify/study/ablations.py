@@ -14,7 +14,7 @@ from wbcpipe.classify.uncertainty.head_disagreement import check_heads
 from wbcpipe.classify.uncertainty.pooling import POOLS
 from wbcpipe.classify.uncertainty.prevalence import call_rates, correct_counts, least_squares_shares, true_shares
 from wbcpipe.classify.uncertainty.probability_calibration import (
-    Calibration,
+    ProbabilityCalibration,
     choose_threshold,
     fit_calibration,
     fuse,
@@ -92,12 +92,12 @@ def ablations(folds: Sequence[FoldLogits], classes: Sequence[str], modalities: S
         modalities: M names.
     """
     fitted = [calibrate(fold.held_logits, fold.held_labels)[0] for fold in folds]
-    steps: dict[str, Callable[[FoldLogits, Calibration], Figures]] = {
+    steps: dict[str, Callable[[FoldLogits, ProbabilityCalibration], Figures]] = {
         "fusion": lambda fold, chosen: _fusion(fold, chosen, classes),
         "temperature": lambda fold, _: _temperature(fold),
         "abstention": _abstention,
         "missing modality": lambda fold, chosen: _missing(fold, chosen, classes, modalities),
-        "alarm": lambda fold, chosen: _alarm(fold, chosen, modalities),
+        "head disagreement": lambda fold, chosen: _disagreement(fold, chosen, modalities),
         "prevalence": lambda fold, chosen: _prevalence(fold, chosen, classes),
     }
     rows: list[Row] = []
@@ -127,7 +127,7 @@ def _quality(labels: NDArray[np.int64], probability: NDArray[np.float64], classe
     }
 
 
-def _fusion(fold: FoldLogits, chosen: Calibration, classes: Sequence[str]) -> Figures:
+def _fusion(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str]) -> Figures:
     found: dict[str, NDArray[np.float64]] = {"plain mean": mean_probability(fold.test_logits)}
     for kind in (None, *POOLS):
         fitted = fit_calibration(fold.held_logits, fold.held_labels, pool=kind)
@@ -136,7 +136,7 @@ def _fusion(fold: FoldLogits, chosen: Calibration, classes: Sequence[str]) -> Fi
     return {name: _quality(fold.test_labels, probability, classes) for name, probability in found.items()}
 
 
-def _applied(logits: NDArray[np.floating[Any]], calibration: Calibration) -> NDArray[np.float64]:
+def _applied(logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
     return fuse(head_probability(logits, calibration), calibration)
 
 
@@ -160,7 +160,7 @@ def _temperature(fold: FoldLogits) -> Figures:
     return figures
 
 
-def _abstention(fold: FoldLogits, chosen: Calibration) -> Figures:
+def _abstention(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
     """The error among accepted test cells at thresholds with and without a guarantee; a broken one counts 1."""
     fused = _applied(fold.test_logits, chosen)
     confidence, right = fused.max(axis=1), fused.argmax(axis=1) == fold.test_labels
@@ -176,15 +176,17 @@ def _abstention(fold: FoldLogits, chosen: Calibration) -> Figures:
     for limit in MAX_ERRORS:
         aim = choose_threshold(fold.held_labels, held, 1 - limit, 1.0)
         add(f"aimed at {100 * limit:g} %", aim, limit)
-        if chosen.certificate is not None:
+        if chosen.risk_bounds is not None:
             try:
-                add(f"guaranteed {100 * limit:g} %", chosen.certificate.level_for(limit).threshold, limit)
+                add(f"guaranteed {100 * limit:g} %", chosen.risk_bounds.level_for(limit).threshold, limit)
             except ConfigError:
                 figures[f"guaranteed {100 * limit:g} %"] = {"refused to promise": 1.0}
     return figures
 
 
-def _missing(fold: FoldLogits, chosen: Calibration, classes: Sequence[str], modalities: Sequence[str]) -> Figures:
+def _missing(
+    fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str], modalities: Sequence[str]
+) -> Figures:
     """F1 without each modality: by what fills its input, and by what the calibration knows of it.
 
     The calibration for the fault is fitted on half of the test cells and scored on the other, both ways.
@@ -215,32 +217,32 @@ def _refitted(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> N
     return fused
 
 
-def _alarm(fold: FoldLogits, chosen: Calibration, modalities: Sequence[str]) -> Figures:
-    """Alarms over samples of test cells of changing mixture, sound or with a fault in one modality."""
-    alarm = chosen.alarm
-    if alarm is None:
+def _disagreement(fold: FoldLogits, chosen: ProbabilityCalibration, modalities: Sequence[str]) -> Figures:
+    """Return how often heads disagree in samples of test cells, intact or with one faulty modality."""
+    limits = chosen.head_disagreement
+    if limits is None:
         return {}
     rng = np.random.default_rng(0)
     classes = fold.test_logits.shape[2]
 
     def seen(logits: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], float]:
         probability = head_probability(logits, chosen)
-        worst, raised = [], 0
+        worst, exceeded = [], 0
         for _ in range(SAMPLES):
             rows = _draw(rng, fold.test_labels, rng.dirichlet(np.full(classes, 2.0)), SAMPLE_CELLS)
-            checks = check_heads(probability[rows], alarm)
+            checks = check_heads(probability[rows], limits)
             worst.append(max(check.share or 0.0 for check in checks))
-            raised += any(check.raised for check in checks)
-        return np.asarray(worst), raised / SAMPLES
+            exceeded += any(check.exceeded for check in checks)
+        return np.asarray(worst), exceeded / SAMPLES
 
-    sound, false = seen(fold.test_logits)
-    figures: Figures = {"sound": {"alarms": false}}
+    intact, false = seen(fold.test_logits)
+    figures: Figures = {"intact": {"exceeded": false}}
     truth = np.repeat([0, 1], SAMPLES)
     for fault, logits in fold.faults.items():
         for index, name in enumerate(modalities):
-            worst, raised = seen(logits[index])
-            area = float(roc_auc_score(truth, np.concatenate([sound, worst])))
-            figures[f"{fault} {name}"] = {"alarms": raised, "AUC": area}
+            worst, exceeded = seen(logits[index])
+            area = float(roc_auc_score(truth, np.concatenate([intact, worst])))
+            figures[f"{fault} {name}"] = {"exceeded": exceeded, "AUC": area}
     return figures
 
 
@@ -255,7 +257,7 @@ def _draw(
     return np.concatenate(parts).astype(np.int64)
 
 
-def _prevalence(fold: FoldLogits, chosen: Calibration, classes: Sequence[str]) -> Figures:
+def _prevalence(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str]) -> Figures:
     """Mean absolute error, in points, of each class's percentage in samples drawn as blood is."""
     if chosen.confusion is None:
         return {}

@@ -18,7 +18,7 @@ from wbcpipe.classify.training.folds import holdout
 from wbcpipe.classify.training.train import predict_logits
 from wbcpipe.classify.training.train_and_validate import run_procedure, select_modality
 from wbcpipe.classify.uncertainty.fusion import calibrate
-from wbcpipe.classify.uncertainty.probability_calibration import Calibration, fuse, head_probability
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration, fuse, head_probability
 from wbcpipe.errors import TrainingDataError
 
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ def train_bundle(
     network = half_precision(outcome.network)
     seen = select_modality(validation, recipe)
     logits = predict_logits(network, seen, outcome.normalisation, device=device)
-    wish = {"accept_target": recipe.target_accuracy, "most_unidentified": recipe.max_unidentified_fraction}
+    wish = {
+        "target_accuracy": recipe.target_accuracy,
+        "max_unidentified_fraction": recipe.max_unidentified_fraction,
+    }
     calibration, certified = calibrate(logits, seen.labels, **wish)
     typical = _typical(select_modality(training, recipe), outcome.normalisation)
     without = {}
@@ -101,8 +104,8 @@ def train_bundle(
         side=recipe.side,
         normalisation=outcome.normalisation,
         calibration=calibration,
-        without=without,
-        typical=typical,
+        missing_modality=without,
+        typical_profiles=typical,
         validation={
             "samples": list(validation.samples),
             "rows": rows,
@@ -140,7 +143,7 @@ def _logits_without(
 
 
 def _bfloat16_agreement(
-    network: FusionNetwork, normalisation: Normalisation, cells: CellSet, calibration: Calibration
+    network: FusionNetwork, normalisation: Normalisation, cells: CellSet, calibration: ProbabilityCalibration
 ) -> float:
     """Share of the validation cells that bfloat16 on the CPU calls as float32 does."""
     calls = []

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from wbcpipe.classify import metrics
-from wbcpipe.classify.uncertainty.head_disagreement import fit_alarm
+from wbcpipe.classify.uncertainty.head_disagreement import fit_disagreement_limits
 from wbcpipe.classify.uncertainty.pooling import POOLS, PoolKind
 from wbcpipe.classify.uncertainty.prevalence import try_correction
 from wbcpipe.classify.uncertainty.probability_calibration import (
-    Calibration,
+    ProbabilityCalibration,
     fit_calibration,
     fuse,
     head_probability,
@@ -23,7 +23,7 @@ from wbcpipe.classify.uncertainty.probability_calibration import (
     negative_log_likelihood,
     stratified_parts,
 )
-from wbcpipe.classify.uncertainty.risk_control import LEAST_CELLS, candidate_thresholds, certify, split_cells
+from wbcpipe.classify.uncertainty.risk_control import MIN_CELLS, bound_risk, candidate_thresholds, split_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,9 +77,9 @@ def calibrate(
     logits: NDArray[np.floating[Any]],
     labels: NDArray[np.int64],
     *,
-    accept_target: float = 0.99,
-    most_unidentified: float = 0.05,
-) -> tuple[Calibration, NDArray[np.int64]]:
+    target_accuracy: float = 0.99,
+    max_unidentified_fraction: float = 0.05,
+) -> tuple[ProbabilityCalibration, NDArray[np.int64]]:
     """Choose, fit and certify on held-out cells.
 
     With fewer than 120 cells, or a class of fewer than 4, there is nothing to certify with: all cells fit the weighted
@@ -88,19 +88,23 @@ def calibrate(
     Args:
         logits: (N, heads, K).
         labels: (N,) int64.
-        accept_target: accuracy that accepted calls shall have.
-        most_unidentified: largest share of the cells that may be refused for it.
+        target_accuracy: accuracy that accepted calls shall have.
+        max_unidentified_fraction: largest share of the cells that may be refused for it.
 
     Returns:
         The calibration, and the rows of the cells that had no say in how calls are made.
     """
 
-    def fit(rows: NDArray[np.int64], pool: PoolKind | None = None) -> Calibration:
+    def fit(rows: NDArray[np.int64], pool: PoolKind | None = None) -> ProbabilityCalibration:
         return fit_calibration(
-            logits[rows], labels[rows], accept_target=accept_target, most_unidentified=most_unidentified, pool=pool
+            logits[rows],
+            labels[rows],
+            target_accuracy=target_accuracy,
+            max_unidentified_fraction=max_unidentified_fraction,
+            pool=pool,
         )
 
-    if len(labels) < 2 * LEAST_CELLS or np.bincount(labels, minlength=logits.shape[2]).min() < 4:
+    if len(labels) < 2 * MIN_CELLS or np.bincount(labels, minlength=logits.shape[2]).min() < 4:
         return fit(np.arange(len(labels))), np.arange(len(labels))
     first, second = split_cells(labels)
     pool = choose_pool(logits[first], labels[first])
@@ -109,29 +113,29 @@ def calibrate(
     fused = fuse(head_probability(logits[second], fitted), fitted)
     confidence, right = fused.max(axis=1), fused.argmax(axis=1) == labels[second]
     seen = fuse(head_probability(logits[first], fitted), fitted)
-    certificate = certify(candidate_thresholds(seen.max(axis=1), fitted.threshold), confidence, right)
+    bounds = bound_risk(candidate_thresholds(seen.max(axis=1), fitted.threshold), confidence, right)
     accepted = confidence >= fitted.threshold
-    names = [str(number) for number in range(logits.shape[2])]
+    class_names = [str(number) for number in range(logits.shape[2])]
     confusion = call_confusion(logits[second], labels[second], fitted) + call_confusion(
         logits[first], labels[first], twin
     )
     measured = {
         "cells": len(labels),
-        "accept_accuracy": float(right[accepted].mean()) if accepted.any() else None,
-        "unidentified_share": float(1 - accepted.mean()),
+        "accepted_accuracy": float(right[accepted].mean()) if accepted.any() else None,
+        "unidentified_fraction": float(1 - accepted.mean()),
         "nll_after": negative_log_likelihood(labels[second], fused),
         "nll_before": negative_log_likelihood(labels[second], mean_probability(logits[second])),
-        "certificate": certificate,
-        "alarm": fit_alarm(head_probability(logits, fitted)),
+        "risk_bounds": bounds,
+        "head_disagreement": fit_disagreement_limits(head_probability(logits, fitted)),
         "confusion": tuple(tuple(int(count) for count in row) for row in confusion),
         "correction": try_correction(fused, labels[second], fitted.threshold, confusion.sum(axis=1) / confusion.sum()),
-        "f1_weighted": metrics.scores(labels[second], fused, names)["f1_weighted"],
+        "f1_weighted": metrics.scores(labels[second], fused, class_names)["f1_weighted"],
     }
     return fitted.model_copy(update=measured), second
 
 
 def call_confusion(
-    logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], calibration: Calibration
+    logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], calibration: ProbabilityCalibration
 ) -> NDArray[np.int64]:
     """Counts (K, K): row the true class, column the likeliest one; no cell is refused."""
     fused = fuse(head_probability(logits, calibration), calibration)

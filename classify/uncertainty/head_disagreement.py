@@ -17,17 +17,17 @@ from scipy.special import bdtrc
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Alarm", "HeadCheck", "check_heads", "fit_alarm", "head_distance"]
+__all__ = ["DisagreementLimits", "HeadCheck", "check_heads", "fit_disagreement_limits", "head_distance"]
 
-USUAL: Final = 0.05
+EXPECTED_FRACTION: Final = 0.05
 """Share of held-out cells beyond a head's limit."""
 FACTOR: Final = 4.0
 """Slides differ among themselves: a share below so many times the usual one is no alarm, however sure it is."""
-CHANCE: Final = 1e-3
-LEAST_CELLS: Final = 20
+SIGNIFICANCE: Final = 1e-3
+MIN_CELLS: Final = 20
 
 
-class Alarm(BaseModel):
+class DisagreementLimits(BaseModel):
     """Limits of the heads' distances.
 
     Attributes:
@@ -40,9 +40,9 @@ class Alarm(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     limits: tuple[float, ...]
-    usual: float = Field(default=USUAL, gt=0, lt=1)
+    expected_fraction: float = Field(default=EXPECTED_FRACTION, gt=0, lt=1)
     factor: float = Field(default=FACTOR, ge=1)
-    chance: float = Field(default=CHANCE, gt=0, lt=1)
+    significance: float = Field(default=SIGNIFICANCE, gt=0, lt=1)
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class HeadCheck:
 
     Attributes:
         share: of the cells that lie beyond the limit; ``None`` with too few cells.
-        limit: largest share that is no alarm.
-        raised: whether there is an alarm.
+        limit: largest share that is no limits.
+        exceeded: whether the head disagrees more than allowed.
     """
 
     share: float | None
     limit: float
-    raised: bool
+    exceeded: bool
 
 
 def head_distance(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -75,24 +75,24 @@ def head_distance(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]
     return distance
 
 
-def fit_alarm(probability: NDArray[np.floating[Any]]) -> Alarm | None:
+def fit_disagreement_limits(probability: NDArray[np.floating[Any]]) -> DisagreementLimits | None:
     """Limits from held-out cells (N, H, K); ``None`` for one head or too few cells."""
-    if probability.shape[1] == 1 or len(probability) < LEAST_CELLS:
+    if probability.shape[1] == 1 or len(probability) < MIN_CELLS:
         return None
-    limits = np.quantile(head_distance(probability), 1 - USUAL, axis=0, method="higher")
-    return Alarm(limits=tuple(float(value) for value in np.round(limits, 5)))
+    limits = np.quantile(head_distance(probability), 1 - EXPECTED_FRACTION, axis=0, method="higher")
+    return DisagreementLimits(limits=tuple(float(value) for value in np.round(limits, 5)))
 
 
-def check_heads(probability: NDArray[np.floating[Any]], alarm: Alarm) -> list[HeadCheck]:
+def check_heads(probability: NDArray[np.floating[Any]], limits: DisagreementLimits) -> list[HeadCheck]:
     """Check each head of a sample's cells (N, H, K)."""
     count = len(probability)
-    beyond = (head_distance(probability) > np.asarray(alarm.limits)).sum(axis=0)
-    limit = alarm.factor * alarm.usual
-    if count < LEAST_CELLS:
-        return [HeadCheck(None, limit, raised=False)] * len(alarm.limits)
+    beyond = (head_distance(probability) > np.asarray(limits.limits)).sum(axis=0)
+    limit = limits.factor * limits.expected_fraction
+    if count < MIN_CELLS:
+        return [HeadCheck(None, limit, exceeded=False)] * len(limits.limits)
     checks = []
     for number in beyond:
-        by_chance = float(bdtrc(int(number) - 1, count, alarm.usual)) if number else 1.0
+        by_chance = float(bdtrc(int(number) - 1, count, limits.expected_fraction)) if number else 1.0
         share = int(number) / count
-        checks.append(HeadCheck(share, limit, raised=share > limit and by_chance < alarm.chance))
+        checks.append(HeadCheck(share, limit, exceeded=share > limit and by_chance < limits.significance))
     return checks

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Corrected",
-    "Trial",
+    "CorrectedShares",
+    "CorrectionTrial",
     "adjust_posteriors",
     "call_rates",
     "correct_counts",
@@ -45,7 +45,7 @@ SPREAD: Final = 0.5
 """Jeffreys' prior: what each entry of the confusion matrix has in advance, spread as half a cell a row."""
 
 
-class Trial(BaseModel):
+class CorrectionTrial(BaseModel):
     """Whether the correction helps, on samples drawn from certifying cells with classes as uneven as in blood.
 
     Attributes:
@@ -65,7 +65,7 @@ class Trial(BaseModel):
 
 
 @dataclass(frozen=True)
-class Corrected:
+class CorrectedShares:
     """Estimated true shares.
 
     Attributes:
@@ -144,7 +144,7 @@ def adjust_posteriors(probability: NDArray[np.floating[Any]], trained: NDArray[n
 
 def correct_counts(
     probability: NDArray[np.floating[Any]], confusion: NDArray[np.integer[Any]], *, draws: int = DRAWS, seed: int = 0
-) -> Corrected:
+) -> CorrectedShares:
     """True shares with intervals that know both how few cells were counted and how few were validated.
 
     Each draw takes the sample's cells with replacement and estimates again; to it is added how far the estimate from
@@ -170,7 +170,7 @@ def correct_counts(
     validated = true_shares(expected, np.stack([rng.dirichlet(row, size=draws) for row in rows], axis=1))
     spread = np.clip(sampled + validated - share, 0.0, 1.0)
     low, high = np.quantile(spread, (0.025, 0.975), axis=0)
-    return Corrected(share, np.minimum(low, share), np.maximum(high, share))
+    return CorrectedShares(share, np.minimum(low, share), np.maximum(high, share))
 
 
 def _adjust_draws(
@@ -193,7 +193,7 @@ def try_correction(
     trained: NDArray[np.float64],
     *,
     seed: int = 0,
-) -> Trial:
+) -> CorrectionTrial:
     """Draw samples in which each class is about half as frequent as the one before, in changing orders; correct them.
 
     Args:
@@ -219,4 +219,4 @@ def try_correction(
         raw.append(np.abs(calls / max(calls.sum(), 1) - truth).mean())
         corrected.append(np.abs(adjust_posteriors(probability[rows], trained) - truth).mean())
     before, after = (round(100 * float(np.mean(errors)), 4) for errors in (raw, corrected))
-    return Trial(raw_points=before, corrected_points=after)
+    return CorrectionTrial(raw_points=before, corrected_points=after)

@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize_scalar
 
-from wbcpipe.classify.uncertainty.head_disagreement import Alarm  # noqa: TC001 - pydantic needs them
+from wbcpipe.classify.uncertainty.head_disagreement import DisagreementLimits  # noqa: TC001 - pydantic needs them
 from wbcpipe.classify.uncertainty.pooling import Pool, PoolKind, fit_pool
-from wbcpipe.classify.uncertainty.prevalence import Trial  # noqa: TC001
+from wbcpipe.classify.uncertainty.prevalence import CorrectionTrial  # noqa: TC001
 from wbcpipe.classify.uncertainty.risk_control import RiskBounds  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Calibration",
+    "ProbabilityCalibration",
     "disagreement",
     "fit_calibration",
     "fuse",
@@ -39,13 +39,18 @@ __all__ = [
 PRIOR_CELLS: Final = 25.0
 """Each head's weight is drawn to 1 / heads as if so many cells a head had spoken for it."""
 TEMPERATURES: Final = (0.05, 20.0)
+_OF_ALL_HEADS: Final = (
+    "pool",
+    "risk_bounds",
+    "head_disagreement",
+    "confusion",
+    "correction",
+    "f1_weighted",
+    "accepted_accuracy",
+)
 
 
-_LATER: Final = ("pool", "certificate", "alarm", "confusion", "correction", "f1_weighted")
-"""What calibrations did not have before; ``None`` there."""
-
-
-class Calibration(BaseModel):
+class ProbabilityCalibration(BaseModel):
     """What was fitted on held-out cells.
 
     Attributes:
@@ -53,15 +58,15 @@ class Calibration(BaseModel):
         weights: one per head, summing to 1.
         fused_temperature: exponent's inverse of the fused probability.
         threshold: a call of lower confidence is ``unidentified``.
-        accept_target: accuracy of accepted calls that was asked for.
-        accept_accuracy: accuracy of accepted calls on the held-out cells.
-        unidentified_share: share of held-out cells below the threshold.
+        target_accuracy: accuracy of accepted calls that was asked for.
+        accepted_accuracy: accuracy of accepted calls on the held-out cells.
+        unidentified_fraction: share of held-out cells below the threshold.
         cells: how many held-out cells there were.
         nll_before: mean negative log likelihood of the plain mean of the heads.
         nll_after: the same, calibrated.
         pool: how heads are fused, in place of the weighted mean.
-        certificate: bounds of the error among accepted calls.
-        alarm: limits of the heads' contradictions.
+        risk_bounds: bounds of the error among accepted calls.
+        head_disagreement: limits of the distance between heads.
         confusion: (K, K) counts of held-out cells; row the true class, column the likeliest one.
         correction: whether correcting percentages helped on cells that nothing here was fitted on.
         f1_weighted: of the cells that nothing here was fitted on, each made to have a class.
@@ -73,22 +78,18 @@ class Calibration(BaseModel):
     weights: tuple[float, ...]
     fused_temperature: float = Field(default=1.0, gt=0)
     threshold: float = Field(default=0.0, ge=0, le=1)
-    accept_target: float = 0.99
-    accept_accuracy: float | None = None
-    unidentified_share: float = 0.0
+    target_accuracy: float = 0.99
+    accepted_accuracy: float | None = None
+    unidentified_fraction: float = 0.0
     cells: int = 0
     nll_before: float | None = None
     nll_after: float | None = None
     pool: Pool | None = None
-    certificate: RiskBounds | None = None
-    alarm: Alarm | None = None
+    risk_bounds: RiskBounds | None = None
+    head_disagreement: DisagreementLimits | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None
-    correction: Trial | None = None
+    correction: CorrectionTrial | None = None
     f1_weighted: float | None = None
-
-    def identity(self) -> str:
-        """JSON that tells one calibration from another; what is not there is left out, as it was before it existed."""
-        return self.model_dump_json(exclude={name for name in _LATER if getattr(self, name) is None})
 
 
 def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -103,12 +104,12 @@ def mean_probability(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return mean
 
 
-def head_probability(logits: NDArray[np.floating[Any]], calibration: Calibration) -> NDArray[np.float64]:
+def head_probability(logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
     """Calibrated probabilities (N, heads, K) of logits (N, heads, K)."""
     return _softmax(logits / np.asarray(calibration.temperatures)[None, :, None])
 
 
-def fuse(probability: NDArray[np.floating[Any]], calibration: Calibration) -> NDArray[np.float64]:
+def fuse(probability: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
     """Fused probability (N, K) of calibrated heads (N, heads, K)."""
     if calibration.pool is not None:
         return _sharpen(calibration.pool.fuse(probability), calibration.fused_temperature)
@@ -116,7 +117,7 @@ def fuse(probability: NDArray[np.floating[Any]], calibration: Calibration) -> ND
     return _sharpen(mixed, calibration.fused_temperature)
 
 
-def without_heads(calibration: Calibration, missing: Sequence[int]) -> Calibration:
+def without_heads(calibration: ProbabilityCalibration, missing: Sequence[int]) -> ProbabilityCalibration:
     """The calibration with some heads silenced: the weighted mean of the others.
 
     What was fitted with all heads, a pool, a certificate and an alarm, does not hold any more and is left out.
@@ -130,7 +131,7 @@ def without_heads(calibration: Calibration, missing: Sequence[int]) -> Calibrati
     if not weights.any():
         weights = np.asarray(calibration.weights, np.float64)
     changes = {"weights": tuple(float(value) for value in weights / weights.sum())}
-    nothing = dict.fromkeys((*_LATER, "accept_accuracy"))
+    nothing = dict.fromkeys(_OF_ALL_HEADS)
     return calibration.model_copy(update={**changes, **nothing})
 
 
@@ -186,17 +187,17 @@ def fit_calibration(
     logits: NDArray[np.floating[Any]],
     labels: NDArray[np.int64],
     *,
-    accept_target: float = 0.99,
-    most_unidentified: float = 0.05,
+    target_accuracy: float = 0.99,
+    max_unidentified_fraction: float = 0.05,
     pool: PoolKind | None = None,
-) -> Calibration:
+) -> ProbabilityCalibration:
     """Fit temperatures, weights and threshold on held-out cells.
 
     Args:
         logits: (N, heads, K).
         labels: (N,) int64.
-        accept_target: accuracy that accepted calls shall have.
-        most_unidentified: largest share of these cells that may be refused for it.
+        target_accuracy: accuracy that accepted calls shall have.
+        max_unidentified_fraction: largest share of these cells that may be refused for it.
         pool: fuse so, in place of the weighted mean.
     """
     heads = logits.shape[1]
@@ -206,17 +207,17 @@ def fit_calibration(
     mixed = np.einsum("nhk,h->nk", each, np.asarray(weights)) if pool is None else _cross_fitted(pool, each, labels)
     fused = _best_temperature(np.log(np.clip(mixed, 1e-12, None)), labels)
     final = _sharpen(mixed, fused)
-    threshold = choose_threshold(labels, final, accept_target, most_unidentified)
+    threshold = choose_threshold(labels, final, target_accuracy, max_unidentified_fraction)
     accepted = final.max(axis=1) >= threshold
     right = (final.argmax(axis=1) == labels)[accepted]
-    return Calibration(
+    return ProbabilityCalibration(
         temperatures=temperatures,
         weights=weights,
         fused_temperature=fused,
         threshold=threshold,
-        accept_target=accept_target,
-        accept_accuracy=float(right.mean()) if right.size else None,
-        unidentified_share=float(1 - accepted.mean()),
+        target_accuracy=target_accuracy,
+        accepted_accuracy=float(right.mean()) if right.size else None,
+        unidentified_fraction=float(1 - accepted.mean()),
         cells=len(labels),
         nll_before=negative_log_likelihood(labels, mean_probability(logits)),
         nll_after=negative_log_likelihood(labels, final),
@@ -261,15 +262,18 @@ def _mixture_weights(probability: NDArray[np.float64], labels: NDArray[np.int64]
 
 
 def choose_threshold(
-    labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], accept_target: float, most_unidentified: float
+    labels: NDArray[np.int64],
+    probability: NDArray[np.floating[Any]],
+    target_accuracy: float,
+    max_unidentified_fraction: float,
 ) -> float:
     """The smallest confidence from which on calls are right often enough, refusing no more than allowed.
 
     Args:
         labels: (N,) int64.
         probability: (N, K), fused.
-        accept_target: wanted accuracy of the accepted calls.
-        most_unidentified: largest share of the cells that may be refused.
+        target_accuracy: wanted accuracy of the accepted calls.
+        max_unidentified_fraction: largest share of the cells that may be refused.
 
     Returns:
         The threshold, rounded down to 4 digits; where the target is out of reach, the one that refuses what is
@@ -280,8 +284,8 @@ def choose_threshold(
     right = (probability.argmax(axis=1) == labels)[order].astype(np.float64)
     kept = np.arange(len(labels), 0, -1)
     accuracy = np.cumsum(right[::-1])[::-1] / kept  # of the cells from this rank on
-    most = min(int(np.floor(most_unidentified * len(labels))), len(labels) - 1)
-    enough = np.flatnonzero(accuracy[: most + 1] >= accept_target)
+    most = min(int(np.floor(max_unidentified_fraction * len(labels))), len(labels) - 1)
+    enough = np.flatnonzero(accuracy[: most + 1] >= target_accuracy)
     rank = int(enough[0]) if enough.size else most
     if rank == 0:
         return 0.0

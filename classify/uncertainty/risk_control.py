@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ASSUMPTION", "Level", "RiskBounds", "candidate_thresholds", "certify", "split_cells", "upper_limit"]
+__all__ = ["ASSUMPTION", "RiskBounds", "RiskLevel", "bound_risk", "candidate_thresholds", "split_cells", "upper_limit"]
 
 CONFIDENCE: Final = 0.95
 REFUSED: Final = (0.05, 0.15, 0.35)
 """Shares of cells refused at the thresholds that are certified, beside the bundle's own threshold."""
-LEAST_CELLS: Final = 60
+MIN_CELLS: Final = 60
 ASSUMPTION: Final = (
-    "for cells drawn as the certifying cells were (same scope, stain and mixture of classes); on average over accepted "
-    "calls, not for one cell or one class"
+    "for cells from the same distribution as the test cells (same microscope, stain and class frequencies); on average "
+    "over the accepted cells, not for one cell or one class"
 )
 
 
-class Level(BaseModel):
+class RiskLevel(BaseModel):
     """One threshold and what holds at it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Level(BaseModel):
         accepted: certifying cells that were accepted.
         wrong: those of them that were called wrong.
         error_bound: upper limit of the share of wrong calls among accepted ones.
-        unidentified_share: of the certifying cells.
+        unidentified_fraction: of the certifying cells.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +55,7 @@ class Level(BaseModel):
     accepted: int = Field(ge=0)
     wrong: int = Field(ge=0)
     error_bound: float = Field(ge=0, le=1)
-    unidentified_share: float = Field(ge=0, le=1)
+    unidentified_fraction: float = Field(ge=0, le=1)
 
 
 class RiskBounds(BaseModel):
@@ -72,7 +72,7 @@ class RiskBounds(BaseModel):
 
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1)
     cells: int
-    levels: tuple[Level, ...] = Field(min_length=1)
+    levels: tuple[RiskLevel, ...] = Field(min_length=1)
     assumption: str = ASSUMPTION
 
     def statement(self, threshold: float) -> dict[str, Any] | None:
@@ -87,7 +87,7 @@ class RiskBounds(BaseModel):
             "assumption": self.assumption,
         }
 
-    def level_for(self, max_error: float) -> Level:
+    def level_for(self, max_error: float) -> RiskLevel:
         """The lowest certified threshold whose error is bounded by ``max_error``.
 
         Raises:
@@ -98,9 +98,9 @@ class RiskBounds(BaseModel):
                 return level
         best = min(self.levels, key=lambda level: level.error_bound)
         raise ConfigError(
-            f"an error of at most {100 * max_error:g} % cannot be guaranteed: {self.cells} certifying cells bound it "
-            f"by {100 * best.error_bound:.2g} % at best (refusing {100 * best.unidentified_share:.0f} %); ask for that "
-            "or more, or calibrate the bundle on more cells."
+            f"an error of at most {100 * max_error:g} % cannot be guaranteed: {self.cells} test cells bound it "
+            f"by {100 * best.error_bound:.2g} % at best (refusing {100 * best.unidentified_fraction:.0f} %); ask for "
+            "that or more, or calibrate the bundle on more cells."
         )
 
 
@@ -120,7 +120,7 @@ def candidate_thresholds(confidence: NDArray[np.floating[Any]], own: float) -> l
     return sorted({float(own), *(float(value) for value in wanted)})
 
 
-def certify(
+def bound_risk(
     thresholds: Sequence[float],
     confidence: NDArray[np.floating[Any]],
     right: NDArray[np.bool_],
@@ -141,12 +141,12 @@ def certify(
         accepted = confidence >= threshold
         count, wrong = int(accepted.sum()), int((accepted & ~right).sum())
         levels.append(
-            Level(
+            RiskLevel(
                 threshold=threshold,
                 accepted=count,
                 wrong=wrong,
                 error_bound=upper_limit(wrong, count, miss),
-                unidentified_share=float(1 - accepted.mean()),
+                unidentified_fraction=float(1 - accepted.mean()),
             )
         )
     return RiskBounds(confidence=sure, cells=len(right), levels=tuple(levels))

@@ -15,8 +15,8 @@ from wbcpipe.report.differential import (
     Tally,
     clopper_pearson,
     count_cells,
+    exclusion_reasons,
     flag_percent,
-    rejections,
 )
 from wbcpipe.report.reference import load_reference
 from wbcpipe.samples.cell_columns import QcFlag
@@ -69,7 +69,7 @@ def test_flag(percent: float, interval: tuple[float, float], flag: str) -> None:
 
 def test_each_cell_is_left_out_for_the_first_reason_only() -> None:
     quality = np.array([0, 1, 2, 4, 8, 16, 32, 64, 1 | 64, 2 | 32, 8 | 2], dtype=np.uint16)
-    assert rejections(quality) == [
+    assert exclusion_reasons(quality) == [
         *("", "border", "blurred", "", "", "", "missing_modality", "debris"),
         *("debris", "missing_modality", "blurred"),
     ]
@@ -92,16 +92,16 @@ def test_every_cell_is_counted_once() -> None:
             assert 0 <= low <= (line.percent or 0) <= high <= 100
 
 
-def test_doubtful_cells_are_counted_and_named() -> None:
+def test_cells_with_a_warning_are_counted_and_named() -> None:
     quality = np.array([QcFlag.DOUBLET, QcFlag.SATURATED | QcFlag.DOUBLET, QcFlag.UNREGISTERED, QcFlag.BORDER])
     tally = count_cells(["NEU", "LYM", "unidentified", "NEU"], quality.astype(np.uint16), CLASSES)
     assert tally.counts == {"NEU": 1, "LYM": 1, "EOS": 0, "MO": 0, "BAS": 0}
     assert tally.unidentified == 1
-    assert tally.doubtful == {"doublet": 2, "saturated": 1, "unregistered": 1}
+    assert tally.counted_with_warning == {"doublet": 2, "saturated": 1, "unregistered": 1}
 
 
 def test_percentages_are_of_identified_cells() -> None:
-    tally = Tally({"NEU": 6, "LYM": 4}, unidentified=10, rejected={"border": 80}, doubtful={})
+    tally = Tally({"NEU": 6, "LYM": 4}, unidentified=10, rejected={"border": 80}, counted_with_warning={})
     differential = Differential.from_tally(tally, wbc_1e9_per_l=8.0)
     neu = differential.classes[0]
     assert neu.percent == 60.0

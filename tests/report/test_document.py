@@ -305,8 +305,9 @@ def test_cells_table_has_a_line_a_cell(create_sample: Create) -> None:
     lines = list(csv.DictReader(io.StringIO(document_paths(sample)[1].read_text(encoding="utf-8"))))
     assert len(lines) == len(CALLS)
     assert lines[0]["label"] == "'=cmd|x"
-    assert [line["used"] for line in lines[-6:]] == ["border", "debris", "border", "blurred", "yes", "yes"]
-    assert lines[-4]["quality"] == "border|blurred"
+    assert [line["exclusion_reason"] for line in lines[-6:]] == ["border", "debris", "border", "blurred", "", ""]
+    assert [line["counted"] for line in lines[-6:]] == ["false"] * 4 + ["true"] * 2
+    assert lines[-4]["qc_flags"] == "border|blurred"
     assert float(lines[0]["fluorescence_probability"]) == pytest.approx(0.9)
     assert lines[0]["sharpness"] == ""
 

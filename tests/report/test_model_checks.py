@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from wbcpipe.classify.uncertainty.head_disagreement import fit_alarm
-from wbcpipe.classify.uncertainty.prevalence import Trial
-from wbcpipe.classify.uncertainty.probability_calibration import Calibration
+from wbcpipe.classify.uncertainty.head_disagreement import fit_disagreement_limits
+from wbcpipe.classify.uncertainty.prevalence import CorrectionTrial
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.classify.uncertainty.risk_control import ASSUMPTION
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.document import differential_schema
@@ -39,17 +39,17 @@ def heads(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
-def fitted() -> Calibration:
+def fitted() -> ProbabilityCalibration:
     labels = np.arange(400) % 5
     found = heads(labels, 0)
     confusion = np.zeros((5, 5), np.int64)
     np.add.at(confusion, (labels, found.mean(axis=1).argmax(axis=1)), 1)
-    return Calibration(
+    return ProbabilityCalibration(
         temperatures=(1,) * 4,
         weights=(0.25,) * 4,
-        alarm=fit_alarm(found),
+        head_disagreement=fit_disagreement_limits(found),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-        correction=Trial(raw_points=2, corrected_points=1),
+        correction=CorrectionTrial(raw_points=2, corrected_points=1),
     )
 
 
@@ -67,7 +67,7 @@ def reported(sample: Sample, probability: np.ndarray, **more: Any) -> tuple[dict
             "classes": list(CLASSES),
             "heads": list(HEADS),
             "threshold": 0.0,
-            "fitted": fitted().model_dump(mode="json", exclude_none=True),
+            "calibration": fitted().model_dump(mode="json", exclude_none=True),
             **more,
         },
     )
@@ -99,14 +99,16 @@ def test_rare_classes_are_corrected_beside_the_counts(blood: tuple[Sample, np.nd
         assert low <= share <= high
     assert 'data-name="corrected"' in page
     assert f"{lines[4]['corrected_percent']:.1f} (" in shown
-    assert not any(alarm["raised"] for alarm in document["trust"]["alarms"])
+    assert not any(check["exceeded"] for check in document["model_checks"]["head_disagreement"])
     assert "Contradicting heads" not in page
 
 
 def test_a_correction_that_did_not_help_is_not_shown(blood: tuple[Sample, np.ndarray]) -> None:
     sample, labels = blood
-    useless = fitted().model_copy(update={"correction": Trial(raw_points=1, corrected_points=1)})
-    document, page, _ = reported(sample, heads(labels, 1), fitted=useless.model_dump(mode="json", exclude_none=True))
+    useless = fitted().model_copy(update={"correction": CorrectionTrial(raw_points=1, corrected_points=1)})
+    document, page, _ = reported(
+        sample, heads(labels, 1), calibration=useless.model_dump(mode="json", exclude_none=True)
+    )
     assert {line["corrected_percent"] for line in document["classes"]} == {None}
     assert 'data-name="corrected"' not in page
 
@@ -116,9 +118,9 @@ def test_contradicting_heads_are_told(blood: tuple[Sample, np.ndarray]) -> None:
     probability = heads(labels, 1)
     probability[:, 1] = probability[np.random.default_rng(0).permutation(len(labels)), 1]
     document, page, shown = reported(sample, probability)
-    alarm = {item["head"]: item for item in document["trust"]["alarms"]}["color2"]
-    assert alarm["raised"]
-    assert alarm["beyond_percent"] > alarm["limit_percent"] == 20
+    check = {item["head"]: item for item in document["model_checks"]["head_disagreement"]}["color2"]
+    assert check["exceeded"]
+    assert check["beyond_percent"] > check["limit_percent"] == 20
     assert "Contradicting heads: look at registration and lamps." in page
     assert "Warning: color2 contradicts the other heads" in shown
 
@@ -126,10 +128,15 @@ def test_contradicting_heads_are_told(blood: tuple[Sample, np.ndarray]) -> None:
 def test_a_left_out_modality_and_the_guarantee_are_told(blood: tuple[Sample, np.ndarray]) -> None:
     sample, labels = blood
     bound = {"error_bound": 0.034, "confidence": 0.95, "cells": 200, "assumption": ASSUMPTION}
-    loss = {"all": 0.97, "left": 0.913}
-    more = {"without": ["color2"], "f1_weighted": loss, "guarantee": bound}
+    loss = {"all_modalities": 0.97, "remaining_modalities": 0.913}
+    more = {"excluded_modalities": ["color2"], "f1_weighted": loss, "risk_control": bound}
     document, page, shown = reported(sample, heads(labels, 1), **more)
-    assert document["trust"] == {"alarms": [], "guarantee": bound, "without": ["color2"], "f1_weighted": loss}
+    assert document["model_checks"] == {
+        "head_disagreement": [],
+        "risk_control": bound,
+        "excluded_modalities": ["color2"],
+        "f1_weighted": loss,
+    }
     assert "Called without color2." in page
     assert "91.3 % so, 97.0 % with all" in page
     assert "At most 3.4 % of the identified cells are called wrong" in page
@@ -142,7 +149,7 @@ def test_cells_called_without_their_dead_modality_count(create_sample: Callable[
     document, _, _ = reported(sample, heads(labels, 2))
     assert document["cells"]["counted"] == 0
     assert document["classes"][0]["corrected_percent"] is None
-    document, _, _ = reported(sample, heads(labels, 2), without=["color2"], dead=["color2"])
+    document, _, _ = reported(sample, heads(labels, 2), excluded_modalities=["color2"], dead_modalities=["color2"])
     assert document["cells"]["counted"] == 40
 
 
@@ -150,7 +157,12 @@ def test_samples_called_before_say_nothing_of_it(create_sample: Callable[..., Sa
     sample = create_sample(["NEU"] * 30)
     write_report(sample)
     document = read_document(sample)
-    assert document["trust"] == {"alarms": [], "guarantee": None, "without": [], "f1_weighted": None}
+    assert document["model_checks"] == {
+        "head_disagreement": [],
+        "risk_control": None,
+        "excluded_modalities": [],
+        "f1_weighted": None,
+    }
     assert {line["corrected_percent"] for line in document["classes"]} == {None}
     assert "Corrected" not in document_paths(sample)[2].read_text(encoding="utf-8")
     assert read_json(document_paths(sample)[0])["format_version"] == 1
@@ -159,4 +171,4 @@ def test_samples_called_before_say_nothing_of_it(create_sample: Callable[..., Sa
 def test_a_damaged_calibration_is_one_line(blood: tuple[Sample, np.ndarray]) -> None:
     sample, labels = blood
     with pytest.raises(SampleStateError, match=r"calibration of these calls cannot be read .*run `wbcpipe classify`"):
-        reported(sample, heads(labels, 1), fitted={"weights": "heavy"})
+        reported(sample, heads(labels, 1), calibration={"weights": "heavy"})

@@ -266,12 +266,14 @@ def test_a_report_that_unmet_targets_is_noticed(
     request = request_of(cells=None, precision=(PrecisionTarget("NEU", 7.0),))
     end = request.outcome(50, 50, {"NEU": 120, "LYM": 80}, in_time=True)
     assert end.reason == "precision"
-    rows = SimpleNamespace(classes=("NEU", "LYM"), call=["NEU"] * 120 + ["LYM"] * 80, quality=np.zeros(200, np.uint16))
+    rows = SimpleNamespace(
+        classes=("NEU", "LYM"), predicted_class=["NEU"] * 120 + ["LYM"] * 80, qc_flags=np.zeros(200, np.uint16)
+    )
     monkeypatch.setattr("wbcpipe.samples.cell_store.CellStore", lambda path: path)
     monkeypatch.setattr("wbcpipe.report.rows.read_rows", lambda store: rows)
     sample = Sample.open(tmp_path, "S1")
     assert unmet_targets(sample, request, end) == ""
-    rows.quality[:10] = 2  # ten of them are blurred beside the others
+    rows.qc_flags[:10] = 2  # ten of them are blurred beside the others
     assert "NEU 57.9 % +- 7.2 (target 7)" in unmet_targets(sample, request, end)
     assert unmet_targets(sample, request, request.outcome(50, 50, {"NEU": 12}, in_time=True)) == ""
 

@@ -19,7 +19,7 @@ from wbcpipe.classify.inference.verify import check_agreement, trial_pictures, v
 from wbcpipe.classify.models.bundle import Bundle, BundleInfo, load_bundle, write_bundle
 from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.networks import build_network
-from wbcpipe.classify.uncertainty.probability_calibration import Calibration
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.sample import Sample
@@ -45,7 +45,7 @@ def made(folder: Path, seed: int) -> Bundle:
         crop_px=64,
         side=32,
         normalisation=Normalisation(polarity=("bright", "dark"), mean=(0.8, 0.2), std=(0.2, 0.3)),
-        calibration=Calibration(temperatures=(1.0, 1.0), weights=(0.5, 0.5), threshold=0.4),
+        calibration=ProbabilityCalibration(temperatures=(1.0, 1.0), weights=(0.5, 0.5), threshold=0.4),
         validation={},
         training={"samples": ["s1"], "cells": {"NEU": 1, "LYM": 1, "MO": 1}},
     )
@@ -81,7 +81,7 @@ def test_an_export_says_how_to_use_it_and_nothing_of_this_machine(exported: tupl
     bundle, model = exported
     metadata = export.OnnxEngine(model, threads=1).metadata
     assert Normalisation.model_validate_json(metadata["wbcpipe.normalisation"]) == bundle.info.normalisation
-    assert Calibration.model_validate_json(metadata["wbcpipe.calibration"]) == bundle.info.calibration
+    assert ProbabilityCalibration.model_validate_json(metadata["wbcpipe.calibration"]) == bundle.info.calibration
     assert json.loads(metadata["wbcpipe.heads"]) == ["color1", "fluorescence"]
     assert metadata["wbcpipe.sha256"] == bundle.info.sha256
     assert "not for diagnostic use" in metadata["wbcpipe.use"]

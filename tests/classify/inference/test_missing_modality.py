@@ -16,8 +16,8 @@ from wbcpipe.classify.inference.missing_modality import blank, calibration_witho
 from wbcpipe.classify.models.bundle import Bundle, BundleInfo, write_bundle
 from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.networks import build_network
-from wbcpipe.classify.uncertainty.probability_calibration import Calibration
-from wbcpipe.classify.uncertainty.risk_control import Level, RiskBounds
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
+from wbcpipe.classify.uncertainty.risk_control import RiskBounds, RiskLevel
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 MODALITIES = ("color1", "color2", "fluorescence")
 LEVELS = (
-    Level(threshold=0.3, accepted=100, wrong=10, error_bound=0.2, unidentified_share=0.0),
-    Level(threshold=0.35, accepted=60, wrong=1, error_bound=0.1, unidentified_share=0.4),
+    RiskLevel(threshold=0.3, accepted=100, wrong=10, error_bound=0.2, unidentified_fraction=0.0),
+    RiskLevel(threshold=0.35, accepted=60, wrong=1, error_bound=0.1, unidentified_fraction=0.4),
 )
 
 
@@ -52,15 +52,17 @@ def bundle(tmp_path: Path) -> Bundle:
             "crop_px": 32,
             "side": 32,
             "normalisation": Normalisation(polarity=("bright", "bright", "dark"), mean=(0.8,) * 3, std=(0.2,) * 3),
-            "calibration": Calibration(
+            "calibration": ProbabilityCalibration(
                 temperatures=(1, 1, 1),
                 weights=(0.5, 0.25, 0.25),
                 threshold=0.3,
-                certificate=RiskBounds(cells=100, levels=LEVELS),
+                risk_bounds=RiskBounds(cells=100, levels=LEVELS),
                 f1_weighted=0.95,
             ),
-            "without": {"color2": Calibration(temperatures=(2, 2, 2), weights=(0.5, 0, 0.5), f1_weighted=0.9)},
-            "typical": [[0.5] * 17] * 3,
+            "missing_modality": {
+                "color2": ProbabilityCalibration(temperatures=(2, 2, 2), weights=(0.5, 0, 0.5), f1_weighted=0.9)
+            },
+            "typical_profiles": [[0.5] * 17] * 3,
             "validation": {},
             "training": {"samples": ["s1"], "cells": {}},
         }
@@ -94,7 +96,7 @@ def test_which_calibration_holds(bundle: Bundle) -> None:
     assert calibration_without(info, ["color2"]).temperatures == (2, 2, 2)
     two = calibration_without(info, ["color2", "fluorescence"])
     assert two.weights == (1, 0, 0)
-    assert two.certificate is None
+    assert two.risk_bounds is None
     with pytest.raises(BundleError, match=r"'colour2' cannot be left out: bundle 'tiny' reads color1, color2, fluor"):
         calibration_without(info, ["colour2"])
     with pytest.raises(BundleError, match="at least one must remain"):
@@ -121,12 +123,12 @@ def test_classify_without_is_written_down_and_repeatable(
     def run(*more: str) -> dict[str, object]:
         return dict(json.loads(CliRunner().invoke(classify, [*given, *more], catch_exceptions=False).stdout))
 
-    assert run()["without"] == []
+    assert run()["excluded_modalities"] == []
     left = run("--without", "color2")
-    assert (left["without"], left["already"]) == (["color2"], False)
+    assert (left["excluded_modalities"], left["already"]) == (["color2"], False)
     assert run("--without", "color2")["already"]
     classified = CellStore(tmp_path / "s1" / "cells.zarr").attributes["classified"]
-    assert classified["f1_weighted"] == {"all": 0.95, "left": 0.9}
+    assert classified["f1_weighted"] == {"all_modalities": 0.95, "remaining_modalities": 0.9}
     assert not run()["already"]
 
 
@@ -141,8 +143,8 @@ def test_a_dead_lamp_is_noticed(bundle: Bundle, write_store: Callable[..., CellS
     sample = Sample.open(tmp_path, "s1")
     assert dead_modalities(CellStore(store.path), MODALITIES, (0, 1, 2)) == ("color2",)
     summary = classify_sample(sample, bundle, device="cpu", batch_size=16)
-    assert summary["without"] == ["color2"]
-    assert CellStore(store.path).attributes["classified"]["dead"] == ["color2"]
+    assert summary["excluded_modalities"] == ["color2"]
+    assert CellStore(store.path).attributes["classified"]["dead_modalities"] == ["color2"]
     assert classify_sample(sample, bundle, device="cpu", batch_size=16)["already"]
 
 
@@ -152,12 +154,12 @@ def test_errors_are_bounded_as_asked_or_refused(
     write_store("s1", 30)
     sample = Sample.open(tmp_path, "s1")
     usual = classify_sample(sample, bundle, device="cpu", batch_size=16)
-    assert usual["guarantee"]["error_bound"] == 0.2
+    assert usual["risk_control"]["error_bound"] == 0.2
     strict = classify_sample(sample, bundle, device="cpu", batch_size=16, max_error=0.15)
-    assert strict["guarantee"]["error_bound"] == 0.1
+    assert strict["risk_control"]["error_bound"] == 0.1
     assert not strict["already"]
     assert CellStore(sample.cells_path).attributes["classified"]["threshold"] == 0.35
-    with pytest.raises(ConfigError, match=r"at most 1 % cannot be guaranteed: 100 certifying cells bound it by 10 %"):
+    with pytest.raises(ConfigError, match=r"at most 1 % cannot be guaranteed: 100 test cells bound it by 10 %"):
         classify_sample(sample, bundle, device="cpu", max_error=0.01)
-    with pytest.raises(ConfigError, match="holds no certificate for these modalities"):
+    with pytest.raises(ConfigError, match="has no error bounds for these modalities"):
         Classifier(bundle, device="cpu", without=["color2"], max_error=0.1)

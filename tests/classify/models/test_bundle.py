@@ -25,7 +25,7 @@ from wbcpipe.classify.models.card import model_card
 from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.networks import FusionNetwork, build_network
 from wbcpipe.classify.training.recipe import Recipe
-from wbcpipe.classify.uncertainty.probability_calibration import Calibration
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.errors import BundleError, ConfigError, SampleBusyError
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.sample import Sample
@@ -50,7 +50,7 @@ def described(**changes: object) -> BundleInfo:
         "crop_px": 32,
         "side": 32,
         "normalisation": Normalisation(polarity=("bright", "bright", "dark"), mean=(0.8,) * 3, std=(0.2,) * 3),
-        "calibration": Calibration(temperatures=(1.5, 1.0, 0.8), weights=(0.5, 0.25, 0.25), threshold=0.4),
+        "calibration": ProbabilityCalibration(temperatures=(1.5, 1.0, 0.8), weights=(0.5, 0.25, 0.25), threshold=0.4),
         "validation": {},
         "training": {"samples": ["s1"], "cells": {"NEU": 20, "LYM": 20, "MO": 20}},
     }

@@ -53,8 +53,8 @@ def test_fusion_finds_the_pool_that_understands_a_swap(rows: list[Row]) -> None:
 
 
 def test_faults_are_seen_and_survived(rows: list[Row]) -> None:
-    assert value(rows, "alarm", "sound", "alarms").by_fold == (0, 0)
-    assert min(value(rows, "alarm", "zeros color2", "AUC").by_fold) > 0.95
+    assert value(rows, "head disagreement", "intact", "exceeded").by_fold == (0, 0)
+    assert min(value(rows, "head disagreement", "zeros color2", "AUC").by_fold) > 0.95
     kept = value(rows, "missing modality", "zeros, nothing changed", "fluorescence").by_fold
     own = value(rows, "missing modality", "zeros, own calibration", "fluorescence").by_fold
     assert np.mean(own) > np.mean(kept)
@@ -72,7 +72,7 @@ def test_tables_show_each_fold_and_the_paired_difference(rows: list[Row]) -> Non
         "Temperature",
         "Abstention",
         "Missing modality",
-        "Alarm",
+        "Head disagreement",
         "Prevalence",
     ]
     row = value(rows, "fusion", "stacked", "NLL")

@@ -7,7 +7,7 @@ import pytest
 
 from wbcpipe.classify.uncertainty.fusion import calibrate, choose_pool, pool_losses
 from wbcpipe.classify.uncertainty.probability_calibration import (
-    Calibration,
+    ProbabilityCalibration,
     fit_calibration,
     fuse,
     head_probability,
@@ -15,8 +15,8 @@ from wbcpipe.classify.uncertainty.probability_calibration import (
 )
 from wbcpipe.classify.uncertainty.risk_control import split_cells
 
-OLD = """{"temperatures": [0.8, 0.7], "weights": [0.25, 0.75], "fused_temperature": 0.93, "threshold": 0.61,
-"accept_target": 0.99, "accept_accuracy": 0.94, "unidentified_share": 0.05, "cells": 300, "nll_before": 0.3,
+WITHOUT_POOL = """{"temperatures": [0.8, 0.7], "weights": [0.25, 0.75], "fused_temperature": 0.93, "threshold": 0.61,
+"target_accuracy": 0.99, "accepted_accuracy": 0.94, "unidentified_fraction": 0.05, "cells": 300, "nll_before": 0.3,
 "nll_after": 0.2}"""
 
 
@@ -27,14 +27,11 @@ def drawn(count: int, skill: tuple[float, ...] = (2.0, 2.0), seed: int = 0) -> t
     return np.eye(4)[labels][:, None] * np.asarray(skill)[None, :, None] * 2 + noise, labels
 
 
-def test_an_old_calibration_fuses_and_is_known_as_before() -> None:
-    old = Calibration.model_validate_json(OLD)
+def test_heads_are_fused_by_weights_and_a_temperature() -> None:
+    calibration = ProbabilityCalibration.model_validate_json(WITHOUT_POOL)
     probability = np.array([[[0.9, 0.1], [0.4, 0.6]]])
     mixed = np.array([0.25 * 0.9 + 0.75 * 0.4, 0.25 * 0.1 + 0.75 * 0.6]) ** (1 / 0.93)
-    assert fuse(probability, old)[0] == pytest.approx(mixed / mixed.sum())
-    # what version 0.1.0 hashed, key by key
-    keys = "temperatures weights fused_temperature threshold accept_target accept_accuracy unidentified_share cells"
-    assert old.identity() == old.model_dump_json(include={*keys.split(), "nll_before", "nll_after"})
+    assert fuse(probability, calibration)[0] == pytest.approx(mixed / mixed.sum())
 
 
 def test_a_pool_is_taken_only_where_it_surely_helps() -> None:
@@ -59,14 +56,14 @@ def test_certifying_cells_have_no_say_in_calls() -> None:
     other, _ = calibrate(spoilt, labels)
     for name in ("temperatures", "weights", "fused_temperature", "threshold", "pool"):
         assert getattr(other, name) == getattr(fitted, name)
-    assert (other.accept_accuracy or 0) < 0.5 < (fitted.accept_accuracy or 0)
-    assert fitted.certificate is not None
-    own = fitted.certificate.statement(fitted.threshold)
+    assert (other.accepted_accuracy or 0) < 0.5 < (fitted.accepted_accuracy or 0)
+    assert fitted.risk_bounds is not None
+    own = fitted.risk_bounds.statement(fitted.threshold)
     assert own is not None
     assert own["cells"] == 150
     assert fitted.confusion is not None
     assert np.sum(fitted.confusion) == 300
-    assert Calibration.model_validate_json(fitted.model_dump_json()) == fitted
+    assert ProbabilityCalibration.model_validate_json(fitted.model_dump_json()) == fitted
 
 
 def test_too_few_cells_give_the_plain_calibration() -> None:
@@ -82,7 +79,7 @@ def test_silent_heads_have_no_say() -> None:
     rest = without_heads(fitted, [0])
     assert rest.weights[0] == 0
     assert sum(rest.weights) == pytest.approx(1)
-    assert (rest.certificate, rest.pool, rest.confusion) == (None, None, None)
+    assert (rest.risk_bounds, rest.pool, rest.confusion) == (None, None, None)
     changed = logits.copy()
     changed[:, 0] = 7 * np.eye(4)[0]
     one, two = (fuse(head_probability(item, rest), rest) for item in (logits, changed))

@@ -1,11 +1,16 @@
-"""The alarm rings for a head that went astray and for nothing else."""
+"""The found rings for a head that went astray and for nothing else."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from wbcpipe.classify.uncertainty.head_disagreement import Alarm, check_heads, fit_alarm, head_distance
+from wbcpipe.classify.uncertainty.head_disagreement import (
+    DisagreementLimits,
+    check_heads,
+    fit_disagreement_limits,
+    head_distance,
+)
 
 HEADS = 3
 
@@ -29,21 +34,21 @@ def test_distance_by_hand() -> None:
 
 def test_one_cell_in_twenty_lies_beyond_the_limits() -> None:
     held = probabilities(1000, 0)
-    alarm = fit_alarm(held)
-    assert alarm is not None
-    beyond = (head_distance(held) > np.asarray(alarm.limits)).mean(axis=0)
+    found = fit_disagreement_limits(held)
+    assert found is not None
+    beyond = (head_distance(held) > np.asarray(found.limits)).mean(axis=0)
     assert beyond.tolist() == pytest.approx([0.05] * HEADS, abs=0.002)
 
 
 def test_sound_samples_are_quiet_and_astray_heads_are_not() -> None:
-    alarm = fit_alarm(probabilities(300, 0))
-    assert alarm is not None
+    found = fit_disagreement_limits(probabilities(300, 0))
+    assert found is not None
     for seed in range(1, 31):
-        assert not any(check.raised for check in check_heads(probabilities(100, seed), alarm))
-        assert check_heads(probabilities(100, seed, astray=1), alarm)[1].raised
+        assert not any(check.exceeded for check in check_heads(probabilities(100, seed), found))
+        assert check_heads(probabilities(100, seed, astray=1), found)[1].exceeded
 
 
 def test_few_cells_and_single_heads_raise_nothing() -> None:
-    assert fit_alarm(np.full((100, 1, 4), 0.25)) is None
-    checks = check_heads(probabilities(10, 0, astray=0), Alarm(limits=(0.0,) * HEADS))
-    assert [(check.share, check.raised) for check in checks] == [(None, False)] * HEADS
+    assert fit_disagreement_limits(np.full((100, 1, 4), 0.25)) is None
+    checks = check_heads(probabilities(10, 0, astray=0), DisagreementLimits(limits=(0.0,) * HEADS))
+    assert [(check.share, check.exceeded) for check in checks] == [(None, False)] * HEADS

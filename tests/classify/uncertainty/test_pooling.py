@@ -7,7 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from wbcpipe.classify.uncertainty.pooling import POOLS, Pool, PoolKind, fit_pool
-from wbcpipe.classify.uncertainty.probability_calibration import Calibration, head_probability, negative_log_likelihood
+from wbcpipe.classify.uncertainty.probability_calibration import (
+    ProbabilityCalibration,
+    head_probability,
+    negative_log_likelihood,
+)
 
 CLASSES = 4
 
@@ -18,7 +22,7 @@ def independent(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     labels = rng.integers(0, CLASSES, count)
     seen = np.eye(CLASSES)[labels][:, None] + rng.normal(size=(count, 2, CLASSES))
     # Bayes: log p(class | seen) is seen for unit noise, up to a constant
-    return head_probability(seen, Calibration(temperatures=(1, 1), weights=(0.5, 0.5))), labels
+    return head_probability(seen, ProbabilityCalibration(temperatures=(1, 1), weights=(0.5, 0.5))), labels
 
 
 def test_independent_heads_multiply() -> None:

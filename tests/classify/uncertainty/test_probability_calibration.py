@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from wbcpipe.classify.uncertainty.probability_calibration import (
-    Calibration,
+    ProbabilityCalibration,
     choose_threshold,
     disagreement,
     fit_calibration,
@@ -70,10 +70,10 @@ def test_better_heads_weigh_more_and_few_cells_keep_weights_equal() -> None:
 
 def test_fusing_plain_heads_is_their_mean() -> None:
     probability = np.array([[[0.9, 0.1], [0.5, 0.5]]])
-    assert fuse(probability, Calibration(temperatures=(1, 1), weights=(0.5, 0.5))).tolist() == [
+    assert fuse(probability, ProbabilityCalibration(temperatures=(1, 1), weights=(0.5, 0.5))).tolist() == [
         pytest.approx([0.7, 0.3])
     ]
-    sharper = fuse(probability, Calibration(temperatures=(1, 1), weights=(0.5, 0.5), fused_temperature=0.5))
+    sharper = fuse(probability, ProbabilityCalibration(temperatures=(1, 1), weights=(0.5, 0.5), fused_temperature=0.5))
     assert sharper[0, 0] == pytest.approx(0.49 / (0.49 + 0.09))
 
 
@@ -116,19 +116,19 @@ def test_threshold_never_refuses_more_than_allowed() -> None:
 
 def test_what_was_reached_is_recorded() -> None:
     logits, labels = sampled(800, (3.0, 3.0), 1.0)
-    found = fit_calibration(logits, labels, accept_target=0.995, most_unidentified=0.05)
+    found = fit_calibration(logits, labels, target_accuracy=0.995, max_unidentified_fraction=0.05)
     fused = fuse(head_probability(logits, found), found)
     accepted = fused.max(axis=1) >= found.threshold
-    assert found.unidentified_share == pytest.approx(1 - accepted.mean())
-    assert 0 < found.unidentified_share <= 0.05
-    assert found.accept_accuracy == pytest.approx((fused.argmax(axis=1) == labels)[accepted].mean())
+    assert found.unidentified_fraction == pytest.approx(1 - accepted.mean())
+    assert 0 < found.unidentified_fraction <= 0.05
+    assert found.accepted_accuracy == pytest.approx((fused.argmax(axis=1) == labels)[accepted].mean())
     assert found.cells == 800
 
 
-@pytest.mark.parametrize("key", list(Calibration.model_fields))
+@pytest.mark.parametrize("key", list(ProbabilityCalibration.model_fields))
 def test_misspelt_keys_are_refused(key: str) -> None:
     with pytest.raises(ValidationError, match=key + "x"):
-        Calibration.model_validate({**PLAIN, key + "x": 1})
+        ProbabilityCalibration.model_validate({**PLAIN, key + "x": 1})
 
 
 def test_a_target_out_of_reach_leaves_the_surest_cell() -> None:

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from wbcpipe.classify.uncertainty.risk_control import (
-    Level,
     RiskBounds,
+    RiskLevel,
+    bound_risk,
     candidate_thresholds,
-    certify,
     split_cells,
     upper_limit,
 )
@@ -37,7 +37,7 @@ def test_all_bounds_hold_together_as_often_as_promised() -> None:
     broken = 0
     for _ in range(600):
         confidence = rng.random(150)
-        found = certify(thresholds, confidence, rng.random(150) < confidence, sure=0.9)
+        found = bound_risk(thresholds, confidence, rng.random(150) < confidence, sure=0.9)
         broken += any(level.error_bound < (1 - level.threshold) / 2 for level in found.levels)
     assert 0 < broken <= 600 * 0.10 + 3 * np.sqrt(600 * 0.1 * 0.9)
 
@@ -45,14 +45,12 @@ def test_all_bounds_hold_together_as_often_as_promised() -> None:
 def test_the_lowest_threshold_that_suffices_is_chosen() -> None:
     right = np.arange(400) >= 20
     confidence = np.linspace(0.2, 1, 400)
-    found = certify([0.0, 0.21, 0.3, 0.5], confidence, right)
+    found = bound_risk([0.0, 0.21, 0.3, 0.5], confidence, right)
     assert found.level_for(0.10).threshold == 0.0
     assert found.level_for(0.05).threshold == 0.3
     assert found.statement(0.3) is not None
     assert found.statement(0.31) is None
-    with pytest.raises(
-        ConfigError, match=r"at most 0\.1 % cannot be guaranteed: 400 certifying cells bound it by 1\.2 %"
-    ):
+    with pytest.raises(ConfigError, match=r"at most 0\.1 % cannot be guaranteed: 400 test cells bound it by 1\.2 %"):
         found.level_for(0.001)
 
 
@@ -70,8 +68,8 @@ def test_halves_share_each_class() -> None:
     assert (np.abs(np.bincount(labels[first]) - np.bincount(labels[second])) <= 1).all()
 
 
-@pytest.mark.parametrize("model", [RiskBounds, Level])
-def test_misspelt_keys_are_refused(model: type[RiskBounds] | type[Level]) -> None:
+@pytest.mark.parametrize("model", [RiskBounds, RiskLevel])
+def test_misspelt_keys_are_refused(model: type[RiskBounds] | type[RiskLevel]) -> None:
     for key in model.model_fields:
         with pytest.raises(ValidationError, match=key + "x"):
             model.model_validate({key + "x": 1})
