@@ -78,3 +78,14 @@ def test_help_teaches_and_loads_nothing_heavy() -> None:
     assert done.stdout.strip().splitlines()[-1] == "HEAVY []"
     for command in COMMANDS:
         assert f"Usage: wbcpipe {command}" in done.stdout
+
+
+def test_the_public_names_load_on_first_use() -> None:
+    script = (
+        "import sys, wbcpipe\n"
+        "assert not {'torch', 'zarr', 'skimage'} & set(sys.modules)\n"
+        "for name in wbcpipe.__all__: getattr(wbcpipe, name)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT.parent)
+    with pytest.raises(AttributeError, match="it has CellStore, Sample"):
+        wbcpipe.nonsense  # noqa: B018
