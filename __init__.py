@@ -1,8 +1,9 @@
 """wbcpipe: from a slide under the microscope to a white-cell differential."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import load_scope
@@ -24,7 +25,7 @@ __all__ = [
     "write_report",
 ]
 
-__version__ = version("wbcpipe")
+__version__ = VERSION
 
 #: Each loads on first use: `import wbcpipe` and `wbcpipe --help` load neither torch nor zarr.
 _HOMES = {

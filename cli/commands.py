@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from wbcpipe import __version__
+from wbcpipe.system.version import VERSION
 
 __all__ = ["COMMANDS", "cli"]
 
@@ -52,7 +52,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="wbcpipe")
+@click.version_option(VERSION, prog_name="wbcpipe")
 @click.option("--debug", is_flag=True, envvar="WBCPIPE_DEBUG", help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """From a slide under the microscope to a white-cell differential.

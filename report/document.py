@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from wbcpipe import __version__
 from wbcpipe.acquire.capture.empty_fields import read_empty
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.errors import SampleStateError
@@ -19,6 +18,7 @@ from wbcpipe.report.model_checks import check_model
 from wbcpipe.samples.fields import fields_on_disk
 from wbcpipe.samples.scan_outcome import load_scan_outcome
 from wbcpipe.system.files import read_json
+from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -249,7 +249,7 @@ def _provenance(info: Mapping[str, Any], store: CellStore, rows: CellRows) -> di
     plan, scope = info.get("plan"), info.get("scope")
     derived = {str(name) for source in (info, attributes) for name in source.get("derived") or ()}
     return {
-        "report_software": {"wbcpipe": __version__},
+        "report_software": {"wbcpipe": VERSION},
         "sample_software": _software(info.get("software")),
         "scope": {"name": str(scope.get("name", "")), "sha256": scope.get("sha256")} if scope else None,
         "slot": info.get("slot"),

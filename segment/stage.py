@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-import wbcpipe
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.samples.cell_columns import CLASSES, CROP_SIDE_PX, RED_FLUORESCENCE, QcFlag
 from wbcpipe.samples.cell_store import CellBlock, CellStore
@@ -36,6 +35,7 @@ from wbcpipe.segment.slide_statistics import (
     load_calibration,
     save_calibration,
 )
+from wbcpipe.system.version import SOFTWARE, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,7 +147,7 @@ class SegmentStage:
         self._calibration = found
         basis: list[Any] = [
             _METHOD,
-            wbcpipe.__version__,
+            VERSION,
             self._pixel_um,
             CROP_SIDE_PX,
             found.digest(),
@@ -353,7 +353,7 @@ class SegmentStage:
         assert self._calibration is not None
         flags = {"sample_flags": _SAMPLE_FLAGS} if self._calibration.kind == "scope" else {}
         return flags | {
-            "software": f"wbcpipe {wbcpipe.__version__}",
+            "software": SOFTWARE,
             "scope": self._info.get("scope"),
             "detector": self._detector_name,
             "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-import wbcpipe
 from wbcpipe.errors import ImportDataError, SampleStateError
 from wbcpipe.samples.cell_columns import CROP_SIDE_PX
 from wbcpipe.samples.cell_store import CellBlock, CellStore
@@ -20,6 +19,7 @@ from wbcpipe.segment.importers.resample import centred_crop
 from wbcpipe.segment.segment_field import measure_block
 from wbcpipe.segment.stain_separation import background_colour, density_channel, nuclear_stain
 from wbcpipe.system.blas_threads import single_threaded_blas
+from wbcpipe.system.version import SOFTWARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -127,7 +127,7 @@ def import_cells(
                 "classes": order_classes(found),
                 "derived": [NUCLEAR] if kind == "stained-rgb" else [],
                 "provenance": {
-                    "software": f"wbcpipe {wbcpipe.__version__}",
+                    "software": SOFTWARE,
                     "inputs": inputs,
                     "files": [source.name for source in sources],
                 },
@@ -160,7 +160,7 @@ def begin_import(
             "format_version": 1,
             "sample": sample.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "software": f"wbcpipe {wbcpipe.__version__}",
+            "software": SOFTWARE,
             "kind": kind,
             "modalities": list(modalities),
             "pixel_um": pixel_um,
