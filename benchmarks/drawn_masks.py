@@ -29,7 +29,7 @@ from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.detection.masks import NUCLEUS
 from wbcpipe.segment.importers.fields import import_fields
-from wbcpipe.segment.stage import segment_sample
+from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellStore

@@ -32,7 +32,7 @@ from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.importers.cells import import_cells
 from wbcpipe.segment.importers.fields import import_fields
-from wbcpipe.segment.stage import segment_sample
+from wbcpipe.segment.run import segment_sample
 
 #: Zheng's sets to their pixel sizes, read off the red cells (7.5 um), as BCCD's.
 SETS = {"Dataset 1": 0.2, "Dataset 2": 0.1}

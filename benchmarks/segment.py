@@ -46,7 +46,8 @@ from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, read_field, write_field
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.parallel import available_cores
-from wbcpipe.segment.stage import SegmentStage, segment_sample
+from wbcpipe.segment.run import segment_sample
+from wbcpipe.segment.stage import SampleSegmenter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,9 +156,9 @@ def one_slide(
     """Add one slide to both ways' rows; gives the time of its calibration."""
     sample = Sample.open(folder, "benchmark")
     infos = render(sample, scope, fields)
-    stage = SegmentStage(sample)
+    stage = SampleSegmenter(sample)
     start = time.perf_counter()
-    stage.calibrate(range(fields))
+    stage.estimate_statistics(range(fields))
     calibration_s = time.perf_counter() - start
     for info in infos:
         cells, shifts = truth(scope, info)
@@ -165,7 +166,7 @@ def one_slide(
 
         def ours(index: int = info.index) -> Any:
             (sample.work_path / "fields" / f"field_{index:05d}.npz").unlink(missing_ok=True)
-            return stage.process(index)
+            return stage.segment_field(index)
 
         seconds, result = timed(ours, repeats)
         columns = result.block.columns

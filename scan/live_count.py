@@ -36,16 +36,16 @@ __all__ = ["LiveCount"]
 _NEVER_COUNTED: Final = np.uint16(sum(flag.value for flag in REJECTED if flag != QcFlag.BLURRED))
 
 
-class _Stage(Protocol):
-    """What of `SegmentStage` is used here."""
+class _Segmenter(Protocol):
+    """What of `SampleSegmenter` is used here."""
 
     @property
     def modalities(self) -> tuple[str, ...]: ...
     @property
     def pixel_um(self) -> float: ...
-    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None: ...
-    def process(self, index: int) -> FieldCells: ...
-    def standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]: ...
+    def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None: ...
+    def segment_field(self, index: int) -> FieldCells: ...
+    def current_cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]: ...
 
 
 class LiveCount:
@@ -56,7 +56,7 @@ class LiveCount:
     bundle and the pictures alone.
 
     Args:
-        stage: segments the fields.
+        segmenter: segments the fields.
         bundle: the model.
         work: the sample's ``work`` folder.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -66,7 +66,7 @@ class LiveCount:
 
     def __init__(
         self,
-        stage: _Stage,
+        segmenter: _Segmenter,
         bundle: Bundle,
         work: Path,
         *,
@@ -74,20 +74,20 @@ class LiveCount:
         engine: str = "auto",
         at_once: int = BATCH_SIZE,
     ) -> None:
-        self._stage, self._bundle, self._at_once = stage, bundle, at_once
+        self._segmenter, self._bundle, self._at_once = segmenter, bundle, at_once
         self._device, self._engine = device, engine
         self._folder = work / "calls"
         self._classifier: Classifier | None = None
         self._calls: dict[int, list[str]] = {}
         self._waiting: list[tuple[FieldCells, str]] = []
 
-    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
-        """See `SegmentStage.calibrate`."""
-        self._stage.calibrate(indices, keep=keep)
+    def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None:
+        """See `SampleSegmenter.estimate_statistics`."""
+        self._segmenter.estimate_statistics(indices, keep=keep)
 
-    def process(self, index: int) -> object:
+    def segment_field(self, index: int) -> object:
         """Segment a field; call what has come together if that fills a batch."""
-        cells = self._stage.process(index)
+        cells = self._segmenter.segment_field(index)
         if index not in self._calls and all(index != waiting.index for waiting, _ in self._waiting):
             identity = self._identity(cells)
             known = self._load(index, identity)
@@ -126,7 +126,7 @@ class LiveCount:
 
     def _tally(self) -> Tally:
         # Fields that still wait for their calls are left out, not guessed.
-        field, row, quality = self._stage.standing()
+        field, row, quality = self._segmenter.current_cells()
         known = np.isin(field, list(self._calls))
         calls = [self._calls[at][number] for at, number in zip(field[known].tolist(), row[known].tolist(), strict=True)]
         return count_cells(calls, quality[known], self._bundle.info.classes)
@@ -136,7 +136,11 @@ class LiveCount:
         from wbcpipe.classify.inference.engine import engine_for
 
         planes = planes_for(
-            self._stage.modalities, self._stage.pixel_um, images.shape[-1], self._bundle, "the cells of this scan"
+            self._segmenter.modalities,
+            self._segmenter.pixel_um,
+            images.shape[-1],
+            self._bundle,
+            "the cells of this scan",
         )
         with _spare_threads():
             if self._classifier is None:

@@ -62,11 +62,11 @@ class FieldSource(Protocol):
 class Segmenter(Protocol):
     """Turn fields into cells."""
 
-    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
+    def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None:
         """Estimate the statistics of the slide; without ``keep`` they are not stored."""
         ...
 
-    def process(self, index: int) -> object:
+    def segment_field(self, index: int) -> object:
         """Segment one field."""
         ...
 
@@ -91,7 +91,7 @@ def scan_until(
     """
     done: list[int] = []
     waiting: list[int] = []
-    examined, calibrated = 0, False
+    examined, estimated = 0, False
     while not source.deadline_passed and (wanted := next_target(examined)) > examined:
         position = 0
         for index in source.take(wanted):
@@ -101,13 +101,13 @@ def scan_until(
             if index is not None:
                 waiting.append(index)
             enough = len(waiting) >= STATISTICS_FIELDS
-            if not calibrated and waiting and (enough or position >= wanted):
+            if not estimated and waiting and (enough or position >= wanted):
                 # A deadline that left too few fields gives statistics that hold for this report only.
-                segmenter.calibrate(list(waiting), keep=enough or not source.deadline_passed)
-                calibrated = True
-            while calibrated and waiting:
+                segmenter.estimate_statistics(list(waiting), keep=enough or not source.deadline_passed)
+                estimated = True
+            while estimated and waiting:
                 done.append(waiting.pop(0))
-                segmenter.process(done[-1])
+                segmenter.segment_field(done[-1])
             progress(source.settled(position), wanted)
         examined = wanted
     return done
@@ -311,7 +311,8 @@ def acquire_and_segment(
         WbcpipeError: see the stages.
     """
     from wbcpipe.acquire.passes import nothing_in_time
-    from wbcpipe.segment.stage import SegmentStage, segment_sample
+    from wbcpipe.segment.run import segment_sample
+    from wbcpipe.segment.stage import SampleSegmenter
 
     if request is None:
         if whole_fields(sample.path / "raw"):
@@ -321,10 +322,10 @@ def acquire_and_segment(
     request = replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, time.time()))
     if request.two_pass:
         request = _bright_field(sample, request, reporter, at_least)
-    stage = SegmentStage(sample, pixel_um=model.info.pixel_um)
+    segmenter = SampleSegmenter(sample, pixel_um=model.info.pixel_um)
     count = None
     if request.fields is None:
-        count = LiveCount(stage, model, sample.work_path, device=device, engine=engine)
+        count = LiveCount(segmenter, model, sample.work_path, device=device, engine=engine)
     asked = 0
 
     def next_target(examined: int) -> int:
@@ -339,13 +340,13 @@ def acquire_and_segment(
             _show_count(request, count.counts(), reporter)
 
     with SlideFields(sample, request, reporter.say, retry_missing=not at_least) as slide:
-        indices = scan_until(slide, count or stage, next_target=next_target, progress=progress)
+        indices = scan_until(slide, count or segmenter, next_target=next_target, progress=progress)
         counts = None if count is None else dict(count.tally().counts)
         outcome = request.outcome(slide.settled(asked), asked, counts, in_time=not slide.deadline_passed)
     outcome.save(sample)
     if slide.deadline_passed and not indices:
         raise nothing_in_time(sample)
-    stage.finish(indices)
+    segmenter.write_store(indices)
     reporter.say(outcome.text)
     return outcome
 

@@ -74,7 +74,7 @@ def segment(
         return
     if out is not None:
         raise click.UsageError("--out is the picture of --preview; give that too.")
-    from wbcpipe.segment.stage import segment_sample
+    from wbcpipe.segment.run import segment_sample
 
     with sample.lock("segment"), Reporter(quiet=as_json) as reporter:
         store = segment_sample(

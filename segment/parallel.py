@@ -1,7 +1,7 @@
-"""Fields segmented by several processes ahead of the one that gathers them.
+"""Segment fields in several processes, ahead of the process that collects them.
 
-Each writes its fields' results where `SegmentStage.process` finds them; so none is lost with a process that dies, and
-whoever gathers them does what is missing itself.
+Each process writes its results where `SampleSegmenter.segment_field` finds them. So no result is lost when a process
+dies, and the collecting process segments what is missing itself.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from wbcpipe.system.signals import ignore_sigint_in_children
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from wbcpipe.segment.stage import SegmentStage
+    from wbcpipe.segment.stage import SampleSegmenter
 
-__all__ = ["available_cores", "prepared", "usual_jobs"]
+__all__ = ["available_cores", "default_jobs", "segment_fields_ahead"]
 
 #: A process takes a second or two to start, which is 5 to 20 fields' time.
 _FIELDS_WORTH_A_PROCESS: Final = 16
 #: Beyond this the disk decides.
 _MOST_JOBS: Final = 8
 
-_stage: SegmentStage
+_stage: SampleSegmenter
 
 
 def available_cores() -> int:
@@ -39,18 +39,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def usual_jobs(fields: int) -> int:
+def default_jobs(fields: int) -> int:
     """How many processes so many fields are worth here."""
     return max(1, min(available_cores(), _MOST_JOBS, fields // _FIELDS_WORTH_A_PROCESS))
 
 
-def prepared(
+def segment_fields_ahead(
     sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int, detector: str = OWN
 ) -> Iterator[int]:
-    """Segment fields of a calibrated sample in processes of their own; the caller holds the sample's lock.
+    """Segment fields of a statistics sample in processes of their own; the caller holds the sample's lock.
 
     Args:
-        sample: its calibration is on the disk.
+        sample: its statistics is on the disk.
         indices: the fields.
         pixel_um: pixel size of the crops.
         jobs: processes; with one nothing is done ahead.
@@ -82,14 +82,14 @@ def _begin(root: str, name: str, pixel_um: float, detector: str) -> None:
     """Make ready one process: Ctrl-C is the gatherer's, and without a gatherer there is nothing to do."""
     from pathlib import Path
 
-    from wbcpipe.segment.stage import SegmentStage
+    from wbcpipe.segment.stage import SampleSegmenter
 
     global _stage
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place = Sample.open(Path(root), name)
-    _stage = SegmentStage(place, pixel_um=pixel_um, detector=detector)
-    _stage.calibrate([])
+    _stage = SampleSegmenter(place, pixel_um=pixel_um, detector=detector)
+    _stage.estimate_statistics([])
 
 
 def _end_with_parent() -> None:
@@ -100,4 +100,4 @@ def _end_with_parent() -> None:
 
 
 def _prepare(index: int) -> None:
-    _stage.prepare(index)
+    _stage.segment_ahead(index)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import FieldInfo
     from wbcpipe.segment.detection.detect import NuclearKind
     from wbcpipe.segment.detection.detectors import Detector
-    from wbcpipe.segment.slide_statistics import Calibration
+    from wbcpipe.segment.slide_statistics import SlideStatistics
     from wbcpipe.segment.stain_separation import NuclearStain
 
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
@@ -44,7 +44,7 @@ __all__ = ["background_levels", "crop_centres", "measure_block", "process_field"
 def process_field(
     frames: NDArray[np.uint16],
     info: FieldInfo,
-    calibration: Calibration,
+    statistics: SlideStatistics,
     *,
     crop_pixel_um: float,
     stage_affine: NDArray[np.float64],
@@ -56,7 +56,7 @@ def process_field(
     Args:
         frames: (C, Y, X) uint16, the channels of ``info``.
         info: the field.
-        calibration: of the run.
+        statistics: of the run.
         crop_pixel_um: pixel size of the crops.
         stage_affine: (2, 2) acting on (x, y): how the stage's axes lie in the image.
         side_px: side of the crops.
@@ -68,39 +68,37 @@ def process_field(
     Raises:
         ConfigError: the detector failed, or what it gave is no label image.
     """
-    frames, missing = _in_order(frames, info, calibration.modalities)
+    frames, missing = _in_order(frames, info, statistics.modalities)
     centre_um = (info.y_um, info.x_um)
-    reference = nuclear_index(calibration.modalities)
-    full_range = info.saturation if calibration.kind == "scope" else 65535
+    reference = nuclear_index(statistics.modalities)
+    full_range = info.saturation if statistics.kind == "scope" else 65535
     figures = field_figures(
         frames,
         reference=reference,
-        shading=calibration.flatfield.shading,
+        shading=statistics.flatfield.shading,
         full_range=full_range,
-        camera=calibration.kind == "scope",
+        camera=statistics.kind == "scope",
     )
-    stain = nuclear_stain(frames[:3]) if calibration.kind == "stained-rgb" else None
+    stain = nuclear_stain(frames[:3]) if statistics.kind == "stained-rgb" else None
     nuclear = frames[reference] if stain is None else stain.finding_channel(frames[:3])
-    found = _detect(nuclear, info.pixel_um, calibration, detector)
+    found = _detect(nuclear, info.pixel_um, statistics, detector)
     if not len(found):
-        none = no_cells(len(frames), side_px, red=RED_FLUORESCENCE in calibration.modalities)
+        none = no_cells(len(frames), side_px, red=RED_FLUORESCENCE in statistics.modalities)
         return FieldCells(info.index, centre_um, none, figures)
-    alignment = _register(frames, info, calibration, reference)
+    alignment = _register(frames, info, statistics, reference)
     images, masks = _cut_out(
-        frames, found, alignment, calibration, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px, stain
+        frames, found, alignment, statistics, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px, stain
     )
     quality = found.quality | np.uint16(QcFlag.MISSING_MODALITY if missing or empty_modality(frames) else 0)
     if not alignment.trusted.all():
         quality |= np.uint16(QcFlag.UNREGISTERED)
-    if calibration.kind == "scope":
+    if statistics.kind == "scope":
         quality |= _saturated(frames, found, info)
     columns = _columns(found, masks, info, alignment, reference, stage_affine, crop_pixel_um)
     columns["qc_flags"] = quality.astype(np.uint16)
     pairs = zip(images[:, reference], masks, strict=True)
     columns["sharpness"] = np.array([focus_measure(image, mask, crop_pixel_um) for image, mask in pairs], np.float32)
-    columns |= measure_block(
-        images, masks, crop_pixel_um, calibration.modalities, background_levels(frames, calibration)
-    )
+    columns |= measure_block(images, masks, crop_pixel_um, statistics.modalities, background_levels(frames, statistics))
     block = CellBlock(images, masks, columns, [""] * len(found))
     figures = with_cells(
         figures,
@@ -108,7 +106,7 @@ def process_field(
         reference=reference,
         pixel_um=crop_pixel_um,
         full_range=full_range,
-        alignment=alignment if calibration.kind == "scope" else None,
+        alignment=alignment if statistics.kind == "scope" else None,
     )
     return FieldCells(info.index, centre_um, block, figures)
 
@@ -130,36 +128,34 @@ def measure_block(
 
 
 def register_field(
-    frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibration
+    frames: NDArray[np.uint16], info: FieldInfo, statistics: SlideStatistics
 ) -> tuple[NDArray[np.uint16], Alignment]:
     """Frames (M, Y, X) in the run's order, and how they lie to each other; arguments as `process_field`."""
-    ordered, _ = _in_order(frames, info, calibration.modalities)
-    return ordered, _register(ordered, info, calibration, nuclear_index(calibration.modalities))
+    ordered, _ = _in_order(frames, info, statistics.modalities)
+    return ordered, _register(ordered, info, statistics, nuclear_index(statistics.modalities))
 
 
 def _cut_out(
     frames: NDArray[np.uint16],
     found: Detections,
     alignment: Alignment,
-    calibration: Calibration,
+    statistics: SlideStatistics,
     ratio: float,
     crop_pixel_um: float,
     side_px: int,
     stain: NuclearStain | None,
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """Crops (N, M, side, side) and masks (N, side, side) of the cells found; ``stain`` of an RGB picture."""
-    reference = nuclear_index(calibration.modalities)
+    reference = nuclear_index(statistics.modalities)
     others = [k for k in range(len(frames)) if k != reference]
-    empty = calibration.flatfield.empty
+    empty = statistics.flatfield.empty
     empty = np.where(np.isnan(empty), np.median(frames[:, ::16, ::16], axis=(1, 2)), empty).astype(np.float32)
-    bare = background_levels(frames, calibration)[others]
+    bare = background_levels(frames, statistics)[others]
     images = np.empty((len(found), len(frames), side_px, side_px), np.uint16)
     masks = np.empty((len(found), side_px, side_px), np.uint8)
     centres = np.stack([found.y_px, found.x_px], -1)
     for k, place in enumerate(crop_centres(centres, ratio, side_px)):
-        images[k] = crop_cell(
-            frames, alignment, calibration.flatfield, place, ratio=ratio, side_px=side_px, empty=empty
-        )
+        images[k] = crop_cell(frames, alignment, statistics.flatfield, place, ratio=ratio, side_px=side_px, empty=empty)
         outside = outside_field(place, ratio, side_px, frames.shape[1:])
         own, away = _nuclei(found, k, place, ratio, side_px)
         if outside is not None:
@@ -171,12 +167,12 @@ def _cut_out(
     return images, masks
 
 
-def background_levels(frames: NDArray[np.uint16], calibration: Calibration) -> NDArray[np.float32]:
+def background_levels(frames: NDArray[np.uint16], statistics: SlideStatistics) -> NDArray[np.float32]:
     """What evenly lit frames (M, Y, X) of a field show where nothing lies, (M,) float32; NaN where unknown."""
-    if calibration.kind == "stained-rgb":
+    if statistics.kind == "stained-rgb":
         colour = background_colour(frames[:3]) * np.float32(65535)
         return np.array([*colour, *np.zeros(len(frames) - 3)], np.float32)
-    return calibration.flatfield.empty
+    return statistics.flatfield.empty
 
 
 def _columns(
@@ -233,26 +229,26 @@ def _in_order(
 def _detect(
     nuclear: NDArray[np.uint16],
     pixel_um: float,
-    calibration: Calibration,
+    statistics: SlideStatistics,
     detector: Detector | None,
 ) -> Detections:
-    stained = calibration.kind == "stained-rgb"
+    stained = statistics.kind == "stained-rgb"
     kind: NuclearKind = "stained" if stained else "fluorescence"
     # Pictures of one import may come from several slides: each has a level of its own.
-    level = None if stained else calibration.level or None
+    level = None if stained else statistics.level or None
     if detector is None:
         return detect_cells(nuclear, pixel_um, kind, level=level)
     return cells_from_labels(find_labels(detector, nuclear, pixel_um), nuclear, pixel_um, kind, level=level)
 
 
-def _register(frames: NDArray[np.uint16], info: FieldInfo, calibration: Calibration, reference: int) -> Alignment:
-    if calibration.kind != "scope":
+def _register(frames: NDArray[np.uint16], info: FieldInfo, statistics: SlideStatistics, reference: int) -> Alignment:
+    if statistics.kind != "scope":
         return identity(len(frames), frames.shape[1:])
     structures = [
         frame_structure(frame, coarse_factor(info.pixel_um), shading)
-        for frame, shading in zip(frames, calibration.flatfield.shading, strict=True)
+        for frame, shading in zip(frames, statistics.flatfield.shading, strict=True)
     ]
-    usual = replace(calibration.usual, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
+    usual = replace(statistics.usual, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
     usual = compose_alignments(
         usual, slide_transform_alignment(info, len(frames), frames.shape[1:], reference=reference)
     )

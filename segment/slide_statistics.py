@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import FieldInfo
 
 __all__ = [
-    "CALIBRATION_FIELDS",
-    "Calibration",
-    "calibrate_fields",
-    "load_calibration",
-    "save_calibration",
+    "STATISTICS_FIELDS",
+    "SlideStatistics",
+    "estimate_slide_statistics",
+    "load_slide_statistics",
+    "save_slide_statistics",
 ]
 
 #: So many fields at most are looked at.
-CALIBRATION_FIELDS: Final = 16
+STATISTICS_FIELDS: Final = 16
 #: Registration needs fewer of them.
 _REGISTERED_FIELDS: Final = 8
-#: Changes, too, whenever the same fields would give another calibration.
+#: Changes, too, whenever the same fields would give another statistics.
 _FORMAT: Final = 4
 _FLATFIELD_NAME: Final = "flatfield.npz"
-_CALIBRATION_NAME: Final = "calibration.npz"
+_STATISTICS_NAME: Final = "slide_statistics.npz"
 
 
 @dataclass(frozen=True)
-class Calibration:
+class SlideStatistics:
     """What all fields share.
 
     Attributes:
@@ -76,8 +76,8 @@ class Calibration:
 
 
 @single_threaded_blas
-def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], kind: str) -> Calibration:
-    """Find a run's calibration.
+def estimate_slide_statistics(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], kind: str) -> SlideStatistics:
+    """Find a run's statistics.
 
     Args:
         readings: the first fields: frames (M, Y, X) uint16 and description; taken one at a time.
@@ -99,7 +99,7 @@ def calibrate_fields(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], k
     first = infos[0]
     nuclear = nuclear_index(first.modalities)
     seen = [level for level in levels if level > 0]
-    result = Calibration(
+    result = SlideStatistics(
         indices=tuple(info.index for info in infos),
         kind=kind,
         modalities=first.modalities,
@@ -140,38 +140,38 @@ def _arrays(part: FlatField | Alignment, prefix: str) -> dict[str, NDArray[Any]]
     return {f"{prefix}_{field.name}": np.asarray(getattr(part, field.name)) for field in fields(part)}
 
 
-def _scalars(calibration: Calibration) -> dict[str, NDArray[Any]]:
+def _scalars(statistics: SlideStatistics) -> dict[str, NDArray[Any]]:
     return {
         "format": np.array(_FORMAT),
-        "indices": np.array(calibration.indices, np.int64),
-        "kind": np.array(calibration.kind),
-        "modalities": np.array(calibration.modalities),
-        "pixel_um": np.array(calibration.pixel_um),
-        "level": np.array(calibration.level),
-        **_arrays(calibration.usual, "usual"),
+        "indices": np.array(statistics.indices, np.int64),
+        "kind": np.array(statistics.kind),
+        "modalities": np.array(statistics.modalities),
+        "pixel_um": np.array(statistics.pixel_um),
+        "level": np.array(statistics.level),
+        **_arrays(statistics.usual, "usual"),
     }
 
 
-def save_calibration(work: Path, calibration: Calibration) -> None:
-    """Write ``flatfield.npz`` and then ``calibration.npz`` below ``work``, each atomically."""
+def save_slide_statistics(work: Path, statistics: SlideStatistics) -> None:
+    """Write ``flatfield.npz`` and then ``slide_statistics.npz`` below ``work``, each atomically."""
     with disk_errors(work):
         work.mkdir(parents=True, exist_ok=True)
     with write_atomic(work / _FLATFIELD_NAME) as handle:
-        np.savez(handle, allow_pickle=False, **_arrays(calibration.flatfield, "flat"))
-    with write_atomic(work / _CALIBRATION_NAME) as handle:
-        np.savez(handle, allow_pickle=False, **_scalars(calibration))
+        np.savez(handle, allow_pickle=False, **_arrays(statistics.flatfield, "flat"))
+    with write_atomic(work / _STATISTICS_NAME) as handle:
+        np.savez(handle, allow_pickle=False, **_scalars(statistics))
 
 
-def load_calibration(work: Path) -> Calibration | None:
-    """The calibration below ``work``; ``None`` where there is none, or none that this version can read."""
+def load_slide_statistics(work: Path) -> SlideStatistics | None:
+    """The statistics below ``work``; ``None`` where there is none, or none that this version can read."""
     try:
         with (
-            np.load(work / _CALIBRATION_NAME, allow_pickle=False) as scalars,
+            np.load(work / _STATISTICS_NAME, allow_pickle=False) as scalars,
             np.load(work / _FLATFIELD_NAME, allow_pickle=False) as flat,
         ):
             if int(scalars["format"]) != _FORMAT:
                 return None
-            return Calibration(
+            return SlideStatistics(
                 indices=tuple(scalars["indices"].tolist()),
                 kind=str(scalars["kind"]),
                 modalities=tuple(scalars["modalities"].tolist()),

@@ -1,8 +1,8 @@
-"""The stage itself: fields on disk in, ``cells.zarr`` out; what is done stays done.
+"""Segment the fields of a sample, one by one, into ``cells.zarr``; what is done stays done.
 
-``calibrate`` once, ``process`` field by field, ``finish``. Each step's result is on the disk, whole, before the next
-begins, and rests only on the frames, never on the order of processing: so a stage that was killed ends in the same
-cells as one that was not.
+Call ``estimate_statistics`` once, ``segment_field`` for each field, then ``write_store``. Each step's result is on the
+disk, complete, before the next step starts. It depends only on the frames, never on the order of processing: a stage
+that was killed and run again ends in the same cells as one that was not.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ from wbcpipe.segment.detection.detectors import OWN, load_detector
 from wbcpipe.segment.features.crop_quality import blurred, find_debris
 from wbcpipe.segment.features.field_quality import stack_figures
 from wbcpipe.segment.field_cells import FieldCells, load_field, no_cells, save_field
-from wbcpipe.segment.parallel import prepared, usual_jobs
 from wbcpipe.segment.segment_field import process_field
 from wbcpipe.segment.slide_statistics import (
-    CALIBRATION_FIELDS,
-    Calibration,
-    calibrate_fields,
-    load_calibration,
-    save_calibration,
+    STATISTICS_FIELDS,
+    SlideStatistics,
+    estimate_slide_statistics,
+    load_slide_statistics,
+    save_slide_statistics,
 )
 from wbcpipe.system.version import SOFTWARE, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.sample import Sample
     from wbcpipe.segment.detection.detectors import Detector
 
-__all__ = ["SegmentStage", "segment_sample"]
+__all__ = ["SampleSegmenter"]
 
 #: Changes whenever the same frames would give other cells.
 _METHOD: Final = 7
@@ -67,7 +66,7 @@ class _Summary:
     damaged: str
 
 
-class SegmentStage:
+class SampleSegmenter:
     """Segments one sample, field by field.
 
     Args:
@@ -98,7 +97,7 @@ class SegmentStage:
         self._pixel_um = pixel_um
         self._detector_name = detector
         self._detector = load_detector(detector)
-        self._calibration: Calibration | None = None
+        self._statistics: SlideStatistics | None = None
         self._basis = ""
         self._fields: dict[int, _Summary] = {}
 
@@ -119,17 +118,17 @@ class SegmentStage:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Channel names of the crops; known from `calibrate` on."""
-        return () if self._calibration is None else self._calibration.modalities
+        """Channel names of the crops; known from `estimate_statistics` on."""
+        return () if self._statistics is None else self._statistics.modalities
 
     @property
-    def calibration(self) -> Calibration:
-        """What all fields share; known from `calibrate` on."""
-        if self._calibration is None:
-            raise RuntimeError("calibrate() comes first")
-        return self._calibration
+    def statistics(self) -> SlideStatistics:
+        """What all fields share; known from `estimate_statistics` on."""
+        if self._statistics is None:
+            raise RuntimeError("estimate_statistics() comes first")
+        return self._statistics
 
-    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
+    def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None:
         """Find what all fields share, from the first of these that can be read; or take it from the disk.
 
         Args:
@@ -139,12 +138,12 @@ class SegmentStage:
         Raises:
             FrameFileError: none of them can be read.
         """
-        found = load_calibration(self._sample.work_path)
+        found = load_slide_statistics(self._sample.work_path)
         if found is None:
-            found = calibrate_fields(self._readings(indices), self._kind())
+            found = estimate_slide_statistics(self._readings(indices), self._kind())
             if keep:
-                save_calibration(self._sample.work_path, found)
-        self._calibration = found
+                save_slide_statistics(self._sample.work_path, found)
+        self._statistics = found
         basis: list[Any] = [
             _METHOD,
             VERSION,
@@ -157,11 +156,11 @@ class SegmentStage:
             basis.append(self._detector_name)
         self._basis = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
 
-    def process(self, index: int) -> FieldCells:
+    def segment_field(self, index: int) -> FieldCells:
         """Segment a field, or load it if that was done before; a damaged one holds no cells and says why."""
-        if self._calibration is None:
-            self.calibrate(whole_fields(self._raw))
-        assert self._calibration is not None
+        if self._statistics is None:
+            self.estimate_statistics(whole_fields(self._raw))
+        assert self._statistics is not None
         cells = load_field(self._field_path(index), self._basis)
         if cells is None:
             try:
@@ -172,14 +171,14 @@ class SegmentStage:
         self._fields[index] = _Summary(cells.centre_um, columns, cells.figures, cells.damaged)
         return cells
 
-    def prepare(self, index: int) -> None:
-        """Segment a field for a later `process`, maybe of another process; nothing is said of a damaged one."""
+    def segment_ahead(self, index: int) -> None:
+        """Segment a field for a later `segment_field`, maybe of another process; nothing is said of a damaged one."""
         if load_field(self._field_path(index), self._basis) is None:
             with contextlib.suppress(FrameFileError):
                 self._segmented(index)
 
-    def standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
-        """The cells that `finish` would write of the fields so far, in its order.
+    def current_cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
+        """The cells that `write_store` would write of the fields so far, in its order.
 
         Returns:
             (N,) field; (N,) number of the cell within its field's block; (N,) quality flags as ``cells.zarr`` would
@@ -193,7 +192,7 @@ class SegmentStage:
         number = np.concatenate([np.arange(size) for size in sizes])
         return np.repeat(indices, sizes)[keep].astype(np.int64), number[keep], self._quality(indices, keep)
 
-    def finish(self, indices: Sequence[int]) -> CellStore:
+    def write_store(self, indices: Sequence[int]) -> CellStore:
         """Write ``cells.zarr`` from these fields; nothing is done if it holds exactly that already.
 
         Raises:
@@ -203,7 +202,7 @@ class SegmentStage:
         indices = sorted(set(indices))
         for index in indices:
             if index not in self._fields:
-                self.process(index)
+                self.segment_field(index)
         damaged = {index: self._fields[index].damaged for index in indices if self._fields[index].damaged}
         if len(damaged) == len(indices):
             raise FrameFileError(
@@ -216,7 +215,7 @@ class SegmentStage:
             store = CellStore(path)
             if store.attributes.get("provenance") == provenance:
                 return store
-        assert self._calibration is not None
+        assert self._statistics is not None
         if not any(len(self._fields[index].columns["field_index"]) for index in indices):
             raise NoCellsError(
                 f"{self._sample.path}: no white cell in {len(indices)} fields; check focus, exposure and stain."
@@ -224,7 +223,7 @@ class SegmentStage:
         store = CellStore.create(
             path,
             self._blocks(indices),
-            modalities=self._calibration.modalities,
+            modalities=self._statistics.modalities,
             attributes={
                 "pixel_um": self._pixel_um,
                 "classes": list(CLASSES),
@@ -246,7 +245,7 @@ class SegmentStage:
         cells = process_field(
             frames,
             info,
-            self.calibration,
+            self.statistics,
             crop_pixel_um=self._pixel_um,
             stage_affine=self.affine(),
             detector=self._detector,
@@ -282,11 +281,11 @@ class SegmentStage:
             with contextlib.suppress(FrameFileError):
                 yield read_passes(self._raw, index)
                 taken += 1
-            if taken == CALIBRATION_FIELDS:
+            if taken == STATISTICS_FIELDS:
                 return
 
     def _damaged(self, index: int, reason: str) -> FieldCells:
-        assert self._calibration is not None
+        assert self._statistics is not None
         if index not in self._fields:
             self._sample.log("field damaged", field=index, reason=reason)
             print(f"field {index} is left out: {reason}", file=sys.stderr, flush=True)
@@ -315,7 +314,7 @@ class SegmentStage:
             indices, keep, "qc_flags", "sharpness", "nucleus_absorbance", "nucleus_fluorescence"
         )
         told = quality | np.where(blurred(focus), np.uint16(QcFlag.BLURRED), np.uint16(0))
-        if self.calibration.kind == "scope":  # imported pictures may be of several slides, each stained in its way
+        if self.statistics.kind == "scope":  # imported pictures may be of several slides, each stained in its way
             unlike = find_debris(absorbance, fluorescence, quality)
             told |= np.where(unlike, np.uint16(QcFlag.DEBRIS), np.uint16(0))
         return np.asarray(told, np.uint16)
@@ -335,7 +334,7 @@ class SegmentStage:
             start += number
             if not here.any():
                 continue
-            block = self.process(index).block
+            block = self.segment_field(index).block
             columns = {name: values[here] for name, values in block.columns.items()}
             stop = row + int(here.sum())
             columns["qc_flags"] = quality[row:stop]
@@ -350,51 +349,17 @@ class SegmentStage:
                 lost |= set(json.loads(missing.read_text(encoding="utf-8")))
         truth = self._sample.truth_path
         plan = {key: self._info.get(key) for key in ("kind", "scope", "slot", "plan", "specimen", "import")}
-        assert self._calibration is not None
-        flags = {"sample_flags": _SAMPLE_FLAGS} if self._calibration.kind == "scope" else {}
+        assert self._statistics is not None
+        flags = {"sample_flags": _SAMPLE_FLAGS} if self._statistics.kind == "scope" else {}
         return flags | {
             "software": SOFTWARE,
             "scope": self._info.get("scope"),
             "detector": self._detector_name,
             "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
             "basis_sha256": self._basis,
-            "calibration_fields": list(self._calibration.indices),
+            "statistics_fields": list(self._statistics.indices),
             "fields": list(indices),
             "missing": sorted(lost),
             "damaged_fields": list(damaged),
             "truth_sha256": hashlib.sha256(truth.read_bytes()).hexdigest() if truth.is_file() else None,
         }
-
-
-def segment_sample(
-    sample: Sample,
-    *,
-    pixel_um: float,
-    progress: Callable[[int, int], None],
-    jobs: int = 0,
-    detector: str = OWN,
-) -> CellStore:
-    """Segment every field on the disk.
-
-    Args:
-        sample: its lock is held by the caller.
-        pixel_um: pixel size of the crops.
-        progress: called with (fields done, fields in all).
-        jobs: processes; 0 for as many as the machine and the number of fields make worth while.
-        detector: name of what finds the nuclei, see `segment.detection.detectors`.
-
-    Raises:
-        ConfigError: no such detector, or it failed.
-        SampleStateError: no such sample.
-        FrameFileError: no field can be read.
-        NoCellsError: no cell in any of them.
-    """
-    indices = whole_fields(sample.path / "raw")
-    stage = SegmentStage(sample, pixel_um=pixel_um, detector=detector)
-    stage.calibrate(indices)
-    jobs = jobs or usual_jobs(len(indices))
-    ahead = prepared(sample, indices, pixel_um=pixel_um, jobs=jobs, detector=detector)
-    for done, index in enumerate(ahead, 1):
-        stage.process(index)
-        progress(done, len(indices))
-    return stage.finish(indices)

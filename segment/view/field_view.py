@@ -21,7 +21,7 @@ from wbcpipe.samples.fields import read_passes, whole_fields
 from wbcpipe.segment.detection.detectors import OWN
 from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.segment_field import crop_centres, process_field, register_field
-from wbcpipe.segment.stage import SegmentStage
+from wbcpipe.segment.stage import SampleSegmenter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellBlock
     from wbcpipe.samples.sample import Sample
     from wbcpipe.segment.registration.register import Alignment
-    from wbcpipe.segment.slide_statistics import Calibration
+    from wbcpipe.segment.slide_statistics import SlideStatistics
 
 __all__ = ["CellAnnotation", "FieldView", "FieldViewer", "flag_names"]
 
@@ -123,14 +123,14 @@ class FieldViewer:
         self._info = sample.info()
         self._store = CellStore(sample.cells_path) if (sample.cells_path / "zarr.json").is_file() else None
         pixel_um = pixel_um if self._store is None else self._store.pixel_um
-        self._stage = SegmentStage(sample, pixel_um=pixel_um, detector=self._detector())
+        self._stage = SampleSegmenter(sample, pixel_um=pixel_um, detector=self._detector())
         self.fields = tuple(whole_fields(self._raw))
-        self._stage.calibrate(self.fields, keep=False)
+        self._stage.estimate_statistics(self.fields, keep=False)
 
     @property
-    def calibration(self) -> Calibration:
+    def statistics(self) -> SlideStatistics:
         """What the sample's fields share."""
-        return self._stage.calibration
+        return self._stage.statistics
 
     def _detector(self) -> str:
         """What found the stored cells; a function that a file names is not loaded, our own stands in for it."""
@@ -150,31 +150,31 @@ class FieldViewer:
                 f"{self.fields[0]} to {self.fields[-1]}."
             )
         frames, info = read_passes(self._raw, index)
-        calibration, pixel_um = self._stage.calibration, self._stage.pixel_um
+        statistics, pixel_um = self._stage.statistics, self._stage.pixel_um
         found = process_field(
             frames,
             info,
-            calibration,
+            statistics,
             crop_pixel_um=pixel_um,
             stage_affine=self._stage.affine(),
             detector=self._stage.detector,
         ).block
-        ordered, alignment = register_field(frames, info, calibration)
+        ordered, alignment = register_field(frames, info, statistics)
         parts, owner = _painted(found, pixel_um / info.pixel_um, frames.shape[1:])
         wavelengths = {frame.modality: frame.wavelength_nm for frame in info.frames}
         return FieldView(
             index=index,
-            modalities=calibration.modalities,
+            modalities=statistics.modalities,
             derived=tuple(str(name) for name in self._info.get("derived", [])),
-            images=_registered(ordered, alignment, calibration),
+            images=_registered(ordered, alignment, statistics),
             pixel_um=info.pixel_um,
             parts=parts,
             owner=owner,
             cells=self._marks(index, found),
             stored=self._store is not None,
             trusted=alignment.trusted,
-            kind=calibration.kind,
-            wavelength_nm=np.array([wavelengths.get(name) or np.nan for name in calibration.modalities]),
+            kind=statistics.kind,
+            wavelength_nm=np.array([wavelengths.get(name) or np.nan for name in statistics.modalities]),
         )
 
     def _marks(self, index: int, found: CellBlock) -> tuple[CellAnnotation, ...]:
@@ -232,9 +232,9 @@ def _painted(found: CellBlock, ratio: float, shape: tuple[int, ...]) -> tuple[ND
     return parts, owner
 
 
-def _registered(frames: NDArray[np.uint16], alignment: Alignment, calibration: Calibration) -> NDArray[np.uint16]:
+def _registered(frames: NDArray[np.uint16], alignment: Alignment, statistics: SlideStatistics) -> NDArray[np.uint16]:
     """Frames (M, Y, X) evenly lit and in the reference's pixels."""
-    flatfield, centre = calibration.flatfield, alignment.centre_px
+    flatfield, centre = statistics.flatfield, alignment.centre_px
     even = np.empty_like(frames)
     for k, frame in enumerate(frames):
         dark, gain = (enlarge_grid(grid[k], frame.shape) for grid in (flatfield.dark, flatfield.gain))

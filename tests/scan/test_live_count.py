@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
 
 
-class Stage:
+class FakeSegmenter:
     """Planted fields: each holds so many cells, with the flags given by number over all fields."""
 
     modalities: tuple[str, ...] = MODALITIES
@@ -48,14 +48,14 @@ class Stage:
             self.fields.append(FieldCells(index, (0.0, 0.0), block))
         self.done: list[int] = []
 
-    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None: ...
+    def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None: ...
 
-    def process(self, index: int) -> FieldCells:
+    def segment_field(self, index: int) -> FieldCells:
         if index not in self.done:
             self.done.append(index)
         return self.fields[index]
 
-    def standing(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
+    def current_cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
         chosen = [self.fields[index] for index in sorted(self.done)]
         field = [cells.index for cells in chosen for _ in range(len(cells))]
         row = [row for cells in chosen for row in range(len(cells))]
@@ -66,29 +66,29 @@ class Stage:
 def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Path) -> None:
     bundle = find_bundle("virtual-shufflenet")
     flags = {1: QcFlag.BORDER, 2: QcFlag.DEBRIS, 4: QcFlag.MISSING_MODALITY, 5: QcFlag.DOUBLET}
-    stage = Stage([3, 0, 4], flags)
-    live = LiveCount(stage, bundle, tmp_path, at_once=4)
-    live.process(0)
+    segmenter = FakeSegmenter([3, 0, 4], flags)
+    live = LiveCount(segmenter, bundle, tmp_path, at_once=4)
+    live.segment_field(0)
     assert sum(live.counts().values()) == 0, "fewer than a batch wait"
     assert not (tmp_path / "calls").exists()
-    live.process(1)
-    live.process(2)
+    live.segment_field(1)
+    live.segment_field(2)
     tally = live.tally()
     assert tally.rejected == {"debris": 1, "border": 1, "missing_modality": 1, "blurred": 0}
     assert tally.identified + tally.unidentified == 4
     assert len(list((tmp_path / "calls").iterdir())) == 3
     # A run that goes on reads the calls; one with other pictures does not.
-    again = LiveCount(stage, bundle, tmp_path, at_once=4)
+    again = LiveCount(segmenter, bundle, tmp_path, at_once=4)
     again._called = pytest.fail  # type: ignore[method-assign, assignment]
     for index in range(3):
-        again.process(index)
+        again.segment_field(index)
     assert again.tally() == tally
-    stage.fields[2].block.images[:] //= 2
-    other = LiveCount(stage, bundle, tmp_path, at_once=4)
+    segmenter.fields[2].block.images[:] //= 2
+    other = LiveCount(segmenter, bundle, tmp_path, at_once=4)
     called: list[int] = []
     other._called = lambda images: called.append(len(images)) or ["NEU"] * len(images)  # type: ignore[method-assign, func-returns-value]
     for index in range(3):
-        other.process(index)
+        other.segment_field(index)
     other.call_waiting()
     assert called == [3]
 
@@ -101,21 +101,21 @@ def test_cells_are_called_by_the_engine_that_was_asked_for(tmp_path: Path, monke
         return TorchEngine(bundle.network(), torch.device("cpu"))
 
     monkeypatch.setattr(engines, "engine_for", noted)
-    stage, bundle = Stage([2], {}), find_bundle("virtual-shufflenet")
-    live = LiveCount(stage, bundle, tmp_path, device="cpu", engine="torch", at_once=4)
-    live.process(0)
+    segmenter, bundle = FakeSegmenter([2], {}), find_bundle("virtual-shufflenet")
+    live = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="torch", at_once=4)
+    live.segment_field(0)
     live.call_waiting()
     assert asked == [("cpu", "torch")]
     # Calls of one engine are not those of another.
-    other = LiveCount(stage, bundle, tmp_path, device="cpu", engine="openvino", at_once=4)
-    other.process(0)
+    other = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="openvino", at_once=4)
+    other.segment_field(0)
     assert sum(len(cells) for cells, _ in other._waiting) == 2
 
 
 def test_a_bundle_that_does_not_fit_is_refused_with_the_first_cells(tmp_path: Path) -> None:
-    stage = Stage([2], {})
-    stage.modalities = ("color1", "color2", "color3", "dark")
-    live = LiveCount(stage, find_bundle("virtual-shufflenet"), tmp_path)
-    live.process(0)
+    segmenter = FakeSegmenter([2], {})
+    segmenter.modalities = ("color1", "color2", "color3", "dark")
+    live = LiveCount(segmenter, find_bundle("virtual-shufflenet"), tmp_path)
+    live.segment_field(0)
     with pytest.raises(BundleError, match=r"reads modalities .* the cells of this scan have"):
         live.tally()

@@ -43,7 +43,7 @@ class Slide:
         self.missing = missing
         self.ends_at = ends_at
         self.deadline_passed = False
-        self.calibrated: list[int] | None = None
+        self.estimated: list[int] | None = None
         self.kept = True
         self.processed: list[int] = []
 
@@ -55,12 +55,12 @@ class Slide:
     def settled(self, wanted: int) -> int:
         return wanted if self.ends_at is None else min(wanted, self.ends_at)
 
-    def calibrate(self, indices: Sequence[int], *, keep: bool = True) -> None:
-        assert self.calibrated is None, "calibrated twice"
-        self.calibrated, self.kept = list(indices), keep
+    def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None:
+        assert self.estimated is None, "estimated twice"
+        self.estimated, self.kept = list(indices), keep
 
-    def process(self, index: int) -> None:
-        assert self.calibrated is not None, "segmented before the calibration"
+    def segment_field(self, index: int) -> None:
+        assert self.estimated is not None, "segmented before the statistics were estimated"
         self.processed.append(index)
 
     def count(self) -> int:
@@ -102,7 +102,7 @@ def test_missing_fields_are_made_up_for() -> None:
     taken = scan(slide, 200)
     assert slide.count() >= 200
     assert not set(taken) & slide.missing
-    assert slide.calibrated == [index for index in range(30) if index not in slide.missing][:STATISTICS_FIELDS]
+    assert slide.estimated == [index for index in range(30) if index not in slide.missing][:STATISTICS_FIELDS]
 
 
 def test_the_area_ends_the_scan() -> None:
@@ -110,10 +110,10 @@ def test_the_area_ends_the_scan() -> None:
     assert scan(slide, 10_000, available=30) == list(range(30))
 
 
-def test_fewer_fields_than_a_calibration_wants() -> None:
+def test_fewer_fields_than_the_statistics_want() -> None:
     slide = Slide()
     assert scan(slide, 10_000, available=5) == list(range(5))
-    assert slide.calibrated == list(range(5))
+    assert slide.estimated == list(range(5))
 
 
 @pytest.mark.parametrize("ends_at", [0, 5, 20, 33])
@@ -123,7 +123,7 @@ def test_the_deadline_ends_the_scan_with_what_is_there(ends_at: int) -> None:
     shown: list[int] = []
     assert scan(slide, 200, progress=lambda done, _: shown.append(done)) == slide.processed == expected
     assert shown[-1] == ends_at, "fields that were never come to are counted as taken"
-    # A calibration from fewer fields than a whole run has must not stay: the run that goes on makes its own.
+    # Statistics from fewer fields than a complete run has must not stay: the run that goes on makes its own.
     assert slide.kept is (ends_at == 0 or len(expected) >= STATISTICS_FIELDS)
 
 

@@ -16,7 +16,7 @@ from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
 from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, write_field
 from wbcpipe.samples.sample import Sample
-from wbcpipe.segment.stage import segment_sample
+from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable

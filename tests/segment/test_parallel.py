@@ -17,8 +17,9 @@ import threadpoolctl
 
 from wbcpipe.segment import segment_field as process
 from wbcpipe.segment.detection.detect import detect_cells
-from wbcpipe.segment.parallel import available_cores, prepared, usual_jobs
-from wbcpipe.segment.stage import SegmentStage, segment_sample
+from wbcpipe.segment.parallel import available_cores, default_jobs, segment_fields_ahead
+from wbcpipe.segment.run import segment_sample
+from wbcpipe.segment.stage import SampleSegmenter
 from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
@@ -71,10 +72,11 @@ _PREPARE = """
 import sys
 from pathlib import Path
 from wbcpipe.samples.sample import Sample
-from wbcpipe.segment.parallel import prepared
+from wbcpipe.segment.parallel import segment_fields_ahead
 
 if __name__ == "__main__":
-    for index in prepared(Sample.open(Path(sys.argv[1]), sys.argv[2]), list(range(6)) * 50, pixel_um=0.1, jobs=2):
+    sample = Sample.open(Path(sys.argv[1]), sys.argv[2])
+    for index in segment_fields_ahead(sample, list(range(6)) * 50, pixel_um=0.1, jobs=2):
         print(index, flush=True)
         sys.stdin.readline()
 """
@@ -83,7 +85,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_no_process_outlives_the_one_that_gathers(copy_run: Callable[[str], Sample], tmp_path: Path) -> None:
     sample = copy_run("orphans")
-    SegmentStage(sample, pixel_um=0.1).calibrate(range(6))
+    SampleSegmenter(sample, pixel_um=0.1).estimate_statistics(range(6))
     script = tmp_path / "gather.py"
     script.write_text(_PREPARE, encoding="utf-8")
     words = [sys.executable, str(script), str(sample.path.parent), sample.name]
@@ -115,13 +117,13 @@ def _of_session(session: int) -> list[int]:
 
 
 def test_few_fields_are_not_worth_a_process() -> None:
-    assert usual_jobs(24) == 1
-    assert 1 <= usual_jobs(10_000) <= min(8, available_cores())
+    assert default_jobs(24) == 1
+    assert 1 <= default_jobs(10_000) <= min(8, available_cores())
 
 
 def test_one_job_does_nothing_ahead(copy_run: Callable[[str], Sample]) -> None:
     sample = copy_run("one")
-    assert list(prepared(sample, [3, 1], pixel_um=0.1, jobs=1)) == [3, 1]
+    assert list(segment_fields_ahead(sample, [3, 1], pixel_um=0.1, jobs=1)) == [3, 1]
     assert not (sample.work_path / "fields").exists()
 
 
@@ -139,7 +141,7 @@ def test_within_a_field_one_core_is_used(copy_run: Callable[[str], Sample], monk
 
     monkeypatch.setattr(process, "detect_cells", look)
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        SegmentStage(copy_run("threads")).process(0)
+        SampleSegmenter(copy_run("threads")).segment_field(0)
         assert seen == [{1}]
         assert blas_threads() == {2}
 

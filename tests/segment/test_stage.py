@@ -18,8 +18,9 @@ from wbcpipe.samples.sample import Sample
 from wbcpipe.segment import stage as stage_module
 from wbcpipe.segment.field_cells import save_field
 from wbcpipe.segment.importers.fields import import_fields
+from wbcpipe.segment.run import segment_sample
 from wbcpipe.segment.segment_field import process_field
-from wbcpipe.segment.stage import SegmentStage, segment_sample
+from wbcpipe.segment.stage import SampleSegmenter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +90,7 @@ def test_every_field_has_figures_of_its_quality(unbroken: CellStore) -> None:
     assert np.ptp(background, axis=0).max() < 1
 
 
-@pytest.mark.parametrize("step", ["calibrated", "process 3", "process 5", "storing"])
+@pytest.mark.parametrize("step", ["statistics", "process 3", "process 5", "storing"])
 def test_killed_and_resumed_ends_in_the_same_cells(
     copy_run: Callable[[str], Sample], unbroken: CellStore, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -107,7 +108,7 @@ def test_killed_and_resumed_ends_in_the_same_cells(
         return dying
 
     match step.split():
-        case ["calibrated"]:
+        case ["statistics"]:
             monkeypatch.setattr(stage_module, "process_field", die_at(0, process_field))
         case ["process", number]:
             monkeypatch.setattr(stage_module, "save_field", die_at(int(number), save_field))
@@ -122,15 +123,15 @@ def test_killed_and_resumed_ends_in_the_same_cells(
 
 def test_the_order_of_processing_does_not_matter(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
     sample = copy_run("reversed")
-    stage = SegmentStage(sample)
-    stage.calibrate(list(range(6)))
+    stage = SampleSegmenter(sample)
+    stage.estimate_statistics(list(range(6)))
     for index in reversed(range(6)):
-        stage.process(index)
+        stage.segment_field(index)
     # What would be written is known beforehand, flags that only the whole sample tells included.
-    field, _, quality = stage.standing()
+    field, _, quality = stage.current_cells()
     np.testing.assert_array_equal(field, unbroken.column("field_index"))
     np.testing.assert_array_equal(quality, unbroken.column("qc_flags"))
-    assert content(stage.finish(range(6))) == content(unbroken)
+    assert content(stage.write_store(range(6))) == content(unbroken)
 
 
 def test_the_second_run_does_nothing(unbroken: CellStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,10 +144,10 @@ def test_the_second_run_does_nothing(unbroken: CellStore, monkeypatch: pytest.Mo
 
 def test_more_fields_add_to_the_cells(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
     sample = copy_run("growing")
-    stage = SegmentStage(sample)
-    stage.calibrate(list(range(6)))
-    few = len(stage.finish(range(3)))
-    assert len(SegmentStage(sample).finish(range(6))) == len(unbroken) > few
+    stage = SampleSegmenter(sample)
+    stage.estimate_statistics(list(range(6)))
+    few = len(stage.write_store(range(3)))
+    assert len(SampleSegmenter(sample).write_store(range(6))) == len(unbroken) > few
     assert content(CellStore(sample.cells_path)) == content(unbroken)
 
 
@@ -170,8 +171,8 @@ def test_segmenting_loads_no_torch(copy_run: Callable[[str], Sample]) -> None:
     sample = copy_run("light")
     program = (
         "import sys\nfrom pathlib import Path\nfrom wbcpipe.samples.sample import Sample\n"
-        "from wbcpipe.segment.stage import SegmentStage\n"
-        f"print(len(SegmentStage(Sample.open(Path({str(sample.path.parent)!r}), 'light')).process(0)))\n"
+        "from wbcpipe.segment.stage import SampleSegmenter\n"
+        f"print(len(SampleSegmenter(Sample.open(Path({str(sample.path.parent)!r}), 'light')).segment_field(0)))\n"
         "assert 'torch' not in sys.modules, 'torch was loaded'\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

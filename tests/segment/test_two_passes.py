@@ -18,7 +18,7 @@ from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import PASSES, FieldInfo, FieldTransform, FrameInfo, field_path, write_field
 from wbcpipe.samples.sample import Sample
-from wbcpipe.segment.stage import segment_sample
+from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,8 @@ from wbcpipe.errors import ConfigError
 from wbcpipe.segment.detection import detectors
 from wbcpipe.segment.detection.detect import cells_from_labels, detect_cells
 from wbcpipe.segment.detection.detectors import find_labels, load_detector
-from wbcpipe.segment.stage import SegmentStage, segment_sample
+from wbcpipe.segment.run import segment_sample
+from wbcpipe.segment.stage import SampleSegmenter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,9 +83,9 @@ def test_a_stage_with_another_detector_finds_the_same_cells(
     apart = np.linalg.norm(ours[:, None] - theirs, axis=-1)
     assert (apart.min(1) < 2).mean() > 0.9
     # With our own again nothing of the other is taken over.
-    again = SegmentStage(sample)
-    again.calibrate(range(6))
-    assert len(again.process(0)) == np.count_nonzero(unbroken.column("field_index") == 0)
+    again = SampleSegmenter(sample)
+    again.estimate_statistics(range(6))
+    assert len(again.segment_field(0)) == np.count_nonzero(unbroken.column("field_index") == 0)
 
 
 @pytest.mark.parametrize(

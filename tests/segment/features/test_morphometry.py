@@ -9,7 +9,7 @@ from wbcpipe.samples.cell_columns import MORPHOMETRY, morphometry_columns
 from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.features.morphometry import count_lobes, measure_cell, shape_of, stack_measures
 from wbcpipe.segment.importers.fields import import_fields
-from wbcpipe.segment.stage import segment_sample
+from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
