@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wbcpipe.report.stage import write_report
     from wbcpipe.samples.cell_store import CellStore
     from wbcpipe.samples.sample import Sample
-    from wbcpipe.segment.stage import segment_sample
+    from wbcpipe.segment.run import segment_sample
 
 __all__ = [
     "CellStore",
@@ -34,7 +34,7 @@ _HOMES = {
     "classify_sample": "wbcpipe.classify.inference.classifier",
     "load_scope": "wbcpipe.acquire.config.scope",
     "run": "wbcpipe.pipeline",
-    "segment_sample": "wbcpipe.segment.stage",
+    "segment_sample": "wbcpipe.segment.run",
     "write_report": "wbcpipe.report.stage",
 }
 
