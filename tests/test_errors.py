@@ -1,4 +1,4 @@
-"""Exit codes: one for each error, as the README tells."""
+"""Exit codes: one for each error, as docs/exit-codes.md lists them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wbcpipe.errors import WbcpipeError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+EXIT_CODES = (Path(__file__).parents[1] / "docs" / "exit-codes.md").read_text(encoding="utf-8")
 ERRORS = [getattr(errors, name) for name in errors.__all__]
 
 
@@ -28,8 +28,8 @@ def heard_interrupts() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
-def test_each_error_has_an_exit_code_the_readme_lists(error: type[WbcpipeError]) -> None:
-    assert re.search(rf"\| {error.exit_code} \| \w", README)
+def test_each_error_has_an_exit_code_that_the_docs_list(error: type[WbcpipeError]) -> None:
+    assert re.search(rf"\| {error.exit_code} \| \w", EXIT_CODES)
     builtins = [base for base in error.__mro__ if base.__module__ == "builtins"]
     assert error is WbcpipeError or len(builtins) > 3, "subclasses a builtin beside Exception"
 
