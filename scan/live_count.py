@@ -1,7 +1,7 @@
-"""Counting while the stage moves on: what the report would say if the scan stopped now.
+"""Count cells during the scan, as the report would if the scan stopped now.
 
-The cells are those that ``cells.zarr`` would hold, with the flags it would give them, and the calls are those of the
-bundle's own engine; so what is decided here is what the report then shows.
+The cells and flags are those that ``cells.zarr`` would hold, and the classes come from the bundle's own engine.
+The scan therefore decides on the numbers that the report shows.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveCount"]
 
-#: Flags that a field alone gives; blurred cells and most dirt are known only beside the others.
+#: Flags that are known from one field; blurred cells and most debris are known only by comparison with other cells.
 _NEVER_COUNTED: Final = np.uint16(sum(flag.value for flag in REJECTED if flag != QcFlag.BLURRED))
 
 
 class _Segmenter(Protocol):
-    """What of `SampleSegmenter` is used here."""
+    """The part of `SampleSegmenter` that is used here."""
 
     @property
     def modalities(self) -> tuple[str, ...]: ...
@@ -49,11 +49,10 @@ class _Segmenter(Protocol):
 
 
 class LiveCount:
-    """Calls the cells of each field as it is segmented, and counts as the report would.
+    """Classify the cells of each field after it is segmented, and count as the report does.
 
-    Cells are called as classify calls them, whenever enough have come together and when a decision needs them. Calls
-    are kept in ``work/calls``, one small file a field, so that a broken run need not call again; they rest on the
-    bundle and the pictures alone.
+    Cells are classified in batches, and before each decision. The classes are stored in ``work/predictions``, one file
+    per field, so that a resumed run does not classify again. They depend on the bundle and the images alone.
 
     Args:
         segmenter: segments the fields.
@@ -61,7 +60,7 @@ class LiveCount:
         work: the sample's ``work`` folder.
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: see `classify.inference.engine.engine_for`.
-        at_once: so many cells wait for one another before they are called.
+        batch_size: number of cells that are classified together.
     """
 
     def __init__(
@@ -72,66 +71,67 @@ class LiveCount:
         *,
         device: str = "auto",
         engine: str = "auto",
-        at_once: int = BATCH_SIZE,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
-        self._segmenter, self._bundle, self._at_once = segmenter, bundle, at_once
+        self._segmenter, self._bundle, self._batch_size = segmenter, bundle, batch_size
         self._device, self._engine = device, engine
-        self._folder = work / "calls"
+        self._folder = work / "predictions"
         self._classifier: Classifier | None = None
-        self._calls: dict[int, list[str]] = {}
-        self._waiting: list[tuple[FieldCells, str]] = []
+        self._predicted: dict[int, list[str]] = {}
+        self._pending: list[tuple[FieldCells, str]] = []
 
     def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None:
         """See `SampleSegmenter.estimate_statistics`."""
         self._segmenter.estimate_statistics(indices, keep=keep)
 
     def segment_field(self, index: int) -> object:
-        """Segment a field; call what has come together if that fills a batch."""
+        """Segment a field; classify the pending cells when they fill a batch."""
         cells = self._segmenter.segment_field(index)
-        if index not in self._calls and all(index != waiting.index for waiting, _ in self._waiting):
+        if index not in self._predicted and all(index != pending.index for pending, _ in self._pending):
             identity = self._identity(cells)
             known = self._load(index, identity)
             if known is not None:
-                self._calls[index] = known
+                self._predicted[index] = known
             else:
-                self._waiting.append((cells, identity))
-        if sum(int(_callable(waiting).sum()) for waiting, _ in self._waiting) >= self._at_once:
-            self.call_waiting()
+                self._pending.append((cells, identity))
+        if sum(int(_countable(pending).sum()) for pending, _ in self._pending) >= self._batch_size:
+            self.classify_pending()
         return cells
 
-    def call_waiting(self) -> None:
-        """Call the cells of every field that still waits."""
-        if not self._waiting:
+    def classify_pending(self) -> None:
+        """Classify the cells of every pending field."""
+        if not self._pending:
             return
-        chosen = [_callable(cells) for cells, _ in self._waiting]
+        chosen = [_countable(cells) for cells, _ in self._pending]
         images = np.concatenate(
-            [cells.block.images[which] for (cells, _), which in zip(self._waiting, chosen, strict=True)]
+            [cells.block.images[which] for (cells, _), which in zip(self._pending, chosen, strict=True)]
         )
-        called = iter(self._called(images)) if len(images) else iter(())
-        for (cells, identity), which in zip(self._waiting, chosen, strict=True):
-            calls = [next(called) if take else UNIDENTIFIED for take in which.tolist()]
-            self._calls[cells.index] = calls
+        predicted = iter(self._classify(images)) if len(images) else iter(())
+        for (cells, identity), which in zip(self._pending, chosen, strict=True):
+            classes = [next(predicted) if take else UNIDENTIFIED for take in which.tolist()]
+            self._predicted[cells.index] = classes
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_json(self._path(cells.index), {"identity": identity, "calls": calls})
-        self._waiting = []
+            write_json(self._path(cells.index), {"identity": identity, "predicted_classes": classes})
+        self._pending = []
 
     def tally(self) -> Tally:
-        """What the report would count if the scan stopped now; cells that wait for their call are called first."""
-        self.call_waiting()
+        """Return what the report would count if the scan stopped now; classify the pending cells first."""
+        self.classify_pending()
         return self._tally()
 
     def counts(self) -> dict[str, int]:
-        """Identified cells per class among those called so far; nothing is called for it."""
+        """Return the identified cells per class among those classified so far; classify none."""
         return dict(self._tally().counts)
 
     def _tally(self) -> Tally:
-        # Fields that still wait for their calls are left out, not guessed.
-        field, row, quality = self._segmenter.current_cells()
-        known = np.isin(field, list(self._calls))
-        calls = [self._calls[at][number] for at, number in zip(field[known].tolist(), row[known].tolist(), strict=True)]
-        return count_cells(calls, quality[known], self._bundle.info.classes)
+        # Pending fields are left out, not estimated.
+        field, row, flags = self._segmenter.current_cells()
+        known = np.isin(field, list(self._predicted))
+        rows = zip(field[known].tolist(), row[known].tolist(), strict=True)
+        classes = [self._predicted[index][number] for index, number in rows]
+        return count_cells(classes, flags[known], self._bundle.info.classes)
 
-    def _called(self, images: NDArray[np.uint16]) -> list[str]:
+    def _classify(self, images: NDArray[np.uint16]) -> list[str]:
         from wbcpipe.classify.inference.classifier import Classifier, planes_for
         from wbcpipe.classify.inference.engine import engine_for
 
@@ -149,7 +149,7 @@ class LiveCount:
             return self._classifier.call(self._classifier.probability_of(images[:, planes]))[0]
 
     def _identity(self, cells: FieldCells) -> str:
-        """Digest of all that a field's calls rest on."""
+        """Return the digest of everything that the classes of a field depend on."""
         how = f"{self._bundle.info.sha256} {self._bundle.calibration_digest} {self._device} {self._engine}"
         found = hashlib.sha256(how.encode())
         found.update(cells.block.images.tobytes())
@@ -165,18 +165,18 @@ class LiveCount:
         with contextlib.suppress(SampleStateError):
             content = read_json(self._path(index))
             if isinstance(content, dict) and content.get("identity") == identity:
-                return [str(call) for call in content["calls"]]
+                return [str(name) for name in content["predicted_classes"]]
         return None
 
 
-def _callable(cells: FieldCells) -> NDArray[np.bool_]:
-    """(N,) true for the cells of a field that may count."""
+def _countable(cells: FieldCells) -> NDArray[np.bool_]:
+    """Return a mask (N,) of the cells of a field that may count."""
     return np.asarray((cells.block.columns["qc_flags"] & _NEVER_COUNTED) == 0, dtype=np.bool_)
 
 
 @contextlib.contextmanager
 def _spare_threads() -> Iterator[None]:
-    """torch on half the processor's cores: the other half drives the microscope, or draws the virtual one's frames."""
+    """Limit torch to half of the processor's cores; the other half drives the microscope or renders virtual frames."""
     import torch
 
     before = torch.get_num_threads()

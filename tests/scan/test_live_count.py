@@ -67,24 +67,24 @@ def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Pa
     bundle = find_bundle("virtual-shufflenet")
     flags = {1: QcFlag.BORDER, 2: QcFlag.DEBRIS, 4: QcFlag.MISSING_MODALITY, 5: QcFlag.DOUBLET}
     segmenter = FakeSegmenter([3, 0, 4], flags)
-    live = LiveCount(segmenter, bundle, tmp_path, at_once=4)
+    live = LiveCount(segmenter, bundle, tmp_path, batch_size=4)
     live.segment_field(0)
     assert sum(live.counts().values()) == 0, "fewer than a batch wait"
-    assert not (tmp_path / "calls").exists()
+    assert not (tmp_path / "predictions").exists()
     live.segment_field(1)
     live.segment_field(2)
     tally = live.tally()
     assert tally.rejected == {"debris": 1, "border": 1, "missing_modality": 1, "blurred": 0}
     assert tally.identified + tally.unidentified == 4
-    assert len(list((tmp_path / "calls").iterdir())) == 3
+    assert len(list((tmp_path / "predictions").iterdir())) == 3
     # A run that goes on reads the calls; one with other pictures does not.
-    again = LiveCount(segmenter, bundle, tmp_path, at_once=4)
+    again = LiveCount(segmenter, bundle, tmp_path, batch_size=4)
     again._called = pytest.fail  # type: ignore[method-assign, assignment]
     for index in range(3):
         again.segment_field(index)
     assert again.tally() == tally
     segmenter.fields[2].block.images[:] //= 2
-    other = LiveCount(segmenter, bundle, tmp_path, at_once=4)
+    other = LiveCount(segmenter, bundle, tmp_path, batch_size=4)
     called: list[int] = []
     other._called = lambda images: called.append(len(images)) or ["NEU"] * len(images)  # type: ignore[method-assign, func-returns-value]
     for index in range(3):
@@ -102,12 +102,12 @@ def test_cells_are_called_by_the_engine_that_was_asked_for(tmp_path: Path, monke
 
     monkeypatch.setattr(engines, "engine_for", noted)
     segmenter, bundle = FakeSegmenter([2], {}), find_bundle("virtual-shufflenet")
-    live = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="torch", at_once=4)
+    live = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="torch", batch_size=4)
     live.segment_field(0)
     live.call_waiting()
     assert asked == [("cpu", "torch")]
     # Calls of one engine are not those of another.
-    other = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="openvino", at_once=4)
+    other = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="openvino", batch_size=4)
     other.segment_field(0)
     assert sum(len(cells) for cells, _ in other._waiting) == 2
 
