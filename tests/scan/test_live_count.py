@@ -79,17 +79,17 @@ def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Pa
     assert len(list((tmp_path / "predictions").iterdir())) == 3
     # A run that goes on reads the calls; one with other pictures does not.
     again = LiveCount(segmenter, bundle, tmp_path, batch_size=4)
-    again._called = pytest.fail  # type: ignore[method-assign, assignment]
+    again._classify = pytest.fail  # type: ignore[method-assign, assignment]
     for index in range(3):
         again.segment_field(index)
     assert again.tally() == tally
     segmenter.fields[2].block.images[:] //= 2
     other = LiveCount(segmenter, bundle, tmp_path, batch_size=4)
     called: list[int] = []
-    other._called = lambda images: called.append(len(images)) or ["NEU"] * len(images)  # type: ignore[method-assign, func-returns-value]
+    other._classify = lambda images: called.append(len(images)) or ["NEU"] * len(images)  # type: ignore[method-assign, func-returns-value]
     for index in range(3):
         other.segment_field(index)
-    other.call_waiting()
+    other.classify_pending()
     assert called == [3]
 
 
@@ -104,7 +104,7 @@ def test_cells_are_called_by_the_engine_that_was_asked_for(tmp_path: Path, monke
     segmenter, bundle = FakeSegmenter([2], {}), find_bundle("virtual-shufflenet")
     live = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="torch", batch_size=4)
     live.segment_field(0)
-    live.call_waiting()
+    live.classify_pending()
     assert asked == [("cpu", "torch")]
     # Calls of one engine are not those of another.
     other = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="openvino", batch_size=4)
