@@ -217,8 +217,8 @@ def run_command(options: RunOptions) -> None:
 
 def _scan_request(sample: Sample, options: RunOptions) -> ScanRequest:
     """Return what the options ask for; a sample that exists keeps its protocol."""
-    from wbcpipe.acquire.cli import specimen_for
     from wbcpipe.acquire.config.scope import load_scope
+    from wbcpipe.acquire.open_microscope import specimen_for
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.scan.request import ScanRequest
 

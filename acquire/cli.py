@@ -29,12 +29,11 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.doctor import Check
     from wbcpipe.acquire.passes import PassOutcome
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
     from wbcpipe.samples.scan_outcome import ScanOutcome
 
-__all__ = ["acquire", "doctor", "fields_for", "scopes", "specimen_for"]
+__all__ = ["acquire", "doctor", "fields_for", "scopes"]
 
 
 def fields_for(scope: Scope, plan: AcquisitionPlan, fields: int | None, cells: int | None) -> int:
@@ -58,26 +57,6 @@ def fields_for(scope: Scope, plan: AcquisitionPlan, fields: int | None, cells: i
             f"Ask for less, or enlarge 'slots.{plan.slot}' in {scope.path}."
         )
     return wanted
-
-
-def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> SpecimenPlan | None:
-    """The specimen on a virtual scope's stage, ``None`` on a real one.
-
-    Raises:
-        ConfigError: a specimen is asked for on a real microscope, or one that cannot be.
-    """
-    if not scope.virtual:
-        if seed is not None or preparation is not None:
-            raise ConfigError(
-                f"scope {scope.name!r} is a real microscope: --specimen-seed and --specimen-preparation do not apply."
-            )
-        return None
-    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-
-    try:
-        return SpecimenPlan(7 if seed is None else seed, preparation or "blood-film")  # type: ignore[arg-type]
-    except ValueError as error:
-        raise ConfigError(f"{error}.") from error
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -149,6 +128,8 @@ def acquire(
     if passes == "fluorescence" and fields is None and cells is None:
         fields = max(fields_on_disk(sample.raw_path("brightfield")), default=0) + 1
     n_fields = fields_for(scope, plan, fields, cells)
+    from wbcpipe.acquire.open_microscope import specimen_for
+
     specimen = specimen_for(scope, specimen_seed, specimen_preparation)
     todo = passes_to_take(sample, passes, stained=stained)
     if todo == ("brightfield", "fluorescence"):

@@ -12,8 +12,10 @@ from wbcpipe.errors import ConfigError, StageLimitError
 
 if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.samples.fields import Pass
+    from wbcpipe.samples.sample import Sample
 
-__all__ = ["AcquisitionPlan", "PlannedField"]
+__all__ = ["AcquisitionPlan", "PlannedField", "PlannedPass"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,15 @@ class AcquisitionPlan(BaseModel):
                 y_um = round(self.y_um[0] + self.field_height_um / 2 + row * pitch_y_um, 3)
                 planned.append(PlannedField(len(planned), x_um, y_um))
         return tuple(planned)
+
+
+@dataclass(frozen=True)
+class PlannedPass:
+    """One pass over the planned fields of a sample."""
+
+    sample: Sample
+    plan: AcquisitionPlan
+    pass_name: Pass
 
 
 def _count(area_um: tuple[float, float], side_um: float, overlap: float) -> int:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.hardware.protocols import Microscope
+    from wbcpipe.acquire.open_microscope import MicroscopeOpener
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import Pass
@@ -39,7 +37,7 @@ class AcquisitionRequest:
     specimen: SpecimenPlan | None = None
     pass_name: Pass = "single"
     deadline_s: float | None = None
-    microscope: Callable[[Scope, SpecimenPlan | None], Microscope] | None = None
+    microscope: MicroscopeOpener | None = None
     slide: str = ""
 
     def in_time(self) -> bool:

@@ -57,7 +57,6 @@ def calibrate(
     """
     from wbcpipe.acquire.calibration.compare import compare
     from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
-    from wbcpipe.acquire.cli import specimen_for
     from wbcpipe.acquire.config.calibration_file import (
         calibration_path,
         load_calibration,
@@ -66,6 +65,7 @@ def calibrate(
     )
     from wbcpipe.acquire.config.micromanager_cfg import refuse_unsound
     from wbcpipe.acquire.config.scope import load_scope
+    from wbcpipe.acquire.open_microscope import specimen_for
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.sample import data_root

@@ -165,7 +165,7 @@ def _child_main(request: CalibrationRequest, pipe: Connection) -> None:
 
 def _measure_here(request: CalibrationRequest, pipe: Connection) -> tuple[dict[str, Any], dict[str, Any]]:
     from wbcpipe.acquire.calibration.microscope_probe import Bench
-    from wbcpipe.acquire.capture.session import open_microscope
+    from wbcpipe.acquire.open_microscope import open_microscope
 
     def check() -> None:
         if pipe.poll():  # nothing is ever sent this way: it can only have been closed

@@ -8,17 +8,15 @@ import os
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.slide_relocation.alignment import add_slide_transform
 from wbcpipe.system.files import disk_errors, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from wbcpipe.acquire.slide_relocation.transform import SlideTransform
     from wbcpipe.samples.fields import FieldInfo
 
-__all__ = ["DoseLedger", "earlier_exposures"]
+__all__ = ["DoseLedger"]
 
 
 class DoseLedger:
@@ -102,25 +100,3 @@ class DoseLedger:
                 os.fsync(self._file)
             os.close(self._file)
             self._file = -1
-
-
-def earlier_exposures(fields: Iterable[FieldInfo], now: SlideTransform | None) -> Iterator[tuple[float, float, float]]:
-    """The fluorescence exposures that gave the fields on disk, for a virtual slide that shall look as they left it.
-
-    Each as (x_um, y_um, exposure_ms), where on the stage it would have to be made now.
-
-    Args:
-        fields: on disk.
-        now: how the slide lies; a field may have been taken while it lay otherwise.
-    """
-    for info in fields:
-        x_um, y_um = info.x_um, info.y_um
-        if (
-            now is not None
-            and info.slide_transform is not None
-            and add_slide_transform(info, now).slide_transform != info.slide_transform
-        ):
-            x_um, y_um = now.to_stage_um(info.slide_transform.x_um, info.slide_transform.y_um)
-        for frame in info.frames:
-            if frame.modality == "fluorescence":
-                yield x_um, y_um, frame.exposure_ms

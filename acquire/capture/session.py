@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import threading
 from dataclasses import asdict, dataclass
@@ -14,15 +13,14 @@ from wbcpipe.acquire.capture.field_accounting import drop_stale, quarantine_dama
 from wbcpipe.acquire.capture.field_acquirer import FieldTaker
 from wbcpipe.acquire.capture.field_writer import FieldWriter, field_buffers, read_missing
 from wbcpipe.acquire.capture.frame_checks import FrameValidator
-from wbcpipe.acquire.capture.light_dose import DoseLedger, earlier_exposures
+from wbcpipe.acquire.capture.light_dose import DoseLedger
 from wbcpipe.acquire.capture.sample_record import begin_sample, check_disk, check_sample
 from wbcpipe.acquire.config.micromanager_cfg import lint_warnings, read_config
 from wbcpipe.acquire.focus.manager import FocusManager
 from wbcpipe.acquire.hardware.retry import Retries
 from wbcpipe.acquire.hardware.sequencing_check import SequencingCheck
-from wbcpipe.acquire.simulation.field_truth import field_truth
-from wbcpipe.acquire.simulation.optics.light_path import random_placement
-from wbcpipe.acquire.simulation.specimen.truth import write_truth
+from wbcpipe.acquire.open_microscope import open_microscope
+from wbcpipe.acquire.plan import PlannedPass
 from wbcpipe.acquire.slide_relocation.alignment import (
     SlideFinder,
     first_fields,
@@ -31,7 +29,6 @@ from wbcpipe.acquire.slide_relocation.alignment import (
     save_alignment,
     second_fields,
 )
-from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM
 from wbcpipe.errors import CoreLostError, HardwareError
 from wbcpipe.samples.fields import PASSES, field_path, fields_on_disk, read_field
 
@@ -40,42 +37,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.hardware.protocols import Microscope
+    from wbcpipe.acquire.open_microscope import MicroscopeOpener
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-    from wbcpipe.acquire.slide_relocation.transform import SlideTransform
     from wbcpipe.samples.fields import FieldInfo, Pass
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["AcquisitionSession", "open_microscope", "slide_placement"]
+__all__ = ["AcquisitionSession"]
 
 
 #: Fields of an earlier run that tell which levels to expect.
 _LEARNT_FIELDS: Final = 3
-
-
-def open_microscope(
-    scope: Scope, specimen: SpecimenPlan | None, placement: SlideTransform = IDENTITY_TRANSFORM
-) -> Microscope:
-    """Open the microscope of a scope, or the virtual one with its specimen, which lies as ``placement`` says.
-
-    Raises:
-        HardwareError: it does not open.
-    """
-    if specimen is None:
-        from wbcpipe.acquire.hardware.microscope import CoreMicroscope
-
-        return CoreMicroscope(scope)
-    from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
-
-    return VirtualScope(scope, specimen, placement=placement)
-
-
-def slide_placement(plan: AcquisitionPlan, specimen: SpecimenPlan | None, pass_name: Pass) -> SlideTransform:
-    """How a virtual slide lies in a pass: for fluorescence it was taken off, stained, and put back."""
-    if specimen is None or pass_name != "fluorescence":
-        return IDENTITY_TRANSFORM
-    return random_placement(specimen.seed, (sum(plan.x_um) / 2, sum(plan.y_um) / 2))
 
 
 @dataclass(frozen=True)
@@ -97,7 +69,7 @@ class AcquisitionSession:
         plan: which fields.
         specimen: on a virtual scope, what lies on the stage.
         pass_name: what is taken; the fluorescence pass finds the fields of the bright-field pass again.
-        microscope: gives the opened microscope; by default the one of ``scope``.
+        microscope: opens the microscope; by default the one of ``scope``.
         progress: told in words what is being done.
         given_up: fields not to be tried, with the reason that is recorded: those that took the process down before.
         slide: id of the physical slide, if it is known.
@@ -111,7 +83,7 @@ class AcquisitionSession:
         specimen: SpecimenPlan | None = None,
         *,
         pass_name: Pass = "single",
-        microscope: Callable[[Scope, SpecimenPlan | None], Microscope] | None = None,
+        microscope: MicroscopeOpener | None = None,
         progress: Callable[[str], None] = lambda _: None,
         given_up: Mapping[int, str] | None = None,
         slide: str = "",
@@ -119,8 +91,7 @@ class AcquisitionSession:
         self.sample, self.scope, self.plan, self.specimen = sample, scope, plan, specimen
         self.pass_name = pass_name
         self.raw: Path = sample.raw_path(pass_name)
-        placement = slide_placement(plan, specimen, pass_name)
-        self._open = microscope or functools.partial(open_microscope, placement=placement)
+        self._open = microscope or open_microscope
         self._progress = progress
         self._given_up, self._slide = dict(given_up or {}), slide
         self._planned = plan.fields()
@@ -137,7 +108,8 @@ class AcquisitionSession:
         for oddity in lint_warnings(self.scope, read_config(self.scope.config_path)):
             self._progress(f"look at this: {oddity}")
         self._progress(f"opening {self.scope.name}")
-        self.microscope = self._open(self.scope, self.specimen)
+        planned = PlannedPass(self.sample, self.plan, self.pass_name)
+        self.microscope = self._open(self.scope, self.specimen, planned)
         try:
             # Only now: a scope file that has to be corrected before it opens leaves no sample behind.
             begin_sample(self.sample, self.scope, self.plan, self.specimen, pass_name=self.pass_name, slide=self._slide)
@@ -184,8 +156,6 @@ class AcquisitionSession:
             SequencingCheck(self.microscope, self.scope, self.sample.log),
             self._look,
         )
-        if self.pass_name != "fluorescence":  # else once it is known how the slide lies
-            self.microscope.age(earlier_exposures(self._on_disk.values(), None))
 
     def __exit__(self, *_: object) -> None:
         if self._look is not None:
@@ -266,9 +236,6 @@ class AcquisitionSession:
             whole = self._take_fields([self._fields[index] for index in open_], lost, told, go_on)
             if whole:
                 reconcile(self.raw, wanted, self._empty)
-        if self.specimen is not None and self._on_disk:
-            skipped = [self._planned[index] for index in sorted(self._empty)]
-            write_truth(self.sample.truth_path, field_truth(self.specimen, self.scope, self._on_disk, skipped))
         return whole
 
     def _without_bright_field(self, wanted: Sequence[int]) -> dict[int, str]:
@@ -302,7 +269,6 @@ class AcquisitionSession:
         assert now is not None
         self.taker.slide_transform = now
         self._fields = second_fields(fields, now)
-        self.microscope.age(earlier_exposures(self._on_disk.values(), now))
 
     def _take_fields(
         self, todo: Sequence[PlannedField], lost: Mapping[int, str], told: _Told, go_on: Callable[[], bool]

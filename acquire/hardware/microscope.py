@@ -18,7 +18,7 @@ from wbcpipe.acquire.hardware.sequencing import Sequencer
 from wbcpipe.errors import DeviceTimeoutError, DroppedFrameError, HardwareError, StageLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -341,9 +341,6 @@ class CoreMicroscope:
             yield self.frame_px[::-1] if self.scope.camera.quarter_turned else self.frame_px
         finally:
             self._read_region(before)
-
-    def age(self, exposures: Iterable[tuple[float, float, float]]) -> None:
-        """See `hardware.Microscope.age`: a real slide remembers by itself."""
 
     def recover(self) -> None:
         """See `hardware.Microscope.recover`."""

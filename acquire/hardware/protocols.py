@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -146,10 +146,6 @@ class Microscope(Protocol):
 
     def focus_region(self, side_px: int) -> AbstractContextManager[tuple[int, int]]:
         """Read only the middle of the camera for as long as this is open; gives the frame's (height, width)."""
-        ...
-
-    def age(self, exposures: Iterable[tuple[float, float, float]]) -> None:
-        """Tell a virtual specimen the fluorescence exposures of earlier runs: (x_um, y_um, exposure_ms) each."""
         ...
 
     def recover(self) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
+    from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField, PlannedPass
     from wbcpipe.acquire.simulation.optics.light_path import OpticalState
     from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
@@ -91,10 +91,12 @@ class FaultyOpener:
     journal: Path
     bleaching: bool = True
 
-    def __call__(self, scope: Scope, specimen: SpecimenPlan | None) -> FaultyScope:
+    def __call__(
+        self, scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+    ) -> FaultyScope:
         """Open it."""
         assert specimen is not None
-        return FaultyScope(scope, specimen, self)
+        return FaultyScope(scope, specimen, self, planned)
 
 
 def read_strikes(journal: Path) -> list[Fault]:
@@ -181,9 +183,11 @@ class _FaultyLight:
 class FaultyScope(VirtualScope):
     """The virtual scope with faults; see `FaultyOpener`."""
 
-    def __init__(self, scope: Scope, plan: SpecimenPlan, opener: FaultyOpener) -> None:
+    def __init__(
+        self, scope: Scope, plan: SpecimenPlan, opener: FaultyOpener, planned: PlannedPass | None = None
+    ) -> None:
         link = _FaultyLink(scope)
-        super().__init__(scope, plan, link)
+        super().__init__(scope, plan, planned, link=link)
         if not opener.bleaching:
             height_px, width_px = scope.camera.image_px
             self._renderer._dose = _NoDose(width_px, height_px)

@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
+from wbcpipe.acquire.simulation.field_truth import write_field_truth
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.slide_history import earlier_exposures, slide_placement
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM
+from wbcpipe.samples.fields import fields_on_disk, read_info
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import numpy as np
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.core_link import CoreLink
+    from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 
@@ -41,8 +42,10 @@ class VirtualScope(CoreMicroscope):
     Args:
         scope: a scope file with ``virtual = true``.
         plan: which specimen lies on the stage.
+        planned: the pass of a sample to take: the specimen then has the light of its fields on disk, and their truth
+            is written when the scope is closed.
         link: a core that is open already.
-        placement: how the slide lies in this pass.
+        placement: how the slide lies; by default as in ``planned``.
     """
 
     #: Rendering would take the processor from the burst, and the shutter would stay open longer.
@@ -52,20 +55,24 @@ class VirtualScope(CoreMicroscope):
         self,
         scope: Scope,
         plan: SpecimenPlan,
-        link: CoreLink | None = None,
+        planned: PlannedPass | None = None,
         *,
-        placement: SlideTransform = IDENTITY_TRANSFORM,
+        link: CoreLink | None = None,
+        placement: SlideTransform | None = None,
     ) -> None:
         super().__init__(scope, link)
         camera = scope.camera
         width_px, height_px = camera.sensor_px
         self.specimen = Specimen(plan)
+        self._planned = planned
+        self._placement = placement or slide_placement(plan, planned)
+        self._has_history = planned is None
         self._renderer = VirtualMicroscope(
             self.specimen,
             sensor_px=(height_px, width_px),
             pixel_um=camera.pixel_um,
             bit_depth=camera.bits,
-            placement=placement,
+            placement=self._placement,
         )
 
     def _observe(self, frame: int | None = None) -> _Observed:
@@ -88,9 +95,30 @@ class VirtualScope(CoreMicroscope):
         assert isinstance(seen, _Observed)
         lit_ms = exposure_ms if seen.told_ms is None else seen.told_ms
         state = OpticalState(*seen.xy_um, seen.z_um, seen.light, lit_ms, self.scope.camera.binning, self.region_px)
+        if state.light == "fluorescence":
+            self._bleach()
         self._renderer.expose(state, out=out)
 
-    def age(self, exposures: Iterable[tuple[float, float, float]]) -> None:
-        """Bleach the specimen as the exposures of earlier runs did; positions are those of image centres."""
+    def _bleach(self) -> None:
+        """Bleach the specimen as the exposures of earlier runs did.
+
+        Read before the first fluorescence exposure: then no field of this run is on disk, and the damaged ones of
+        earlier runs are set aside.
+        """
+        if self._has_history:
+            return
+        self._has_history = True
+        assert self._planned is not None
+        paths = fields_on_disk(self._planned.sample.raw_path(self._planned.pass_name)).values()
         dx_um, dy_um = self.scope.camera.centre_offset_um()
-        self._renderer.age((x_um - dx_um, y_um - dy_um, exposure_ms) for x_um, y_um, exposure_ms in exposures)
+        self._renderer.age(
+            (x_um - dx_um, y_um - dy_um, exposure_ms)
+            for x_um, y_um, exposure_ms in earlier_exposures(map(read_info, paths), self._placement)
+        )
+
+    def close(self) -> None:
+        """See `hardware.Microscope.close`; writes the truth of the fields on disk."""
+        super().close()
+        if self._planned is not None:
+            write_field_truth(self._planned, self.specimen, self.scope)
+            self._planned = None

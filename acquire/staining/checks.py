@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope, StainingStep
     from wbcpipe.acquire.hardware.core_link import CoreLink
     from wbcpipe.acquire.hardware.protocols import Microscope
+    from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
 __all__ = ["check_staining", "check_steps", "open_checked", "program_problem", "step_problems"]
@@ -88,17 +89,19 @@ def check_steps(scope: Scope, link: CoreLink) -> None:
         raise ConfigError(f"{scope.path}: {'; '.join(problems)}.")
 
 
-def open_checked(scope: Scope, specimen: SpecimenPlan | None) -> Microscope:
+def open_checked(
+    scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+) -> Microscope:
     """Open the microscope for the first of two passes, if its devices can stain the slide after it.
 
     Raises:
         ConfigError: they cannot.
         HardwareError: it does not open.
     """
-    from wbcpipe.acquire.capture.session import open_microscope
     from wbcpipe.acquire.hardware.microscope import CoreMicroscope
+    from wbcpipe.acquire.open_microscope import open_microscope
 
-    microscope = open_microscope(scope, specimen)
+    microscope = open_microscope(scope, specimen, planned)
     try:
         if isinstance(microscope, CoreMicroscope):
             check_steps(scope, microscope.link)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.plan import PlannedPass
 
 #: A slide with an island of bare glass, whose edge crosses the scan area.
 ISLAND = SpecimenPlan(6)
@@ -46,8 +47,8 @@ class Watched(VirtualScope):
 
     lights: list[str]
 
-    def __init__(self, scope: Scope, plan: SpecimenPlan) -> None:
-        super().__init__(scope, plan)
+    def __init__(self, scope: Scope, plan: SpecimenPlan, planned: PlannedPass | None) -> None:
+        super().__init__(scope, plan, planned)
         self.lights = []
 
     def switch_light(self, modality: str) -> None:
@@ -69,9 +70,9 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
     plan = AcquisitionPlan.from_scope(island_scope, "A")
     opened: list[Watched] = []
 
-    def watched(scope: Scope, specimen: SpecimenPlan | None) -> Watched:
+    def watched(scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /) -> Watched:
         assert specimen is not None
-        opened.append(Watched(scope, specimen))
+        opened.append(Watched(scope, specimen, planned))
         return opened[-1]
 
     taken, empty = list[int](), dict[int, float]()

@@ -15,10 +15,11 @@ import pytest
 
 from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.capture.sample_record import begin_sample
-from wbcpipe.acquire.capture.session import AcquisitionSession, open_microscope
+from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import QualityLimits
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
+from wbcpipe.acquire.open_microscope import open_microscope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.errors import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Exposure
+    from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
 
@@ -190,8 +192,10 @@ def test_a_real_scope_takes_no_specimen(
 class FaultyScope(VirtualScope):
     """The virtual scope with camera time-outs at some exposures, counted from 0."""
 
-    def __init__(self, scope: Scope, plan: SpecimenPlan, fails: Callable[[int], bool]) -> None:
-        super().__init__(scope, plan)
+    def __init__(
+        self, scope: Scope, plan: SpecimenPlan, planned: PlannedPass | None, fails: Callable[[int], bool]
+    ) -> None:
+        super().__init__(scope, plan, planned)
         self.fails, self.exposures = fails, 0
 
     def expose(
@@ -208,10 +212,10 @@ def test_camera_time_outs_leave_a_field_missing_and_the_run_goes_on(
 ) -> None:
     seen: list[int | str] = []
 
-    def faulty(scope: Scope, plan: SpecimenPlan | None) -> FaultyScope:
+    def faulty(scope: Scope, plan: SpecimenPlan | None = None, planned: PlannedPass | None = None, /) -> FaultyScope:
         assert plan is not None
         # Field 0 has 4 exposures; field 1 fails at its second in each of 3 attempts; field 2 fails once, then works.
-        return FaultyScope(scope, plan, lambda number: number in {5, 7, 9, 10})
+        return FaultyScope(scope, plan, planned, lambda number: number in {5, 7, 9, 10})
 
     with AcquisitionSession(sample, small_scope, small_plan, specimen, microscope=faulty) as session:
         session.take(range(4), seen.append, lambda _index, reason: seen.append(reason))
@@ -228,9 +232,9 @@ def test_camera_time_outs_leave_a_field_missing_and_the_run_goes_on(
 def test_a_dead_camera_ends_the_run(
     sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:
-    def faulty(scope: Scope, plan: SpecimenPlan | None) -> FaultyScope:
+    def faulty(scope: Scope, plan: SpecimenPlan | None = None, planned: PlannedPass | None = None, /) -> FaultyScope:
         assert plan is not None
-        return FaultyScope(scope, plan, lambda number: number >= 8)
+        return FaultyScope(scope, plan, planned, lambda number: number >= 8)
 
     with (
         AcquisitionSession(sample, small_scope, small_plan, specimen, microscope=faulty) as session,

@@ -45,7 +45,7 @@ class Bench:
 
     def take(self, *, first: int = 0, last: int | None = None, begin: Callable[[int], None] = lambda _: None) -> None:
         """Take some of the fields in a session of its own."""
-        opened = lambda scope, specimen: VirtualScope(scope, specimen, placement=self.placement)  # noqa: E731
+        opened = lambda *args: VirtualScope(*args, placement=self.placement)  # noqa: E731
         with AcquisitionSession(self.sample, self.scope, self.plan, self.specimen, microscope=opened) as session:
             session.take(self.indices[first:last], on_begin=begin)
 

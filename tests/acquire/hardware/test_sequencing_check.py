@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
 
@@ -56,15 +57,15 @@ def test_bare_glass_tells_nothing() -> None:
 class Untriggered(VirtualScope):
     """A light source whose trigger cable is out: it stays where the last command put it."""
 
-    def __init__(self, scope: Scope, plan: SpecimenPlan) -> None:
-        super().__init__(scope, plan)
+    def __init__(self, scope: Scope, plan: SpecimenPlan, planned: PlannedPass | None) -> None:
+        super().__init__(scope, plan, planned)
         observed = self.illumination.observed
         self.illumination.observed = lambda frame=None: observed(None if frame is None else 0)  # type: ignore[method-assign]
 
 
-def untriggered(scope: Scope, plan: SpecimenPlan | None) -> Untriggered:
+def untriggered(scope: Scope, plan: SpecimenPlan | None = None, planned: PlannedPass | None = None, /) -> Untriggered:
     assert plan is not None
-    return Untriggered(scope, plan)
+    return Untriggered(scope, plan, planned)
 
 
 def events_of(sample: Sample) -> list[dict[str, Any]]:

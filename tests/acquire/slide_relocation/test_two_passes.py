@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.session import AcquisitionSession, slide_placement
-from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.capture.session import AcquisitionSession
+from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
+from wbcpipe.acquire.simulation.slide_history import slide_placement
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.slide_relocation.alignment import load_alignments
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
@@ -72,10 +73,12 @@ class Passes:
         taken: list[int] = []
         missing: dict[int, str] = {}
 
-        def lying(scope: Scope, specimen: SpecimenPlan | None) -> VirtualScope:
+        def lying(
+            scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+        ) -> VirtualScope:
             assert specimen is not None
             assert placement is not None
-            return VirtualScope(scope, specimen, placement=placement)
+            return VirtualScope(scope, specimen, planned, placement=placement)
 
         with AcquisitionSession(
             self.sample,
@@ -100,7 +103,7 @@ def test_the_second_pass_takes_the_fields_of_the_first(
     assert passes.take("brightfield") == (list(range(N_FIELDS)), {})
     assert whole_fields(sample.path / "raw") == []
     assert passes.take("fluorescence") == (list(range(N_FIELDS)), {})
-    placement = slide_placement(wide_plan, specimen, "fluorescence")
+    placement = slide_placement(specimen, PlannedPass(sample, wide_plan, "fluorescence"))
     assert math.hypot(placement.dx_um, placement.dy_um) > 50, "the slide was not taken off at all"
     assert whole_fields(sample.path / "raw") == list(range(N_FIELDS))
     for index in range(N_FIELDS):
@@ -161,9 +164,9 @@ def test_another_slide_in_the_second_pass_is_refused_and_nothing_taken(
     monkeypatch.setattr("wbcpipe.acquire.slide_relocation.search._REACH_UM", 150.0)
     passes.take("brightfield", 1)
 
-    def wrong(scope: Scope, plan: SpecimenPlan | None) -> VirtualScope:
+    def wrong(scope: Scope, plan: SpecimenPlan | None = None, planned: PlannedPass | None = None, /) -> VirtualScope:
         assert plan is not None
-        return VirtualScope(scope, type(plan)(plan.seed + 1))
+        return VirtualScope(scope, type(plan)(plan.seed + 1), planned)
 
     with (
         AcquisitionSession(
@@ -212,7 +215,7 @@ def test_a_failed_attempt_counts_as_light(passes: Passes, sample: Sample, wide_s
         single,
         passes.plan,
         passes.specimen,
-        microscope=lambda scope, plan: Failing(scope, plan),  # type: ignore[arg-type]
+        microscope=Failing,  # type: ignore[arg-type]
     ) as session:
         session.take(range(2))
     doses = [read_info(path).dose_ms for path in fields_on_disk(sample.raw_path()).values()]

@@ -1,0 +1,71 @@
+"""Opens the microscope of a scope file: the real one, or the virtual one with a specimen on its stage.
+
+This is the only module that chooses between the two; no other module outside `simulation` needs the virtual scope.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from wbcpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.hardware.protocols import Microscope
+    from wbcpipe.acquire.plan import PlannedPass
+    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+
+__all__ = ["MicroscopeOpener", "open_microscope", "specimen_for"]
+
+
+class MicroscopeOpener(Protocol):
+    """Any function that opens a microscope as `open_microscope` does."""
+
+    def __call__(
+        self, scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+    ) -> Microscope:
+        """Open it."""
+        ...
+
+
+def open_microscope(
+    scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+) -> Microscope:
+    """Open the microscope of a scope.
+
+    Args:
+        scope: which microscope.
+        specimen: what lies on the stage of a virtual scope; ``None`` on a real one.
+        planned: the pass to take. A virtual slide then lies as in that pass, has the light of the fields on disk, and
+            writes its ``truth.csv``.
+
+    Raises:
+        HardwareError: it does not open.
+    """
+    if specimen is None:
+        from wbcpipe.acquire.hardware.microscope import CoreMicroscope
+
+        return CoreMicroscope(scope)
+    from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
+
+    return VirtualScope(scope, specimen, planned)
+
+
+def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> SpecimenPlan | None:
+    """Return the specimen on a virtual scope's stage, ``None`` on a real one.
+
+    Raises:
+        ConfigError: a specimen is asked for on a real microscope, or the seed or preparation is not allowed.
+    """
+    if not scope.virtual:
+        if seed is not None or preparation is not None:
+            raise ConfigError(
+                f"scope {scope.name!r} is a real microscope: --specimen-seed and --specimen-preparation do not apply."
+            )
+        return None
+    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+
+    try:
+        return SpecimenPlan(7 if seed is None else seed, preparation or "blood-film")  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from error
