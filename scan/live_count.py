@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
@@ -20,7 +19,7 @@ from wbcpipe.samples.cell_columns import UNIDENTIFIED, QcFlag
 from wbcpipe.system.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -134,6 +133,7 @@ class LiveCount:
     def _classify(self, images: NDArray[np.uint16]) -> list[str]:
         from wbcpipe.classify.inference.classifier import Classifier, planes_for
         from wbcpipe.classify.inference.engine import engine_for
+        from wbcpipe.classify.inference.torch_threads import half_of_the_cores
 
         planes = planes_for(
             self._segmenter.modalities,
@@ -142,7 +142,7 @@ class LiveCount:
             self._bundle,
             "the cells of this scan",
         )
-        with _spare_threads():
+        with half_of_the_cores():
             if self._classifier is None:
                 runs = engine_for(self._bundle, self._device, self._engine)
                 self._classifier = Classifier(self._bundle, engine=runs)
@@ -172,16 +172,3 @@ class LiveCount:
 def _countable(cells: FieldCells) -> NDArray[np.bool_]:
     """Return a mask (N,) of the cells of a field that may count."""
     return np.asarray((cells.block.columns["qc_flags"] & _NEVER_COUNTED) == 0, dtype=np.bool_)
-
-
-@contextlib.contextmanager
-def _spare_threads() -> Iterator[None]:
-    """Limit torch to half of the processor's cores; the other half drives the microscope or renders virtual frames."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, (os.cpu_count() or 2) // 2)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

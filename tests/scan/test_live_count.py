@@ -109,7 +109,7 @@ def test_cells_are_called_by_the_engine_that_was_asked_for(tmp_path: Path, monke
     # Calls of one engine are not those of another.
     other = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="openvino", batch_size=4)
     other.segment_field(0)
-    assert sum(len(cells) for cells, _ in other._waiting) == 2
+    assert sum(len(cells) for cells, _ in other._pending) == 2
 
 
 def test_a_bundle_that_does_not_fit_is_refused_with_the_first_cells(tmp_path: Path) -> None:
