@@ -204,7 +204,7 @@ def run_command(options: RunOptions) -> None:
     from wbcpipe.samples.sample import Sample, data_root
 
     sample = Sample.open(data_root(options.data), options.name)
-    kind = str(sample.info().get("kind", "scope")) if sample.exists() else "scope"
+    kind = sample.record().kind if sample.exists() else "scope"
     request = _scan_request(sample, options) if kind == "scope" else None
     model = ModelChoice(options.bundle, options.device, options.engine)
     with Reporter(quiet=options.as_json) as reporter:
@@ -223,7 +223,7 @@ def _scan_request(sample: Sample, options: RunOptions) -> ScanRequest:
     from wbcpipe.scan.request import ScanRequest
 
     scope = load_scope(options.scope_name).with_sequencing(options.sequencing)
-    started = str(sample.info().get("protocol", "single")) if sample.exists() else "single"
+    started = sample.record().protocol if sample.exists() else "one-pass"
     return ScanRequest(
         scope=scope,
         plan=AcquisitionPlan.from_scope(scope, options.slot),

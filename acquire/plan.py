@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from wbcpipe.errors import ConfigError, StageLimitError
+from wbcpipe.samples.records import PlanRecord
 
 if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
@@ -32,24 +32,8 @@ class PlannedField:
     y_um: float
 
 
-class AcquisitionPlan(BaseModel):
-    """The fields of one slot, rows of them, each row taken against the direction of the one before.
-
-    Attributes:
-        slot: the slide's place in the stage insert.
-        field_width_um, field_height_um: of an image on the stage.
-        overlap: of neighbours, as a fraction of a field's side, so that no cell is cut by every field.
-        x_um, y_um: [lowest, highest] of the area to cover; no image reaches beyond it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    slot: str
-    field_width_um: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    field_height_um: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    x_um: tuple[float, float]
-    y_um: tuple[float, float]
+class AcquisitionPlan(PlanRecord):
+    """The plan of a slot, as its sample records it, with the positions of its fields."""
 
     @model_validator(mode="after")
     def _one_field_at_least(self) -> Self:
@@ -90,16 +74,6 @@ class AcquisitionPlan(BaseModel):
         except ValidationError as error:
             raise ConfigError(f"{scope.path}: slot {slot!r}: {error.errors()[0]['ctx']['error']}.") from error
 
-    @property
-    def columns(self) -> int:
-        """Fields in a row."""
-        return _count(self.x_um, self.field_width_um, self.overlap)
-
-    @property
-    def rows(self) -> int:
-        """Rows of fields."""
-        return _count(self.y_um, self.field_height_um, self.overlap)
-
     def fields(self) -> tuple[PlannedField, ...]:
         """All fields that the area allows, in the order of taking: from the corner of lowest x and y, row by row."""
         pitch_x_um = self.field_width_um * (1 - self.overlap)
@@ -122,9 +96,3 @@ class PlannedPass:
     sample: Sample
     plan: AcquisitionPlan
     pass_name: Pass
-
-
-def _count(area_um: tuple[float, float], side_um: float, overlap: float) -> int:
-    room_um = area_um[1] - area_um[0] - side_um
-    # The small number keeps an area of exactly n fields from losing one to rounding.
-    return math.floor(room_um / (side_um * (1 - overlap)) + 1e-9) + 1 if room_um >= -1e-9 else 0

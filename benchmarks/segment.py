@@ -44,6 +44,7 @@ from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, read_field, write_field
+from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.parallel import available_cores
 from wbcpipe.segment.run import segment_sample
@@ -62,7 +63,7 @@ EXPOSURE_MS = (5.0, 5.0, 5.0, 20.0)
 
 def render(sample: Sample, scope: VirtualMicroscope, fields: int) -> list[FieldInfo]:
     """Write the fields as the acquisition does."""
-    sample.begin({"format_version": 1, "sample": sample.name, "kind": "scope", "modalities": list(MODALITIES)})
+    sample.write(SampleRecord(sample=sample.name, modalities=MODALITIES))
     sample.raw_path().mkdir(parents=True)
     infos = []
     for index in range(fields):
@@ -226,7 +227,7 @@ def grown(folder: Path, fields: int) -> list[dict[str, Any]]:
     rows = []
     for number in (fields, 10 * fields):
         sample = Sample.open(folder, f"grown{number}")
-        sample.begin({"format_version": 1, "sample": sample.name, "kind": "scope", "modalities": list(MODALITIES)})
+        sample.write(SampleRecord(sample=sample.name, modalities=MODALITIES))
         sample.raw_path().mkdir(parents=True)
         channels = tuple(FrameInfo(m) for m in MODALITIES)
         for index in range(number):

@@ -62,7 +62,7 @@ def report(name: str, data: Path | None, reference: Path | None, wbc: float | No
     from wbcpipe.report.tables import print_differential
 
     sample = Sample.open(data_root(data), name)
-    sample.info()  # before the lock, which would create the folder
+    sample.record()  # before the lock, which would create the folder
     with sample.lock("report"):
         write_report(sample, reference=reference, wbc=wbc)
         document = read_document(sample)

@@ -10,7 +10,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe.acquire.capture.empty_fields import read_empty
-from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.agreement import head_agreement
 from wbcpipe.report.gates import failed_fields, limits_of, quality_gates
@@ -21,12 +20,11 @@ from wbcpipe.system.files import read_json
 from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from wbcpipe.report.differential import ClassCount, Differential
     from wbcpipe.report.model_checks import ClassShare, ModelChecks
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.cell_store import CellStore
+    from wbcpipe.samples.records import SampleRecord
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["FORMAT_VERSION", "NOTICE", "FieldCount", "build_document", "count_fields", "differential_schema"]
@@ -56,13 +54,12 @@ class FieldCount:
     empty: tuple[int, ...] = ()
 
 
-def count_fields(sample: Sample, info: Mapping[str, Any]) -> FieldCount:
+def count_fields(sample: Sample, record: SampleRecord) -> FieldCount:
     """Look what the plan asked for and what is on disk.
 
     Raises:
         SampleStateError: ``missing.json`` or ``empty.json`` is damaged.
     """
-    plan = info.get("plan") or {}
     by_pass = {name: set(fields_on_disk(sample.raw_path(name))) for name in _PASSES}
     both = by_pass["brightfield"] & by_pass["fluorescence"]
     missing: dict[int, str] = {}
@@ -81,33 +78,12 @@ def count_fields(sample: Sample, info: Mapping[str, Any]) -> FieldCount:
     empty = {index for name in _PASSES for index in read_empty(sample.raw_path(name)) if index not in by_pass[name]}
     tried = [*by_pass["single"], *both, *missing, *empty]
     return FieldCount(
-        planned=_planned(plan),
+        planned=record.plan.rows * record.plan.columns if record.plan else None,
         wanted=max(tried) + 1 if tried else None,
         taken=len(by_pass["single"] or both),
         missing=tuple(sorted((index, why) for index, why in missing.items() if index not in empty)),
         empty=tuple(sorted(empty)),
     )
-
-
-def _planned(plan: Mapping[str, Any]) -> int | None:
-    """Positions in a plan: of the acquisition's geometry, else of a list or number that says so."""
-    known = {name: plan[name] for name in AcquisitionPlan.model_fields if name in plan}
-    try:
-        geometry = AcquisitionPlan.model_validate(known)
-    except ValueError:
-        return _length(plan, "positions", "fields", "field_count", "planned")
-    return geometry.rows * geometry.columns
-
-
-def _length(plan: Mapping[str, Any], *names: str) -> int | None:
-    """The number under the first of ``names`` in ``plan``: itself a number, or a list that has one."""
-    for name in names:
-        value = plan.get(name)
-        if isinstance(value, list):
-            return len(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    return None
 
 
 def build_document(
@@ -124,11 +100,11 @@ def build_document(
         differential: the answer.
         created: UTC time, ISO 8601.
     """
-    info = sample.info()
-    fields = count_fields(sample, info)
+    record = sample.record()
+    fields = count_fields(sample, record)
     tally = differential.tally
     checks = check_model(rows)
-    limits = limits_of(info)
+    limits = limits_of(record.quality)
     figures = store.attributes.get("field_quality") or {}
     beyond = failed_fields(figures, limits)
     gates = quality_gates(
@@ -145,7 +121,7 @@ def build_document(
         "notice": NOTICE,
         "created": created,
         "sample": sample.name,
-        "kind": str(info.get("kind", "scope")),
+        "kind": record.kind,
         "cells": {
             "found": tally.cells,
             "counted": tally.identified,
@@ -195,7 +171,7 @@ def build_document(
             for head in head_agreement(rows)
         ],
         "model_checks": _model_checks_entry(checks),
-        "provenance": _provenance(info, store, rows),
+        "provenance": _provenance(record, store, rows),
     }
 
 
@@ -243,18 +219,18 @@ def _class_entry(line: ClassCount, corrected: ClassShare | None) -> dict[str, An
     }
 
 
-def _provenance(info: Mapping[str, Any], store: CellStore, rows: CellRows) -> dict[str, Any]:
+def _provenance(record: SampleRecord, store: CellStore, rows: CellRows) -> dict[str, Any]:
     attributes = store.attributes
     classified = attributes["classified"]
-    plan, scope = info.get("plan"), info.get("scope")
-    derived = {str(name) for source in (info, attributes) for name in source.get("derived") or ()}
+    origin = record.content()
+    derived = {*record.derived, *attributes.get("derived", ())}
     return {
         "report_software": {"wbcpipe": VERSION},
-        "sample_software": _software(info.get("software")),
-        "scope": {"name": str(scope.get("name", "")), "sha256": scope.get("sha256")} if scope else None,
-        "slot": info.get("slot"),
-        "specimen": info.get("specimen"),
-        "plan_sha256": _json_digest(plan) if plan else None,
+        "sample_software": record.software,
+        "scope": {"name": record.scope.name, "sha256": record.scope.sha256} if record.scope else None,
+        "slot": record.slot,
+        "specimen": origin.get("specimen"),
+        "plan_sha256": _json_digest(origin["plan"]) if record.plan else None,
         "modalities": [{"name": name, "derived": name in derived} for name in store.modalities],
         "pixel_um": store.pixel_um,
         "cells": {"sha256": rows.digest(), "provenance": _short(attributes.get("provenance") or {})},
@@ -266,13 +242,6 @@ def _provenance(info: Mapping[str, Any], store: CellStore, rows: CellRows) -> di
             "threshold": classified.get("threshold"),
         },
     }
-
-
-def _software(versions: object) -> dict[str, str]:
-    if isinstance(versions, dict):
-        return {str(name): str(value) for name, value in versions.items()}
-    name, _, version = str(versions or "").partition(" ")
-    return {name: version} if name else {}
 
 
 def _short(content: Any) -> Any:

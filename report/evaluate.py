@@ -158,7 +158,7 @@ def evaluate_sample(sample: Sample) -> Evaluation:
     Raises:
         SampleStateError: no such sample, no cells, or neither truth nor labels.
     """
-    sample.info()
+    sample.record()
     store = CellStore(sample.cells_path)
     rows = read_rows(store) if store.is_classified() else None
     if sample.truth_path.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -95,23 +94,9 @@ class FailedField:
     reasons: tuple[str, ...]
 
 
-def limits_of(info: Mapping[str, Any]) -> dict[str, float]:
-    """Limit of each gate for a sample.
-
-    Args:
-        info: its ``sample.json``, which holds under ``quality`` the limits of its scope file that differ from ours.
-
-    Returns:
-        Name to limit, of each in ``LIMITS``; a limit there that is no number counts as not given.
-    """
-    given = info.get("quality")
-    given = given if isinstance(given, dict) else {}
-    limits = {name: limit for name, (_, _, limit, _) in LIMITS.items()}
-    for name in limits.keys() & given.keys():
-        value = given[name]
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            limits[name] = float(value)
-    return limits
+def limits_of(given: Mapping[str, float]) -> dict[str, float]:
+    """Return the limit of each gate in ``LIMITS``; ``given`` holds those that a scope file sets differently."""
+    return {name: given.get(name, limit) for name, (_, _, limit, _) in LIMITS.items()}
 
 
 def failed_fields(figures: Mapping[str, Sequence[Any]], limits: Mapping[str, float]) -> list[FailedField]:

@@ -61,7 +61,7 @@ def write_report(sample: Sample, *, reference: Path | None = None, wbc: float | 
     """
     if wbc is not None and not (math.isfinite(wbc) and 0 < wbc <= 2000):
         raise ConfigError(f"WBC concentration {wbc:g}: a number above 0 and up to 2000, in 10^9/L, was expected.")
-    sample.info()
+    sample.record()
     store = CellStore(sample.cells_path)
     rows = read_rows(store)
     differential = Differential.from_tally(
@@ -81,7 +81,7 @@ def write_report(sample: Sample, *, reference: Path | None = None, wbc: float | 
         _write_if_changed(html_path, page.encode())
     if not unchanged:
         write_json(json_path, document)
-        sample.log("report", counted=differential.tally.identified, cells_sha256=rows.digest())
+        sample.log("report_written", counted=differential.tally.identified, cells_sha256=rows.digest())
     return differential
 
 

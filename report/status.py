@@ -89,16 +89,16 @@ def sample_status(sample: Sample) -> SampleStatus:
 
 def _state(sample: Sample, facts: dict[str, Any]) -> str:
     """Fill in ``facts`` as far as the sample goes; its last finished stage."""
-    info = sample.info()
-    fields = count_fields(sample, info)
+    record = sample.record()
+    fields = count_fields(sample, record)
     facts |= {
-        "kind": str(info.get("kind", "scope")),
+        "kind": record.kind,
         "fields_taken": fields.taken,
         "fields_planned": fields.planned,
         "fields_missing": len(fields.missing),
         "fields_empty": len(fields.empty),
     }
-    if info.get("protocol") == "two-pass":
+    if record.protocol == "two-pass":
         facts["passes"] = {name: len(fields_on_disk(sample.raw_path(name))) for name in ("brightfield", "fluorescence")}
         facts["staining"] = staining_state(sample)
         if facts["staining"] == "begun":

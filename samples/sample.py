@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe.errors import SampleBusyError, SampleNameError, SampleStateError
-from wbcpipe.system.files import append_event, disk_errors, read_json, write_json
+from wbcpipe.samples.records import SampleRecord
+from wbcpipe.system.files import append_event, disk_errors
 from wbcpipe.system.locks import exclusive_lock
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Sample:
 
     @property
     def info_path(self) -> Path:
-        """``sample.json``: who, scope, plan, software and model versions."""
+        """``sample.json``; see `SampleRecord`."""
         return self.path / "sample.json"
 
     @property
@@ -94,32 +95,29 @@ class Sample:
         return self.path / "raw" / pass_name
 
     def exists(self) -> bool:
-        """True when the sample was begun."""
+        """Return whether ``sample.json`` is there."""
         return self.info_path.is_file()
 
-    def info(self) -> dict[str, Any]:
-        """The content of ``sample.json``.
+    def record(self) -> SampleRecord:
+        """Read ``sample.json``.
 
         Raises:
-            SampleStateError: no such sample, or its file is damaged.
+            SampleStateError: no such sample, or its file is damaged or of another version.
         """
         if not self.exists():
             raise SampleStateError(
                 f"no sample {self.name!r} in {self.path.parent}; `wbcpipe status` lists those there."
             )
-        content = read_json(self.info_path)
-        if not isinstance(content, dict):
-            raise SampleStateError(f"{self.info_path}: an object was expected; move the file away and run again.")
-        return content
+        return SampleRecord.read(self.info_path)
 
-    def begin(self, info: dict[str, Any]) -> None:
-        """Create the directory and write ``sample.json`` first of all."""
+    def write(self, record: SampleRecord) -> None:
+        """Write ``sample.json``, atomically; a new sample's directory is created with it."""
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.info_path, info)
+        record.write(self.info_path)
 
     def log(self, event: str, **details: Any) -> None:
-        """Append an event to ``log.jsonl``."""
+        """Append an event, named in snake_case, to ``log.jsonl``."""
         append_event(self.path / "log.jsonl", event, **details)
 
     @contextlib.contextmanager

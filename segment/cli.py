@@ -68,7 +68,7 @@ def segment(
       wbcpipe segment --sample demo --preview 3 --out look.png
     """
     sample = Sample.open(data_root(data), name)
-    sample.info()  # refuses a sample that is not there, before a lock would make its folder
+    sample.record()  # refuses a sample that is not there, before a lock would make its folder
     if preview is not None:
         _preview(sample, preview, out or Path(f"{sample.name}_field_{preview:05d}.png"), pixel_um, as_json=as_json)
         return

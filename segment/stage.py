@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.samples.fields import FieldInfo
+    from wbcpipe.samples.records import SampleRecord
     from wbcpipe.samples.sample import Sample
     from wbcpipe.segment.detection.detectors import Detector
 
@@ -102,9 +103,9 @@ class SampleSegmenter:
         self._fields: dict[int, _Summary] = {}
 
     @functools.cached_property
-    def _info(self) -> dict[str, Any]:
-        # Not before a field is there: a sample is begun once its microscope has opened.
-        return self._sample.info()
+    def _record(self) -> SampleRecord:
+        # Not before a field is there: the record is written once the microscope has opened.
+        return self._sample.record()
 
     @property
     def pixel_um(self) -> float:
@@ -254,14 +255,14 @@ class SampleSegmenter:
         return cells
 
     def _kind(self) -> str:
-        return str(self._info.get("kind", "scope"))
+        return self._record.kind
 
     def affine(self) -> NDArray[np.float64]:
         """(2, 2) image axes on the stage, acting on (x, y)."""
-        return np.asarray(self._info.get("stage_affine", [[1.0, 0.0], [0.0, 1.0]]), float)
+        return np.eye(2)  # frames are turned to the stage's axes as they are taken
 
     def _derived(self) -> list[str]:
-        return [str(name) for name in self._info.get("derived", [])]
+        return list(self._record.derived)
 
     def _readings(self, indices: Sequence[int]) -> Iterator[tuple[NDArray[np.uint16], FieldInfo]]:
         """The first fields that can be read and have every modality; failing these, those like the first."""
@@ -273,7 +274,7 @@ class SampleSegmenter:
                 reason = str(error)
         if not readable:
             raise FrameFileError(f"{self._raw}: no field can be read, last: {reason}")
-        wanted = tuple(self._info.get("modalities", ()))
+        wanted = self._record.modalities
         if wanted not in readable.values():
             wanted = next(iter(readable.values()))
         taken = 0
@@ -287,7 +288,7 @@ class SampleSegmenter:
     def _damaged(self, index: int, reason: str) -> FieldCells:
         assert self._statistics is not None
         if index not in self._fields:
-            self._sample.log("field damaged", field=index, reason=reason)
+            self._sample.log("field_damaged", field=index, reason=reason)
             print(f"field {index} is left out: {reason}", file=sys.stderr, flush=True)
         nothing = no_cells(len(self.modalities), CROP_SIDE_PX, red=RED_FLUORESCENCE in self.modalities)
         return FieldCells(index, (0.0, 0.0), nothing, damaged=reason)
@@ -348,12 +349,14 @@ class SampleSegmenter:
             if missing.is_file():
                 lost |= set(json.loads(missing.read_text(encoding="utf-8")))
         truth = self._sample.truth_path
-        plan = {key: self._info.get(key) for key in ("kind", "scope", "slot", "plan", "specimen", "import")}
+        plan = self._record.model_dump(
+            mode="json", include={"kind", "scope", "slot", "plan", "specimen", "inputs"}, exclude_none=True
+        )
         assert self._statistics is not None
         flags = {"sample_flags": _SAMPLE_FLAGS} if self._statistics.kind == "scope" else {}
         return flags | {
             "software": SOFTWARE,
-            "scope": self._info.get("scope"),
+            "scope": plan.get("scope"),
             "detector": self._detector_name,
             "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
             "basis_sha256": self._basis,

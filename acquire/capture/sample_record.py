@@ -16,10 +16,10 @@ from wbcpipe.acquire.config.fingerprint import changes, flat, picture_setup
 from wbcpipe.acquire.config.micromanager_cfg import refuse_unsound
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
 from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
-from wbcpipe.system.files import write_json
+from wbcpipe.samples.records import PlanRecord, SampleRecord, ScopeReference, SpecimenRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
@@ -28,12 +28,9 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["FORMAT_VERSION", "TimeEstimate", "begin_sample", "check_disk", "check_sample", "time_estimate"]
+__all__ = ["TimeEstimate", "begin_sample", "check_disk", "check_sample", "time_estimate"]
 
-FORMAT_VERSION: Final = 1
 _PACKAGES: Final = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "numpy", "tifffile")
-#: What a later call must repeat.
-_IDENTITY: Final = ("kind", "protocol", "scope", "slot", "plan", "specimen")
 #: Room left over for everything else that a run writes: log, tables, cells.
 _SPARE_BYTES: Final = 64 * 2**20
 #: Measured: what a frame costs beyond its exposure, and a rendered megapixel of the virtual scope on one core.
@@ -77,38 +74,34 @@ def check_sample(
                 f"{sample.path} holds raw images but no sample.json; restore that file or choose another name."
             )
         return
-    info = sample.info()
-    if slide and info.get("slide", slide) != slide:
+    _check_record(sample, scope, _new_record(sample, scope, plan, specimen, pass_name), slide)
+
+
+def _check_record(sample: Sample, scope: Scope, wanted: SampleRecord, slide: str) -> None:
+    """Refuse a sample on disk that another slide, plan or setup started."""
+    record = sample.record()
+    if slide and record.slide is not None and record.slide != slide:
         raise SampleStateError(
-            f"sample {sample.name!r} is of slide {info['slide']!r}, this call says {slide!r}: is the right slide on "
+            f"sample {sample.name!r} is of slide {record.slide!r}, this call says {slide!r}: is the right slide on "
             "the stage? Choose another sample name for another slide."
         )
-    before, now = dict(flat(_identity(info))), dict(flat(_identity(_wanted(scope, plan, specimen, pass_name))))
+    before, now = (dict(_identity(one)) for one in (record, wanted))
     for key in [*now, *(key for key in before if key not in now)]:
         if before.get(key) != now.get(key):
             raise SampleStateError(
                 f"sample {sample.name!r} was begun with {key} = {before.get(key)!r}, this call says {now.get(key)!r}; "
                 "repeat the first call's options, or choose another sample name."
             )
-    _check_setup(sample, info, scope)
-
-
-def _check_setup(sample: Sample, info: dict[str, Any], scope: Scope) -> None:
-    """See that a scope would take pictures as those on disk were taken."""
-    if "setup" not in info:
-        # Begun by a version that kept only the file's checksum: what differs cannot be told.
-        if info["scope"].get("sha256") != scope.sha256:
-            raise SampleStateError(
-                f"sample {sample.name!r} was begun with another {scope.path.name} (scope.sha256 = "
-                f"{info['scope'].get('sha256')!r}), by a version that did not note its content; put the file back as "
-                "it was, or choose another sample name."
-            )
-        return
-    fixed, _ = changes(sample, info["setup"], picture_setup(scope))
-    for key, (before, now) in fixed.items():
+    if record.setup is None:
         raise SampleStateError(
-            f"sample {sample.name!r} has pictures taken with {key} = {before!r}, {scope.path.name} and "
-            f"{scope.config_path.name} now say {now!r}; put that back, or choose another sample name."
+            f"{sample.info_path}: key 'setup' is missing, so this sample was not taken on a scope; choose another "
+            "sample name."
+        )
+    fixed, _ = changes(sample, record.setup, picture_setup(scope))
+    for key, (was, is_now) in fixed.items():
+        raise SampleStateError(
+            f"sample {sample.name!r} has pictures taken with {key} = {was!r}, {scope.path.name} and "
+            f"{scope.config_path.name} now say {is_now!r}; put that back, or choose another sample name."
         )
 
 
@@ -120,7 +113,7 @@ def begin_sample(
     *,
     pass_name: Pass = "single",
     slide: str = "",
-) -> dict[str, Any]:
+) -> SampleRecord:
     """Write ``sample.json``, or see that the one there means the same; how many fields are wanted is no part of it.
 
     Args:
@@ -130,64 +123,61 @@ def begin_sample(
         pass_name: what is taken; see `check_sample`.
         slide: id of the physical slide, by default the sample's name.
 
-    Returns:
-        The content of ``sample.json``.
-
     Raises:
-        SampleStateError: the sample was begun otherwise; the text names what differs.
+        SampleStateError: the sample was started otherwise; the text names what differs.
     """
     check_sample(sample, scope, plan, specimen, pass_name=pass_name, slide=slide)
     if sample.exists():
         return _brought_up_to_date(sample, scope)
-    info = {
-        "format_version": FORMAT_VERSION,
-        "sample": sample.name,
-        "slide": slide or sample.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "software": _software(),
-        **_wanted(scope, plan, specimen, pass_name),
-        "setup": picture_setup(scope),
-        "modalities": list(MODALITIES),
-        "pixel_um": scope.camera.image_pixel_um,
-        "expected_cells_per_field": scope.expected_cells_per_field,
-        "calibration": calibration_reference(scope, sample.path.parent),
-        "quality": scope.quality.model_dump(exclude_none=True),
-    }
-    sample.begin(info)
-    sample.log("begun", scope=scope.name, slot=plan.slot)
-    return info
+    record = _new_record(sample, scope, plan, specimen, pass_name).model_copy(
+        update={
+            "slide": slide or sample.name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "software": _software(),
+            "setup": picture_setup(scope),
+            "calibration": calibration_reference(scope, sample.path.parent),
+        }
+    )
+    sample.write(record)
+    sample.log("sample_started", scope=scope.name, slot=plan.slot)
+    return record
 
 
-def _brought_up_to_date(sample: Sample, scope: Scope) -> dict[str, Any]:
-    """The content of ``sample.json``, with what was put right in the scope's files before a picture hung on it."""
-    info = sample.info()
-    if "setup" not in info:
-        return info
+def _brought_up_to_date(sample: Sample, scope: Scope) -> SampleRecord:
+    """Return the sample's record, with what was corrected in the scope's files before a picture depended on it."""
+    record = sample.record()
+    assert record.setup is not None
     now = picture_setup(scope)
-    _, free = changes(sample, info["setup"], now)
+    _, free = changes(sample, record.setup, now)
     if free:
-        info["setup"] = now
-        write_json(sample.info_path, info)
+        record = record.model_copy(update={"setup": now})
+        sample.write(record)
         sample.log("setup_changed", **{key: list(pair) for key, pair in free.items()}, scope_sha256=scope.sha256)
-    return info
+    return record
 
 
-def _wanted(scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None, pass_name: Pass) -> dict[str, Any]:
-    return {
-        "kind": "scope",
-        "protocol": "single" if pass_name == "single" else "two-pass",
-        "scope": {"name": scope.name, "sha256": scope.sha256, "virtual": scope.virtual},
-        "slot": plan.slot,
-        "plan": plan.model_dump(mode="json"),
-        "specimen": None if specimen is None else asdict(specimen),
-    }
+def _new_record(
+    sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None, pass_name: Pass
+) -> SampleRecord:
+    return SampleRecord(
+        sample=sample.name,
+        protocol="one-pass" if pass_name == "single" else "two-pass",
+        scope=ScopeReference(name=scope.name, sha256=scope.sha256, virtual=scope.virtual),
+        slot=plan.slot,
+        plan=PlanRecord.model_validate(plan.model_dump()),
+        specimen=None if specimen is None else SpecimenRecord(**asdict(specimen)),
+        modalities=MODALITIES,
+        pixel_um=scope.camera.image_pixel_um,
+        expected_cells_per_field=scope.expected_cells_per_field,
+        quality=scope.quality.model_dump(exclude_none=True),
+    )
 
 
-def _identity(info: dict[str, Any]) -> dict[str, Any]:
-    # Samples of version 0.1 do not name their protocol: they are of a single pass.
-    identity: dict[str, Any] = {"protocol": "single", **{key: info[key] for key in _IDENTITY if key in info}}
+def _identity(record: SampleRecord) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values that a later call must repeat."""
     # What the scope's files are called, and all that does not shape pictures, may change: see `setup`.
-    return {**identity, "scope": {"virtual": info["scope"]["virtual"]}}
+    parts = {"kind", "protocol", "slot", "plan", "specimen"}
+    return flat(record.model_dump(mode="json", include={**dict.fromkeys(parts, True), "scope": {"virtual"}}))
 
 
 def _software() -> dict[str, str]:

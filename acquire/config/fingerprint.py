@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from wbcpipe.acquire.config.micromanager_cfg import light_settings, read_config
 from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
+from wbcpipe.samples.records import FocusSetup, PictureSetup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.samples.sample import Sample
@@ -20,30 +21,30 @@ if TYPE_CHECKING:
 __all__ = ["changes", "flat", "picture_setup"]
 
 
-def picture_setup(scope: Scope) -> dict[str, Any]:
-    """What shapes the pictures of a scope, as JSON holds it; two scopes that agree in it take the same pictures.
+def picture_setup(scope: Scope) -> PictureSetup:
+    """Return the settings that shape the pictures of a scope; scopes that agree in them take the same pictures.
 
     Raises:
         ConfigError: the .cfg cannot be read, or lacks what the scope names.
     """
     config, camera, focus = read_config(scope.config_path), scope.camera, scope.focus
     labels = {"camera": camera.device, "xy_stage": scope.stage.xy_device, "z_stage": scope.stage.z_device}
-    return {
-        "camera": camera.model_dump(mode="json"),
-        "devices": {role: [label, *config.devices.get(label, ())] for role, label in labels.items()},
-        "camera_settings": {name: value for device, name, value in config.settings if device == camera.device},
-        "lights": {
+    return PictureSetup(
+        camera=camera.model_dump(mode="json"),
+        devices={role: [label, *config.devices.get(label, ())] for role, label in labels.items()},
+        camera_settings={name: value for device, name, value in config.settings if device == camera.device},
+        lights={
             name: {f"{device}-{key}": value for device, key, value in light_settings(scope, config, modality)}
             for name, modality in scope.modalities.items()
         },
-        "exposure_ms": {name: modality.exposure_ms for name, modality in scope.modalities.items()},
-        "z_offset_um": {name: modality.z_offset_um for name, modality in scope.modalities.items()},
-        "focus": {
-            "modality": focus.modality,
-            "offset_um": focus.offset_um,
-            "fixed_um": focus.fixed_um if focus.method == "fixed" else None,
-        },
-    }
+        exposure_ms={name: modality.exposure_ms for name, modality in scope.modalities.items()},
+        z_offset_um={name: modality.z_offset_um for name, modality in scope.modalities.items()},
+        focus=FocusSetup(
+            modality=focus.modality,
+            offset_um=focus.offset_um,
+            fixed_um=focus.fixed_um if focus.method == "fixed" else None,
+        ),
+    )
 
 
 def flat(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -56,14 +57,14 @@ def flat(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def changes(
-    sample: Sample, before: Mapping[str, Any], now: Mapping[str, Any]
+    sample: Sample, before: PictureSetup, now: PictureSetup
 ) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
     """Where two setups differ: what pictures on disk were taken by, and what none was taken by yet.
 
     Each as the key to its values before and now. What belongs to one modality counts from its first picture on: so a
     wrong fluorescence light can still be put right once bright field is on disk and the slide is stained.
     """
-    was, is_now = dict(flat(before)), dict(flat(now))
+    was, is_now = (dict(flat(setup.model_dump(mode="json"))) for setup in (before, now))
     differing = {key: (was.get(key), is_now.get(key)) for key in {**was, **is_now} if was.get(key) != is_now.get(key)}
     taken = [name for name in PASSES if fields_on_disk(sample.raw_path(name))]
     without_picture = {*MODALITIES}.difference(*(PASSES[name] for name in taken))

@@ -163,7 +163,7 @@ def resolve_bundle(sample: Sample, name: str) -> Bundle:
     if name == "auto":
         kind = source_kind(CellStore(sample.cells_path))
         if kind == "scope" and sample.exists():
-            kind = str(sample.info().get("kind") or kind)
+            kind = sample.record().kind
     return find_bundle(name, kind=kind)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from wbcpipe.errors import ImportDataError, SampleStateError
 from wbcpipe.samples.cell_columns import CROP_SIDE_PX
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.fields import MODALITIES
+from wbcpipe.samples.records import ImportInputs, ImportKind, SampleRecord
 from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.features.crop_quality import focus_measure
 from wbcpipe.segment.importers.readers import Source, digest, find_sources, order_classes, read_rgb, read_stack
@@ -19,7 +20,7 @@ from wbcpipe.segment.importers.resample import centred_crop
 from wbcpipe.segment.segment_field import measure_block
 from wbcpipe.segment.stain_separation import background_colour, density_channel, nuclear_stain
 from wbcpipe.system.blas_threads import single_threaded_blas
-from wbcpipe.system.version import SOFTWARE
+from wbcpipe.system.version import SOFTWARE, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,16 +33,16 @@ if TYPE_CHECKING:
 __all__ = [
     "KINDS",
     "NUCLEAR",
-    "begin_import",
     "check_kind",
     "check_pixel",
     "import_cells",
     "modality_names",
     "refuse_other",
+    "start_import",
 ]
 
 #: What pictures can be.
-KINDS: Final = ("stained-rgb", "stack")
+KINDS: Final = get_args(ImportKind)
 #: The modality in which nuclei are bright.
 NUCLEAR: Final = "fluorescence"
 
@@ -61,7 +62,7 @@ def import_cells(
     paths: Sequence[Path],
     sample: Sample,
     pixel_um: float,
-    kind: str,
+    kind: ImportKind,
     crop_pixel_um: float = 0.1,
     labels: bool = True,
     *,
@@ -101,23 +102,23 @@ def import_cells(
     checked = [_check(source, recipe) for source in sources]
     found = [label if labels else "" for source_labels, _ in checked for label in source_labels]
     names = modality_names({channels for _, channels in checked}, kind, modalities)
-    inputs = {
-        "content": "cells",
-        "sha256": digest(sources),
-        "kind": kind,
-        "pixel_um": pixel_um,
-        "crop_pixel_um": crop_pixel_um,
-        "side_px": side_px,
-        "labels": labels,
-        "label_array": label_array,
-        "modalities": list(names),
-    }
+    inputs = ImportInputs(
+        content="cells",
+        sha256=digest(sources),
+        kind=kind,
+        pixel_um=pixel_um,
+        modalities=names,
+        crop_pixel_um=crop_pixel_um,
+        side_px=side_px,
+        labels=labels,
+        label_array=label_array,
+    )
     refuse_other(sample, inputs)
     with sample.lock("import cells"):
         refuse_other(sample, inputs)
         if (sample.cells_path / "zarr.json").is_file():
             return CellStore(sample.cells_path)
-        begin_import(sample, inputs, names, kind, pixel_um, paths)
+        start_import(sample, inputs, paths)
         store = CellStore.create(
             sample.cells_path,
             _blocks(sources, recipe, names, found, progress),
@@ -128,12 +129,12 @@ def import_cells(
                 "derived": [NUCLEAR] if kind == "stained-rgb" else [],
                 "provenance": {
                     "software": SOFTWARE,
-                    "inputs": inputs,
+                    "inputs": inputs.model_dump(mode="json"),
                     "files": [source.name for source in sources],
                 },
             },
         )
-        sample.log("cells imported", cells=len(store), files=len(sources), kind=kind)
+        sample.log("cells_imported", cells=len(store), files=len(sources), kind=kind)
         return store
 
 
@@ -149,31 +150,28 @@ def check_kind(kind: str) -> None:
         raise ImportDataError(f"kind {kind!r} is not known; choose one of {', '.join(KINDS)}.")
 
 
-def begin_import(
-    sample: Sample, inputs: dict[str, Any], modalities: Sequence[str], kind: str, pixel_um: float, paths: Sequence[Path]
-) -> None:
-    """Write ``sample.json`` of an imported sample, unless it stands already."""
+def start_import(sample: Sample, inputs: ImportInputs, paths: Sequence[Path]) -> None:
+    """Write ``sample.json`` of an imported sample, unless it is there already."""
     if sample.exists():
         return
-    sample.begin(
-        {
-            "format_version": 1,
-            "sample": sample.name,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "software": SOFTWARE,
-            "kind": kind,
-            "modalities": list(modalities),
-            "pixel_um": pixel_um,
-            "derived": [NUCLEAR] if kind == "stained-rgb" else [],
-            "source": [str(path) for path in paths],
-            "import": inputs,
-        }
+    sample.write(
+        SampleRecord(
+            sample=sample.name,
+            kind=inputs.kind,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            software={"wbcpipe": VERSION},
+            modalities=inputs.modalities,
+            pixel_um=inputs.pixel_um,
+            derived=(NUCLEAR,) if inputs.kind == "stained-rgb" else (),
+            source=tuple(str(path) for path in paths),
+            inputs=inputs,
+        )
     )
 
 
-def refuse_other(sample: Sample, inputs: dict[str, Any]) -> None:
+def refuse_other(sample: Sample, inputs: ImportInputs) -> None:
     """Raise `SampleStateError` where the sample holds anything but these inputs."""
-    if sample.exists() and sample.info().get("import") != inputs:
+    if sample.exists() and sample.record().inputs != inputs:
         raise SampleStateError(
             f"{sample.path}: already holds other data, or these imported with other options; choose another --sample."
         )

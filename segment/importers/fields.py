@@ -9,7 +9,8 @@ import numpy as np
 
 from wbcpipe.errors import ImportDataError
 from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, fields_on_disk, write_field
-from wbcpipe.segment.importers.cells import NUCLEAR, begin_import, check_kind, check_pixel, modality_names, refuse_other
+from wbcpipe.samples.records import ImportInputs
+from wbcpipe.segment.importers.cells import NUCLEAR, check_kind, check_pixel, modality_names, refuse_other, start_import
 from wbcpipe.segment.importers.readers import Source, digest, find_sources, read_rgb, read_stack
 from wbcpipe.segment.stain_separation import density_channel
 from wbcpipe.system.files import disk_errors
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wbcpipe.samples.records import ImportKind
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["import_fields"]
@@ -32,7 +34,7 @@ def import_fields(
     paths: Sequence[Path],
     sample: Sample,
     pixel_um: float,
-    kind: str,
+    kind: ImportKind,
     *,
     modalities: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -67,17 +69,11 @@ def import_fields(
         raise ImportDataError(
             f"modalities {', '.join(names)}; cells are found in one named {NUCLEAR!r}, which is missing."
         )
-    inputs = {
-        "content": "fields",
-        "sha256": digest(sources),
-        "kind": kind,
-        "pixel_um": pixel_um,
-        "modalities": list(names),
-    }
+    inputs = ImportInputs(content="fields", sha256=digest(sources), kind=kind, pixel_um=pixel_um, modalities=names)
     refuse_other(sample, inputs)
     with sample.lock("import fields"):
         refuse_other(sample, inputs)
-        begin_import(sample, inputs, names, kind, pixel_um, paths)
+        start_import(sample, inputs, paths)
         step_um = _APART * pixel_um * max(max(shape[1:]) for shape in shapes)
         columns = math.ceil(math.sqrt(len(shapes)))
         raw = sample.raw_path()
@@ -98,7 +94,7 @@ def import_fields(
                 if progress:
                     progress(index, len(shapes))
         if len(done) < index:
-            sample.log("fields imported", fields=index, kind=kind)
+            sample.log("fields_imported", fields=index, kind=kind)
         return index
 
 

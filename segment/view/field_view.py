@@ -120,7 +120,7 @@ class FieldViewer:
 
     def __init__(self, sample: Sample, *, pixel_um: float = 0.1) -> None:
         self._raw = sample.path / "raw"
-        self._info = sample.info()
+        self._derived = sample.record().derived
         self._store = CellStore(sample.cells_path) if (sample.cells_path / "zarr.json").is_file() else None
         pixel_um = pixel_um if self._store is None else self._store.pixel_um
         self._stage = SampleSegmenter(sample, pixel_um=pixel_um, detector=self._detector())
@@ -165,7 +165,7 @@ class FieldViewer:
         return FieldView(
             index=index,
             modalities=statistics.modalities,
-            derived=tuple(str(name) for name in self._info.get("derived", [])),
+            derived=self._derived,
             images=_registered(ordered, alignment, statistics),
             pixel_um=info.pixel_um,
             parts=parts,

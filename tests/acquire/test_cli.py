@@ -48,7 +48,7 @@ def test_acquire_resumes_and_takes_more(tmp_path: Path, small_scope: Scope) -> N
         assert outcome["fields_taken"] == outcome["fields_wanted"] == n_fields
     sample = Sample.open(tmp_path / "data", "S1")
     assert list(fields_on_disk(sample.raw_path())) == [0, 1]
-    assert sample.info()["slide"] == "S1"
+    assert sample.record().slide == "S1"
 
 
 @pytest.mark.parametrize(

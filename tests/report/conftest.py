@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from wbcpipe.samples.cell_store import CellBlock, CellStore
+from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
 from wbcpipe.system.files import write_json
 
@@ -56,7 +57,7 @@ def _create(
     """Write sample.json and cells.zarr; ``head_calls`` gives each cell the class of each head, else its call."""
     number = len(calls)
     sample = Sample.open(root, name)
-    sample.begin({"format_version": 1, "sample": name, "kind": "scope", **(info or {})})
+    sample.write(SampleRecord.model_validate({"sample": name, **(info or {})}))
     rng = np.random.default_rng(number)
     block = CellBlock(
         images=rng.integers(0, 4000, (number, 4, SIDE, SIDE)).astype(np.uint16),

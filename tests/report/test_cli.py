@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from wbcpipe.errors import SampleBusyError, SampleStateError
 from wbcpipe.report.cli import evaluate, report, status
+from wbcpipe.samples.records import PlanRecord, SampleRecord
 from wbcpipe.samples.sample import Sample
 from wbcpipe.system.files import write_json
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     import click
 
     Create = Callable[..., Sample]
+
+
+#: Nine fields.
+PLAN = PlanRecord(slot="A", field_width_um=100, field_height_um=100, overlap=0, x_um=(0.0, 300.0), y_um=(0.0, 300.0))
 
 
 def run(command: click.Command, *words: str) -> str:
@@ -88,7 +93,7 @@ def test_status_follows_a_sample(create_sample: Create, mark_fields: Callable[..
     assert seen() == {}
     assert "no samples" in run(status, *data)
     begun = Sample.open(tmp_path / "data", "S0")
-    begun.begin({"format_version": 1, "sample": "S0", "kind": "scope", "plan": {"positions": [[0, 0]] * 9}})
+    begun.write(SampleRecord(sample="S0", plan=PLAN))
     assert (seen()["S0"]["state"], seen()["S0"]["fields_planned"]) == ("begun", 9)
     mark_fields(begun, [0, 1], {"2": "camera"})
     assert (seen()["S0"]["state"], seen()["S0"]["fields_taken"], seen()["S0"]["fields_missing"]) == ("acquiring", 2, 1)
@@ -111,8 +116,7 @@ def test_status_follows_a_sample(create_sample: Create, mark_fields: Callable[..
 def test_status_tells_both_passes(tmp_path: Path) -> None:
     data = ("--data", str(tmp_path / "data"))
     sample = Sample.open(tmp_path / "data", "S0")
-    plan = {"positions": [[0, 0]] * 9}
-    sample.begin({"format_version": 1, "sample": "S0", "kind": "scope", "protocol": "two-pass", "plan": plan})
+    sample.write(SampleRecord(sample="S0", protocol="two-pass", plan=PLAN))
 
     def take(name: str, number: int) -> tuple[Any, ...]:
         sample.raw_path(name).mkdir(parents=True, exist_ok=True)

@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 
 CALLS = ["NEU"] * 70 + ["LYM"] * 40 + ["EOS"] * 6 + ["MO"] * 7 + ["BAS"] + ["unidentified"] * 4
 QUALITY = [0] * (len(CALLS) - 6) + [QcFlag.BORDER, QcFlag.DEBRIS, 3, QcFlag.BLURRED, QcFlag.DOUBLET, 0]
+PLAN = {"slot": "A", "field_width_um": 100, "field_height_um": 100, "overlap": 0}
 INFO: dict[str, Any] = {
     "software": {"wbcpipe": "0.1.0", "pymmcore": "12"},
-    "scope": {"name": "demo", "sha256": "a" * 64},
+    "scope": {"name": "demo", "sha256": "a" * 64, "virtual": True},
     "slot": "A",
-    "plan": {"positions": [[0, 0]] * 40, "wanted": 35},
-    "specimen": {"seed": 7},
+    "plan": {**PLAN, "x_um": [0, 800], "y_um": [0, 500]},  # 40 fields
+    "specimen": {"seed": 7, "preparation": "blood-film"},
     "derived": ["fluorescence"],
 }
 
@@ -123,7 +124,7 @@ def test_document_tells_why_the_scan_ended_and_what_was_empty(
 
 
 def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
-    sample = create_sample(["NEU", "NEU"], info={"kind": "stack", "software": "wbcpipe 0.1.0"})
+    sample = create_sample(["NEU", "NEU"], info={"kind": "stack", "software": {"wbcpipe": "0.1.0"}})
     write_report(sample)
     document = read_document(sample)
     validate(document)
@@ -273,7 +274,10 @@ def test_page_is_self_contained_and_escapes(create_sample: Create, mark_fields: 
     classes = ("NEU", HOSTILE)
     calls = ["NEU"] * 20 + [HOSTILE] * 3 + ["unidentified"] * 2
     sample = create_sample(
-        calls, classes=classes, labels=[HOSTILE] * 25, info={"slot": HOSTILE, "scope": {"name": HOSTILE}}
+        calls,
+        classes=classes,
+        labels=[HOSTILE] * 25,
+        info={"slot": HOSTILE, "scope": {"name": HOSTILE, "sha256": "", "virtual": False}},
     )
     mark_fields(sample, [], {"3": HOSTILE})
     write_report(sample)

@@ -40,10 +40,7 @@ def test_a_scope_can_set_the_limit_of_every_gate_and_no_other() -> None:
 def test_limits_of_the_scope_go_before_the_usual_ones() -> None:
     usual = limits_of({})
     assert usual == {name: entry[2] for name, entry in LIMITS.items()}
-    assert limits_of({"quality": {"blur_um": 0.5, "nuclear_contrast_percent": "much", "unheard": 3}}) == usual | {
-        "blur_um": 0.5
-    }
-    assert limits_of({"quality": [1]}) == usual
+    assert limits_of({"blur_um": 0.5, "unheard": 3}) == usual | {"blur_um": 0.5}
 
 
 def test_a_sound_sample_has_no_failed_field() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from wbcpipe.errors import DiskFullError, SampleBusyError, SampleNameError, SampleStateError
+from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample, check_sample_name
 from wbcpipe.system.files import write_atomic, write_json
 
@@ -41,7 +42,7 @@ def test_bad_names_are_refused_and_nothing_is_made(name: str, tmp_path: Path) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of a file's size stands for the room on a disk")
 def test_an_event_that_does_not_fit_leaves_no_part_of_a_line(tmp_path: Path) -> None:
     sample = Sample.open(tmp_path, "S1")
-    sample.begin({})
+    sample.write(SampleRecord(sample="S1"))
     sample.log("first", text="a" * 100)
     script = (
         "import resource, signal, sys; from pathlib import Path; from wbcpipe.samples.sample import Sample\n"
@@ -82,17 +83,18 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 def test_missing_and_damaged_sample_files_are_named(tmp_path: Path) -> None:
     sample = Sample.open(tmp_path, "S1")
     with pytest.raises(SampleStateError, match="no sample 'S1'"):
-        sample.info()
-    sample.begin({"sample": "S1"})
-    assert sample.info() == {"sample": "S1"}
+        sample.record()
+    sample.write(SampleRecord(sample="S1"))
+    assert sample.record() == SampleRecord(sample="S1")
     sample.info_path.write_text("{", encoding="utf-8")
     with pytest.raises(SampleStateError, match="not readable as JSON"):
-        sample.info()
+        sample.record()
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
+from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
 with Sample.open(Path(sys.argv[1]), "S1").lock("holding it for a test"):
     print("held", flush=True)

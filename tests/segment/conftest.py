@@ -15,6 +15,7 @@ from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
 from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, write_field
+from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.run import segment_sample
 
@@ -70,7 +71,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> VirtualRun:
 def render(folder: Path, plan: SpecimenPlan, count: int, *, side_px: int = SIDE_PX) -> VirtualRun:
     """Fields of a specimen, in rows of three."""
     sample = Sample.open(folder, "virtual")
-    sample.begin({"format_version": 1, "sample": "virtual", "kind": "scope", "modalities": list(MODALITIES)})
+    sample.write(SampleRecord(sample="virtual", modalities=MODALITIES))
     sample.raw_path().mkdir(parents=True)
     specimen = Specimen(plan)
     scope = VirtualMicroscope(specimen, sensor_px=(side_px, side_px), pixel_um=PIXEL_UM)

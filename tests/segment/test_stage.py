@@ -14,6 +14,7 @@ from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.samples.cell_columns import COLUMNS, QcFlag, morphometry_columns
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field, write_field
+from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment import stage as stage_module
 from wbcpipe.segment.field_cells import save_field
@@ -191,7 +192,7 @@ def test_a_sample_without_fields(tmp_path: Path) -> None:
     with pytest.raises(SampleStateError, match="no sample 'S'"):
         run(Sample.open(tmp_path, "S"))
     sample = Sample.open(tmp_path, "T")
-    sample.begin({"kind": "scope"})
+    sample.write(SampleRecord(sample="T"))
     with pytest.raises(FrameFileError, match="no field there"):
         run(sample)
 

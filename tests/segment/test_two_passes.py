@@ -17,6 +17,7 @@ from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, Slide
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import PASSES, FieldInfo, FieldTransform, FrameInfo, field_path, write_field
+from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.run import segment_sample
 
@@ -44,7 +45,7 @@ def second_um(index: int) -> tuple[float, float]:
 def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, CellStore]:
     folder: Path = tmp_path_factory.mktemp("passes")
     sample = Sample.open(folder, "S")
-    sample.begin({"format_version": 1, "sample": "S", "kind": "scope", "modalities": list(EXPOSURE_MS)})
+    sample.write(SampleRecord(sample="S", modalities=tuple(EXPOSURE_MS)))
     specimen = Specimen(PLAN)
     for name, placement in (("brightfield", IDENTITY_TRANSFORM), ("fluorescence", PLACEMENT)):
         raw = sample.raw_path(name)

@@ -98,7 +98,7 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
         session.take(range(FIELDS))
     assert opened[1].lights == []
     assert (raw / "empty.json").stat().st_mtime_ns == before
-    fields = count_fields(sample, sample.info())
+    fields = count_fields(sample, sample.record())
     assert (fields.wanted, fields.taken, fields.empty, fields.missing) == (FIELDS, len(taken), tuple(sorted(empty)), ())
 
 

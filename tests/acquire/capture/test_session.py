@@ -81,11 +81,13 @@ def test_fields_are_what_the_plan_and_the_scope_say(
         assert (info.pixel_um, info.saturation, info.kind) == (0.1, 65535, "scope")
         # Bright field is bright, fluorescence dark with bright nuclei: the light was on, and the right one.
         assert images[:3].mean() > 5 * images[3].mean()
-    content = sample.info()
-    assert content["kind"] == "scope"
-    assert content["scope"]["name"] == small_scope.name
-    assert content["specimen"] == {"seed": 7, "preparation": "blood-film"}
-    assert content["modalities"] == list(MODALITIES)
+    record = sample.record()
+    assert record.kind == "scope"
+    assert record.scope is not None
+    assert record.scope.name == small_scope.name
+    assert record.specimen is not None
+    assert record.specimen.model_dump() == {"seed": 7, "preparation": "blood-film"}
+    assert record.modalities == MODALITIES
     with sample.truth_path.open(encoding="utf-8") as handle:
         truth = list(csv.DictReader(handle))
     assert truth
@@ -101,7 +103,7 @@ def test_a_real_scope_writes_the_cameras_own_pixels(sample: Sample, make_scope: 
         session.take(range(2))
     for images in pixels_of(sample).values():
         assert all(np.ptp(image) > 0 for image in images), "the demo camera draws waves"
-    assert sample.info()["specimen"] is None
+    assert sample.record().specimen is None
     assert not sample.truth_path.exists()
 
 
@@ -169,7 +171,7 @@ def test_a_contradicting_call_is_refused_with_the_difference(
     words: str,
 ) -> None:
     small_scope = small_scope.model_copy(update={"quality": QualityLimits(blur_um=0.5)})
-    assert begin_sample(sample, small_scope, small_plan, specimen)["quality"] == {"blur_um": 0.5}
+    assert begin_sample(sample, small_scope, small_plan, specimen).quality == {"blur_um": 0.5}
     first = sample.info_path.read_bytes()
     begin_sample(sample, small_scope, small_plan, specimen)
     with pytest.raises(SampleStateError, match=words):

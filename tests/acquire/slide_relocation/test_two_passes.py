@@ -117,7 +117,7 @@ def test_the_second_pass_takes_the_fields_of_the_first(
         assert (info.slide_transform.x_um, info.slide_transform.y_um) == pytest.approx((info.x_um, info.y_um), abs=0.1)
         assert info.slide_transform.rotation_deg == pytest.approx(placement.rotation_deg, abs=0.05)
         assert info.dose_ms == GLOW_MS
-    assert sample.info()["protocol"] == "two-pass"
+    assert sample.record().protocol == "two-pass"
 
 
 def test_a_second_pass_in_pieces_equals_one_at_a_stretch(

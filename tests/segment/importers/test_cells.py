@@ -95,9 +95,9 @@ def test_no_labels(folder: Path, tmp_path: Path) -> None:
 def test_the_second_import_does_nothing(folder: Path, tmp_path: Path) -> None:
     sample = make(tmp_path)
     import_cells([folder], sample, 0.1, "stained-rgb")
-    before = stamp(sample.cells_path), sample.info()
+    before = stamp(sample.cells_path), sample.record()
     import_cells([folder], sample, 0.1, "stained-rgb")
-    assert (stamp(sample.cells_path), sample.info()) == before
+    assert (stamp(sample.cells_path), sample.record()) == before
 
 
 def test_other_pictures_into_the_same_sample_are_refused(folder: Path, tmp_path: Path) -> None:

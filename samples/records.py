@@ -1,0 +1,419 @@
+"""Typed models of the JSON files of a sample, and the one way to read and write them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic.dataclasses import dataclass
+
+from wbcpipe.errors import SampleStateError
+from wbcpipe.system.files import read_json, write_json
+from wbcpipe.system.validation_messages import explain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "CalibrationReference",
+    "DriftCheck",
+    "FocusNode",
+    "FocusPoint",
+    "FocusRecord",
+    "ImportInputs",
+    "ImportKind",
+    "LightExposure",
+    "MissingFields",
+    "Part",
+    "PictureSetup",
+    "PlanRecord",
+    "Protocol",
+    "Record",
+    "SampleKind",
+    "SampleRecord",
+    "ScanArea",
+    "ScopeReference",
+    "SkippedFields",
+    "SlideTransformEntry",
+    "SlideTransformRecord",
+    "SpecimenRecord",
+    "StainingRecord",
+    "TransformMatch",
+]
+
+#: Origin of the pictures: a microscope, or imported RGB smears or channel stacks.
+SampleKind = Literal["scope", "stained-rgb", "stack"]
+ImportKind = Literal["stained-rgb", "stack"]
+Protocol = Literal["one-pass", "two-pass"]
+#: For small parts of a record that are built by position.
+_STRICT = ConfigDict(extra="forbid")
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """A table within a record: frozen, unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(Part):
+    """The content of one JSON file.
+
+    Attributes:
+        format_version: of the file's layout.
+    """
+
+    #: What a user does about a file that does not hold.
+    remedy: ClassVar[str] = "restore the file, or move it away and run the command again"
+
+    format_version: Literal[1] = 1
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a record.
+
+        Raises:
+            SampleStateError: the file is absent, is not JSON, or does not hold what the model allows.
+        """
+        content = read_json(path)
+        if not isinstance(content, dict) or "format_version" not in content:
+            raise SampleStateError(f"{path}: key 'format_version' is missing (allowed: 1); {cls.remedy}.")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            findings = "; ".join(explain(item, cls) for item in error.errors()[:3])
+            raise SampleStateError(f"{path}: {findings}; {cls.remedy}.") from error
+
+    @classmethod
+    def read_if_present(cls, path: Path) -> Self | None:
+        """Read a record; return ``None`` where there is no file.
+
+        Raises:
+            SampleStateError: as for `read`.
+        """
+        return cls.read(path) if path.is_file() else None
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON, atomically.
+
+        Raises:
+            DiskFullError: no space left; an earlier file stays.
+        """
+        write_json(path, self.content())
+
+    def content(self) -> dict[str, Any]:
+        """Return the record as JSON holds it."""
+        return self.model_dump(mode="json")
+
+
+# sample.json
+
+
+class ScopeReference(Part):
+    """The microscope that took a sample.
+
+    Attributes:
+        name: of the scope file.
+        sha256: of its content.
+        virtual: the pictures were simulated.
+    """
+
+    name: str
+    sha256: str
+    virtual: bool
+
+
+class PlanRecord(Part):
+    """The fields of one slot, rows of them, each row taken against the direction of the one before.
+
+    Attributes:
+        slot: position of the slide in the stage insert.
+        field_width_um, field_height_um: of an image on the stage.
+        overlap: of neighbours, as a fraction of a field's side, so that no cell is cut by every field.
+        x_um, y_um: [lowest, highest] of the area to cover; no image reaches beyond it.
+    """
+
+    slot: str
+    field_width_um: Positive
+    field_height_um: Positive
+    overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    x_um: tuple[float, float]
+    y_um: tuple[float, float]
+
+    @property
+    def columns(self) -> int:
+        """Fields in a row."""
+        return _fields_along(self.x_um, self.field_width_um, self.overlap)
+
+    @property
+    def rows(self) -> int:
+        """Rows of fields."""
+        return _fields_along(self.y_um, self.field_height_um, self.overlap)
+
+
+def _fields_along(area_um: tuple[float, float], side_um: float, overlap: float) -> int:
+    room_um = area_um[1] - area_um[0] - side_um
+    # The small number keeps an area of exactly n fields from losing one to rounding.
+    return math.floor(room_um / (side_um * (1 - overlap)) + 1e-9) + 1 if room_um >= -1e-9 else 0
+
+
+class SpecimenRecord(Part):
+    """The specimen of a virtual scope.
+
+    Attributes:
+        seed: everything about it follows from this.
+        preparation: ``blood-film`` or ``buffy-coat``.
+    """
+
+    seed: Annotated[int, Field(ge=0)]
+    preparation: Literal["blood-film", "buffy-coat"]
+
+
+class FocusSetup(Part):
+    """The part of the focus policy that shapes pictures."""
+
+    modality: str
+    offset_um: float
+    fixed_um: float | None = None
+
+
+class PictureSetup(Part):
+    """The part of a scope file and its .cfg that shapes pictures.
+
+    Attributes:
+        camera: table ``camera`` of the scope file.
+        devices: role to label, library and name in the library.
+        camera_settings: property to value.
+        lights: modality to ``device-property`` to value.
+        exposure_ms, z_offset_um: by modality.
+        focus: see `FocusSetup`.
+    """
+
+    camera: dict[str, JsonValue]
+    devices: dict[str, list[str]]
+    camera_settings: dict[str, str]
+    lights: dict[str, dict[str, str]]
+    exposure_ms: dict[str, float]
+    z_offset_um: dict[str, float]
+    focus: FocusSetup
+
+
+class CalibrationReference(Part):
+    """The microscope calibration in force: its date and the file's SHA-256."""
+
+    date: str
+    sha256: str
+
+
+class ImportInputs(Part):
+    """The pictures of an import and the options that shape the result."""
+
+    content: Literal["fields", "cells"]
+    sha256: str
+    kind: ImportKind
+    pixel_um: Positive
+    modalities: tuple[str, ...]
+    crop_pixel_um: Positive | None = None
+    side_px: int | None = None
+    labels: bool | None = None
+    label_array: str | None = None
+
+
+class SampleRecord(Record):
+    """``sample.json``: identity and origin of a sample, written before anything else.
+
+    Attributes:
+        sample: name of the sample.
+        kind: origin of the pictures.
+        created: UTC time, ISO 8601.
+        software: package to version.
+        modalities: channel names in order.
+        derived: those of them that were computed, not seen by a camera.
+        pixel_um: size of a pixel on the specimen.
+        slide: id of the physical slide.
+        protocol: number of passes.
+        scope, slot, plan, specimen, setup, calibration: of a sample taken on a scope.
+        expected_cells_per_field: of the scope file.
+        quality: limits of the quality gates where the scope file's differ.
+        source, inputs: of an imported sample.
+    """
+
+    sample: str
+    kind: SampleKind = "scope"
+    created: str = ""
+    software: dict[str, str] = {}
+    modalities: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()
+    pixel_um: Positive | None = None
+    slide: str | None = None
+    protocol: Protocol = "one-pass"
+    scope: ScopeReference | None = None
+    slot: str | None = None
+    plan: PlanRecord | None = None
+    specimen: SpecimenRecord | None = None
+    setup: PictureSetup | None = None
+    calibration: CalibrationReference | None = None
+    expected_cells_per_field: Positive | None = None
+    quality: dict[str, float] = {}
+    source: tuple[str, ...] = ()
+    inputs: ImportInputs | None = None
+
+    def content(self) -> dict[str, Any]:
+        """Return the record as JSON holds it; keys of the other kinds of samples are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+# raw/<pass>/missing.json, raw/<pass>/skipped_fields.json
+
+
+class MissingFields(Record):
+    """``missing.json``: field index to the reason why the field could not be taken."""
+
+    reasons: dict[int, str] = {}
+
+
+class SkippedFields(Record):
+    """``skipped_fields.json``: index of a field skipped as empty to the foreground area found in it (um2)."""
+
+    foreground_area_um2: dict[int, float] = {}
+
+
+# raw/staining.json
+
+
+class StainingRecord(Record):
+    """``staining.json``: progress of the staining between two passes; times are UTC in ISO 8601.
+
+    Attributes:
+        method: of the scope file, or ``operator`` where the operator said that the slide is stained.
+        started: the first step began.
+        applied: the stain is on the slide, and incubates.
+        done: the incubation ended.
+        reason: why it failed.
+    """
+
+    method: Literal["prompt", "devices", "program", "operator"]
+    started: str | None = None
+    applied: str | None = None
+    done: str | None = None
+    reason: str | None = None
+
+
+# raw/fluorescence/slide_transforms.json
+
+
+class TransformMatch(Part):
+    """A field of the first pass that was found again.
+
+    Attributes:
+        field: its index.
+        x_um, y_um: its stage position in the first pass.
+        found_x_um, found_y_um: its stage position now.
+        agreement: correlation of the two frames in register, at most 1.
+        residual_um: distance from the fit.
+    """
+
+    field: int
+    x_um: float
+    y_um: float
+    found_x_um: float
+    found_y_um: float
+    agreement: float
+    residual_um: float
+
+
+class SlideTransformEntry(Part):
+    """Position of the slide as it was found once: ``R(rotation_deg) s + (dx_um, dy_um)``."""
+
+    created: str
+    rotation_deg: float
+    dx_um: float
+    dy_um: float
+    rms_um: float
+    frames: int
+    matches: tuple[TransformMatch, ...]
+
+
+class SlideTransformRecord(Record):
+    """``slide_transforms.json`` of the second pass: each position at which the slide was found, the latest last."""
+
+    transforms: tuple[SlideTransformEntry, ...] = ()
+
+
+# raw/<pass>/focus.json
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FocusPoint:
+    """A focused point; ``z_um`` is ``None`` where there was nothing to see."""
+
+    x_um: float
+    y_um: float
+    z_um: float | None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FocusNode:
+    """A node of the fine grid, and the point focused there or beside it."""
+
+    column: int
+    row: int
+    x_um: float
+    y_um: float
+    z_um: float | None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DriftCheck:
+    """Focus measured again on the way, where a field was about to be taken.
+
+    Attributes:
+        field: index of that field in the plan.
+        measured_um: focus found, relative to the surface; ``None`` where there was nothing to see.
+        shift_um: by which the surface is raised from then on, in the middle of the scan area.
+        tilt_x_um_mm, tilt_y_um_mm: added to it for each mm along x and y.
+    """
+
+    field: int
+    measured_um: float | None
+    shift_um: float
+    tilt_x_um_mm: float = 0.0
+    tilt_y_um_mm: float = 0.0
+
+
+class ScanArea(Part):
+    """[lowest, highest] stage position along x and y."""
+
+    x_um: tuple[float, float]
+    y_um: tuple[float, float]
+
+
+class FocusRecord(Record):
+    """``focus.json``: the focus surface of a pass and its drift.
+
+    Attributes:
+        policy: table ``focus`` of the scope file.
+        area: that the surface spans.
+        coarse: points over the scan area.
+        fine: nodes of the fine grid, where fields were taken.
+        drift: checks in the order in which they were made.
+    """
+
+    policy: dict[str, JsonValue]
+    area: ScanArea
+    coarse: tuple[FocusPoint, ...] = ()
+    fine: tuple[FocusNode, ...] = ()
+    drift: tuple[DriftCheck, ...] = ()
+
+
+# raw/<pass>/light.jsonl
+
+
+class LightExposure(Part):
+    """A line of ``light.jsonl``: a fluorescence exposure at a position of the slide, noted before it is made."""
+
+    field: int
+    x_um: float
+    y_um: float
+    exposure_ms: float
