@@ -16,6 +16,7 @@ from wbcpipe.system.files import write_atomic
 
 if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellStore
+    from wbcpipe.samples.records import ImportKind
 
 __all__ = ["import_", "segment"]
 
@@ -147,7 +148,7 @@ def import_() -> None:
 def cells(
     paths: tuple[Path, ...],
     name: str,
-    kind: str,
+    kind: ImportKind,
     pixel_um: float,
     crop_pixel_um: float,
     side_px: int,
@@ -200,7 +201,7 @@ def cells(
 def fields(
     paths: tuple[Path, ...],
     name: str,
-    kind: str,
+    kind: ImportKind,
     pixel_um: float,
     modalities: tuple[str, ...],
     data: Path | None,

@@ -257,7 +257,7 @@ def test_a_coarser_picture_is_enlarged_about_its_middle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("pixel_um", "kind", "text"), [(50, "stack", "pixel-um"), (0.1, "grey", "kind 'grey'")])
 def test_options_are_checked(tmp_path: Path, pixel_um: float, kind: str, text: str) -> None:
     with pytest.raises(ImportDataError, match=text):
-        import_cells([tmp_path], make(tmp_path), pixel_um, kind)
+        import_cells([tmp_path], make(tmp_path), pixel_um, kind)  # type: ignore[arg-type] # refused
 
 
 def test_a_second_process_is_refused(folder: Path, tmp_path: Path) -> None:
