@@ -1,6 +1,6 @@
-"""Every failure a user can cause or meet: one class, one line of text, one exit code.
+"""Errors with a meaning for the user: one class, one line of text, one exit code.
 
-The message says what happened, where, and what to do. Exit codes are listed in the README; ``0`` is success,
+The message says what happened, where, and what to do. docs/exit-codes.md lists the exit codes; ``0`` is success,
 ``1`` is a defect in wbcpipe itself (a traceback is shown with ``--debug``), ``2`` a mistake in the command line.
 """
 
@@ -32,67 +32,67 @@ __all__ = [
 
 
 class WbcpipeError(Exception):
-    """Base of all errors with a meaning for the user; never raised itself."""
+    """Base of all errors with a meaning for the user; never raised directly."""
 
     exit_code: ClassVar[int] = 1
 
 
 class SampleNameError(WbcpipeError, ValueError):
-    """A sample name with characters or a form that is refused."""
+    """The sample name has characters or a form that are not allowed."""
 
     exit_code = 10
 
 
 class SampleStateError(WbcpipeError, RuntimeError):
-    """The sample directory lacks what a stage needs, or holds what contradicts the command."""
+    """The sample lacks a file that a stage needs, has a damaged file, or contradicts the command."""
 
     exit_code = 11
 
 
 class SampleBusyError(WbcpipeError, RuntimeError):
-    """Another process works on the sample."""
+    """Another process uses the sample."""
 
     exit_code = 12
 
 
 class DiskFullError(WbcpipeError, OSError):
-    """The disk has no room for what the stage would write."""
+    """The disk is full, or too small for the files of a stage."""
 
     exit_code = 13
 
 
 class ScopeNotFoundError(WbcpipeError, LookupError):
-    """No scope file of that name."""
+    """There is no scope file of that name."""
 
     exit_code = 20
 
 
 class ConfigError(WbcpipeError, ValueError):
-    """A scope file, a plan or an option that does not hold."""
+    """A scope file, a plan or an option is not valid."""
 
     exit_code = 21
 
 
 class StageLimitError(WbcpipeError, ValueError):
-    """A stage or focus position outside the scope's limits."""
+    """A stage or focus position is outside the limits of the scope."""
 
     exit_code = 22
 
 
 class HardwareError(WbcpipeError, RuntimeError):
-    """A device or the core refused, failed, or is missing."""
+    """A device or the core reported an error, or is missing."""
 
     exit_code = 23
 
 
 class DeviceTimeoutError(HardwareError, TimeoutError):
-    """A device did not finish before its deadline."""
+    """A device missed its deadline."""
 
     exit_code = 24
 
 
 class DeviceCrashError(HardwareError):
-    """A driver took down the process that talks to the core."""
+    """A device driver crashed the process that controls the core."""
 
     exit_code = 25
 
@@ -104,13 +104,13 @@ class DroppedFrameError(HardwareError):
 
 
 class AcquisitionError(WbcpipeError, RuntimeError):
-    """Acquisition ended without the fields it was asked for."""
+    """Acquisition ended without the fields that were asked for."""
 
     exit_code = 26
 
 
 class CoreLostError(DeviceCrashError):
-    """The Micro-Manager core answers no more, or its devices do not come back; another process may reach them."""
+    """The Micro-Manager core does not answer, or its devices cannot be initialised again in this process."""
 
     exit_code = 28
 
@@ -122,36 +122,36 @@ class HardwareBusyError(HardwareError):
 
 
 class FrameFileError(WbcpipeError, ValueError):
-    """A raw image file that is truncated, damaged or not ours."""
+    """A raw image file is truncated, damaged or from another program."""
 
     exit_code = 30
 
 
 class NoCellsError(WbcpipeError, RuntimeError):
-    """Nothing to segment, classify or report."""
+    """There is no cell to segment, classify or report."""
 
     exit_code = 31
 
 
 class ImportDataError(WbcpipeError, ValueError):
-    """Pictures given to ``import`` that cannot be used."""
+    """The images cannot be imported."""
 
     exit_code = 32
 
 
 class BundleError(WbcpipeError, ValueError):
-    """A model bundle that is missing, damaged, or does not fit the cells."""
+    """A model bundle is missing, damaged, or does not fit the cells."""
 
     exit_code = 40
 
 
 class TrainingDataError(WbcpipeError, ValueError):
-    """Labelled cells that cannot train the network asked for."""
+    """The labelled cells cannot train the network."""
 
     exit_code = 41
 
 
 class InterruptedRunError(WbcpipeError, RuntimeError):
-    """The operator stopped the run; the same command goes on."""
+    """The operator stopped the run; the same command resumes it."""
 
     exit_code = 130
