@@ -35,7 +35,6 @@ from wbcpipe.classify.inference import classifier as predict
 from wbcpipe.classify.inference import engine as engines_module
 from wbcpipe.classify.inference.engine import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
 from wbcpipe.classify.inference.export import OnnxEngine, traced
-from wbcpipe.classify.inference.gpu import gpu_engine
 from wbcpipe.classify.inference.parallel_batches import stream_threads
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.classes import BATCH_SIZE
@@ -110,8 +109,8 @@ def engines() -> dict[str, Any]:
     same = OpenVinoEngine(late, "float32", SHAPE) if isinstance(last, OpenVinoEngine) else TorchEngine(late, cpu)
     found["late fusion"] = same
     if torch.cuda.is_available():
-        found["GPU"] = gpu_engine(mimo, SHAPE, BATCH_SIZE)
-        found["GPU, late fusion"] = gpu_engine(late, SHAPE, BATCH_SIZE)
+        found["GPU"] = TorchEngine(mimo, torch.device("cuda"), "float16")
+        found["GPU, late fusion"] = TorchEngine(late, torch.device("cuda"), "float16")
     return found
 
 

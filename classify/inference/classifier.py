@@ -62,7 +62,7 @@ class Classifier:
         self.bundle = bundle
         self.without = tuple(name for name in bundle.info.modalities if name in without)
         self.calibration = with_max_error(calibration_without(bundle.info, tuple(without)), max_error, bundle.info.name)
-        self.engine = engine or engine_for(bundle, device, batch_size=batch_size)
+        self.engine = engine or engine_for(bundle, device)
         self.batch_size = batch_size or self.engine.batch_size
 
     def prepare(self, images: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -215,7 +215,7 @@ def classify_sample(
     before = store.attributes.get("classified") or {}
     if _called_so(before, bundle, left_out, calibration):
         return _summary(sample, store.predicted_classes(), before, seconds=0.0, already=True)
-    runs = engine_for(bundle, device, engine, batch_size=batch_size)
+    runs = engine_for(bundle, device, engine)
     classifier = Classifier(bundle, engine=runs, batch_size=batch_size, without=left_out, max_error=max_error)
     parts = []
     for done, found in probabilities(store, classifier, planes):

@@ -160,7 +160,7 @@ class TorchEngine:
 
     def __init__(self, network: FusionNetwork, device: torch.device, precision: str = "float32") -> None:
         self.name = f"torch-{device.type}-{precision}"
-        self.lanes = shared_threads(torch.get_num_threads())[0] if device.type == "cpu" else 1
+        self.lanes = shared_threads(torch.get_num_threads())[0]
         self._device = device
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self._mixed = precision == "float16"
@@ -280,7 +280,7 @@ def _normalising(model: Any, shape: tuple[int, int, int]) -> Any:
     return openvino.Model(model.get_results(), [crops, gain, offset])
 
 
-def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto", *, batch_size: int | None = None) -> Engine:
+def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto") -> Engine:
     """The fastest engine here that calls as the bundle was validated.
 
     bfloat16 is used where the processor has it and the bundle's validation cells, 2,995 at least, were all called
@@ -290,7 +290,6 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto", *, ba
     Args:
         bundle: the model.
         device: ``auto``, ``cpu`` or ``cuda``.
-        batch_size: cells at once: what a GPU makes room for, by default what suits it.
         engine: ``auto``, ``torch``, ``openvino``, or ``onnxruntime``, which ``auto`` never takes: it is slower than
             OpenVINO, and the export takes seconds.
 
@@ -301,9 +300,7 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto", *, ba
     network, info = bundle.network(), bundle.info
     shape = (len(info.modalities) * info.planes, info.side, info.side)
     if place.type == "cuda":
-        from wbcpipe.classify.inference.gpu import gpu_engine
-
-        return gpu_engine(network, shape, batch_size or BATCH_SIZE)
+        return _gpu_engine(network, place, shape)
     if engine == "onnxruntime":
         from wbcpipe.classify.inference.export import checked_engine
 
@@ -319,6 +316,16 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto", *, ba
             raise ConfigError(f"engine 'openvino': {error}") from error
         _note(f"cells are called by torch, more slowly: {error}")
         return TorchEngine(network, place, precision)
+    return found
+
+
+def _gpu_engine(network: FusionNetwork, device: torch.device, shape: tuple[int, int, int]) -> TorchEngine:
+    """A GPU in float16 if that gives what the processor gives in float32, else in float32."""
+    found = TorchEngine(network, device, "float16")
+    try:
+        check_agreement(found, TorchEngine(network, torch.device("cpu")), shape, AGREES["float16"])
+    except ConfigError:
+        return TorchEngine(network, device)
     return found
 
 

@@ -294,3 +294,35 @@ def test_lanes_give_what_one_call_gives(network: FusionNetwork, pictures: NDArra
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+def test_cuda_gives_what_the_processor_gives(network: FusionNetwork, pictures: NDArray[np.float32]) -> None:
+    cuda = torch.device("cuda")
+    engine = engines._gpu_engine(network, cuda, (3, 32, 32))
+    assert engine.name == "torch-cuda-float16"
+    expected = TorchEngine(network, CPU)(pictures)
+    np.testing.assert_allclose(engine(pictures), expected, atol=0.02)
+    parts = [pictures[row : row + 3] for row in range(4)] * 20
+    with stream_threads(engine) as pool:
+        for row, found in enumerate(pool.map(engine, parts)):
+            np.testing.assert_allclose(found, expected[row % 4 : row % 4 + 3], atol=0.02)
+    np.testing.assert_allclose(TorchEngine(network, cuda)(pictures), expected, atol=0.01)  # convolutions may take TF32
+
+
+def test_half_precision_that_does_not_agree_is_not_taken(
+    network: FusionNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engines._gpu_engine(network, CPU, (3, 32, 32)).name == "torch-cpu-float16"
+    monkeypatch.setitem(engines.AGREES, "float16", 0.0)
+    assert engines._gpu_engine(network, CPU, (3, 32, 32)).name == "torch-cpu-float32"
+
+
+def test_half_precision_that_overflows_is_not_taken(network: FusionNetwork) -> None:
+    with torch.no_grad():
+        first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+        first.weight.mul_(1e6)  # beyond 65504, and batch norm brings it back in float32
+        following = next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+        following.running_var.mul_(1e12)  # type: ignore[union-attr]
+        following.bias.fill_(1e5)
+    assert engines._gpu_engine(network, CPU, (3, 32, 32)).name == "torch-cpu-float32"
