@@ -34,7 +34,6 @@ import zarr
 from wbcpipe.classify.inference import classifier as predict
 from wbcpipe.classify.inference import engine as engines_module
 from wbcpipe.classify.inference.engine import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
-from wbcpipe.classify.inference.export import OnnxEngine, traced
 from wbcpipe.classify.inference.parallel_batches import stream_threads
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.classes import BATCH_SIZE
@@ -59,7 +58,7 @@ MODALITIES = ("color1", "color2", "color3", "fluorescence")
 EAGER = "torch eager float32"
 PREPARED = 2048
 """Pictures kept ready for the bare engine: more of them would fill the memory."""
-PACKAGES = ("wbcpipe", "torch", "torchvision", "openvino", "onnxruntime", "zarr", "numcodecs", "numpy")
+PACKAGES = ("wbcpipe", "torch", "torchvision", "openvino", "zarr", "numcodecs", "numpy")
 
 
 class Eager:
@@ -104,8 +103,6 @@ def engines() -> dict[str, Any]:
         found["OpenVINO float32"] = last = OpenVinoEngine(mimo, "float32", SHAPE)
         if fast_bfloat16():
             found["OpenVINO bfloat16"] = OpenVinoEngine(mimo, "bfloat16", SHAPE)
-    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
-        found["ONNX Runtime float32"] = OnnxEngine(traced(mimo, SHAPE).SerializeToString())
     same = OpenVinoEngine(late, "float32", SHAPE) if isinstance(last, OpenVinoEngine) else TorchEngine(late, cpu)
     found["late fusion"] = same
     if torch.cuda.is_available():

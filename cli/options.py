@@ -137,7 +137,7 @@ device_option: Final = click.option(
 # The names are those of `classify.inference.engine`, which must not be imported before --help has answered.
 engine_option: Final = click.option(
     "--engine",
-    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
+    type=click.Choice(["auto", "torch", "openvino"]),
     default="auto",
     show_default=True,
     help="Inference engine; auto takes torch on a GPU, else OpenVINO, else torch.",

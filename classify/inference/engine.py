@@ -46,11 +46,7 @@ __all__ = [
     "shared_threads",
 ]
 
-ENGINES: Final = ("auto", "torch", "openvino", "onnxruntime")
-_PACKAGES: Final = {
-    "openvino": {"openvino": "pip install openvino"},
-    "onnxruntime": dict.fromkeys(("onnxruntime", "onnxscript"), "pip install 'wbcpipe[export]'"),
-}
+ENGINES: Final = ("auto", "torch", "openvino")
 _CELLS_ALIKE: Final = 2995
 """So many, none called otherwise, bound the share that is to 0.1 %: log(0.05) / log(0.999), Clopper and Pearson's."""
 MOST_LANES: Final = 8
@@ -135,12 +131,11 @@ def check_engine(device: str, engine: str) -> torch.device:
     Raises:
         ConfigError: what is asked for is not here.
     """
-    place = pick_device("cpu" if device == "auto" and engine in _PACKAGES else device)
-    if place.type == "cuda" and engine in _PACKAGES:
+    place = pick_device("cpu" if device == "auto" and engine == "openvino" else device)
+    if place.type == "cuda" and engine == "openvino":
         raise ConfigError(f"engine {engine!r} is for processors; leave --device or choose --engine torch.")
-    for package, install in _PACKAGES.get(engine, {}).items():
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"engine {engine!r} needs {package}, which is not installed: {install}.")
+    if engine == "openvino" and importlib.util.find_spec("openvino") is None:
+        raise ConfigError("engine 'openvino' is not installed: pip install openvino.")
     return place
 
 
@@ -290,8 +285,7 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto") -> En
     Args:
         bundle: the model.
         device: ``auto``, ``cpu`` or ``cuda``.
-        engine: ``auto``, ``torch``, ``openvino``, or ``onnxruntime``, which ``auto`` never takes: it is slower than
-            OpenVINO, and the export takes seconds.
+        engine: ``auto``, ``torch`` or ``openvino``.
 
     Raises:
         ConfigError: what is asked for is not here, or does not agree with torch.
@@ -301,10 +295,6 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto") -> En
     shape = (len(info.modalities) * info.planes, info.side, info.side)
     if place.type == "cuda":
         return _gpu_engine(network, place, shape)
-    if engine == "onnxruntime":
-        from wbcpipe.classify.inference.export import checked_engine
-
-        return checked_engine(bundle)
     precision = "bfloat16" if _calls_alike(info.validation) and fast_bfloat16() else "float32"
     if engine == "torch":
         return TorchEngine(network, place, precision)

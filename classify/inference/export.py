@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from wbcpipe.classify.inference.engine import TorchEngine, shared_threads
+from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.inference.verify import check_agreement, trial_pictures
-from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.system.files import write_atomic
@@ -24,52 +23,42 @@ if TYPE_CHECKING:
     from wbcpipe.classify.models.bundle import Bundle, BundleInfo
     from wbcpipe.classify.networks import FusionNetwork
 
-__all__ = ["OnnxEngine", "check_onnx", "checked_engine", "export_onnx", "onnx_metadata", "onnx_model", "traced"]
+__all__ = ["OnnxNetwork", "check_onnx", "export_onnx", "onnx_metadata", "onnx_model", "traced"]
 
 _INSTALL: Final = "pip install 'wbcpipe[export]'"
 _SHA256: Final = "wbcpipe.sha256"
 
 
-class OnnxEngine:
-    """ONNX Runtime on the processor, float32; needs the extra ``wbcpipe[export]``.
+class OnnxNetwork:
+    """An ONNX file opened with ONNX Runtime in float32 on the processor; needs the extra ``wbcpipe[export]``.
 
     Args:
         model: the bytes of an ONNX file that `export_onnx` made.
-        threads: by default torch's number, so that engines can be compared.
-        what: is named in errors.
+        what: its name in errors.
 
     Attributes:
-        metadata: what the file says of itself.
+        metadata: the metadata in the file.
 
     Raises:
-        BundleError: these are not the bytes of an ONNX file.
+        BundleError: the bytes are not an ONNX file.
         ConfigError: ONNX Runtime is not installed.
     """
 
-    name = "onnxruntime-cpu-float32"
-    batch_size = BATCH_SIZE
-    of_crops = None
-
-    def __init__(self, model: bytes, threads: int | None = None, what: str = "model") -> None:
+    def __init__(self, model: bytes, what: str = "model") -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise ConfigError(f"ONNX Runtime is not installed: {_INSTALL}.") from error
         options = onnxruntime.SessionOptions()
-        self.lanes, options.intra_op_num_threads = shared_threads(threads or torch.get_num_threads())
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = torch.get_num_threads()
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no base of their own
-            raise BundleError(f"{what}: not an ONNX file that ONNX Runtime can read ({error}).") from error
+        except Exception as error:  # its exceptions share no base class
+            raise BundleError(f"{what}: ONNX Runtime cannot read this file ({error}); export it again.") from error
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
 
-    def buffer(self, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
-        """Room for a batch (B, M * c, side, side)."""
-        return np.empty(shape, np.float32)
-
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (B, heads, K) of normalised pictures (B, M * c, side, side)."""
+        """Return logits (B, heads, K) of normalised images (B, M * c, side, side)."""
         found: NDArray[np.float32] = self._session.run(["logits"], {"images": np.ascontiguousarray(images)})[0]
         return found
 
@@ -140,18 +129,6 @@ def traced(network: FusionNetwork, shape: tuple[int, int, int]) -> Any:
     return model
 
 
-def checked_engine(bundle: Bundle) -> OnnxEngine:
-    """ONNX Runtime with the bundle's export, which was found to give what torch gives.
-
-    Raises:
-        BundleError: it does not.
-        ConfigError: the exporter or ONNX Runtime is not installed.
-    """
-    model = onnx_model(bundle)
-    check_onnx(bundle, model, f"engine 'onnxruntime' with {bundle.info.name!r}")
-    return OnnxEngine(model)
-
-
 def check_onnx(bundle: Bundle, model: bytes, what: str) -> dict[str, Any]:
     """Compare an ONNX file with the bundle it was made of, one picture and several at once.
 
@@ -167,8 +144,8 @@ def check_onnx(bundle: Bundle, model: bytes, what: str) -> dict[str, Any]:
         BundleError: the file is of other weights, or its logits differ by more than rounding.
         ConfigError: ONNX Runtime is not installed.
     """
-    engine = OnnxEngine(model, what=what)
-    made_of = engine.metadata.get(_SHA256, "none")
+    network = OnnxNetwork(model, what)
+    made_of = network.metadata.get(_SHA256, "none")
     if made_of != bundle.info.sha256:
         raise BundleError(
             f"{what}: was exported from weights {made_of[:12]}, bundle {bundle.info.name!r} has "
@@ -176,7 +153,7 @@ def check_onnx(bundle: Bundle, model: bytes, what: str) -> dict[str, Any]:
         )
     reference = TorchEngine(bundle.network(), torch.device("cpu"))
     pictures = trial_pictures(bundle.info)
-    apart = max(check_agreement(engine, reference, some, what) for some in (pictures, pictures[:1]))
+    apart = max(check_agreement(network, reference, some, what) for some in (pictures, pictures[:1]))
     return {"trial_pictures": len(pictures), "largest_difference": apart}
 
 

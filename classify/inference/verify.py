@@ -11,9 +11,10 @@ from wbcpipe.classify.models.normalise import resize
 from wbcpipe.errors import BundleError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from wbcpipe.classify.inference.engine import Engine
     from wbcpipe.classify.models.bundle import Bundle, BundleInfo
 
 __all__ = ["check_agreement", "trial_pictures", "verify_bundle"]
@@ -40,11 +41,16 @@ def trial_pictures(info: BundleInfo, cells: int = TRIAL_CELLS) -> NDArray[np.flo
     return info.normalisation.apply(resize(crops.clip(0, 65_535).astype(np.uint16), info.side))
 
 
-def check_agreement(engine: Engine, reference: Engine, pictures: NDArray[np.float32], what: str) -> float:
+def check_agreement(
+    network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    reference: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    pictures: NDArray[np.float32],
+    what: str,
+) -> float:
     """Compare the logits of two float32 engines.
 
     Args:
-        engine: the one in question.
+        network: the one in question.
         reference: the one that is believed.
         pictures: (n, M * c, side, side) float32, normalised.
         what: is named in the error.
@@ -55,7 +61,7 @@ def check_agreement(engine: Engine, reference: Engine, pictures: NDArray[np.floa
     Raises:
         BundleError: shapes differ, or logits by more than rounding.
     """
-    found, expected = engine(pictures), reference(pictures)
+    found, expected = network(pictures), reference(pictures)
     if found.shape != expected.shape:
         raise BundleError(f"{what}: answers have shape {found.shape}, torch's {expected.shape}; export it again.")
     apart = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-9))

@@ -209,10 +209,8 @@ def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_aut
     note = "cells are called by torch, more slowly: engine 'openvino' is not installed: pip install openvino.\n"
     assert capsys.readouterr().err == note, "told once"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"engine 'openvino' needs openvino, which is not installed: pip install op"):
+    with pytest.raises(ConfigError, match=r"engine 'openvino' is not installed: pip install openvino"):
         engine_for(bundle, "cpu", "openvino")
-    with pytest.raises(ConfigError, match=r"needs onnxruntime, .*: pip install 'wbcpipe\[export\]'"):
-        engine_for(bundle, "cpu", "onnxruntime")
 
 
 @pytest.mark.parametrize(
