@@ -33,7 +33,7 @@ import zarr
 
 from wbcpipe.classify.inference import classifier as predict
 from wbcpipe.classify.inference import engine as engines_module
-from wbcpipe.classify.inference.engine import OpenVinoEngine, TorchEngine, engine_for, fast_bfloat16
+from wbcpipe.classify.inference.engine import OpenVinoEngine, TorchEngine, engine_for
 from wbcpipe.classify.inference.parallel_batches import stream_threads
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.classes import BATCH_SIZE
@@ -81,7 +81,7 @@ class OneLane(OpenVinoEngine):
     def __init__(self, network: FusionNetwork) -> None:
         kept, engines_module.shared_threads = engines_module.shared_threads, lambda threads: (1, threads)
         try:
-            super().__init__(network, "float32", SHAPE)
+            super().__init__(network, SHAPE)
         finally:
             engines_module.shared_threads = kept
 
@@ -95,15 +95,11 @@ def engines() -> dict[str, Any]:
         f"{EAGER}, 8 at once": Eager("mm-mimo", 8),
         "torch float32": TorchEngine(mimo, cpu),
     }
-    if fast_bfloat16():
-        found["torch bfloat16"] = TorchEngine(mimo, cpu, "bfloat16")
     last = found["torch float32"]
     if importlib.util.find_spec("openvino"):
         found["OpenVINO float32, one lane"] = OneLane(mimo)
-        found["OpenVINO float32"] = last = OpenVinoEngine(mimo, "float32", SHAPE)
-        if fast_bfloat16():
-            found["OpenVINO bfloat16"] = OpenVinoEngine(mimo, "bfloat16", SHAPE)
-    same = OpenVinoEngine(late, "float32", SHAPE) if isinstance(last, OpenVinoEngine) else TorchEngine(late, cpu)
+        found["OpenVINO float32"] = last = OpenVinoEngine(mimo, SHAPE)
+    same = OpenVinoEngine(late, SHAPE) if isinstance(last, OpenVinoEngine) else TorchEngine(late, cpu)
     found["late fusion"] = same
     if torch.cuda.is_available():
         found["GPU"] = TorchEngine(mimo, torch.device("cuda"), "float16")

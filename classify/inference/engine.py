@@ -41,19 +41,15 @@ __all__ = [
     "check_agreement",
     "check_engine",
     "engine_for",
-    "fast_bfloat16",
     "pick_device",
     "shared_threads",
 ]
 
 ENGINES: Final = ("auto", "torch", "openvino")
-_CELLS_ALIKE: Final = 2995
-"""So many, none called otherwise, bound the share that is to 0.1 %: log(0.05) / log(0.999), Clopper and Pearson's."""
 MOST_LANES: Final = 8
 """Each lane holds a batch and what the network makes of it."""
-#: How near an engine's probabilities are to those of torch in float32: rounding, and what bfloat16 loses in networks
-#: that call alike.
-AGREES: Final = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
+#: How near an engine's probabilities are to those of torch in float32.
+AGREES: Final = {"float32": 1e-3, "float16": 0.01}
 
 
 class CallsCrops(Protocol):
@@ -119,12 +115,6 @@ def shared_threads(threads: int) -> tuple[int, int]:
     return threads // each, each
 
 
-def fast_bfloat16() -> bool:
-    """True where the processor multiplies bfloat16 in hardware."""
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe is not None and probe())
-
-
 def check_engine(device: str, engine: str) -> torch.device:
     """The device of an engine that could run here.
 
@@ -147,7 +137,7 @@ class TorchEngine:
     Args:
         network: a trained network.
         device: where to run.
-        precision: ``float32``; ``bfloat16`` for processors; ``float16`` (mixed) for GPUs.
+        precision: ``float32``; ``float16`` or ``bfloat16`` (mixed) for GPUs.
     """
 
     batch_size = BATCH_SIZE
@@ -157,9 +147,8 @@ class TorchEngine:
         self.name = f"torch-{device.type}-{precision}"
         self.lanes = shared_threads(torch.get_num_threads())[0]
         self._device = device
-        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self._mixed = precision == "float16"
-        twin = fused_copy(network).to(device=device, dtype=self._dtype)
+        self._dtype = getattr(torch, precision)
+        twin = fused_copy(network).to(device)
         self._network = twin.to(memory_format=torch.channels_last)
 
     def buffer(self, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
@@ -168,10 +157,11 @@ class TorchEngine:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (B, heads, K) of normalised pictures (B, M * c, side, side)."""
-        with torch.inference_mode(), torch.autocast(self._device.type, torch.float16, enabled=self._mixed):
-            batch = torch.from_numpy(images).to(
-                device=self._device, dtype=self._dtype, memory_format=torch.channels_last
-            )
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
+        ):
+            batch = torch.from_numpy(images).to(self._device, memory_format=torch.channels_last)
             logits: torch.Tensor = self._network(batch)
             found: NDArray[Any] = logits.float().cpu().numpy()
         return found
@@ -180,12 +170,11 @@ class TorchEngine:
 class OpenVinoEngine:
     """OpenVINO on a processor: a stream for each core or few of them.
 
-    In float32 it takes crops as they are: normalising them on the way to the first convolution costs a sixth to a half
-    of doing it before. In bfloat16 grey levels would be rounded first.
+    It takes crops as they are: normalising them on the way to the first convolution costs a sixth to a half of doing it
+    before.
 
     Args:
         network: a trained network.
-        precision: ``float32``, or ``bfloat16`` for processors that multiply it.
         shape: (M * c, side, side) of a picture.
         threads: of the processor; by default torch's number, so that engines can be compared.
 
@@ -193,17 +182,15 @@ class OpenVinoEngine:
         ConfigError: OpenVINO is not installed.
     """
 
+    name = "openvino-cpu-float32"
     batch_size = 8
     """What a layer makes of them stays in the processor's cache; 32 take up to a fifth longer a picture."""
 
-    def __init__(
-        self, network: FusionNetwork, precision: str, shape: tuple[int, int, int], threads: int | None = None
-    ) -> None:
+    def __init__(self, network: FusionNetwork, shape: tuple[int, int, int], threads: int | None = None) -> None:
         try:
             import openvino
         except ImportError as error:
             raise ConfigError("engine 'openvino' is not installed: pip install openvino.") from error
-        self.name = f"openvino-cpu-{precision}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: sizes become constants, as they shall
             model = openvino.convert_model(
@@ -212,14 +199,13 @@ class OpenVinoEngine:
         streams, each = shared_threads(threads or torch.get_num_threads())
         self.lanes = streams + 1  # one reads while the others' batches are computed
         settings = {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+            "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": streams * each,
             "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # a lane that reads may be on the core that another's stream is bound to
         }
         self._of_pictures = _Compiled(lambda: model, settings, self.lanes)
-        of_crops = _Compiled(lambda: _normalising(model.clone(), shape), settings, self.lanes)
-        self.of_crops: CallsCrops | None = of_crops if precision == "float32" else None
+        self.of_crops: CallsCrops | None = _Compiled(lambda: _normalising(model.clone(), shape), settings, self.lanes)
 
     def buffer(self, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
         """Room for a batch (B, M * c, side, side)."""
@@ -278,8 +264,7 @@ def _normalising(model: Any, shape: tuple[int, int, int]) -> Any:
 def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto") -> Engine:
     """The fastest engine here that calls as the bundle was validated.
 
-    bfloat16 is used where the processor has it and the bundle's validation cells, 2,995 at least, were all called
-    alike by it, float16 on a GPU where it gives what float32 gives. OpenVINO is chosen by itself where it is installed,
+    float16 is used on a GPU where it gives what float32 gives. OpenVINO is chosen by itself where it is installed,
     converts the network and gives what torch gives on pictures drawn at random.
 
     Args:
@@ -295,17 +280,16 @@ def engine_for(bundle: Bundle, device: str = "auto", engine: str = "auto") -> En
     shape = (len(info.modalities) * info.planes, info.side, info.side)
     if place.type == "cuda":
         return _gpu_engine(network, place, shape)
-    precision = "bfloat16" if _calls_alike(info.validation) and fast_bfloat16() else "float32"
     if engine == "torch":
-        return TorchEngine(network, place, precision)
+        return TorchEngine(network, place)
     try:
-        found = OpenVinoEngine(network, precision, shape)
-        check_agreement(found, TorchEngine(network, place), shape, AGREES[precision])
+        found = OpenVinoEngine(network, shape)
+        check_agreement(found, TorchEngine(network, place), shape, AGREES["float32"])
     except (ConfigError, ImportError, RuntimeError, TypeError, ValueError) as error:
         if engine == "openvino":
             raise ConfigError(f"engine 'openvino': {error}") from error
         _note(f"cells are called by torch, more slowly: {error}")
-        return TorchEngine(network, place, precision)
+        return TorchEngine(network, place)
     return found
 
 
@@ -317,11 +301,6 @@ def _gpu_engine(network: FusionNetwork, device: torch.device, shape: tuple[int, 
     except ConfigError:
         return TorchEngine(network, device)
     return found
-
-
-def _calls_alike(validation: Mapping[str, Any]) -> bool:
-    """Whether validation shows, with 95 % confidence, that bfloat16 calls at least 99.9 % of cells as float32 does."""
-    return validation.get("bfloat16_agreement") == 1.0 and validation.get("bfloat16_cells", 0) >= _CELLS_ALIKE
 
 
 @functools.cache

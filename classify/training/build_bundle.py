@@ -18,7 +18,7 @@ from wbcpipe.classify.training.folds import holdout
 from wbcpipe.classify.training.train import predict_logits
 from wbcpipe.classify.training.train_and_validate import run_procedure, select_modality
 from wbcpipe.classify.uncertainty.fusion import calibrate
-from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration, fuse, head_probability
+from wbcpipe.classify.uncertainty.probability_calibration import fuse, head_probability
 from wbcpipe.errors import TrainingDataError
 
 if TYPE_CHECKING:
@@ -110,8 +110,6 @@ def train_bundle(
             "samples": list(validation.samples),
             "rows": rows,
             "calibration_error": metrics.expected_calibration_error(seen.labels[certified], fused),
-            "bfloat16_agreement": _bfloat16_agreement(network, outcome.normalisation, seen, calibration),
-            "bfloat16_cells": len(seen),
         },
         training=_provenance(training, recipe, init_from),
     )
@@ -140,18 +138,6 @@ def _logits_without(
         prepared = normalisation.apply(cells.images[start : start + _BATCH])
         parts.append(engine(blank(prepared, [missing], cells.planes, typical)))
     return np.concatenate(parts)
-
-
-def _bfloat16_agreement(
-    network: FusionNetwork, normalisation: Normalisation, cells: CellSet, calibration: ProbabilityCalibration
-) -> float:
-    """Share of the validation cells that bfloat16 on the CPU calls as float32 does."""
-    calls = []
-    for precision in ("float32", "bfloat16"):
-        logits = predict_logits(network, cells, normalisation, device="cpu", precision=precision)
-        fused = fuse(head_probability(logits, calibration), calibration)
-        calls.append(np.where(fused.max(axis=1) >= calibration.threshold, fused.argmax(axis=1), -1))
-    return float((calls[0] == calls[1]).mean())
 
 
 def _provenance(cells: CellSet, recipe: Recipe, init_from: Bundle | None) -> dict[str, Any]:

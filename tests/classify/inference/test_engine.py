@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,13 +57,12 @@ def test_folding_changes_no_logit(network: FusionNetwork, pictures: NDArray[np.f
     np.testing.assert_allclose(TorchEngine(network, CPU)(pictures), plain, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_openvino_gives_what_torch_gives(network: FusionNetwork, pictures: NDArray[np.float32], precision: str) -> None:
+def test_openvino_gives_what_torch_gives(network: FusionNetwork, pictures: NDArray[np.float32]) -> None:
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
-    found = OpenVinoEngine(network, precision, (3, 32, 32), threads=1)
-    assert found.name == f"openvino-cpu-{precision}"
+    found = OpenVinoEngine(network, (3, 32, 32), threads=1)
+    assert found.name == "openvino-cpu-float32"
     expected = TorchEngine(network, CPU)(pictures)
-    np.testing.assert_allclose(found(pictures), expected, atol=1e-5 if precision == "float32" else 0.05)
+    np.testing.assert_allclose(found(pictures), expected, atol=1e-5)
     assert found(pictures[:1]).shape == (1, 3, 4)
 
 
@@ -81,7 +79,7 @@ def test_openvino_normalises_crops_on_the_way(
     network: FusionNetwork, crops: tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
-    found = OpenVinoEngine(network, "float32", (3, 32, 32), threads=1)
+    found = OpenVinoEngine(network, (3, 32, 32), threads=1)
     assert found.of_crops is not None
     values, gain, offset = crops
     pictures = scaled(values, gain, offset)
@@ -91,7 +89,6 @@ def test_openvino_normalises_crops_on_the_way(
     np.testing.assert_allclose(found.of_crops(values, gain, offset), expected, atol=1e-5)
     np.testing.assert_allclose(found.of_crops(values[:1], gain[:1], offset[:1]), expected[:1], atol=1e-5)
     np.testing.assert_allclose(found(pictures), expected, atol=1e-5)
-    assert OpenVinoEngine(network, "bfloat16", (3, 32, 32), threads=1).of_crops is None, "it would round grey levels"
 
 
 def test_an_engine_whose_requests_cannot_be_made_fails_each_time(
@@ -102,7 +99,7 @@ def test_an_engine_whose_requests_cannot_be_made_fails_each_time(
     def fail(_self: object) -> None:
         raise RuntimeError("no memory")
 
-    engine = OpenVinoEngine(network, "float32", (3, 32, 32), threads=1)
+    engine = OpenVinoEngine(network, (3, 32, 32), threads=1)
     with monkeypatch.context() as changed:
         changed.setattr(openvino.CompiledModel, "create_infer_request", fail)
         for _ in range(2):
@@ -213,26 +210,6 @@ def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_aut
         engine_for(bundle, "cpu", "openvino")
 
 
-@pytest.mark.parametrize(
-    ("agreement", "cells", "here", "precision"),
-    [
-        (1.0, 2995, True, "bfloat16"),
-        (1.0, 2994, True, "float32"),
-        (0.9999, 30000, True, "float32"),
-        (1.0, 2995, False, "float32"),
-        (1.0, None, True, "float32"),
-    ],
-)
-def test_bfloat16_needs_cells_enough_to_show_that_it_calls_alike(
-    monkeypatch: pytest.MonkeyPatch, agreement: float, cells: int | None, here: bool, precision: str
-) -> None:
-    bundle = load_bundle("virtual-shufflenet")
-    shown = {"bfloat16_agreement": agreement} | ({} if cells is None else {"bfloat16_cells": cells})
-    bundle = dataclasses.replace(bundle, info=bundle.info.model_copy(update={"validation": shown}))
-    monkeypatch.setattr(engines, "fast_bfloat16", lambda: here)
-    assert engine_for(bundle, "cpu", "torch").name == f"torch-cpu-{precision}"
-
-
 @pytest.mark.skipif(not PICTURES.is_dir(), reason=f"{PICTURES} is not there")
 def test_engines_call_real_cells_alike(tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
@@ -246,14 +223,14 @@ def test_engines_call_real_cells_alike(tmp_path: Path) -> None:
     images = CellStore(sample.cells_path).images(0, len(chosen))
     bundle = load_bundle("smear-shufflenet")
     calls = {}
-    for precision in ("float32", "bfloat16"):
-        shape = (4, bundle.info.side, bundle.info.side)
-        for engine in (
-            TorchEngine(bundle.network(), CPU, precision),
-            OpenVinoEngine(bundle.network(), precision, shape),
-        ):
-            classifier = Classifier(bundle, engine=engine)
-            calls[engine.name] = classifier.call(classifier.probability(classifier.prepare(images)))[0]
+    shape = (4, bundle.info.side, bundle.info.side)
+    for engine in (
+        TorchEngine(bundle.network(), CPU),
+        TorchEngine(bundle.network(), CPU, "bfloat16"),
+        OpenVinoEngine(bundle.network(), shape),
+    ):
+        classifier = Classifier(bundle, engine=engine)
+        calls[engine.name] = classifier.call(classifier.probability(classifier.prepare(images)))[0]
     reference = np.array(calls.pop("torch-cpu-float32"))
     assert len(reference) == 60
     for name, found in calls.items():
@@ -281,7 +258,7 @@ def test_lanes_give_what_one_call_gives(network: FusionNetwork, pictures: NDArra
     try:
         if kind == "openvino":
             pytest.importorskip("openvino")
-        engine = TorchEngine(network, CPU) if kind == "torch" else OpenVinoEngine(network, "float32", (3, 32, 32))
+        engine = TorchEngine(network, CPU) if kind == "torch" else OpenVinoEngine(network, (3, 32, 32))
         assert engine.lanes == {"torch": 3, "openvino": 4}[kind]
         assert engine.buffer((2, 3, 4, 4)).shape == (2, 3, 4, 4)
         parts = [pictures[[row]] for row in range(len(pictures))] * 3
