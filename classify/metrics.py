@@ -1,29 +1,26 @@
-"""Figures of merit, as pure functions on arrays; weighted means are by class support, as in the paper's Table 1."""
+"""Scores of probabilities, as functions on arrays; means are weighted by class support, as in the paper's Table 1."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, roc_auc_score
+from sklearn.metrics import roc_auc_score
+
+from wbcpipe.classify.uncertainty.confusion import class_scores, confusion_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["HEADLINE", "confusion", "expected_calibration_error", "scores", "summarise"]
+__all__ = ["HEADLINE", "expected_calibration_error", "scores", "summarise"]
 
 HEADLINE = ("f1_weighted", "sensitivity", "specificity", "auc", "accuracy")
 
 
-def confusion(labels: NDArray[np.int64], calls: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Confusion matrix (K, K): rows are the true class, columns the call."""
-    return np.asarray(confusion_matrix(labels, calls, labels=np.arange(classes)), dtype=np.int64)
-
-
 def scores(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], classes: Sequence[str]) -> dict[str, Any]:
-    """Weighted F1, sensitivity, specificity and AUC, accuracy, per-class F1 and the confusion matrix.
+    """Return weighted F1, sensitivity, specificity and AUC, accuracy, per-class F1 and the confusion matrix.
 
     Args:
         labels: (N,) int64.
@@ -33,36 +30,32 @@ def scores(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], cl
     Returns:
         Plain numbers, ready for JSON; a class without cells in ``labels`` has F1 ``None`` and weighs nothing.
     """
-    matrix = confusion(labels, probability.argmax(axis=1).astype(np.int64), len(classes))
-    hit = np.diag(matrix).astype(float)
-    support = matrix.sum(axis=1).astype(float)
-    called = matrix.sum(axis=0).astype(float)
-    total = support.sum()
-    recall = _divide(hit, support)
-    f1 = _divide(2 * hit, support + called)
-    specificity = _divide(total - support - called + hit, total - support)
-    weight = support / total
+    matrix = confusion_matrix(labels, probability.argmax(axis=1), len(classes))
+    found = class_scores(matrix)
+    total = found.support.sum()
+    others = total - found.support
+    true_negatives = others - (matrix.sum(axis=0) - np.diag(matrix))
+    specificity = np.divide(true_negatives, others, out=np.zeros_like(others), where=others > 0)
+    weight = found.support / total
     return {
         "cells": int(total),
-        "f1_weighted": float(weight @ f1),
-        "sensitivity": float(weight @ recall),
+        "f1_weighted": found.weighted_f1,
+        "sensitivity": float(weight @ found.recall),
         "specificity": float(weight @ specificity),
         "auc": _auc(labels, probability, weight),
-        "accuracy": float(hit.sum() / total),
-        "f1": {name: float(f1[i]) if support[i] else None for i, name in enumerate(classes)},
-        "sensitivity_by_class": {name: float(recall[i]) if support[i] else None for i, name in enumerate(classes)},
+        "accuracy": found.accuracy,
+        "f1": {name: float(found.f1[i]) if found.support[i] else None for i, name in enumerate(classes)},
+        "sensitivity_by_class": {
+            name: float(found.recall[i]) if found.support[i] else None for i, name in enumerate(classes)
+        },
         "confusion": matrix.tolist(),
     }
-
-
-def _divide(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 
 
 def _auc(
     labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], weight: NDArray[np.float64]
 ) -> float | None:
-    """One class against the rest, averaged by support over the classes that can be ranked."""
+    """Return the mean area under the ROC curve of each class against the rest, weighted by support."""
     found = [
         (float(weight[k]), float(roc_auc_score(labels == k, probability[:, k])))
         for k in range(probability.shape[1])
@@ -75,7 +68,7 @@ def _auc(
 def expected_calibration_error(
     labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], bins: int = 15
 ) -> float:
-    """Mean distance between confidence and accuracy over equal bins of confidence, weighted by cells.
+    """Return the mean distance between confidence and accuracy over equal bins of confidence, weighted by cells.
 
     Naeini et al., https://doi.org/10.1609/aaai.v29i1.9602.
     """
@@ -90,7 +83,7 @@ def expected_calibration_error(
 
 
 def summarise(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation over folds of each headline figure and of each class's F1."""
+    """Return mean and sample standard deviation over folds of each headline figure and of each class's F1."""
     summary: dict[str, Any] = {}
     for name in HEADLINE:
         summary[name] = _mean_sd([fold[name] for fold in folds])

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from scipy.special import betaincinv
 
+from wbcpipe.classify.uncertainty.clopper_pearson import clopper_pearson
 from wbcpipe.errors import SampleStateError
 from wbcpipe.samples.cell_columns import UNIDENTIFIED, QcFlag
 
@@ -27,10 +27,10 @@ __all__ = [
     "Interval",
     "Reference",
     "Tally",
-    "clopper_pearson",
     "count_cells",
     "exclusion_reasons",
     "flag_percent",
+    "interval_percent",
 ]
 
 Flag = Literal["low", "normal", "high", "borderline"]
@@ -156,14 +156,14 @@ class Differential:
                 for name, count in tally.counts.items()
             ),
             unidentified_percent=100 * tally.unidentified / seen if seen else None,
-            unidentified_interval_percent=clopper_pearson(tally.unidentified, seen),
+            unidentified_interval_percent=interval_percent(tally.unidentified, seen),
             reference=reference,
             wbc_1e9_per_l=wbc_1e9_per_l,
         )
 
 
 def _class_count(name: str, count: int, total: int, reference: Interval | None, wbc: float | None) -> ClassCount:
-    interval = clopper_pearson(count, total)
+    interval = interval_percent(count, total)
     percent = 100 * count / total if total else None
     absolute = wbc if total else None
     return ClassCount(
@@ -180,23 +180,13 @@ def _class_count(name: str, count: int, total: int, reference: Interval | None, 
     )
 
 
-def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> Interval:
-    """The exact interval of a proportion, in per cent; 0 to 100 when nothing was counted.
+def interval_percent(count: int, total: int) -> Interval:
+    """Return the 95 % Clopper-Pearson interval of a proportion, in per cent; 0 to 100 when nothing was counted.
 
-    C. J. Clopper and E. S. Pearson, Biometrika 26 (1934) 404-413, doi:10.1093/biomet/26.4.404, by the quantiles of the
-    beta distribution: Beta(a/2; k, n-k+1) and Beta(1-a/2; k+1, n-k).
-
-    Raises:
-        ValueError: a count below zero or above the total.
-
-    >>> [round(bound, 2) for bound in clopper_pearson(5, 10)]
+    >>> [round(bound, 2) for bound in interval_percent(5, 10)]
     [18.71, 81.29]
     """
-    if not 0 <= count <= total:
-        raise ValueError(f"{count} of {total} is not a proportion; the count must lie between 0 and the total.")
-    tail = (1 - confidence) / 2
-    low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
-    high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
+    low, high = clopper_pearson(count, total)
     return 100 * low, 100 * high
 
 

@@ -11,6 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from wbcpipe.classify.uncertainty.confusion import class_scores, confusion_matrix
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -57,32 +59,27 @@ class CallScores:
     confusion: tuple[tuple[int, ...], ...]
 
 
-def score_calls(true: Sequence[int], called: Sequence[int], classes: Sequence[str]) -> CallScores:
+def score_calls(true: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> CallScores:
     """Score calls; an unidentified cell is a miss for its class.
 
     Args:
         true: n class indices.
-        called: n class indices; K for unidentified.
+        predicted: n class indices; K for unidentified.
         classes: K names.
     """
-    sides = len(classes)
-    confusion = np.zeros((sides, sides + 1), dtype=np.int64)
-    np.add.at(confusion, (np.asarray(true, dtype=np.intp), np.asarray(called, dtype=np.intp)), 1)
-    right = np.diag(confusion[:, :sides]).astype(np.float64)
-    support, guessed = confusion.sum(axis=1), confusion[:, :sides].sum(axis=0)
-    recall = right / np.maximum(support, 1)
-    precision = right / np.maximum(guessed, 1)
-    f1 = 2 * right / np.maximum(support + guessed, 1)
-    total = max(int(support.sum()), 1)
+    confusion = confusion_matrix(true, predicted, len(classes), len(classes) + 1)
+    found = class_scores(confusion)
     return CallScores(
-        cells=int(support.sum()),
-        accuracy=float(right.sum() / total),
-        weighted_f1=float((f1 * support).sum() / total),
+        cells=len(true),
+        accuracy=found.accuracy,
+        weighted_f1=found.weighted_f1,
         classes=tuple(
-            ClassScore(name, float(precision[k]), float(recall[k]), float(f1[k]), int(support[k]))
+            ClassScore(
+                name, float(found.precision[k]), float(found.recall[k]), float(found.f1[k]), int(found.support[k])
+            )
             for k, name in enumerate(classes)
         ),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from scipy.special import betaincinv
-
+from wbcpipe.classify.uncertainty.clopper_pearson import clopper_pearson
 from wbcpipe.errors import ConfigError
-from wbcpipe.report.differential import ADULT, clopper_pearson
+from wbcpipe.report.differential import ADULT
 from wbcpipe.samples.scan_outcome import PrecisionReached
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def half_width_percent(count: int, total: int) -> float:
     7.0
     """
     low, high = clopper_pearson(count, total)
-    return (high - low) / 2
+    return 50 * (high - low)
 
 
 def cells_for_half_width(count: int, total: int, half_width: float) -> int:
@@ -137,9 +136,7 @@ def _cells_for_share(share: float, half_width: float, more_than: int = 0) -> int
 
     def too_few(cells: int) -> bool:
         # The bounds are continuous in the count, so fractional counts are allowed.
-        part = share * cells
-        low = float(betaincinv(part, cells - part + 1, 0.025)) if part > 0 else 0.0
-        high = float(betaincinv(part + 1, cells - part, 0.975)) if part < cells else 1.0
+        low, high = clopper_pearson(share * cells, cells)
         return 50 * (high - low) > half_width
 
     enough = more_than + 1

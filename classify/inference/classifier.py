@@ -269,7 +269,8 @@ def provenance(bundle: Bundle, calibration: ProbabilityCalibration, left_out: Se
             "remaining_modalities": calibration.f1_weighted,
         }
     if calibration.risk_bounds is not None:
-        classified["risk_control"] = calibration.risk_bounds.statement(calibration.threshold)
+        bound = calibration.risk_bounds.bound_at(calibration.threshold)
+        classified["risk_control"] = None if bound is None else bound.model_dump(mode="json")
     classified["calibration"] = calibration.model_dump(mode="json", exclude_none=True)
     return classified
 

@@ -51,7 +51,7 @@ def model_card(info: dict[str, Any]) -> str:
 
 
 def _calibration(calibration: dict[str, Any]) -> str:
-    pool = calibration.get("pool")
+    stacked = calibration.get("stacking") is not None
     right = calibration["accepted_accuracy"]
     certificate = calibration.get("risk_bounds")
     apart = certificate["cells"] if certificate else 0
@@ -61,8 +61,8 @@ def _calibration(calibration: dict[str, Any]) -> str:
         + f". Temperatures of the heads: "
         f"{', '.join(f'{t:g}' for t in calibration['temperatures'])}; "
         + (
-            f"fused by a {pool['kind']} pool, which cross-validation found better than their weighted mean"
-            if pool
+            "fused by stacking, which was better than their weighted mean in cross-validation"
+            if stacked
             else f"weights: {', '.join(f'{w:g}' for w in calibration['weights'])}"
         )
         + f"; of the fused probability: {calibration['fused_temperature']:g}. Calls below a confidence of "

@@ -9,10 +9,9 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from wbcpipe.classify import metrics
-from wbcpipe.classify.uncertainty.fusion import calibrate, choose_pool
+from wbcpipe.classify.uncertainty.fusion import calibrate, stacking_helps
 from wbcpipe.classify.uncertainty.head_disagreement import check_heads
-from wbcpipe.classify.uncertainty.pooling import POOLS
-from wbcpipe.classify.uncertainty.prevalence import call_rates, correct_counts, least_squares_shares, true_shares
+from wbcpipe.classify.uncertainty.prevalence import call_rates, correct_counts, true_shares
 from wbcpipe.classify.uncertainty.probability_calibration import (
     ProbabilityCalibration,
     choose_threshold,
@@ -129,9 +128,9 @@ def _quality(labels: NDArray[np.int64], probability: NDArray[np.float64], classe
 
 def _fusion(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str]) -> Figures:
     found: dict[str, NDArray[np.float64]] = {"plain mean": mean_probability(fold.test_logits)}
-    for kind in (None, *POOLS):
-        fitted = fit_calibration(fold.held_logits, fold.held_labels, pool=kind)
-        found[kind or "mixture"] = _applied(fold.test_logits, fitted)
+    for name, stacked in (("mixture", False), ("stacked", True)):
+        fitted = fit_calibration(fold.held_logits, fold.held_labels, stacked=stacked)
+        found[name] = _applied(fold.test_logits, fitted)
     found["as bundled (half to certify)"] = _applied(fold.test_logits, chosen)
     return {name: _quality(fold.test_labels, probability, classes) for name, probability in found.items()}
 
@@ -213,7 +212,7 @@ def _refitted(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> N
     fused = np.empty((len(labels), logits.shape[2]))
     for apart in (part == 0, part == 1):
         known, theirs = logits[~apart], labels[~apart]
-        fused[apart] = _applied(logits[apart], fit_calibration(known, theirs, pool=choose_pool(known, theirs)))
+        fused[apart] = _applied(logits[apart], fit_calibration(known, theirs, stacked=stacking_helps(known, theirs)))
     return fused
 
 
@@ -280,7 +279,6 @@ def _prevalence(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Seque
         estimates = {
             "identified cells": identified / identified.sum(),
             "likeliest classes": calls / calls.sum(),
-            "least squares by confusion": least_squares_shares(calls, rates),
             "maximum likelihood by confusion": true_shares(calls, rates),
             "Saerens, as reported": corrected.share,
         }

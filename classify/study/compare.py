@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import stats
+from scipy.special import softmax
 
 from wbcpipe.classify import metrics
 from wbcpipe.classify.uncertainty.fusion import calibrate
@@ -14,8 +15,6 @@ from wbcpipe.classify.uncertainty.probability_calibration import fuse, head_prob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
 
     from wbcpipe.classify.study.results import FoldResult
 
@@ -195,7 +194,7 @@ def confidence_table(folds: Sequence[FoldResult]) -> dict[str, Any]:
     logits = [np.concatenate([fold.arrays["test_logits"] for fold in folds])]
     logits += [np.concatenate([fold.arrays["alone_logits"][m] for fold in folds]) for m in range(len(modalities))]
     labels = np.concatenate([fold.arrays["test_labels"] for fold in folds])
-    stacked = np.stack([_softmax(part) for part in logits])  # (M + 1, N, H, K)
+    stacked = np.stack([softmax(part.astype(np.float64), axis=-1) for part in logits])  # (M + 1, N, H, K)
     most = stacked.max(axis=-1)
     low, high = np.quantile(most, (0.25, 0.75), axis=1)
     right = (stacked.argmax(axis=-1) == labels[None, :, None]).mean(axis=1)
@@ -206,12 +205,6 @@ def confidence_table(folds: Sequence[FoldResult]) -> dict[str, Any]:
         "high": high.tolist(),
         "accuracy": right.tolist(),
     }
-
-
-def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    total: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return total
 
 
 def reliability_bins(folds: Sequence[FoldResult], bins: int = 10) -> list[tuple[float, float, int]]:

@@ -1,1 +1,1 @@
-"""Calibration, fusion and uncertainty of probabilities; numpy only."""
+"""Calibration, fusion and uncertainty of predicted probabilities, by numpy and scipy alone."""

@@ -1,8 +1,8 @@
-"""Heads that contradict each other more than they did on good pictures: a wrong registration, or a dead lamp.
+"""Heads that disagree more than they did on validation cells: a sign of failed registration or a dead lamp.
 
-Each head is compared with the mean of the others. On held-out cells the distance that one cell in twenty exceeds is
-noted for each head. In a sample taken as those were, about one cell in twenty exceeds it too; an alarm is raised where
-the share is both surely higher (a binomial test) and high enough to matter.
+Each head is compared with the mean of the others. On validation cells, the distance that 5 % of the cells exceed is the
+limit of a head. In a sample of the same kind about 5 % of the cells exceed it too. A head is reported if more cells
+exceed it, by a binomial test, and if the share is large enough to matter.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ if TYPE_CHECKING:
 __all__ = ["DisagreementLimits", "HeadCheck", "check_heads", "fit_disagreement_limits", "head_distance"]
 
 EXPECTED_FRACTION: Final = 0.05
-"""Share of held-out cells beyond a head's limit."""
 FACTOR: Final = 4.0
-"""Slides differ among themselves: a share below so many times the usual one is no alarm, however sure it is."""
+"""Slides differ: a share below this multiple of the expected one is accepted, however significant it is."""
 SIGNIFICANCE: Final = 1e-3
 MIN_CELLS: Final = 20
 
 
 class DisagreementLimits(BaseModel):
-    """Limits of the heads' distances.
+    """Limits of the distance of each head from the others.
 
     Attributes:
-        limits: one per head; the share ``usual`` of the held-out cells lay beyond it.
-        usual: that share.
-        factor: an alarm needs a share of more than ``factor * usual``.
-        chance: an alarm needs a share that chance alone would bring less often than this.
+        limits: one per head; ``expected_fraction`` of the validation cells exceed it.
+        expected_fraction: that share.
+        factor: a head disagrees if a share of more than ``factor * expected_fraction`` exceeds its limit.
+        significance: and if the binomial test's p-value is below this.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,12 +46,12 @@ class DisagreementLimits(BaseModel):
 
 @dataclass(frozen=True)
 class HeadCheck:
-    """One head in one sample.
+    """Check of one head in one sample.
 
     Attributes:
-        share: of the cells that lie beyond the limit; ``None`` with too few cells.
-        limit: largest share that is no limits.
-        exceeded: whether the head disagrees more than allowed.
+        share: of the cells that exceed the head's limit; ``None`` with too few cells.
+        limit: largest share that is accepted.
+        exceeded: whether the head disagrees with the others.
     """
 
     share: float | None
@@ -61,7 +60,7 @@ class HeadCheck:
 
 
 def head_distance(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Total variation (N, H), 0 to 1, of each head from the mean of the others; zeros for one head.
+    """Return the total variation distance (N, H), 0 to 1, of each head from the mean of the others; zeros for one head.
 
     Args:
         probability: (N, H, K), calibrated.
@@ -76,7 +75,7 @@ def head_distance(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]
 
 
 def fit_disagreement_limits(probability: NDArray[np.floating[Any]]) -> DisagreementLimits | None:
-    """Limits from held-out cells (N, H, K); ``None`` for one head or too few cells."""
+    """Find the limits from validation cells (N, H, K); ``None`` for one head or too few cells."""
     if probability.shape[1] == 1 or len(probability) < MIN_CELLS:
         return None
     limits = np.quantile(head_distance(probability), 1 - EXPECTED_FRACTION, axis=0, method="higher")
@@ -84,15 +83,15 @@ def fit_disagreement_limits(probability: NDArray[np.floating[Any]]) -> Disagreem
 
 
 def check_heads(probability: NDArray[np.floating[Any]], limits: DisagreementLimits) -> list[HeadCheck]:
-    """Check each head of a sample's cells (N, H, K)."""
-    count = len(probability)
-    beyond = (head_distance(probability) > np.asarray(limits.limits)).sum(axis=0)
+    """Check each head on a sample's cells (N, H, K)."""
+    cells = len(probability)
+    exceeding = (head_distance(probability) > np.asarray(limits.limits)).sum(axis=0)
     limit = limits.factor * limits.expected_fraction
-    if count < MIN_CELLS:
+    if cells < MIN_CELLS:
         return [HeadCheck(None, limit, exceeded=False)] * len(limits.limits)
     checks = []
-    for number in beyond:
-        by_chance = float(bdtrc(int(number) - 1, count, limits.expected_fraction)) if number else 1.0
-        share = int(number) / count
-        checks.append(HeadCheck(share, limit, exceeded=share > limit and by_chance < limits.significance))
+    for count in exceeding.tolist():
+        p_value = float(bdtrc(count - 1, cells, limits.expected_fraction)) if count else 1.0
+        share = count / cells
+        checks.append(HeadCheck(share, limit, exceeded=share > limit and p_value < limits.significance))
     return checks

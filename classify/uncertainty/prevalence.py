@@ -1,16 +1,17 @@
-"""True frequencies from calls: what a rare class would be without the false calls of the common ones.
+"""True class frequencies of a sample, estimated from its probabilities.
 
-A network that calls 1 % of the neutrophils a basophil doubles the basophils of a healthy sample. Its calibrated
-probabilities assume the classes to be as frequent as among the cells it was calibrated on; Saerens et al.
+A network that predicts 1 % of the neutrophils as basophils doubles the basophils of a healthy sample. Its calibrated
+probabilities assume the class frequencies of the cells it was calibrated on. Saerens et al.
 (https://doi.org/10.1162/089976602753284446) find the frequencies that explain a sample's probabilities best, by
-expectation maximisation. On real cells drawn as blood is (`benchmarks/beyond.py`) this erred least, before the maximum
-likelihood by the confusion matrix (Rogan and Gladen, https://doi.org/10.1093/oxfordjournals.aje.a112510, for any number
-of classes), which is here to compare with and to tell how little the calibrating cells know.
+expectation maximisation. On real cells drawn with the class frequencies of blood (`benchmarks/beyond.py`) its error was
+the smallest; next came maximum likelihood by the confusion matrix (Rogan and Gladen,
+https://doi.org/10.1093/oxfordjournals.aje.a112510, for any number of classes), which is kept for comparison and for the
+uncertainty due to few validation cells.
 
-It needs probabilities that mean what they say, and can do harm otherwise: each bundle tries it on cells that had no say
-in its calibration, and a report shows it only where it helped there (`try_correction`).
+The correction needs well-calibrated probabilities and can do harm otherwise: each bundle tests it on cells that were
+not used for its calibration (`try_correction`), and a report shows it only where it helped.
 
-It holds where a sample differs from the calibrating cells in the mixture of its classes and in nothing else.
+It is valid if a sample differs from the validation cells in its class frequencies only.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ __all__ = [
     "adjust_posteriors",
     "call_rates",
     "correct_counts",
-    "least_squares_shares",
     "true_shares",
     "try_correction",
 ]
@@ -40,16 +40,16 @@ DRAW_ROUNDS: Final = 60
 ROUNDS: Final = 2000
 TRIALS: Final = 30
 TRIAL_CELLS: Final = 200
-SETTLED: Final = 1e-7
+TOLERANCE: Final = 1e-7
 SPREAD: Final = 0.5
-"""Jeffreys' prior: what each entry of the confusion matrix has in advance, spread as half a cell a row."""
+"""Prior count of each row of the confusion matrix, spread over its entries."""
 
 
 class CorrectionTrial(BaseModel):
-    """Whether the correction helps, on samples drawn from certifying cells with classes as uneven as in blood.
+    """Test of the correction, on samples drawn from test cells with class frequencies as uneven as those of blood.
 
     Attributes:
-        raw_points: mean absolute error of a class's percentage, as counted from the accepted calls.
+        raw_points: mean absolute error of a class's percentage, in percentage points, as counted.
         corrected_points: the same, corrected.
     """
 
@@ -60,7 +60,7 @@ class CorrectionTrial(BaseModel):
 
     @property
     def helps(self) -> bool:
-        """The correction erred less."""
+        """Whether the corrected error is smaller."""
         return self.corrected_points < self.raw_points
 
 
@@ -80,50 +80,38 @@ class CorrectedShares:
 
 
 def call_rates(confusion: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Chance (K, C) of each call for each true class, from counts.
+    """Return the probability (K, C) of each predicted class given each true class, from counts.
 
     Args:
-        confusion: (K, C) counts; row the true class, column the call; a last column of unidentified cells may be there.
+        confusion: (K, C) counts; row the true class, column the predicted one; the last may be unidentified.
     """
     counts = confusion.astype(np.float64) + SPREAD / confusion.shape[1]
     rates: NDArray[np.float64] = counts / counts.sum(axis=1, keepdims=True)
     return rates
 
 
-def true_shares(calls: NDArray[np.floating[Any]], rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Maximum-likelihood shares (..., K) of the true classes.
+def true_shares(counts: NDArray[np.floating[Any]], rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the maximum-likelihood shares (..., K) of the true classes.
 
     Args:
-        calls: (..., C) counts of each call.
+        counts: (..., C) cells of each predicted class.
         rates: (..., K, C), see `call_rates`.
     """
-    seen = calls / calls.sum(axis=-1, keepdims=True)
+    seen = counts / counts.sum(axis=-1, keepdims=True)
     share = np.full((*seen.shape[:-1], rates.shape[-2]), 1.0 / rates.shape[-2])
     for _ in range(ROUNDS):
         expected = np.einsum("...k,...kc->...c", share, rates)
         new = share * np.einsum("...c,...kc->...k", seen / np.maximum(expected, 1e-15), rates)
         step = float(np.abs(new - share).max())
         share = new
-        if step < SETTLED:
+        if step < TOLERANCE:
             break
     result: NDArray[np.float64] = share / share.sum(axis=-1, keepdims=True)
     return result
 
 
-def least_squares_shares(calls: NDArray[np.floating[Any]], rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares (K,) on the simplex whose expected calls are nearest the ones seen: least squares, for comparison."""
-    from scipy.optimize import nnls
-
-    seen = np.asarray(calls, np.float64) / np.sum(calls)
-    heavy = 1e3  # a row that asks for a sum of 1, above all else
-    left = np.vstack([rates.T, np.full(len(rates), heavy)])
-    found, _ = nnls(left, np.append(seen, heavy))
-    share: NDArray[np.float64] = found / found.sum()
-    return share
-
-
 def adjust_posteriors(probability: NDArray[np.floating[Any]], trained: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares (K,) by Saerens' expectation maximisation over the cells' probabilities (N, K), for comparison.
+    """Return shares (K,) by Saerens' expectation maximisation over the cells' probabilities (N, K).
 
     Args:
         probability: fused and calibrated.
@@ -136,7 +124,7 @@ def adjust_posteriors(probability: NDArray[np.floating[Any]], trained: NDArray[n
         new = (joint / np.maximum(joint.sum(axis=1, keepdims=True), 1e-15)).mean(axis=0)
         step = float(np.abs(new - share).max())
         share = new
-        if step < SETTLED:
+        if step < TOLERANCE:
             break
     result: NDArray[np.float64] = share / share.sum()
     return result
@@ -145,15 +133,15 @@ def adjust_posteriors(probability: NDArray[np.floating[Any]], trained: NDArray[n
 def correct_counts(
     probability: NDArray[np.floating[Any]], confusion: NDArray[np.integer[Any]], *, draws: int = DRAWS, seed: int = 0
 ) -> CorrectedShares:
-    """True shares with intervals that know both how few cells were counted and how few were validated.
+    """Estimate true shares with intervals that include the uncertainty of both the counted and the validation cells.
 
-    Each draw takes the sample's cells with replacement and estimates again; to it is added how far the estimate from
-    calls moves when the confusion matrix is drawn anew (Dirichlet rows). Intervals are quantiles of the draws. The same
+    Each draw resamples the sample's cells with replacement and estimates again; added to it is the change of the
+    estimate when the confusion matrix is resampled (Dirichlet rows). Intervals are quantiles of the draws. The same
     input gives the same output.
 
     Args:
         probability: (N, K) of a sample's cells, fused and calibrated; one cell at least.
-        confusion: (K, K) counts of the calibrating cells: row the true class, column the likeliest one. Each class
+        confusion: (K, K) counts of the validation cells: row the true class, column the most probable one. Each class
             needs a cell.
         draws: bootstrap draws.
         seed: of the draws.
@@ -176,7 +164,7 @@ def correct_counts(
 def _adjust_draws(
     weight: NDArray[np.float64], ratio: NDArray[np.float64], start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Saerens' shares (D, K) of weighted cells; ``weight`` (D, N), ``ratio`` (N, K) of probability to trained share."""
+    """Return Saerens' shares (D, K); ``weight`` (D, N) of cells, ``ratio`` (N, K) of probability to trained share."""
     classes = len(start)
     share = np.tile(0.98 * start + 0.02 / classes, (len(weight), 1))
     total = weight.sum(axis=1, keepdims=True)
@@ -194,29 +182,29 @@ def try_correction(
     *,
     seed: int = 0,
 ) -> CorrectionTrial:
-    """Draw samples in which each class is about half as frequent as the one before, in changing orders; correct them.
+    """Test the correction on samples in which each class is half as frequent as the one before, in random order.
 
     Args:
-        probability: (N, K), fused and calibrated, of cells that nothing was fitted on.
+        probability: (N, K), fused and calibrated, of cells that were not used for any fit.
         labels: (N,) int64.
-        threshold: accepted calls have at least this confidence.
+        threshold: accepted cells have at least this confidence.
         trained: (K,) shares of the classes among the cells that were fitted on.
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
     classes = probability.shape[1]
-    by_class = [np.flatnonzero(labels == k) for k in range(classes)]
-    best, sure = probability.argmax(axis=1), probability.max(axis=1) >= threshold
+    rows_of_class = [np.flatnonzero(labels == k) for k in range(classes)]
+    best, accepted = probability.argmax(axis=1), probability.max(axis=1) >= threshold
     raw, corrected = [], []
     for _ in range(TRIALS):
         share = rng.permutation(0.5 ** np.arange(classes))
-        share = share * np.array([len(rows) > 0 for rows in by_class])
+        share = share * np.array([len(rows) > 0 for rows in rows_of_class])
         numbers = rng.multinomial(TRIAL_CELLS, share / share.sum())
-        drawn = [rng.choice(rows, number) for rows, number in zip(by_class, numbers, strict=True) if number]
+        drawn = [rng.choice(rows, number) for rows, number in zip(rows_of_class, numbers, strict=True) if number]
         rows = np.concatenate(drawn)
         truth = numbers / TRIAL_CELLS
-        calls = np.bincount(best[rows][sure[rows]], minlength=classes)
-        raw.append(np.abs(calls / max(calls.sum(), 1) - truth).mean())
+        predicted = np.bincount(best[rows][accepted[rows]], minlength=classes)
+        raw.append(np.abs(predicted / max(predicted.sum(), 1) - truth).mean())
         corrected.append(np.abs(adjust_posteriors(probability[rows], trained) - truth).mean())
     before, after = (round(100 * float(np.mean(errors)), 4) for errors in (raw, corrected))
     return CorrectionTrial(raw_points=before, corrected_points=after)

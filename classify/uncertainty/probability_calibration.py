@@ -1,9 +1,9 @@
-"""From logits to probabilities that mean what they say, to a call, and to ``unidentified``.
+"""From logits to calibrated probabilities, a predicted class, or ``unidentified``.
 
 Each head has its own temperature (Guo et al., https://doi.org/10.48550/arXiv.1706.04599). The heads' probabilities are
-averaged with weights found on held-out cells and drawn towards equal ones; the mean, which is too modest when heads
-agree, has a temperature of its own. Everything is fitted on cells that no network learned from. Where cross-validation
-on those cells finds another way to fuse that is better (`pooling`), it takes the mean's place.
+averaged with weights that are fitted on validation cells and regularised towards equal weights. The mean is
+underconfident where heads agree, so it has a temperature of its own. All is fitted on cells that no network was trained
+on. Where cross-validation on these cells finds `stacking` better than the mean, it replaces the mean.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from wbcpipe.classify.uncertainty.head_disagreement import DisagreementLimits  # noqa: TC001 - pydantic needs them
-from wbcpipe.classify.uncertainty.pooling import Pool, PoolKind, fit_pool
 from wbcpipe.classify.uncertainty.prevalence import CorrectionTrial  # noqa: TC001
 from wbcpipe.classify.uncertainty.risk_control import RiskBounds  # noqa: TC001
+from wbcpipe.classify.uncertainty.stacking import Stacking, fit_stacking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +38,10 @@ __all__ = [
 ]
 
 PRIOR_CELLS: Final = 25.0
-"""Each head's weight is drawn to 1 / heads as if so many cells a head had spoken for it."""
+"""Each head's weight is regularised towards 1 / heads as if this many cells a head had been seen."""
 TEMPERATURES: Final = (0.05, 20.0)
 _OF_ALL_HEADS: Final = (
-    "pool",
+    "stacking",
     "risk_bounds",
     "head_disagreement",
     "confusion",
@@ -51,25 +52,25 @@ _OF_ALL_HEADS: Final = (
 
 
 class ProbabilityCalibration(BaseModel):
-    """What was fitted on held-out cells.
+    """What was fitted on validation cells.
 
     Attributes:
         temperatures: one per head; its logits are divided by it.
         weights: one per head, summing to 1.
-        fused_temperature: exponent's inverse of the fused probability.
-        threshold: a call of lower confidence is ``unidentified``.
-        target_accuracy: accuracy of accepted calls that was asked for.
-        accepted_accuracy: accuracy of accepted calls on the held-out cells.
-        unidentified_fraction: share of held-out cells below the threshold.
-        cells: how many held-out cells there were.
+        fused_temperature: the logarithm of the fused probability is divided by it.
+        threshold: cells of lower confidence are ``unidentified``.
+        target_accuracy: wanted accuracy of the accepted predictions.
+        accepted_accuracy: accuracy of the accepted predictions on the test cells.
+        unidentified_fraction: share of the test cells below the threshold.
+        cells: number of validation cells.
         nll_before: mean negative log likelihood of the plain mean of the heads.
         nll_after: the same, calibrated.
-        pool: how heads are fused, in place of the weighted mean.
-        risk_bounds: bounds of the error among accepted calls.
-        head_disagreement: limits of the distance between heads.
-        confusion: (K, K) counts of held-out cells; row the true class, column the likeliest one.
-        correction: whether correcting percentages helped on cells that nothing here was fitted on.
-        f1_weighted: of the cells that nothing here was fitted on, each made to have a class.
+        stacking: how heads are fused; ``None`` for the weighted mean.
+        risk_bounds: bounds of the error among accepted predictions.
+        head_disagreement: limits of the distance between the heads.
+        confusion: (K, K) counts of validation cells; row the true class, column the most probable one.
+        correction: whether correcting the percentages helped on the test cells.
+        f1_weighted: of the test cells, without a threshold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,7 +85,7 @@ class ProbabilityCalibration(BaseModel):
     cells: int = 0
     nll_before: float | None = None
     nll_after: float | None = None
-    pool: Pool | None = None
+    stacking: Stacking | None = None
     risk_bounds: RiskBounds | None = None
     head_disagreement: DisagreementLimits | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None
@@ -93,46 +94,44 @@ class ProbabilityCalibration(BaseModel):
 
 
 def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    total: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return total
+    probability: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=-1)
+    return probability
 
 
 def mean_probability(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """The published fusion: the plain mean (N, K) of the heads' softmax, from logits (N, heads, K)."""
+    """Return the published fusion: the plain mean (N, K) of the heads' softmax, from logits (N, heads, K)."""
     mean: NDArray[np.float64] = _softmax(logits).mean(axis=1)
     return mean
 
 
 def head_probability(logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
-    """Calibrated probabilities (N, heads, K) of logits (N, heads, K)."""
+    """Return the calibrated probabilities (N, heads, K) of logits (N, heads, K)."""
     return _softmax(logits / np.asarray(calibration.temperatures)[None, :, None])
 
 
 def fuse(probability: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
-    """Fused probability (N, K) of calibrated heads (N, heads, K)."""
-    if calibration.pool is not None:
-        return _sharpen(calibration.pool.fuse(probability), calibration.fused_temperature)
+    """Return the fused probability (N, K) of calibrated heads (N, heads, K)."""
+    if calibration.stacking is not None:
+        return _sharpen(calibration.stacking.fuse(probability), calibration.fused_temperature)
     mixed = np.einsum("nhk,h->nk", probability.astype(np.float64), np.asarray(calibration.weights))
     return _sharpen(mixed, calibration.fused_temperature)
 
 
 def without_heads(calibration: ProbabilityCalibration, missing: Sequence[int]) -> ProbabilityCalibration:
-    """The calibration with some heads silenced: the weighted mean of the others.
+    """Return the calibration without some heads: the weighted mean of the others.
 
-    What was fitted with all heads, a pool, a certificate and an alarm, does not hold any more and is left out.
+    What was fitted with all heads (stacking, risk bounds, limits of disagreement) is not valid any more and is removed.
 
     Args:
         calibration: of all heads.
-        missing: indices of the heads that may not speak; with one head, or all of them missing, all speak.
+        missing: indices of the heads to leave out; with one head, or all of them missing, none is left out.
     """
     weights = np.asarray(calibration.weights, np.float64)
     weights[list(missing)] = 0.0
     if not weights.any():
         weights = np.asarray(calibration.weights, np.float64)
     changes = {"weights": tuple(float(value) for value in weights / weights.sum())}
-    nothing = dict.fromkeys(_OF_ALL_HEADS)
-    return calibration.model_copy(update={**changes, **nothing})
+    return calibration.model_copy(update={**changes, **dict.fromkeys(_OF_ALL_HEADS)})
 
 
 def _sharpen(probability: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
@@ -140,18 +139,17 @@ def _sharpen(probability: NDArray[np.float64], temperature: float) -> NDArray[np
 
 
 def disagreement(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Jensen-Shannon divergence (N,) of the heads (N, heads, K), over its largest possible value.
+    """Return the Jensen-Shannon divergence (N,) of the heads (N, heads, K), divided by its maximum.
 
-    0 where all heads say the same, 1 where each is certain of another class. Lin,
-    https://doi.org/10.1109/18.61115.
+    It is 0 where all heads agree and 1 where each is certain of another class. Lin, https://doi.org/10.1109/18.61115.
     """
     heads, classes = probability.shape[1:]
     if heads == 1:
         return np.zeros(len(probability))
     each = probability.astype(np.float64)
     divergence = _entropy(each.mean(axis=1)) - _entropy(each).mean(axis=1)
-    limit: NDArray[np.float64] = np.clip(divergence / np.log(min(heads, classes)), 0.0, 1.0)
-    return limit
+    scaled: NDArray[np.float64] = np.clip(divergence / np.log(min(heads, classes)), 0.0, 1.0)
+    return scaled
 
 
 def _entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -160,15 +158,15 @@ def _entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def negative_log_likelihood(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]]) -> float:
-    """Mean over cells of minus the log of the probability (N, K) given to the true class."""
+    """Return the mean over cells of minus the log of the probability (N, K) given to the true class."""
     return float(-np.log(np.clip(probability[np.arange(len(labels)), labels], 1e-12, None)).mean())
 
 
 def _best_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
-    """The temperature of logits (N, K) that fits best.
+    """Return the temperature of logits (N, K) that fits best.
 
-    One cell's worth of doubt is spread over the wrong classes, as Platt does for the same reason: cells that are all
-    called right would otherwise ask for certainty, which N cells cannot show.
+    One cell's worth of doubt is spread over the wrong classes, as Platt does: cells that are all predicted right would
+    otherwise lead to certainty, which N cells cannot show.
     """
     doubt = 1.0 / (len(labels) + 2)
 
@@ -189,54 +187,54 @@ def fit_calibration(
     *,
     target_accuracy: float = 0.99,
     max_unidentified_fraction: float = 0.05,
-    pool: PoolKind | None = None,
+    stacked: bool = False,
 ) -> ProbabilityCalibration:
-    """Fit temperatures, weights and threshold on held-out cells.
+    """Fit temperatures, weights and threshold on validation cells.
 
     Args:
         logits: (N, heads, K).
         labels: (N,) int64.
-        target_accuracy: accuracy that accepted calls shall have.
-        max_unidentified_fraction: largest share of these cells that may be refused for it.
-        pool: fuse so, in place of the weighted mean.
+        target_accuracy: wanted accuracy of the accepted predictions.
+        max_unidentified_fraction: largest share of these cells that may be unidentified to reach it.
+        stacked: fuse by stacking instead of the weighted mean.
     """
     heads = logits.shape[1]
     temperatures = tuple(_best_temperature(logits[:, head], labels) for head in range(heads))
     each = _softmax(logits / np.asarray(temperatures)[None, :, None])
     weights = _mixture_weights(each, labels)
-    mixed = np.einsum("nhk,h->nk", each, np.asarray(weights)) if pool is None else _cross_fitted(pool, each, labels)
-    fused = _best_temperature(np.log(np.clip(mixed, 1e-12, None)), labels)
-    final = _sharpen(mixed, fused)
-    threshold = choose_threshold(labels, final, target_accuracy, max_unidentified_fraction)
-    accepted = final.max(axis=1) >= threshold
-    right = (final.argmax(axis=1) == labels)[accepted]
+    mixed = _cross_fitted(each, labels) if stacked else np.einsum("nhk,h->nk", each, np.asarray(weights))
+    fused_temperature = _best_temperature(np.log(np.clip(mixed, 1e-12, None)), labels)
+    fused = _sharpen(mixed, fused_temperature)
+    threshold = choose_threshold(labels, fused, target_accuracy, max_unidentified_fraction)
+    accepted = fused.max(axis=1) >= threshold
+    right = (fused.argmax(axis=1) == labels)[accepted]
     return ProbabilityCalibration(
         temperatures=temperatures,
         weights=weights,
-        fused_temperature=fused,
+        fused_temperature=fused_temperature,
         threshold=threshold,
         target_accuracy=target_accuracy,
         accepted_accuracy=float(right.mean()) if right.size else None,
         unidentified_fraction=float(1 - accepted.mean()),
         cells=len(labels),
         nll_before=negative_log_likelihood(labels, mean_probability(logits)),
-        nll_after=negative_log_likelihood(labels, final),
-        pool=None if pool is None else fit_pool(pool, each, labels),
+        nll_after=negative_log_likelihood(labels, fused),
+        stacking=fit_stacking(each, labels) if stacked else None,
     )
 
 
-def _cross_fitted(kind: PoolKind, each: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Fused probability (N, K) of each cell by a pool fitted on the other cells: a pool flatters those it knows."""
+def _cross_fitted(each: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return each cell's stacked probability (N, K), fitted on the other cells to avoid overconfidence."""
     part = stratified_parts(labels)
     fused = np.empty((len(labels), each.shape[2]))
     for number in np.unique(part):
-        apart = part == number
-        fused[apart] = fit_pool(kind, each[~apart], labels[~apart]).fuse(each[apart])
+        held_out = part == number
+        fused[held_out] = fit_stacking(each[~held_out], labels[~held_out]).fuse(each[held_out])
     return fused
 
 
 def stratified_parts(labels: NDArray[np.int64], parts: int = 5, seed: int = 0) -> NDArray[np.int64]:
-    """The part (N,), 0 to ``parts - 1``, of each cell, each part with its share of each class."""
+    """Return the part (N,), 0 to ``parts - 1``, of each cell; each part has its share of each class."""
     rng = np.random.default_rng(seed)
     part = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
@@ -246,9 +244,9 @@ def stratified_parts(labels: NDArray[np.int64], parts: int = 5, seed: int = 0) -
 
 
 def _mixture_weights(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, ...]:
-    """Maximum a posteriori weights of the mixture of heads, by expectation maximisation.
+    """Return the maximum a posteriori weights of the mixture of heads, by expectation maximisation.
 
-    The likelihood is concave in the weights, so it has one maximum; a Dirichlet prior draws them to equal shares.
+    The likelihood is concave in the weights, so it has one maximum; a Dirichlet prior regularises them to equal shares.
     """
     heads = probability.shape[1]
     likelihood = probability[np.arange(len(labels)), :, labels]  # (N, heads)
@@ -267,26 +265,26 @@ def choose_threshold(
     target_accuracy: float,
     max_unidentified_fraction: float,
 ) -> float:
-    """The smallest confidence from which on calls are right often enough, refusing no more than allowed.
+    """Return the lowest threshold at which the accepted predictions reach the target accuracy.
 
     Args:
         labels: (N,) int64.
         probability: (N, K), fused.
-        target_accuracy: wanted accuracy of the accepted calls.
-        max_unidentified_fraction: largest share of the cells that may be refused.
+        target_accuracy: wanted accuracy of the accepted predictions.
+        max_unidentified_fraction: largest share of the cells that may be unidentified.
 
     Returns:
-        The threshold, rounded down to 4 digits; where the target is out of reach, the one that refuses what is
-        allowed.
+        The threshold, rounded down to 4 digits; if the target cannot be reached, the threshold at which the largest
+        allowed share is unidentified.
     """
     confidence = probability.max(axis=1)
     order = np.argsort(confidence, kind="stable")
     right = (probability.argmax(axis=1) == labels)[order].astype(np.float64)
     kept = np.arange(len(labels), 0, -1)
     accuracy = np.cumsum(right[::-1])[::-1] / kept  # of the cells from this rank on
-    most = min(int(np.floor(max_unidentified_fraction * len(labels))), len(labels) - 1)
-    enough = np.flatnonzero(accuracy[: most + 1] >= target_accuracy)
-    rank = int(enough[0]) if enough.size else most
+    last = min(int(np.floor(max_unidentified_fraction * len(labels))), len(labels) - 1)
+    enough = np.flatnonzero(accuracy[: last + 1] >= target_accuracy)
+    rank = int(enough[0]) if enough.size else last
     if rank == 0:
         return 0.0
     return float(np.floor(confidence[order[rank]] * 1e4) / 1e4)

@@ -1,14 +1,14 @@
-"""How often accepted calls are wrong, bounded: risk control for calls below a threshold being ``unidentified``.
+"""Upper bounds of the error among accepted predictions: risk control by a confidence threshold.
 
-Cells kept for this and nothing else are called at a few thresholds that were chosen without them. At each, the errors
-among the accepted calls are binomial, so that the exact upper limit of Clopper and Pearson
-(https://doi.org/10.1093/biomet/26.4.404) holds; the chance of being wrong is shared out over the thresholds
-(Bonferroni), so that all limits hold together and any of the thresholds may be used. This is Learn then Test
-(Angelopoulos et al., https://doi.org/10.48550/arXiv.2110.01052) with the error among accepted calls as its risk.
+Cells kept for this test alone are predicted at a few thresholds that were chosen without them. At each threshold the
+errors among the accepted cells are binomial, so the exact upper limit of Clopper and Pearson holds. The significance is
+divided by the number of thresholds (Bonferroni), so that all limits hold together and any threshold may be used. This
+is Learn then Test (Angelopoulos et al., https://doi.org/10.48550/arXiv.2110.01052) with the error among accepted
+predictions as the risk.
 
-What is guaranteed: with the stated confidence, over the draw of the certifying cells, the share of wrong calls among
-the accepted ones is at most the bound, for cells drawn as the certifying cells were: same scope, stain and mixture of
-classes. It says nothing of one single cell, of one class, or of samples unlike those.
+Statement: with the stated confidence, over the draw of the test cells, the share of wrong predictions among the
+accepted ones is at most the bound, for cells from the same distribution as the test cells: same microscope, stain and
+class frequencies. Nothing is stated for one cell, one class, or other samples.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import betaincinv
 
+from wbcpipe.classify.uncertainty.clopper_pearson import clopper_pearson
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ASSUMPTION", "RiskBounds", "RiskLevel", "bound_risk", "candidate_thresholds", "split_cells", "upper_limit"]
+__all__ = ["ASSUMPTION", "RiskBound", "RiskBounds", "RiskLevel", "bound_risk", "candidate_thresholds", "split_cells"]
 
 CONFIDENCE: Final = 0.95
 REFUSED: Final = (0.05, 0.15, 0.35)
-"""Shares of cells refused at the thresholds that are certified, beside the bundle's own threshold."""
+"""Shares of cells refused at the thresholds that are tested besides the bundle's own threshold."""
 MIN_CELLS: Final = 60
 ASSUMPTION: Final = (
     "for cells from the same distribution as the test cells (same microscope, stain and class frequencies); on average "
@@ -39,14 +39,14 @@ ASSUMPTION: Final = (
 
 
 class RiskLevel(BaseModel):
-    """One threshold and what holds at it.
+    """One threshold and its error bound.
 
     Attributes:
-        threshold: calls of lower confidence are refused.
-        accepted: certifying cells that were accepted.
-        wrong: those of them that were called wrong.
-        error_bound: upper limit of the share of wrong calls among accepted ones.
-        unidentified_fraction: of the certifying cells.
+        threshold: cells of lower confidence are unidentified.
+        accepted: test cells that were accepted.
+        wrong: accepted test cells whose predicted class was wrong.
+        error_bound: upper limit of the share of wrong predictions among accepted ones.
+        unidentified_fraction: of the test cells.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,14 +58,32 @@ class RiskLevel(BaseModel):
     unidentified_fraction: float = Field(ge=0, le=1)
 
 
-class RiskBounds(BaseModel):
-    """Limits that hold together.
+class RiskBound(BaseModel):
+    """The error bound at the threshold in use.
 
     Attributes:
-        confidence: chance that all limits hold, over the draw of the certifying cells.
-        cells: certifying cells.
-        levels: from the lowest threshold to the highest.
+        error_bound: largest share of wrong predictions among the accepted cells.
+        confidence: probability that the bound holds, over the draw of the test cells.
+        cells: test cells.
         assumption: for which cells it holds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    error_bound: float = Field(ge=0, le=1)
+    confidence: float = Field(gt=0, lt=1)
+    cells: int = Field(ge=0)
+    assumption: str
+
+
+class RiskBounds(BaseModel):
+    """Error bounds that hold together.
+
+    Attributes:
+        confidence: probability that all bounds hold, over the draw of the test cells.
+        cells: test cells.
+        levels: from the lowest threshold to the highest.
+        assumption: for which cells they hold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,46 +93,41 @@ class RiskBounds(BaseModel):
     levels: tuple[RiskLevel, ...] = Field(min_length=1)
     assumption: str = ASSUMPTION
 
-    def statement(self, threshold: float) -> dict[str, Any] | None:
-        """What holds at a threshold, for JSON; ``None`` where exactly this one is not certified."""
-        level = next((level for level in self.levels if level.threshold == threshold), None)
-        if level is None:
-            return None
-        return {
-            "error_bound": level.error_bound,
-            "confidence": self.confidence,
-            "cells": self.cells,
-            "assumption": self.assumption,
-        }
+    def bound_at(self, threshold: float) -> RiskBound | None:
+        """Return the bound at a threshold; ``None`` if exactly this threshold was not tested."""
+        for level in self.levels:
+            if level.threshold == threshold:
+                return RiskBound(
+                    error_bound=level.error_bound,
+                    confidence=self.confidence,
+                    cells=self.cells,
+                    assumption=self.assumption,
+                )
+        return None
 
     def level_for(self, max_error: float) -> RiskLevel:
-        """The lowest certified threshold whose error is bounded by ``max_error``.
+        """Return the lowest tested threshold whose error bound is at most ``max_error``.
 
         Raises:
-            ConfigError: none is.
+            ConfigError: no tested threshold has such a bound.
         """
         for level in self.levels:
             if level.error_bound <= max_error:
                 return level
         best = min(self.levels, key=lambda level: level.error_bound)
         raise ConfigError(
-            f"an error of at most {100 * max_error:g} % cannot be guaranteed: {self.cells} test cells bound it "
-            f"by {100 * best.error_bound:.2g} % at best (refusing {100 * best.unidentified_fraction:.0f} %); ask for "
+            f"an error of at most {100 * max_error:g} % cannot be guaranteed: {self.cells} test cells bound it by "
+            f"{100 * best.error_bound:.2g} % at best ({100 * best.unidentified_fraction:.0f} % unidentified); ask for "
             "that or more, or calibrate the bundle on more cells."
         )
 
 
-def upper_limit(wrong: int, accepted: int, miss: float) -> float:
-    """Upper limit of a binomial proportion that is too low with a chance of at most ``miss``; 1 without cells."""
-    return 1.0 if wrong >= accepted else float(betaincinv(wrong + 1, accepted - wrong, 1 - miss))
-
-
 def candidate_thresholds(confidence: NDArray[np.floating[Any]], own: float) -> list[float]:
-    """Thresholds worth a certificate, rising: the bundle's ``own``, and those refusing some shares of other cells.
+    """Return thresholds to test, ascending: the bundle's ``own``, and those that refuse some shares of other cells.
 
     Args:
-        confidence: (N,) of cells that are not among the certifying ones.
-        own: the threshold that the bundle uses unless asked.
+        confidence: (N,) of cells that are not test cells.
+        own: the bundle's default threshold.
     """
     wanted = np.floor(np.quantile(confidence.astype(np.float64), REFUSED) * 1e4) / 1e4
     return sorted({float(own), *(float(value) for value in wanted)})
@@ -125,17 +138,17 @@ def bound_risk(
     confidence: NDArray[np.floating[Any]],
     right: NDArray[np.bool_],
     *,
-    sure: float = CONFIDENCE,
+    simultaneous: float = CONFIDENCE,
 ) -> RiskBounds:
-    """Bound the error among accepted calls at thresholds that were chosen without these cells.
+    """Bound the error among accepted predictions at thresholds that were chosen without these cells.
 
     Args:
-        thresholds: rising.
-        confidence: (N,) of the certifying cells' calls.
-        right: (N,) whether the call is the true class.
-        sure: chance that all bounds hold.
+        thresholds: ascending.
+        confidence: (N,) of the test cells' predictions.
+        right: (N,) whether the predicted class is the true one.
+        simultaneous: probability that all bounds hold.
     """
-    miss = (1 - sure) / len(thresholds)
+    tail = (1 - simultaneous) / len(thresholds)
     levels = []
     for threshold in thresholds:
         accepted = confidence >= threshold
@@ -145,15 +158,15 @@ def bound_risk(
                 threshold=threshold,
                 accepted=count,
                 wrong=wrong,
-                error_bound=upper_limit(wrong, count, miss),
+                error_bound=clopper_pearson(wrong, count, tail)[1],
                 unidentified_fraction=float(1 - accepted.mean()),
             )
         )
-    return RiskBounds(confidence=sure, cells=len(right), levels=tuple(levels))
+    return RiskBounds(confidence=simultaneous, cells=len(right), levels=tuple(levels))
 
 
 def split_cells(labels: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to fit on and rows to certify with: halves, each with half of each class."""
+    """Return the rows to fit on and the rows to test on: halves, each with half of each class."""
     rng = np.random.default_rng(seed)
     fit: list[int] = []
     for label in np.unique(labels):

@@ -13,10 +13,10 @@ from wbcpipe.report.differential import (
     ADULT,
     Differential,
     Tally,
-    clopper_pearson,
     count_cells,
     exclusion_reasons,
     flag_percent,
+    interval_percent,
 )
 from wbcpipe.report.reference import load_reference
 from wbcpipe.samples.cell_columns import QcFlag
@@ -38,18 +38,18 @@ CLASSES = ("NEU", "LYM", "EOS", "MO", "BAS")
     ],
 )
 def test_interval_has_the_known_value(count: int, total: int, low: float, high: float) -> None:
-    assert clopper_pearson(count, total) == pytest.approx((low, high), abs=2e-4)
+    assert interval_percent(count, total) == pytest.approx((low, high), abs=2e-4)
 
 
 @pytest.mark.parametrize(("count", "total"), [(3, 7), (20, 200), (64, 100), (129, 200), (1, 1000)])
 def test_interval_equals_scipys_exact_one(count: int, total: int) -> None:
     exact = binomtest(count, total).proportion_ci(0.95, method="exact")
-    assert clopper_pearson(count, total) == pytest.approx((100 * exact.low, 100 * exact.high), abs=1e-6)
+    assert interval_percent(count, total) == pytest.approx((100 * exact.low, 100 * exact.high), abs=1e-6)
 
 
 def test_interval_refuses_more_than_all() -> None:
     with pytest.raises(ValueError, match="11 of 10"):
-        clopper_pearson(11, 10)
+        interval_percent(11, 10)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""What held-out cells decide, and which of them had a say."""
+"""Validation cells choose the fusion; test cells only measure it."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from wbcpipe.classify.uncertainty.fusion import calibrate, choose_pool, pool_losses
+from wbcpipe.classify.uncertainty.fusion import calibrate, stacking_helps
 from wbcpipe.classify.uncertainty.probability_calibration import (
     ProbabilityCalibration,
     fit_calibration,
@@ -34,33 +34,29 @@ def test_heads_are_fused_by_weights_and_a_temperature() -> None:
     assert fuse(probability, calibration)[0] == pytest.approx(mixed / mixed.sum())
 
 
-def test_a_pool_is_taken_only_where_it_surely_helps() -> None:
+def test_stacking_is_used_only_where_it_helps() -> None:
     logits, labels = drawn(240)
     swapped = logits[:, :, [1, 0, 2, 3]]
-    assert choose_pool(swapped, labels) == "stacked"
+    assert stacking_helps(swapped, labels)
     alike = np.repeat(logits[:, :1], 2, axis=1)
-    assert choose_pool(alike, labels) is None
-    losses = pool_losses(alike, labels)
-    assert {name: loss.shape for name, loss in losses.items()} == dict.fromkeys(
-        ("mixture", "class-mixture", "log-pool", "stacked"), (240,)
-    )
+    assert not stacking_helps(alike, labels)
 
 
-def test_certifying_cells_have_no_say_in_calls() -> None:
+def test_test_cells_do_not_influence_the_fit() -> None:
     logits, labels = drawn(300)
-    fitted, certified = calibrate(logits, labels)
-    assert len(certified) == 150
-    assert set(certified) == set(split_cells(labels)[1])
-    spoilt = logits.copy()
-    spoilt[certified] = -spoilt[certified]
-    other, _ = calibrate(spoilt, labels)
-    for name in ("temperatures", "weights", "fused_temperature", "threshold", "pool"):
+    fitted, test_cells = calibrate(logits, labels)
+    assert len(test_cells) == 150
+    assert set(test_cells) == set(split_cells(labels)[1])
+    inverted = logits.copy()
+    inverted[test_cells] = -inverted[test_cells]
+    other, _ = calibrate(inverted, labels)
+    for name in ("temperatures", "weights", "fused_temperature", "threshold", "stacking"):
         assert getattr(other, name) == getattr(fitted, name)
     assert (other.accepted_accuracy or 0) < 0.5 < (fitted.accepted_accuracy or 0)
     assert fitted.risk_bounds is not None
-    own = fitted.risk_bounds.statement(fitted.threshold)
+    own = fitted.risk_bounds.bound_at(fitted.threshold)
     assert own is not None
-    assert own["cells"] == 150
+    assert own.cells == 150
     assert fitted.confusion is not None
     assert np.sum(fitted.confusion) == 300
     assert ProbabilityCalibration.model_validate_json(fitted.model_dump_json()) == fitted
@@ -73,13 +69,13 @@ def test_too_few_cells_give_the_plain_calibration() -> None:
     assert len(scored) == 100
 
 
-def test_silent_heads_have_no_say() -> None:
+def test_left_out_heads_do_not_count() -> None:
     logits, labels = drawn(300, (2.0, 1.0, 0.5))
     fitted, _ = calibrate(logits, labels)
     rest = without_heads(fitted, [0])
     assert rest.weights[0] == 0
     assert sum(rest.weights) == pytest.approx(1)
-    assert (rest.risk_bounds, rest.pool, rest.confusion) == (None, None, None)
+    assert (rest.risk_bounds, rest.stacking, rest.confusion) == (None, None, None)
     changed = logits.copy()
     changed[:, 0] = 7 * np.eye(4)[0]
     one, two = (fuse(head_probability(item, rest), rest) for item in (logits, changed))

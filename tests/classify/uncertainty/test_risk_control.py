@@ -1,4 +1,4 @@
-"""Bounds that hold as often as they say."""
+"""Error bounds hold as often as stated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from wbcpipe.classify.uncertainty.risk_control import (
     bound_risk,
     candidate_thresholds,
     split_cells,
-    upper_limit,
 )
 from wbcpipe.errors import ConfigError
 
@@ -26,8 +25,11 @@ from wbcpipe.errors import ConfigError
         pytest.param(0, 0, 1.0, id="nothing accepted"),
     ],
 )
-def test_upper_limit_has_the_known_value(wrong: int, accepted: int, limit: float) -> None:
-    assert upper_limit(wrong, accepted, 0.05) == pytest.approx(limit, abs=1e-5)
+def test_the_bound_has_the_known_value(wrong: int, accepted: int, limit: float) -> None:
+    confidence = np.array([*[1.0] * accepted, 0.0])  # one more cell, which is refused
+    right = np.arange(accepted + 1) >= wrong
+    (level,) = bound_risk([0.5], confidence, right, simultaneous=0.95).levels
+    assert level.error_bound == pytest.approx(limit, abs=1e-5)
 
 
 def test_all_bounds_hold_together_as_often_as_promised() -> None:
@@ -37,7 +39,7 @@ def test_all_bounds_hold_together_as_often_as_promised() -> None:
     broken = 0
     for _ in range(600):
         confidence = rng.random(150)
-        found = bound_risk(thresholds, confidence, rng.random(150) < confidence, sure=0.9)
+        found = bound_risk(thresholds, confidence, rng.random(150) < confidence, simultaneous=0.9)
         broken += any(level.error_bound < (1 - level.threshold) / 2 for level in found.levels)
     assert 0 < broken <= 600 * 0.10 + 3 * np.sqrt(600 * 0.1 * 0.9)
 
@@ -48,8 +50,8 @@ def test_the_lowest_threshold_that_suffices_is_chosen() -> None:
     found = bound_risk([0.0, 0.21, 0.3, 0.5], confidence, right)
     assert found.level_for(0.10).threshold == 0.0
     assert found.level_for(0.05).threshold == 0.3
-    assert found.statement(0.3) is not None
-    assert found.statement(0.31) is None
+    assert found.bound_at(0.3) is not None
+    assert found.bound_at(0.31) is None
     with pytest.raises(ConfigError, match=r"at most 0\.1 % cannot be guaranteed: 400 test cells bound it by 1\.2 %"):
         found.level_for(0.001)
 
