@@ -39,8 +39,9 @@ from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.imaging.robust_surface import fit_surface
 from wbcpipe.samples.fields import MODALITIES
-from wbcpipe.segment.registration.edges import coarse_frame, structure
+from wbcpipe.segment.registration.edges import coarse_frame, edge_map
 from wbcpipe.segment.registration.register import align
 from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
 
@@ -202,16 +203,23 @@ def jurkat_pairs(file: Path, number: int) -> Iterator[Pair]:
         yield cut_pair(bright, dna.clip(0, 65535).astype(np.uint16), rng, JURKAT_OFFSET, 28.0)
 
 
+def _edge_map(coarse: NDArray[np.float32]) -> NDArray[np.float32]:
+    """With the illumination taken from the frame itself."""
+    step = max(1, min(coarse.shape) // 64)
+    surface = fit_surface(np.log(np.maximum(coarse[::step, ::step], 1)), 2, outlier_ratio=1.5).values
+    return edge_map(coarse, np.exp(surface).astype(np.float32))
+
+
 def by_wbcpipe(fields: Sequence[Sequence[Pair]], pixel_um: float) -> list[list[tuple[Map, bool]]]:
     """Fields of one slide, each a pair for each modality: map and trust of each."""
-    structures = []
+    edges = []
     for pairs in fields:
         frames = [*(pair.moving for pair in pairs), pairs[0].fixed]
-        structures.append([structure(coarse_frame(frame, pixel_um)) for frame in frames])
+        edges.append([_edge_map(coarse_frame(frame, pixel_um)) for frame in frames])
     reference = len(fields[0])
-    usual = estimate_slide_alignment(structures, fields[0][0].fixed.shape, pixel_um, reference=reference)
+    usual = estimate_slide_alignment(edges, fields[0][0].fixed.shape, pixel_um, reference=reference)
     maps = []
-    for one in structures:
+    for one in edges:
         found = align(one, usual, pixel_um, reference=reference)
         maps.append(
             [

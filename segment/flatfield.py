@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.imaging.robust_surface import fit_surface
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -113,20 +115,8 @@ def smooth_levels(levels: NDArray[np.float32], degree: int = 4, *, rest: bool = 
     Returns:
         (rows, columns) float32.
     """
-    y, x = (np.linspace(-1, 1, side) for side in levels.shape)
-    terms = degree + 1
-    powers = [(i, j) for i in range(terms) for j in range(terms - i) if i < len(y) and j < len(x)]
-    design = np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], -1)  # (tiles, terms)
-    values = levels.ravel().astype(float)
-    weight = np.ones_like(values)
-    fit = values
-    for _ in range(10):
-        rows = (design * weight[:, None]).T
-        fit = design @ np.linalg.solve(rows @ design + 1e-9 * np.eye(len(powers)), rows @ values)
-        residual = np.abs(values - fit)
-        weight = 1 / (1 + (residual / (2 * np.median(residual) + 1e-9)) ** 2)
-    surface = fit.reshape(levels.shape)
+    surface, weight, _ = fit_surface(levels, degree)
     if rest:
-        left = np.where(weight > 0.2, values - fit, 0.0).reshape(levels.shape)
+        left = np.where(weight > 0.2, levels.astype(float) - surface, 0.0)
         surface = surface + ndimage.gaussian_filter(left, 2.0, mode="nearest")
     return np.asarray(surface, np.float32)

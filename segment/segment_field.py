@@ -17,7 +17,7 @@ from wbcpipe.segment.features.crop_quality import SATURATED_SHARE, empty_modalit
 from wbcpipe.segment.features.field_quality import field_figures, with_cells
 from wbcpipe.segment.features.morphometry import measure_cell, stack_measures
 from wbcpipe.segment.field_cells import FieldCells, no_cells
-from wbcpipe.segment.registration.edges import coarse_factor, frame_structure
+from wbcpipe.segment.registration.edges import coarse_frame, edge_map
 from wbcpipe.segment.registration.register import (
     Alignment,
     align,
@@ -244,15 +244,15 @@ def _detect(
 def _register(frames: NDArray[np.uint16], info: FieldInfo, statistics: SlideStatistics, reference: int) -> Alignment:
     if statistics.kind != "scope":
         return identity(len(frames), frames.shape[1:])
-    structures = [
-        frame_structure(frame, coarse_factor(info.pixel_um), shading)
+    edges = [
+        edge_map(coarse_frame(frame, info.pixel_um), shading)
         for frame, shading in zip(frames, statistics.flatfield.shading, strict=True)
     ]
     usual = replace(statistics.usual, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
     usual = compose_alignments(
         usual, slide_transform_alignment(info, len(frames), frames.shape[1:], reference=reference)
     )
-    return align(structures, usual, info.pixel_um, reference=reference)
+    return align(edges, usual, info.pixel_um, reference=reference)
 
 
 def crop_centres(centres: NDArray[np.float64], ratio: float, side_px: int) -> NDArray[np.float64]:

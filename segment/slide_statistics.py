@@ -12,7 +12,7 @@ import numpy as np
 from wbcpipe.samples.cell_columns import nuclear_index
 from wbcpipe.segment.detection.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
-from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, structure
+from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, edge_map
 from wbcpipe.segment.registration.register import Alignment, identity, slide_transform_alignment, warp
 from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
 from wbcpipe.system.blas_threads import single_threaded_blas
@@ -112,28 +112,28 @@ def estimate_slide_statistics(readings: Iterable[tuple[NDArray[np.uint16], Field
         return result
     bright = [k != nuclear for k in range(len(first.modalities))]
     flatfield = estimate_flatfield(coarse, bright)
-    structures = [
+    edges = [
         _undo_slide_transform(
-            [structure(frame, shading) for frame, shading in zip(frames, flatfield.shading, strict=True)],
+            [edge_map(frame, shading) for frame, shading in zip(frames, flatfield.shading, strict=True)],
             info,
             shape,
             nuclear,
         )
         for frames, info in zip(coarse[:_REGISTERED_FIELDS], infos, strict=False)
     ]
-    usual = estimate_slide_alignment(structures, shape, first.pixel_um, reference=nuclear)
+    usual = estimate_slide_alignment(edges, shape, first.pixel_um, reference=nuclear)
     return replace(result, flatfield=flatfield, usual=usual)
 
 
 def _undo_slide_transform(
-    structures: list[NDArray[np.float32]], info: FieldInfo, shape: tuple[int, ...], reference: int
+    edges: list[NDArray[np.float32]], info: FieldInfo, shape: tuple[int, ...], reference: int
 ) -> list[NDArray[np.float32]]:
-    """M structures (y, x) as they would be had the slide not been taken off between the passes."""
+    """M edge maps (y, x) as they would be had the slide not been taken off between the passes."""
     if info.slide_transform is None:
-        return structures
-    transform = slide_transform_alignment(info, len(structures), shape, reference=reference)
+        return edges
+    transform = slide_transform_alignment(info, len(edges), shape, reference=reference)
     factor = coarse_factor(info.pixel_um)
-    return [v if k == reference else warp(v, transform, k, factor) for k, v in enumerate(structures)]
+    return [v if k == reference else warp(v, transform, k, factor) for k, v in enumerate(edges)]
 
 
 def _arrays(part: FlatField | Alignment, prefix: str) -> dict[str, NDArray[Any]]:

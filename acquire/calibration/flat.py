@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.imaging.robust_surface import fit_surface
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -101,19 +103,8 @@ def estimate_shading(levels: NDArray[np.float64], quantile: float = 0.5) -> Shad
 
 def _smooth(shading: NDArray[np.float64]) -> NDArray[np.float64]:
     """A quartic surface, fitted robustly, plus what is left of it, blurred: dust stays, single tiles do not."""
-    axes = [np.linspace(-1.0, 1.0, side) for side in shading.shape]
-    powers = [(i, j) for i in range(_ORDER + 1) for j in range(_ORDER + 1 - i) if i < len(axes[0]) and j < len(axes[1])]
-    design = np.stack([np.outer(axes[0] ** i, axes[1] ** j).ravel() for i, j in powers], axis=-1)  # (tiles, terms)
-    values = shading.ravel()
-    weight = np.ones_like(values)
-    fit = values
-    for _ in range(10):
-        terms = np.linalg.lstsq(design * weight[:, None], values * weight, rcond=None)[0]
-        fit = design @ terms
-        away = np.abs(values - fit)
-        weight = 1.0 / (1.0 + (away / (3.0 * np.median(away) + 1e-9)) ** 2)
-    rest = ndimage.gaussian_filter((values - fit).reshape(shading.shape), 1.0, mode="nearest")
-    return np.asarray(fit.reshape(shading.shape) + rest)
+    fitted = fit_surface(shading, _ORDER, outlier_ratio=3.0).values
+    return np.asarray(fitted + ndimage.gaussian_filter(shading - fitted, 1.0, mode="nearest"))
 
 
 def advise_exposure(exposure_ms: float, level: float, full: float) -> tuple[str, float]:

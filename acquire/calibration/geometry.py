@@ -11,6 +11,7 @@ from scipy import ndimage
 from scipy.optimize import least_squares
 
 from wbcpipe.errors import HardwareError
+from wbcpipe.imaging.translation import measure_translation, registered_correlation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,10 +92,6 @@ def register(
     Returns:
         The shift (x, y) in pixels and the similarity, or ``None`` where the frames do not show the same place.
     """
-    # Imported here: scikit-image takes a second to load, and most commands need none of it.
-    from skimage import registration
-
-    measure: Any = registration.phase_cross_correlation  # the library is untyped
     whole = (round(guess_px[0]), round(guess_px[1]))
     found: tuple[tuple[float, float], float] | None = None
     for _ in range(4):
@@ -105,12 +102,9 @@ def register(
         here, there = (np.asarray((cut - cut.mean()) * window) for cut in cuts)
         if not here.any() or not there.any():
             return None
-        shift, _, _ = measure(here, there, upsample_factor=_UPSAMPLING, normalization=None)
-        down, right = (-float(value) for value in shift)
-        found = (
-            (whole[0] + right, whole[1] + down),
-            _similarity(reference, moved, (whole[0] + right, whole[1] + down)),
-        )
+        down, right = measure_translation(here, there, _UPSAMPLING)
+        shift_px = (whole[0] + right, whole[1] + down)
+        found = shift_px, registered_correlation(reference, moved, shift_px[::-1])
         if max(abs(right), abs(down)) <= 0.5:
             break
         whole = (whole[0] + round(right), whole[1] + round(down))
@@ -130,13 +124,6 @@ def _common(
     here = reference[top : top + height, left : left + width]
     there = moved[top + down : top + down + height, left + right : left + right + width]
     return here, there
-
-
-def _similarity(reference: NDArray[np.float32], moved: NDArray[np.float32], shift_px: tuple[float, float]) -> float:
-    cuts = _common(reference, moved, (round(shift_px[0]), round(shift_px[1])))
-    if cuts is None or min(float(cut.std()) for cut in cuts) == 0.0:
-        return 0.0
-    return float(np.corrcoef(cuts[0].ravel(), cuts[1].ravel())[0, 1])
 
 
 def fit_moves(moves: list[Move]) -> AffineFit:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from wbcpipe.acquire.focus.autofocus import sharpness
+from wbcpipe.imaging.peaks import fit_log_parabola
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.calibration.microscope_probe import Bench
 
-__all__ = ["fit_peak", "measure_offsets"]
+__all__ = ["measure_offsets"]
 
 _PLACES: Final = 5
 #: Places that are lit for fluorescence: each is bleached by its series.
@@ -28,43 +29,6 @@ _NOTHING: Final = 1e-8
 #: A mean offset with a larger standard error is not to be relied on. Cells lie at heights of their own, so in
 #: fluorescence, where few are seen at a place, places differ by half a micrometre.
 _RELIABLE_UM: Final = 0.3
-
-
-def fit_peak(z_um: NDArray[np.float64], sharp: NDArray[np.float64]) -> tuple[float, float] | None:
-    """The Z of greatest sharpness, and its standard error, by a parabola through the logarithm around the peak.
-
-    Args:
-        z_um: (N,) rising.
-        sharp: (N,) of `autofocus.sharpness`.
-
-    Returns:
-        ``None`` where there is no peak within the series.
-    """
-    top = int(np.argmax(sharp))
-    if sharp[top] <= 0:
-        return None
-    low, high = top, top
-    while low > 0 and sharp[low - 1] >= _NEAR_PEAK * sharp[top]:
-        low -= 1
-    while high < len(sharp) - 1 and sharp[high + 1] >= _NEAR_PEAK * sharp[top]:
-        high += 1
-    if high - low < 3:
-        low, high = max(top - 2, 0), min(top + 2, len(sharp) - 1)
-    near = slice(low, high + 1)
-    z, logs = z_um[near] - z_um[top], np.log(np.maximum(sharp[near], 1e-12))
-    if len(z) < 4:
-        return None
-    terms, covariance = np.polyfit(z, logs, 2, cov="unscaled")
-    rest = logs - np.polyval(terms, z)
-    covariance = covariance * float(rest @ rest) / max(len(z) - 3, 1)
-    bend, slope = float(terms[0]), float(terms[1])
-    if bend >= 0:
-        return None
-    peak = -slope / (2 * bend)
-    if not z[0] <= peak <= z[-1]:
-        return None
-    gradient = np.array([slope / (2 * bend**2), -1 / (2 * bend), 0.0])
-    return z_um[top] + peak, float(np.sqrt(max(gradient @ covariance @ gradient, 0.0)))
 
 
 def measure_offsets(bench: Bench) -> dict[str, Any]:
@@ -116,7 +80,7 @@ def _bright_peak(bench: Bench, modality: str, near_um: float) -> float | None:
         for z_um in heights:
             bench.at_z(z_um)
             sharp.append(sharpness(bench.frame(modality, frame_px=frame_px)))
-    found = fit_peak(heights, np.array(sharp))
+    found = fit_log_parabola(heights, np.array(sharp), _NEAR_PEAK)
     bench.at_z(near_um)
     return None if found is None else found[0]
 
@@ -131,7 +95,7 @@ def _fluorescent_peak(bench: Bench, near_um: float) -> float | None:
             # The geometric mean of both goes: fading is nearly a power of the dose.
             sharp[number] += np.log(max(sharpness(bench.frame("fluorescence")), 1e-12)) / 2
     bench.at_z(near_um)
-    found = fit_peak(heights, np.where(sharp > np.log(_NOTHING), np.exp(sharp), 0.0))
+    found = fit_log_parabola(heights, np.where(sharp > np.log(_NOTHING), np.exp(sharp), 0.0), _NEAR_PEAK)
     return None if found is None else found[0]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from wbcpipe.errors import SampleStateError
+from wbcpipe.imaging.robust_surface import fit_surface
 from wbcpipe.system.files import read_json
 
 if TYPE_CHECKING:
@@ -158,15 +159,7 @@ def _background(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     y, x = (
         axis[: size * _BLOCKS].reshape(_BLOCKS, size).mean(axis=1) for axis, size in ((rows, high), (columns, wide))
     )
-    powers = [(i, j) for i in range(_DEGREE + 1) for j in range(_DEGREE + 1 - i)]
-    design = np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], axis=1)  # (blocks * blocks, terms)
-    found = np.linalg.lstsq(design, medians, rcond=None)[0]
-    weights = np.zeros((_DEGREE + 1, _DEGREE + 1))
-    for (i, j), value in zip(powers, found, strict=True):
-        weights[i, j] = value
-    surface = (
-        np.vander(rows, _DEGREE + 1, increasing=True) @ weights @ np.vander(columns, _DEGREE + 1, increasing=True).T
-    )
+    surface = fit_surface(medians.reshape(_BLOCKS, _BLOCKS), _DEGREE, axes=(y, x), iterations=1).at(rows, columns)
     # Never to zero or below: the fit through a field full of cells means nothing, but must not fail.
     floor = max(float(np.median(medians)) * 0.05, 1.0)
     return np.maximum(surface, floor).astype(np.float32)

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from wbcpipe.acquire.config.policies import MAX_FOCUS_FRAMES, max_climb_frames
+from wbcpipe.imaging.peaks import gaussian_vertex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,7 +203,7 @@ def hill_climb(
         for step in wanted:
             curve.look(step)
     detail = curve.seen[peak]
-    offset = _vertex(values[peak - 1], values[peak], values[peak + 1])
+    offset = gaussian_vertex(values[peak - 1], values[peak], values[peak + 1])
     flat = values[peak - 1] + values[peak + 1] > 2 * _FALL * values[peak]
     if offset is None or flat or not detail.is_specimen():
         return None
@@ -239,18 +240,9 @@ def search_focus(
     near = [values.get(step, 0.0) for step in (peak - 1, peak, peak + 1)]
     # At an end of the range the focus lies in the half step within it: from its middle the climb is shortest.
     inwards = 0.25 * ((peak - 1 in values) - (peak + 1 in values))
-    offset = -inwards if inwards else _vertex(*near) or 0.0
+    offset = -inwards if inwards else gaussian_vertex(*near) or 0.0
     left = max_climb_frames(len(curve.seen))
     found = hill_climb(take, curve.z_um(peak + offset), step_um, limits_um, left)
     if found is None:
         return None
     return FocusResult(found.z_um, found.sharpness, found.frames + len(curve.seen))
-
-
-def _vertex(left: float, middle: float, right: float) -> float | None:
-    """Where between its neighbours a peak lies, in steps: a parabola through the logarithm, exact for a Gaussian."""
-    if min(left, middle, right) <= 0:
-        return None
-    before, at, after = math.log(left), math.log(middle), math.log(right)
-    bend = before - 2 * at + after
-    return min(max(0.5 * (before - after) / bend, -0.5), 0.5) if bend < 0 else 0.0

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 from skimage.feature import match_template
-from skimage.registration import phase_cross_correlation
 
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform, fit_slide_transform
 from wbcpipe.errors import AcquisitionError
+from wbcpipe.imaging.peaks import interpolate_peak
+from wbcpipe.imaging.translation import measure_translation, registered_correlation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -127,15 +128,6 @@ def _middle(detail: NDArray[np.float32], part: float) -> NDArray[np.float32]:
     return detail[cut[0] : detail.shape[0] - cut[0], cut[1] : detail.shape[1] - cut[1]]
 
 
-def _agreement(first: NDArray[np.float32], second: NDArray[np.float32], shift: NDArray[np.float64]) -> float:
-    """Correlation of ``second`` with ``first`` once moved by ``shift`` (y, x) pixels, where both show something."""
-    moved = ndimage.shift(second, shift, order=1, cval=np.nan)
-    both = np.isfinite(moved)
-    if both.sum() < 0.2 * both.size or not first[both].std() or not moved[both].std():
-        return 0.0
-    return float(np.corrcoef(first[both], moved[both])[0, 1])
-
-
 def displacement_um(
     first: NDArray[np.uint16], now: NDArray[np.uint16], pixel_um: float, rotation_deg: float
 ) -> tuple[float, float, float]:
@@ -155,10 +147,8 @@ def displacement_um(
     reference = _turned(reference, rotation_deg)
     if not reference.std() or not seen.std():
         return 0.0, 0.0, 0.0
-    shift, _, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
-        reference, seen, upsample_factor=10, normalization=None
-    )
-    return -float(shift[1]) * size_um, -float(shift[0]) * size_um, _agreement(reference, seen, shift)
+    down, right = measure_translation(reference, seen, upsampling=10)
+    return right * size_um, down * size_um, registered_correlation(reference, seen, (down, right))
 
 
 class _Search:
@@ -216,16 +206,7 @@ class _Search:
             return None
         middle = [(side - part) / 2 for side, part in zip(mosaic.shape, self._templates[number].shape, strict=True)]
         dy_um, dx_um = ((float(at) - mid) * self._size_um for at, mid in zip(peak, middle, strict=True))
-        return dx_um, dy_um, _TURNS_DEG[number] + _between(heights, number)
-
-
-def _between(heights: Sequence[float], number: int) -> float:
-    """Where the peak of a parabola through a height and its neighbours lies, in steps from ``number``."""
-    if not 0 < number < len(heights) - 1:
-        return 0.0
-    left, middle, right = heights[number - 1 : number + 2]
-    bend = left - 2 * middle + right
-    return 0.5 * (left - right) / bend if bend < 0 else 0.0
+        return dx_um, dy_um, _TURNS_DEG[number] + interpolate_peak(heights, number)
 
 
 def _spread_out(places: Sequence[PlannedField], first: PlannedField) -> list[PlannedField]:
@@ -321,7 +302,7 @@ def _confirmed(
     if heights[number] < _SURE_AGREEMENT:
         return None
     dx_um, dy_um, agreement = found[number]
-    turn = turns[number] + _between(heights, number) * (_FINE_TURNS_DEG[1] - _FINE_TURNS_DEG[0])
+    turn = turns[number] + interpolate_peak(heights, number) * (_FINE_TURNS_DEG[1] - _FINE_TURNS_DEG[0])
     match = Match(place, x_um + dx_um, y_um + dy_um, agreement)
     return _through(turn, _xy(place), _xy(match)), match
 

@@ -1,6 +1,6 @@
 """Where each modality shows what the reference shows: shift, rotation and scale, below a pixel.
 
-What is compared are edges (``edges.structure``), not brightness. All pairs of modalities are measured and adjusted
+What is compared are edges (``edges.edge_map``), not brightness. All pairs of modalities are measured and adjusted
 together, as a surveyor's network, so that a weak pair (red light against fluorescence) is held by strong ones.
 
 What stays the same over a slide (rotation and scale, and the usual shift) is found once from several fields
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.registration.correlate import correlate_pairs, subpixel_peaks, tile_centres
+from wbcpipe.imaging.peaks import subpixel_peaks
+from wbcpipe.imaging.translation import correlate_pairs, tile_centres
 from wbcpipe.segment.registration.edges import coarse_factor
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def compose_alignments(usual: Alignment, transform: Alignment) -> Alignment:
 
 
 def align(
-    structures: Sequence[NDArray[np.float32]],
+    edges: Sequence[NDArray[np.float32]],
     usual: Alignment,
     pixel_um: float,
     *,
@@ -117,7 +118,7 @@ def align(
     """Register one field, starting from the slide's usual alignment.
 
     Args:
-        structures: M arrays (y, x) from ``edges.structure``.
+        edges: M arrays (y, x) from ``edges.edge_map``.
         usual: from ``estimate_slide_alignment``.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
@@ -125,23 +126,23 @@ def align(
     Returns:
         The field's alignment; linear part as usual.
     """
-    found = _align_within(structures, usual, pixel_um, reference, _USUAL_UM)
+    found = _align_within(edges, usual, pixel_um, reference, _USUAL_UM)
     if not found.trusted.all():
-        wider = _align_within(structures, usual, pixel_um, reference, _STRAYED_UM)
+        wider = _align_within(edges, usual, pixel_um, reference, _STRAYED_UM)
         if wider.trusted.sum() > found.trusted.sum():
             return wider
     return found
 
 
 def _align_within(
-    structures: Sequence[NDArray[np.float32]],
+    edges: Sequence[NDArray[np.float32]],
     usual: Alignment,
     pixel_um: float,
     reference: int,
     search_um: float,
 ) -> Alignment:
     factor = coarse_factor(pixel_um)
-    warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(structures)]
+    warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(edges)]
     shape = warped[0].shape
     search = max(2, min(round(search_um / pixel_um / factor), min(shape) // 6))
     half = (min(shape) - 2 * search) // 4
@@ -236,7 +237,7 @@ def _bonds(scatter: NDArray[np.float64], members: Sequence[int]) -> list[tuple[i
 
 
 def warp(values: NDArray[np.float32], usual: Alignment, modality: int, factor: int) -> NDArray[np.float32]:
-    """A modality's structure as it would look in the reference's pixels, (y, x) float32."""
+    """Return a modality's edge map in the reference's pixels, (y, x) float32."""
     linear = usual.linear[modality]
     centre = (usual.centre_px + 0.5) / factor - 0.5
     offset = centre + usual.shift_px[modality] / factor - linear @ centre

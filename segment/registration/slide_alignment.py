@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.segment.registration.correlate import correlate_pairs, subpixel_peaks, tile_centres
+from wbcpipe.imaging.peaks import subpixel_peaks
+from wbcpipe.imaging.translation import correlate_pairs, tile_centres
 from wbcpipe.segment.registration.edges import coarse_factor
 from wbcpipe.segment.registration.register import UNKNOWN_SCATTER_PX, Alignment, identity, warp
 
@@ -51,7 +52,7 @@ def estimate_slide_alignment(
     """Rotation, scale and usual shift of a slide's modalities, from several fields together.
 
     Args:
-        fields: F fields of M arrays (y, x) from `structure`.
+        fields: F fields of M arrays (y, x) from `edge_map`.
         shape: (Y, X) of the frames.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
@@ -79,8 +80,8 @@ def _sights(
     centres = tile_centres(fields[0][0].shape, half, search, max(1, half * 3 // 2))
     places = centres * float(factor) - 0.5 - usual.centre_px  # frame pixels from the centre
     found = []
-    for structures in fields:
-        warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(structures)]
+    for edges in fields:
+        warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(edges)]
         found.append(correlate_pairs(warped, centres, half, search))
     sights = []
     for first, second in found[0]:

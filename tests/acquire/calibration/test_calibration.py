@@ -20,7 +20,7 @@ from wbcpipe.acquire.calibration.dark import dark_figures, measure_dark
 from wbcpipe.acquire.calibration.flat import advise_exposure, estimate_shading, lamp_figures, measure_flat, tile_levels
 from wbcpipe.acquire.calibration.geometry import Move, camera_affine, fit_moves, prepare, register
 from wbcpipe.acquire.calibration.microscope_probe import Bench, spread_places
-from wbcpipe.acquire.calibration.offsets import fit_peak, measure_offsets
+from wbcpipe.acquire.calibration.offsets import measure_offsets
 from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
 from wbcpipe.acquire.calibration.travel import measure_geometry
 from wbcpipe.acquire.config.calibration_file import (
@@ -190,15 +190,6 @@ def test_figures_are_of_the_cameras_own_pixels(affine: tuple[float, ...]) -> Non
 def test_moves_along_one_line_are_not_enough() -> None:
     with pytest.raises(HardwareError, match="do not show how pixels lie"):
         fit_moves([Move((float(step), 0.0), (-10.0 * step, 0.0), 1.0) for step in range(1, 6)])
-
-
-def test_the_peak_of_a_series_and_none() -> None:
-    z_um = np.arange(-4.5, 4.6, 0.75)
-    found = fit_peak(z_um, np.exp(-((z_um - 0.83) ** 2) / 8))
-    assert found is not None
-    assert found[0] == pytest.approx(0.83, abs=1e-6)
-    assert fit_peak(z_um, np.exp(z_um / 3)) is None
-    assert fit_peak(z_um, np.zeros(len(z_um))) is None
 
 
 def test_places_fill_an_area_evenly_and_stay_in_it() -> None:

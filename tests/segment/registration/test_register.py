@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from wbcpipe.imaging.robust_surface import fit_surface
 from wbcpipe.samples.fields import fields_on_disk, read_field
-from wbcpipe.segment.registration.correlate import correlate_pairs, subpixel_peaks, tile_centres
-from wbcpipe.segment.registration.edges import coarse_frame, structure
+from wbcpipe.segment.registration.edges import coarse_frame, edge_map
 from wbcpipe.segment.registration.register import align, identity
 from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
 
@@ -21,13 +21,19 @@ SHAPE = (1024, 1024)
 GRID = np.stack(np.meshgrid(*[np.linspace(60, 960, 7)] * 2, indexing="ij"), -1).reshape(-1, 2)
 
 
-def structures(frames: NDArray[np.uint16]) -> list[NDArray[np.float32]]:
-    return [structure(coarse_frame(frame, PIXEL_UM)) for frame in frames]
+def edge_maps(frames: NDArray[np.uint16]) -> list[NDArray[np.float32]]:
+    """With the illumination taken from each frame itself."""
+    maps = []
+    for frame in frames:
+        coarse = coarse_frame(frame, PIXEL_UM)
+        surface = fit_surface(np.log(coarse[::4, ::4]), 2, outlier_ratio=1.5).values
+        maps.append(edge_map(coarse, np.exp(surface).astype(np.float32)))
+    return maps
 
 
 @pytest.fixture(scope="module")
 def fields(film) -> list[list[NDArray[np.float32]]]:  # type: ignore[no-untyped-def]
-    return [structures(read_field(path)[0]) for path in fields_on_disk(film.sample.raw_path()).values()]
+    return [edge_maps(read_field(path)[0]) for path in fields_on_disk(film.sample.raw_path()).values()]
 
 
 def test_every_field_and_modality_of_the_virtual_scope(film, fields) -> None:  # type: ignore[no-untyped-def]
@@ -59,8 +65,8 @@ def test_a_planted_shift_and_rotation_between_passes(  # type: ignore[no-untyped
         for frame in frames[:3]
     ]
     stacked = np.stack([*moved, frames[3]]).clip(0, 65535).astype(np.uint16)
-    usual = estimate_slide_alignment([structures(stacked)], frames.shape[1:], PIXEL_UM, reference=REFERENCE)
-    found = align(structures(stacked), usual, PIXEL_UM, reference=REFERENCE)
+    usual = estimate_slide_alignment([edge_maps(stacked)], frames.shape[1:], PIXEL_UM, reference=REFERENCE)
+    found = align(edge_maps(stacked), usual, PIXEL_UM, reference=REFERENCE)
     points = 2 * GRID
     errors = [
         found.to_modality(k, points) - ((wide.to_modality(0, k, points) - centre) @ turn.T + centre + shift_px)
@@ -86,7 +92,7 @@ def test_contrast_may_turn_over(shift: tuple[float, float], contrast: float) -> 
     reference = 2000 + 9000 * picture + rng.normal(0, 30, picture.shape)
     moving = 20000 + contrast * 6000 * ndimage.shift(picture, shift) + rng.normal(0, 60, picture.shape)
     pair = np.stack([moving, reference]).astype(np.uint16)
-    structs = [structure(coarse_frame(frame, PIXEL_UM)) for frame in pair]
+    structs = edge_maps(pair)
     usual = estimate_slide_alignment([structs], pair.shape[1:], PIXEL_UM, reference=1)
     found = align(structs, usual, PIXEL_UM, reference=1)
     assert found.shift_px[0] == pytest.approx(shift, abs=0.3)
@@ -95,45 +101,9 @@ def test_contrast_may_turn_over(shift: tuple[float, float], contrast: float) -> 
 def test_without_anything_in_common_the_usual_shift_is_kept() -> None:
     rng = np.random.default_rng(0)
     frames = (5000 + rng.normal(0, 50, (2, 512, 512))).astype(np.uint16)
-    structs = [structure(coarse_frame(frame, PIXEL_UM)) for frame in frames]
+    structs = edge_maps(frames)
     usual = identity(2, (512, 512))
     usual.shift_px[0] = (11.0, -6.0)
     found = align(structs, usual, PIXEL_UM, reference=1)
     assert found.trusted.tolist() == [False, True]
     assert found.shift_px[0] == pytest.approx((11.0, -6.0), abs=1e-9)
-
-
-def test_correlation_finds_whole_and_broken_displacements() -> None:
-    picture = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(128, 128)), 2).astype(np.float32)
-    for shift in [(0, 0), (3, -2), (1.4, 0.7)]:
-        moved = ndimage.shift(picture, shift, mode="wrap").astype(np.float32)
-        surface, weight = correlate_pairs([picture, moved], tile_centres((128, 128), 32, 8, 24), 32, 8)[0, 1]
-        place, height, prominence = subpixel_peaks((surface * weight[:, None, None]).sum(0, keepdims=True))
-        assert place[0] == pytest.approx(shift, abs=0.1)
-        assert height[0] > 0.8
-        assert prominence[0] > 0.3
-
-
-def test_correlation_is_what_its_definition_says() -> None:
-    rng = np.random.default_rng(1)
-    pictures = [ndimage.gaussian_filter(rng.normal(size=(70, 90)), 2).astype(np.float32) for _ in range(3)]
-    half, search = 16, 3
-    centres = tile_centres((70, 90), half, search, 20)
-    side = np.minimum(np.minimum(np.arange(32), np.arange(32)[::-1]) + 0.5, 8) / 8
-    window = np.outer(np.sin(side * np.pi / 2) ** 2, np.sin(side * np.pi / 2) ** 2)
-
-    def normalised(one: np.ndarray, other: np.ndarray) -> float:
-        """Weighted correlation coefficient."""
-        a, b = (values - (window * values).sum() / window.sum() for values in (one, other))
-        return float((window * a * b).sum() / np.sqrt((window * a * a).sum() * (window * b * b).sum()))
-
-    def cut(picture: np.ndarray, y: int, x: int) -> np.ndarray:
-        return picture[y - half : y + half, x - half : x + half].astype(float)
-
-    surfaces = correlate_pairs(pictures, centres, half, search)
-    for (i, j), (surface, _) in surfaces.items():
-        for k, (y, x) in enumerate(centres):
-            for down in range(-search, search + 1):
-                here = cut(pictures[j], y + down, x + 2)
-                wanted = normalised(cut(pictures[i], y, x), here)
-                assert surface[k, down + search, 2 + search] == pytest.approx(wanted, abs=2e-3)
