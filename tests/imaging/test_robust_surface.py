@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from wbcpipe.imaging.robust_surface import fit_surface
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-def planted(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return 100 + 8 * y[:, None] - 5 * x + 3 * y[:, None] * x - 2 * x**2
+
+def planted(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(100 + 8 * y[:, None] - 5 * x + 3 * y[:, None] * x - 2 * x**2)
 
 
 @pytest.mark.parametrize("degree", [2, 4])
