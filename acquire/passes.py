@@ -120,15 +120,15 @@ def check_room(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: i
     Raises:
         DiskFullError: it does not; nothing was written.
     """
-    from wbcpipe.acquire.capture.empty_fields import read_empty
     from wbcpipe.acquire.capture.sample_record import check_disk
+    from wbcpipe.samples.field_status import read_skipped
     from wbcpipe.samples.fields import fields_on_disk
 
     first = sample.raw_path("brightfield")
     to_come: dict[Pass, int] = {}
     for name in passes:
-        there = {*fields_on_disk(sample.raw_path(name)), *read_empty(sample.raw_path(name))}
-        possible = set(range(n_fields)).difference(read_empty(first) if name == "fluorescence" else ())
+        there = {*fields_on_disk(sample.raw_path(name)), *read_skipped(sample.raw_path(name))}
+        possible = set(range(n_fields)).difference(read_skipped(first) if name == "fluorescence" else ())
         if tuple(passes) == ("fluorescence",):
             possible &= set(fields_on_disk(first))  # there will be no more of them
         to_come[name] = len(possible - there)
@@ -235,12 +235,11 @@ def check_bright_field(sample: Sample, scope: Scope, n_fields: int) -> None:
     Raises:
         AcquisitionError: it is not; the slide is as it was.
     """
-    from wbcpipe.acquire.capture.empty_fields import read_empty
-    from wbcpipe.acquire.capture.field_writer import read_missing
+    from wbcpipe.samples.field_status import read_missing, read_skipped
     from wbcpipe.samples.fields import fields_on_disk
 
     raw = sample.raw_path("brightfield")
-    taken, empty, wanted = fields_on_disk(raw), read_empty(raw), range(n_fields)
+    taken, empty, wanted = fields_on_disk(raw), read_skipped(raw), range(n_fields)
     missing = {index: why for index, why in read_missing(raw).items() if index not in taken and index in wanted}
     here = sum(index in taken for index in wanted)
     hindrance = ""

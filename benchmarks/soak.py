@@ -38,7 +38,6 @@ import numpy as np
 
 from wbcpipe import __version__
 from wbcpipe.acquire.capture.field_accounting import reconcile
-from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
@@ -46,6 +45,7 @@ from wbcpipe.acquire.simulation.faults import KINDS, Fault, FaultyOpener, read_s
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldMissing, FieldTaken
 from wbcpipe.errors import WbcpipeError
+from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import MODALITIES, fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
 

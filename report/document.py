@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from wbcpipe.acquire.capture.empty_fields import read_empty
-from wbcpipe.errors import SampleStateError
 from wbcpipe.report.agreement import head_agreement
 from wbcpipe.report.gates import failed_fields, limits_of, quality_gates
 from wbcpipe.report.model_checks import check_model
+from wbcpipe.samples.field_status import read_missing, read_skipped
 from wbcpipe.samples.fields import fields_on_disk
 from wbcpipe.samples.scan_outcome import load_scan_outcome
-from wbcpipe.system.files import read_json
 from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
@@ -58,24 +56,19 @@ def count_fields(sample: Sample, record: SampleRecord) -> FieldCount:
     """Look what the plan asked for and what is on disk.
 
     Raises:
-        SampleStateError: ``missing.json`` or ``empty.json`` is damaged.
+        SampleStateError: ``missing.json`` or ``skipped_fields.json`` is damaged.
     """
     by_pass = {name: set(fields_on_disk(sample.raw_path(name))) for name in _PASSES}
     both = by_pass["brightfield"] & by_pass["fluorescence"]
-    missing: dict[int, str] = {}
-    for name in _PASSES:
-        path = sample.raw_path(name) / "missing.json"
-        if path.is_file():
-            content = read_json(path)
-            if not isinstance(content, dict):
-                raise SampleStateError(f"{path}: an object of field number to reason was expected.")
-            # A field that was taken after all, on a later run, is missing no more.
-            try:
-                missing |= {int(index): str(why) for index, why in content.items() if int(index) not in by_pass[name]}
-            except ValueError as error:
-                raise SampleStateError(f"{path}: damaged ({error}); move it away and acquire again.") from error
+    # A field that was taken after all, on a later run, is missing no more.
+    missing = {
+        index: why
+        for name in _PASSES
+        for index, why in read_missing(sample.raw_path(name)).items()
+        if index not in by_pass[name]
+    }
     # Fields are taken in the plan's order, so those asked for are all up to the last one that was tried.
-    empty = {index for name in _PASSES for index in read_empty(sample.raw_path(name)) if index not in by_pass[name]}
+    empty = {index for name in _PASSES for index in read_skipped(sample.raw_path(name)) if index not in by_pass[name]}
     tried = [*by_pass["single"], *both, *missing, *empty]
     return FieldCount(
         planned=record.plan.rows * record.plan.columns if record.plan else None,

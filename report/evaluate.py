@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wbcpipe.acquire.capture.empty_fields import read_empty
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.scores import match_points, score_calls
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.field_status import read_skipped
 from wbcpipe.samples.fields import passes_on_disk, whole_fields
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def read_truth(sample: Sample) -> Truth:
     raw = sample.path / "raw"
     if on_disk := whole_fields(raw):
         # A cell in a field that was skipped as empty was there to be seen: it counts as missed.
-        visible &= np.isin(field, [*on_disk, *read_empty(raw / passes_on_disk(raw)[0])])
+        visible &= np.isin(field, [*on_disk, *read_skipped(raw / passes_on_disk(raw)[0])])
     return Truth(
         position_um=np.array([row[:2] for row in white], dtype=np.float64).reshape(-1, 2),
         visible=np.asarray(visible, dtype=np.bool_),

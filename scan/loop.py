@@ -8,9 +8,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, Self
 
-from wbcpipe.acquire.capture.empty_fields import read_empty
-from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.errors import AcquisitionError, FrameFileError, HardwareError
+from wbcpipe.samples.field_status import read_missing, read_skipped
 from wbcpipe.samples.fields import fields_on_disk, read_info, whole_fields
 from wbcpipe.samples.scan_outcome import clock_text, earliest_deadline_s
 from wbcpipe.scan.live_count import LiveCount
@@ -137,7 +136,7 @@ class SlideFields:
         self._closing = contextlib.ExitStack()
         self._raw = sample.raw_path(request.last_pass)
         first = sample.raw_path(request.first_pass)
-        without = set(read_empty(first))
+        without = set(read_skipped(first))
         if request.two_pass:  # after the stain no bright field can be added
             without |= set(range(request.max_fields)).difference(fields_on_disk(first))
         self._known = dict.fromkeys(without, False) | dict.fromkeys(self._whole(), True)
@@ -253,7 +252,7 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
     raw = sample.raw_path("brightfield")
     wanted = max(request.estimated_fields(), min(at_least, request.max_fields))
     if not (request.already_stained or bright_field_is_over(sample)):
-        known = {*fields_on_disk(raw), *read_empty(raw)}
+        known = {*fields_on_disk(raw), *read_skipped(raw)}
         if not known.issuperset(range(wanted)):
             acquisition = AcquisitionRequest(
                 sample,
@@ -273,7 +272,7 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
     reason = stain_between(
         sample, request.scope, wanted, deadline_s=request.deadline_s, stained=request.already_stained, reporter=reporter
     )
-    known = {*fields_on_disk(raw), *read_missing(raw), *read_empty(raw)}
+    known = {*fields_on_disk(raw), *read_missing(raw), *read_skipped(raw)}
     if reason:
         request.outcome(0, wanted, {}, in_time=False).save(sample)
         raise AcquisitionError(

@@ -20,6 +20,7 @@ import numpy as np
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.samples.cell_columns import CLASSES, CROP_SIDE_PX, RED_FLUORESCENCE, QcFlag
 from wbcpipe.samples.cell_store import CellBlock, CellStore
+from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import passes_on_disk, read_passes, read_passes_info, whole_fields
 from wbcpipe.segment.deduplicate import deduplicate, label_from_truth
 from wbcpipe.segment.detection.detectors import OWN, load_detector
@@ -343,11 +344,7 @@ class SampleSegmenter:
             row = stop
 
     def _provenance(self, indices: Sequence[int], damaged: Sequence[int]) -> dict[str, Any]:
-        lost: set[str] = set()
-        for name in passes_on_disk(self._raw):
-            missing = self._raw / name / "missing.json"
-            if missing.is_file():
-                lost |= set(json.loads(missing.read_text(encoding="utf-8")))
+        missing = {index for name in passes_on_disk(self._raw) for index in read_missing(self._raw / name)}
         truth = self._sample.truth_path
         plan = self._record.model_dump(
             mode="json", include={"kind", "scope", "slot", "plan", "specimen", "inputs"}, exclude_none=True
@@ -362,7 +359,7 @@ class SampleSegmenter:
             "basis_sha256": self._basis,
             "statistics_fields": list(self._statistics.indices),
             "fields": list(indices),
-            "missing": sorted(lost),
+            "missing": sorted(missing),
             "damaged_fields": list(damaged),
             "truth_sha256": hashlib.sha256(truth.read_bytes()).hexdigest() if truth.is_file() else None,
         }

@@ -14,18 +14,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.errors import SampleStateError
 from wbcpipe.imaging.robust_surface import fit_surface
-from wbcpipe.system.files import read_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.hardware.protocols import Microscope
 
-__all__ = ["EMPTY_BELOW_UM2", "EmptyFieldDetector", "EmptyFieldError", "foreground_area_um2", "is_empty", "read_empty"]
+__all__ = ["EMPTY_BELOW_UM2", "EmptyFieldDetector", "EmptyFieldError", "foreground_area_um2", "is_empty"]
 
 #: A field is empty when nothing in it covers so much within the size of a cell. Measured on the virtual scope, each
 #: alone on bare glass and up to 5 um out of focus: platelets 1 to 12, lymphocytes, the faintest, 44 and more, and 28
@@ -163,18 +159,3 @@ def _background(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     # Never to zero or below: the fit through a field full of cells means nothing, but must not fail.
     floor = max(float(np.median(medians)) * 0.05, 1.0)
     return np.maximum(surface, floor).astype(np.float32)
-
-
-def read_empty(raw: Path) -> dict[int, float]:
-    """Field index to the figure by which it was skipped as empty, from ``empty.json``.
-
-    Raises:
-        SampleStateError: the file is damaged.
-    """
-    path = raw / "empty.json"
-    if not path.is_file():
-        return {}
-    try:
-        return {int(index): float(figure_um2) for index, figure_um2 in read_json(path).items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise SampleStateError(f"{path}: damaged ({error}); move it away and acquire again.") from error

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.errors import AcquisitionError, FrameFileError
+from wbcpipe.samples.field_status import read_missing, write_missing
 from wbcpipe.samples.fields import PASSES, fields_on_disk, read_info
-from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -66,8 +65,7 @@ def drop_stale(raw: Path, there: Iterable[int]) -> None:
     recorded = read_missing(raw)
     stale = recorded.keys() & set(there)
     if stale:
-        kept = {str(index): text for index, text in sorted(recorded.items()) if index not in stale}
-        write_json(raw / "missing.json", kept)
+        write_missing(raw, {index: text for index, text in recorded.items() if index not in stale})
 
 
 def quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass = "single") -> dict[int, FieldInfo]:

@@ -8,9 +8,9 @@ from typing import IO, TYPE_CHECKING, Final
 
 import numpy as np
 
-from wbcpipe.acquire.capture.empty_fields import read_empty
+from wbcpipe.samples.field_status import read_missing, read_skipped, write_missing, write_skipped
 from wbcpipe.samples.fields import FieldInfo, field_path, write_field, write_planes
-from wbcpipe.system.files import begin_flush, read_json, write_json
+from wbcpipe.system.files import begin_flush
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["Draft", "FieldWriter", "field_buffers", "read_missing"]
+__all__ = ["Draft", "FieldWriter", "field_buffers"]
 
 #: One being filled, one being written, one between them; more, as memory allows, bridge a pause of the disk.
 _LEAST_BUFFERS: Final = 3
@@ -27,14 +27,6 @@ _MOST_BUFFERS: Final = 8
 _BUFFER_BYTES: Final = 256 * 2**20
 _POLL_S: Final = 0.2
 _NOTHING: Final = np.empty((0, 0, 0), np.uint16)
-
-
-def read_missing(raw: Path) -> dict[int, str]:
-    """Field index to the reason why it could not be taken, from ``missing.json``."""
-    path = raw / "missing.json"
-    if not path.is_file():
-        return {}
-    return {int(index): str(reason) for index, reason in read_json(path).items()}
 
 
 def field_buffers(channels: int, image_px: tuple[int, int]) -> list[NDArray[np.uint16]]:
@@ -149,7 +141,7 @@ class FieldWriter:
         #: A message that came while another field was being written.
         self._left_over: list[_Message | None] = []
         self._missing = read_missing(raw)
-        self._empty = read_empty(raw)
+        self._empty = read_skipped(raw)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="wbcpipe-writer")
         self._thread.start()
@@ -225,7 +217,7 @@ class FieldWriter:
                 self._on_field(index)
             case float():
                 self._empty[index] = content
-                write_json(self._raw / "empty.json", {str(at): figure for at, figure in sorted(self._empty.items())})
+                write_skipped(self._raw, self._empty)
                 self._forget_missing(index)
                 self._on_empty(index, content)
             case str():
@@ -251,4 +243,4 @@ class FieldWriter:
             self._save_missing()
 
     def _save_missing(self) -> None:
-        write_json(self._raw / "missing.json", {str(index): text for index, text in sorted(self._missing.items())})
+        write_missing(self._raw, self._missing)

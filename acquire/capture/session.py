@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
-from wbcpipe.acquire.capture.empty_fields import EmptyFieldDetector, EmptyFieldError, read_empty
+from wbcpipe.acquire.capture.empty_fields import EmptyFieldDetector, EmptyFieldError
 from wbcpipe.acquire.capture.field_accounting import drop_stale, quarantine_damaged, reconcile
 from wbcpipe.acquire.capture.field_acquirer import FieldTaker
-from wbcpipe.acquire.capture.field_writer import FieldWriter, field_buffers, read_missing
+from wbcpipe.acquire.capture.field_writer import FieldWriter, field_buffers
 from wbcpipe.acquire.capture.frame_checks import FrameValidator
 from wbcpipe.acquire.capture.light_dose import DoseLedger
 from wbcpipe.acquire.capture.sample_record import begin_sample, check_disk, check_sample
@@ -30,6 +30,7 @@ from wbcpipe.acquire.slide_relocation.alignment import (
     second_fields,
 )
 from wbcpipe.errors import CoreLostError, HardwareError
+from wbcpipe.samples.field_status import read_missing, read_skipped
 from wbcpipe.samples.fields import PASSES, field_path, fields_on_disk, read_field
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class AcquisitionSession:
         self._on_disk = quarantine_damaged(self.sample, self.scope, self.pass_name)
         drop_stale(self.raw, self._on_disk)
         looked_at = self.sample.raw_path("brightfield") if self.pass_name == "fluorescence" else self.raw
-        self._empty = {index: um2 for index, um2 in read_empty(looked_at).items() if index not in self._on_disk}
+        self._empty = {index: um2 for index, um2 in read_skipped(looked_at).items() if index not in self._on_disk}
         self._buffers = field_buffers(len(PASSES[self.pass_name]), self.scope.camera.image_px)
         self._dose = DoseLedger(self.raw, self.scope.field_um, self._on_disk.values())
         camera, light = self.scope.camera, self.scope.light

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbcpipe.acquire.capture.empty_fields import read_empty
 from wbcpipe.acquire.simulation.specimen.truth import TruthRow, truth_rows, write_truth
+from wbcpipe.samples.field_status import read_skipped
 from wbcpipe.samples.fields import fields_on_disk, read_info
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def write_field_truth(planned: PlannedPass, specimen: Specimen, scope: Scope) ->
     # Empty fields are found in the pass that takes bright field.
     first_pass = "brightfield" if planned.pass_name == "fluorescence" else planned.pass_name
     positions = planned.plan.fields()
-    skipped = [positions[index] for index in sorted(read_empty(sample.raw_path(first_pass))) if index not in fields]
+    skipped = [positions[index] for index in sorted(read_skipped(sample.raw_path(first_pass))) if index not in fields]
     write_truth(sample.truth_path, field_truth(specimen, scope, fields, skipped))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from wbcpipe.samples.cell_store import CellBlock, CellStore
+from wbcpipe.samples.field_status import write_missing
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
-from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,6 +124,6 @@ def mark_fields() -> Callable[..., None]:
         for index in taken:
             (raw / f"field_{index:05d}.ome.tif").touch()
         if missing is not None:
-            write_json(raw / "missing.json", missing)
+            write_missing(raw, {int(index): why for index, why in missing.items()})
 
     return mark

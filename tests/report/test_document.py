@@ -22,8 +22,8 @@ from wbcpipe.report.status import sample_status
 from wbcpipe.report.tables import print_differential
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.field_status import write_skipped
 from wbcpipe.samples.scan_outcome import PrecisionReached, ScanOutcome
-from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ def test_document_tells_why_the_scan_ended_and_what_was_empty(
 ) -> None:
     sample = create_sample(CALLS, quality=QUALITY, info=INFO)
     mark_fields(sample, [*range(20), *range(22, 33)], {"20": "camera: no image"})
-    write_json(sample.raw_path() / "empty.json", {"20": 1.2, "21": 0.0, "35": 3.4})
+    write_skipped(sample.raw_path(), {20: 1.2, 21: 0.0, 35: 3.4})
     reached = PrecisionReached("NEU", 61.2, 6.8, 5.0)
     ScanOutcome("deadline", 34, 57, 108, 200, (reached,)).save(sample)
     write_report(sample)

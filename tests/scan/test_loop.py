@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.supervise.worker import DeadlinePassed, FieldMissing, FieldTaken
 from wbcpipe.errors import ConfigError, HardwareError, SampleStateError
+from wbcpipe.samples.field_status import read_missing, write_missing
 from wbcpipe.samples.fields import field_path
 from wbcpipe.samples.sample import Sample
 from wbcpipe.samples.scan_outcome import ScanOutcome, earliest_deadline_s, load_scan_outcome
 from wbcpipe.scan.loop import SlideFields, scan_until, unmet_targets
 from wbcpipe.scan.request import STATISTICS_FIELDS, ScanRequest, check_request, next_field_count
 from wbcpipe.scan.targets import PrecisionTarget, half_width_percent
-from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -337,7 +336,7 @@ class Worker:
         else:
             field_path(self.raw, index).touch()
             missing.pop(index, None)
-        write_json(self.raw / "missing.json", {str(at): why for at, why in sorted(missing.items())})
+        write_missing(self.raw, missing)
         return FieldMissing(index, missing[index]) if index in missing else FieldTaken(index, there)
 
 
@@ -426,5 +425,5 @@ def test_a_field_without_bright_field_is_not_asked_for_after_the_stain(bench: Be
     raw.mkdir(parents=True)
     for index in (0, 1, 3):
         field_path(raw, index).touch()
-    write_json(raw / "missing.json", {"2": "the lamp was dark."})
+    write_missing(raw, {2: "the lamp was dark."})
     assert bench.scan(two_pass=True, available=4, fields=4) == [0, 1, 3]

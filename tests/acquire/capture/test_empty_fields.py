@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.empty_fields import EMPTY_BELOW_UM2, foreground_area_um2, is_empty, read_empty
+from wbcpipe.acquire.capture.empty_fields import EMPTY_BELOW_UM2, foreground_area_um2, is_empty
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import CELL_CLASSES, SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.errors import SampleStateError
+from wbcpipe.samples.field_status import read_skipped, write_skipped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,9 +112,9 @@ def test_a_frame_that_tells_nothing_is_not_empty(frame: NDArray[np.uint16]) -> N
 
 
 def test_a_damaged_note_is_named(tmp_path: Path) -> None:
-    assert read_empty(tmp_path) == {}
-    (tmp_path / "empty.json").write_text('{"3": 1.5}', encoding="utf-8")
-    assert read_empty(tmp_path) == {3: 1.5}
-    (tmp_path / "empty.json").write_text('["3"]', encoding="utf-8")
-    with pytest.raises(SampleStateError, match=r"empty\.json: damaged .* acquire again"):
-        read_empty(tmp_path)
+    assert read_skipped(tmp_path) == {}
+    write_skipped(tmp_path, {3: 1.5})
+    assert read_skipped(tmp_path) == {3: 1.5}
+    (tmp_path / "skipped_fields.json").write_text('["3"]', encoding="utf-8")
+    with pytest.raises(SampleStateError, match=r"skipped_fields\.json: key 'format_version' is missing"):
+        read_skipped(tmp_path)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.empty_fields import read_empty
 from wbcpipe.acquire.capture.sample_record import begin_sample
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.plan import AcquisitionPlan
@@ -26,9 +25,9 @@ from wbcpipe.acquire.supervise.worker import (
 )
 from wbcpipe.report.document import count_fields
 from wbcpipe.report.evaluate import read_truth
+from wbcpipe.samples.field_status import read_skipped, write_skipped
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
-from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +82,7 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
     assert len(taken) >= 2
     assert len(empty) >= 2
     assert sorted([*taken, *empty]) == list(range(FIELDS))
-    assert read_empty(raw) == empty
+    assert read_skipped(raw) == empty
     # A skipped field has no dose, and what is skipped holds no white cell.
     assert opened[0].lights.count("fluorescence") == len(taken)
     slide, half_um = Specimen(ISLAND), island_scope.field_um[0] / 2
@@ -92,12 +91,12 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
         there = slide.objects_in(x_um - half_um, y_um - half_um, x_um + half_um, y_um + half_um)
         assert not [item for item in there if item.label]
     # Another run opens the microscope, and looks at nothing again.
-    before = (raw / "empty.json").stat().st_mtime_ns
+    before = (raw / "skipped_fields.json").stat().st_mtime_ns
     with AcquisitionSession(sample, island_scope, plan, ISLAND, microscope=watched) as session:
         assert session.empty == empty
         session.take(range(FIELDS))
     assert opened[1].lights == []
-    assert (raw / "empty.json").stat().st_mtime_ns == before
+    assert (raw / "skipped_fields.json").stat().st_mtime_ns == before
     fields = count_fields(sample, sample.record())
     assert (fields.wanted, fields.taken, fields.empty, fields.missing) == (FIELDS, len(taken), tuple(sorted(empty)), ())
 
@@ -153,9 +152,9 @@ def test_a_broken_run_skips_the_same_fields(island_scope: Scope, tmp_path: Path)
             told = {event.index: event for event in worker.events() if isinstance(event, FieldTaken | FieldEmpty)}
         assert list(told) == list(range(wanted))
     assert [index for index, event in told.items() if isinstance(event, FieldEmpty)] == sorted(
-        read_empty(broken.raw_path())
+        read_skipped(broken.raw_path())
     )
-    assert read_empty(whole.raw_path()) == read_empty(broken.raw_path())
+    assert read_skipped(whole.raw_path()) == read_skipped(broken.raw_path())
     first, second = fields_on_disk(whole.raw_path()), fields_on_disk(broken.raw_path())
     assert list(first) == list(second)
     for index, path in first.items():
@@ -179,7 +178,7 @@ def test_a_white_cell_in_a_skipped_field_counts_as_missed(
     other = next(index for index in range(len(plan.fields())) if abs(index - with_cell) > 1 and not white_in(index))
     begin_sample(sample, scope, plan, specimen)
     sample.raw_path().mkdir(parents=True)
-    write_json(sample.raw_path() / "empty.json", {str(with_cell): 3.0})  # as if the look had been wrong
+    write_skipped(sample.raw_path(), {with_cell: 3.0})  # as if the look had been wrong
     with AcquisitionSession(sample, scope, plan, specimen) as session:
         session.take([with_cell, other])
     assert list(fields_on_disk(sample.raw_path())) == [other]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.capture.sample_record import begin_sample
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import QualityLimits
@@ -31,6 +30,7 @@ from wbcpipe.errors import (
     SampleStateError,
     StageLimitError,
 )
+from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import MODALITIES, field_path, fields_on_disk, read_field, read_info, write_planes
 from wbcpipe.samples.sample import Sample
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
-from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.plan import AcquisitionPlan
@@ -26,6 +25,7 @@ from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener
 from wbcpipe.acquire.supervise.restart_policy import close_shutter_in_subprocess
 from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldMissing, FieldTaken, Progress
 from wbcpipe.errors import CoreLostError, DeviceCrashError, DeviceTimeoutError
+from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
 

@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
-from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener, FaultyScope, read_strikes
 from wbcpipe.pipeline import cli
+from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import fields_on_disk, read_field, whole_fields
 from wbcpipe.samples.sample import Sample
 

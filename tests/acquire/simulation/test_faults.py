@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.capture.field_accounting import reconcile
-from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import Reliability
 from wbcpipe.acquire.plan import AcquisitionPlan
@@ -26,9 +25,9 @@ from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.supervise.restart_policy import RestartPolicy, Verdict, close_shutter_in_subprocess
 from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldMissing, FieldTaken, Progress
 from wbcpipe.errors import AcquisitionError, CoreLostError, DiskFullError
+from wbcpipe.samples.field_status import read_missing, write_missing
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
-from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,7 +107,7 @@ def test_a_fault_is_retried_then_the_devices_are_loaded_anew_then_the_field_is_m
     assert words in missing[3]
     assert read_missing(sample.raw_path()) == missing
     # Field 1 failed once, fields 2 and 3 twice before the last attempt: five retries, two of them on fresh devices.
-    assert counts_of(sample) == {"begun": 1, "retry": 5, "reinitialised": 2, "field_missing": 1}
+    assert counts_of(sample) == {"sample_started": 1, "retry": 5, "reinitialised": 2, "field_missing": 1}
     assert all(words in event["reason"] for event in events_of(sample) if event["event"] == "retry")
     outcome = reconcile(sample.raw_path(), range(4))
     assert (outcome.taken, outcome.missing) == ((0, 1, 2), missing)
@@ -339,7 +338,7 @@ def test_deaths_are_counted_by_field_and_in_a_row() -> None:
 def test_planned_is_taken_plus_missing_or_the_fields_are_named(tmp_path: Path) -> None:
     for index in (0, 1, 3):
         field_path(tmp_path, index).touch()
-    write_json(tmp_path / "missing.json", {"2": "dark", "9": "of a larger run"})
+    write_missing(tmp_path, {2: "dark", 9: "of a larger run"})
     outcome = reconcile(tmp_path, range(4))
     assert (outcome.taken, outcome.missing) == ((0, 1, 3), {2: "dark"})
     with pytest.raises(AcquisitionError, match=r"fields 4, 5 have neither a file nor an entry in missing\.json"):
@@ -354,7 +353,7 @@ def test_a_field_that_was_written_just_before_a_kill_is_missing_no_more(
 ) -> None:
     with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
         session.take(range(2))
-    write_json(sample.raw_path() / "missing.json", {"1": "its file came, the kill came before this was put right"})
+    write_missing(sample.raw_path(), {1: "its file came, the kill came before this was put right"})
     with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
         session.take(range(3))
     assert read_missing(sample.raw_path()) == {}

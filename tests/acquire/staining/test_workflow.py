@@ -25,6 +25,7 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.staining.checks import check_staining, open_checked, program_problem
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import AcquisitionError, ConfigError, DiskFullError, SampleStateError
+from wbcpipe.samples.field_status import write_missing, write_skipped
 from wbcpipe.samples.fields import field_path, fields_on_disk
 from wbcpipe.samples.scan_outcome import load_scan_outcome
 from wbcpipe.scan.loop import acquire_and_segment
@@ -58,8 +59,8 @@ def put(sample: Sample, name: Pass, n_fields: int, fate: Fate) -> PassOutcome:
             outcome.missing[index] = what
         else:
             outcome.empty.append(index)
-    write_json(raw / "missing.json", {str(index): why for index, why in outcome.missing.items()})
-    write_json(raw / "empty.json", {str(index): fate[index] for index in outcome.empty})
+    write_missing(raw, outcome.missing)
+    write_skipped(raw, {index: fate[index] for index in outcome.empty})
     return outcome
 
 

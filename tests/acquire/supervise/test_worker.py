@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.field_writer import read_missing
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener
@@ -27,6 +26,7 @@ from wbcpipe.acquire.supervise.worker import (
     WantedDone,
 )
 from wbcpipe.errors import DeviceCrashError, SampleStateError
+from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field
 from wbcpipe.system.signals import ignore_sigint_in_children
 
