@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -26,7 +27,7 @@ from wbcpipe.cli.options import (
     specimen_options,
 )
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
-from wbcpipe.system.signals import ignore_sigint, install_sigint_handler
+from wbcpipe.system.signals import end_at_next_signal, install_stop_handlers, stop_exit_code, stop_reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -239,32 +240,37 @@ def _scan_request(sample: Sample, options: RunOptions) -> ScanRequest:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code of the result."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    install_stop_handlers()
+    code = stop_exit_code()
+    with contextlib.suppress(KeyboardInterrupt):  # a signal after the command has ended
+        code = _run_command_line(sys.argv[1:] if arguments is None else list(arguments))
+    end_at_next_signal(code)
+    sys.exit(code)
+
+
+def _run_command_line(arguments: list[str]) -> int:
+    """Run the command and print the error that ends it; return the exit code."""
     debug = "--debug" in arguments or bool(os.environ.get("WBCPIPE_DEBUG"))
-    install_sigint_handler()
     try:
         # With standalone_mode off, click returns the code of `ctx.exit`, or what a command returns: here nothing.
-        code = cli.main(args=list(arguments), prog_name="wbcpipe", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        code = cli.main(args=arguments, prog_name="wbcpipe", standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(_fail(InterruptedRunError("stopped by the operator; run the same command again to resume."), debug))
-    except WbcpipeError as error:
-        sys.exit(_fail(error, debug))
+        return _fail(InterruptedRunError(f"{stop_reason()}; run the same command again to resume."), debug)
     except Exception as error:  # noqa: BLE001 - the outermost boundary: an error of another type is a defect
-        sys.exit(_fail(error, debug))
+        return _fail(error, debug)
 
 
 def _fail(error: BaseException, debug: bool) -> int:
-    """Print ``error`` and return its exit code; a further Ctrl-C cannot change the code."""
-    ignore_sigint()
+    """Print ``error`` and return its exit code."""
     if debug:
         traceback.print_exception(error)
     if isinstance(error, WbcpipeError):
         print(f"wbcpipe: {error}", file=sys.stderr)
-        return error.exit_code
+        return stop_exit_code() if isinstance(error, InterruptedRunError) else error.exit_code
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     print(f"wbcpipe: a defect in wbcpipe itself: {what} (`--debug` shows where; please report it)", file=sys.stderr)
     return WbcpipeError.exit_code

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import shutil
-import signal
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -15,17 +11,17 @@ from wbcpipe.acquire.capture.sample_record import time_estimate
 from wbcpipe.acquire.config.micromanager_cfg import light_settings, lint, lint_warnings, read_config
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.staining.checks import program_problem, step_problems
-from wbcpipe.errors import ConfigError, HardwareError, StageLimitError, WbcpipeError
-from wbcpipe.system.signals import ignore_sigint_in_children
+from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
+from wbcpipe.system.child_process import ChildLostError, ChildProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.core_link import CoreLink
     from wbcpipe.acquire.hardware.microscope import CoreMicroscope
+    from wbcpipe.system.child_process import ParentLink
 
 __all__ = ["Check", "check_live", "check_offline", "first_failure"]
 
@@ -123,48 +119,37 @@ def _disk(data: Path, needed: int) -> Check:
 
 def check_live(scope: Scope) -> list[Check]:
     """Load the core in a child process and compare it with the scope; nothing moves and the shutter stays closed."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_live_main, args=(scope, there), name="wbcpipe-doctor")
-    with ignore_sigint_in_children():
-        process.start()
-    there.close()
+    child: ChildProcess[Check] = ChildProcess(_check_in_child, scope, name="wbcpipe-doctor")
     checks: list[Check] = []
-    deadline = time.monotonic() + _LIVE_TIMEOUT_S
-    with contextlib.suppress(EOFError):
-        while here.poll(max(deadline - time.monotonic(), 0.0)):
-            checks.append(here.recv())
-    if time.monotonic() >= deadline:
-        process.kill()
-        checks.append(Check("core", "fail", f"no answer within {_LIVE_TIMEOUT_S:g} s; restart the devices", "hardware"))
-    process.join()
-    if process.exitcode and time.monotonic() < deadline:
-        checks.append(Check("core", "fail", _death(process.exitcode), "hardware"))
-    here.close()
+    try:
+        with child:
+            for check in child.messages(_LIVE_TIMEOUT_S):
+                checks.append(check)
+    except ChildLostError as lost:
+        checks.append(Check("core", "fail", f"the process {lost.reason}{_advice(lost.exit_code)}", "hardware"))
+    except WbcpipeError as error:
+        checks.append(Check("core", "fail", str(error), "hardware"))
     return checks
 
 
-def _death(code: int) -> str:
-    how = f"exit code {code}"
-    with contextlib.suppress(ValueError):
-        how = signal.Signals(-code).name
-    if code == 1:
-        return "the process could not start; its traceback stands above"
+def _advice(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "; restart the devices"
+    if exit_code == 1:
+        return ": it could not start; its traceback stands above"
     return (
-        f"the process died ({how}): a device driver crashed, or the adapters speak another device interface than "
-        "pymmcore; load the .cfg in Micro-Manager itself to see which device it is"
+        ": a device driver crashed, or the adapters use another device interface than pymmcore; load the .cfg in "
+        "Micro-Manager itself to see which device it is"
     )
 
 
-def _live_main(scope: Scope, pipe: Connection) -> None:
+def _check_in_child(scope: Scope, parent: ParentLink) -> None:
     def tell(name: str, status: Status, detail: str) -> None:
-        pipe.send(Check(name, status, detail, "hardware"))
+        if parent.stop_requested():
+            raise InterruptedRunError("the checks were stopped.")
+        parent.send(Check(name, status, detail, "hardware"))
 
-    try:
-        _live(scope, tell)
-    except WbcpipeError as error:
-        tell("core", "fail", str(error))
-    pipe.close()
+    _live(scope, tell)
 
 
 def _live(scope: Scope, tell: Callable[[str, Status, str], None]) -> None:

@@ -138,19 +138,13 @@ def check_room(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: i
 
 def take_pass(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:
     """Run a worker over the first ``n_fields`` planned fields and show how far it is."""
-    from wbcpipe.acquire.supervise.worker import (
-        AcquisitionWorker,
-        DeadlinePassed,
-        FieldEmpty,
-        FieldMissing,
-        FieldTaken,
-        Progress,
-    )
+    from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
+    from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 
     outcome = PassOutcome()
     title = "fields" if request.pass_name == "single" else f"fields, {request.pass_name}"
     with AcquisitionWorker(request) as worker:
-        worker.want(n_fields)
+        worker.request_fields(n_fields)
         for event in worker.events():
             match event:
                 case FieldTaken(index=index):

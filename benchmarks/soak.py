@@ -43,7 +43,8 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import KINDS, Fault, FaultyOpener, read_strikes
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldMissing, FieldTaken
+from wbcpipe.acquire.supervise.messages import FieldMissing, FieldTaken
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import MODALITIES, fields_on_disk, read_field
@@ -127,7 +128,7 @@ def drive(folder: Path, data: Path, n_fields: int, name: str) -> int:
     try:
         with told, sample.lock("soak"), sample.log_failure("soak"), AcquisitionWorker(request) as worker:
             for wanted in [*range(LOT, n_fields, LOT), n_fields]:
-                worker.want(wanted)
+                worker.request_fields(wanted)
                 for event in worker.events():
                     if isinstance(event, FieldMissing) or (isinstance(event, FieldTaken) and not event.resumed):
                         told.write(f"{type(event).__name__} {event.index}\n")

@@ -17,6 +17,7 @@ from wbcpipe.errors import SampleBusyError, SampleNameError, SampleStateError
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.system.files import append_event, disk_errors
 from wbcpipe.system.locks import exclusive_lock
+from wbcpipe.system.signals import stop_reason, stop_signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,10 +132,13 @@ class Sample:
             yield
         except BaseException as error:
             kind = type(error).__name__
-            # click's own Abort is what a question at the terminal makes of Ctrl-C.
-            reason = "stopped by the operator" if kind in ("KeyboardInterrupt", "Abort") else str(error) or kind
+            # click raises Abort when a signal arrives, or the answer is no, while it asks at the terminal.
+            stopped = isinstance(error, KeyboardInterrupt) or kind == "Abort"
+            reason = stop_reason() if stopped else str(error) or kind
+            number = stop_signal()
+            details = {} if number is None else {"signal": number.name}
             with contextlib.suppress(OSError):
-                self.log("run_ended", command=purpose, error=kind, reason=reason)
+                self.log("run_ended", command=purpose, error=kind, reason=reason, **details)
             raise
 
     @contextlib.contextmanager

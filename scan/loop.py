@@ -185,14 +185,8 @@ class SlideFields:
 
     def _events(self, wanted: int) -> Iterator[bool]:
         from wbcpipe.acquire.request import AcquisitionRequest
-        from wbcpipe.acquire.supervise.worker import (
-            AcquisitionWorker,
-            DeadlinePassed,
-            FieldEmpty,
-            FieldMissing,
-            FieldTaken,
-            Progress,
-        )
+        from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
+        from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 
         if self._worker is None:
             request = self._request
@@ -208,7 +202,7 @@ class SlideFields:
                 self._stop_at_deadline(wanted)
                 return
             self._worker = self._closing.enter_context(AcquisitionWorker(acquisition))
-        self._worker.want(wanted)
+        self._worker.request_fields(wanted)
         for event in self._worker.events():
             match event:
                 case FieldTaken(index=index):

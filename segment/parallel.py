@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.detection.detectors import OWN
-from wbcpipe.system.signals import ignore_sigint_in_children
+from wbcpipe.system.signals import ignore_stop_signals, ignore_stop_signals_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,7 +68,7 @@ def segment_fields_ahead(
     remaining = iter(indices)
     try:
         with contextlib.suppress(BrokenProcessPool):
-            with ignore_sigint_in_children():
+            with ignore_stop_signals_in_children():
                 tried = executor.map(_prepare, indices)
             for _ in tried:
                 yield next(remaining)
@@ -85,7 +84,7 @@ def _begin(root: str, name: str, pixel_um: float, detector: str) -> None:
     from wbcpipe.segment.stage import SampleSegmenter
 
     global _stage
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_stop_signals(but_sigterm=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place = Sample.open(Path(root), name)
     _stage = SampleSegmenter(place, pixel_um=pixel_um, detector=detector)

@@ -1,7 +1,8 @@
-"""Ctrl-C: heard once by the command that was typed, and never by the processes that it started."""
+"""Signals that stop a command: the first one stops it gracefully, a second one ends it at once."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing.resource_tracker
 import os
@@ -12,74 +13,174 @@ import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
-__all__ = ["ignore_sigint", "ignore_sigint_in_children", "install_sigint_handler"]
+__all__ = [
+    "STOP_SIGNALS",
+    "StopRequested",
+    "end_at_next_signal",
+    "ignore_stop_signals",
+    "ignore_stop_signals_in_children",
+    "install_stop_handlers",
+    "stop_exit_code",
+    "stop_reason",
+    "stop_signal",
+]
 
-#: So long after the first Ctrl-C another is not heard: every way of ending has a deadline, and should not be cut short.
-_ENDING_S: Final = 120.0
+#: Ctrl-C, the operating system's request to end, and the loss of the terminal. On Windows a closed console window, a
+#: log-off and Ctrl-Break arrive as SIGBREAK.
+STOP_SIGNALS: Final[tuple[signal.Signals, ...]] = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
+#: Signals this close together are one request: a program such as `timeout` or `uv run` forwards the Ctrl-C that the
+#: terminal has sent to both processes, and a key held down repeats.
+_ONE_REQUEST_S: Final = 0.25
+_SHOW_CURSOR: Final = b"\x1b[?25h"
 
 
-def install_sigint_handler() -> None:
-    """Have the first Ctrl-C raise `KeyboardInterrupt`, and those that follow while it is obeyed do nothing.
+class StopRequested(KeyboardInterrupt):
+    """A stop signal arrived; raised in the main thread."""
 
-    A second one would otherwise leave the closing of a shutter, or the writing of a field, in the middle. Where Ctrl-C
-    is ignored, or handled by somebody else, all is left as it is.
+
+class _StopHandler:
+    """Handles the stop signals of a command.
+
+    Attributes:
+        first: the signal that stopped the command; ``None`` while none has arrived.
+        exit_code: with which the next signal ends the process; ``None`` while the command runs.
+    """
+
+    def __init__(self) -> None:
+        self.first: signal.Signals | None = None
+        self.exit_code: int | None = None
+        self._first_s = 0.0
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        self._leave_lost_terminal()
+        if self.exit_code is not None:
+            self._end(self.exit_code)
+        if self.first is None:
+            self.first, self._first_s = signal.Signals(number), time.monotonic()
+            _write(b"wbcpipe: stopping; a second Ctrl-C ends it at once.\n")
+            raise StopRequested
+        if time.monotonic() - self._first_s >= _ONE_REQUEST_S:
+            _write(b"wbcpipe: ended at once; the same command goes on from what is on disk.\n")
+            self._end(128 + number)
+
+    def _leave_lost_terminal(self) -> None:
+        """Write into nothing once the terminal is gone: a message would raise OSError on the way out."""
+        lost = [descriptor for descriptor in self._terminals if not os.isatty(descriptor)]
+        if lost:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in lost:
+                os.dup2(nothing, descriptor)
+            self._terminals = []
+
+    def _end(self, code: int) -> None:
+        if 2 in self._terminals:
+            _write(_SHOW_CURSOR)  # a progress bar hides it
+        os._exit(code)
+
+
+_handler: _StopHandler | None = None
+
+
+def install_stop_handlers() -> None:
+    """Have the first stop signal raise `StopRequested` in the main thread, and a second one end the process.
+
+    Child processes that drive devices ignore these signals and end with their parent: see `child_process`. A signal
+    that is ignored (`nohup`) or has a handler of its own is left as it is. Does nothing outside the main thread.
+    """
+    global _handler
+    if threading.current_thread() is not threading.main_thread():
+        return
+    _handler = _StopHandler()
+    for number in STOP_SIGNALS:
+        current = signal.getsignal(number)
+        if current in (signal.default_int_handler, signal.SIG_DFL) or isinstance(current, _StopHandler):
+            signal.signal(number, _handler)
+
+
+def stop_signal() -> signal.Signals | None:
+    """Return the signal that stopped this command; ``None`` if none has arrived."""
+    return None if _handler is None else _handler.first
+
+
+def stop_reason() -> str:
+    """Return what stopped this command, for messages and logs."""
+    first = stop_signal() or signal.SIGINT
+    return "stopped by the operator" if first == signal.SIGINT else f"stopped by {first.name}"
+
+
+def stop_exit_code() -> int:
+    """Return the exit code of a command that was stopped: 128 plus the signal's number."""
+    return 128 + (stop_signal() or signal.SIGINT)
+
+
+def end_at_next_signal(exit_code: int) -> None:
+    """Have the next stop signal end this process with ``exit_code``, without a message: all is done but its exit."""
+    if _handler is not None:
+        _handler.exit_code = exit_code
+        # Python gives up its handlers before the process ends; a signal that is ignored stays ignored.
+        atexit.register(ignore_stop_signals)
+
+
+def ignore_stop_signals(*, but_sigterm: bool = False) -> None:
+    """Ignore the stop signals in this process for good. Does nothing outside the main thread.
+
+    Args:
+        but_sigterm: let SIGTERM end the process, for the workers of a `ProcessPoolExecutor`, which ends them with it.
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return
-    heard_s = -_ENDING_S
-    told = False
-
-    def hear(_number: int, _frame: object) -> None:
-        nonlocal heard_s, told
-        now_s = time.monotonic()
-        if now_s - heard_s >= _ENDING_S:
-            heard_s, told = now_s, False
-            raise KeyboardInterrupt
-        if not told:
-            told = True
-            with contextlib.suppress(OSError):
-                os.write(2, b"wbcpipe: stopping; what is being done is brought to its end first.\n")
-
-    signal.signal(signal.SIGINT, hear)
-
-
-def ignore_sigint() -> None:
-    """Ignore Ctrl-C for good, in a process that ends: Python takes its own handler away before it is gone."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL if but_sigterm and number == signal.SIGTERM else signal.SIG_IGN)
+    if but_sigterm and sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 @contextlib.contextmanager
-def ignore_sigint_in_children() -> Iterator[None]:
-    """A process started here never hears Ctrl-C, not even while Python begins in it; the parent hears it afterwards."""
-    with _heard_afterwards():
+def ignore_stop_signals_in_children() -> Iterator[None]:
+    """Start processes in this block that receive no stop signal, not even while Python starts in them.
+
+    This process handles a signal that arrives in the block at the block's end.
+    """
+    with _deferred():
         if sys.platform == "win32":
             yield
             return
-        multiprocessing.resource_tracker.ensure_running()  # it would lift the mask
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
+            multiprocessing.resource_tracker.ensure_running()  # it unblocks SIGINT and SIGTERM
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
-def _heard_afterwards() -> Iterator[None]:
-    """Put off a Ctrl-C until the end: a mask alone is of one thread, and others hear it for the process."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+def _deferred() -> Iterator[None]:
+    """Defer the handlers until the block ends: a mask covers one thread only, and another may receive the signal."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard: list[object] = []
-    signal.signal(signal.SIGINT, lambda _number, frame: heard.append(frame))
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {
+        number: handler for number in STOP_SIGNALS if callable(handler := signal.getsignal(number))
+    }
+    received: list[int] = []
+    for deferred in handlers:
+        signal.signal(deferred, lambda number, _frame: received.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if heard:
-            handler(signal.SIGINT, None)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            handlers[signal.Signals(received[0])](received[0], None)
+
+
+def _write(text: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, text)

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.calibration.microscope_probe import Bench
+    from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
 
 __all__ = ["DarkFigures", "dark_figures", "measure_dark"]
 
@@ -93,19 +93,19 @@ def _robust_sd(differences: NDArray[np.int32]) -> float:
     return float(values[np.abs(values - middle) <= 5 * spread].std())
 
 
-def measure_dark(bench: Bench) -> dict[str, Any]:
+def measure_dark(probe: MicroscopeProbe) -> dict[str, Any]:
     """Measure each exposure that a modality uses, with the shutter closed."""
     exposures: dict[float, list[str]] = {}
-    for name, modality in bench.scope.modalities.items():
+    for name, modality in probe.scope.modalities.items():
         exposures.setdefault(modality.exposure_ms, []).append(name)
     result: list[dict[str, Any]] = []
     for exposure_ms, names in exposures.items():
         frames: list[NDArray[np.uint16]] = []
-        for x_um, y_um in bench.places(_FRAMES):
+        for x_um, y_um in probe.places(_FRAMES):
             # Stray light would differ from place to place; and a virtual camera's noise belongs to the place.
-            bench.go(x_um, y_um)
-            frames.append(bench.dark(exposure_ms))
-            bench.progress("dark frames", len(result) * _FRAMES + len(frames), len(exposures) * _FRAMES)
-        figures = dark_figures(np.stack(frames), bench.scope.camera.saturation)
+            probe.go(x_um, y_um)
+            frames.append(probe.dark(exposure_ms))
+            probe.progress("dark frames", len(result) * _FRAMES + len(frames), len(exposures) * _FRAMES)
+        figures = dark_figures(np.stack(frames), probe.scope.camera.saturation)
         result.append({"exposure_ms": exposure_ms, "modalities": names, **asdict(figures)})
     return {"exposures": result}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.calibration.microscope_probe import Bench
+    from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
 
 __all__ = ["Shading", "advise_exposure", "estimate_shading", "lamp_figures", "measure_flat", "tile_levels"]
 
@@ -122,26 +122,26 @@ def advise_exposure(exposure_ms: float, level: float, full: float) -> tuple[str,
     return ("shorten" if share > _MOST else "lengthen"), float(f"{better_ms:.2g}")
 
 
-def measure_flat(bench: Bench, dark_level: dict[float, float]) -> dict[str, Any]:
+def measure_flat(probe: MicroscopeProbe, dark_level: dict[float, float]) -> dict[str, Any]:
     """Measure every modality at places all over the slot.
 
     Args:
-        bench: at the microscope.
+        probe: at the microscope.
         dark_level: exposure in ms to the camera's level without light, in counts.
     """
-    bench.find_focus()
-    seen: dict[str, list[_Seen]] = {name: [] for name, _ in bench.scope.modalities.items()}
-    places = bench.places(_PLACES)
+    probe.find_focus()
+    seen: dict[str, list[_Seen]] = {name: [] for name, _ in probe.scope.modalities.items()}
+    places = probe.places(_PLACES)
     for number, (x_um, y_um) in enumerate(places, 1):
-        bench.go(x_um, y_um)
+        probe.go(x_um, y_um)
         for name, frames in seen.items():
             if name != "fluorescence" or number <= _FLUORESCENCE_PLACES:
-                frames.append(_look(bench, name))
-        bench.progress("flat-field, places", number, len(places))
+                frames.append(_look(probe, name))
+        probe.progress("flat-field, places", number, len(places))
     return {
         "modalities": {
-            name: _modality_figures(bench, name, seen[name], dark_level[modality.exposure_ms])
-            for name, modality in bench.scope.modalities.items()
+            name: _modality_figures(probe, name, seen[name], dark_level[modality.exposure_ms])
+            for name, modality in probe.scope.modalities.items()
         }
     }
 
@@ -155,21 +155,21 @@ class _Seen:
     saturated: float
 
 
-def _look(bench: Bench, name: str) -> _Seen:
-    frame = bench.frame(name)
+def _look(probe: MicroscopeProbe, name: str) -> _Seen:
+    frame = probe.frame(name)
     percentile = _GLOW_PERCENTILE if name == "fluorescence" else _BRIGHT_PERCENTILE
-    saturated = float(np.mean(frame >= bench.scope.camera.saturation))
+    saturated = float(np.mean(frame >= probe.scope.camera.saturation))
     return _Seen(tile_levels(frame, percentile), float(np.percentile(frame, _NUCLEI_PERCENTILE)), saturated)
 
 
-def _modality_figures(bench: Bench, name: str, seen: list[_Seen], dark: float) -> dict[str, Any]:
+def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_Seen], dark: float) -> dict[str, Any]:
     fluorescent = name == "fluorescence"
-    full = bench.scope.camera.saturation
+    full = probe.scope.camera.saturation
     levels = [entry.levels - dark for entry in seen]
     shading = estimate_shading(np.stack(levels), 0.5 if fluorescent else _BRIGHT_QUANTILE)
     background = float(np.median(shading.levels))
     deciding = max(entry.top for entry in seen) - dark if fluorescent else background * float(shading.grid.max())
-    exposure_ms = bench.scope.modalities.named(name).exposure_ms
+    exposure_ms = probe.scope.modalities.named(name).exposure_ms
     verdict, better_ms = advise_exposure(exposure_ms, deciding, full - dark)
     return {
         "shading": np.round(shading.grid, 4).tolist(),
@@ -184,17 +184,17 @@ def _modality_figures(bench: Bench, name: str, seen: list[_Seen], dark: float) -
         "dark_level": round(dark, 2),
         "places": len(seen),
         # The lamp is watched in bright field only: fluorescence fades by itself.
-        "lamp": None if fluorescent else _watch_lamp(bench, name, dark),
+        "lamp": None if fluorescent else _watch_lamp(probe, name, dark),
     }
 
 
-def _watch_lamp(bench: Bench, name: str, dark: float) -> dict[str, float]:
+def _watch_lamp(probe: MicroscopeProbe, name: str, dark: float) -> dict[str, float]:
     """Mean of frames taken one after another at one place: their scatter, and their drift per minute."""
     means: list[float] = []
     times_s: list[float] = []
     began_s = time.monotonic()
     for _ in range(_STEADY_FRAMES):
-        frame = bench.frame(name)
+        frame = probe.frame(name)
         times_s.append(time.monotonic() - began_s)
         means.append(float(frame.mean()) - dark)
     return lamp_figures(np.array(times_s), np.array(means))

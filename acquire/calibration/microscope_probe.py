@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Microscope
 
-__all__ = ["Bench", "spread_places"]
+__all__ = ["MicroscopeProbe", "spread_places"]
 
 #: Every place is reached by a last move of this length towards +x and +y, so that the stage's backlash does not count.
 APPROACH_UM: Final = 50.0
@@ -49,7 +49,7 @@ def spread_places(
     return places
 
 
-class Bench:
+class MicroscopeProbe:
     """A microscope to measure.
 
     Args:

@@ -12,7 +12,7 @@ from wbcpipe.imaging.peaks import fit_log_parabola
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.calibration.microscope_probe import Bench
+    from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
 
 __all__ = ["measure_offsets"]
 
@@ -31,29 +31,29 @@ _NOTHING: Final = 1e-8
 _RELIABLE_UM: Final = 0.3
 
 
-def measure_offsets(bench: Bench) -> dict[str, Any]:
+def measure_offsets(probe: MicroscopeProbe) -> dict[str, Any]:
     """Measure the bright-field modalities at several places, and fluorescence at fewer."""
-    bench.find_focus()
-    policy = bench.scope.focus
-    names = [name for name, _ in bench.scope.modalities.items() if name != "fluorescence"]
+    probe.find_focus()
+    policy = probe.scope.focus
+    names = [name for name, _ in probe.scope.modalities.items() if name != "fluorescence"]
     found: dict[str, list[float]] = {name: [] for name in [*names, "fluorescence"]}
     focused = 0
-    for x_um, y_um in bench.places(2 * _PLACES):
+    for x_um, y_um in probe.places(2 * _PLACES):
         if focused == _PLACES:
             break
-        bench.go(x_um, y_um)
-        near_um = bench.focus()
-        peak = None if near_um is None else _bright_peak(bench, policy.modality, near_um)
+        probe.go(x_um, y_um)
+        near_um = probe.focus()
+        peak = None if near_um is None else _bright_peak(probe, policy.modality, near_um)
         if near_um is None or peak is None:
             continue
         focused += 1
-        bench.progress("sharpest planes, places", focused, _PLACES)
+        probe.progress("sharpest planes, places", focused, _PLACES)
         for name in names:
-            there = peak if name == policy.modality else _bright_peak(bench, name, near_um)
+            there = peak if name == policy.modality else _bright_peak(probe, name, near_um)
             if there is not None:
                 found[name].append(there - peak)
         if len(found["fluorescence"]) < _FLUORESCENCE_PLACES:
-            there = _fluorescent_peak(bench, near_um)
+            there = _fluorescent_peak(probe, near_um)
             if there is not None:
                 found["fluorescence"].append(there - peak)
     figures = {name: _summary(offsets) for name, offsets in found.items()}
@@ -72,36 +72,36 @@ def measure_offsets(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _bright_peak(bench: Bench, modality: str, near_um: float) -> float | None:
-    step_um = bench.scope.focus.fine_step_um / 2
-    with bench.microscope.focus_region(bench.scope.focus.window_px) as frame_px:
-        heights = _series(bench, near_um, step_um, _SIDE_STEPS)
+def _bright_peak(probe: MicroscopeProbe, modality: str, near_um: float) -> float | None:
+    step_um = probe.scope.focus.fine_step_um / 2
+    with probe.microscope.focus_region(probe.scope.focus.window_px) as frame_px:
+        heights = _series(probe, near_um, step_um, _SIDE_STEPS)
         sharp = []
         for z_um in heights:
-            bench.at_z(z_um)
-            sharp.append(sharpness(bench.frame(modality, frame_px=frame_px)))
+            probe.at_z(z_um)
+            sharp.append(sharpness(probe.frame(modality, frame_px=frame_px)))
     found = fit_log_parabola(heights, np.array(sharp), _NEAR_PEAK)
-    bench.at_z(near_um)
+    probe.at_z(near_um)
     return None if found is None else found[0]
 
 
-def _fluorescent_peak(bench: Bench, near_um: float) -> float | None:
+def _fluorescent_peak(probe: MicroscopeProbe, near_um: float) -> float | None:
     """The whole frame, for nuclei are few; up and down again, so that fading tips the curve to neither side."""
-    heights = _series(bench, near_um, bench.scope.focus.fine_step_um, _FLUORESCENCE_SIDE_STEPS)
+    heights = _series(probe, near_um, probe.scope.focus.fine_step_um, _FLUORESCENCE_SIDE_STEPS)
     sharp = np.zeros(len(heights))
     for order in (range(len(heights)), reversed(range(len(heights)))):
         for number in order:
-            bench.at_z(heights[number])
+            probe.at_z(heights[number])
             # The geometric mean of both goes: fading is nearly a power of the dose.
-            sharp[number] += np.log(max(sharpness(bench.frame("fluorescence")), 1e-12)) / 2
-    bench.at_z(near_um)
+            sharp[number] += np.log(max(sharpness(probe.frame("fluorescence")), 1e-12)) / 2
+    probe.at_z(near_um)
     found = fit_log_parabola(heights, np.where(sharp > np.log(_NOTHING), np.exp(sharp), 0.0), _NEAR_PEAK)
     return None if found is None else found[0]
 
 
-def _series(bench: Bench, near_um: float, step_um: float, side: int) -> NDArray[np.float64]:
+def _series(probe: MicroscopeProbe, near_um: float, step_um: float, side: int) -> NDArray[np.float64]:
     """Heights around one, within the soft limits."""
-    low, high = bench.scope.stage.z_um
+    low, high = probe.scope.stage.z_um
     heights = near_um + step_um * np.arange(-side, side + 1)
     return np.asarray(heights[(heights >= low) & (heights <= high)], np.float64)
 

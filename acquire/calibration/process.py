@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import wbcpipe.errors
-from wbcpipe.acquire.supervise.restart_policy import close_shutter_in_subprocess, death_of, shutter_message
-from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError, InterruptedRunError, WbcpipeError
-from wbcpipe.system.signals import ignore_sigint_in_children
+from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess, shutter_message
+from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, InterruptedRunError
+from wbcpipe.system.child_process import ChildLostError, ChildProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from multiprocessing.connection import Connection
-    from multiprocessing.process import BaseProcess
 
-    from wbcpipe.acquire.calibration.microscope_probe import Bench
+    from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+    from wbcpipe.system.child_process import ParentLink
 
 __all__ = ["CalibrationRequest", "measure", "run_calibration"]
 
-#: Beyond the scope's own deadlines: loading the core, and working out a figure.
+#: On top of the scope's own time limits: loading the core, and computing a figure.
 _SPARE_S: Final = 120.0
-#: How long the child may take to close the devices.
-_END_S: Final = 20.0
 _DARK_GUESS: Final = 0.0
 
 
@@ -50,7 +43,7 @@ class CalibrationRequest:
 
 
 @dataclass(frozen=True)
-class _Done:
+class _Progress:
     """How much of a task is done."""
 
     task: str
@@ -59,14 +52,14 @@ class _Done:
 
 
 @dataclass(frozen=True)
-class _Failed:
-    """The child ended with an error: its class's name and its text."""
+class _Result:
+    """The figures of each part, and the light that they took."""
 
-    name: str
-    text: str
+    figures: dict[str, dict[str, Any]]
+    light: dict[str, Any]
 
 
-def measure(bench: Bench, parts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def measure(probe: MicroscopeProbe, parts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Measure the parts asked for, in the order that bleaches last; name to figures.
 
     Raises:
@@ -78,110 +71,74 @@ def measure(bench: Bench, parts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     from wbcpipe.acquire.calibration.travel import measure_geometry
 
     result: dict[str, dict[str, Any]] = {}
-    levels = {modality.exposure_ms: _DARK_GUESS for _, modality in bench.scope.modalities.items()}
+    levels = {modality.exposure_ms: _DARK_GUESS for _, modality in probe.scope.modalities.items()}
     if "dark" in parts or "flat" in parts:
-        dark = measure_dark(bench)
+        dark = measure_dark(probe)
         levels = {entry["exposure_ms"]: entry["level"] for entry in dark["exposures"]}
         if "dark" in parts:
             result["dark"] = dark
     if "geometry" in parts:
-        result["geometry"] = measure_geometry(bench)
+        result["geometry"] = measure_geometry(probe)
     if "offsets" in parts:
-        result["offsets"] = measure_offsets(bench)
+        result["offsets"] = measure_offsets(probe)
     if "flat" in parts:
-        result["flat"] = measure_flat(bench, levels)
+        result["flat"] = measure_flat(probe, levels)
     return result
 
 
 def run_calibration(
     request: CalibrationRequest, progress: Callable[[str, int, int], None]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Measure in a child process; gives the parts' figures and the light they took.
+    """Measure in a child process; return the figures of each part, and the light that they took.
 
     Raises:
-        DeviceCrashError: a driver took the process down.
-        DeviceTimeoutError: no word from it for longer than any deadline of the scope.
-        WbcpipeError: what the child met.
+        DeviceCrashError: a driver crashed the process.
+        DeviceTimeoutError: the process sent nothing for longer than any time limit of the scope.
+        WbcpipeError: the error that ended the child.
     """
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_child_main, args=(request, there), name="wbcpipe-calibrate")
-    with ignore_sigint_in_children():
-        process.start()
-    there.close()
     policy = request.scope.reliability
     longest_ms = max(modality.exposure_ms for _, modality in request.scope.modalities.items())
-    quiet_s = _SPARE_S + policy.move_timeout_s + policy.camera_timeout_s + policy.switch_timeout_s + longest_ms / 1000
+    limits_s = policy.move_timeout_s + policy.camera_timeout_s + policy.switch_timeout_s + longest_ms / 1000
+    child: ChildProcess[_Progress | _Result] = ChildProcess(_measure, request, name="wbcpipe-calibrate")
+    is_dark = False
     try:
-        while here.poll(quiet_s):
-            try:
-                message = here.recv()
-            except EOFError:
-                raise DeviceCrashError(
-                    f"the calibration's process died ({_ended(process)}): a device driver crashed. "
-                    f"{shutter_message(close_shutter_in_subprocess(request.scope))} Run `wbcpipe doctor --scope "
-                    f"{request.scope.name}` to see which device it is."
-                ) from None
-            if isinstance(message, _Failed):
-                raise getattr(wbcpipe.errors, message.name, HardwareError)(message.text)
-            if isinstance(message, _Done):
+        # At its end the child sees the pipe close before its next frame, closes the shutter and exits.
+        with child:
+            while isinstance(message := child.receive(_SPARE_S + limits_s), _Progress):
                 progress(message.task, message.done, message.total)
-                continue
-            return message  # type: ignore[no-any-return]
-        process.kill()
-        _ended(process)
-        dark = shutter_message(close_shutter_in_subprocess(request.scope))
-        raise DeviceTimeoutError(f"the microscope gave no sign for {quiet_s:.0f} s; restart its devices. {dark}")
+            return message.figures, message.light
+    except ChildLostError as lost:
+        is_dark = True
+        shutter = shutter_message(close_shutter_in_subprocess(request.scope))
+        if lost.exit_code is None:
+            raise DeviceTimeoutError(f"the microscope {lost.reason}; restart its devices. {shutter}") from None
+        raise DeviceCrashError(
+            f"the calibration's process {lost.reason}: a device driver crashed. {shutter} Run `wbcpipe doctor --scope "
+            f"{request.scope.name}` to see which device it is."
+        ) from None
     finally:
-        here.close()  # the child sees it before its next frame, closes the shutter and ends
-        if process.is_alive() and _ended(process) != "exit code 0":
+        if child.exit_code not in (0, None) and not is_dark:
             close_shutter_in_subprocess(request.scope)
 
 
-def _ended(process: BaseProcess) -> str:
-    """Have a process end, and say how it did."""
-    process.join(_END_S)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    return death_of(process.exitcode)
-
-
-def _child_main(request: CalibrationRequest, pipe: Connection) -> None:
-    """The child: open the microscope, measure, tell, close; the parent's end of the pipe is its life line."""
-    # Ctrl-C at the terminal reaches both processes; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        outcome: Any = _measure_here(request, pipe)
-    except InterruptedRunError:
-        return
-    except WbcpipeError as error:
-        outcome = _Failed(type(error).__name__, str(error))
-    try:
-        pipe.send(outcome)
-    except OSError:
-        return  # nobody waits for it any more
-
-
-def _measure_here(request: CalibrationRequest, pipe: Connection) -> tuple[dict[str, Any], dict[str, Any]]:
-    from wbcpipe.acquire.calibration.microscope_probe import Bench
+def _measure(request: CalibrationRequest, parent: ParentLink) -> None:
+    """Open the microscope, measure, report and close; the target of the child process."""
+    from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
     from wbcpipe.acquire.open_microscope import open_microscope
 
     def check() -> None:
-        if pipe.poll():  # nothing is ever sent this way: it can only have been closed
+        if parent.stop_requested():
             raise InterruptedRunError("calibration stopped.")
 
-    def tell(task: str, done: int, total: int) -> None:
-        try:
-            pipe.send(_Done(task, done, total))
-        except OSError as error:
-            raise InterruptedRunError("calibration stopped.") from error
+    def report(task: str, done: int, total: int) -> None:
+        parent.send(_Progress(task, done, total))
 
     microscope = open_microscope(request.scope, request.specimen)
     try:
-        bench = Bench(microscope, request.scope, request.slot, progress=tell, check=check)
-        began_s = time.monotonic()
-        figures = measure(bench, request.parts)
-        return figures, {**bench.dose(), "seconds": round(time.monotonic() - began_s, 1)}
+        probe = MicroscopeProbe(microscope, request.scope, request.slot, progress=report, check=check)
+        start_s = time.monotonic()
+        figures = measure(probe, request.parts)
+        light = {**probe.dose(), "seconds": round(time.monotonic() - start_s, 1)}
     finally:
         microscope.close()
+    parent.send(_Result(figures, light))

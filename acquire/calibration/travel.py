@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.calibration.geometry import AffineFit
-    from wbcpipe.acquire.calibration.microscope_probe import Bench
+    from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
 
 __all__ = ["measure_geometry"]
 
@@ -31,10 +31,10 @@ _REPEATS: Final = 3
 class _View:
     """A place seen by the camera, and what the stage said of it."""
 
-    def __init__(self, bench: Bench, place_um: tuple[float, float], side: tuple[int, int] = (-1, -1)) -> None:
-        self.there_um = bench.go(*place_um, side)
-        with bench.microscope.focus_region(_SIDE_PX) as frame_px:
-            self.picture = prepare(bench.frame(bench.scope.focus.modality, frame_px=frame_px))
+    def __init__(self, probe: MicroscopeProbe, place_um: tuple[float, float], side: tuple[int, int] = (-1, -1)) -> None:
+        self.there_um = probe.go(*place_um, side)
+        with probe.microscope.focus_region(_SIDE_PX) as frame_px:
+            self.picture = prepare(probe.frame(probe.scope.focus.modality, frame_px=frame_px))
 
     def move_to(self, other: _View, guess_px: NDArray[np.float64]) -> Move | None:
         """What happened from here to ``other``; ``None`` where the pictures do not show the same."""
@@ -45,31 +45,31 @@ class _View:
         return Move(moved_um, found[0], found[1])
 
 
-def measure_geometry(bench: Bench) -> dict[str, Any]:
+def measure_geometry(probe: MicroscopeProbe) -> dict[str, Any]:
     """Measure how pixels lie on the stage, and how well the stage comes back.
 
     Raises:
         HardwareError: the picture does not follow the stage, or the slot shows nothing.
     """
-    bench.find_focus()
+    probe.find_focus()
     # A camera's middle of this size is exact enough, and distorted less than the whole.
-    shorter_um = min(*bench.scope.field_um, _SIDE_PX * bench.scope.camera.pixel_um)
+    shorter_um = min(*probe.scope.field_um, _SIDE_PX * probe.scope.camera.pixel_um)
     places: list[tuple[float, float]] = []
     moves: list[Move] = []
     tried = 0
-    for x_um, y_um in bench.places(2 * _PLACES, beside_um=_LONG[-1] * shorter_um):
+    for x_um, y_um in probe.places(2 * _PLACES, beside_um=_LONG[-1] * shorter_um):
         if len(places) == _PLACES:
             break
-        bench.go(x_um, y_um)
-        if bench.focus() is None:
+        probe.go(x_um, y_um)
+        if probe.focus() is None:
             continue
-        here = _View(bench, (x_um, y_um))
-        new, count = _moves_from(bench, here, (x_um, y_um), shorter_um)
+        here = _View(probe, (x_um, y_um))
+        new, count = _moves_from(probe, here, (x_um, y_um), shorter_um)
         tried += count
         if new:
             places.append((x_um, y_um))
             moves += new
-            bench.progress("known moves, places", len(places), _PLACES)
+            probe.progress("known moves, places", len(places), _PLACES)
     if len(moves) < tried / 2 or not moves:
         raise HardwareError(
             f"only {len(moves)} of {tried} moves of the stage could be followed in the picture: lay a slide with many "
@@ -78,15 +78,17 @@ def measure_geometry(bench: Bench) -> dict[str, Any]:
         )
     fit = fit_moves(moves)
     return {
-        **camera_affine(fit, bench.scope.camera),
+        **camera_affine(fit, probe.scope.camera),
         "moves_tried": tried,
         "places": len(places),
         "similarity": round(float(np.median([move.similarity for move in moves])), 3),
-        "backlash": _measure_backlash(bench, fit, places[0]),
+        "backlash": _measure_backlash(probe, fit, places[0]),
     }
 
 
-def _moves_from(bench: Bench, here: _View, place_um: tuple[float, float], shorter_um: float) -> tuple[list[Move], int]:
+def _moves_from(
+    probe: MicroscopeProbe, here: _View, place_um: tuple[float, float], shorter_um: float
+) -> tuple[list[Move], int]:
     """The moves that could be registered at one place, and how many were made; short ones first."""
     moves: list[Move] = []
     tried = 0
@@ -95,7 +97,7 @@ def _moves_from(bench: Bench, here: _View, place_um: tuple[float, float], shorte
         for length in lengths:
             for right, down in _DIRECTIONS:
                 step_um = np.array([right, down]) * length * shorter_um
-                there = _View(bench, (place_um[0] + float(step_um[0]), place_um[1] + float(step_um[1])))
+                there = _View(probe, (place_um[0] + float(step_um[0]), place_um[1] + float(step_um[1])))
                 tried += 1
                 guess_px = np.zeros(2) if inverse is None else -inverse @ step_um
                 move = here.move_to(there, guess_px)
@@ -108,14 +110,14 @@ def _moves_from(bench: Bench, here: _View, place_um: tuple[float, float], shorte
     return moves, tried
 
 
-def _measure_backlash(bench: Bench, fit: AffineFit, place_um: tuple[float, float]) -> dict[str, Any]:
+def _measure_backlash(probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[float, float]) -> dict[str, Any]:
     """Come back to one place from all sides: how far apart the two sides end, and how well one side repeats."""
-    home = _View(bench, place_um)
+    home = _View(probe, place_um)
     ends: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
     for number in range(_REPEATS):
-        bench.progress("coming back to one place", number + 1, _REPEATS)
+        probe.progress("coming back to one place", number + 1, _REPEATS)
         for side in ((-1, -1), (1, -1), (-1, 1)):
-            view = _View(bench, place_um, side)
+            view = _View(probe, place_um, side)
             found = register(home.picture, view.picture)
             if found is not None:
                 # Where the stage really stands against its first visit: the specimen moves against it.

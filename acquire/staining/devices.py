@@ -1,38 +1,34 @@
-"""Staining by devices: its steps in a process of their own, and what brings the devices to rest if they are cut short.
+"""Staining by devices: its steps run in a child process, and the devices are set to a safe state if it is cut short.
 
-A driver that crashes takes nothing else down. Ctrl-C reaches the parent alone, which has the child bring the devices to
-rest; a child whose parent is gone does that by itself, and another one does it for a child that died.
+A driver that crashes takes nothing else down. A stop signal reaches the parent alone, which has the child set the safe
+state; a child whose parent is gone does that by itself, and another child does it for one that died.
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Self
 
-import wbcpipe.errors
 from wbcpipe.acquire.staining.checks import check_steps
-from wbcpipe.acquire.supervise.restart_policy import death_of
 from wbcpipe.errors import DeviceTimeoutError, HardwareError, InterruptedRunError, WbcpipeError
-from wbcpipe.system.signals import ignore_sigint_in_children
+from wbcpipe.system.child_process import ChildLostError, ChildProcess
+from wbcpipe.system.signals import stop_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from multiprocessing.connection import Connection
 
     from wbcpipe.acquire.config.scope import Scope, Staining, StainingStep
     from wbcpipe.acquire.hardware.core_link import CoreLink
+    from wbcpipe.system.child_process import ParentLink
 
-__all__ = ["bring_to_rest", "closing_steps", "stain_by_devices"]
+__all__ = ["carry_out", "set_safe_state", "shutdown_steps", "stain_by_devices"]
 
 #: Loading the core and its devices, and what may come on top of a step's own times.
 _START_S: Final = 120.0
 _MARGIN_S: Final = 30.0
-#: How often a device that is waited for is left, to look whether the staining shall go on.
-_LOOK_S: Final = 0.5
+#: How often the wait for a busy device is interrupted to see whether the staining is cut short.
+_POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,39 +37,30 @@ class _Ready:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A step is begun."""
+class _StepStarted:
+    """A step starts."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class _End:
-    """The staining ended.
+class _Finished:
+    """The staining ended; if it was cut short, ``devices`` says in a sentence how the devices were left."""
 
-    Attributes:
-        error: class name of what went wrong; empty if nothing did.
-        text: of the error.
-        rest: how the devices were left, as a sentence, where they were cut short.
-    """
-
-    error: str = ""
-    text: str = ""
-    rest: str = ""
+    devices: str
 
 
-class _CutShortError(Exception):
-    """The parent wants no more, or is gone."""
+_Message = _Ready | _StepStarted | _Finished
 
 
-def closing_steps(policy: Staining, n_begun: int, n_sent: int) -> tuple[StainingStep, ...]:
-    """What brings the devices to rest when a staining is cut short.
+def shutdown_steps(policy: Staining, n_started: int, n_sent: int) -> tuple[StainingStep, ...]:
+    """Return the steps that set the devices to a safe state when a staining is cut short.
 
     Args:
-        policy: its ``safe_state`` steps; where it names none, of each property that was set the last step, as far as
-            that is still to come: so the staining would have left it.
-        n_begun: steps that were begun.
-        n_sent: steps of which the device surely took the value.
+        policy: its ``safe_state`` steps; without them, the last step of each property that was set, unless that step
+            was carried out: the state in which the staining would have left the property.
+        n_started: number of steps that had started.
+        n_sent: number of steps whose value the device has accepted.
     """
     if policy.safe_state is not None:
         return policy.safe_state
@@ -82,26 +69,26 @@ def closing_steps(policy: Staining, n_begun: int, n_sent: int) -> tuple[Staining
         policy.steps[number]
         for (device, name), number in sorted(last.items(), key=lambda item: item[1])
         if number >= n_sent
-        and any((step.device, step.property) == (device, name) for step in policy.steps[: min(n_begun, number)])
+        and any((step.device, step.property) == (device, name) for step in policy.steps[: min(n_started, number)])
     )
 
 
-def bring_to_rest(link: CoreLink, steps: Sequence[StainingStep], timeout_s: float) -> str:
-    """Carry out steps, each whatever became of the others; says in a sentence how the devices stand then."""
-    stand, failed = [], []
+def set_safe_state(link: CoreLink, steps: Sequence[StainingStep], timeout_s: float) -> str:
+    """Carry out steps, each one even if another fails; return the devices' final state as a sentence."""
+    state, failed = [], []
     for step in steps:
         try:
             link.set_property(step.device, step.property, step.value)
-            link.wait_for((step.device,), timeout_s, "bringing it to rest")
+            link.wait_for((step.device,), timeout_s, "setting the safe state")
             time.sleep(step.wait_s)
-            stand.append(f"{step.device}-{step.property} = {link.get_property(step.device, step.property)}")
+            state.append(f"{step.device}-{step.property} = {link.get_property(step.device, step.property)}")
         except HardwareError as error:
             failed.append(str(error).rstrip("."))
     if failed:
-        return f"The staining devices are NOT at rest ({'; '.join(failed)}): look at them."
-    if stand:
-        return f"The staining devices were brought to rest: {', '.join(stand)}."
-    return "The staining devices were left as they stand."
+        return f"The staining devices are NOT in a safe state ({'; '.join(failed)}): check them."
+    if state:
+        return f"The staining devices were set to a safe state: {', '.join(state)}."
+    return "The staining devices were left unchanged."
 
 
 def stain_by_devices(scope: Scope, begin: Callable[[], None], say: Callable[[str], None]) -> None:
@@ -110,214 +97,171 @@ def stain_by_devices(scope: Scope, begin: Callable[[], None], say: Callable[[str
     Args:
         scope: how to stain.
         begin: called once the devices are loaded, before anything is set.
-        say: told in words what is being done.
+        say: called with a line about the current action.
 
     Raises:
-        ConfigError: a step names what no device has or takes; nothing was set.
-        HardwareError: a device failed, or the process that drives them; they were brought to rest if that was possible.
-        InterruptedRunError: the operator stopped it, and the devices were brought to rest.
-        KeyboardInterrupt: the operator stopped it before anything was set.
+        ConfigError: a step names what no device has or accepts; nothing was set.
+        HardwareError: a device failed, or the process that drives them; they were set to a safe state if possible.
+        InterruptedRunError: a stop signal arrived, and the devices were set to a safe state.
+        KeyboardInterrupt: a stop signal arrived before anything was set.
     """
-    child = _Child(_steps_main, scope)
-    try:
-        end = child.follow(begin, say)
-    except KeyboardInterrupt:
-        if not child.n_begun:
-            raise
-        say("stopping: bringing the staining devices to rest")
-        child.tell(None)
-        end = child.rest()
-        rest = child.rest_elsewhere() if end is None else end.rest or "All its steps were carried out."
-        end = _End(InterruptedRunError.__name__, f"stopped by the operator at {child.place}.", rest)
-    finally:
-        child.end()
-    if end is None:
-        reason = f"the process that drives the staining devices {child.fate}, at {child.place}."
-        end = _End(HardwareError.__name__, reason, child.rest_elsewhere())
-    if end.error:
-        error_class = getattr(wbcpipe.errors, end.error)
-        raise error_class(f"{end.text} {end.rest}".strip())
+    with _StainingProcess(scope) as process:
+        try:
+            process.follow(begin, say)
+        except KeyboardInterrupt:
+            if not process.n_started:
+                raise
+            say("stopping: setting the staining devices to a safe state")
+            raise InterruptedRunError(f"{stop_reason()} at {process.position}. {process.cut_short()}") from None
+        except ChildLostError as lost:
+            reason = f"the process that drives the staining devices {lost.reason}, at {process.position}."
+            raise HardwareError(f"{reason} {process.set_safe_state_elsewhere()}".strip()) from None
 
 
-class _Child:
-    """A process that drives the staining devices, from the parent's side.
+class _StainingProcess:
+    """The child that drives the staining devices, from the parent's side.
 
     Attributes:
-        n_begun: steps that it began.
-        fate: how it ended before its time.
+        n_started: number of steps that it has started.
     """
 
-    def __init__(self, main: Callable[..., None], scope: Scope, *more: Any) -> None:
-        self.n_begun = 0
-        self.fate = ""
+    def __init__(self, scope: Scope) -> None:
+        self.n_started = 0
         self._scope = scope
-        context = multiprocessing.get_context("spawn")
-        self._pipe, there = context.Pipe()
-        self._process = context.Process(target=main, args=(scope, there, *more), name="wbcpipe-stain")
-        with ignore_sigint_in_children():
-            self._process.start()
-        there.close()
+        steps = shutdown_steps(scope.staining, len(scope.staining.steps), 0)
+        self._child: ChildProcess[_Message] = ChildProcess(
+            _carry_out_steps, scope, name="wbcpipe-stain", end_s=_shutdown_s(scope.staining, steps)
+        )
+
+    def __enter__(self) -> Self:
+        self._child.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.close()
 
     @property
-    def place(self) -> str:
-        """Where in the staining it is."""
+    def position(self) -> str:
+        """The step that it has reached."""
         steps = self._scope.staining.steps
-        if not self.n_begun:
+        if not self.n_started:
             return "its start"
-        step = steps[self.n_begun - 1]
-        return f"staining step {self.n_begun} of {len(steps)}, {step.device}-{step.property} = {step.value}"
+        step = steps[self.n_started - 1]
+        return f"staining step {self.n_started} of {len(steps)}, {step.device}-{step.property} = {step.value}"
 
-    def follow(self, begin: Callable[[], None], say: Callable[[str], None]) -> _End | None:
-        """Hear what it does until it ends; ``None`` if it died or hangs."""
+    def follow(self, begin: Callable[[], None], say: Callable[[str], None]) -> None:
+        """Let it carry out the steps, and report each."""
         policy = self._scope.staining
         limit_s = _START_S
-        while True:
-            match self._hear(limit_s):
-                case _Ready():
-                    begin()
-                    self.tell("go on")
-                case _Step(number):
-                    self.n_begun = number + 1
-                    limit_s = policy.steps[number].wait_s + policy.timeout_s + _MARGIN_S
-                    say(self.place)
-                case end:
-                    assert end is None or isinstance(end, _End)
-                    return end
+        while not isinstance(message := self._child.receive(limit_s), _Finished):
+            if isinstance(message, _Ready):
+                begin()
+                self._child.send("start")
+                continue
+            self.n_started = message.number + 1
+            limit_s = policy.steps[message.number].wait_s + policy.timeout_s + _MARGIN_S
+            say(self.position)
 
-    def rest(self) -> _End | None:
-        """Wait for its end while it brings the devices to rest; ``None`` if it died or hangs."""
-        policy = self._scope.staining
-        while True:
-            message = self._hear(_MARGIN_S + sum(step.wait_s + policy.timeout_s for step in self._closing))
-            if not isinstance(message, _Ready | _Step):
-                assert message is None or isinstance(message, _End)
-                return message
+    def cut_short(self) -> str:
+        """Have it set the safe state; return the devices' state as a sentence."""
+        self._child.send("stop")
+        limit_s = _shutdown_s(self._scope.staining, self._shutdown)
+        try:
+            while not isinstance(message := self._child.receive(limit_s), _Finished):
+                pass
+        except ChildLostError:
+            return self.set_safe_state_elsewhere()
+        except HardwareError as error:
+            return str(error)
+        return message.devices or "All its steps were carried out."
 
-    def rest_elsewhere(self) -> str:
-        """Have another process bring the devices to rest after this one died; says how they stand then."""
-        if not self.n_begun:
+    def set_safe_state_elsewhere(self) -> str:
+        """Have another process set the safe state after this one died; return the devices' state as a sentence."""
+        if not self.n_started:
             return ""
-        self.end()
-        other = _Child(_rest_main, self._scope, self._closing)
-        other.n_begun = self.n_begun
-        end = other._hear(_START_S + _MARGIN_S + sum(step.wait_s for step in self._closing))
-        other.end()
-        if not isinstance(end, _End):
-            return (
-                f"It is not known how the staining devices stand (the process that looked {other.fate}): look at them."
-            )
-        return end.rest or f"It is not known how the staining devices stand ({end.text.rstrip('.')}): look at them."
+        self._child.close()
+        other: ChildProcess[str] = ChildProcess(_set_safe_state, self._scope, self._shutdown, name="wbcpipe-stain")
+        try:
+            with other:
+                return other.receive(_START_S + _shutdown_s(self._scope.staining, self._shutdown))
+        except ChildLostError as lost:
+            reason = f"the process that checked {lost.reason}"
+        except WbcpipeError as error:
+            reason = str(error).rstrip(".")
+        return f"The state of the staining devices is not known ({reason}): check them."
 
     @property
-    def _closing(self) -> tuple[StainingStep, ...]:
-        return closing_steps(self._scope.staining, self.n_begun, self.n_begun - 1)
-
-    def tell(self, wish: str | None) -> None:
-        """``None`` cuts it short."""
-        with contextlib.suppress(OSError):
-            self._pipe.send(wish)
-
-    def _hear(self, limit_s: float) -> object:
-        """Its next message; ``None`` if it died or says nothing, with the reason in ``fate``."""
-        with contextlib.suppress(EOFError, OSError):
-            if self._pipe.poll(limit_s):
-                return self._pipe.recv()
-            self._process.kill()
-            self.fate = f"gave no sign of life for {limit_s:g} s and was ended"
-        self._process.join(_MARGIN_S)
-        self.fate = self.fate or f"died ({death_of(self._process.exitcode)})"
-        return None
-
-    def end(self) -> None:
-        """See that it is gone; may be called twice."""
-        self._pipe.close()
-        self._process.join(_MARGIN_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+    def _shutdown(self) -> tuple[StainingStep, ...]:
+        return shutdown_steps(self._scope.staining, self.n_started, self.n_started - 1)
 
 
-def _steps_main(scope: Scope, pipe: Connection) -> None:
-    """The child: load the devices, see that they take every step, wait for the word, carry them out."""
+def _shutdown_s(policy: Staining, steps: Sequence[StainingStep]) -> float:
+    """Return the longest time that setting the safe state may take."""
+    return _MARGIN_S + sum(step.wait_s + policy.timeout_s for step in steps)
+
+
+def _carry_out_steps(scope: Scope, parent: ParentLink) -> None:
+    """Load the devices, check every step, wait for the start, carry them out; the target of the child process."""
     from wbcpipe.acquire.hardware.core_link import CoreLink
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end = _End()
+    link = CoreLink(scope)
     try:
-        link = CoreLink(scope)
-        try:
-            check_steps(scope, link)
-            pipe.send(_Ready())
-            if pipe.recv() is not None:
-                end = carry_out(link, scope.staining, pipe)
-        finally:
-            link.close()
-    except WbcpipeError as error:
-        end = _End(type(error).__name__, str(error))
-    except (EOFError, OSError):  # the parent is gone before anything was set
-        return
-    with contextlib.suppress(OSError):
-        pipe.send(end)
-    pipe.close()
+        check_steps(scope, link)
+        parent.send(_Ready())
+        parent.receive()
+        devices = carry_out(link, scope.staining, parent)
+    finally:
+        link.close()
+    parent.send(_Finished(devices))
 
 
-def carry_out(link: CoreLink, policy: Staining, pipe: Connection) -> _End:
-    """Carry out the steps; whatever comes through ``pipe`` cuts them short, as its end does."""
-    begun = sent = 0
+def carry_out(link: CoreLink, policy: Staining, parent: ParentLink) -> str:
+    """Carry out the steps; a message from the parent, or its end, cuts them short.
+
+    Returns:
+        An empty text; if the staining was cut short, the state of the devices as a sentence.
+
+    Raises:
+        HardwareError: a device failed; the text ends with the state of the devices.
+    """
+    started = sent = 0
     try:
         for number, step in enumerate(policy.steps):
-            begun = number + 1
-            with contextlib.suppress(OSError):
-                pipe.send(_Step(number))
+            started = number + 1
+            parent.send(_StepStarted(number))
             link.set_property(step.device, step.property, step.value)
             sent = number + 1
-            _settle(link, step, policy.timeout_s, pipe)
-    except (HardwareError, _CutShortError) as error:
-        rest = bring_to_rest(link, closing_steps(policy, begun, sent), policy.timeout_s)
-        kind = type(error) if isinstance(error, HardwareError) else InterruptedRunError
-        return _End(kind.__name__, str(error), rest)
-    return _End()
+            if _wait_for_step(link, step, policy.timeout_s, parent):
+                return set_safe_state(link, shutdown_steps(policy, started, sent), policy.timeout_s)
+    except HardwareError as error:
+        devices = set_safe_state(link, shutdown_steps(policy, started, sent), policy.timeout_s)
+        raise type(error)(f"{error} {devices}") from error
+    return ""
 
 
-def _settle(link: CoreLink, step: StainingStep, timeout_s: float, pipe: Connection) -> None:
-    """Wait for a step's device, and then as long as the step says."""
-    deadline = time.monotonic() + timeout_s
-    doing = f"staining, {step.device}-{step.property} = {step.value}"
+def _wait_for_step(link: CoreLink, step: StainingStep, timeout_s: float, parent: ParentLink) -> bool:
+    """Wait for a step's device, and then as long as the step says; return whether the parent cuts it short."""
+    deadline_s = time.monotonic() + timeout_s
+    action = f"staining, {step.device}-{step.property} = {step.value}"
     while True:
         try:
-            link.wait_for((step.device,), min(_LOOK_S, timeout_s), doing)
+            link.wait_for((step.device,), min(_POLL_S, timeout_s), action)
         except DeviceTimeoutError as error:
-            if time.monotonic() >= deadline:
-                raise DeviceTimeoutError(f"{doing}: {step.device!r} is still busy after {timeout_s:g} s.") from error
+            if time.monotonic() >= deadline_s:
+                raise DeviceTimeoutError(f"{action}: {step.device!r} is still busy after {timeout_s:g} s.") from error
         else:
-            break
-        _pause(pipe, 0.0)
-    _pause(pipe, step.wait_s)
+            return parent.stop_requested(step.wait_s)
+        if parent.stop_requested():
+            return True
 
 
-def _pause(pipe: Connection, seconds: float) -> None:
-    """Wait, unless the parent says or shows by its end that the staining is cut short."""
-    try:
-        cut_short = pipe.poll(seconds)
-    except OSError:
-        cut_short = True
-    if cut_short:
-        raise _CutShortError("cut short.")
-
-
-def _rest_main(scope: Scope, pipe: Connection, steps: tuple[StainingStep, ...]) -> None:
-    """Another child: bring to rest what one that died may have left open."""
+def _set_safe_state(scope: Scope, steps: tuple[StainingStep, ...], parent: ParentLink) -> None:
+    """Set the safe state that a child that died could not set; the target of another child process."""
     from wbcpipe.acquire.hardware.core_link import CoreLink
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link = CoreLink(scope, take_over=True)
     try:
-        link = CoreLink(scope, take_over=True)
-        try:
-            end = _End(rest=bring_to_rest(link, steps, scope.staining.timeout_s))
-        finally:
-            link.close()
-    except WbcpipeError as error:
-        end = _End(type(error).__name__, str(error))
-    with contextlib.suppress(OSError):
-        pipe.send(end)
-    pipe.close()
+        devices = set_safe_state(link, steps, scope.staining.timeout_s)
+    finally:
+        link.close()
+    parent.send(devices)

@@ -13,7 +13,7 @@ import pytest
 
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.supervise.worker import DeadlinePassed, FieldMissing, FieldTaken
+from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldMissing, FieldTaken
 from wbcpipe.errors import ConfigError, HardwareError, SampleStateError
 from wbcpipe.samples.field_status import read_missing, write_missing
 from wbcpipe.samples.fields import field_path
@@ -313,7 +313,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def want(self, n_fields: int) -> None:
+    def request_fields(self, n_fields: int) -> None:
         self.wanted = n_fields
 
     def events(self) -> Iterator[Any]:

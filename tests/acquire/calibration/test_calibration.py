@@ -19,7 +19,7 @@ from wbcpipe.acquire.calibration.compare import check_calibration
 from wbcpipe.acquire.calibration.dark import dark_figures, measure_dark
 from wbcpipe.acquire.calibration.flat import advise_exposure, estimate_shading, lamp_figures, measure_flat, tile_levels
 from wbcpipe.acquire.calibration.geometry import Move, camera_affine, fit_moves, prepare, register
-from wbcpipe.acquire.calibration.microscope_probe import Bench, spread_places
+from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe, spread_places
 from wbcpipe.acquire.calibration.offsets import measure_offsets
 from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
 from wbcpipe.acquire.calibration.travel import measure_geometry
@@ -226,7 +226,7 @@ def test_geometry_recovers_the_planted_stage(
     # Where the stage says that it moved by s, it moved by T s: a pixel p is inverse(T) p of the stage's own lengths.
     expected = 0.1 * np.linalg.inv(transform)
     with planted(scope, specimen, transform=transform, backlash_um=(0.7, -0.4)) as microscope:
-        figures = measure_geometry(Bench(microscope, scope, "A"))
+        figures = measure_geometry(MicroscopeProbe(microscope, scope, "A"))
         assert not microscope.link.shutter_is_open()
     side = math.sqrt(abs(np.linalg.det(expected)))
     assert figures["pixel_um"] == pytest.approx(side, rel=5e-4)
@@ -246,13 +246,13 @@ def test_a_specimen_that_does_not_move_is_no_geometry(make_scope: Callable[..., 
         planted(scope, specimen, transform=np.zeros((2, 2))) as microscope,
         pytest.raises(HardwareError, match=r"does not follow the stage|could be followed"),
     ):
-        measure_geometry(Bench(microscope, scope, "A"))
+        measure_geometry(MicroscopeProbe(microscope, scope, "A"))
 
 
 def test_dark_of_the_virtual_camera(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
     scope = make_scope()
     with planted(scope, specimen) as microscope:
-        entries = measure_dark(Bench(microscope, scope, "A"))["exposures"]
+        entries = measure_dark(MicroscopeProbe(microscope, scope, "A"))["exposures"]
     assert [entry["exposure_ms"] for entry in entries] == [5.0, 20.0]
     assert entries[0]["modalities"] == ["color1", "color2", "color3"]
     for entry in entries:
@@ -264,8 +264,8 @@ def test_dark_of_the_virtual_camera(make_scope: Callable[..., Scope], specimen: 
 def test_flat_of_the_virtual_scope(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
     scope = make_scope(("[-60.0, 60.0]", "[-600.0, 600.0]"))
     with planted(scope, specimen) as microscope:
-        bench = Bench(microscope, scope, "A")
-        figures = measure_flat(bench, {5.0: 100.0, 20.0: 100.0})["modalities"]
+        probe = MicroscopeProbe(microscope, scope, "A")
+        figures = measure_flat(probe, {5.0: 100.0, 20.0: 100.0})["modalities"]
     for name, limit in (("color1", 0.01), ("color2", 0.006), ("color3", 0.006), ("fluorescence", 0.03)):
         truth = illumination_lattice(specimen.seed, name, (256, 256))
         grid = np.array(figures[name]["shading"])
@@ -277,7 +277,7 @@ def test_flat_of_the_virtual_scope(make_scope: Callable[..., Scope], specimen: S
         assert figures[name]["exposure_advice"] == (
             "keep" if name != "fluorescence" else figures[name]["exposure_advice"]
         )
-    assert bench.dose()["fluorescence"] == {"exposures": 12, "total_ms": 240.0}
+    assert probe.dose()["fluorescence"] == {"exposures": 12, "total_ms": 240.0}
 
 
 def test_offsets_recover_what_was_planted(make_scope: Callable[..., Scope]) -> None:
@@ -285,7 +285,7 @@ def test_offsets_recover_what_was_planted(make_scope: Callable[..., Scope]) -> N
     scope = make_scope()
     scope = scope.model_copy(update={"focus": scope.focus.model_copy(update={"offset_um": 0.0})})
     with planted(scope, specimen, focus_um={"color2": 1.5, "fluorescence": -1.2}) as microscope:
-        figures = measure_offsets(Bench(microscope, scope, "A"))
+        figures = measure_offsets(MicroscopeProbe(microscope, scope, "A"))
     offsets = figures["z_offset_um"]
     assert offsets["color1"] == 0.0
     # Refraction makes the colours look sharpest at planes of their own, some tenths of a micrometre apart.
@@ -306,7 +306,7 @@ def test_stopping_leaves_the_shutter_closed(make_scope: Callable[..., Scope], sp
 
     with planted(scope, specimen) as microscope:
         with pytest.raises(InterruptedRunError):
-            measure_geometry(Bench(microscope, scope, "A", check=check))
+            measure_geometry(MicroscopeProbe(microscope, scope, "A", check=check))
         assert not microscope.link.shutter_is_open()
 
 
@@ -321,14 +321,14 @@ def test_a_scope_without_a_shutter_takes_its_dark_frames_in_the_dark(
     )
     with planted(scope, specimen) as microscope:
         microscope.switch_light("color1")
-        (first, *_) = measure_dark(Bench(microscope, scope, "A"))["exposures"]
+        (first, *_) = measure_dark(MicroscopeProbe(microscope, scope, "A"))["exposures"]
     assert first["level"] == pytest.approx(100.0, abs=2.0)
 
 
 def test_an_empty_slot_is_told(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
     scope = make_scope(("range_um = 30.0", "range_um = 6.0"), ("[-100.0, 100.0]", "[-100.0, -90.0]"))
     with planted(scope, specimen) as microscope, pytest.raises(HardwareError, match="lay a stained slide there"):
-        Bench(microscope, scope, "A").find_focus()
+        MicroscopeProbe(microscope, scope, "A").find_focus()
 
 
 # --- the file, and doctor

@@ -16,13 +16,8 @@ from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
-from wbcpipe.acquire.supervise.worker import (
-    AcquisitionWorker,
-    DeadlinePassed,
-    FieldEmpty,
-    FieldTaken,
-    WantedDone,
-)
+from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldTaken, RequestDone
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.report.document import count_fields
 from wbcpipe.report.evaluate import read_truth
 from wbcpipe.samples.field_status import read_skipped, write_skipped
@@ -148,7 +143,7 @@ def test_a_broken_run_skips_the_same_fields(island_scope: Scope, tmp_path: Path)
         session.take(range(FIELDS))
     for wanted in (7, FIELDS):
         with AcquisitionWorker(AcquisitionRequest(broken, island_scope, plan, ISLAND)) as worker:
-            worker.want(wanted)
+            worker.request_fields(wanted)
             told = {event.index: event for event in worker.events() if isinstance(event, FieldTaken | FieldEmpty)}
         assert list(told) == list(range(wanted))
     assert [index for index, event in told.items() if isinstance(event, FieldEmpty)] == sorted(
@@ -198,10 +193,10 @@ def test_no_field_is_begun_after_the_deadline(
         assert list(fields_on_disk(sample.raw_path())) == [0, 1]
         assert session.take(range(3))
     with AcquisitionWorker(AcquisitionRequest(sample, small_scope, small_plan, specimen, deadline_s=1.0)) as worker:
-        worker.want(4)
-        events = [event for event in worker.events() if isinstance(event, FieldTaken | DeadlinePassed | WantedDone)]
+        worker.request_fields(4)
+        events = [event for event in worker.events() if isinstance(event, FieldTaken | DeadlinePassed | RequestDone)]
         assert events == [*(FieldTaken(index, resumed=True) for index in range(3)), DeadlinePassed(4)]
-        worker.want(6)
+        worker.request_fields(6)
         assert list(worker.events()) == [DeadlinePassed(6)]
     assert list(fields_on_disk(sample.raw_path())) == [0, 1, 2]
     assert json.loads((sample.raw_path() / "focus.json").read_text(encoding="utf-8"))

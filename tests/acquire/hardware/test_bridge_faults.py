@@ -19,11 +19,12 @@ import pytest
 from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.hardware.core_link import CoreLink
+from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener
-from wbcpipe.acquire.supervise.restart_policy import close_shutter_in_subprocess
-from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldMissing, FieldTaken, Progress
+from wbcpipe.acquire.supervise.messages import FieldMissing, FieldTaken, Progress
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.errors import CoreLostError, DeviceCrashError, DeviceTimeoutError
 from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import fields_on_disk, read_field
@@ -177,7 +178,7 @@ def test_a_call_that_hangs_for_ever_costs_a_restart_and_no_field(
     bridge.order("hang snapImage 1 600")
     plan = AcquisitionPlan.from_scope(bridge.scope, "A")
     with AcquisitionWorker(AcquisitionRequest(sample, bridge.scope, plan, specimen)) as worker:
-        worker.want(2)
+        worker.request_fields(2)
         events = list(worker.events())
     assert [event for event in events if isinstance(event, FieldTaken | FieldMissing)] == [FieldTaken(0), FieldTaken(1)]
     (restart,) = [event.text for event in events if isinstance(event, Progress) and "started again" in event.text]
@@ -216,7 +217,7 @@ def test_a_driver_that_crashes_micro_manager_is_told_and_the_run_goes_on_when_it
     crash = FaultyOpener(plan, (Fault("driver crash", 1),), tmp_path / "strikes", bleaching=False)
     told, fields = [], []
     with AcquisitionWorker(AcquisitionRequest(sample, bridge.scope, plan, specimen, microscope=crash)) as worker:
-        worker.want(3)
+        worker.request_fields(3)
         for event in worker.events():
             if isinstance(event, FieldTaken | FieldMissing):
                 fields.append(event)
@@ -228,7 +229,7 @@ def test_a_driver_that_crashes_micro_manager_is_told_and_the_run_goes_on_when_it
     assert fields == [FieldTaken(index) for index in range(3)]
     (request,) = [text for text in told if "start Micro-Manager again" in text]
     assert request == (
-        f"Micro-Manager on port {bridge.port} does not answer (nothing listens there). Look whether the lamp is dark, "
+        f"Micro-Manager on port {bridge.port} does not answer (nothing listens there). Check that the lamp is dark, "
         "then start Micro-Manager again with its configuration and its server: the run goes on by itself when it "
         "answers, and waits 10 min for that. Field 1 was being taken; it is tried again"
     )
@@ -249,17 +250,17 @@ def test_a_micro_manager_that_stays_away_ends_the_run_with_what_to_do(
     sample = Sample.open(tmp_path, "S1")
     plan = AcquisitionPlan.from_scope(bridge.scope, "A")
     with AcquisitionWorker(AcquisitionRequest(sample, bridge.scope, plan, specimen)) as worker:
-        worker.want(1)
+        worker.request_fields(1)
         list(worker.events())
         bridge.kill()
-        worker.want(3)
+        worker.request_fields(3)
         with pytest.raises(CoreLostError) as caught:
             list(worker.events())
     assert str(caught.value) == (
         f"Micro-Manager on port {bridge.port} is gone: it was closed, or a device driver crashed it. The fields taken "
-        "are kept; start it again, make sure the shutter is closed, and run the same command again. It is not sure "
+        "are kept; start it again, make sure the shutter is closed, and run the same command again. It is not certain "
         f"that the slide is in the dark (no Micro-Manager answers on port {bridge.port}: nothing listens there. Start "
-        "it and tick Tools > Options > 'Run server on port', or use backend 'headless'): look at it."
+        "it and tick Tools > Options > 'Run server on port', or use backend 'headless'): check the lamp."
     )
     assert caught.value.exit_code == 28
     assert list(fields_on_disk(sample.raw_path())) == [0]

@@ -109,7 +109,7 @@ def test_a_real_camera_writes_the_same_files_over_the_bridge(tmp_path: Path, mak
     # The demo camera's waves go on from frame to frame, in the same way in every new process.
     plan = AcquisitionPlan.from_scope(bridge.headless, "A")
     with AcquisitionWorker(AcquisitionRequest(samples[1], bridge.headless, plan)) as worker:
-        worker.want(2)
+        worker.request_fields(2)
         list(worker.events())
     assert_same_files(samples, 2)
     frames = content(samples[0])[0][0]

@@ -11,9 +11,9 @@ from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.micromanager_cfg import lint, read_config
 from wbcpipe.acquire.doctor import check_live, check_offline
 from wbcpipe.acquire.hardware.core_link import CoreLink
+from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
-from wbcpipe.acquire.supervise.restart_policy import close_shutter_in_subprocess
 from wbcpipe.errors import ConfigError, HardwareError
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample

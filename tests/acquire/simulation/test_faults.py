@@ -18,12 +18,14 @@ import pytest
 from wbcpipe.acquire.capture.field_accounting import reconcile
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import Reliability
+from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener, FaultyScope, read_strikes
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
-from wbcpipe.acquire.supervise.restart_policy import RestartPolicy, Verdict, close_shutter_in_subprocess
-from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldMissing, FieldTaken, Progress
+from wbcpipe.acquire.supervise.messages import FieldMissing, FieldTaken, Progress
+from wbcpipe.acquire.supervise.restart_policy import RestartDecision, RestartPolicy
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.errors import AcquisitionError, CoreLostError, DiskFullError
 from wbcpipe.samples.field_status import read_missing, write_missing
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field
@@ -204,9 +206,9 @@ def test_crashes_hangs_and_a_lost_core_cost_a_restart_and_a_field_that_kills_is_
     opener = FaultyOpener(plan, faults, tmp_path / "strikes", bleaching=False)
     request = AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)
     with AcquisitionWorker(request) as worker:
-        worker.want(4)
+        worker.request_fields(4)
         events = list(worker.events())
-        worker.want(5)
+        worker.request_fields(5)
         events += list(worker.events())
     reason = "a device driver crashed (SIGSEGV) while it was taken, 2 times."
     fields = [event for event in events if isinstance(event, FieldTaken | FieldMissing)]
@@ -230,12 +232,12 @@ def test_a_child_that_falls_silent_is_ended_and_started_again(
 ) -> None:
     plan = AcquisitionPlan.from_scope(fast_scope, "A")
     with AcquisitionWorker(AcquisitionRequest(sample, fast_scope, plan, specimen)) as worker:
-        worker.want(1)
+        worker.request_fields(1)
         list(worker.events())
         worker.stall_s = 1.0
         stopped = worker.pid
         os.kill(stopped, signal.SIGSTOP)
-        worker.want(2)
+        worker.request_fields(2)
         events = worker.events()
         told = [next(events)]
         worker.stall_s = 60.0
@@ -317,20 +319,20 @@ def test_the_shutter_is_closed_by_a_process_of_its_own_or_it_is_said_why_not(mak
 
 def test_deaths_are_counted_by_field_and_in_a_row() -> None:
     policy = RestartPolicy(Reliability(max_crashes_per_field=2, max_consecutive_restarts=3))
-    policy.begin(7)
-    assert policy.died() == Verdict(restart=True, field=7, give_up=False, deaths=1)
-    policy.begin(7)
-    assert policy.died() == Verdict(restart=True, field=7, give_up=True, deaths=2)
-    assert policy.died() == Verdict(restart=True, field=None, give_up=False, deaths=0)  # while focusing
-    policy.settled(7, taken=False)
+    policy.start_field(7)
+    assert policy.died() == RestartDecision(restart=True, field=7, give_up=False, deaths=1)
+    policy.start_field(7)
+    assert policy.died() == RestartDecision(restart=True, field=7, give_up=True, deaths=2)
+    assert policy.died() == RestartDecision(restart=True, field=None, give_up=False, deaths=0)  # while focusing
+    policy.end_field(7, taken=False)
     assert not policy.died().restart
     policy = RestartPolicy(Reliability(max_consecutive_restarts=1))
     for index in range(5):
-        policy.begin(index)
+        policy.start_field(index)
         assert policy.died().restart
-        policy.begin(index)
-        policy.settled(index, taken=True)
-    policy.begin(5)
+        policy.start_field(index)
+        policy.end_field(index, taken=True)
+    policy.start_field(5)
     policy.idle()
     assert policy.died().field is None
 

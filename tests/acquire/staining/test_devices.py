@@ -14,9 +14,10 @@ import pytest
 
 from wbcpipe.acquire.config.scope import Staining
 from wbcpipe.acquire.hardware.core_link import CoreLink
-from wbcpipe.acquire.staining.devices import carry_out, closing_steps
+from wbcpipe.acquire.staining.devices import carry_out, shutdown_steps
 from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain, staining_state
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, SampleStateError
+from wbcpipe.system.child_process import ParentLink
 from wbcpipe.system.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ def test_what_was_opened_is_closed_and_nothing_else(
     steps: list[dict[str, Any]], begun: int, sent: int, expected: list[dict[str, Any]]
 ) -> None:
     policy = by_devices(*steps)
-    assert [one.model_dump() for one in closing_steps(policy, begun, sent)] == expected
+    assert [one.model_dump() for one in shutdown_steps(policy, begun, sent)] == expected
     own = by_devices(*steps, safe_state=[OFF])
-    assert [one.model_dump() for one in closing_steps(own, begun, sent)] == [OFF]
-    assert closing_steps(by_devices(*steps, safe_state=[]), begun, sent) == ()
+    assert [one.model_dump() for one in shutdown_steps(own, begun, sent)] == [OFF]
+    assert shutdown_steps(by_devices(*steps, safe_state=[]), begun, sent) == ()
 
 
 @pytest.fixture
@@ -81,31 +82,28 @@ def link(small_scope: Scope) -> Iterator[CoreLink]:
 
 def test_steps_cut_short_leave_the_valve_closed(link: CoreLink) -> None:
     here, there = multiprocessing.Pipe()
-    here.send(None)
-    end = carry_out(link, by_devices(OPEN, SHUT), there)
-    assert (end.error, end.rest) == (
-        "InterruptedRunError",
-        "The staining devices were brought to rest: Stain Valve-Label = closed.",
-    )
+    here.send("stop")
+    devices = carry_out(link, by_devices(OPEN, SHUT), ParentLink(there))
+    assert devices == "The staining devices were set to a safe state: Stain Valve-Label = closed."
     assert link.get_property(VALVE, "Label") == "closed"
 
 
 def test_a_parent_that_is_gone_cuts_the_steps_short(link: CoreLink) -> None:
     here, there = multiprocessing.Pipe()
     here.close()
-    assert carry_out(link, by_devices(OPEN, SHUT), there).error == "InterruptedRunError"
+    assert "set to a safe state" in carry_out(link, by_devices(OPEN, SHUT), ParentLink(there))
     assert link.get_property(VALVE, "Label") == "closed"
 
 
 def test_a_step_that_fails_leaves_the_valve_closed(link: CoreLink) -> None:
     _here, there = multiprocessing.Pipe()
     wrong = step("Perhaps", device="LED", key="Sequence")
-    end = carry_out(link, by_devices(step("acridine orange"), wrong, SHUT), there)
-    assert end.error == "HardwareError"
-    assert "It takes: Off, On" in end.text
+    with pytest.raises(HardwareError, match=r"It takes: Off, On.* set to a safe state: Stain Valve-Label = closed\.$"):
+        carry_out(link, by_devices(step("acridine orange"), wrong, SHUT), ParentLink(there))
     assert link.get_property(VALVE, "Label") == "closed"
-    end = carry_out(link, by_devices(step("acridine orange"), wrong, safe_state=[wrong, SHUT]), there)
-    assert end.rest.startswith("The staining devices are NOT at rest (set_property('LED', 'Sequence', 'Perhaps')")
+    both = by_devices(step("acridine orange"), wrong, safe_state=[wrong, SHUT])
+    with pytest.raises(HardwareError, match=r"NOT in a safe state \(set_property\('LED', 'Sequence', 'Perhaps'\)"):
+        carry_out(link, both, ParentLink(there))
     assert link.get_property(VALVE, "Label") == "closed", "what came after the step that failed was left out"
 
 
@@ -121,7 +119,7 @@ def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(
                 os.kill(child.pid, signal.SIGINT)  # Ctrl-C reaches it too, and must not end it
             raise KeyboardInterrupt
 
-    closed = r"step 1 of 2, Stain Valve-Label = acridine orange\. .*brought to rest: Stain Valve-Label = closed\. "
+    closed = r"step 1 of 2, Stain Valve-Label = acridine orange\. .*set to a safe state: Stain Valve-Label = closed\. "
     with pytest.raises(InterruptedRunError, match=rf"{closed}Look at the slide: .*--stained"):
         stain(sample, scope, ask=refuse, say=interrupt)
     assert "Traceback" not in capfd.readouterr().err
@@ -145,7 +143,7 @@ def test_ctrl_c_before_anything_was_set_leaves_nothing_begun(sample: Sample, sma
 def test_another_process_closes_the_valve_after_a_driver_crashed(sample: Sample, small_scope: Scope) -> None:
     crash = step("Dereference Null Pointer", device="Camera", key="SimulateCrash")
     scope = with_staining(small_scope, by_devices(step("acridine orange"), crash, SHUT))
-    rest = r"step 2 of 3, .*\. The staining devices were brought to rest: Stain Valve-Label = closed\."
+    rest = r"step 2 of 3, .*\. The staining devices were set to a safe state: Stain Valve-Label = closed\."
     with pytest.raises(HardwareError, match=rf"died \(SIGSEGV\), at staining {rest} Look at the slide"):
         stain(sample, scope, ask=refuse)
     assert staining_state(sample) == "begun"

@@ -230,7 +230,7 @@ def test_the_operators_word_goes_on_after_a_staining_that_did_not_end(
     for refused in (both, lambda: check_request(sample, request)):
         with pytest.raises(SampleStateError, match=r"did not end: the process was stopped.*go on with --stained"):
             refused()
-    check_request(sample, replace(request, stained=True))
+    check_request(sample, replace(request, already_stained=True))
     assert both("--stained")["passes"] == {"fluorescence": 12}
     assert bench.log == ["brightfield", "fluorescence"]
     assert both()["passes"] == {"fluorescence": 12}
@@ -242,7 +242,7 @@ def test_stained_is_refused_where_it_says_nothing(
 ) -> None:
     with pytest.raises(ConfigError, match=f"--stained is for --pass both, and --pass {choice} is asked for"):
         both("--stained", choice=choice)
-    request = ScanRequest(small_scope, AcquisitionPlan.from_scope(small_scope, "A"), specimen, stained=True)
+    request = ScanRequest(small_scope, AcquisitionPlan.from_scope(small_scope, "A"), specimen, already_stained=True)
     with pytest.raises(ConfigError, match="--stained is for --pass both"):
         check_request(sample, request)
     assert not sample.path.exists()

@@ -16,7 +16,7 @@ import pytest
 
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
-from wbcpipe.system.signals import ignore_sigint_in_children, install_sigint_handler
+from wbcpipe.system.signals import ignore_stop_signals_in_children, install_stop_handlers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,7 +123,7 @@ def test_pressed_three_times_it_ends_dark_and_whole_and_the_same_command_goes_on
 def test_only_the_first_is_heard_until_the_run_had_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = {"s": 1000.0}
     monkeypatch.setattr("wbcpipe.system.signals.time.monotonic", lambda: now["s"])
-    install_sigint_handler()
+    install_stop_handlers()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     now["s"] += 100
@@ -136,7 +136,7 @@ def test_only_the_first_is_heard_until_the_run_had_time_to_end(monkeypatch: pyte
 
 def test_a_ctrl_c_that_is_ignored_stays_so() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    install_sigint_handler()
+    install_stop_handlers()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
@@ -147,7 +147,7 @@ def test_a_ctrl_c_that_another_thread_hears_waits_until_a_started_process_is_kno
     seen: list[str] = []
 
     def start() -> None:
-        with ignore_sigint_in_children():
+        with ignore_stop_signals_in_children():
             signal.pthread_kill(int(other.ident or 0), signal.SIGINT)
             time.sleep(0.05)
             seen.append("started")
@@ -157,7 +157,7 @@ def test_a_ctrl_c_that_another_thread_hears_waits_until_a_started_process_is_kno
         with pytest.raises(KeyboardInterrupt):
             start()
         assert seen == ["started"]
-        with ignore_sigint_in_children():
+        with ignore_stop_signals_in_children():
             pass
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:

@@ -18,17 +18,12 @@ import pytest
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener
-from wbcpipe.acquire.supervise.worker import (
-    AcquisitionWorker,
-    FieldMissing,
-    FieldTaken,
-    Progress,
-    WantedDone,
-)
+from wbcpipe.acquire.supervise.messages import FieldMissing, FieldTaken, Progress, RequestDone
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.errors import DeviceCrashError, SampleStateError
 from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field
-from wbcpipe.system.signals import ignore_sigint_in_children
+from wbcpipe.system.signals import ignore_stop_signals_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,19 +41,19 @@ def test_wants_grow_and_fields_are_told_in_order(
 ) -> None:
     request = AcquisitionRequest(sample, small_scope, small_plan, specimen)
     with AcquisitionWorker(request) as worker:
-        worker.want(2)
+        worker.request_fields(2)
         events = list(worker.events())
         assert [event for event in events if isinstance(event, FieldTaken)] == [FieldTaken(0), FieldTaken(1)]
-        assert events[-1] == WantedDone(2)
-        worker.want(1)
+        assert events[-1] == RequestDone(2)
+        worker.request_fields(1)
         assert list(worker.events()) == []
-        worker.want(3)
+        worker.request_fields(3)
         assert [event for event in worker.events() if isinstance(event, FieldTaken)] == [FieldTaken(2)]
         with pytest.raises(ValueError, match="has room for 1 to 25"):
-            worker.want(26)
+            worker.request_fields(26)
     field_path(sample.raw_path(), 1).unlink()
     with AcquisitionWorker(request) as worker:
-        worker.want(3)
+        worker.request_fields(3)
         told = [event for event in worker.events() if isinstance(event, FieldTaken)]
     assert told == [FieldTaken(0, resumed=True), FieldTaken(1), FieldTaken(2, resumed=True)]
 
@@ -69,7 +64,7 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
     scope = make_scope()
     plan = AcquisitionPlan.from_scope(scope, "A")
     with AcquisitionWorker(AcquisitionRequest(sample, scope, plan, specimen)) as worker:
-        worker.want(1)
+        worker.request_fields(1)
         list(worker.events())
     before = field_path(sample.raw_path(), 0).read_bytes()
     # Now the demo camera's driver dereferences a null pointer at each exposure.
@@ -77,7 +72,7 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
     crashing = FaultyOpener(plan, faults, sample.path / "strikes.jsonl")
     told: list[object] = []
     with AcquisitionWorker(AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing)) as worker:
-        worker.want(4)
+        worker.request_fields(4)
         with pytest.raises(DeviceCrashError, match=r"that drives it died \(SIGSEGV\).*The slide is in the dark\."):
             told.extend(worker.events())
     assert list(fields_on_disk(sample.raw_path())) == [0]
@@ -91,7 +86,7 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
     assert [event["field"] for event in events if event["event"] == "restarted"] == [1, 1, 2]
     assert [event["shutter"] for event in events if event["event"] == "ended"] == ["closed"]
     with AcquisitionWorker(AcquisitionRequest(sample, make_scope(), plan, specimen)) as worker:
-        worker.want(2)
+        worker.request_fields(2)
         assert [event.index for event in worker.events() if isinstance(event, FieldTaken)] == [0, 1]
     assert field_path(sample.raw_path(), 0).read_bytes() == before
     assert read_missing(sample.raw_path()) == {}
@@ -99,7 +94,7 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
 
 @pytest.mark.parametrize(
     ("moment", "n_before"),
-    [("multiprocessing.get_context", 0), ("wbcpipe.acquire.supervise.worker.ignore_sigint_in_children", 1)],
+    [("multiprocessing.get_context", 0), ("wbcpipe.system.child_process.ignore_stop_signals_in_children", 1)],
 )
 def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
     sample: Sample,
@@ -113,7 +108,7 @@ def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
     plan = AcquisitionPlan.from_scope(scope, "A")
     crashing = FaultyOpener(plan, (Fault("driver crash", 0, attempts=1),), sample.path / "strikes.jsonl")
     worker = AcquisitionWorker(AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing))
-    genuine = {"multiprocessing.get_context": multiprocessing.get_context}.get(moment, ignore_sigint_in_children)
+    genuine = {"multiprocessing.get_context": multiprocessing.get_context}.get(moment, ignore_stop_signals_in_children)
     n_calls = 0
 
     def interrupted(*given: str) -> object:
@@ -125,7 +120,7 @@ def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
 
     def take() -> None:
         with worker:
-            worker.want(1)
+            worker.request_fields(1)
             list(worker.events())
 
     monkeypatch.setattr(moment, interrupted)
@@ -165,7 +160,7 @@ def test_an_error_of_the_child_is_raised_here_with_its_class_and_text(
     sample.raw_path().mkdir(parents=True)
     (sample.raw_path() / "stray").touch()
     with AcquisitionWorker(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as worker:
-        worker.want(1)
+        worker.request_fields(1)
         with pytest.raises(SampleStateError, match=r"holds raw images but no sample\.json"):
             list(worker.events())
 
@@ -177,7 +172,8 @@ from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.request import AcquisitionRequest
-from wbcpipe.acquire.supervise.worker import AcquisitionWorker, FieldTaken
+from wbcpipe.acquire.supervise.messages import FieldTaken
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.samples.sample import Sample
 
 if __name__ == "__main__":
@@ -185,7 +181,7 @@ if __name__ == "__main__":
     plan = AcquisitionPlan.from_scope(scope, "A")
     sample = Sample.open(Path(sys.argv[2]), "S1")
     with AcquisitionWorker(AcquisitionRequest(sample, scope, plan, SpecimenPlan(7))) as worker:
-        worker.want(16)
+        worker.request_fields(16)
         print(worker.pid, flush=True)
         for event in worker.events():
             if isinstance(event, FieldTaken):
@@ -220,7 +216,7 @@ def test_the_child_ends_with_its_parent_and_leaves_a_beginning(
     broken = read_field(field_path(sample.raw_path(), last))[0]
     field_path(sample.raw_path(), last).unlink()
     with AcquisitionWorker(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as worker:
-        worker.want(last + 1)
+        worker.request_fields(last + 1)
         list(worker.events())
     np.testing.assert_array_equal(read_field(field_path(sample.raw_path(), last))[0], broken)
 

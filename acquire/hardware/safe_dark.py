@@ -1,0 +1,47 @@
+"""Close the shutter from a process of its own, after the one that drove the microscope died or hung."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from wbcpipe.errors import WbcpipeError
+from wbcpipe.system.child_process import ChildLostError, ChildProcess
+
+if TYPE_CHECKING:
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.system.child_process import ParentLink
+
+__all__ = ["close_shutter_in_subprocess", "shutter_message"]
+
+#: How long a process may take to load the core and close the shutter.
+_CLOSE_S: Final = 60.0
+
+
+def close_shutter_in_subprocess(scope: Scope) -> str:
+    """Close the shutter from a process that lives for this alone, so that a driver that crashes again ends only it.
+
+    Returns:
+        An empty text once the shutter is closed, else the reason why that is not known.
+    """
+    child: ChildProcess[None] = ChildProcess(_close_shutter, scope, name="wbcpipe-dark")
+    try:
+        with child:
+            list(child.messages(_CLOSE_S))
+    except ChildLostError as lost:
+        return f"the process {lost.reason}"
+    except WbcpipeError as error:
+        return str(error)
+    return ""
+
+
+def shutter_message(failure_reason: str) -> str:
+    """Return the result of `close_shutter_in_subprocess` as a sentence for the operator."""
+    if not failure_reason:
+        return "The slide is in the dark."
+    return f"It is not certain that the slide is in the dark ({failure_reason.rstrip('.')}): check the lamp."
+
+
+def _close_shutter(scope: Scope, _parent: ParentLink) -> None:
+    from wbcpipe.acquire.hardware.core_link import CoreLink
+
+    CoreLink(scope, take_over=True).close()  # opening closes the shutter, and so does closing

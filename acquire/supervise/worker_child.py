@@ -1,0 +1,144 @@
+"""The acquisition process: takes the fields that the parent requests, and reports each."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from wbcpipe.acquire.supervise.messages import (
+    DeadlinePassed,
+    FieldEmpty,
+    FieldMissing,
+    FieldStarted,
+    FieldTaken,
+    Progress,
+    RequestDone,
+)
+from wbcpipe.errors import InterruptedRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wbcpipe.acquire.capture.session import AcquisitionSession
+    from wbcpipe.acquire.request import AcquisitionRequest
+    from wbcpipe.system.child_process import ParentLink
+
+__all__ = ["CommandListener", "EventReporter", "take_requested_fields"]
+
+#: How long to wait for the process of an earlier run to end: it outlives a parent that was killed by one frame.
+_LOCK_WAIT_S: Final = 15.0
+
+
+class CommandListener:
+    """Receives the parent's requests in a thread, and stops the session when the parent closes the pipe or ends."""
+
+    def __init__(self, parent: ParentLink) -> None:
+        self._parent = parent
+        self._changed = threading.Condition()
+        self._requested = 0
+        self._ended = False
+        self._session: AcquisitionSession | None = None
+        threading.Thread(target=self._listen, name="wbcpipe-commands", daemon=True).start()
+
+    def attach(self, session: AcquisitionSession) -> None:
+        """Stop ``session`` when the parent ends, or now if it has ended."""
+        with self._changed:
+            self._session = session
+            if self._ended:
+                session.stop()
+
+    def next_request(self, done: int) -> int | None:
+        """Wait until more than ``done`` fields are requested and return their number; ``None`` at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._requested > done)
+            return None if self._ended else self._requested
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                requested = int(self._parent.receive())
+                with self._changed:
+                    self._requested = max(self._requested, requested)
+                    self._changed.notify_all()
+        except InterruptedRunError:
+            with self._changed:
+                self._ended = True
+                if self._session is not None:
+                    self._session.stop()  # it closes the shutter and ends within a frame
+                self._changed.notify_all()
+
+
+class EventReporter:
+    """Reports fields to the parent in the plan's order, those that were on disk before among those just taken."""
+
+    def __init__(self, parent: ParentLink) -> None:
+        self._parent = parent
+        self._resumed: list[tuple[int, float | None]] = []
+
+    def resume(self, known: Mapping[int, float | None]) -> None:
+        """Add fields that need not be taken: on disk already or, with their foreground area, known as empty."""
+        self._resumed += sorted(known.items(), key=lambda item: item[0])
+
+    def flush(self, below: int) -> None:
+        """Report the resumed fields before index ``below``."""
+        while self._resumed and self._resumed[0][0] < below:
+            index, area_um2 = self._resumed.pop(0)
+            self._parent.send(FieldTaken(index, resumed=True) if area_um2 is None else FieldEmpty(index, area_um2))
+
+    def started(self, index: int) -> None:
+        """Report that a field starts."""
+        self._parent.send(FieldStarted(index))
+
+    def taken(self, index: int) -> None:
+        """Report a field that is complete on disk."""
+        self.flush(index)
+        self._parent.send(FieldTaken(index))
+
+    def missing(self, index: int, reason: str) -> None:
+        """Report a field that could not be taken."""
+        self.flush(index)
+        self._parent.send(FieldMissing(index, reason))
+
+    def empty(self, index: int, foreground_area_um2: float) -> None:
+        """Report a field that was skipped as empty."""
+        self.flush(index)
+        self._parent.send(FieldEmpty(index, foreground_area_um2))
+
+
+def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str], parent: ParentLink) -> None:
+    """Take fields until the parent requests no more; the target of the child process."""
+    from wbcpipe.acquire.capture.session import AcquisitionSession
+
+    commands = CommandListener(parent)
+    events = EventReporter(parent)
+    session = AcquisitionSession(
+        request.sample,
+        request.scope,
+        request.plan,
+        request.specimen,
+        pass_name=request.pass_name,
+        microscope=request.microscope,
+        progress=lambda text: parent.send(Progress(text)),
+        given_up=given_up,
+        slide=request.slide,
+    )
+    commands.attach(session)
+    with request.sample.lock("acquire", name="acquire", wait_s=_LOCK_WAIT_S), session:
+        done = 0
+        while (requested := commands.next_request(done)) is not None:
+            # A field given up stays so for this process: the fields a run takes must not depend on when it is asked.
+            known: dict[int, float | None] = {**dict.fromkeys(session.taken), **session.empty}
+            todo = [index for index in range(done, requested) if index not in known]
+            events.resume({index: known[index] for index in range(done, requested) if index in known})
+            events.flush(todo[0] if todo else requested)
+            in_time = session.take(
+                todo,
+                events.taken,
+                events.missing,
+                events.empty,
+                on_begin=events.started,
+                go_on=request.in_time,
+            )
+            events.flush(requested)
+            done = requested
+            parent.send(RequestDone(done) if in_time else DeadlinePassed(done))

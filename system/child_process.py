@@ -1,0 +1,238 @@
+"""One supervised child process: started, spoken to over a pipe, watched for silence, and ended with its parent.
+
+Both ends of the pipe are processes of this package on this computer, connected by an anonymous pipe that no other
+program can write to. `multiprocessing` pickles what goes through it; nothing from a file or a network is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+import wbcpipe.errors
+from wbcpipe.errors import InterruptedRunError, WbcpipeError
+from wbcpipe.system.signals import ignore_stop_signals, ignore_stop_signals_in_children
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnProcess
+
+__all__ = ["ChildLostError", "ChildProcess", "ParentLink"]
+
+MessageT = TypeVar("MessageT")
+
+#: The errors that cross the pipe, by class name.
+_ERROR_CLASSES: Final[Mapping[str, type[WbcpipeError]]] = {
+    name: getattr(wbcpipe.errors, name) for name in wbcpipe.errors.__all__
+}
+
+
+class ChildLostError(Exception):
+    """A child process ended, or was killed because it was silent for too long.
+
+    Attributes:
+        reason: how it ended, to follow "the process".
+        exit_code: its exit code, or minus the number of the signal that ended it; ``None`` if it was silent.
+    """
+
+    def __init__(self, reason: str, exit_code: int | None) -> None:
+        super().__init__(reason)
+        self.reason, self.exit_code = reason, exit_code
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """The error that ended a child."""
+
+    error: str
+    text: str
+    traceback: str
+
+    def rebuild(self) -> Exception:
+        error_class = _ERROR_CLASSES.get(self.error)
+        if error_class is not None:
+            return error_class(self.text)
+        failure = RuntimeError(f"a child process failed: {self.error}: {self.text}")
+        failure.add_note(self.traceback)
+        return failure
+
+
+class ChildProcess(Generic[MessageT]):
+    """A child process, from the parent's side. Use it as a context manager.
+
+    The child ignores stop signals (Ctrl-C, SIGTERM, SIGHUP) from its start: the parent decides, and closes the pipe.
+
+    Args:
+        target: function of a module, called in the child as ``target(*arguments, link)`` with a `ParentLink`.
+        arguments: pickled to the child.
+        name: of the process, as the operating system and the microscope lock show it.
+        end_s: how long the child may live on once the pipe is closed or the parent is gone; then it is killed.
+    """
+
+    def __init__(self, target: Callable[..., None], *arguments: object, name: str, end_s: float = 20.0) -> None:
+        self._target, self._arguments, self._name, self._end_s = target, arguments, name, end_s
+        self._pipe: Connection | None = None
+        self._process: SpawnProcess | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the child. If a signal stops the start, a child that is there already is ended."""
+        context = multiprocessing.get_context("spawn")
+        try:
+            with ignore_stop_signals_in_children():
+                self._pipe, child_end = context.Pipe()
+                arguments = (self._target, self._arguments, child_end, self._end_s)
+                self._process = context.Process(target=_child_main, args=arguments, name=self._name)
+                self._process.start()
+            child_end.close()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int | None:
+        """Process id; ``None`` if the child was not started."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, or minus the number of a signal; ``None`` while the child runs or if it was not started."""
+        return None if self._process is None else self._process.exitcode
+
+    @property
+    def exit_text(self) -> str:
+        """How the child ended: the name of a signal, or the exit code."""
+        code = self.exit_code
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                return signal.Signals(-code).name
+        return f"exit code {code}"
+
+    def send(self, message: object) -> None:
+        """Send a message. A child that is gone is reported by the next `receive`."""
+        assert self._pipe is not None
+        with contextlib.suppress(OSError):
+            self._pipe.send(message)
+
+    def receive(self, timeout_s: float) -> MessageT:
+        """Return the child's next message.
+
+        Raises:
+            ChildLostError: the child has ended, or sent nothing for ``timeout_s`` and was killed.
+            WbcpipeError: the error that ended the child's target, by its class and text.
+            RuntimeError: the target raised another error; a note holds the child's traceback.
+        """
+        assert self._pipe is not None
+        message: Any
+        try:
+            if not self._pipe.poll(timeout_s):
+                self._kill()
+                raise ChildLostError(f"gave no sign of life for {timeout_s:g} s and was ended", None)
+            message = self._pipe.recv()
+        except (EOFError, OSError):
+            self._join()
+            raise ChildLostError(f"died ({self.exit_text})", self.exit_code) from None
+        if isinstance(message, _Failure):
+            raise message.rebuild()
+        return message  # type: ignore[no-any-return]
+
+    def messages(self, timeout_s: float) -> Iterator[MessageT]:
+        """Yield the child's messages until it has ended with exit code 0; `receive` lists the errors."""
+        while True:
+            try:
+                message = self.receive(timeout_s)
+            except ChildLostError as lost:
+                if lost.exit_code == 0:
+                    return
+                raise
+            yield message
+
+    def close(self) -> None:
+        """Close the pipe and wait for the child to end; kill it after ``end_s``. May be called twice."""
+        if self._pipe is not None:
+            self._pipe.close()
+        self._join()
+
+    def _join(self) -> None:
+        if self._process is None or self._process.pid is None:
+            return
+        self._process.join(self._end_s)
+        if self._process.is_alive():
+            self._kill()
+
+    def _kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.join()
+
+
+class ParentLink:
+    """The child's end of the pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._sending = threading.Lock()
+
+    def send(self, message: object) -> None:
+        """Send a message; any thread may. It is lost if the parent is gone."""
+        with self._sending, contextlib.suppress(OSError):
+            self._pipe.send(message)
+
+    def receive(self) -> Any:
+        """Wait for the parent's next message and return it.
+
+        Raises:
+            InterruptedRunError: the parent has closed the pipe or is gone.
+        """
+        self._wait(None)
+        with contextlib.suppress(EOFError, OSError):
+            if self._pipe.poll(0):
+                return self._pipe.recv()
+        raise InterruptedRunError("the process that started this one has ended.")
+
+    def stop_requested(self, wait_s: float = 0.0) -> bool:
+        """Return whether the parent has sent a message, closed the pipe or ended; wait for that up to ``wait_s``."""
+        return self._wait(wait_s)
+
+    def _wait(self, timeout_s: float | None) -> bool:
+        parent = multiprocessing.parent_process()
+        watched: list[Any] = [self._pipe, *([] if parent is None else [parent.sentinel])]
+        return bool(multiprocessing.connection.wait(watched, timeout_s))
+
+
+def _child_main(target: Callable[..., None], arguments: tuple[object, ...], pipe: Connection, end_s: float) -> None:
+    """Run ``target`` in the child, and send the parent the error that ends it."""
+    ignore_stop_signals()
+    threading.Thread(target=_end_with_parent, args=(end_s,), name="wbcpipe-parent", daemon=True).start()
+    link = ParentLink(pipe)
+    try:
+        target(*arguments, link)
+    except InterruptedRunError:
+        pass  # the parent asked for it, or is gone
+    except Exception as error:  # noqa: BLE001 - the process boundary: the parent raises it
+        link.send(_Failure(type(error).__name__, str(error), traceback.format_exc()))
+    finally:
+        pipe.close()
+
+
+def _end_with_parent(end_s: float) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        time.sleep(end_s)
+        os._exit(1)
