@@ -211,7 +211,7 @@ def run_command(options: RunOptions) -> None:
     with Reporter(quiet=options.as_json) as reporter:
         run(sample, request, kind=kind, model=model, reporter=reporter)
     if options.as_json:
-        click.echo(json.dumps(read_document(sample)))
+        click.echo(json.dumps(read_document(sample).content()))
     else:
         print_differential(read_document(sample), document_paths(sample), Console(highlight=False))
 

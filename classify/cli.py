@@ -352,7 +352,7 @@ def classify(
     state = "called before" if summary["already"] else f"{summary['seconds']:.1f} s on {summary['device']}"
     click.echo(f"{sample}: {summary['cells']} cells by {summary['bundle']} ({state}): {counts}")
     if summary["excluded_modalities"]:
-        click.echo(f"without {', '.join(summary['without'])}")
+        click.echo(f"without {', '.join(summary['excluded_modalities'])}")
     if (kept := summary["risk_control"]) is not None:
         bound, sure = 100 * kept["error_bound"], 100 * kept["confidence"]
         click.echo(f"at most {bound:.1f} % of the accepted calls are wrong ({sure:g} % sure, {kept['assumption']})")

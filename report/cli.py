@@ -67,7 +67,7 @@ def report(name: str, data: Path | None, reference: Path | None, wbc: float | No
         write_report(sample, reference=reference, wbc=wbc)
         document = read_document(sample)
     if as_json:
-        _print_json(document)
+        _print_json(document.content())
     else:
         print_differential(document, document_paths(sample), Console(highlight=False))
 

@@ -1,10 +1,10 @@
-"""Counts to percentages, exact intervals and flags. Pure: knows no files and no pictures."""
+"""From counts to percentages, exact intervals and flags; reads no files."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wbcpipe.samples.differential_record import Flag
+
 __all__ = [
     "ADULT",
     "COUNTED_WITH_WARNING",
     "REJECTED",
     "ClassCount",
     "Differential",
-    "Flag",
     "Interval",
     "Reference",
     "Tally",
@@ -33,14 +34,13 @@ __all__ = [
     "interval_percent",
 ]
 
-Flag = Literal["low", "normal", "high", "borderline"]
 Interval = tuple[float, float]
 
-
-#: What leaves a cell out of the differential, in the order in which one reason is named for a cell with several.
-#: No cell, half a cell, a cell seen in three lights instead of four, or a blurred one: none tells its class reliably.
+#: Flags that exclude a cell from the differential; of several, the first is its reason. The class of such a cell is not
+#: reliable.
 REJECTED: Final = (QcFlag.DEBRIS, QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.BLURRED)
-#: Counted, for leaving them out would bias the count (neutrophils touch others more often), but watched by a gate.
+#: Flags of cells that count, with a warning and a gate: excluding them would bias the count, since neutrophils touch
+#: other cells more often.
 COUNTED_WITH_WARNING: Final = (QcFlag.DOUBLET, QcFlag.SATURATED, QcFlag.UNREGISTERED)
 
 
@@ -49,15 +49,15 @@ class Reference:
     """Reference intervals of a laboratory.
 
     Attributes:
-        percent: class name to lowest and highest percentage that count as normal.
-        source: whose intervals they are.
+        percent: class name to the lowest and highest normal percentage.
+        source: of the intervals.
     """
 
     percent: Mapping[str, Interval]
     source: str
 
 
-#: Adults, relative counts. A laboratory replaces them by its own, for its own population (``--reference FILE``).
+#: Adults, relative counts. A laboratory replaces them by those of its own population (``--reference FILE``).
 ADULT: Final = Reference(
     percent={"NEU": (40.0, 75.0), "LYM": (20.0, 45.0), "EOS": (1.0, 6.0), "MO": (2.0, 10.0), "BAS": (0.0, 2.0)},
     source="textbook intervals for adults (Oxford Handbook of Clinical Medicine; basophils after Dacie and Lewis, "
@@ -71,8 +71,8 @@ class Tally:
 
     Attributes:
         counts: identified cells per class, in the bundle's class order; zero where there are none.
-        unidentified: good pictures that the model was not sure of.
-        rejected: cells left out, by the first reason of ``REJECTED`` that holds.
+        unidentified: cells whose class the model is not sure of.
+        rejected: excluded cells by reason: the first flag of ``REJECTED`` that they carry.
         counted_with_warning: counted or unidentified cells by flag of ``COUNTED_WITH_WARNING``; a cell can have more.
     """
 
@@ -98,7 +98,7 @@ class ClassCount:
 
     Attributes:
         name: class name.
-        count: cells called so.
+        count: identified cells of the class.
         percent: of the identified cells; ``None`` when there are none.
         interval_percent: 95 % Clopper-Pearson interval.
         reference_percent: the laboratory's interval; ``None`` where it has none for this class.
@@ -119,10 +119,10 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Differential:
-    """The answer: what share of the white cells each class has.
+    """The share of each class among the white cells.
 
     Attributes:
-        tally: the counts it rests on.
+        tally: the counts.
         classes: one line per class, in the bundle's order.
         unidentified_percent: of identified and unidentified cells together; ``None`` when there are none.
         unidentified_interval_percent: its 95 % interval.
@@ -141,7 +141,7 @@ class Differential:
     def from_tally(
         cls, tally: Tally, *, reference: Reference = ADULT, wbc_1e9_per_l: float | None = None
     ) -> Differential:
-        """Percentages, intervals, flags and, with a WBC concentration, absolute counts.
+        """Compute percentages, intervals, flags and, with a WBC concentration, absolute counts.
 
         >>> tally = Tally({"NEU": 60, "LYM": 40}, unidentified=0, rejected={}, counted_with_warning={})
         >>> [(line.name, line.percent, line.flag) for line in Differential.from_tally(tally).classes]
@@ -191,10 +191,10 @@ def interval_percent(count: int, total: int) -> Interval:
 
 
 def flag_percent(percent: float, interval: Interval, reference: Interval) -> Flag:
-    """How an estimate lies to its reference interval.
+    """Compare a percentage with its reference interval.
 
-    ``low`` and ``high`` only when the whole confidence interval lies outside; ``borderline`` when the estimate does but
-    the interval reaches back in: counting more cells would tell.
+    ``low`` and ``high`` only if the confidence interval lies outside; ``borderline`` if the percentage does but the
+    intervals overlap: counting more cells would decide.
     """
     low, high = reference
     if interval[1] < low:
@@ -204,47 +204,48 @@ def flag_percent(percent: float, interval: Interval, reference: Interval) -> Fla
     return "normal" if low <= percent <= high else "borderline"
 
 
-def exclusion_reasons(quality: NDArray[np.uint16]) -> list[str]:
-    """Why each cell is left out, in lower case; empty for a cell that counts.
+def exclusion_reasons(qc_flags: NDArray[np.uint16]) -> list[str]:
+    """Return the reason why each cell is excluded, in lower case; empty for a cell that is not.
 
     Args:
-        quality: (N,) bit flags of `QcFlag`.
+        qc_flags: (N,) bit flags of `QcFlag`.
     """
-    reasons = np.full(len(quality), "", dtype=object)
+    reasons = np.full(len(qc_flags), "", dtype=object)
     for flag in reversed(REJECTED):
-        reasons[(quality & flag.value) != 0] = flag_name(flag)
+        reasons[(qc_flags & flag.value) != 0] = flag_name(flag)
     return [str(reason) for reason in reasons]
 
 
 def flag_name(flag: QcFlag) -> str:
-    """The name of one quality flag as documents show it: lower case."""
+    """Return the name of one quality flag in lower case, as documents show it."""
     return str(flag.name).lower()
 
 
-def count_cells(calls: Sequence[str], quality: NDArray[np.uint16], classes: Sequence[str]) -> Tally:
+def count_cells(predicted: Sequence[str], qc_flags: NDArray[np.uint16], classes: Sequence[str]) -> Tally:
     """Count every cell once: as its class, as unidentified, or as rejected.
 
     Args:
-        calls: N class names or ``unidentified``.
-        quality: (N,) bit flags of `QcFlag`.
+        predicted: N class names or ``unidentified``.
+        qc_flags: (N,) bit flags of `QcFlag`.
         classes: the bundle's classes.
 
     Raises:
-        SampleStateError: a call that is neither a class nor ``unidentified``.
+        SampleStateError: a predicted class is neither a class of the bundle nor ``unidentified``.
     """
-    if strange := sorted(set(calls) - {*classes, UNIDENTIFIED}):
+    if unknown := sorted(set(predicted) - {*classes, UNIDENTIFIED}):
         raise SampleStateError(
-            f"calls {strange} are not classes of the bundle ({', '.join(classes)}); run `wbcpipe classify` again."
+            f"predicted classes {unknown} are not classes of the bundle ({', '.join(classes)}); run `wbcpipe classify` "
+            "again."
         )
-    reasons = exclusion_reasons(quality)
-    used = Counter(call for call, reason in zip(calls, reasons, strict=True) if not reason)
-    left_out = Counter(reason for reason in reasons if reason)
+    reasons = exclusion_reasons(qc_flags)
+    counted = Counter(name for name, reason in zip(predicted, reasons, strict=True) if not reason)
+    rejected = Counter(reason for reason in reasons if reason)
     good = np.array([not reason for reason in reasons], dtype=bool)
     return Tally(
-        counts={name: used[name] for name in classes},
-        unidentified=used[UNIDENTIFIED],
-        rejected={flag_name(flag): left_out[flag_name(flag)] for flag in REJECTED},
+        counts={name: counted[name] for name in classes},
+        unidentified=counted[UNIDENTIFIED],
+        rejected={flag_name(flag): rejected[flag_name(flag)] for flag in REJECTED},
         counted_with_warning={
-            flag_name(flag): int(np.count_nonzero(quality[good] & flag.value)) for flag in COUNTED_WITH_WARNING
+            flag_name(flag): int(np.count_nonzero(qc_flags[good] & flag.value)) for flag in COUNTED_WITH_WARNING
         },
     )

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import jinja2
 
 from wbcpipe.errors import FrameFileError
 from wbcpipe.report.cell_thumbnails import cell_strip, choose_cells, data_uri, measure_contrast
-from wbcpipe.report.tables import flag_words, quality_names
+from wbcpipe.report.tables import flag_names, flag_words
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.samples.fields import read_passes_info, whole_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from wbcpipe.report.cell_thumbnails import Contrast
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.cell_store import CellStore
+    from wbcpipe.samples.differential_record import DifferentialRecord
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["CELLS_PER_GALLERY", "Gallery", "render_page"]
@@ -58,7 +59,7 @@ class Gallery:
 
 
 def render_page(
-    sample: Sample, store: CellStore, rows: CellRows, document: Mapping[str, Any], *, content_id: str
+    sample: Sample, store: CellStore, rows: CellRows, document: DifferentialRecord, *, content_id: str
 ) -> str:
     """The whole page.
 
@@ -84,7 +85,7 @@ def render_page(
         colours=dict(zip(rows.classes, _COLOURS * (len(rows.classes) // len(_COLOURS) + 1), strict=False)),
         ticks=_TICKS,
         flag_words=flag_words,
-        modalities=document["provenance"]["modalities"],
+        modalities=document.provenance.modalities,
         galleries=_galleries(sample, store, rows),
         has_composite=sum("fluor" not in name.lower() for name in store.modalities) >= 3,
     )
@@ -109,8 +110,8 @@ def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery
     contrast = measure_contrast(store, used or list(range(len(rows))), wavelengths_nm=_wavelengths(sample))
     galleries: list[Gallery] = []
 
-    def add(title: str, note: str, candidates: Sequence[int], *, least_sure: bool = False) -> None:
-        if least_sure:
+    def add(title: str, note: str, candidates: Sequence[int], *, lowest_first: bool = False) -> None:
+        if lowest_first:
             ranked = sorted(candidates, key=lambda index: (float(rows.confidence[index]), index))
             chosen = ranked[:CELLS_PER_GALLERY]
         else:
@@ -122,20 +123,20 @@ def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery
 
     for name in rows.classes:
         words = f"{name} · {_WORDS[name]}" if name in _WORDS else name
-        add(words, "from the surest to the least sure", [i for i in used if rows.predicted_class[i] == name])
+        add(words, "from the highest to the lowest probability", [i for i in used if rows.predicted_class[i] == name])
     identified = [i for i in used if rows.predicted_class[i] != UNIDENTIFIED]
-    add("Least sure of those counted", "the least sure first: look at these", identified, least_sure=True)
-    add("Unidentified", "counted apart", [i for i in used if rows.predicted_class[i] == UNIDENTIFIED])
-    add("Left out", "not in the differential", [i for i in range(len(rows)) if rows.exclusion_reason[i]])
+    add("Counted with the lowest probability", "the lowest first: review these", identified, lowest_first=True)
+    add("Unidentified", "not in the percentages", [i for i in used if rows.predicted_class[i] == UNIDENTIFIED])
+    add("Rejected", "not in the differential", [i for i in range(len(rows)) if rows.exclusion_reason[i]])
     return galleries
 
 
 def _picture(store: CellStore, rows: CellRows, index: int, contrast: Contrast) -> Picture:
     parts = [f"{rows.predicted_class[index]} {rows.confidence[index]:.2f}"]
     if len(rows.heads) > 1:
-        parts.append(f"heads differ {rows.disagreement[index]:.2f}")
+        parts.append(f"disagreement {rows.disagreement[index]:.2f}")
     parts.append(f"field {int(rows.columns['field_index'][index])}")
-    parts += [name.replace("_", " ") for name in quality_names(int(rows.qc_flags[index]))]
+    parts += [name.replace("_", " ") for name in flag_names(int(rows.qc_flags[index]))]
     if rows.label[index]:
         parts.append(f"labelled {rows.label[index]}")
     caption = " · ".join(parts)

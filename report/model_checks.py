@@ -1,21 +1,21 @@
-"""What the bundle's held-out cells say of a sample: true frequencies, contradicting heads, and a bounded error."""
+"""Checks of a sample against the bundle's validation cells: true frequencies, disagreeing heads, an error bound."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wbcpipe.classify.uncertainty.head_disagreement import check_heads
 from wbcpipe.classify.uncertainty.prevalence import correct_counts
 from wbcpipe.classify.uncertainty.probability_calibration import fuse
+from wbcpipe.samples.differential_record import HeadDisagreement, ModelChecks
 
 if TYPE_CHECKING:
-    from wbcpipe.classify.uncertainty.head_disagreement import HeadCheck
     from wbcpipe.report.rows import CellRows
 
-__all__ = ["ClassShare", "ModelChecks", "check_model"]
+__all__ = ["ClassShare", "check_model", "corrected_shares"]
 
 
 @dataclass(frozen=True)
@@ -26,42 +26,42 @@ class ClassShare:
     interval_percent: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class ModelChecks:
-    """What is known beyond the calls.
+def corrected_shares(rows: CellRows) -> dict[str, ClassShare]:
+    """Estimate each class's true share of the cells that are not rejected.
 
-    Attributes:
-        corrected: class name to its share, corrected for the calls' usual errors; empty where the bundle has not shown
-            that this helps, or nothing was counted.
-        heads: head name to its check; empty where the bundle has no limits for these modalities.
-        risk_control: the error bound at the threshold in use; ``None`` without one.
-        excluded_modalities: modalities that were left out.
-        f1_weighted: of the bundle with ``all_modalities`` and with the ``remaining_modalities``; ``None`` where no
-            modality was excluded.
+    Returns:
+        Class name to share; empty if the bundle has not shown that the correction helps, or nothing was counted.
     """
-
-    corrected: dict[str, ClassShare]
-    heads: dict[str, HeadCheck]
-    risk_control: dict[str, Any] | None
-    excluded_modalities: tuple[str, ...]
-    f1_weighted: dict[str, float | None] | None
+    fitted, probability = rows.calibration, rows.probability[rows.counted]
+    if fitted is None or fitted.confusion is None or not len(probability):
+        return {}
+    if fitted.correction is None or not fitted.correction.helps:
+        return {}
+    found = correct_counts(fuse(probability, fitted), np.asarray(fitted.confusion))
+    bounds = zip(found.share, found.low, found.high, strict=True)
+    return {
+        name: ClassShare(100 * float(share), (100 * float(low), 100 * float(high)))
+        for name, (share, low, high) in zip(rows.classes, bounds, strict=True)
+    }
 
 
 def check_model(rows: CellRows) -> ModelChecks:
-    """Judge a sample's classified cells; rejected ones have no say, unidentified ones do."""
-    classified, fitted = rows.classified, rows.calibration
-    probability = rows.probability[rows.counted]
-    excluded = tuple(str(name) for name in classified.get("excluded_modalities") or ())
-    corrected: dict[str, ClassShare] = {}
-    heads: dict[str, HeadCheck] = {}
-    if fitted is not None and len(probability):
-        if fitted.confusion is not None and fitted.correction is not None and fitted.correction.helps:
-            found = correct_counts(fuse(probability, fitted), np.asarray(fitted.confusion))
-            bounds = zip(found.share, found.low, found.high, strict=True)
-            corrected = {
-                name: ClassShare(100 * float(share), (100 * float(low), 100 * float(high)))
-                for name, (share, low, high) in zip(rows.classes, bounds, strict=True)
-            }
-        if fitted.head_disagreement is not None and not excluded:
-            heads = dict(zip(rows.heads, check_heads(probability, fitted.head_disagreement), strict=True))
-    return ModelChecks(corrected, heads, classified.get("risk_control"), excluded, classified.get("f1_weighted"))
+    """Check the heads of a sample's cells, without the rejected ones, and state what the bundle says of its error."""
+    used, fitted, probability = rows.classification, rows.calibration, rows.probability[rows.counted]
+    heads: tuple[HeadDisagreement, ...] = ()
+    if fitted is not None and fitted.head_disagreement and len(probability) and not used.excluded_modalities:
+        heads = tuple(
+            HeadDisagreement(
+                head=name,
+                beyond_percent=None if check.share is None else 100 * check.share,
+                limit_percent=100 * check.limit,
+                exceeded=check.exceeded,
+            )
+            for name, check in zip(rows.heads, check_heads(probability, fitted.head_disagreement), strict=True)
+        )
+    return ModelChecks(
+        head_disagreement=heads,
+        risk_control=used.risk_control,
+        excluded_modalities=used.excluded_modalities,
+        f1_weighted=used.f1_weighted,
+    )

@@ -1,22 +1,21 @@
-"""The cell table in memory: what the documents need of ``cells.zarr`` except the pictures."""
+"""The cell table in memory: what the documents need of ``cells.zarr`` except the images."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from pydantic import ValidationError
 
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import exclusion_reasons
 from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.classification_record import Classification
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from wbcpipe.samples.cell_store import CellStore
@@ -44,14 +43,12 @@ class CellRows:
         columns: the store's columns by name, each (N,).
         label: N class names, empty where unknown.
         predicted_class: N class names or ``unidentified``.
-        confidence: (N,) probability of the fused call.
+        confidence: (N,) probability of the predicted class.
         disagreement: (N,) Jensen-Shannon divergence of the heads.
         probability: (N, H, K) calibrated, per head.
-        classes: K class names.
-        heads: H head names.
-        exclusion_reason: N reasons why a cell is left out, empty for those that count.
-        classified: how the cells were called, as classify wrote it.
-        calibration: the calibration they were called with; ``None`` where an older version called them.
+        exclusion_reason: N reasons why a cell is rejected, empty for a cell that is not.
+        classification: the model and its options.
+        calibration: of the model; ``None`` if it was not stored.
     """
 
     columns: dict[str, NDArray[Any]]
@@ -60,14 +57,22 @@ class CellRows:
     confidence: NDArray[np.float32]
     disagreement: NDArray[np.float32]
     probability: NDArray[np.float32]
-    classes: tuple[str, ...]
-    heads: tuple[str, ...]
     exclusion_reason: list[str]
-    classified: Mapping[str, Any] = field(default_factory=dict)
+    classification: Classification
     calibration: ProbabilityCalibration | None = None
 
     def __len__(self) -> int:
         return len(self.predicted_class)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """K class names."""
+        return self.classification.classes
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """H head names."""
+        return self.classification.heads
 
     @property
     def qc_flags(self) -> NDArray[np.uint16]:
@@ -76,15 +81,15 @@ class CellRows:
 
     @property
     def counted(self) -> NDArray[np.bool_]:
-        """(N,) true for cells that are not rejected."""
+        """(N,) true for cells that are not rejected: the identified and the unidentified ones."""
         return np.array([not reason for reason in self.exclusion_reason], dtype=np.bool_)
 
     def head_predictions(self) -> NDArray[np.intp]:
-        """(N, H) index of the class each head alone would call."""
+        """Return the index (N, H) of the class that each head alone predicts."""
         return np.asarray(self.probability.argmax(axis=2), dtype=np.intp)
 
     def digest(self) -> str:
-        """SHA-256 over every column, so that a document can say from exactly which cells it was made."""
+        """Return the SHA-256 of every column, which identifies the cells that a document was made from."""
         total = hashlib.sha256()
         for name in _COLUMNS:
             total.update(np.ascontiguousarray(self.columns[name]).tobytes())
@@ -99,50 +104,42 @@ def read_rows(store: CellStore) -> CellRows:
     """Read the classified cells.
 
     Raises:
-        SampleStateError: the cells are not classified, or the calls do not fit the cells.
+        SampleStateError: the cells are not classified, or the predictions do not fit the cells.
     """
-    call = store.predicted_classes()
-    classified = store.attributes["classified"]
+    predicted_class = store.predicted_classes()
+    classification, calibration = _read_classification(store)
     probability = store.column("probability").astype(np.float32, copy=False)
-    classes = tuple(str(name) for name in classified.get("classes") or store.attributes.get("classes") or ())
-    heads = tuple(str(name) for name in classified.get("heads") or ())
-    if not heads:
-        heads = store.modalities if probability.shape[1] == len(store.modalities) else _numbered(probability.shape[1])
+    classes, heads = classification.classes, classification.heads
     if probability.shape != (len(store), len(heads), len(classes)):
         raise SampleStateError(
             f"{store.path}: probabilities of shape {probability.shape} do not fit {len(store)} cells, {len(heads)} "
             f"heads and {len(classes)} classes; run `wbcpipe classify` again."
         )
     columns = {name: store.column(name) for name in _COLUMNS}
-    if classified.get("dead_modalities"):
-        # These cells were called without the modality that the flag misses.
+    if classification.dead_modalities:
+        # These cells were classified without the modality that the flag reports as missing.
         columns["qc_flags"] = columns["qc_flags"] & ~np.uint16(QcFlag.MISSING_MODALITY.value)
     return CellRows(
         columns=columns,
         label=store.labels(),
-        predicted_class=call,
+        predicted_class=predicted_class,
         confidence=store.column("confidence").astype(np.float32, copy=False),
         disagreement=store.column("disagreement").astype(np.float32, copy=False),
         probability=probability,
-        classes=classes,
-        heads=heads,
         exclusion_reason=exclusion_reasons(columns["qc_flags"]),
-        classified=dict(classified),
-        calibration=_read_calibration(store, classified),
+        classification=classification,
+        calibration=calibration,
     )
 
 
-def _read_calibration(store: CellStore, classified: Mapping[str, Any]) -> ProbabilityCalibration | None:
-    if "calibration" not in classified:
-        return None
+def _read_classification(store: CellStore) -> tuple[Classification, ProbabilityCalibration | None]:
     try:
-        return ProbabilityCalibration.model_validate_json(json.dumps(classified["calibration"]))
-    except ValueError as error:
+        classification = Classification.model_validate(store.attributes["classified"])
+        if classification.calibration is None:
+            return classification, None
+        return classification, ProbabilityCalibration.model_validate(classification.calibration)
+    except ValidationError as error:
         raise SampleStateError(
-            f"{store.path}: the calibration of these calls cannot be read ({' '.join(str(error).split())}); run "
+            f"{store.path}: the attribute 'classified' cannot be read ({' '.join(str(error).split())}); run "
             "`wbcpipe classify` again."
         ) from error
-
-
-def _numbered(heads: int) -> tuple[str, ...]:
-    return tuple(f"head {index + 1}" for index in range(heads))

@@ -116,8 +116,8 @@ def _state(sample: Sample, facts: dict[str, Any]) -> str:
     if not document_paths(sample)[0].is_file():
         return "classified"
     document = read_document(sample)
-    if document["provenance"]["cells"]["sha256"] != read_rows(store).digest():
+    if document.provenance.cells.sha256 != read_rows(store).digest():
         facts["problem"] = "the report is older than the calls; run `wbcpipe report` again"
         return "classified"
-    facts |= {"counted": document["cells"]["counted"], "passed": document["quality"]["passed"]}
+    facts |= {"counted": document.cells.counted, "passed": document.quality.passed}
     return "reported"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wbcpipe.classify.models.card import model_card
-from wbcpipe.classify.models.classes import Backbone, Method  # noqa: TC001
-from wbcpipe.classify.models.normalise import Normalisation  # noqa: TC001
-from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration  # noqa: TC001 - pydantic needs it
+from wbcpipe.classify.models.classes import Backbone, Method
+from wbcpipe.classify.models.normalise import Normalisation
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.errors import BundleError
 from wbcpipe.system.files import disk_errors, sync_directory, sync_tree
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wbcpipe.classify.models.classes import Backbone, Method  # noqa: TC001 - pydantic needs them
+from wbcpipe.classify.models.classes import Backbone, Method
 from wbcpipe.classify.training.augment import Augmentation
-from wbcpipe.classify.training.data import Sampling  # noqa: TC001
+from wbcpipe.classify.training.data import Sampling
 from wbcpipe.classify.training.distill import Distillation
-from wbcpipe.classify.training.randaugment import RandAugment  # noqa: TC001
+from wbcpipe.classify.training.randaugment import RandAugment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

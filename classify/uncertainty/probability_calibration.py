@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from wbcpipe.classify.uncertainty.head_disagreement import DisagreementLimits  # noqa: TC001 - pydantic needs them
-from wbcpipe.classify.uncertainty.prevalence import CorrectionTrial  # noqa: TC001
-from wbcpipe.classify.uncertainty.risk_control import RiskBounds  # noqa: TC001
+from wbcpipe.classify.uncertainty.head_disagreement import DisagreementLimits
+from wbcpipe.classify.uncertainty.prevalence import CorrectionTrial
+from wbcpipe.classify.uncertainty.risk_control import RiskBounds
 from wbcpipe.classify.uncertainty.stacking import Stacking, fit_stacking
 
 if TYPE_CHECKING:

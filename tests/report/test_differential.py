@@ -124,7 +124,7 @@ def test_class_without_reference_has_no_flag() -> None:
 
 
 def test_strange_call_is_refused() -> None:
-    with pytest.raises(SampleStateError, match=r"calls \['XYZ'\] are not classes"):
+    with pytest.raises(SampleStateError, match=r"predicted classes \['XYZ'\] are not classes"):
         count_cells(["XYZ"], np.zeros(1, dtype=np.uint16), CLASSES)
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -16,12 +17,12 @@ from rich.console import Console
 
 from wbcpipe.errors import ConfigError, SampleStateError
 from wbcpipe.report.cell_thumbnails import choose_cells
-from wbcpipe.report.document import NOTICE, differential_schema
 from wbcpipe.report.stage import document_paths, read_document, write_report
 from wbcpipe.report.status import sample_status
 from wbcpipe.report.tables import print_differential
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.differential_record import NOTICE, differential_schema
 from wbcpipe.samples.field_status import write_skipped
 from wbcpipe.samples.scan_outcome import PrecisionReached, ScanOutcome
 
@@ -56,8 +57,19 @@ def gates(document: dict[str, Any]) -> dict[str, tuple[Any, bool | None]]:
     return {gate["name"]: (gate["figure"], gate["passed"]) for gate in document["quality"]["gates"]}
 
 
-def test_schema_is_itself_valid() -> None:
+def test_schema_is_itself_valid_and_shipped() -> None:
     jsonschema.Draft202012Validator.check_schema(differential_schema())
+    shipped = files("wbcpipe.report").joinpath("differential.schema.json").read_text(encoding="utf-8")
+    assert json.loads(shipped) == differential_schema()
+
+
+def test_a_damaged_document_names_the_key(create_sample: Create) -> None:
+    sample = create_sample(["NEU"])
+    write_report(sample)
+    path = document_paths(sample)[0]
+    path.write_text(path.read_text(encoding="utf-8").replace('"counted": 1', '"counted": -1'), encoding="utf-8")
+    with pytest.raises(SampleStateError, match=r"differential\.json: .*cells\.counted.*`wbcpipe report` again"):
+        read_document(sample)
 
 
 def test_schema_refuses_unknown_keys_everywhere() -> None:
@@ -76,7 +88,7 @@ def test_document_says_everything(create_sample: Create, mark_fields: Callable[.
     sample = create_sample(CALLS, quality=QUALITY, info=INFO)
     mark_fields(sample, range(33), {"34": "camera: no image", "2": "taken after all"})
     write_report(sample, wbc=6.0)
-    document = read_document(sample)
+    document = read_document(sample).content()
     validate(document)
     assert document["notice"] == NOTICE
     cells = document["cells"]
@@ -109,7 +121,7 @@ def test_document_tells_why_the_scan_ended_and_what_was_empty(
     reached = PrecisionReached("NEU", 61.2, 6.8, 5.0)
     ScanOutcome("deadline", 34, 57, 108, 200, (reached,)).save(sample)
     write_report(sample)
-    document = read_document(sample)
+    document = read_document(sample).content()
     validate(document)
     fields = document["fields"]
     assert (fields["wanted"], fields["taken"], fields["empty"], fields["missing"]) == (36, 31, [20, 21, 35], [])
@@ -126,7 +138,7 @@ def test_document_tells_why_the_scan_ended_and_what_was_empty(
 def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
     sample = create_sample(["NEU", "NEU"], info={"kind": "stack", "software": {"wbcpipe": "0.1.0"}})
     write_report(sample)
-    document = read_document(sample)
+    document = read_document(sample).content()
     validate(document)
     assert document["wbc_1e9_per_l"] is None
     assert document["fields"] == {"planned": None, "wanted": None, "taken": 0, "missing": [], "empty": []}
@@ -138,7 +150,7 @@ def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
 def test_nothing_countable_still_gives_documents(create_sample: Create) -> None:
     sample = create_sample(["NEU", "unidentified"], quality=[QcFlag.BORDER, QcFlag.DEBRIS])
     write_report(sample, wbc=4.0)
-    document = read_document(sample)
+    document = read_document(sample).content()
     validate(document)
     assert document["classes"][0]["percent"] is None
     assert "0 <small>cells" in document_paths(sample)[2].read_text(encoding="utf-8")
@@ -148,7 +160,7 @@ def test_other_numbers_of_classes_work(create_sample: Create) -> None:
     classes = ("NEU", "blast")
     sample = create_sample(["blast", "NEU", "NEU"], classes=classes)
     write_report(sample)
-    document = read_document(sample)
+    document = read_document(sample).content()
     validate(document)
     assert [(line["name"], line["count"]) for line in document["classes"]] == [("NEU", 2), ("blast", 1)]
     assert document["classes"][1]["reference_percent"] is None
@@ -167,7 +179,7 @@ def test_gate_fails_when_flags_pile_up(create_sample: Create, flag: QcFlag, shar
     bad = round(200 * share)
     sample = create_sample(["NEU"] * 200, quality=[flag] * bad + [0] * (200 - bad))
     write_report(sample)
-    found = gates(read_document(sample))
+    found = gates(read_document(sample).content())
     assert found[gate] == (pytest.approx(100 * share), False)
     assert [name for name, (_, passed) in found.items() if passed is False] == [gate]
 
@@ -176,7 +188,7 @@ def test_gate_on_missing_fields_and_unidentified(create_sample: Create, mark_fie
     sample = create_sample(["NEU"] * 100 + ["unidentified"] * 20)
     mark_fields(sample, range(9), {"9": "stage"})
     write_report(sample)
-    found = gates(read_document(sample))
+    found = gates(read_document(sample).content())
     assert found["missing_fields_percent"] == (10.0, False)
     assert found["unidentified_percent"] == (pytest.approx(16.6667), False)
 
@@ -205,7 +217,7 @@ def test_second_run_changes_nothing(create_sample: Create, monkeypatch: pytest.M
     write_report(sample)
     assert contents(sample) == before
     write_report(sample, wbc=5.0)
-    changed = read_document(sample)
+    changed = read_document(sample).content()
     assert (changed["created"], changed["wbc_1e9_per_l"]) == ("2099-01-01T00:00:00+00:00", 5.0)
     assert b"2099-01-01" in document_paths(sample)[2].read_bytes()
 
@@ -216,7 +228,7 @@ def test_same_cells_elsewhere_give_the_same_bytes(create_sample: Create, tmp_pat
         sample = create_sample(CALLS, quality=QUALITY, info=INFO)
         sample = type(sample)(sample.name, sample.path.rename(tmp_path / name))
         write_report(sample)
-        content = read_document(sample)
+        content = read_document(sample).content()
         content["created"] = ""
         documents.append((json.dumps(content), document_paths(sample)[1].read_bytes()))
     assert documents[0] == documents[1]
@@ -225,7 +237,7 @@ def test_same_cells_elsewhere_give_the_same_bytes(create_sample: Create, tmp_pat
 def test_new_calls_make_new_documents(create_sample: Create) -> None:
     sample = create_sample(CALLS)
     write_report(sample)
-    before = read_document(sample)
+    before = read_document(sample).content()
     store = CellStore(sample.cells_path)
     store.write_predictions(
         store.column("probability"),
@@ -235,7 +247,7 @@ def test_new_calls_make_new_documents(create_sample: Create) -> None:
         classified=store.attributes["classified"],
     )
     write_report(sample)
-    assert read_document(sample)["classes"][1]["count"] == before["classes"][1]["count"] + 1
+    assert read_document(sample).content()["classes"][1]["count"] == before["classes"][1]["count"] + 1
 
 
 @pytest.mark.parametrize("wbc", [0.0, -1.0, float("nan"), float("inf"), 5000.0])

@@ -1,4 +1,4 @@
-"""Corrected percentages, warnings and the guarantee, from the calibration to the page."""
+"""Corrected percentages, warnings and the error bound, from the calibration to the page."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from wbcpipe.classify.uncertainty.prevalence import CorrectionTrial
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.classify.uncertainty.risk_control import ASSUMPTION
 from wbcpipe.errors import SampleStateError
-from wbcpipe.report.document import differential_schema
 from wbcpipe.report.stage import document_paths, read_document, write_report
 from wbcpipe.report.tables import print_differential
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.differential_record import differential_schema
 from wbcpipe.system.files import read_json
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ def reported(sample: Sample, probability: np.ndarray, **more: Any) -> tuple[dict
         },
     )
     write_report(sample)
-    document = read_document(sample)
+    document = read_document(sample).content()
     jsonschema.Draft202012Validator(differential_schema()).validate(document)
     console = Console(file=io.StringIO(), width=140)
-    print_differential(document, document_paths(sample), console)
+    print_differential(read_document(sample), document_paths(sample), console)
     return document, document_paths(sample)[2].read_text(encoding="utf-8"), console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -100,7 +100,7 @@ def test_rare_classes_are_corrected_beside_the_counts(blood: tuple[Sample, np.nd
     assert 'data-name="corrected"' in page
     assert f"{lines[4]['corrected_percent']:.1f} (" in shown
     assert not any(check["exceeded"] for check in document["model_checks"]["head_disagreement"])
-    assert "Contradicting heads" not in page
+    assert "Heads disagree" not in page
 
 
 def test_a_correction_that_did_not_help_is_not_shown(blood: tuple[Sample, np.ndarray]) -> None:
@@ -113,7 +113,7 @@ def test_a_correction_that_did_not_help_is_not_shown(blood: tuple[Sample, np.nda
     assert 'data-name="corrected"' not in page
 
 
-def test_contradicting_heads_are_told(blood: tuple[Sample, np.ndarray]) -> None:
+def test_disagreeing_heads_are_reported(blood: tuple[Sample, np.ndarray]) -> None:
     sample, labels = blood
     probability = heads(labels, 1)
     probability[:, 1] = probability[np.random.default_rng(0).permutation(len(labels)), 1]
@@ -121,11 +121,11 @@ def test_contradicting_heads_are_told(blood: tuple[Sample, np.ndarray]) -> None:
     check = {item["head"]: item for item in document["model_checks"]["head_disagreement"]}["color2"]
     assert check["exceeded"]
     assert check["beyond_percent"] > check["limit_percent"] == 20
-    assert "Contradicting heads: look at registration and lamps." in page
-    assert "Warning: color2 contradicts the other heads" in shown
+    assert "Heads disagree: check registration and lamps." in page
+    assert "Warning: head color2 disagrees with the others" in shown
 
 
-def test_a_left_out_modality_and_the_guarantee_are_told(blood: tuple[Sample, np.ndarray]) -> None:
+def test_an_excluded_modality_and_the_error_bound_are_reported(blood: tuple[Sample, np.ndarray]) -> None:
     sample, labels = blood
     bound = {"error_bound": 0.034, "confidence": 0.95, "cells": 200, "assumption": ASSUMPTION}
     loss = {"all_modalities": 0.97, "remaining_modalities": 0.913}
@@ -137,13 +137,13 @@ def test_a_left_out_modality_and_the_guarantee_are_told(blood: tuple[Sample, np.
         "excluded_modalities": ["color2"],
         "f1_weighted": loss,
     }
-    assert "Called without color2." in page
-    assert "91.3 % so, 97.0 % with all" in page
-    assert "At most 3.4 % of the identified cells are called wrong" in page
-    assert "Called without color2" in shown
+    assert "Classified without color2." in page
+    assert "weighted F1 is 91.3 % without and 97.0 % with" in page
+    assert "At most 3.4 % of the counted cells have a wrong class" in page
+    assert "Classified without color2" in shown
 
 
-def test_cells_called_without_their_dead_modality_count(create_sample: Callable[..., Sample]) -> None:
+def test_cells_classified_without_their_dead_modality_count(create_sample: Callable[..., Sample]) -> None:
     labels = np.arange(40) % 5
     sample = create_sample(["NEU"] * 40, quality=[QcFlag.MISSING_MODALITY] * 40, classify=False)
     document, _, _ = reported(sample, heads(labels, 2))
@@ -153,10 +153,10 @@ def test_cells_called_without_their_dead_modality_count(create_sample: Callable[
     assert document["cells"]["counted"] == 40
 
 
-def test_samples_called_before_say_nothing_of_it(create_sample: Callable[..., Sample]) -> None:
+def test_a_model_without_calibration_has_no_checks(create_sample: Callable[..., Sample]) -> None:
     sample = create_sample(["NEU"] * 30)
     write_report(sample)
-    document = read_document(sample)
+    document = read_document(sample).content()
     assert document["model_checks"] == {
         "head_disagreement": [],
         "risk_control": None,
@@ -170,5 +170,5 @@ def test_samples_called_before_say_nothing_of_it(create_sample: Callable[..., Sa
 
 def test_a_damaged_calibration_is_one_line(blood: tuple[Sample, np.ndarray]) -> None:
     sample, labels = blood
-    with pytest.raises(SampleStateError, match=r"calibration of these calls cannot be read .*run `wbcpipe classify`"):
+    with pytest.raises(SampleStateError, match=r"'classified' cannot be read .*run `wbcpipe classify`"):
         reported(sample, heads(labels, 1), calibration={"weights": "heavy"})
