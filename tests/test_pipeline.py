@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_the_command_passes_the_engine_on(
 ) -> None:
     found: dict[str, Any] = {}
     monkeypatch.setattr(pipeline, "run", lambda *_, **given: found.update(given))
-    monkeypatch.setattr("wbcpipe.report.stage.read_document", lambda sample: {})
+    monkeypatch.setattr("wbcpipe.report.stage.read_document", lambda sample: SimpleNamespace(content=dict))
     command = ["run", "--sample", "s1", "--data", str(tmp_path), "--json", *words]
     result = CliRunner().invoke(pipeline.cli, command, catch_exceptions=False)
     assert json.loads(result.stdout) == {}
