@@ -72,7 +72,7 @@ def measure(folder: Path, name: str, scratch: Path, change: Change, every: int) 
         Image.fromarray(rgb).save(pictures / f"{file.stem}.png")
     pixel_um = seen_um
     import_fields([pictures], sample, pixel_um, "stained-rgb")
-    store = segment_sample(sample, pixel_um=CROP_UM, progress=lambda done, total: None)
+    store = segment_sample(sample, pixel_um=CROP_UM)
     field, quality = store.column("field_index"), store.column("qc_flags")
     y, x = (store.column(f"{axis}_px") for axis in "yx")
     right = wrong = 0

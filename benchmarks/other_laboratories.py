@@ -64,7 +64,7 @@ def single_cell_fields(folder: Path, table: Path, scratch: Path) -> tuple[Sample
     files = sorted(folder.glob("*.jpg"))
     sample = Sample.open(scratch, "bccd")
     import_fields(files, sample, BCCD_UM, "stained-rgb")
-    store = segment_sample(sample, pixel_um=CROP_UM, progress=lambda done, total: None)
+    store = segment_sample(sample, pixel_um=CROP_UM)
     field, quality = store.column("field_index"), store.column("qc_flags")
     numbers = [int(re.findall(r"\d+", file.stem)[0]) for file in files]
     alone = np.bincount(field, minlength=len(files))[field] == 1

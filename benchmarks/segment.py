@@ -141,33 +141,33 @@ def measure(folder: Path, seeds: int, repeats: int) -> list[dict[str, Any]]:
             name: {"way": name, "of": preparation, "s_per_field": [], "counts": np.zeros(3, int), "errors": []}
             for name in ("wbcpipe", "plain")
         }
-        calibration_s = []
+        statistics_s = []
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             plan = SpecimenPlan(seed=seed, preparation=preparation)
             scope = VirtualMicroscope(Specimen(plan), sensor_px=(SIDE, SIDE), pixel_um=PIXEL_UM)
             with tempfile.TemporaryDirectory(dir=folder) as place:
-                calibration_s.append(one_slide(Path(place), scope, fields, repeats, ways))
-        rows += [summary(row, calibration_s if row["way"] == "wbcpipe" else []) for row in ways.values()]
+                statistics_s.append(one_slide(Path(place), scope, fields, repeats, ways))
+        rows += [summary(row, statistics_s if row["way"] == "wbcpipe" else []) for row in ways.values()]
     return rows
 
 
 def one_slide(
     folder: Path, scope: VirtualMicroscope, fields: int, repeats: int, ways: dict[str, dict[str, Any]]
 ) -> float:
-    """Add one slide to both ways' rows; gives the time of its calibration."""
+    """Add one slide to both ways' rows; gives the time of its slide statistics."""
     sample = Sample.open(folder, "benchmark")
     infos = render(sample, scope, fields)
-    stage = SampleSegmenter(sample)
+    segmenter = SampleSegmenter(sample)
     start = time.perf_counter()
-    stage.estimate_statistics(range(fields))
-    calibration_s = time.perf_counter() - start
+    segmenter.estimate_statistics(range(fields))
+    statistics_s = time.perf_counter() - start
     for info in infos:
         cells, shifts = truth(scope, info)
         path = field_path(sample.raw_path(), info.index)
 
         def ours(index: int = info.index) -> Any:
             (sample.work_path / "fields" / f"field_{index:05d}.npz").unlink(missing_ok=True)
-            return stage.segment_field(index)
+            return segmenter.segment_field(index)
 
         seconds, result = timed(ours, repeats)
         columns = result.block.columns
@@ -179,7 +179,7 @@ def one_slide(
         seconds, (centres, shift) = timed(lambda path=path: plain(path), repeats)
         everywhere = np.broadcast_to(shift, (len(centres), 3, 2))
         add(ways["plain"], seconds, compare(centres, cells), errors(centres, everywhere, cells, shifts))
-    return calibration_s
+    return statistics_s
 
 
 def errors(found: np.ndarray, shift: np.ndarray, cells: np.ndarray, true_shift: np.ndarray) -> np.ndarray:
@@ -196,7 +196,7 @@ def add(row: dict[str, Any], seconds: float, counts: tuple[int, int, int], error
     row["errors"].append(error)
 
 
-def summary(row: dict[str, Any], calibration_s: list[float]) -> dict[str, Any]:
+def summary(row: dict[str, Any], statistics_s: list[float]) -> dict[str, Any]:
     right, wrong, missed = row["counts"].tolist()
     error = np.concatenate(row["errors"])
     return {
@@ -204,7 +204,7 @@ def summary(row: dict[str, Any], calibration_s: list[float]) -> dict[str, Any]:
         "of": row["of"],
         "fields": len(row["s_per_field"]),
         "s_per_field": float(np.median(row["s_per_field"])),
-        "calibration_s_once": float(np.median(calibration_s)) if calibration_s else 0.0,
+        "statistics_s_once": float(np.median(statistics_s)) if statistics_s else 0.0,
         "recall": right / max(right + missed, 1),
         "precision": right / max(right + wrong, 1),
         "registration_rms_px": float(np.sqrt(np.mean(error**2))),
@@ -249,10 +249,10 @@ def one(folder: str, name: str, jobs: str) -> dict[str, Any]:
     start = time.perf_counter()
     peaks: list[float] = []
 
-    def look(done: int, total: int) -> None:
+    def measure_memory(task: str, done: int, total: int) -> None:
         peaks.extend(peak_mb(process.pid) for process in multiprocessing.active_children() if process.pid is not None)
 
-    store = segment_sample(sample, pixel_um=PIXEL_UM, progress=look, jobs=int(jobs))
+    store = segment_sample(sample, pixel_um=PIXEL_UM, progress=measure_memory, jobs=int(jobs))
     seconds = time.perf_counter() - start
     peaks.append(peak_mb(os.getpid()))
     return {
@@ -305,7 +305,7 @@ def main() -> None:
             f"{row['recall']:.4f} | {row['precision']:.4f} | {row['missed']} | {row['wrong']} | "
             f"{row['registration_rms_px']:.3f} |"
         )
-    print(f"\n{ratio:.1f} x faster a field; calibration, once a run: {rows[0]['calibration_s_once']:.2f} s")
+    print(f"\n{ratio:.1f} x faster a field; slide statistics, once a run: {rows[0]['statistics_s_once']:.2f} s")
     if growth:
         print("\n| fields | cells | processes | s | ms a field | ms a cell | largest memory of a process, MB |")
         print("|---" * 7 + "|")

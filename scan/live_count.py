@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.report.differential import Tally
     from wbcpipe.segment.field_cells import FieldCells
+    from wbcpipe.segment.sample_cells import CellSelection
 
 __all__ = ["LiveCount"]
 
@@ -44,7 +45,7 @@ class _Segmenter(Protocol):
     def pixel_um(self) -> float: ...
     def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None: ...
     def segment_field(self, index: int) -> FieldCells: ...
-    def current_cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]: ...
+    def current_cells(self) -> CellSelection: ...
 
 
 class LiveCount:
@@ -124,11 +125,11 @@ class LiveCount:
 
     def _tally(self) -> Tally:
         # Pending fields are left out, not estimated.
-        field, row, flags = self._segmenter.current_cells()
-        known = np.isin(field, list(self._predicted))
-        rows = zip(field[known].tolist(), row[known].tolist(), strict=True)
+        cells = self._segmenter.current_cells()
+        known = np.isin(cells.field_index, list(self._predicted))
+        rows = zip(cells.field_index[known].tolist(), cells.row[known].tolist(), strict=True)
         classes = [self._predicted[index][number] for index, number in rows]
-        return count_cells(classes, flags[known], self._bundle.info.classes)
+        return count_cells(classes, cells.qc_flags[known], self._bundle.info.classes)
 
     def _classify(self, images: NDArray[np.uint16]) -> list[str]:
         from wbcpipe.classify.inference.classifier import Classifier, planes_for

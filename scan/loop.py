@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, Self
@@ -309,13 +308,12 @@ def acquire_and_segment(
 
     if request is None:
         if whole_fields(sample.path / "raw"):
-            show = functools.partial(reporter.update, "fields segmented")
-            segment_sample(sample, pixel_um=model.info.pixel_um, progress=show)
+            segment_sample(sample, pixel_um=model.info.pixel_um, progress=reporter.update)
         return None
     request = replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, time.time()))
     if request.two_pass:
         request = _bright_field(sample, request, reporter, at_least)
-    segmenter = SampleSegmenter(sample, pixel_um=model.info.pixel_um)
+    segmenter = SampleSegmenter(sample, pixel_um=model.info.pixel_um, progress=reporter.update)
     count = None
     if request.fields is None:
         count = LiveCount(segmenter, model, sample.work_path, device=device, engine=engine)

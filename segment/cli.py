@@ -81,7 +81,7 @@ def segment(
         store = segment_sample(
             sample,
             pixel_um=pixel_um,
-            progress=lambda done, total: reporter.update("fields segmented", done, total),
+            progress=reporter.update,
             jobs=jobs or 0,
             detector=detector,
         )
@@ -241,7 +241,7 @@ def _preview(sample: Sample, index: int, out: Path, pixel_um: float, *, as_json:
     from wbcpipe.segment.view.field_view import FieldViewer
     from wbcpipe.segment.view.preview import preview_png
 
-    view = FieldViewer(sample, pixel_um=pixel_um).look(index)
+    view = FieldViewer(sample, pixel_um=pixel_um).load(index)
     out.parent.mkdir(parents=True, exist_ok=True)
     with write_atomic(out) as handle:
         handle.write(preview_png(view, title=f"{sample.name}, field {index}"))

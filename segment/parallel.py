@@ -14,62 +14,64 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Final
 
-from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.detection.detectors import OWN
+from wbcpipe.segment.stage import SampleSegmenter
 from wbcpipe.system.signals import ignore_stop_signals, ignore_stop_signals_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from wbcpipe.segment.stage import SampleSegmenter
+    from wbcpipe.samples.sample import Sample
 
 __all__ = ["available_cores", "default_jobs", "segment_fields_ahead"]
 
-#: A process takes a second or two to start, which is 5 to 20 fields' time.
-_FIELDS_WORTH_A_PROCESS: Final = 16
-#: Beyond this the disk decides.
-_MOST_JOBS: Final = 8
+#: A process takes one or two seconds to start: the time of 5 to 20 fields.
+_MIN_FIELDS_PER_PROCESS: Final = 16
+#: With more processes the disk is the limit.
+_MAX_JOBS: Final = 8
 
-_stage: SampleSegmenter
+_segmenter: SampleSegmenter
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_jobs(fields: int) -> int:
-    """How many processes so many fields are worth here."""
-    return max(1, min(available_cores(), _MOST_JOBS, fields // _FIELDS_WORTH_A_PROCESS))
+    """Return the number of processes that segment so many fields fastest on this machine."""
+    return max(1, min(available_cores(), _MAX_JOBS, fields // _MIN_FIELDS_PER_PROCESS))
 
 
 def segment_fields_ahead(
     sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int, detector: str = OWN
 ) -> Iterator[int]:
-    """Segment fields of a statistics sample in processes of their own; the caller holds the sample's lock.
+    """Segment fields in processes of their own.
 
     Args:
-        sample: its statistics is on the disk.
+        sample: its slide statistics are on the disk; the caller holds its lock.
         indices: the fields.
         pixel_um: pixel size of the crops.
-        jobs: processes; with one nothing is done ahead.
-        detector: name of what finds the nuclei.
+        jobs: number of processes; with one, nothing is segmented ahead.
+        detector: name of the nucleus detector.
 
     Yields:
-        Each index, in order, once the field has been tried. When a process dies, the rest follow without being tried.
+        Each index, in order, after its field was tried. When a process dies, the rest are yielded untried.
     """
     if jobs <= 1:
         yield from indices
         return
-    place = (str(sample.path.parent), sample.name, pixel_um, detector)
     executor = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=place
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_process,
+        initargs=(sample, pixel_um, detector),
     )
     remaining = iter(indices)
     try:
         with contextlib.suppress(BrokenProcessPool):
             with ignore_stop_signals_in_children():
-                tried = executor.map(_prepare, indices)
+                tried = executor.map(_segment_ahead, indices)
             for _ in tried:
                 yield next(remaining)
         yield from remaining
@@ -77,18 +79,13 @@ def segment_fields_ahead(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(root: str, name: str, pixel_um: float, detector: str) -> None:
-    """Make ready one process: Ctrl-C is the gatherer's, and without a gatherer there is nothing to do."""
-    from pathlib import Path
-
-    from wbcpipe.segment.stage import SampleSegmenter
-
-    global _stage
+def _start_process(sample: Sample, pixel_um: float, detector: str) -> None:
+    """Prepare a process: it ignores Ctrl-C, which the collecting process handles, and ends with that process."""
+    global _segmenter
     ignore_stop_signals(but_sigterm=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    place = Sample.open(Path(root), name)
-    _stage = SampleSegmenter(place, pixel_um=pixel_um, detector=detector)
-    _stage.estimate_statistics([])
+    _segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=detector)
+    _segmenter.estimate_statistics([])
 
 
 def _end_with_parent() -> None:
@@ -98,5 +95,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _prepare(index: int) -> None:
-    _stage.segment_ahead(index)
+def _segment_ahead(index: int) -> None:
+    _segmenter.segment_ahead(index)

@@ -1,4 +1,4 @@
-"""Segment a sample that is on the disk: all its fields, several at a time."""
+"""Segment a complete sample: all its fields, several at a time."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ def segment_sample(
     sample: Sample,
     *,
     pixel_um: float,
-    progress: Callable[[int, int], None],
+    progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
     jobs: int = 0,
     detector: str = OWN,
 ) -> CellStore:
     """Segment every field on the disk and write ``cells.zarr``.
 
     Args:
-        sample: its lock is held by the caller.
+        sample: the caller holds its lock.
         pixel_um: pixel size of the crops.
-        progress: called with (fields done, fields in all).
+        progress: called with (task, units done, units in all).
         jobs: processes; 0 for `default_jobs`.
-        detector: name of what finds the nuclei, see `segment.detection.detectors`.
+        detector: name of the nucleus detector, see `segment.detection.detectors`.
 
     Raises:
         ConfigError: no such detector, or it failed.
         SampleStateError: no such sample.
         FrameFileError: no field can be read.
-        NoCellsError: no cell in any of them.
+        NoCellsError: the fields hold no cell.
     """
     indices = whole_fields(sample.path / "raw")
-    segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=detector)
+    segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=detector, progress=progress)
     segmenter.estimate_statistics(indices)
     jobs = jobs or default_jobs(len(indices))
     ahead = segment_fields_ahead(sample, indices, pixel_um=pixel_um, jobs=jobs, detector=detector)
     for done, index in enumerate(ahead, 1):
         segmenter.segment_field(index)
-        progress(done, len(indices))
+        progress("fields segmented", done, len(indices))
     return segmenter.write_store(indices)

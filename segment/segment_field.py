@@ -1,4 +1,4 @@
-"""One field from frames to cells: register, detect, crop, mask, measure. Arrays in, arrays out."""
+"""Segment one field: register its frames, detect cells, crop, mask and measure them. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,6 @@ def process_field(
     statistics: SlideStatistics,
     *,
     crop_pixel_um: float,
-    stage_affine: NDArray[np.float64],
     side_px: int = CROP_SIDE_PX,
     detector: Detector | None = None,
 ) -> FieldCells:
@@ -56,17 +55,16 @@ def process_field(
     Args:
         frames: (C, Y, X) uint16, the channels of ``info``.
         info: the field.
-        statistics: of the run.
+        statistics: of the slide.
         crop_pixel_um: pixel size of the crops.
-        stage_affine: (2, 2) acting on (x, y): how the stage's axes lie in the image.
         side_px: side of the crops.
-        detector: finds the nuclei; our own if ``None``.
+        detector: finds the nuclei; ``None`` for the built-in detector.
 
     Returns:
         The cells, in order of their position in the field.
 
     Raises:
-        ConfigError: the detector failed, or what it gave is no label image.
+        ConfigError: the detector failed, or did not return a label image.
     """
     frames, missing = _in_order(frames, info, statistics.modalities)
     centre_um = (info.y_um, info.x_um)
@@ -94,7 +92,7 @@ def process_field(
         quality |= np.uint16(QcFlag.UNREGISTERED)
     if statistics.kind == "scope":
         quality |= _saturated(frames, found, info)
-    columns = _columns(found, masks, info, alignment, reference, stage_affine, crop_pixel_um)
+    columns = _columns(found, masks, info, alignment, reference, crop_pixel_um)
     columns["qc_flags"] = quality.astype(np.uint16)
     pairs = zip(images[:, reference], masks, strict=True)
     columns["sharpness"] = np.array([focus_measure(image, mask, crop_pixel_um) for image, mask in pairs], np.float32)
@@ -181,14 +179,13 @@ def _columns(
     info: FieldInfo,
     alignment: Alignment,
     reference: int,
-    stage_affine: NDArray[np.float64],
     crop_pixel_um: float,
 ) -> dict[str, NDArray[Any]]:
     """The columns of the cell table that follow from place and shape."""
     others = [k for k in range(len(alignment.shift_px)) if k != reference]
     centres = np.stack([found.y_px, found.x_px], -1)
     shifts = np.stack([alignment.to_modality(k, centres) - centres for k in others], 1)  # (N, M - 1, 2)
-    y_um, x_um = _on_stage(centres, info, alignment, stage_affine)
+    y_um, x_um = _on_stage(centres, info, alignment)
     pixel_um2 = crop_pixel_um**2
     return {
         "field_index": np.full(len(found), info.index, np.int32),
@@ -235,7 +232,7 @@ def _detect(
     stained = statistics.kind == "stained-rgb"
     kind: NuclearKind = "stained" if stained else "fluorescence"
     # Pictures of one import may come from several slides: each has a level of its own.
-    level = None if stained else statistics.level or None
+    level = None if stained else statistics.nuclear_level or None
     if detector is None:
         return detect_cells(nuclear, pixel_um, kind, level=level)
     return cells_from_labels(find_labels(detector, nuclear, pixel_um), nuclear, pixel_um, kind, level=level)
@@ -248,7 +245,7 @@ def _register(frames: NDArray[np.uint16], info: FieldInfo, statistics: SlideStat
         edge_map(coarse_frame(frame, info.pixel_um), shading)
         for frame, shading in zip(frames, statistics.flatfield.shading, strict=True)
     ]
-    usual = replace(statistics.usual, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
+    usual = replace(statistics.alignment, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
     usual = compose_alignments(
         usual, slide_transform_alignment(info, len(frames), frames.shape[1:], reference=reference)
     )
@@ -288,12 +285,11 @@ def _nuclei(
 
 
 def _on_stage(
-    centres: NDArray[np.float64], info: FieldInfo, alignment: Alignment, stage_affine: NDArray[np.float64]
+    centres: NDArray[np.float64], info: FieldInfo, alignment: Alignment
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Stage position (N,) y and x in um of points (N, 2) of the reference.
+    """Return the stage position (N,) y and x in um of points (N, 2) of the reference.
 
-    The first modality is the one whose light path is the plain one; the reference's filter cube shifts its image.
+    The first modality defines the position: the filter cube of the reference shifts the reference's image.
     """
-    offset_px = alignment.to_modality(0, centres) - alignment.centre_px
-    moved = offset_px[:, ::-1] @ stage_affine.T * info.pixel_um  # (N, 2) as x, y
-    return info.y_um + moved[:, 1], info.x_um + moved[:, 0]
+    offset_um = (alignment.to_modality(0, centres) - alignment.centre_px) * info.pixel_um  # (N, 2) as y, x
+    return info.y_um + offset_um[:, 0], info.x_um + offset_um[:, 1]

@@ -1,25 +1,25 @@
-"""What all fields of a run share: illumination, usual registration, brightness of nuclei; kept in ``work/``."""
+"""Statistics of a slide, shared by all its fields: illumination, registration, brightness of nuclei."""
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from wbcpipe.samples.cell_columns import nuclear_index
+from wbcpipe.samples.records import Record, SampleKind
 from wbcpipe.segment.detection.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
 from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, edge_map
 from wbcpipe.segment.registration.register import Alignment, identity, slide_transform_alignment, warp
 from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
+from wbcpipe.segment.work_files import read_work_file, write_work_file
 from wbcpipe.system.blas_threads import single_threaded_blas
-from wbcpipe.system.files import disk_errors, write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,54 +34,68 @@ __all__ = [
     "save_slide_statistics",
 ]
 
-#: So many fields at most are looked at.
+#: Maximum number of fields from which the statistics are estimated.
 STATISTICS_FIELDS: Final = 16
 #: Registration needs fewer of them.
 _REGISTERED_FIELDS: Final = 8
-#: Changes, too, whenever the same fields would give another statistics.
-_FORMAT: Final = 4
-_FLATFIELD_NAME: Final = "flatfield.npz"
-_STATISTICS_NAME: Final = "slide_statistics.npz"
+_FILE_NAME: Final = "slide_statistics.npz"
+_FLATFIELD, _ALIGNMENT = "flatfield_", "alignment_"
+
+
+class _StatisticsRecord(Record):
+    """The stored part of the statistics that is no array; its version changes with the method of estimation, too."""
+
+    field_indices: tuple[int, ...]
+    kind: SampleKind
+    modalities: tuple[str, ...]
+    pixel_um: float
+    nuclear_level: float
 
 
 @dataclass(frozen=True)
 class SlideStatistics:
-    """What all fields share.
+    """Properties that all fields of a slide share.
 
     Attributes:
-        indices: fields it was found from.
-        kind: ``scope``, ``stained-rgb`` or ``stack``; all but the first are registered and evenly lit by construction.
+        field_indices: fields from which they were estimated.
+        kind: of the sample; only fields of a ``scope`` need flat-field correction and registration.
         modalities: M channel names.
         pixel_um: size of a frame's pixel.
         flatfield: the illumination.
-        usual: the usual alignment.
-        level: brightness of nuclei above background; 0 where no field showed any.
+        alignment: of the modalities, typical of the slide.
+        nuclear_level: brightness of nuclei above background; 0 where no field showed any.
     """
 
-    indices: tuple[int, ...]
-    kind: str
+    field_indices: tuple[int, ...]
+    kind: SampleKind
     modalities: tuple[str, ...]
     pixel_um: float
     flatfield: FlatField
-    usual: Alignment
-    level: float
+    alignment: Alignment
+    nuclear_level: float
 
     def digest(self) -> str:
-        """SHA-256 of all of the above."""
-        whole = hashlib.sha256()
-        for name, values in sorted({**_arrays(self.flatfield, "flat"), **_scalars(self)}.items()):
-            whole.update(name.encode() + repr((values.dtype.str, values.shape)).encode())
-            whole.update(np.ascontiguousarray(values).tobytes())
-        return whole.hexdigest()
+        """Return the SHA-256 of all of the above."""
+        digest = hashlib.sha256(_record(self).model_dump_json().encode())
+        for name, values in sorted(_arrays(self).items()):
+            digest.update(name.encode() + repr((values.dtype.str, values.shape)).encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
 
 @single_threaded_blas
-def estimate_slide_statistics(readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]], kind: str) -> SlideStatistics:
-    """Find a run's statistics.
+def estimate_slide_statistics(
+    readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]],
+    kind: SampleKind,
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> SlideStatistics:
+    """Estimate the statistics of a slide from its first fields.
 
     Args:
-        readings: the first fields: frames (M, Y, X) uint16 and description; taken one at a time.
-        kind: of the sample's fields.
+        readings: at least one field: frames (M, Y, X) uint16 and description; read one at a time.
+        kind: of the sample.
+        progress: called with (rounds done, rounds in all) of the registration, which takes most of the time.
     """
     coarse: list[list[NDArray[np.float32]]] = []
     levels: list[float] = []
@@ -100,18 +114,17 @@ def estimate_slide_statistics(readings: Iterable[tuple[NDArray[np.uint16], Field
     nuclear = nuclear_index(first.modalities)
     seen = [level for level in levels if level > 0]
     result = SlideStatistics(
-        indices=tuple(info.index for info in infos),
+        field_indices=tuple(info.index for info in infos),
         kind=kind,
         modalities=first.modalities,
         pixel_um=first.pixel_um,
         flatfield=no_flatfield(len(first.modalities)),
-        usual=identity(len(first.modalities), shape),
-        level=float(np.median(seen)) if seen else 0.0,
+        alignment=identity(len(first.modalities), shape),
+        nuclear_level=float(np.median(seen)) if seen else 0.0,
     )
     if kind != "scope":
         return result
-    bright = [k != nuclear for k in range(len(first.modalities))]
-    flatfield = estimate_flatfield(coarse, bright)
+    flatfield = estimate_flatfield(coarse, [k != nuclear for k in range(len(first.modalities))])
     edges = [
         _undo_slide_transform(
             [edge_map(frame, shading) for frame, shading in zip(frames, flatfield.shading, strict=True)],
@@ -121,14 +134,14 @@ def estimate_slide_statistics(readings: Iterable[tuple[NDArray[np.uint16], Field
         )
         for frames, info in zip(coarse[:_REGISTERED_FIELDS], infos, strict=False)
     ]
-    usual = estimate_slide_alignment(edges, shape, first.pixel_um, reference=nuclear)
-    return replace(result, flatfield=flatfield, usual=usual)
+    alignment = estimate_slide_alignment(edges, shape, first.pixel_um, reference=nuclear, progress=progress)
+    return replace(result, flatfield=flatfield, alignment=alignment)
 
 
 def _undo_slide_transform(
     edges: list[NDArray[np.float32]], info: FieldInfo, shape: tuple[int, ...], reference: int
 ) -> list[NDArray[np.float32]]:
-    """M edge maps (y, x) as they would be had the slide not been taken off between the passes."""
+    """Return M edge maps (y, x) as if the slide had stayed on the stage between the passes."""
     if info.slide_transform is None:
         return edges
     transform = slide_transform_alignment(info, len(edges), shape, reference=reference)
@@ -136,49 +149,44 @@ def _undo_slide_transform(
     return [v if k == reference else warp(v, transform, k, factor) for k, v in enumerate(edges)]
 
 
-def _arrays(part: FlatField | Alignment, prefix: str) -> dict[str, NDArray[Any]]:
-    return {f"{prefix}_{field.name}": np.asarray(getattr(part, field.name)) for field in fields(part)}
-
-
-def _scalars(statistics: SlideStatistics) -> dict[str, NDArray[Any]]:
-    return {
-        "format": np.array(_FORMAT),
-        "indices": np.array(statistics.indices, np.int64),
-        "kind": np.array(statistics.kind),
-        "modalities": np.array(statistics.modalities),
-        "pixel_um": np.array(statistics.pixel_um),
-        "level": np.array(statistics.level),
-        **_arrays(statistics.usual, "usual"),
-    }
-
-
 def save_slide_statistics(work: Path, statistics: SlideStatistics) -> None:
-    """Write ``flatfield.npz`` and then ``slide_statistics.npz`` below ``work``, each atomically."""
-    with disk_errors(work):
-        work.mkdir(parents=True, exist_ok=True)
-    with write_atomic(work / _FLATFIELD_NAME) as handle:
-        np.savez(handle, allow_pickle=False, **_arrays(statistics.flatfield, "flat"))
-    with write_atomic(work / _STATISTICS_NAME) as handle:
-        np.savez(handle, allow_pickle=False, **_scalars(statistics))
+    """Write the statistics below ``work``, atomically.
+
+    Raises:
+        DiskFullError: no space left.
+    """
+    write_work_file(work / _FILE_NAME, _record(statistics), _arrays(statistics))
 
 
 def load_slide_statistics(work: Path) -> SlideStatistics | None:
-    """The statistics below ``work``; ``None`` where there is none, or none that this version can read."""
-    try:
-        with (
-            np.load(work / _STATISTICS_NAME, allow_pickle=False) as scalars,
-            np.load(work / _FLATFIELD_NAME, allow_pickle=False) as flat,
-        ):
-            if int(scalars["format"]) != _FORMAT:
-                return None
-            return SlideStatistics(
-                indices=tuple(scalars["indices"].tolist()),
-                kind=str(scalars["kind"]),
-                modalities=tuple(scalars["modalities"].tolist()),
-                pixel_um=float(scalars["pixel_um"]),
-                flatfield=FlatField(**{field.name: flat[f"flat_{field.name}"] for field in fields(FlatField)}),
-                usual=Alignment(**{field.name: scalars[f"usual_{field.name}"] for field in fields(Alignment)}),
-                level=float(scalars["level"]),
-            )
-    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    """Read the statistics below ``work``; return ``None`` where there are none that this version can read."""
+    found = read_work_file(work / _FILE_NAME, _StatisticsRecord)
+    if found is None:
         return None
+    record, arrays = found
+    return SlideStatistics(
+        field_indices=record.field_indices,
+        kind=record.kind,
+        modalities=record.modalities,
+        pixel_um=record.pixel_um,
+        flatfield=FlatField(**{field.name: arrays[_FLATFIELD + field.name] for field in fields(FlatField)}),
+        alignment=Alignment(**{field.name: arrays[_ALIGNMENT + field.name] for field in fields(Alignment)}),
+        nuclear_level=record.nuclear_level,
+    )
+
+
+def _record(statistics: SlideStatistics) -> _StatisticsRecord:
+    return _StatisticsRecord(
+        field_indices=statistics.field_indices,
+        kind=statistics.kind,
+        modalities=statistics.modalities,
+        pixel_um=statistics.pixel_um,
+        nuclear_level=statistics.nuclear_level,
+    )
+
+
+def _arrays(statistics: SlideStatistics) -> dict[str, NDArray[Any]]:
+    parts = ((_FLATFIELD, statistics.flatfield), (_ALIGNMENT, statistics.alignment))
+    return {
+        prefix + field.name: np.asarray(getattr(part, field.name)) for prefix, part in parts for field in fields(part)
+    }

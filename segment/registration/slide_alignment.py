@@ -14,7 +14,7 @@ from wbcpipe.segment.registration.edges import coarse_factor
 from wbcpipe.segment.registration.register import UNKNOWN_SCATTER_PX, Alignment, identity, warp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,7 +47,12 @@ class _Sight:
 
 
 def estimate_slide_alignment(
-    fields: Sequence[Sequence[NDArray[np.float32]]], shape: tuple[int, ...], pixel_um: float, *, reference: int
+    fields: Sequence[Sequence[NDArray[np.float32]]],
+    shape: tuple[int, ...],
+    pixel_um: float,
+    *,
+    reference: int,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Alignment:
     """Rotation, scale and usual shift of a slide's modalities, from several fields together.
 
@@ -56,13 +61,15 @@ def estimate_slide_alignment(
         shape: (Y, X) of the frames.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
+        progress: called with (rounds done, rounds in all).
 
     Returns:
         The usual alignment; a modality that no field could register keeps the identity and is not trusted.
     """
     found = identity(len(fields[0]), shape)
-    for search_um in _ROUNDS_UM:
+    for done, search_um in enumerate(_ROUNDS_UM, 1):
         found = _fit(_sights(fields, found, pixel_um, reference, search_um), found, reference, coarse_factor(pixel_um))
+        progress(done, len(_ROUNDS_UM))
     return found
 
 

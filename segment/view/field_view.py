@@ -123,14 +123,14 @@ class FieldViewer:
         self._derived = sample.record().derived
         self._store = CellStore(sample.cells_path) if (sample.cells_path / "zarr.json").is_file() else None
         pixel_um = pixel_um if self._store is None else self._store.pixel_um
-        self._stage = SampleSegmenter(sample, pixel_um=pixel_um, detector=self._detector())
+        self._segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=self._detector())
         self.fields = tuple(whole_fields(self._raw))
-        self._stage.estimate_statistics(self.fields, keep=False)
+        self._segmenter.estimate_statistics(self.fields, keep=False)
 
     @property
     def statistics(self) -> SlideStatistics:
         """What the sample's fields share."""
-        return self._stage.statistics
+        return self._segmenter.statistics
 
     def _detector(self) -> str:
         """What found the stored cells; a function that a file names is not loaded, our own stands in for it."""
@@ -138,7 +138,7 @@ class FieldViewer:
         named = provenance.get("detector")
         return named if named in {"cellpose", "stardist"} else OWN
 
-    def look(self, index: int) -> FieldView:
+    def load(self, index: int) -> FieldView:
         """The view of one field.
 
         Raises:
@@ -150,14 +150,13 @@ class FieldViewer:
                 f"{self.fields[0]} to {self.fields[-1]}."
             )
         frames, info = read_passes(self._raw, index)
-        statistics, pixel_um = self._stage.statistics, self._stage.pixel_um
+        statistics, pixel_um = self._segmenter.statistics, self._segmenter.pixel_um
         found = process_field(
             frames,
             info,
             statistics,
             crop_pixel_um=pixel_um,
-            stage_affine=self._stage.affine(),
-            detector=self._stage.detector,
+            detector=self._segmenter.detector,
         ).block
         ordered, alignment = register_field(frames, info, statistics)
         parts, owner = _painted(found, pixel_um / info.pixel_um, frames.shape[1:])

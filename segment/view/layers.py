@@ -97,7 +97,7 @@ def open_viewer(looker: FieldViewer, index: int, *, title: str) -> None:
         ConfigError: napari is not installed.
         FrameFileError: the field is not there or damaged.
     """
-    view = looker.look(index)
+    view = looker.load(index)
     try:
         napari = importlib.import_module("napari")
     except ImportError as error:
@@ -113,7 +113,7 @@ def open_viewer(looker: FieldViewer, index: int, *, title: str) -> None:
         here = looker.fields[place]
         viewer.title = f"{title}, field {here}"
         try:
-            _fill(viewer, looker.look(here))
+            _fill(viewer, looker.load(here))
         except FrameFileError as error:
             viewer.status = str(error)
 

@@ -16,6 +16,7 @@ from wbcpipe.samples.cell_columns import CROP_SIDE_PX, QcFlag
 from wbcpipe.samples.cell_store import CellBlock
 from wbcpipe.scan.live_count import LiveCount
 from wbcpipe.segment.field_cells import FieldCells, no_cells
+from wbcpipe.segment.sample_cells import CellSelection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,12 +56,13 @@ class FakeSegmenter:
             self.done.append(index)
         return self.fields[index]
 
-    def current_cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
+    def current_cells(self) -> CellSelection:
         chosen = [self.fields[index] for index in sorted(self.done)]
         field = [cells.index for cells in chosen for _ in range(len(cells))]
         row = [row for cells in chosen for row in range(len(cells))]
         quality = [int(value) for cells in chosen for value in cells.block.columns["qc_flags"]]
-        return np.array(field, np.int64), np.array(row, np.int64), np.array(quality, np.uint16)
+        none = np.zeros(len(row))
+        return CellSelection(np.array(field), np.array(row), none, none, np.array(quality, np.uint16))
 
 
 def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def unbroken(rendered: VirtualRun, tmp_path_factory: pytest.TempPathFactory) -> 
     """The cells of ``rendered``, segmented in one go; read only."""
     sample = Sample.open(tmp_path_factory.mktemp("unbroken"), "virtual")
     shutil.copytree(rendered.sample.path, sample.path)
-    return segment_sample(sample, pixel_um=0.1, progress=lambda done, total: None)
+    return segment_sample(sample, pixel_um=0.1)
 
 
 @pytest.fixture

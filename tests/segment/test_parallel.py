@@ -42,16 +42,16 @@ def same(one: CellStore, other: CellStore) -> bool:
 def test_two_processes_give_the_same_cells(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
     sample = copy_run("two")
     seen = []
-    store = segment_sample(sample, pixel_um=0.1, progress=lambda done, total: seen.append((done, total)), jobs=2)
+    store = segment_sample(sample, pixel_um=0.1, progress=lambda *args: seen.append(args), jobs=2)
     assert same(store, unbroken)
-    assert seen == [(k, 6) for k in range(1, 7)]
+    assert [done for done in seen if done[0] == "fields segmented"] == [("fields segmented", k, 6) for k in range(1, 7)]
 
 
 def test_processes_that_die_are_done_without(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
     sample = copy_run("killed")
 
-    def kill(done: int, total: int) -> None:
-        if done == 2:
+    def kill(task: str, done: int, total: int) -> None:
+        if (task, done) == ("fields segmented", 2):
             for process in multiprocessing.active_children():
                 assert process.pid is not None
                 os.kill(process.pid, signal.SIGTERM)
@@ -63,7 +63,7 @@ def test_a_damaged_field_is_told_of_once(copy_run: Callable[[str], Sample], caps
     sample = copy_run("damaged")
     path = next(iter(sorted(sample.raw_path().glob("field_00004*"))))
     path.write_bytes(path.read_bytes()[:1000])
-    store = segment_sample(sample, pixel_um=0.1, progress=lambda done, total: None, jobs=2)
+    store = segment_sample(sample, pixel_um=0.1, jobs=2)
     assert store.attributes["provenance"]["damaged_fields"] == [4]
     assert capsys.readouterr().err.count("field 4 is left out") == 1
 

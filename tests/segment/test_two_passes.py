@@ -66,7 +66,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, CellStore]:
         sample.truth_path,
         truth_rows(specimen, 500 - half_um, 700 - half_um, 680 + half_um, 790 + half_um, FIELDS, half_um),
     )
-    return sample, segment_sample(sample, pixel_um=0.1, progress=lambda _done, _total: None)
+    return sample, segment_sample(sample, pixel_um=0.1)
 
 
 def test_cells_lie_where_the_first_pass_saw_them(cells: tuple[Sample, CellStore]) -> None:

@@ -75,7 +75,7 @@ def test_a_stage_with_another_detector_finds_the_same_cells(
     copy_run: Callable[[str], Sample], unbroken: CellStore, lab: types.ModuleType
 ) -> None:
     sample = copy_run("lab")
-    store = segment_sample(sample, pixel_um=0.1, progress=lambda done, total: None, detector="mylab:find")
+    store = segment_sample(sample, pixel_um=0.1, detector="mylab:find")
     assert store.attributes["provenance"]["detector"] == "mylab:find"
     assert unbroken.attributes["provenance"]["detector"] == "own"
     ours = np.stack([unbroken.column("y_um"), unbroken.column("x_um")], -1)

@@ -167,7 +167,7 @@ def test_measures_of_an_imported_smear(shared_data: Path, tmp_path: Path) -> Non
 
     sample = Sample.open(tmp_path, "smear")
     import_fields(sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:6], sample, 0.075, "stained-rgb")
-    store = segment_sample(sample, pixel_um=0.1, progress=lambda done, total: None)
+    store = segment_sample(sample, pixel_um=0.1)
     absorbance = store.column("nucleus_absorbance")
     # A Giemsa-stained nucleus is blue: red and green light are held back.
     assert np.all(absorbance[:, 2] < absorbance[:, :2].min(1))

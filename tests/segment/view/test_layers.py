@@ -56,7 +56,7 @@ def napari(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 
 def test_layers_of_a_field(copy_run: Callable[[str], Sample]) -> None:
-    view = FieldViewer(copy_run("seen")).look(0)
+    view = FieldViewer(copy_run("seen")).load(0)
     layers = {layer.options["name"]: layer for layer in field_layers(view)}
     assert list(layers) == ["color1", "color2", "color3", "fluorescence", "cells", "nuclei", "calls"]
     assert [name for name, layer in layers.items() if layer.options.get("visible", True)] == [
@@ -116,7 +116,7 @@ def test_without_napari_the_message_says_what_to_install(
 def test_napari_takes_the_layers(copy_run: Callable[[str], Sample]) -> None:
     components = pytest.importorskip("napari.components", reason="the extra 'view' is not installed")
     viewer = components.ViewerModel()
-    for data, options, kind in field_layers(FieldViewer(copy_run("real")).look(0)):
+    for data, options, kind in field_layers(FieldViewer(copy_run("real")).load(0)):
         getattr(viewer, f"add_{kind}")(data, **options)
     assert [layer.name for layer in viewer.layers][-1] == "calls"
     assert np.allclose(viewer.layers["color1"].scale, 0.1)

@@ -41,7 +41,7 @@ def test_a_field_not_yet_segmented_is_drawn_and_nothing_is_written(
 
 def test_the_view_agrees_with_what_is_stored(unbroken: CellStore) -> None:
     sample = Sample("virtual", unbroken.path.parent)
-    view = FieldViewer(sample).look(0)
+    view = FieldViewer(sample).load(0)
     assert view.stored
     rows = [mark.row for mark in view.cells if mark.row is not None]
     assert rows == np.flatnonzero(unbroken.column("field_index") == 0).tolist()
@@ -59,8 +59,8 @@ def test_the_view_agrees_with_what_is_stored(unbroken: CellStore) -> None:
 
 
 def test_outlines_are_drawn_in_every_panel_where_the_cells_are(unbroken: CellStore) -> None:
-    view = FieldViewer(Sample("virtual", unbroken.path.parent)).look(0)
-    pixels = np.asarray(Image.open(io.BytesIO(preview_png(view, title="t"))))
+    view = FieldViewer(Sample("virtual", unbroken.path.parent)).load(0)
+    pixels = np.asarray(Image.open(io.BytesIO(preview_png(view, title="t"))).convert("RGB"))
     nucleus_ink = (pixels == (240, 60, 200)).all(-1)
     halves = [nucleus_ink[: len(pixels) // 2], nucleus_ink[len(pixels) // 2 :]]
     columns = pixels.shape[1] // 3
@@ -71,7 +71,7 @@ def test_outlines_are_drawn_in_every_panel_where_the_cells_are(unbroken: CellSto
 
 def test_a_field_that_is_not_there(unbroken: CellStore) -> None:
     with pytest.raises(FrameFileError, match="no field 9 with all its frames; there are 6, 0 to 5"):
-        FieldViewer(Sample("virtual", unbroken.path.parent)).look(9)
+        FieldViewer(Sample("virtual", unbroken.path.parent)).load(9)
 
 
 def test_out_needs_preview(copy_run: Callable[[str], Sample], tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""Write ``cells.zarr`` from the selected cells of a sample, with the provenance that tells when it is up to date."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from wbcpipe.samples.cell_columns import CLASSES
+from wbcpipe.samples.cell_store import CellBlock, CellStore
+from wbcpipe.samples.field_status import read_missing
+from wbcpipe.samples.fields import passes_on_disk
+from wbcpipe.samples.records import Part, ScopeReference
+from wbcpipe.segment.deduplicate import label_from_truth
+from wbcpipe.segment.features.field_quality import stack_figures
+from wbcpipe.system.version import SOFTWARE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.samples.sample import Sample
+    from wbcpipe.segment.sample_cells import CellSelection
+    from wbcpipe.segment.slide_statistics import SlideStatistics
+
+__all__ = ["CellsHeader", "CellsProvenance", "cells_provenance", "load_store_of", "write_cells"]
+
+#: Changes whenever the same cells of a slide's fields would get other flags from the comparison with each other.
+_SAMPLE_FLAGS_VERSION: Final = 1
+
+
+class CellsProvenance(Part):
+    """Origin of the cells, attribute ``provenance`` of ``cells.zarr``.
+
+    Attributes:
+        software: name and version.
+        scope: that took the fields; ``None`` for imported ones.
+        detector: that found the nuclei.
+        plan_sha256: of the origin of the fields in ``sample.json``.
+        basis_sha256: of everything, apart from the frames, on which the cells of a field depend.
+        sample_flags_version: of the flags that follow from all cells of a slide; ``None`` where these are not given.
+        statistics_fields: fields from which the slide statistics were estimated.
+        fields: all fields.
+        missing: indices of planned fields that could not be taken.
+        damaged_fields: those of ``fields`` that could not be read.
+        truth_sha256: of ``truth.csv``; ``None`` without one.
+    """
+
+    software: str = SOFTWARE
+    scope: ScopeReference | None
+    detector: str
+    plan_sha256: str
+    basis_sha256: str
+    sample_flags_version: int | None
+    statistics_fields: tuple[int, ...]
+    fields: tuple[int, ...]
+    missing: tuple[int, ...]
+    damaged_fields: tuple[int, ...]
+    truth_sha256: str | None
+
+
+@dataclass(frozen=True)
+class CellsHeader:
+    """The part of ``cells.zarr`` that is the same for all cells.
+
+    Attributes:
+        modalities: M channel names.
+        pixel_um: pixel size of the crops.
+        derived: those modalities that were computed, not seen by a camera.
+        figures: index and quality figures of each field.
+        provenance: origin of the cells.
+    """
+
+    modalities: tuple[str, ...]
+    pixel_um: float
+    derived: tuple[str, ...]
+    figures: Sequence[tuple[int, Mapping[str, NDArray[np.float32]]]]
+    provenance: CellsProvenance
+
+
+def cells_provenance(
+    sample: Sample,
+    statistics: SlideStatistics,
+    *,
+    detector: str,
+    basis_sha256: str,
+    fields: Sequence[int],
+    damaged: Sequence[int],
+) -> CellsProvenance:
+    """Describe the origin of the cells of a sample's fields; arguments as in `CellsProvenance`."""
+    record, truth, raw = sample.record(), sample.truth_path, sample.path / "raw"
+    missing = {index for name in passes_on_disk(raw) for index in read_missing(raw / name)}
+    origin = record.model_dump_json(include={"kind", "scope", "slot", "plan", "specimen", "inputs"})
+    return CellsProvenance(
+        scope=record.scope,
+        detector=detector,
+        plan_sha256=hashlib.sha256(origin.encode()).hexdigest(),
+        basis_sha256=basis_sha256,
+        sample_flags_version=_SAMPLE_FLAGS_VERSION if statistics.kind == "scope" else None,
+        statistics_fields=statistics.field_indices,
+        fields=tuple(fields),
+        missing=tuple(sorted(missing)),
+        damaged_fields=tuple(damaged),
+        truth_sha256=hashlib.sha256(truth.read_bytes()).hexdigest() if truth.is_file() else None,
+    )
+
+
+def load_store_of(sample: Sample, provenance: CellsProvenance) -> CellStore | None:
+    """Return the sample's ``cells.zarr`` if its cells have this origin."""
+    if not (sample.cells_path / "zarr.json").is_file():
+        return None
+    store = CellStore(sample.cells_path)
+    return store if store.attributes.get("provenance") == provenance.model_dump(mode="json") else None
+
+
+def write_cells(
+    sample: Sample,
+    selection: CellSelection,
+    load_block: Callable[[int], CellBlock],
+    header: CellsHeader,
+    progress: Callable[[str, int, int], None],
+) -> CellStore:
+    """Write ``cells.zarr``, field after field, with true classes where the sample holds them.
+
+    Args:
+        sample: the caller holds its lock.
+        selection: the cells.
+        load_block: gives all cells of a field.
+        header: the attributes of the store.
+        progress: called with (task, fields stored, fields in all).
+
+    Raises:
+        DiskFullError: no space left.
+    """
+    labels = [""] * len(selection)
+    if sample.truth_path.is_file():
+        labels = label_from_truth(sample.truth_path, selection.y_um, selection.x_um)
+
+    def blocks() -> Iterator[CellBlock]:
+        indices = np.unique(selection.field_index).tolist()
+        for done, index in enumerate(indices, 1):
+            here = np.flatnonzero(selection.field_index == index)
+            block, rows = load_block(index), selection.row[here]
+            columns = {name: values[rows] for name, values in block.columns.items()}
+            columns["qc_flags"] = selection.qc_flags[here]
+            yield CellBlock(block.images[rows], block.masks[rows], columns, [labels[k] for k in here])
+            progress("fields stored", done, len(indices))
+
+    return CellStore.create(
+        sample.cells_path,
+        blocks(),
+        modalities=header.modalities,
+        attributes={
+            "pixel_um": header.pixel_um,
+            "classes": list(CLASSES),
+            "derived": list(header.derived),
+            "field_quality": stack_figures(header.figures),
+            "provenance": header.provenance.model_dump(mode="json"),
+        },
+    )
