@@ -61,11 +61,11 @@ class _StopHandler:
         self._leave_lost_terminal()
         if self.exit_code is not None:
             self._end(self.exit_code)
-        if self.first is None:
+        elif self.first is None:
             self.first, self._first_s = signal.Signals(number), time.monotonic()
             _write(b"wbcpipe: stopping; a second Ctrl-C ends it at once.\n")
             raise StopRequested
-        if time.monotonic() - self._first_s >= _ONE_REQUEST_S:
+        elif time.monotonic() - self._first_s >= _ONE_REQUEST_S:
             _write(b"wbcpipe: ended at once; the same command goes on from what is on disk.\n")
             self._end(128 + number)
 
