@@ -7,7 +7,7 @@ from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import load_scope
-    from wbcpipe.classify.inference.classifier import classify_sample
+    from wbcpipe.classify.stage import classify_sample
     from wbcpipe.pipeline import run
     from wbcpipe.report.stage import write_report
     from wbcpipe.samples.cell_store import CellStore
@@ -31,7 +31,7 @@ __version__ = VERSION
 _HOMES = {
     "CellStore": "wbcpipe.samples.cell_store",
     "Sample": "wbcpipe.samples.sample",
-    "classify_sample": "wbcpipe.classify.inference.classifier",
+    "classify_sample": "wbcpipe.classify.stage",
     "load_scope": "wbcpipe.acquire.config.scope",
     "run": "wbcpipe.pipeline",
     "segment_sample": "wbcpipe.segment.run",

@@ -75,8 +75,8 @@ def run(
     Raises:
         WbcpipeError: any error of the stages; the same call resumes.
     """
-    from wbcpipe.classify.inference.classifier import classify_sample
     from wbcpipe.classify.models.bundle import find_bundle
+    from wbcpipe.classify.stage import ClassifyOptions, classify_sample
     from wbcpipe.report.stage import write_report
     from wbcpipe.scan.loop import acquire_and_segment, unmet_targets
     from wbcpipe.scan.request import check_request
@@ -86,19 +86,17 @@ def run(
     reporter.say("loading the model")
     bundle = find_bundle(model.bundle, kind=kind)
     if (model.device, model.engine) != ("auto", "auto"):
-        from wbcpipe.classify.inference.engine import check_engine
+        from wbcpipe.classify.inference.select_engine import check_engine
 
         check_engine(model.device, model.engine)
     if request is not None:
         check_targets(request.precision, bundle.info.classes, bundle.info.name)
         check_request(sample, request)
 
-    def classified(done: int, total: int) -> None:
-        reporter.update("cells classified", done, total)
-
     computed_by = {"device": model.device, "engine": model.engine}
     scan = functools.partial(acquire_and_segment, sample, request, bundle, reporter=reporter, **computed_by)
-    classify = functools.partial(classify_sample, sample, bundle, progress=classified, **computed_by)
+    options = ClassifyOptions(**computed_by)
+    classify = functools.partial(classify_sample, sample, bundle, options, progress=reporter.update)
     with sample.lock("run"), sample.log_failure("run"):
         outcome = scan()  # stages 1 and 2 overlap
         classify()  # stage 3

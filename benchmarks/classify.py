@@ -3,8 +3,8 @@
     python benchmarks/classify.py [--cells 4096] [--repeats 5] [--threads 2] [--bundle virtual-shufflenet] [--json]
 
 Engines run a ShuffleNet V2 MM-MIMO of random weights on 4 x 224 x 224 pictures, in batches that suit each, in turn, all
-lanes busy; medians count. A GPU is measured where there is one, and runs the whole stage then. That is
-`classify_sample` on synthetic crops, from the store to the calls in it, against the same engine in the same lanes and
+streams busy; medians count. A GPU is measured where there is one, and runs the whole stage then. That is
+`classify_sample` on synthetic crops, from the store to the calls in it, against the same engine in the same streams and
 batches on pictures that are ready in memory; the engine is made once for both. It runs at the bundle's side, at that
 side from a store without crops of half the side, and at 224 px with the same weights. Processor time tells more where
 other programs run beside. Steps are processor time of one thread.
@@ -31,10 +31,13 @@ import numpy as np
 import torch
 import zarr
 
-from wbcpipe.classify.inference import classifier as predict
-from wbcpipe.classify.inference import engine as engines_module
-from wbcpipe.classify.inference.engine import OpenVinoEngine, TorchEngine, engine_for
-from wbcpipe.classify.inference.parallel_batches import stream_threads
+from wbcpipe.classify import stage
+from wbcpipe.classify.inference import openvino_engine
+from wbcpipe.classify.inference.classifier import Classifier
+from wbcpipe.classify.inference.engine import TorchEngine
+from wbcpipe.classify.inference.openvino_engine import OpenVinoEngine
+from wbcpipe.classify.inference.parallel_batches import stream_pool
+from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.classify.networks import build_network
@@ -64,7 +67,7 @@ PACKAGES = ("wbcpipe", "torch", "torchvision", "openvino", "zarr", "numcodecs", 
 class Eager:
     """torch as it comes: float32, no folding, planes first, one batch at a time on all threads."""
 
-    name, lanes, of_crops = "torch eager", 1, None
+    name, streams, crop_logits = "torch eager", 1, None
 
     def __init__(self, method: str, batch_size: int = BATCH_SIZE) -> None:
         self.batch_size = batch_size
@@ -76,14 +79,14 @@ class Eager:
 
 
 class OneLane(OpenVinoEngine):
-    """OpenVINO with one batch at a time on all threads: what lanes must not be slower than."""
+    """OpenVINO with one batch at a time on all threads: what streams must not be slower than."""
 
     def __init__(self, network: FusionNetwork) -> None:
-        kept, engines_module.shared_threads = engines_module.shared_threads, lambda threads: (1, threads)
+        kept, openvino_engine.share_threads = openvino_engine.share_threads, lambda threads: (1, threads)
         try:
             super().__init__(network, SHAPE)
         finally:
-            engines_module.shared_threads = kept
+            openvino_engine.share_threads = kept
 
 
 def engines() -> dict[str, Any]:
@@ -115,15 +118,15 @@ def seconds_of(work: Callable[[], object]) -> NDArray[np.float64]:
 
 
 def bare(engine: Engine, batches: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """`seconds_of` all lanes of an engine at work."""
-    with stream_threads(engine) as pool:
-        list(pool.map(engine, batches[: engine.lanes]))  # threads are there, and have their memory
+    """`seconds_of` all streams of an engine at work."""
+    with stream_pool(engine) as pool:
+        list(pool.map(engine, batches[: engine.streams]))  # threads are there, and have their memory
         return seconds_of(lambda: list(pool.map(engine, batches)))
 
 
 def rates(runs: dict[str, Any], repeats: int) -> dict[str, NDArray[np.float64]]:
     """Cells a second of each (repeats,), in turn."""
-    cells = 4 * BATCH_SIZE * max(run.lanes for run in runs.values())
+    cells = 4 * BATCH_SIZE * max(run.streams for run in runs.values())
     images = np.random.default_rng(0).normal(0, 1, (cells, *SHAPE)).astype(np.float32)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
@@ -175,23 +178,23 @@ def synthetic_sample(folder: Path, count: int) -> Sample:
 def whole_stage(bundle: Bundle, engine: Engine, sample: Sample, repeats: int) -> dict[str, Any]:
     """Seconds of the stage, and of the same engine on prepared pictures."""
     store = CellStore(sample.cells_path)
-    classifier = predict.Classifier(bundle, engine=engine)
+    classifier = Classifier(bundle, engine=engine)
     side_px = bundle.info.side if bundle.info.side in store.sides_px else None
     crops = store.images(0, PREPARED, side_px=side_px)
     size = classifier.batch_size
     batches = parts_of(
         np.concatenate([classifier.prepare(crops[at : at + 64]) for at in range(0, len(crops), 64)]), size
     )
-    kept, predict.engine_for = predict.engine_for, lambda *_, **__: engine
+    kept, stage.select_engine = stage.select_engine, lambda *_, **__: engine
     bare_s, stage_s = [], []
     try:
         for _ in range(repeats):
             bare_s.append(bare(engine, batches) * len(store) / (size * len(batches)))
             zarr.open_group(str(sample.cells_path), mode="r+").attrs.pop("classified", None)
-            stage_s.append(seconds_of(lambda: predict.classify_sample(sample, bundle)))
+            stage_s.append(seconds_of(lambda: stage.classify_sample(sample, bundle)))
     finally:
-        predict.engine_for = kept
-    room = classifier.room()
+        stage.select_engine = kept
+    room = classifier.image_buffer()
     steps = {
         "read": core_ms(lambda at: store.images(at, at + size, side_px=side_px, out=crops[:size]), len(batches), size),
         "prepare and call": core_ms(
@@ -233,7 +236,7 @@ def stages(name: str, count: int, repeats: int) -> list[dict[str, Any]]:
     """The stage at the bundle's side, at that side from whole crops, and at 224 px."""
     bundle = load_bundle(name)
     wide = dataclasses.replace(bundle, info=bundle.info.model_copy(update={"side": bundle.info.crop_px}))
-    usual, large = engine_for(bundle), engine_for(wide)
+    usual, large = select_engine(bundle), select_engine(wide)
     with tempfile.TemporaryDirectory() as folder:
         sample = synthetic_sample(Path(folder), count)
         rows = [whole_stage(bundle, usual, sample, repeats), whole_stage(wide, large, sample, repeats)]

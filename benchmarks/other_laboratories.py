@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wbcpipe.classify.inference.classifier import classify_sample
 from wbcpipe.classify.metrics import scores
 from wbcpipe.classify.models.bundle import find_bundle
+from wbcpipe.classify.stage import classify_sample
 from wbcpipe.samples.cell_columns import UNIDENTIFIED, QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.sample import Sample

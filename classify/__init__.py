@@ -10,7 +10,7 @@ __all__ = ["classify_sample", "load_bundle"]
 def __getattr__(name: str) -> object:
     # Imported on first use: torch must not load for `wbcpipe --help`.
     if name == "classify_sample":
-        from wbcpipe.classify.inference.classifier import classify_sample
+        from wbcpipe.classify.stage import classify_sample
 
         return classify_sample
     if name == "load_bundle":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -289,70 +289,64 @@ def _bundle(
 
 
 @click.command()
-@click.option("--sample", required=True, help="Sample whose cells to call.")
+@click.option("--sample", "name", required=True, metavar="NAME", help="Sample to classify.")
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of a bundle; auto fits the sample.")
 @engine_option
-@click.option("--batch-size", type=click.IntRange(min=1), help="Cells a batch; by default as many as suit the engine.")
-@click.option("--without", multiple=True, metavar="MODALITY", help="Leave out a modality that failed; may be repeated.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Cells per call of the network. Default: by engine.")
+@click.option(
+    "--exclude-modality",
+    "excluded_modalities",
+    multiple=True,
+    metavar="MODALITY",
+    help="Classify without this modality, for example because its lamp failed; may be repeated.",
+)
 @click.option(
     "--max-error",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Refuse calls until at most this share of the accepted ones is wrong, as the bundle guarantees, e.g. 0.05.",
+    help="Accept only as many calls as keep their error below this limit, as the bundle guarantees. Example: 0.05.",
 )
 @device_option
 @data_option
 @json_option
-def classify(
-    sample: str,
-    bundle: str,
-    engine: str,
-    batch_size: int | None,
-    without: tuple[str, ...],
-    max_error: float | None,
-    device: str,
-    data: Path | None,
-    as_json: bool,
-) -> None:
-    """Call every cell of a sample: a probability per head, a class or `unidentified`, and how far the heads differ.
+def classify(name: str, bundle: str, data: Path | None, *, as_json: bool, **options: Any) -> None:
+    """Classify every cell of a sample.
 
-    The calls are written into the sample's cells.zarr. A sample that this very bundle has called already is left as it
-    is. With --bundle auto, cells from a microscope take virtual-shufflenet, stained smears smear-shufflenet.
+    Each cell gets a probability per head, a class or `unidentified`, a confidence, and the disagreement of the heads.
+    They are written into the sample's cells.zarr. A sample that this bundle has classified already stays as it is. With
+    --bundle auto, samples from a microscope use virtual-shufflenet, stained smears use smear-shufflenet.
 
-    A modality that shows nothing in most cells is left out by itself. --max-error picks the threshold at which the
-    bundle's certificate bounds the error of accepted calls; the model card says for which cells that holds.
+    A modality that shows nothing in most cells is excluded automatically. --max-error selects the threshold at which
+    the bundle's error bounds hold; the model card says for which cells they hold.
 
     \b
     Examples:
       wbcpipe classify --sample S1
       wbcpipe classify --sample smears --bundle models/my-scope/my-scope --device cuda --json
-      wbcpipe classify --sample S1 --without color2
+      wbcpipe classify --sample S1 --exclude-modality color2
       wbcpipe classify --sample S1 --max-error 0.05
     """
     _before_torch()
-    from wbcpipe.classify.inference.classifier import classify_sample, resolve_bundle
+    from wbcpipe.cli.progress import Reporter
 
-    place = Sample.open(data_root(data), sample)
-    if not place.path.is_dir():
-        raise SampleStateError(f"no sample {sample!r} in {place.path.parent}; `wbcpipe status` lists those there.")
-    with place.lock("classify"):
-        summary = classify_sample(
-            place,
-            resolve_bundle(place, bundle),
-            device=device,
-            engine=engine,
-            batch_size=batch_size,
-            without=without,
-            max_error=max_error,
-            progress=lambda done, whole: click.echo(f"{done}/{whole} cells", err=True) if sys.stderr.isatty() else None,
-        )
+    sample = Sample.open(data_root(data), name)
+    if not sample.path.is_dir():
+        raise SampleStateError(f"no sample {name!r} in {sample.path.parent}; `wbcpipe status` lists the samples.")
+    with sample.lock("classify"), Reporter(quiet=as_json) as reporter:
+        reporter.say("loading the model")
+        from wbcpipe.classify.stage import ClassifyOptions, classify_sample, resolve_bundle
+
+        model = resolve_bundle(sample, bundle)
+        summary = classify_sample(sample, model, ClassifyOptions(**options), progress=reporter.update)
     if as_json:
-        click.echo(json.dumps(summary))
+        click.echo(json.dumps(dataclasses.asdict(summary)))
         return
-    counts = ", ".join(f"{name} {count}" for name, count in summary["calls"].items())
-    state = "called before" if summary["already"] else f"{summary['seconds']:.1f} s on {summary['device']}"
-    click.echo(f"{sample}: {summary['cells']} cells by {summary['bundle']} ({state}): {counts}")
-    if summary["excluded_modalities"]:
-        click.echo(f"without {', '.join(summary['excluded_modalities'])}")
-    if (kept := summary["risk_control"]) is not None:
-        bound, sure = 100 * kept["error_bound"], 100 * kept["confidence"]
-        click.echo(f"at most {bound:.1f} % of the accepted calls are wrong ({sure:g} % sure, {kept['assumption']})")
+    counts = ", ".join(f"{name} {count}" for name, count in summary.counts.items())
+    state = "classified before" if summary.already_classified else f"{summary.seconds:.1f} s on {summary.engine}"
+    click.echo(f"{summary.sample}: {summary.cells} cells by {summary.bundle} ({state}): {counts}")
+    if summary.excluded_modalities:
+        click.echo(f"excluded: {', '.join(summary.excluded_modalities)}")
+    if (bound := summary.risk_control) is not None:
+        click.echo(
+            f"at most {100 * bound['error_bound']:.1f} % of the accepted calls are wrong, with "
+            f"{100 * bound['confidence']:g} % confidence ({bound['assumption']})"
+        )

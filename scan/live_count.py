@@ -59,7 +59,7 @@ class LiveCount:
         bundle: the model.
         work: the sample's ``work`` folder.
         device: ``auto``, ``cpu`` or ``cuda``.
-        engine: see `classify.inference.engine.engine_for`.
+        engine: see `classify.inference.select_engine.select_engine`.
         batch_size: number of cells that are classified together.
     """
 
@@ -133,7 +133,7 @@ class LiveCount:
 
     def _classify(self, images: NDArray[np.uint16]) -> list[str]:
         from wbcpipe.classify.inference.classifier import Classifier, planes_for
-        from wbcpipe.classify.inference.engine import engine_for
+        from wbcpipe.classify.inference.select_engine import select_engine
         from wbcpipe.classify.inference.torch_threads import half_of_the_cores
 
         planes = planes_for(
@@ -145,7 +145,7 @@ class LiveCount:
         )
         with half_of_the_cores():
             if self._classifier is None:
-                runs = engine_for(self._bundle, self._device, self._engine)
+                runs = select_engine(self._bundle, self._device, self._engine)
                 self._classifier = Classifier(self._bundle, engine=runs)
             return self._classifier.call(self._classifier.probability_of(images[:, planes]))[0]
 

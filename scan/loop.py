@@ -292,7 +292,7 @@ def acquire_and_segment(
         request: what to take; ``None`` for an imported sample.
         model: classifies the cells that are counted during the scan; gives the crops' pixel size.
         device: ``auto``, ``cpu`` or ``cuda``.
-        engine: what runs the network, see `classify.inference.engine.engine_for`.
+        engine: what runs the network, see `classify.inference.select_engine.select_engine`.
         reporter: shows progress.
         at_least: minimum number of planned fields, even if fewer reach the targets.
 

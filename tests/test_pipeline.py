@@ -18,20 +18,22 @@ from wbcpipe.samples.sample import Sample
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wbcpipe.classify.stage import ClassifyOptions
+
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     """(stage, device, engine) of every stage that calls cells; stages do nothing else."""
     found: list[tuple[str, str, str]] = []
 
-    def stage(name: str) -> Any:
-        def note(*_: Any, device: str, engine: str, **__: Any) -> None:
-            found.append((name, device, engine))
+    def scan(*_: Any, device: str, engine: str, **__: Any) -> None:
+        found.append(("scan", device, engine))
 
-        return note
+    def classify(_: Any, __: Any, options: ClassifyOptions, **___: Any) -> None:
+        found.append(("classify", options.device, options.engine))
 
-    monkeypatch.setattr("wbcpipe.scan.loop.acquire_and_segment", stage("scan"))
-    monkeypatch.setattr("wbcpipe.classify.inference.classifier.classify_sample", stage("classify"))
+    monkeypatch.setattr("wbcpipe.scan.loop.acquire_and_segment", scan)
+    monkeypatch.setattr("wbcpipe.classify.stage.classify_sample", classify)
     monkeypatch.setattr("wbcpipe.report.stage.write_report", lambda sample: None)
     return found
 
@@ -48,7 +50,7 @@ def test_an_engine_that_is_not_here_is_refused_before_the_scan(
     tmp_path: Path, asked: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="engine 'openvino' needs openvino"), Reporter(quiet=True) as reporter:
+    with pytest.raises(ConfigError, match="engine 'openvino' is not installed"), Reporter(quiet=True) as reporter:
         pipeline.run(
             Sample.open(tmp_path, "s1"), None, kind="scope", model=ModelChoice(engine="openvino"), reporter=reporter
         )

@@ -1,7 +1,8 @@
-"""Cells from the store to their probabilities, in lanes: each reads, prepares and calls batches of its own.
+"""Probabilities of the cells in a store, computed in parallel batches.
 
-So a core that has a batch ready calls it at once, pictures are prepared while they are in that core's cache, and no
-core waits for another or for the disk. A lane keeps its memory from batch to batch.
+Each stream of the engine reads, prepares and classifies batches of its own. A core starts a batch as soon as it has
+one, images are prepared while they are in that core's cache, and no core waits for another or for the disk. Arrays are
+used again from batch to batch.
 """
 
 from __future__ import annotations
@@ -23,71 +24,71 @@ if TYPE_CHECKING:
     from wbcpipe.classify.inference.engine import Engine
     from wbcpipe.samples.cell_store import CellStore
 
-__all__ = ["probabilities", "stream_threads"]
+__all__ = ["probabilities", "stream_pool"]
 
-_READ_AT_ONCE: Final = 32
-"""Cells, at most: finding them and calibrating what comes of them costs as much for few as for many."""
+_MAX_CELLS_PER_READ: Final = 32
+"""Reading and calibrating 32 cells costs as much as reading and calibrating few."""
 
 
 @contextlib.contextmanager
-def stream_threads(engine: Engine) -> Iterator[ThreadPoolExecutor]:
-    """A thread for each lane of an engine, with its share of the threads that torch may use."""
+def stream_pool(engine: Engine) -> Iterator[ThreadPoolExecutor]:
+    """Provide one thread for each stream of an engine, with an equal share of torch's threads."""
     before = torch.get_num_threads()
-    each = max(1, before // engine.lanes)
-    pool = ThreadPoolExecutor(engine.lanes, "lane", initializer=torch.set_num_threads, initargs=(each,))
+    each = max(1, before // engine.streams)
+    pool = ThreadPoolExecutor(engine.streams, "stream", initializer=torch.set_num_threads, initargs=(each,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # those of the lanes would be the number for threads to come
+        torch.set_num_threads(before)  # the number set in a stream would apply to later threads
 
 
 def probabilities(
     store: CellStore, classifier: Classifier, planes: Sequence[int]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Calibrated probabilities of a store's cells, in order.
+    """Compute the calibrated probabilities of a store's cells, in order.
 
     Args:
         store: the cells.
-        classifier: what calls them.
+        classifier: classifies them.
         planes: the store's channel of each plane that the bundle reads.
 
     Yields:
-        How many cells are done, and the probabilities (n, heads, K) of the last n of them.
+        The number of cells done, and the probabilities (n, heads, K) of the last n of them.
     """
-    side_px, total = classifier.bundle.info.side, len(store)
-    spans = list(_spans(total, classifier.batch_size, classifier.engine.lanes))
+    side_px, streams = classifier.bundle.info.side, classifier.engine.streams
+    spans = list(_spans(len(store), classifier.batch_size, streams))
     size = max((stop - start for start, stop in spans), default=0)
     read_px = side_px if side_px in store.sides_px else store.sides_px[0]
     channels = len(store.modalities)
-    whole = list(planes) == list(range(channels))
-    memory: queue.SimpleQueue[tuple[NDArray[np.uint16], NDArray[np.float32] | None]] = queue.SimpleQueue()
-    for _ in range(classifier.engine.lanes):
+    all_planes = list(planes) == list(range(channels))
+    buffers: queue.SimpleQueue[tuple[NDArray[np.uint16], NDArray[np.float32] | None]] = queue.SimpleQueue()
+    for _ in range(streams):
         raw = np.empty((size, channels, read_px, read_px), np.uint16)
-        memory.put((raw, classifier.room()))
+        buffers.put((raw, classifier.image_buffer()))
 
-    def call(span: tuple[int, int]) -> tuple[int, NDArray[np.float32]]:
+    def classify(span: tuple[int, int]) -> tuple[int, NDArray[np.float32]]:
         start, stop = span
-        raw, room = memory.get()
+        raw, images = buffers.get()
         try:
             crops = store.images(start, stop, side_px=read_px, out=raw[: stop - start])
-            return stop, classifier.probability_of(crops if whole else crops[:, list(planes)], room)
+            return stop, classifier.probability_of(crops if all_planes else crops[:, list(planes)], images)
         finally:
-            memory.put((raw, room))
+            buffers.put((raw, images))
 
-    with stream_threads(classifier.engine) as pool:
-        yield from pool.map(call, spans)
+    with stream_pool(classifier.engine) as pool:
+        yield from pool.map(classify, spans)
 
 
-def _spans(total: int, batch_size: int, lanes: int) -> Iterator[tuple[int, int]]:
-    """Cells from and to, in whole batches, that are read at once: fewer towards the end, so that lanes end together.
+def _spans(total: int, batch_size: int, streams: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of the cells of each read: whole batches, fewer at the end, so that streams end together.
 
     >>> [stop for _, stop in _spans(100, 8, 2)]
     [24, 40, 48, 56, 64, 72, 80, 88, 96, 100]
     """
     start = 0
     while start < total:
-        share = min(_READ_AT_ONCE, (total - start) // (2 * lanes))
+        share = min(_MAX_CELLS_PER_READ, (total - start) // (2 * streams))
         stop = min(total, start + max(1, share // batch_size) * batch_size)
         yield start, stop
         start = stop

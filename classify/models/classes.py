@@ -14,6 +14,7 @@ __all__ = [
     "BACKBONES",
     "BATCH_SIZE",
     "METHODS",
+    "PIXEL_TOLERANCE",
     "Backbone",
     "Method",
     "class_order",
@@ -22,6 +23,9 @@ __all__ = [
 
 BATCH_SIZE: Final = 32
 """Cells that are called at once, unless the engine has a better number or another is asked for."""
+
+PIXEL_TOLERANCE: Final = 0.02
+"""Largest relative difference between two pixel sizes that count as equal."""
 
 Method = Literal["single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd"]
 Backbone = Literal["shufflenet_v2_x1_0", "resnet34"]

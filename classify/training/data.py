@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from wbcpipe.classify.models.classes import class_order, split_channels
+from wbcpipe.classify.models.classes import PIXEL_TOLERANCE, class_order, split_channels
 from wbcpipe.classify.models.normalise import resize
 from wbcpipe.errors import TrainingDataError
 from wbcpipe.samples.cell_columns import QcFlag
@@ -23,7 +23,6 @@ __all__ = ["CellSet", "Sampling", "epoch_indices", "head_batches", "load_cells",
 
 Sampling = Literal["natural", "sqrt", "balanced"]
 LEAST_CELLS = 16
-PIXEL_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)

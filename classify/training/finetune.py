@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from wbcpipe.classify.training.data import PIXEL_TOLERANCE
+from wbcpipe.classify.models.classes import PIXEL_TOLERANCE
 from wbcpipe.errors import ConfigError, TrainingDataError
 
 if TYPE_CHECKING:

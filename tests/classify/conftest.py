@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from wbcpipe.classify.models.bundle import Bundle, BundleInfo, write_bundle
+from wbcpipe.classify.models.normalise import Normalisation
+from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.training.data import CellSet, load_cells
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
+from wbcpipe.classify.uncertainty.risk_control import RiskBounds, RiskLevel
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
 MODALITIES = ("color1", "color2", "fluorescence")
 CLASSES = ("NEU", "LYM", "MO")
 SIDE = 32
+LEVELS = (
+    RiskLevel(threshold=0.3, accepted=100, wrong=10, error_bound=0.2, unidentified_fraction=0.0),
+    RiskLevel(threshold=0.35, accepted=60, wrong=1, error_bound=0.1, unidentified_fraction=0.4),
+)
 
 
 def draw(label: int, rng: np.random.Generator) -> NDArray[np.uint16]:
@@ -91,3 +100,39 @@ def cells(write_store: Callable[..., CellStore]) -> CellSet:
     """180 synthetic cells at side 32 in 60 fields."""
     store = write_store(count=180, fields=60)
     return load_cells([("s1", store.path)], SIDE)
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path) -> Bundle:
+    """Three inputs of one plane; color2 has a calibration for its absence."""
+    torch.manual_seed(0)
+    network = build_network("mm-mimo", "shufflenet_v2_x1_0", 3, 1, 3)
+    network.train()(torch.randn(16, 3, 32, 32))
+    info = BundleInfo.model_validate(
+        {
+            "name": "tiny",
+            "method": "mm-mimo-kd",
+            "backbone": "shufflenet_v2_x1_0",
+            "classes": ["NEU", "LYM", "MO"],
+            "modalities": MODALITIES,
+            "kind": "scope",
+            "pixel_um": 0.1,
+            "crop_px": 32,
+            "side": 32,
+            "normalisation": Normalisation(polarity=("bright", "bright", "dark"), mean=(0.8,) * 3, std=(0.2,) * 3),
+            "calibration": ProbabilityCalibration(
+                temperatures=(1, 1, 1),
+                weights=(0.5, 0.25, 0.25),
+                threshold=0.3,
+                risk_bounds=RiskBounds(cells=100, levels=LEVELS),
+                f1_weighted=0.95,
+            ),
+            "missing_modality": {
+                "color2": ProbabilityCalibration(temperatures=(2, 2, 2), weights=(0.5, 0, 0.5), f1_weighted=0.9)
+            },
+            "typical_profiles": [[0.5] * 17] * 3,
+            "validation": {},
+            "training": {"samples": ["s1"], "cells": {}},
+        }
+    )
+    return write_bundle(tmp_path / "models" / "tiny", info, network.eval())

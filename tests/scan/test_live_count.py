@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from wbcpipe.classify.inference import engine as engines
+from wbcpipe.classify.inference import select_engine as selection
 from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
 from wbcpipe.errors import BundleError
@@ -102,7 +102,7 @@ def test_cells_are_called_by_the_engine_that_was_asked_for(tmp_path: Path, monke
         asked.append((device, engine))
         return TorchEngine(bundle.network(), torch.device("cpu"))
 
-    monkeypatch.setattr(engines, "engine_for", noted)
+    monkeypatch.setattr(selection, "select_engine", noted)
     segmenter, bundle = FakeSegmenter([2], {}), find_bundle("virtual-shufflenet")
     live = LiveCount(segmenter, bundle, tmp_path, device="cpu", engine="torch", batch_size=4)
     live.segment_field(0)

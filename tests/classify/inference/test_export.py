@@ -183,7 +183,7 @@ def test_a_bundle_whose_network_or_card_is_wrong_is_refused(tiny: Bundle, tmp_pa
 
 def test_agreement_compares_shapes_and_logits() -> None:
     class Says:
-        name, lanes, batch_size, of_crops = "says", 1, 8, None
+        name, streams, batch_size, crop_logits = "says", 1, 8, None
 
         def __init__(self, value: float, heads: int = 2) -> None:
             self.value, self.heads = value, heads

@@ -1,4 +1,4 @@
-"""Cells come out of the lanes whole and in order, each lane with work and memory of its own."""
+"""Cells come out of the streams whole and in order, each lane with work and memory of its own."""
 
 from __future__ import annotations
 
@@ -9,30 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
-from wbcpipe.classify.inference.parallel_batches import probabilities
+from wbcpipe.classify.inference.engine import TorchEngine
+from wbcpipe.classify.inference.openvino_engine import OpenVinoEngine
+from wbcpipe.classify.inference.parallel_batches import probabilities, stream_pool
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from wbcpipe.classify.networks import FusionNetwork
+
 CELLS = 50
 BATCH = 4
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def one_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wbcpipe.classify.inference.parallel_batches._READ_AT_ONCE", BATCH)
+    monkeypatch.setattr("wbcpipe.classify.inference.parallel_batches._MAX_CELLS_PER_READ", BATCH)
 
 
 class Stage:
-    """Stands in for a store of 50 cells, for the classifier that calls them and for its engine of two lanes.
+    """Stands in for a store of 50 cells, for the classifier that calls them and for its engine of two streams.
 
     A cell's picture holds its number in the first channel, and that plus 1000 in the second.
     """
 
     modalities = ("a", "b")
     batch_size = BATCH
-    lanes = 2
+    streams = 2
 
     def __init__(self, side_px: int = 8, fails_at: int = 99) -> None:
         self.sides_px = (8, 4)
@@ -47,13 +53,13 @@ class Stage:
     def __len__(self) -> int:
         return CELLS
 
-    def room(self) -> NDArray[np.float32]:
+    def image_buffer(self) -> NDArray[np.float32]:
         return np.empty((BATCH, 2, self.bundle.info.side, self.bundle.info.side), np.float32)
 
     def images(self, start: int, stop: int, *, side_px: int, out: NDArray[np.uint16]) -> NDArray[np.uint16]:
         self.read.append((start, stop, side_px))
         if len(self.read) <= 2:
-            self.together.wait()  # is passed only if two lanes read at once
+            self.together.wait()  # is passed only if two streams read at once
         if start <= self.fails_at < stop:
             raise OSError("the disk is gone")
         time.sleep(0.001 * (start % 3))  # later batches may be ready before earlier ones
@@ -81,11 +87,11 @@ def test_cells_come_in_order_from_the_crops_that_fit(side_px: int, read_px: int)
     assert found[:, 1].tolist() == [1000 + row for row in range(CELLS)]
     assert {side for _, _, side in stage.read} == {read_px}
     for rooms in (stage.rooms, stage.lent):
-        assert len(set.union(*rooms.values())) == 2, "two lanes, each with room of its own"
+        assert len(set.union(*rooms.values())) == 2, "two streams, each with room of its own"
 
 
 def test_several_batches_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wbcpipe.classify.inference.parallel_batches._READ_AT_ONCE", 2 * BATCH + 1)
+    monkeypatch.setattr("wbcpipe.classify.inference.parallel_batches._MAX_CELLS_PER_READ", 2 * BATCH + 1)
     stage = Stage()
     done, found = run(stage, [0, 1])
     assert done == [8, 16, 24, 28, 32, 36, 40, 44, 48, 50]
@@ -101,3 +107,22 @@ def test_a_lane_that_fails_is_heard_and_the_rest_is_not_read() -> None:
     with pytest.raises(OSError, match="the disk is gone"):
         run(stage, [0, 1])
     assert len(stage.read) < CELLS // BATCH
+
+
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_lanes_give_what_one_call_gives(network: FusionNetwork, pictures: NDArray[np.float32], kind: str) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        if kind == "openvino":
+            pytest.importorskip("openvino")
+        engine = TorchEngine(network, CPU) if kind == "torch" else OpenVinoEngine(network, (3, 32, 32))
+        assert engine.streams == {"torch": 3, "openvino": 4}[kind]
+        parts = [pictures[[row]] for row in range(len(pictures))] * 3
+        expected = [TorchEngine(network, CPU)(part) for part in parts]
+        with stream_pool(engine) as pool:
+            assert list(pool.map(lambda _: torch.get_num_threads(), range(20))) == [1] * 20
+            np.testing.assert_allclose(list(pool.map(engine, parts)), expected, atol=1e-5)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
