@@ -141,7 +141,7 @@ def _cell_figures(rows: CellRows, tally: Tally) -> dict[GateName, float | None]:
     differing = rows.disagreement[rows.counted] if len(rows.heads) > 1 else rows.disagreement[:0]
 
     def flagged(flag: QcFlag) -> float | None:
-        return _percent(np.count_nonzero(rows.qc_flags[not_debris] & flag.value), np.count_nonzero(not_debris))
+        return _percent(int(np.count_nonzero(rows.qc_flags[not_debris] & flag.value)), int(not_debris.sum()))
 
     return {
         "cells_counted": float(tally.identified),
@@ -151,7 +151,7 @@ def _cell_figures(rows: CellRows, tally: Tally) -> dict[GateName, float | None]:
         "saturated_cells_percent": flagged(QcFlag.SATURATED),
         "doublets_percent": flagged(QcFlag.DOUBLET),
         "head_disagreement": float(np.median(differing.astype(np.float64))) if len(differing) else None,
-        "accepted_percent": _percent(np.count_nonzero(complete), len(rows)),
+        "accepted_percent": _percent(int(complete.sum()), len(rows)),
     }
 
 

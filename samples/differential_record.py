@@ -150,7 +150,7 @@ class ClassEntry(Part):
 class IntervalMethod(Part):
     """The confidence intervals of the percentages."""
 
-    confidence: Literal[0.95] = 0.95
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     method: Literal["Clopper-Pearson"] = "Clopper-Pearson"
 
 

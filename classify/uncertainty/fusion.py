@@ -45,7 +45,7 @@ def stacking_helps(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64])
     mean, stacked = (_cross_validated_loss(logits, labels, stacked=stacked) for stacked in (False, True))
     gain = mean - stacked
     error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
-    return float(gain.mean()) > max(STANDARD_ERRORS * error, MIN_GAIN)
+    return bool(gain.mean() > max(STANDARD_ERRORS * error, MIN_GAIN))
 
 
 def _cross_validated_loss(

@@ -86,7 +86,9 @@ def fit_stacking(probability: NDArray[np.floating[Any]], labels: NDArray[np.int6
         return float(value), np.concatenate([by_matrix.ravel(), by_bias])
 
     found = np.round(_minimise(loss, np.concatenate([prior.ravel(), np.zeros(classes)])), 5)
-    return Stacking(matrices=found[:size].reshape(prior.shape).tolist(), bias=found[size:].tolist())
+    return Stacking.model_validate(
+        {"matrices": found[:size].reshape(prior.shape).tolist(), "bias": found[size:].tolist()}
+    )
 
 
 def _log_probability(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

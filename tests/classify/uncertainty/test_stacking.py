@@ -27,7 +27,8 @@ def independent(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def product(probability: np.ndarray) -> np.ndarray:
     found: np.ndarray = probability.prod(axis=1)
-    return found / found.sum(axis=1, keepdims=True)
+    found /= found.sum(axis=1, keepdims=True)
+    return found
 
 
 def test_independent_heads_multiply() -> None:
