@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -134,12 +134,13 @@ def acquire(
     todo = passes_to_take(sample, passes, stained=stained)
     if todo == ("brightfield", "fluorescence"):
         check_staining(scope)
-    check_sample(sample, scope, plan, specimen, pass_name=todo[0], slide=slide)
+    request = AcquisitionRequest(sample, scope, plan, specimen, todo[0], slide=slide)
+    check_sample(request)
     check_room(sample, scope, todo, n_fields)
     started_s = time.monotonic()
     deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
     with sample.lock("acquire"), sample.log_failure("acquire"):
-        request = AcquisitionRequest(sample, scope, plan, specimen, deadline_s=deadline_s, slide=slide)
+        request = replace(request, deadline_s=deadline_s)
         with Reporter(quiet=as_json) as reporter:
             outcomes = take_passes(request, todo, n_fields, reporter, stain=passes == "both", stained=stained)
         last = list(outcomes.values())[-1]

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.calibration.compare import check_calibration
 from wbcpipe.acquire.capture.sample_record import time_estimate
-from wbcpipe.acquire.config.micromanager_cfg import light_settings, lint, lint_warnings, read_config
+from wbcpipe.acquire.config.micromanager_cfg import (
+    configuration_problems,
+    configuration_warnings,
+    light_settings,
+    read_config,
+)
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.staining.checks import program_problem, step_problems
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
@@ -68,7 +73,7 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
     oddities: list[str] = []
     try:
         config = read_config(scope.config_path)
-        problems, oddities = lint(scope, config), lint_warnings(scope, config)
+        problems, oddities = configuration_problems(scope, config), configuration_warnings(scope, config)
     except ConfigError as error:
         problems = [str(error)]
     yield from (Check(".cfg file", "fail", problem) for problem in problems)

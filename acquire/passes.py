@@ -120,7 +120,7 @@ def check_room(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: i
     Raises:
         DiskFullError: it does not; nothing was written.
     """
-    from wbcpipe.acquire.capture.sample_record import check_disk
+    from wbcpipe.acquire.capture.sample_record import check_disk_space
     from wbcpipe.samples.field_status import read_skipped
     from wbcpipe.samples.fields import fields_on_disk
 
@@ -133,7 +133,7 @@ def check_room(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: i
             possible &= set(fields_on_disk(first))  # there will be no more of them
         to_come[name] = len(possible - there)
     name, *later = to_come
-    check_disk(sample.path, scope, to_come[name], pass_name=name, then={one: to_come[one] for one in later})
+    check_disk_space(sample.path, scope, to_come[name], pass_name=name, then={one: to_come[one] for one in later})
 
 
 def take_pass(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:

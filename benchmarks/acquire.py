@@ -34,6 +34,7 @@ from wbcpipe.acquire.config.scope import Scope, load_scope
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.device_adapters import adapter_folder
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def ours(folder: Path, sequencing: str, *, look: bool = False) -> tuple[float, f
     scope = bench_scope(sequencing, look=look)
     quicklook.EMPTY_BELOW_UM2 = -1.0  # type: ignore[misc] # this camera's frames show nothing, and are all taken
     sample = Sample.open(folder, "bench")
-    with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A")) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"))) as session:
         session.take(range(WARM))
         warm_memory(folder)
         start_s = time.perf_counter()

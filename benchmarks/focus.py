@@ -22,6 +22,7 @@ from wbcpipe.acquire.focus.focus_map import FocusSurface
 from wbcpipe.acquire.focus.focuser import FieldFocuser
 from wbcpipe.acquire.hardware.protocols import Exposure, Microscope
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
@@ -115,7 +116,7 @@ def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: Focus
     start_s = time.perf_counter()
     with TemporaryDirectory() as folder:
         sample = Sample.open(Path(folder), "focus")
-        with AcquisitionSession(sample, scope, plan, SpecimenPlan(seed)) as session:
+        with AcquisitionSession(AcquisitionRequest(sample, scope, plan, SpecimenPlan(seed))) as session:
             session.focus.measure(fields)
             surface = session.focus.surface
     seconds = time.perf_counter() - start_s

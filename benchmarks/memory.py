@@ -28,6 +28,7 @@ from wbcpipe import __version__
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import Scope, load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.samples.sample import Sample
 
@@ -51,7 +52,7 @@ def measure(n_fields: int, folder: Path, *, bare: bool) -> list[dict[str, Any]]:
     rows = []
     began_s = time.monotonic()
     plan = AcquisitionPlan.from_scope(scope, "A")
-    with AcquisitionSession(Sample.open(folder, "long"), scope, plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(Sample.open(folder, "long"), scope, plan, specimen)) as session:
         for taken in range(LOT, n_fields + 1, LOT):
             session.take(range(taken))
             if taken == LOT or taken % EVERY == 0:

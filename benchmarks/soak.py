@@ -37,7 +37,7 @@ from typing import Any, Final
 import numpy as np
 
 from wbcpipe import __version__
-from wbcpipe.acquire.capture.field_accounting import reconcile
+from wbcpipe.acquire.capture.field_accounting import check_all_fields_accounted
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
@@ -133,7 +133,7 @@ def drive(folder: Path, data: Path, n_fields: int, name: str) -> int:
                     if isinstance(event, FieldMissing) or (isinstance(event, FieldTaken) and not event.resumed):
                         told.write(f"{type(event).__name__} {event.index}\n")
                         told.flush()
-        reconcile(sample.raw_path(), range(n_fields))
+        check_all_fields_accounted(sample.raw_path(), range(n_fields))
     except WbcpipeError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -355,7 +355,7 @@ def report(
     noted = {event["field"] for event in events if event["event"] == "field_missing"}
     focus = [json.loads((which.raw / "focus.json").read_text(encoding="utf-8")) for which in (whole, broken)]
     planted = json.loads((folder / "broken.json").read_text())
-    outcome = reconcile(broken.raw, range(options.fields))
+    outcome = check_all_fields_accounted(broken.raw, range(options.fields))
     return {
         "name": "soak",
         "ratio": round(times_s[1] / times_s[0], 2),

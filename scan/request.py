@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.errors import ConfigError
 from wbcpipe.samples.scan_outcome import ScanOutcome
 from wbcpipe.scan.targets import cells_for_expected_share, cells_for_half_width, precision_reached
@@ -188,7 +189,9 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
         raise ConfigError("give --fields or --precision, not both: --fields takes that many fields in any case.")
     if request.fields is None and request.cells is None and not request.precision:
         raise ConfigError("the scan has no target; give --cells, --precision or --fields.")
-    check_sample(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
+    check_sample(
+        AcquisitionRequest(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
+    )
     passes = passes_to_take(sample, "both" if request.two_pass else "single", stained=request.already_stained)
     if "brightfield" in passes:
         check_staining(request.scope)

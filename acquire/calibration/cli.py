@@ -63,7 +63,7 @@ def calibrate(
         new_document,
         save_calibration,
     )
-    from wbcpipe.acquire.config.micromanager_cfg import refuse_unsound
+    from wbcpipe.acquire.config.micromanager_cfg import check_configuration
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.open_microscope import specimen_for
     from wbcpipe.acquire.plan import AcquisitionPlan
@@ -72,7 +72,7 @@ def calibrate(
 
     # Everything that can be refused is refused before anything moves.
     scope = load_scope(scope_name)
-    for oddity in refuse_unsound(scope):
+    for oddity in check_configuration(scope):
         click.echo(f"look at this: {oddity}", err=True)
     slot = slot or next(iter(scope.slots))
     AcquisitionPlan.from_scope(scope, slot)

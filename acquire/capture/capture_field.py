@@ -1,9 +1,9 @@
-"""Take one field: its four frames into a buffer, and what was read back with them. No files, no retries."""
+"""Take the frames of one field into a buffer, and record what the hardware read back. No files, no retries."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,119 +21,126 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware.protocols import Exposure, Microscope
 
-__all__ = ["capture_field", "taken_together"]
+__all__ = ["FieldCapture"]
 
 
-def capture_field(
-    microscope: Microscope,
-    scope: Scope,
-    events: tuple[CaptureEvent, ...],
-    out: NDArray[np.uint16],
-    *,
-    next_position_um: tuple[float, float] | None = None,
-    check: Callable[[], None] = lambda: None,
-    look: EmptyFieldDetector | None = None,
-    on_frame_complete: Callable[[int], None] = lambda _: None,
-) -> FieldInfo:
-    """Take the frames of a field.
+@dataclass(frozen=True)
+class FieldCapture:
+    """Takes the frames of one field at a time.
 
-    Args:
-        microscope: opened.
-        scope: for the pixel size and the saturation.
-        events: of one field, in channel order.
-        out: (C, Y, X) uint16, overwritten.
-        next_position_um: (x, y) of the field after this one: the stage sets off while the last frame is read.
-        check: called before each frame, or before a burst of them; raises to stop.
-        look: judges the first frame while the next ones are taken, and decides before any fluorescence: so that is
-            never part of a burst.
-        on_frame_complete: called with each channel, in order, once its frame is whole in ``out``; from another thread.
-
-    Returns:
-        The field as the hardware says it was taken.
-
-    Raises:
-        EmptyFieldError: ``look`` found bare glass; ``out`` is whole as far as it was taken, and free again.
+    Attributes:
+        microscope: An open microscope.
+        scope: For the pixel size and the saturation.
+        empty_detector: Checks the first frame while the next ones are exposed, and decides before any fluorescence.
+            With it, fluorescence is therefore never part of a hardware sequence.
+        check_stop: Called before each frame or sequence; raises an exception to stop.
     """
-    first = taken_together(events, look)
-    if look is not None:
-        look.forget()
-    # The focus moves, and light and camera are set, while the stage moves.
-    microscope.start_move_xy(events[0].x_um, events[0].y_um)
-    microscope.move_z(events[0].z_um)
-    microscope.prepare(first)
-    x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
 
-    def seen(channel: int) -> None:
-        if look is not None and channel == 0 and events[0].modality != "fluorescence":
-            look.begin(out[0])
-        on_frame_complete(channel)
+    microscope: Microscope
+    scope: Scope
+    empty_detector: EmptyFieldDetector | None = None
+    check_stop: Callable[[], None] = lambda: None
 
-    rest = events[len(first) :]
-    onward_um = None if rest else next_position_um
-    if microscope.can_sequence(first):
-        check()
-        exposures = microscope.expose_sequence(first, out[: len(first)], onward_um, seen)
-    else:
-        exposures = _one_by_one(microscope, first, out, onward_um, check, seen)
-    if rest:
-        assert look is not None
-        look.decide(microscope)
-        if rest[0].z_um != first[-1].z_um:
-            microscope.move_z(rest[0].z_um)
-        exposures += _one_by_one(
-            microscope, rest, out[len(first) :], next_position_um, check, partial(_later, on_frame_complete, first)
+    def events_before_empty_check(self, events: tuple[CaptureEvent, ...]) -> tuple[CaptureEvent, ...]:
+        """Return the events of a field that come before the empty check decides; all of them without that check."""
+        bright = tuple(event for event in events if event.modality != "fluorescence")
+        return bright if bright and self.empty_detector is not None else events
+
+    def take(
+        self,
+        events: tuple[CaptureEvent, ...],
+        out: NDArray[np.uint16],
+        next_position_um: tuple[float, float] | None = None,
+        on_frame_complete: Callable[[int], None] = lambda _: None,
+    ) -> FieldInfo:
+        """Take the frames of a field.
+
+        Args:
+            events: One field's events, in channel order.
+            out: (C, Y, X) uint16; overwritten.
+            next_position_um: (x, y) of the next field: the stage moves there while the last frame is read out.
+            on_frame_complete: Called with each channel number, in order, once its frame is complete in ``out``; from
+                another thread.
+
+        Returns:
+            The field as the hardware reported it.
+
+        Raises:
+            EmptyFieldError: The first frame shows bare glass; ``out`` is no longer written to.
+        """
+        microscope, detector = self.microscope, self.empty_detector
+        first = self.events_before_empty_check(events)
+        has_bright_field = events[0].modality != "fluorescence"
+        if detector is not None:
+            detector.reset()
+        # The focus moves, and light and camera are set, while the stage moves.
+        microscope.start_move_xy(events[0].x_um, events[0].y_um)
+        microscope.move_z(events[0].z_um)
+        microscope.prepare(first)
+        x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
+
+        def frame_complete(channel: int) -> None:
+            if detector is not None and channel == 0 and has_bright_field:
+                detector.start(out[0])
+            on_frame_complete(channel)
+
+        rest = events[len(first) :]
+        move_to_um = None if rest else next_position_um
+        if microscope.can_sequence(first):
+            self.check_stop()
+            exposures = microscope.expose_sequence(first, out[: len(first)], move_to_um, frame_complete)
+        else:
+            exposures = self._take_one_by_one(first, out, move_to_um, frame_complete)
+        if rest:
+            assert detector is not None
+            detector.raise_if_empty(microscope)
+            if rest[0].z_um != first[-1].z_um:
+                microscope.move_z(rest[0].z_um)
+            exposures += self._take_one_by_one(
+                rest, out[len(first) :], next_position_um, lambda channel: on_frame_complete(len(first) + channel)
+            )
+        started_s = exposures[0].started_s or time.monotonic()
+        acquired = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_s)
+        microscope.wait_for_frames()
+        if detector is not None and not rest and has_bright_field:
+            detector.raise_if_empty(microscope)
+        return FieldInfo(
+            index=events[0].field,
+            x_um=x_um,
+            y_um=y_um,
+            pixel_um=self.scope.camera.image_pixel_um,
+            frames=tuple(
+                _frame_info(event, exposure, started_s) for event, exposure in zip(events, exposures, strict=True)
+            ),
+            saturation=self.scope.camera.saturation,
+            acquired=acquired.isoformat(timespec="milliseconds"),
         )
-    started_s = exposures[0].started_s or time.monotonic()
-    acquired = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_s)
-    microscope.wait_for_frames()
-    if look is not None and not rest and events[0].modality != "fluorescence":
-        look.decide(microscope)
-    return FieldInfo(
-        index=events[0].field,
-        x_um=x_um,
-        y_um=y_um,
-        pixel_um=scope.camera.image_pixel_um,
-        frames=tuple(_frame(event, exposure, started_s) for event, exposure in zip(events, exposures, strict=True)),
-        saturation=scope.camera.saturation,
-        acquired=acquired.isoformat(timespec="milliseconds"),
-    )
+
+    def _take_one_by_one(
+        self,
+        events: tuple[CaptureEvent, ...],
+        out: NDArray[np.uint16],
+        next_position_um: tuple[float, float] | None,
+        on_frame_complete: Callable[[int], None],
+    ) -> list[Exposure]:
+        """Take frames with one command for each change of focus, light and exposure."""
+        microscope, exposures = self.microscope, []
+        last_z_um = events[0].z_um
+        for channel, event in enumerate(events):
+            self.check_stop()
+            if event.z_um != last_z_um:
+                microscope.move_z(event.z_um)
+                last_z_um = event.z_um
+            microscope.switch_light(event.modality)
+            started_s = time.monotonic()
+            move_to_um = next_position_um if channel == len(events) - 1 else None
+            exposure = microscope.expose(event.exposure_ms, out[channel], move_to_um)
+            exposures.append(replace(exposure, started_s=started_s))
+            microscope.notify_when_complete(partial(on_frame_complete, channel))
+        return exposures
 
 
-def _later(on_frame_complete: Callable[[int], None], before: tuple[CaptureEvent, ...], channel: int) -> None:
-    on_frame_complete(len(before) + channel)
-
-
-def _frame(event: CaptureEvent, exposure: Exposure, started_s: float) -> FrameInfo:
-    """A frame as it was exposed, in a field begun at ``started_s`` of `time.monotonic`."""
+def _frame_info(event: CaptureEvent, exposure: Exposure, started_s: float) -> FrameInfo:
+    """Return a frame's record; ``started_s`` (of `time.monotonic`) is the start of its field."""
     later_s = round((exposure.started_s or started_s) - started_s, 3)
     return FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, later_s)
-
-
-def taken_together(events: tuple[CaptureEvent, ...], look: EmptyFieldDetector | None) -> tuple[CaptureEvent, ...]:
-    """Those of a field's events that come before it is decided whether it is worth the rest; all without a look."""
-    bright = tuple(event for event in events if event.modality != "fluorescence")
-    return bright if bright and look is not None else events
-
-
-def _one_by_one(
-    microscope: Microscope,
-    events: tuple[CaptureEvent, ...],
-    out: NDArray[np.uint16],
-    next_position_um: tuple[float, float] | None,
-    check: Callable[[], None],
-    on_frame_complete: Callable[[int], None],
-) -> list[Exposure]:
-    """Take the frames with a command for each change of focus, light and exposure."""
-    exposures = []
-    last_z_um = events[0].z_um
-    for channel, event in enumerate(events):
-        check()
-        if event.z_um != last_z_um:
-            microscope.move_z(event.z_um)
-            last_z_um = event.z_um
-        microscope.switch_light(event.modality)
-        started_s = time.monotonic()
-        onward_um = next_position_um if channel == len(events) - 1 else None
-        exposures.append(replace(microscope.expose(event.exposure_ms, out[channel], onward_um), started_s=started_s))
-        microscope.notify_when_complete(partial(on_frame_complete, channel))
-    return exposures

@@ -1,12 +1,12 @@
-"""Planned = taken + missing, counted from the files on disk, never from what the run believes it did."""
+"""Planned = taken + missing + empty, counted from the files on disk, never from memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
 from wbcpipe.errors import AcquisitionError, FrameFileError
-from wbcpipe.samples.field_status import read_missing, write_missing
+from wbcpipe.samples.field_status import read_missing, read_skipped, write_missing
 from wbcpipe.samples.fields import PASSES, fields_on_disk, read_info
 
 if TYPE_CHECKING:
@@ -17,69 +17,101 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import FieldInfo, Pass
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["Outcome", "drop_stale", "quarantine_damaged", "reconcile"]
+__all__ = [
+    "FieldCount",
+    "FieldInventory",
+    "check_all_fields_accounted",
+    "drop_taken_from_missing",
+    "quarantine_damaged",
+]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of the fields that were wanted.
+class FieldCount:
+    """Result of the wanted fields.
 
     Attributes:
-        taken: indices of those with a file, in order.
-        missing: index to the reason of the others.
+        taken: Indices with a file, in order.
+        missing: Index to reason of the others.
     """
 
     taken: tuple[int, ...]
     missing: dict[int, str]
 
 
-def reconcile(raw: Path, wanted: Iterable[int], empty: Container[int] = ()) -> Outcome:
-    """Look each wanted field up on the disk.
+@dataclass
+class FieldInventory:
+    """Fields of a pass that need not be taken.
+
+    Attributes:
+        taken: Fields that are complete on disk, by index.
+        empty: Foreground area (um2) of the fields that were skipped as empty, by index.
+    """
+
+    taken: dict[int, FieldInfo] = field(default_factory=dict)
+    empty: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, sample: Sample, scope: Scope, pass_name: Pass) -> Self:
+        """Read from disk what earlier runs took; damaged files move to quarantine.
+
+        A second pass skips the fields that were empty in the first.
+        """
+        raw = sample.raw_path(pass_name)
+        raw.mkdir(parents=True, exist_ok=True)
+        taken = quarantine_damaged(sample, scope, pass_name)
+        drop_taken_from_missing(raw, taken)
+        checked = sample.raw_path("brightfield") if pass_name == "fluorescence" else raw
+        return cls(taken, {index: area for index, area in read_skipped(checked).items() if index not in taken})
+
+
+def check_all_fields_accounted(raw: Path, wanted: Iterable[int], empty: Container[int] = ()) -> FieldCount:
+    """Check that each wanted field is either on disk or recorded as missing.
 
     Args:
-        raw: folder of the fields and of ``missing.json``.
-        wanted: indices of planned fields.
-        empty: those that were skipped as bare glass.
+        raw: Folder of the fields and of ``missing.json``.
+        wanted: Indices of planned fields.
+        empty: Indices that were skipped as bare glass.
 
     Raises:
-        AcquisitionError: a field is neither on disk nor recorded as missing, or is both; the text names them.
+        AcquisitionError: A field is neither on disk nor recorded as missing, or is both; the text names the fields.
     """
     there, recorded = fields_on_disk(raw), read_missing(raw)
     indices = [index for index in sorted(set(wanted)) if index not in empty]
     lost = [index for index in indices if index not in there and index not in recorded]
     twice = [index for index in indices if index in there and index in recorded]
     if lost or twice:
-        parts = [f"fields {_some(lost)} have neither a file nor an entry in missing.json"] if lost else []
-        parts += [f"fields {_some(twice)} have a file and an entry in missing.json"] if twice else []
+        parts = [f"fields {_listed(lost)} have neither a file nor an entry in missing.json"] if lost else []
+        parts += [f"fields {_listed(twice)} have a file and an entry in missing.json"] if twice else []
         raise AcquisitionError(
             f"{raw}: {'; '.join(parts)}. Nothing but wbcpipe may write there; run the same command again."
         )
-    return Outcome(
+    return FieldCount(
         tuple(index for index in indices if index in there),
         {index: recorded[index] for index in indices if index in recorded},
     )
 
 
-def drop_stale(raw: Path, there: Iterable[int]) -> None:
-    """Take fields that are whole on disk out of ``missing.json``: a kill fell between the two writings."""
+def drop_taken_from_missing(raw: Path, taken: Iterable[int]) -> None:
+    """Remove fields that are on disk from ``missing.json``: a run can be killed between the two writes."""
     recorded = read_missing(raw)
-    stale = recorded.keys() & set(there)
+    stale = recorded.keys() & set(taken)
     if stale:
         write_missing(raw, {index: text for index, text in recorded.items() if index not in stale})
 
 
 def quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass = "single") -> dict[int, FieldInfo]:
-    """Look at each field of a pass; those that are damaged move to ``raw/quarantine``. Gives back the whole ones."""
+    """Move damaged fields of a pass to ``raw/quarantine`` and return the complete ones by index."""
     raw = sample.raw_path(pass_name)
     height_px, width_px = scope.camera.image_px
-    least_bytes = 2 * len(PASSES[pass_name]) * height_px * width_px
-    whole: dict[int, FieldInfo] = {}
+    min_bytes = 2 * len(PASSES[pass_name]) * height_px * width_px
+    complete: dict[int, FieldInfo] = {}
     for index, path in fields_on_disk(raw).items():
         try:
             info = read_info(path)
-            if info.index != index or info.modalities != PASSES[pass_name] or path.stat().st_size < least_bytes:
+            if info.index != index or info.modalities != PASSES[pass_name] or path.stat().st_size < min_bytes:
                 raise FrameFileError(f"{path}: not the field {index} of this plan.")
-            whole[index] = info
+            complete[index] = info
         except FrameFileError as error:
             folder = raw.parent / "quarantine"
             folder.mkdir(exist_ok=True)
@@ -91,9 +123,9 @@ def quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass = "single")
                 target = folder / f"{name}.{number}"
             path.rename(target)
             sample.log("quarantined", field=index, file=str(target.relative_to(sample.path)), reason=str(error))
-    return whole
+    return complete
 
 
-def _some(indices: list[int]) -> str:
+def _listed(indices: list[int]) -> str:
     shown = ", ".join(str(index) for index in indices[:20])
     return shown + (f" and {len(indices) - 20} more" if len(indices) > 20 else "")

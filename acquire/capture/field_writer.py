@@ -1,4 +1,4 @@
-"""The one thread that writes fields: in the order of taking, so that the files on disk are always a beginning."""
+"""The thread that writes fields in the order in which they are taken: the files on disk have no gap."""
 
 from __future__ import annotations
 
@@ -19,74 +19,74 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["Draft", "FieldWriter", "field_buffers"]
+__all__ = ["FieldWriter", "PendingField", "field_buffers"]
 
-#: One being filled, one being written, one between them; more, as memory allows, bridge a pause of the disk.
-_LEAST_BUFFERS: Final = 3
-_MOST_BUFFERS: Final = 8
+#: One is filled, one is written, one is in between; more, as memory allows, bridge a pause of the disk.
+_MIN_BUFFERS: Final = 3
+_MAX_BUFFERS: Final = 8
 _BUFFER_BYTES: Final = 256 * 2**20
 _POLL_S: Final = 0.2
 _NOTHING: Final = np.empty((0, 0, 0), np.uint16)
 
 
 def field_buffers(channels: int, image_px: tuple[int, int]) -> list[NDArray[np.uint16]]:
-    """Buffers (C, Y, X) uint16 for frames of (height, width) pixels: a fixed number, whatever the run's length."""
+    """Return buffers (C, Y, X) uint16 for frames of (height, width) pixels; their number does not grow with the run."""
     field_bytes = 2 * channels * image_px[0] * image_px[1]
-    n_buffers = max(_LEAST_BUFFERS, min(_MOST_BUFFERS, _BUFFER_BYTES // field_bytes))
-    # Filled once, so that their pages are there before the first field is taken: fresh memory is slow.
+    n_buffers = max(_MIN_BUFFERS, min(_MAX_BUFFERS, _BUFFER_BYTES // field_bytes))
+    # Filled once, so that their memory pages exist before the first field is taken: new memory is slow.
     return [np.full((channels, *image_px), 1, np.uint16) for _ in range(n_buffers)]
 
 
 class _AbandonedError(Exception):
-    """The field that is being written was not taken after all."""
+    """The field that is being written will not be completed."""
 
 
-class Draft:
-    """A field whose frames may be written as they come; made by `FieldWriter.draft`.
+class PendingField:
+    """A field whose frames can be written as they are completed; made by `FieldWriter.start_field`.
 
     Attributes:
-        index: of the field.
-        buffer: (C, Y, X) uint16 that it is taken into.
+        index: Index of the field.
+        buffer: (C, Y, X) uint16; receives the frames.
     """
 
-    def __init__(self, index: int, buffer: NDArray[np.uint16], say: Callable[[_Message], None]) -> None:
+    def __init__(self, index: int, buffer: NDArray[np.uint16], send: Callable[[_Message], None]) -> None:
         self.index, self.buffer = index, buffer
-        self._say = say
+        self._send = send
 
-    def whole(self, channel: int) -> None:
-        """A frame is whole in the buffer, and stays as it is; frames come in the order of the channels."""
-        self._say((self, channel))
+    def complete_frame(self, channel: int) -> None:
+        """Report that a frame is complete in the buffer and will not change; in the order of the channels."""
+        self._send((self, channel))
 
     def abandon(self) -> None:
-        """What was written so far is of no use: the field is taken again, or not at all."""
-        self._say((self, _AbandonedError()))
+        """Discard what was written so far: the field is taken again, or not at all."""
+        self._send((self, _AbandonedError()))
 
 
 _Content = FieldInfo | str | float
-_Message = tuple[Draft, "int | _Content | _AbandonedError"]
+_Message = tuple[PendingField, "int | _Content | _AbandonedError"]
 
 
-class _Incoming:
-    """The messages of one field, from its first whole frame on.
+class _IncomingField:
+    """Messages of one field, from its first complete frame on.
 
     Attributes:
-        info: the field, once it was taken.
-        left_over: a message that was not of this field: it was left.
+        info: The field, once all its frames are taken.
+        left_over: Message of another field, which arrived because this one was abandoned.
     """
 
-    def __init__(self, draft: Draft, jobs: queue.SimpleQueue[_Message | None]) -> None:
-        self._draft, self._jobs = draft, jobs
+    def __init__(self, pending: PendingField, jobs: queue.SimpleQueue[_Message | None]) -> None:
+        self._field, self._jobs = pending, jobs
         self._file: IO[bytes] | None = None
         self.info: FieldInfo | None = None
         self.left_over: list[_Message | None] = []
 
     def open_file(self, file: IO[bytes]) -> None:
-        """The file that is written aside."""
+        """Receive the temporary file of the field."""
         self._file = file
 
     def _next(self) -> int | _Content:
         message = self._jobs.get()
-        if message is None or message[0] is not self._draft:
+        if message is None or message[0] is not self._field:
             self.left_over = [message]
             raise _AbandonedError
         if isinstance(message[1], _AbandonedError):
@@ -94,18 +94,18 @@ class _Incoming:
         return message[1]
 
     def planes(self) -> Iterator[NDArray[np.uint16]]:
-        """The frames (Y, X), each once it is whole."""
+        """Yield the frames (Y, X), each once it is complete."""
         flushed = 0
-        for channel, plane in enumerate(self._draft.buffer):
+        for channel, plane in enumerate(self._field.buffer):
             if channel and self._next() != channel:
                 raise _AbandonedError
             yield plane
-            # While the camera exposes, what is there already goes to the disk: less is left for the end.
+            # Written to the disk while the camera exposes, so that less remains for the end.
             if self._file is not None:
                 flushed = begin_flush(self._file, flushed)
 
     def describe(self) -> FieldInfo:
-        """The field, once it was taken."""
+        """Wait until the field is taken and return its description."""
         content = self._next()
         if not isinstance(content, FieldInfo):
             raise _AbandonedError
@@ -117,20 +117,20 @@ class FieldWriter:
     """Writes fields from a ring of buffers while the next ones are taken.
 
     Args:
-        raw: folder of the fields.
-        buffers: to take fields into, (C, Y, X) uint16 each; see `field_buffers`.
-        on_field: called with the index of each field once its file is whole, from the writing thread.
-        on_missing: called with the index and the reason of a field given up, in turn with the others.
-        on_empty: called with the index and the figure of a field skipped as empty, in turn with the others.
+        raw: Folder of the fields.
+        buffers: Buffers for fields, (C, Y, X) uint16 each; see `field_buffers`.
+        on_field: Called with each field once its file is complete, from the writing thread.
+        on_missing: Called with the index and the reason of a field that could not be taken, in the same order.
+        on_empty: Called with the index and the foreground area of a field skipped as empty, in the same order.
     """
 
     def __init__(
         self,
         raw: Path,
         buffers: list[NDArray[np.uint16]],
-        on_field: Callable[[int], None],
+        on_field: Callable[[FieldInfo], None],
         on_missing: Callable[[int, str], None],
-        on_empty: Callable[[int, float], None] = lambda _index, _figure_um2: None,
+        on_empty: Callable[[int, float], None] = lambda _index, _foreground_um2: None,
     ) -> None:
         self._raw = raw
         self._on_field, self._on_missing, self._on_empty = on_field, on_missing, on_empty
@@ -138,7 +138,7 @@ class FieldWriter:
         for buffer in buffers:
             self._free.put(buffer)
         self._jobs: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
-        #: A message that came while another field was being written.
+        #: A message that arrived while another field was written.
         self._left_over: list[_Message | None] = []
         self._missing = read_missing(raw)
         self._empty = read_skipped(raw)
@@ -146,8 +146,8 @@ class FieldWriter:
         self._thread = threading.Thread(target=self._run, name="wbcpipe-writer")
         self._thread.start()
 
-    def buffer(self) -> NDArray[np.uint16]:
-        """A buffer (C, Y, X) uint16 to take a field into; waits for one, and raises what the writer met."""
+    def take_buffer(self) -> NDArray[np.uint16]:
+        """Wait for a free buffer (C, Y, X) uint16 and return it; raises an error of the writing thread."""
         while True:
             self.check()
             try:
@@ -155,28 +155,28 @@ class FieldWriter:
             except queue.Empty:
                 continue
 
-    def give_back(self, buffer: NDArray[np.uint16]) -> None:
+    def release_buffer(self, buffer: NDArray[np.uint16]) -> None:
         """Return a buffer whose field was not taken."""
         self._free.put(buffer)
 
-    def draft(self, index: int, buffer: NDArray[np.uint16]) -> Draft:
-        """Begin a field: its frames may be told as they become whole, and are then written at once."""
-        return Draft(index, buffer, self._jobs.put)
+    def start_field(self, index: int, buffer: NDArray[np.uint16]) -> PendingField:
+        """Start a field, whose frames are then written as soon as they are reported complete."""
+        return PendingField(index, buffer, self._jobs.put)
 
-    def write(self, draft: Draft, info: FieldInfo) -> None:
-        """Queue a field; the buffer is the writer's from here on."""
-        self._jobs.put((draft, info))
+    def write(self, pending: PendingField, info: FieldInfo) -> None:
+        """Queue a field; its buffer belongs to the writer from here on."""
+        self._jobs.put((pending, info))
 
-    def miss(self, index: int, reason: str) -> None:
-        """Queue the note that a field is missing."""
-        self._jobs.put((Draft(index, _NOTHING, self._jobs.put), reason))
+    def record_missing(self, index: int, reason: str) -> None:
+        """Queue the entry of a missing field."""
+        self._jobs.put((PendingField(index, _NOTHING, self._jobs.put), reason))
 
-    def skip(self, index: int, figure_um2: float) -> None:
-        """Queue the note that a field is empty, with the figure that says so."""
-        self._jobs.put((Draft(index, _NOTHING, self._jobs.put), figure_um2))
+    def record_empty(self, index: int, foreground_um2: float) -> None:
+        """Queue the entry of an empty field, with its foreground area."""
+        self._jobs.put((PendingField(index, _NOTHING, self._jobs.put), foreground_um2))
 
     def check(self) -> None:
-        """Raise what the writer met, if anything."""
+        """Raise the error of the writing thread, if there is one."""
         if self._error is not None:
             raise self._error
 
@@ -189,32 +189,32 @@ class FieldWriter:
 
     def _run(self) -> None:
         while (message := self._left_over.pop() if self._left_over else self._jobs.get()) is not None:
-            draft, content = message
+            pending, content = message
             try:
-                # After an error nothing more is written: the files stay an unbroken beginning.
+                # After an error nothing more is written, so that the files have no gap.
                 if self._error is None:
-                    content = self._do(draft, content)
+                    content = self._do(pending, content)
             except BaseException as error:  # noqa: BLE001 - raised again by check() in the taking thread
                 self._error = error
             if isinstance(content, FieldInfo):
-                self._free.put(draft.buffer)
+                self._free.put(pending.buffer)
 
-    def _do(self, draft: Draft, content: int | _Content | _AbandonedError) -> _Content | _AbandonedError:
-        """Do what a message asks for; gives back what the field's last message held."""
-        index = draft.index
+    def _do(self, pending: PendingField, content: int | _Content | _AbandonedError) -> _Content | _AbandonedError:
+        """Handle a message; return the content of the field's last message."""
+        index = pending.index
         if isinstance(content, int):
             if content:
-                return _AbandonedError()  # came too late, after its field was left
-            found = self._stream(draft)
+                return _AbandonedError()  # it arrived after its field was abandoned
+            found = self._stream(pending)
             if not isinstance(found, FieldInfo):
                 return found
             content = found
         elif isinstance(content, FieldInfo):
-            write_field(field_path(self._raw, index), draft.buffer, content)
+            write_field(field_path(self._raw, index), pending.buffer, content)
         match content:
             case FieldInfo():
                 self._forget_missing(index)
-                self._on_field(index)
+                self._on_field(content)
             case float():
                 self._empty[index] = content
                 write_skipped(self._raw, self._empty)
@@ -226,12 +226,12 @@ class FieldWriter:
                 self._on_missing(index, content)
         return content
 
-    def _stream(self, draft: Draft) -> FieldInfo | _AbandonedError:
-        """Write a field of which the first frame is whole, each further one as it comes."""
-        incoming = _Incoming(draft, self._jobs)
-        path = field_path(self._raw, draft.index)
+    def _stream(self, pending: PendingField) -> FieldInfo | _AbandonedError:
+        """Write a field whose first frame is complete, and each further frame when it is completed."""
+        incoming = _IncomingField(pending, self._jobs)
+        path = field_path(self._raw, pending.index)
         try:
-            write_planes(path, draft.buffer.shape, incoming.planes(), incoming.describe, incoming.open_file)
+            write_planes(path, pending.buffer.shape, incoming.planes(), incoming.describe, incoming.open_file)
         except _AbandonedError as error:
             self._left_over = incoming.left_over
             return error

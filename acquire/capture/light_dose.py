@@ -1,4 +1,4 @@
-"""How much fluorescence light each place of a slide has had: noted before it falls, and with every field."""
+"""Fluorescence light dose at each position of a slide: recorded before the exposure, and with every field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from wbcpipe.system.files import disk_errors, read_json
+from wbcpipe.system.files import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,16 +20,16 @@ __all__ = ["DoseLedger"]
 
 
 class DoseLedger:
-    """Fluorescence exposures by the place on the slide where they were made; each lights a whole field of the camera.
+    """Fluorescence exposures by their position on the slide; each lights a full camera field.
 
-    Each is appended to ``light.jsonl`` before the light goes on, so that it counts whatever becomes of its frame: the
-    attempt may fail, the process die, the file be damaged. The line is not flushed to the disk, so it outlives its
-    process, not a power cut. Fields on disk that have none, as those of earlier versions, count from their files.
+    Each exposure is appended to ``light.jsonl`` before the light is switched on, so that it counts even if its frame is
+    lost: the attempt may fail, the process die, the file be damaged. The line is not flushed to the disk: it survives
+    its process, not a power cut. Fields on disk without a line count from their files.
 
     Args:
-        raw: folder of the pass.
+        raw: Folder of the pass.
         field_um: (width, height) of a field.
-        fields: on disk.
+        fields: Fields on disk.
     """
 
     def __init__(self, raw: Path, field_um: tuple[float, float], fields: Iterable[FieldInfo] = ()) -> None:
@@ -37,22 +37,19 @@ class DoseLedger:
         self._width_um, self._height_um = field_um
         self._buckets: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
         self._file = -1
-        if (raw / "light.json").is_file():  # of earlier versions: exposures whose frames came to nothing
-            for x_um, y_um, exposure_ms in read_json(raw / "light.json"):
-                self._add(float(x_um), float(y_um), float(exposure_ms))
-        noted = set()
-        for field, x_um, y_um, exposure_ms in self._noted():
-            noted.add(field)
+        recorded = set()
+        for field, x_um, y_um, exposure_ms in self._recorded():
+            recorded.add(field)
             self._add(x_um, y_um, exposure_ms)
         for info in fields:
-            if info.index not in noted:
+            if info.index not in recorded:
                 place = info.slide_transform or info
                 for frame in info.frames:
                     if frame.modality == "fluorescence":
                         self._add(place.x_um, place.y_um, frame.exposure_ms)
 
-    def _noted(self) -> Iterator[tuple[int, float, float, float]]:
-        """Field, place on the slide and exposure of each line; one that a power cut cut off is none."""
+    def _recorded(self) -> Iterator[tuple[int, float, float, float]]:
+        """Yield field, position on the slide (x_um, y_um) and exposure_ms of each line; skip a truncated line."""
         if not self._path.is_file():
             return
         for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -68,11 +65,11 @@ class DoseLedger:
     def _add(self, x_um: float, y_um: float, exposure_ms: float) -> None:
         self._buckets[self._bucket(x_um, y_um)].append((x_um, y_um, exposure_ms))
 
-    def note(self, field: int, x_um: float, y_um: float, exposure_ms: float) -> None:
-        """Note an exposure that is about to be made at a place of the slide.
+    def record(self, field: int, x_um: float, y_um: float, exposure_ms: float) -> None:
+        """Record an exposure that is about to be made at a position of the slide.
 
         Raises:
-            DiskFullError: it cannot be noted, so it must not be made.
+            DiskFullError: It cannot be recorded, so it must not be made.
         """
         line = json.dumps({"field": field, "x_um": x_um, "y_um": y_um, "exposure_ms": exposure_ms}) + "\n"
         with disk_errors(self._path):
@@ -81,8 +78,8 @@ class DoseLedger:
             os.write(self._file, line.encode())
         self._add(x_um, y_um, exposure_ms)
 
-    def at(self, x_um: float, y_um: float) -> float:
-        """Dose so far (ms) at a place of the slide, to the microsecond."""
+    def dose_ms(self, x_um: float, y_um: float) -> float:
+        """Return the dose (ms) so far at a position of the slide, to the microsecond."""
         column, row = self._bucket(x_um, y_um)
         near = (
             exposure
@@ -94,7 +91,7 @@ class DoseLedger:
         return round(math.fsum(ms for x, y, ms in near if abs(x - x_um) <= half[0] and abs(y - y_um) <= half[1]), 3)
 
     def close(self) -> None:
-        """Flush what was noted, and let go of the file."""
+        """Flush and close the file."""
         if self._file >= 0:
             with disk_errors(self._path):
                 os.fsync(self._file)

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe.acquire.config.calibration_file import calibration_reference
-from wbcpipe.acquire.config.fingerprint import changes, flat, picture_setup
-from wbcpipe.acquire.config.micromanager_cfg import refuse_unsound
+from wbcpipe.acquire.config.fingerprint import changes, flat, imaging_settings
+from wbcpipe.acquire.config.micromanager_cfg import check_configuration
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
 from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.samples.records import PlanRecord, SampleRecord, ScopeReference, SpecimenRecord
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+    from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["TimeEstimate", "begin_sample", "check_disk", "check_sample", "time_estimate"]
+__all__ = ["TimeEstimate", "check_disk_space", "check_sample", "create_sample_record", "time_estimate"]
 
 _PACKAGES: Final = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "numpy", "tifffile")
 #: Room left over for everything else that a run writes: log, tables, cells.
@@ -38,28 +38,18 @@ _FRAME_OVERHEAD_S: Final = 0.002
 _RENDER_S_PER_MEGAPIXEL: Final = 0.06
 
 
-def check_sample(
-    sample: Sample,
-    scope: Scope,
-    plan: AcquisitionPlan,
-    specimen: SpecimenPlan | None,
-    *,
-    pass_name: Pass = "single",
-    slide: str = "",
-) -> None:
-    """See that the scope's files hold and that the sample on disk, if any, is the one meant; nothing is written.
+def check_sample(request: AcquisitionRequest) -> None:
+    """Check the scope's files, and that a sample on disk belongs to the request; nothing is written.
 
     Args:
-        sample: on disk or not.
-        scope, plan, specimen: of the acquisition.
-        pass_name: what is taken; the fluorescence pass needs the bright-field pass before it.
-        slide: id of the physical slide, if it is known.
+        request: The pass; the fluorescence pass needs the bright-field pass before it.
 
     Raises:
-        SampleStateError: it is not; the text names what differs.
-        ConfigError: the scope file and its .cfg do not hold; a virtual scope without a specimen, or a real one with.
+        SampleStateError: The sample on disk is another one; the text names what differs.
+        ConfigError: The scope file and its .cfg do not match; a virtual scope without a specimen, or a real one with.
     """
-    refuse_unsound(scope)
+    sample, scope, specimen, pass_name = request.sample, request.scope, request.specimen, request.pass_name
+    check_configuration(scope)
     if scope.virtual and specimen is None:
         raise ConfigError(f"scope {scope.name!r} is virtual: it needs a specimen; give --specimen-seed.")
     if not scope.virtual and specimen is not None:
@@ -74,18 +64,19 @@ def check_sample(
                 f"{sample.path} holds raw images but no sample.json; restore that file or choose another name."
             )
         return
-    _check_record(sample, scope, _new_record(sample, scope, plan, specimen, pass_name), slide)
+    _check_record(request)
 
 
-def _check_record(sample: Sample, scope: Scope, wanted: SampleRecord, slide: str) -> None:
-    """Refuse a sample on disk that another slide, plan or setup started."""
+def _check_record(request: AcquisitionRequest) -> None:
+    """Refuse a sample on disk of another slide, plan or setup."""
+    sample, scope, slide = request.sample, request.scope, request.slide
     record = sample.record()
     if slide and record.slide is not None and record.slide != slide:
         raise SampleStateError(
             f"sample {sample.name!r} is of slide {record.slide!r}, this call says {slide!r}: is the right slide on "
             "the stage? Choose another sample name for another slide."
         )
-    before, now = (dict(_identity(one)) for one in (record, wanted))
+    before, now = (dict(_identity(one)) for one in (record, _new_record(request)))
     for key in [*now, *(key for key in before if key not in now)]:
         if before.get(key) != now.get(key):
             raise SampleStateError(
@@ -97,7 +88,7 @@ def _check_record(sample: Sample, scope: Scope, wanted: SampleRecord, slide: str
             f"{sample.info_path}: key 'setup' is missing, so this sample was not taken on a scope; choose another "
             "sample name."
         )
-    fixed, _ = changes(sample, record.setup, picture_setup(scope))
+    fixed, _ = changes(sample, record.setup, imaging_settings(scope))
     for key, (was, is_now) in fixed.items():
         raise SampleStateError(
             f"sample {sample.name!r} has pictures taken with {key} = {was!r}, {scope.path.name} and "
@@ -105,41 +96,27 @@ def _check_record(sample: Sample, scope: Scope, wanted: SampleRecord, slide: str
         )
 
 
-def begin_sample(
-    sample: Sample,
-    scope: Scope,
-    plan: AcquisitionPlan,
-    specimen: SpecimenPlan | None,
-    *,
-    pass_name: Pass = "single",
-    slide: str = "",
-) -> SampleRecord:
-    """Write ``sample.json``, or see that the one there means the same; how many fields are wanted is no part of it.
-
-    Args:
-        sample: where.
-        scope, plan: of the acquisition.
-        specimen: on a virtual scope, what lies on the stage.
-        pass_name: what is taken; see `check_sample`.
-        slide: id of the physical slide, by default the sample's name.
+def create_sample_record(request: AcquisitionRequest) -> SampleRecord:
+    """Write ``sample.json``, or check that the one on disk belongs to the request.
 
     Raises:
-        SampleStateError: the sample was started otherwise; the text names what differs.
+        SampleStateError: The sample was created with other options; the text names what differs.
     """
-    check_sample(sample, scope, plan, specimen, pass_name=pass_name, slide=slide)
+    sample, scope = request.sample, request.scope
+    check_sample(request)
     if sample.exists():
         return _brought_up_to_date(sample, scope)
-    record = _new_record(sample, scope, plan, specimen, pass_name).model_copy(
+    record = _new_record(request).model_copy(
         update={
-            "slide": slide or sample.name,
+            "slide": request.slide or sample.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "software": _software(),
-            "setup": picture_setup(scope),
+            "setup": imaging_settings(scope),
             "calibration": calibration_reference(scope, sample.path.parent),
         }
     )
     sample.write(record)
-    sample.log("sample_started", scope=scope.name, slot=plan.slot)
+    sample.log("sample_started", scope=scope.name, slot=request.plan.slot)
     return record
 
 
@@ -147,7 +124,7 @@ def _brought_up_to_date(sample: Sample, scope: Scope) -> SampleRecord:
     """Return the sample's record, with what was corrected in the scope's files before a picture depended on it."""
     record = sample.record()
     assert record.setup is not None
-    now = picture_setup(scope)
+    now = imaging_settings(scope)
     _, free = changes(sample, record.setup, now)
     if free:
         record = record.model_copy(update={"setup": now})
@@ -156,12 +133,11 @@ def _brought_up_to_date(sample: Sample, scope: Scope) -> SampleRecord:
     return record
 
 
-def _new_record(
-    sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan | None, pass_name: Pass
-) -> SampleRecord:
+def _new_record(request: AcquisitionRequest) -> SampleRecord:
+    scope, plan, specimen = request.scope, request.plan, request.specimen
     return SampleRecord(
-        sample=sample.name,
-        protocol="one-pass" if pass_name == "single" else "two-pass",
+        sample=request.sample.name,
+        protocol="one-pass" if request.pass_name == "single" else "two-pass",
         scope=ScopeReference(name=scope.name, sha256=scope.sha256, virtual=scope.virtual),
         slot=plan.slot,
         plan=PlanRecord.model_validate(plan.model_dump()),
@@ -190,7 +166,7 @@ def _software() -> dict[str, str]:
     return versions
 
 
-def check_disk(
+def check_disk_space(
     path: Path, scope: Scope, n_fields: int, *, pass_name: Pass = "single", then: Mapping[Pass, int] | None = None
 ) -> None:
     """See that ``n_fields`` more fields fit on the disk.

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["changes", "flat", "picture_setup"]
+__all__ = ["changes", "flat", "imaging_settings"]
 
 
-def picture_setup(scope: Scope) -> PictureSetup:
+def imaging_settings(scope: Scope) -> PictureSetup:
     """Return the settings that shape the pictures of a scope; scopes that agree in them take the same pictures.
 
     Raises:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HardwareConfig",
+    "check_configuration",
+    "configuration_problems",
+    "configuration_warnings",
     "light_settings",
-    "lint",
-    "lint_staining",
-    "lint_warnings",
     "read_config",
-    "refuse_unsound",
     "same_value",
+    "staining_problems",
 ]
 
 #: Fields of a line, its keyword included, that must be there.
@@ -148,22 +148,22 @@ def light_settings(scope: Scope, config: HardwareConfig, light: LightSettings) -
     """The (device, property, value) settings that a modality, or darkness, stands for."""
     if settings := _settings(config, light):
         return tuple(settings)
-    raise ConfigError(f"{scope.path}: " + "; ".join(lint(scope, config)) + ".")
+    raise ConfigError(f"{scope.path}: " + "; ".join(configuration_problems(scope, config)) + ".")
 
 
-def refuse_unsound(scope: Scope) -> list[str]:
+def check_configuration(scope: Scope) -> list[str]:
     """See that a scope and its .cfg hold, before a device is touched; gives what works but should be looked at.
 
     Raises:
         ConfigError: they do not; the text names all that is wrong.
     """
     config = read_config(scope.config_path)
-    if found := lint(scope, config):
+    if found := configuration_problems(scope, config):
         raise ConfigError(f"{scope.path}: {'; '.join(found)}.")
-    return lint_warnings(scope, config)
+    return configuration_warnings(scope, config)
 
 
-def lint_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
+def configuration_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
     """What is odd but hinders nothing: presets alike in groups that the scope does not use, long searches of focus."""
     used = {light.group for light in _lights(scope).values()}
     odd = [text for group, text in config.alike if group not in used]
@@ -183,7 +183,7 @@ def _lights(scope: Scope) -> dict[str, LightSettings]:
     return lights if scope.light.dark is None else {**lights, "light.dark": scope.light.dark}
 
 
-def lint(scope: Scope, config: HardwareConfig) -> list[str]:
+def configuration_problems(scope: Scope, config: HardwareConfig) -> list[str]:
     """What is wrong with a scope and its .cfg, in words; empty when all holds."""
     lights = _lights(scope)
     used = {light.group for light in lights.values()}
@@ -204,10 +204,10 @@ def lint(scope: Scope, config: HardwareConfig) -> list[str]:
             found.append(_absent(f"{place}.preset", light.preset, config.presets[light.group]))
     known = {*config.devices, "Core"}
     found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
-    return found + lint_staining(scope, config) + _alike(config, lights)
+    return found + staining_problems(scope, config) + _alike(config, lights)
 
 
-def lint_staining(scope: Scope, config: HardwareConfig) -> list[str]:
+def staining_problems(scope: Scope, config: HardwareConfig) -> list[str]:
     """What the steps of a staining name that the .cfg lacks, in words: devices, and labels where it gives them."""
     found = []
     for key, steps in (("steps", scope.staining.steps), ("safe_state", scope.staining.safe_state or ())):

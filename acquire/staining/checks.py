@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.config.micromanager_cfg import lint_staining, read_config
+from wbcpipe.acquire.config.micromanager_cfg import read_config, staining_problems
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def check_staining(scope: Scope) -> None:
         ConfigError: a step names what the .cfg does not have, the program is not there; or the operator must do it and
             there is none at a terminal.
     """
-    problems = lint_staining(scope, read_config(scope.config_path)) if scope.staining.steps else []
+    problems = staining_problems(scope, read_config(scope.config_path)) if scope.staining.steps else []
     problems += filter(None, [program_problem(scope)])
     if problems:
         raise ConfigError(f"{scope.path}: {'; '.join(problems)}.")

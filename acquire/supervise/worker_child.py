@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
+from wbcpipe.acquire.capture.session_observer import SessionObserver
 from wbcpipe.acquire.supervise.messages import (
     DeadlinePassed,
     FieldEmpty,
@@ -68,7 +69,7 @@ class CommandListener:
                 self._changed.notify_all()
 
 
-class EventReporter:
+class EventReporter(SessionObserver):
     """Reports fields to the parent in the plan's order, those that were on disk before among those just taken."""
 
     def __init__(self, parent: ParentLink) -> None:
@@ -85,6 +86,10 @@ class EventReporter:
             index, area_um2 = self._resumed.pop(0)
             self._parent.send(FieldTaken(index, resumed=True) if area_um2 is None else FieldEmpty(index, area_um2))
 
+    def progress(self, text: str) -> None:
+        """Report the current work."""
+        self._parent.send(Progress(text))
+
     def started(self, index: int) -> None:
         """Report that a field starts."""
         self._parent.send(FieldStarted(index))
@@ -99,10 +104,10 @@ class EventReporter:
         self.flush(index)
         self._parent.send(FieldMissing(index, reason))
 
-    def empty(self, index: int, foreground_area_um2: float) -> None:
+    def empty(self, index: int, foreground_um2: float) -> None:
         """Report a field that was skipped as empty."""
         self.flush(index)
-        self._parent.send(FieldEmpty(index, foreground_area_um2))
+        self._parent.send(FieldEmpty(index, foreground_um2))
 
 
 def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str], parent: ParentLink) -> None:
@@ -111,17 +116,7 @@ def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str],
 
     commands = CommandListener(parent)
     events = EventReporter(parent)
-    session = AcquisitionSession(
-        request.sample,
-        request.scope,
-        request.plan,
-        request.specimen,
-        pass_name=request.pass_name,
-        microscope=request.microscope,
-        progress=lambda text: parent.send(Progress(text)),
-        given_up=given_up,
-        slide=request.slide,
-    )
+    session = AcquisitionSession(request, events, given_up=given_up)
     commands.attach(session)
     with request.sample.lock("acquire", name="acquire", wait_s=_LOCK_WAIT_S), session:
         done = 0
@@ -131,14 +126,7 @@ def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str],
             todo = [index for index in range(done, requested) if index not in known]
             events.resume({index: known[index] for index in range(done, requested) if index in known})
             events.flush(todo[0] if todo else requested)
-            in_time = session.take(
-                todo,
-                events.taken,
-                events.missing,
-                events.empty,
-                on_begin=events.started,
-                go_on=request.in_time,
-            )
+            in_time = session.take(todo)
             events.flush(requested)
             done = requested
             parent.send(RequestDone(done) if in_time else DeadlinePassed(done))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from wbcpipe.acquire.capture.session_observer import SessionObserver
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
@@ -18,7 +19,7 @@ from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from wbcpipe.acquire.config.scope import Scope
 
@@ -92,6 +93,39 @@ def small_scope(make_scope: ScopeMaker) -> Scope:
 @pytest.fixture
 def small_plan(small_scope: Scope) -> AcquisitionPlan:
     return AcquisitionPlan.from_scope(small_scope, "A")
+
+
+class Recorder(SessionObserver):
+    """Records what a session reports; ``on_taken`` and ``on_started`` are called with each index."""
+
+    def __init__(self) -> None:
+        self.taken_fields: list[int] = []
+        self.missing_fields: dict[int, str] = {}
+        self.empty_fields: dict[int, float] = {}
+        self.messages: list[str] = []
+        self.on_taken: Callable[[int], object] = lambda _: None
+        self.on_started: Callable[[int], object] = lambda _: None
+
+    def progress(self, text: str) -> None:
+        self.messages.append(text)
+
+    def started(self, index: int) -> None:
+        self.on_started(index)
+
+    def taken(self, index: int) -> None:
+        self.taken_fields.append(index)
+        self.on_taken(index)
+
+    def missing(self, index: int, reason: str) -> None:
+        self.missing_fields[index] = reason
+
+    def empty(self, index: int, foreground_um2: float) -> None:
+        self.empty_fields[index] = foreground_um2
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.capture_field import capture_field
+from wbcpipe.acquire.capture.capture_field import FieldCapture
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.plan import AcquisitionPlan
@@ -27,14 +27,14 @@ def test_light_and_camera_are_set_while_the_stage_moves(make_scope: Callable[...
     with CoreMicroscope(scope) as microscope:
         call = microscope.link._call
         out = np.zeros((4, 256, 256), np.uint16)
-        capture_field(microscope, scope, events, out)
+        FieldCapture(microscope, scope).take(events, out)
 
         def noted(name: str, *arguments: Any) -> Any:
             calls.append((name, arguments))
             return call(name, *arguments)
 
         microscope.link._call = noted  # type: ignore[method-assign]
-        capture_field(microscope, scope, events, out)
+        FieldCapture(microscope, scope).take(events, out)
     names = [name for name, _ in calls]
     setting, arrival, opening = (names.index(name) for name in ("set_exposure", "get_x_position", "set_shutter_open"))
     switching = calls.index(("set_property", ("LED", "Label", "385nm")))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.sample_record import begin_sample
+from wbcpipe.acquire.capture.sample_record import create_sample_record
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
@@ -60,7 +60,7 @@ def island_scope(make_scope: Callable[..., Scope]) -> Scope:
     )
 
 
-def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sample: Sample) -> None:
+def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sample: Sample, recorder: Any) -> None:
     plan = AcquisitionPlan.from_scope(island_scope, "A")
     opened: list[Watched] = []
 
@@ -69,9 +69,11 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
         opened.append(Watched(scope, specimen, planned))
         return opened[-1]
 
-    taken, empty = list[int](), dict[int, float]()
-    with AcquisitionSession(sample, island_scope, plan, ISLAND, microscope=watched) as session:
-        session.take(range(FIELDS), taken.append, on_empty=empty.__setitem__)
+    with AcquisitionSession(
+        AcquisitionRequest(sample, island_scope, plan, ISLAND, microscope=watched), recorder
+    ) as session:
+        session.take(range(FIELDS))
+    taken, empty = recorder.taken_fields, recorder.empty_fields
     raw = sample.raw_path()
     assert taken == list(fields_on_disk(raw))
     assert len(taken) >= 2
@@ -87,7 +89,7 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
         assert not [item for item in there if item.label]
     # Another run opens the microscope, and looks at nothing again.
     before = (raw / "skipped_fields.json").stat().st_mtime_ns
-    with AcquisitionSession(sample, island_scope, plan, ISLAND, microscope=watched) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, island_scope, plan, ISLAND, microscope=watched)) as session:
         assert session.empty == empty
         session.take(range(FIELDS))
     assert opened[1].lights == []
@@ -111,7 +113,7 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
     plan = AcquisitionPlan.from_scope(scope, "A")
     whole, broken = Sample.open(tmp_path, "whole"), Sample.open(tmp_path, "broken")
     bursts: list[int] = []
-    with AcquisitionSession(whole, scope, plan, ISLAND) as session:
+    with AcquisitionSession(AcquisitionRequest(whole, scope, plan, ISLAND)) as session:
         assert isinstance(session.microscope, VirtualScope)
         start = session.microscope.link.start_sequence
 
@@ -126,7 +128,7 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
         assert [json.loads(line)["field"] for line in lit] == list(session.taken)
     assert set(bursts) == ({3} if sequencing == "on" else set())
     for wanted in (7, FIELDS):
-        with AcquisitionSession(broken, scope, plan, ISLAND) as session:
+        with AcquisitionSession(AcquisitionRequest(broken, scope, plan, ISLAND)) as session:
             session.take(range(wanted))
     first, second = (fields_on_disk(sample.raw_path()) for sample in (whole, broken))
     assert list(first) == list(second)
@@ -139,7 +141,7 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
 def test_a_broken_run_skips_the_same_fields(island_scope: Scope, tmp_path: Path) -> None:
     plan = AcquisitionPlan.from_scope(island_scope, "A")
     whole, broken = Sample.open(tmp_path, "whole"), Sample.open(tmp_path, "broken")
-    with AcquisitionSession(whole, island_scope, plan, ISLAND) as session:
+    with AcquisitionSession(AcquisitionRequest(whole, island_scope, plan, ISLAND)) as session:
         session.take(range(FIELDS))
     for wanted in (7, FIELDS):
         with AcquisitionWorker(AcquisitionRequest(broken, island_scope, plan, ISLAND)) as worker:
@@ -171,10 +173,10 @@ def test_a_white_cell_in_a_skipped_field_counts_as_missed(
 
     with_cell = next(index for index in range(len(plan.fields())) if white_in(index))
     other = next(index for index in range(len(plan.fields())) if abs(index - with_cell) > 1 and not white_in(index))
-    begin_sample(sample, scope, plan, specimen)
+    create_sample_record(AcquisitionRequest(sample, scope, plan, specimen))
     sample.raw_path().mkdir(parents=True)
     write_skipped(sample.raw_path(), {with_cell: 3.0})  # as if the look had been wrong
-    with AcquisitionSession(sample, scope, plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen)) as session:
         session.take([with_cell, other])
     assert list(fields_on_disk(sample.raw_path())) == [other]
     with sample.truth_path.open(encoding="utf-8", newline="") as handle:
@@ -185,11 +187,17 @@ def test_a_white_cell_in_a_skipped_field_counts_as_missed(
 
 
 def test_no_field_is_begun_after_the_deadline(
-    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+    sample: Sample,
+    small_scope: Scope,
+    small_plan: AcquisitionPlan,
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
-        answers = iter([True, True, True, False])  # before the run, and before each of three fields
-        assert not session.take(range(5), go_on=lambda: next(answers))
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
+        with monkeypatch.context() as patch:
+            answers = iter([True, True, True, False])  # before the run, and before each of three fields
+            patch.setattr(AcquisitionRequest, "in_time", lambda _: next(answers))
+            assert not session.take(range(5))
         assert list(fields_on_disk(sample.raw_path())) == [0, 1]
         assert session.take(range(3))
     with AcquisitionWorker(AcquisitionRequest(sample, small_scope, small_plan, specimen, deadline_s=1.0)) as worker:

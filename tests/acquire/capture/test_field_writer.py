@@ -14,6 +14,7 @@ import pytest
 from wbcpipe.acquire.capture.field_writer import FieldWriter, field_buffers
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, fields_on_disk, read_field
 from wbcpipe.system.files import begin_flush
 
@@ -40,9 +41,9 @@ from pathlib import Path
 from wbcpipe.acquire.capture.field_writer import FieldWriter, field_buffers
 raw = Path(sys.argv[1])
 (buffer, *_), aside = field_buffers(4, (128, 128)), raw / ".field_00000.ome.tif.partial"
-draft = FieldWriter(raw, [buffer], print, print).draft(0, buffer)
-draft.whole(0)
-draft.whole(1)
+pending = FieldWriter(raw, [buffer], print, print).start_field(0, buffer)
+pending.complete_frame(0)
+pending.complete_frame(1)
 while not aside.exists() or aside.stat().st_size < 2 * 2 * 128 * 128:
     time.sleep(0.001)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -65,17 +66,17 @@ def take_whole(raw: Path) -> NDArray[np.uint16]:
     """Have a field written of which three frames are on the disk before the last comes; gives its pixels."""
     (buffer, *_) = field_buffers(4, (SIDE_PX, SIDE_PX))
     buffer[:] = np.random.default_rng(1).integers(0, 65536, buffer.shape, np.uint16)
-    written: list[int] = []
+    written: list[FieldInfo] = []
     writer = FieldWriter(raw, [buffer], written.append, lambda *_: None)
-    draft = writer.draft(0, buffer)
+    pending = writer.start_field(0, buffer)
     for channel in range(3):
-        draft.whole(channel)
+        pending.complete_frame(channel)
     wait_for_bytes(aside_of(raw), 3 * PLANE_BYTES)
     assert not fields_on_disk(raw), "named before it is whole"
-    draft.whole(3)
-    writer.write(draft, INFO)
+    pending.complete_frame(3)
+    writer.write(pending, INFO)
     writer.finish()
-    assert written == [0]
+    assert written == [INFO]
     return buffer
 
 
@@ -106,7 +107,7 @@ def test_each_frame_is_sent_to_the_disk_once(tmp_path: Path, monkeypatch: pytest
 def test_a_field_whose_frames_were_not_told_is_written_at_its_end(tmp_path: Path) -> None:
     (buffer, *_) = field_buffers(4, (SIDE_PX, SIDE_PX))
     writer = FieldWriter(tmp_path, [buffer], lambda _: None, lambda *_: None)
-    writer.write(writer.draft(0, buffer), INFO)
+    writer.write(writer.start_field(0, buffer), INFO)
     writer.finish()
     np.testing.assert_array_equal(read_field(field_path(tmp_path, 0))[0], buffer)
 
@@ -130,7 +131,7 @@ def test_frames_taken_by_command_are_written_as_they_come(
 ) -> None:
     scope = make_scope(sequencing="off")
     plan = AcquisitionPlan.from_scope(scope, "A")
-    with AcquisitionSession(sample, scope, plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen)) as session:
         expose = session.microscope.expose
         exposed = [0]
 
@@ -160,7 +161,7 @@ def test_a_take_does_not_lay_the_plan_out_anew_for_each_field(
         laid_out[0] += 1
         return fields(self)
 
-    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
         monkeypatch.setattr(AcquisitionPlan, "fields", counted)
         session.take(range(3))
         with pytest.raises(ValueError, match="not in the plan, which has 0 to 24"):

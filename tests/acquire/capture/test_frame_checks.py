@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.frame_checks import FrameValidator, is_noise, thinned
+from wbcpipe.acquire.capture.frame_checks import FrameValidator, is_noise, subsample
 from wbcpipe.acquire.config.scope import FrameChecks
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
@@ -59,25 +59,25 @@ def bright_field(*, cells: bool = True) -> NDArray[np.uint16]:
 
 @pytest.mark.parametrize("camera_offset", [0.0, 100.0, 105.0])
 def test_cells_on_a_black_ground_are_believed_however_many_there_are(camera_offset: float) -> None:
-    judge = FrameValidator(FrameChecks(camera_offset=camera_offset), 65535)
+    validator = FrameValidator(FrameChecks(camera_offset=camera_offset), 65535)
     for number in range(12):
-        judge.judge(("fluorescence",), on_black(number)[None], bright_field)
+        validator.validate(("fluorescence",), on_black(number)[None], bright_field)
 
 
 @pytest.mark.parametrize("camera_offset", [0.0, 100.0])
 @pytest.mark.parametrize("before", [0, 4])
 def test_a_fluorescence_lamp_that_is_dark_is_seen_from_the_first_field_on(camera_offset: float, before: int) -> None:
-    judge = FrameValidator(FrameChecks(camera_offset=camera_offset), 65535, "LED Shutter")
+    validator = FrameValidator(FrameChecks(camera_offset=camera_offset), 65535, "LED Shutter")
     for number in range(before):
-        judge.judge(("fluorescence",), on_black(number)[None], bright_field)
+        validator.validate(("fluorescence",), on_black(number)[None], bright_field)
     for number in range(4, 6):
         with pytest.raises(HardwareError, match=r"nothing but the camera's noise where .* shows cells.*'LED Shutter'"):
-            judge.judge(("fluorescence",), on_black(number, cells=False)[None], bright_field)
+            validator.validate(("fluorescence",), on_black(number, cells=False)[None], bright_field)
         both = np.stack([bright_field(), on_black(number, cells=False)])
         with pytest.raises(HardwareError, match="nothing but the camera's noise"):
-            FrameValidator(FrameChecks(camera_offset=camera_offset), 65535).judge(("color1", "fluorescence"), both)
-    judge.judge(("fluorescence",), on_black(6, cells=False)[None], lambda: bright_field(cells=False))
-    judge.judge(("fluorescence",), on_black(7, cells=False)[None])
+            FrameValidator(FrameChecks(camera_offset=camera_offset), 65535).validate(("color1", "fluorescence"), both)
+    validator.validate(("fluorescence",), on_black(6, cells=False)[None], lambda: bright_field(cells=False))
+    validator.validate(("fluorescence",), on_black(7, cells=False)[None])
 
 
 @pytest.mark.parametrize("shows", ["a faint glow", "one small nucleus"])
@@ -85,8 +85,8 @@ def test_little_light_is_light(shows: str) -> None:
     y, x = np.mgrid[:512, :512]
     faint = 4.0 * np.cos(x / 60.0) if shows == "a faint glow" else 60.0 * (np.hypot(y - 200, x - 250) < 9)
     frame = np.clip(on_black(1, cells=False) + faint, 0, 65535).astype(np.uint16)
-    assert not is_noise(thinned(frame))
-    assert is_noise(thinned(on_black(1, cells=False)))
+    assert not is_noise(subsample(frame))
+    assert is_noise(subsample(on_black(1, cells=False)))
 
 
 @pytest.mark.parametrize(("seed", "side_px"), [(7, 256), (11, 96)])
@@ -96,9 +96,9 @@ def test_no_field_of_the_virtual_slide_is_turned_away(seed: int, side_px: int) -
     fields = rendered(seed, side_px, places_um)
     glow = np.array([np.percentile(field[3], 99.0) for field in fields])
     assert glow.min() < 1500 < 10_000 < glow.max(), "the places shall hold empty fields and fields full of cells"
-    judge = FrameValidator(LIMITS, 65535)
+    validator = FrameValidator(LIMITS, 65535)
     for field in fields:
-        judge.judge(MODALITIES, field)
+        validator.validate(MODALITIES, field)
 
 
 def sound(number: int) -> NDArray[np.uint16]:
@@ -121,17 +121,17 @@ def dark(field: NDArray[np.uint16], channel: int) -> None:
             r"color1: the frame is dark: its level is \d+ above .* at least 1311 is expected\. .*'LED Shutter'",
         ),
         (3, "dark", r"fluorescence: the level fell to -?\d+ above .* it was \d+: the light fails"),
-        (1, 0.3, r"color2: the level fell to 1\d{4} above the camera's offset, in the fields before it was 39\d{3}"),
+        (1, 0.3, r"color2: the level fell to 1\d{4} above the camera's offset; in the fields before it was 39\d{3}"),
         (3, 30.0, r"fluorescence: the level rose to \d+ .* another lamp that stayed on"),
-        (2, 2.0, r"color3: 100% of the pixels are saturated, 10% may be: too much light"),
-        (2, "constant", r"color3: every pixel is 30000: no camera sees that"),
-        (2, "frozen", r"color3: the frame is the one of the field before"),
+        (2, 2.0, r"color3: 100% of the pixels are saturated, at most 10% are allowed: too much light"),
+        (2, "constant", r"color3: every pixel is 30000, which a working camera never gives"),
+        (2, "frozen", r"color3: the frame is identical to that of the field before"),
     ],
 )
 def test_what_cannot_be_is_named_with_its_figures(channel: int, value: float | str, words: str) -> None:
-    judge = FrameValidator(LIMITS, 65535, "LED Shutter")
+    validator = FrameValidator(LIMITS, 65535, "LED Shutter")
     for number in range(4):
-        judge.judge(MODALITIES, sound(number))
+        validator.validate(MODALITIES, sound(number))
     field = sound(4)
     if value == "dark":
         dark(field, channel)
@@ -143,33 +143,33 @@ def test_what_cannot_be_is_named_with_its_figures(channel: int, value: float | s
         field[channel] = np.minimum(field[channel] * float(value), 65535)
     for _ in range(2):  # a field that was turned away leaves no trace: the next verdict is the same
         with pytest.raises(HardwareError, match=words):
-            judge.judge(MODALITIES, field)
-    judge.judge(MODALITIES, sound(5))
+            validator.validate(MODALITIES, field)
+    validator.validate(MODALITIES, sound(5))
 
 
 def test_levels_are_learnt_from_fields_on_disk_without_a_verdict() -> None:
-    judge = FrameValidator(LIMITS, 65535)
+    validator = FrameValidator(LIMITS, 65535)
     for number in range(3):
-        judge.learn(MODALITIES, sound(number))
+        validator.learn(MODALITIES, sound(number))
     weak = sound(3)
     weak[0] = weak[0] * 0.3
     with pytest.raises(HardwareError, match="color1: the level fell"):
-        judge.judge(MODALITIES, weak)
-    FrameValidator(LIMITS, 65535).judge(MODALITIES, weak)
+        validator.validate(MODALITIES, weak)
+    FrameValidator(LIMITS, 65535).validate(MODALITIES, weak)
 
 
 def test_a_buffer_that_is_used_again_is_not_taken_for_a_frozen_camera() -> None:
-    judge, buffer = FrameValidator(LIMITS, 65535), np.empty((4, 64, 64), np.uint16)
+    validator, buffer = FrameValidator(LIMITS, 65535), np.empty((4, 64, 64), np.uint16)
     for number in range(3):
         buffer[:] = sound(number)
-        judge.judge(MODALITIES, buffer)
-    assert thinned(buffer[0]).base is None
+        validator.validate(MODALITIES, buffer)
+    assert subsample(buffer[0]).base is None
 
 
 def test_the_check_can_be_switched_off() -> None:
-    judge = FrameValidator(FrameChecks(enabled=False), 65535)
+    validator = FrameValidator(FrameChecks(enabled=False), 65535)
     for _ in range(2):
-        judge.judge(MODALITIES, np.zeros((4, 64, 64), np.uint16))
+        validator.validate(MODALITIES, np.zeros((4, 64, 64), np.uint16))
 
 
 def test_a_frame_of_full_size_costs_less_than_a_millisecond() -> None:
@@ -178,8 +178,8 @@ def test_a_frame_of_full_size_costs_less_than_a_millisecond() -> None:
     field[3, 100:300, 100:300] = 40_000  # a nucleus, so that the frame is not noise alone
     times_s = []
     for _ in range(9):
-        judge = FrameValidator(LIMITS, 65535)
+        validator = FrameValidator(LIMITS, 65535)
         began_s = time.perf_counter()
-        judge.judge(MODALITIES, field)
+        validator.validate(MODALITIES, field)
         times_s.append(time.perf_counter() - began_s)
     assert min(times_s) / 4 < 1e-3

@@ -11,12 +11,12 @@ import pytest
 from wbcpipe.acquire.capture.light_dose import DoseLedger
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.slide_relocation.alignment import add_slide_transform
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.errors import DiskFullError
 from wbcpipe.samples.fields import FieldInfo, FieldTransform, FrameInfo, field_path, fields_on_disk, read_info
-from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,11 +70,11 @@ def test_light_before_a_death_is_in_the_next_runs_fields(
     plan = AcquisitionPlan.from_scope(scope, "A")
     with (
         pytest.raises(_Killed),
-        AcquisitionSession(sample, scope, plan, specimen, microscope=dying(2)) as session,
+        AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, microscope=dying(2))) as session,
     ):
         session.take(range(4))
     assert list(fields_on_disk(sample.raw_path())) == [0, 1]
-    with AcquisitionSession(sample, scope, plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen)) as session:
         session.take(range(4))
     infos = [read_info(path) for path in fields_on_disk(sample.raw_path()).values()]
     assert [info.dose_ms for info in infos] == [GLOW_MS, GLOW_MS, 2 * GLOW_MS, GLOW_MS]
@@ -85,11 +85,11 @@ def test_light_of_a_damaged_file_counts(
     sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:
     for _ in range(2):
-        with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+        with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
             session.take(range(2))
         path = field_path(sample.raw_path(), 1)
         path.write_bytes(path.read_bytes()[:9000])
-    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
         session.take(range(2))
     assert read_info(path).dose_ms == 3 * GLOW_MS
 
@@ -101,24 +101,23 @@ def info_at(index: int, x_um: float, y_um: float) -> FieldInfo:
 def test_a_slide_that_was_moved_is_counted_where_it_was_lit(tmp_path: Path) -> None:
     before = SlideTransform(0.5, 40.0, -10.0)
     info = add_slide_transform(info_at(3, *before.to_stage_um(1000.0, 500.0)), before)
-    assert DoseLedger(tmp_path, FIELD_UM, [info]).at(1000.0, 500.0) == GLOW_MS
+    assert DoseLedger(tmp_path, FIELD_UM, [info]).dose_ms(1000.0, 500.0) == GLOW_MS
     ledger = DoseLedger(tmp_path, FIELD_UM, [info])
-    ledger.note(3, 1000.001, 500.0, GLOW_MS)
-    assert ledger.at(1000.0, 500.0) == 2 * GLOW_MS
-    assert ledger.at(1000.0 + FIELD_UM[0], 500.0) == 0.0
+    ledger.record(3, 1000.001, 500.0, GLOW_MS)
+    assert ledger.dose_ms(1000.0, 500.0) == 2 * GLOW_MS
+    assert ledger.dose_ms(1000.0 + FIELD_UM[0], 500.0) == 0.0
     ledger.close()
 
 
 def test_what_a_power_cut_left_of_the_notes_is_made_up_from_the_files(tmp_path: Path) -> None:
     ledger = DoseLedger(tmp_path, FIELD_UM)
     for field in range(3):
-        ledger.note(field, 100.0 * field, 0.0, GLOW_MS)
+        ledger.record(field, 100.0 * field, 0.0, GLOW_MS)
     ledger.close()
     path = tmp_path / "light.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
-    write_json(tmp_path / "light.json", [[0.0, 0.0, GLOW_MS]])  # an attempt in vain that an earlier version noted
     again = DoseLedger(tmp_path, FIELD_UM, [info_at(0, 0.0, 0.0), info_at(2, 200.0, 0.0)])
-    assert [again.at(100.0 * field, 0.0) for field in range(3)] == [2 * GLOW_MS, GLOW_MS, GLOW_MS]
+    assert [again.dose_ms(100.0 * field, 0.0) for field in range(3)] == [GLOW_MS, GLOW_MS, GLOW_MS]
 
 
 def test_light_that_cannot_be_noted_does_not_fall(
@@ -150,12 +149,12 @@ def test_a_field_taken_again_after_the_slide_was_moved(
     def lying(placement: SlideTransform) -> Callable[..., VirtualScope]:
         return partial(VirtualScope, placement=placement)
 
-    with AcquisitionSession(sample, scope, plan, specimen, pass_name="brightfield") as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, pass_name="brightfield")) as session:
         session.take(range(2))
     for placement in (SlideTransform(0.7, 20.0, -20.0), SlideTransform(-0.9, -110.0, 40.0)):
         field_path(sample.raw_path("fluorescence"), 1).unlink(missing_ok=True)
         with AcquisitionSession(
-            sample, scope, plan, specimen, pass_name="fluorescence", microscope=lying(placement)
+            AcquisitionRequest(sample, scope, plan, specimen, pass_name="fluorescence", microscope=lying(placement))
         ) as session:
             session.take(range(2))
     infos = [read_info(field_path(sample.raw_path("fluorescence"), index)) for index in range(2)]

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.sample_record import begin_sample
+from wbcpipe.acquire.capture.sample_record import create_sample_record
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import QualityLimits
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.open_microscope import open_microscope
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.errors import (
     ConfigError,
@@ -63,12 +64,11 @@ def events_of(sample: Sample) -> list[dict[str, Any]]:
 
 
 def test_fields_are_what_the_plan_and_the_scope_say(
-    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan, recorder: Any
 ) -> None:
-    taken: list[int] = []
-    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
-        session.take([1, 0], taken.append)
-    assert taken == [0, 1]
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen), recorder) as session:
+        session.take([1, 0])
+    assert recorder.taken_fields == [0, 1]
     for planned in small_plan.fields()[:2]:
         images, info = read_field(field_path(sample.raw_path(), planned.index))
         assert images.shape == (4, 256, 256)
@@ -98,7 +98,7 @@ def test_fields_are_what_the_plan_and_the_scope_say(
 def test_a_real_scope_writes_the_cameras_own_pixels(sample: Sample, make_scope: Callable[..., Scope]) -> None:
     scope = make_scope(("virtual = true", "virtual = false"), ("Camera,FastImage,1", "Camera,FastImage,0"))
     plan = AcquisitionPlan.from_scope(scope, "A")
-    with AcquisitionSession(sample, scope, plan) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan)) as session:
         assert type(session.microscope) is CoreMicroscope
         session.take(range(2))
     for images in pixels_of(sample).values():
@@ -118,10 +118,10 @@ def test_a_resumed_run_equals_an_unbroken_one(
     )
     plan = AcquisitionPlan.from_scope(scope, "A")
     whole, broken = Sample.open(tmp_path, "whole"), Sample.open(tmp_path, "broken")
-    with AcquisitionSession(whole, scope, plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(whole, scope, plan, specimen)) as session:
         session.take(range(4))
     for wanted in (1, 2, 4):
-        with AcquisitionSession(broken, scope, plan, specimen) as session:
+        with AcquisitionSession(AcquisitionRequest(broken, scope, plan, specimen)) as session:
             session.take(range(wanted))
             session.take(range(wanted))
     first, second = pixels_of(whole), pixels_of(broken)
@@ -136,18 +136,17 @@ def test_a_resumed_run_equals_an_unbroken_one(
 
 
 def test_a_truncated_file_is_set_aside_and_taken_again(
-    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan, recorder: Any
 ) -> None:
-    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
         session.take(range(2))
     before = pixels_of(sample)
     path = field_path(sample.raw_path(), 1)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    taken: list[int] = []
-    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
-        session.take(range(2), taken.append)
-    assert taken == [1]
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen), recorder) as session:
+        session.take(range(2))
+    assert recorder.taken_fields == [1]
     np.testing.assert_array_equal(pixels_of(sample)[1], before[1])
     assert (sample.path / "raw" / "quarantine" / path.name).read_bytes() == content[: len(content) // 2]
     (event,) = [event for event in events_of(sample) if event["event"] == "quarantined"]
@@ -171,13 +170,15 @@ def test_a_contradicting_call_is_refused_with_the_difference(
     words: str,
 ) -> None:
     small_scope = small_scope.model_copy(update={"quality": QualityLimits(blur_um=0.5)})
-    assert begin_sample(sample, small_scope, small_plan, specimen).quality == {"blur_um": 0.5}
+    assert create_sample_record(AcquisitionRequest(sample, small_scope, small_plan, specimen)).quality == {
+        "blur_um": 0.5
+    }
     first = sample.info_path.read_bytes()
-    begin_sample(sample, small_scope, small_plan, specimen)
+    create_sample_record(AcquisitionRequest(sample, small_scope, small_plan, specimen))
     with pytest.raises(SampleStateError, match=words):
-        begin_sample(sample, small_scope, small_plan.model_copy(update=change), specimen)
+        create_sample_record(AcquisitionRequest(sample, small_scope, small_plan.model_copy(update=change), specimen))
     with pytest.raises(SampleStateError, match=r"specimen\.seed = 7, this call says 8"):
-        begin_sample(sample, small_scope, small_plan, replace(specimen, seed=8))
+        create_sample_record(AcquisitionRequest(sample, small_scope, small_plan, replace(specimen, seed=8)))
     assert sample.info_path.read_bytes() == first
 
 
@@ -185,9 +186,11 @@ def test_a_real_scope_takes_no_specimen(
     sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:
     with pytest.raises(ConfigError, match="is a real microscope"):
-        begin_sample(sample, small_scope.model_copy(update={"virtual": False}), small_plan, specimen)
+        create_sample_record(
+            AcquisitionRequest(sample, small_scope.model_copy(update={"virtual": False}), small_plan, specimen)
+        )
     with pytest.raises(ConfigError, match="is virtual: it needs a specimen"):
-        begin_sample(sample, small_scope, small_plan, None)
+        create_sample_record(AcquisitionRequest(sample, small_scope, small_plan, None))
     assert not sample.path.exists()
 
 
@@ -210,22 +213,23 @@ class FaultyScope(VirtualScope):
 
 
 def test_camera_time_outs_leave_a_field_missing_and_the_run_goes_on(
-    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan, recorder: Any
 ) -> None:
-    seen: list[int | str] = []
-
     def faulty(scope: Scope, plan: SpecimenPlan | None = None, planned: PlannedPass | None = None, /) -> FaultyScope:
         assert plan is not None
         # Field 0 has 4 exposures; field 1 fails at its second in each of 3 attempts; field 2 fails once, then works.
         return FaultyScope(scope, plan, planned, lambda number: number in {5, 7, 9, 10})
 
-    with AcquisitionSession(sample, small_scope, small_plan, specimen, microscope=faulty) as session:
-        session.take(range(4), seen.append, lambda _index, reason: seen.append(reason))
-    assert seen == [0, "the camera's exposure did not end within 10 s.", 2, 3]
+    with AcquisitionSession(
+        AcquisitionRequest(sample, small_scope, small_plan, specimen, microscope=faulty), recorder
+    ) as session:
+        session.take(range(4))
+    assert recorder.taken_fields == [0, 2, 3]
+    assert recorder.missing_fields == {1: "the camera's exposure did not end within 10 s."}
     assert list(fields_on_disk(sample.raw_path())) == [0, 2, 3]
     assert read_missing(sample.raw_path()) == {1: "the camera's exposure did not end within 10 s."}
     assert [event["event"] for event in events_of(sample)].count("retry") == 3
-    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
         session.take(range(4))
     assert list(fields_on_disk(sample.raw_path())) == [0, 1, 2, 3]
     assert read_missing(sample.raw_path()) == {}
@@ -239,7 +243,7 @@ def test_a_dead_camera_ends_the_run(
         return FaultyScope(scope, plan, planned, lambda number: number >= 8)
 
     with (
-        AcquisitionSession(sample, small_scope, small_plan, specimen, microscope=faulty) as session,
+        AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen, microscope=faulty)) as session,
         pytest.raises(HardwareError, match="5 fields in a row could not be taken, the last because: the camera"),
     ):
         session.take(range(9))
@@ -263,7 +267,7 @@ def test_a_full_disk_keeps_a_beginning_of_whole_fields(
 
     monkeypatch.setattr("wbcpipe.acquire.capture.field_writer.write_planes", filling)
     with (
-        AcquisitionSession(sample, small_scope, small_plan, specimen) as session,
+        AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session,
         pytest.raises(DiskFullError, match="no space left"),
     ):
         session.take(range(9))
@@ -280,7 +284,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_taken(
     usage = type("Usage", (), {"free": 1_000_000})
     monkeypatch.setattr("wbcpipe.acquire.capture.sample_record.shutil.disk_usage", lambda _: usage)
     with (
-        AcquisitionSession(sample, small_scope, small_plan, specimen) as session,
+        AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session,
         pytest.raises(DiskFullError, match=r"9 fields need 0\.0719 GB and 0\.001 GB are free"),
     ):
         session.take(range(9))
@@ -288,14 +292,15 @@ def test_too_small_a_disk_is_refused_before_anything_is_taken(
 
 
 def test_stopping_keeps_whole_fields_and_closes_the_shutter(
-    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+    sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan, recorder: Any
 ) -> None:
-    session = AcquisitionSession(sample, small_scope, small_plan, specimen)
+    session = AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen), recorder)
+    recorder.on_taken = lambda index: session.stop() if index == 1 else None
     with session:
         microscope = session.microscope
         assert isinstance(microscope, VirtualScope)
         with pytest.raises(InterruptedRunError, match="the same command goes on"):
-            session.take(range(9), lambda index: session.stop() if index == 1 else None)
+            session.take(range(9))
         assert not microscope.link.shutter_is_open()
     indices = list(fields_on_disk(sample.raw_path()))
     assert indices == list(range(len(indices)))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wbcpipe.acquire.capture.sample_record import begin_sample, check_sample
+from wbcpipe.acquire.capture.sample_record import check_sample, create_sample_record
 from wbcpipe.acquire.capture.session import AcquisitionSession
-from wbcpipe.acquire.config.fingerprint import picture_setup
+from wbcpipe.acquire.config.fingerprint import imaging_settings
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.errors import HardwareError, SampleStateError
 from wbcpipe.samples.fields import field_path
 from wbcpipe.system.files import read_json, write_json
@@ -34,7 +35,9 @@ def begun(sample: Sample, scope: Scope, specimen: SpecimenPlan, *passes: Pass) -
     """A sample with a field, as far as its name goes, of each of the passes."""
     plan = AcquisitionPlan.from_scope(scope, "A")
     name = passes[0] if passes else "single"
-    begin_sample(sample, scope, plan, specimen, pass_name="single" if name == "single" else "brightfield")
+    create_sample_record(
+        AcquisitionRequest(sample, scope, plan, specimen, pass_name="single" if name == "single" else "brightfield")
+    )
     for taken in passes:
         sample.raw_path(taken).mkdir(parents=True)
         field_path(sample.raw_path(taken), 0).touch()
@@ -62,7 +65,7 @@ def test_what_shapes_no_picture_may_change(
 ) -> None:
     plan = begun(sample, make_scope(), specimen, "single")
     before = sample.info_path.read_bytes()
-    begin_sample(sample, make_scope(change), plan, specimen)
+    create_sample_record(AcquisitionRequest(sample, make_scope(change), plan, specimen))
     assert sample.info_path.read_bytes() == before
 
 
@@ -85,14 +88,16 @@ def test_what_shapes_pictures_is_named_where_it_changed(
 ) -> None:
     plan = begun(sample, make_scope(), specimen, "single")
     with pytest.raises(SampleStateError, match=words):
-        check_sample(sample, make_scope(*changes), plan, specimen)
+        check_sample(AcquisitionRequest(sample, make_scope(*changes), plan, specimen))
 
 
 def test_before_the_first_picture_everything_may_be_put_right(
     sample: Sample, make_scope: Make, specimen: SpecimenPlan
 ) -> None:
     plan = begun(sample, make_scope(), specimen)
-    begin_sample(sample, make_scope(("exposure_ms = 20.0", "exposure_ms = 25.0")), plan, specimen)
+    create_sample_record(
+        AcquisitionRequest(sample, make_scope(("exposure_ms = 20.0", "exposure_ms = 25.0")), plan, specimen)
+    )
     assert sample.record().setup.exposure_ms["fluorescence"] == 25.0  # type: ignore[union-attr]
     event = json.loads((sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert (event["event"], event["exposure_ms.fluorescence"]) == ("setup_changed", [20.0, 25.0])
@@ -103,15 +108,21 @@ def test_a_wrong_fluorescence_light_is_put_right_when_the_slide_is_stained_alrea
 ) -> None:
     plan = begun(sample, make_scope((GLOW, "fluorescence,LED,Label,Closed")), specimen, "brightfield")
     right = make_scope()
-    begin_sample(sample, right, plan, specimen, pass_name="fluorescence")
-    assert sample.record().setup == picture_setup(right)
+    create_sample_record(AcquisitionRequest(sample, right, plan, specimen, pass_name="fluorescence"))
+    assert sample.record().setup == imaging_settings(right)
     with pytest.raises(SampleStateError, match=r"lights\.color2\.LED-Label"):
-        check_sample(sample, make_scope((COLOR2, "color2,LED,Label,Closed")), plan, specimen, pass_name="fluorescence")
+        check_sample(
+            AcquisitionRequest(
+                sample, make_scope((COLOR2, "color2,LED,Label,Closed")), plan, specimen, pass_name="fluorescence"
+            )
+        )
     sample.raw_path("fluorescence").mkdir()
     field_path(sample.raw_path("fluorescence"), 0).touch()
     with pytest.raises(SampleStateError, match=r"lights\.fluorescence\.LED-Label"):
         check_sample(
-            sample, make_scope((GLOW, "fluorescence,LED,Label,Closed")), plan, specimen, pass_name="brightfield"
+            AcquisitionRequest(
+                sample, make_scope((GLOW, "fluorescence,LED,Label,Closed")), plan, specimen, pass_name="brightfield"
+            )
         )
 
 
@@ -122,7 +133,7 @@ def test_a_sample_begun_headless_goes_on_over_the_bridge_and_under_another_name(
     plan = begun(sample, scope, specimen, "single")
     text = scope.path.read_text(encoding="utf-8").replace('backend = "headless"', 'backend = "bridge"')
     scope.path.with_name("bridged.toml").write_text(text, encoding="utf-8")
-    begin_sample(sample, load_scope(scope.path.with_name("bridged.toml")), plan, specimen)
+    create_sample_record(AcquisitionRequest(sample, load_scope(scope.path.with_name("bridged.toml")), plan, specimen))
 
 
 def test_a_sample_of_an_unreleased_version_is_refused(sample: Sample, make_scope: Make, specimen: SpecimenPlan) -> None:
@@ -131,7 +142,7 @@ def test_a_sample_of_an_unreleased_version_is_refused(sample: Sample, make_scope
     content: dict[str, Any] = read_json(sample.info_path)
     write_json(sample.info_path, {key: value for key, value in content.items() if key != "setup"})
     with pytest.raises(SampleStateError, match="key 'setup' is missing"):
-        begin_sample(sample, scope, plan, specimen)
+        create_sample_record(AcquisitionRequest(sample, scope, plan, specimen))
 
 
 def test_a_scope_that_does_not_open_leaves_no_sample_behind(
@@ -140,10 +151,12 @@ def test_a_scope_that_does_not_open_leaves_no_sample_behind(
     wrong = make_scope(("sensor_px = [256, 256]", "sensor_px = [512, 256]"))
     with (
         pytest.raises(HardwareError, match="has 256 x 256 pixels"),
-        AcquisitionSession(sample, wrong, AcquisitionPlan.from_scope(wrong, "A"), specimen),
+        AcquisitionSession(AcquisitionRequest(sample, wrong, AcquisitionPlan.from_scope(wrong, "A"), specimen)),
     ):
         pass
     assert not sample.exists()
     right = make_scope()
-    with AcquisitionSession(sample, right, AcquisitionPlan.from_scope(right, "A"), specimen, slide="G17"):
+    with AcquisitionSession(
+        AcquisitionRequest(sample, right, AcquisitionPlan.from_scope(right, "A"), specimen, slide="G17")
+    ):
         assert sample.record().slide == "G17"

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.config.micromanager_cfg import lint, lint_warnings, read_config, refuse_unsound
+from wbcpipe.acquire.config.micromanager_cfg import (
+    check_configuration,
+    configuration_problems,
+    configuration_warnings,
+    read_config,
+)
 from wbcpipe.acquire.config.scope import Scope, list_scopes, load_scope
 from wbcpipe.acquire.hardware.microscope import oriented
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
@@ -35,7 +40,7 @@ def test_every_shipped_scope_loads_and_agrees_with_its_cfg(name: str) -> None:
     scope = load_scope(name)
     assert scope.name == name
     assert len(scope.sha256) == 64
-    assert lint(scope, read_config(scope.config_path)) == []
+    assert configuration_problems(scope, read_config(scope.config_path)) == []
 
 
 #: What the source of Micro-Manager's adapters creates: (library, device) to its properties that the examples set.
@@ -196,11 +201,11 @@ def test_lint_finds_what_micro_manager_passes_over(tmp_path: Path, old: str, new
     (tmp_path / "demo.cfg").write_text(cfg.replace(old, new), encoding="utf-8")
     (tmp_path / "demo.toml").write_text(DEMO, encoding="utf-8")
     scope = load_scope(tmp_path / "demo.toml")
-    problems = lint(scope, read_config(scope.config_path))
+    problems = configuration_problems(scope, read_config(scope.config_path))
     assert any(re.search(words, problem) for problem in problems), problems
-    assert lint_warnings(scope, read_config(scope.config_path)) == []
+    assert configuration_warnings(scope, read_config(scope.config_path)) == []
     with pytest.raises(ConfigError, match=words):
-        refuse_unsound(scope)
+        check_configuration(scope)
 
 
 def test_modalities_whose_presets_do_the_same_are_named(tmp_path: Path) -> None:
@@ -210,7 +215,9 @@ def test_modalities_whose_presets_do_the_same_are_named(tmp_path: Path) -> None:
     preset = 'group = "Illumination"\npreset = "color2"'
     (tmp_path / "demo.toml").write_text(DEMO.replace(preset, 'group = "Green"\npreset = "on"'), encoding="utf-8")
     scope = load_scope(tmp_path / "demo.toml")
-    assert lint(scope, read_config(scope.config_path)) == ["modalities.color2 is lit exactly as modalities.color1"]
+    assert configuration_problems(scope, read_config(scope.config_path)) == [
+        "modalities.color2 is lit exactly as modalities.color1"
+    ]
 
 
 def test_presets_alike_in_a_group_that_is_not_used_are_a_warning(tmp_path: Path) -> None:
@@ -218,7 +225,7 @@ def test_presets_alike_in_a_group_that_is_not_used_are_a_warning(tmp_path: Path)
     twice = "".join(f"ConfigGroup,Live,{name},LED,Label,550nm\n" for name in ("green", "gruen"))
     (tmp_path / "demo.cfg").write_text(cfg + "\n" + twice, encoding="utf-8")
     (tmp_path / "demo.toml").write_text(DEMO, encoding="utf-8")
-    (oddity,) = refuse_unsound(load_scope(tmp_path / "demo.toml"))
+    (oddity,) = check_configuration(load_scope(tmp_path / "demo.toml"))
     assert "preset 'gruen' of group 'Live' does the same as 'green'" in oddity
 
 
@@ -227,7 +234,7 @@ def test_a_focusing_device_must_be_in_the_cfg(tmp_path: Path) -> None:
     hardware = 'method = "hardware"\nhardware_device = "Autofocuss"'
     (tmp_path / "demo.toml").write_text(DEMO.replace('method = "surface"', hardware), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"focus\.hardware_device 'Autofocuss' is not in the \.cfg"):
-        refuse_unsound(load_scope(tmp_path / "demo.toml"))
+        check_configuration(load_scope(tmp_path / "demo.toml"))
 
 
 def test_missing_cfg_is_named(tmp_path: Path) -> None:

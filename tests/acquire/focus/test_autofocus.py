@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from wbcpipe.acquire.config.micromanager_cfg import lint_warnings, read_config
+from wbcpipe.acquire.config.micromanager_cfg import configuration_warnings, read_config
 from wbcpipe.acquire.config.policies import MAX_FOCUS_FRAMES
 from wbcpipe.acquire.config.scope import list_scopes, load_scope
 from wbcpipe.acquire.focus.autofocus import hill_climb, search_focus, sharpness
@@ -134,7 +134,7 @@ def test_no_search_of_a_shipped_scope_takes_more_than_12_frames(name: str) -> No
     scope = load_scope(name)
     focus = scope.focus
     assert focus.max_frames <= MAX_FOCUS_FRAMES
-    assert not lint_warnings(scope, read_config(scope.config_path))
+    assert not configuration_warnings(scope, read_config(scope.config_path))
     # Counted too, over a specimen whose peak lies wherever the climb has to go farthest, or nowhere.
     for peak_um in (*np.linspace(-1.2 * focus.range_um, 1.2 * focus.range_um, 25), math.inf):
         seen: list[float] = []
@@ -152,10 +152,10 @@ def test_no_search_of_a_shipped_scope_takes_more_than_12_frames(name: str) -> No
 def test_a_scope_file_with_a_long_search_is_told() -> None:
     scope = load_scope("demo")
     focus = scope.focus.model_copy(update={"coarse_step_um": 4.0})
-    told = lint_warnings(scope.model_copy(update={"focus": focus}), read_config(scope.config_path))
+    told = configuration_warnings(scope.model_copy(update={"focus": focus}), read_config(scope.config_path))
     assert any("may take 22 frames; 12 do with 'coarse_step_um' of 10 or more" in text for text in told)
     fixed = scope.model_copy(update={"focus": focus.model_copy(update={"method": "fixed"})})
-    assert not lint_warnings(fixed, read_config(scope.config_path))
+    assert not configuration_warnings(fixed, read_config(scope.config_path))
 
 
 def test_the_limits_of_z_are_never_left() -> None:

@@ -11,6 +11,7 @@ import pytest
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.focus.focuser import FieldFocuser
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.errors import DeviceTimeoutError, HardwareError
 from wbcpipe.samples.fields import fields_on_disk, read_info
 
@@ -52,7 +53,7 @@ def session_with(
 
     def make(finder: Tilted) -> AcquisitionSession:
         monkeypatch.setattr(FieldFocuser, "__call__", lambda self, *at, wide: finder(self, *at, wide=wide))
-        return AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen)
+        return AcquisitionSession(AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen))
 
     return make
 
@@ -101,7 +102,7 @@ def test_a_point_that_always_fails_is_passed_over_and_tried_again_by_a_later_run
         session.take(range(2))
     (failed,) = events(sample, "focus_point_failed")
     assert (failed["x_um"], failed["y_um"]) == bad[0]
-    assert finder.calls[bad[0]] == session.scope.reliability.retries + 1
+    assert finder.calls[bad[0]] == session.request.scope.reliability.retries + 1
     assert not events(sample, "focus_fallback")
     assert off_um(sample) == pytest.approx([0.0, 0.0], abs=0.05)
     sound = Tilted(lambda *_: False)

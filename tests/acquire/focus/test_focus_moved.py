@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.capture.session import AcquisitionSession
+from wbcpipe.acquire.capture.session_observer import SessionObserver
 from wbcpipe.acquire.focus.focuser import FieldFocuser
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
@@ -46,8 +48,11 @@ class Bench:
     def take(self, *, first: int = 0, last: int | None = None, begin: Callable[[int], None] = lambda _: None) -> None:
         """Take some of the fields in a session of its own."""
         opened = lambda *args: VirtualScope(*args, placement=self.placement)  # noqa: E731
-        with AcquisitionSession(self.sample, self.scope, self.plan, self.specimen, microscope=opened) as session:
-            session.take(self.indices[first:last], on_begin=begin)
+        request = AcquisitionRequest(self.sample, self.scope, self.plan, self.specimen, microscope=opened)
+        observer = SessionObserver()
+        observer.started = begin  # type: ignore[method-assign, assignment]
+        with AcquisitionSession(request, observer) as session:
+            session.take(self.indices[first:last])
 
     def off_um(self, first: int, last: int | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
         """How far the fields were from the focus as it is now."""
@@ -105,7 +110,7 @@ def test_a_stored_surface_is_looked_at_before_the_first_field(
         bench.take(last=taken)
     else:
         fields = bench.plan.fields()
-        with AcquisitionSession(bench.sample, bench.scope, bench.plan, bench.specimen) as session:
+        with AcquisitionSession(AcquisitionRequest(bench.sample, bench.scope, bench.plan, bench.specimen)) as session:
             session.focus.measure([fields[index] for index in bench.indices])
     before = len(bench.events())
     bench.drift_um, bench.placement = drift_um, placement
@@ -144,7 +149,7 @@ def test_nothing_in_sight_where_the_focus_was_ends_the_run(bench: Bench, monkeyp
 
 
 def test_the_focus_is_looked_at_again_once_the_devices_were_loaded_anew(bench: Bench) -> None:
-    with AcquisitionSession(bench.sample, bench.scope, bench.plan, bench.specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(bench.sample, bench.scope, bench.plan, bench.specimen)) as session:
         session.take(bench.indices[:3])
         session._retries.reload_count += 1
         bench.drift_um = lambda _x_um, _y_um: 4.0

@@ -12,6 +12,7 @@ import pytest
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.focus.focuser import DeviceFocuser, FieldFocuser
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.errors import ConfigError, DeviceTimeoutError, HardwareError
@@ -216,7 +217,11 @@ def test_a_place_that_takes_too_long_is_given_up(
 
 
 def test_a_run_follows_a_drift_and_a_resumed_one_too(
-    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan, monkeypatch: pytest.MonkeyPatch
+    sample: Sample,
+    make_scope: Callable[..., Scope],
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    recorder: Any,
 ) -> None:
     scope = make_scope(ROI, ("drift_check_fields = 25", "drift_check_fields = 3"), focus="surface")
     plan = AcquisitionPlan.from_scope(scope, "A")
@@ -229,11 +234,12 @@ def test_a_run_follows_a_drift_and_a_resumed_one_too(
         if index == 4:
             raised_um["by"] = 3.0
 
-    with AcquisitionSession(sample, scope, plan, specimen) as session:
+    recorder.on_taken = drift_from_field_4_on
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen), recorder) as session:
         for index in range(8):
-            session.take([*range(index + 1)], drift_from_field_4_on)
+            session.take([*range(index + 1)])
     raised_um["by"] = 6.0  # while nobody looked
-    with AcquisitionSession(sample, scope, plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen)) as session:
         session.take(range(9))
     checks = json.loads((sample.raw_path() / "focus.json").read_text(encoding="utf-8"))["drift"]
     assert [check["field"] for check in checks] == [3, 6, 8]
@@ -251,7 +257,7 @@ def test_a_run_with_a_device_that_does_nothing_is_in_focus(
     scope = make_scope(DEVICE, ROI, ("range_um = 30.0", "range_um = 12.0"), focus=BY_DEVICE)
     scope = scope.model_copy(update={"focus": scope.focus.model_copy(update={"fixed_um": scope.focus.fixed_um + 6.0})})
     plan = AcquisitionPlan.from_scope(scope, "A")
-    with AcquisitionSession(sample, scope, plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen)) as session:
         session.take([0])
     (path,) = fields_on_disk(sample.raw_path()).values()
     info = read_info(path)

@@ -58,7 +58,7 @@ def take(
     sample: Sample, scope: Scope, specimen: SpecimenPlan, n_fields: int, opener: FaultyOpener | None = None
 ) -> None:
     plan = AcquisitionPlan.from_scope(scope, "A")
-    with AcquisitionSession(sample, scope, plan, specimen, microscope=opener) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, microscope=opener)) as session:
         session.take(range(n_fields))
 
 

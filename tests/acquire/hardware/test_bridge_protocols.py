@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener, FaultyScope, read_strikes
 from wbcpipe.pipeline import cli
 from wbcpipe.samples.field_status import read_missing
@@ -49,7 +50,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unclosed socket:ResourceWarning"
 
 def take(sample: Sample, scope: Scope, specimen: SpecimenPlan, n_fields: int, pass_name: Pass = "single") -> None:
     plan = AcquisitionPlan.from_scope(scope, "A")
-    with AcquisitionSession(sample, scope, plan, specimen, pass_name=pass_name) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, pass_name=pass_name)) as session:
         session.take(range(n_fields))
 
 
@@ -135,7 +136,7 @@ def test_faults_are_retried_and_a_field_that_always_fails_is_missing(
         Fault("lamp saturates", 4),
     )
     opener = FaultyOpener(plan, faults, tmp_path / "strikes", bleaching=False)
-    with AcquisitionSession(sample, bridged.scope, plan, specimen, microscope=opener) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, bridged.scope, plan, specimen, microscope=opener)) as session:
         session.take(range(5))
         assert isinstance(session.microscope, FaultyScope)
         assert not session.microscope.link.shutter_is_open()

@@ -94,7 +94,9 @@ def test_bursts_and_focusing_go_over_the_bridge_too(
 
 
 def take(sample: Sample, scope: Scope, n_fields: int, specimen: SpecimenPlan | None = None) -> None:
-    with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen)
+    ) as session:
         session.take(range(n_fields))
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.field_writer import Draft, FieldWriter, field_buffers
+from wbcpipe.acquire.capture.field_writer import FieldWriter, PendingField, field_buffers
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.hardware.call_timeout import DeadlineCaller
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.errors import DeviceTimeoutError, DroppedFrameError, HardwareError
 from wbcpipe.samples.fields import MODALITIES, fields_on_disk, read_field, write_planes
@@ -74,7 +75,9 @@ def test_files_are_those_of_switching_by_command(
             sequencing=sequencing,
         )
         sample = Sample.open(tmp_path, sequencing)
-        with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen) as session:
+        with AcquisitionSession(
+            AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen)
+        ) as session:
             assert isinstance(session.microscope, VirtualScope)
             bursts: list[int] = []
             start_sequence = session.microscope.link.start_sequence
@@ -347,7 +350,11 @@ def test_calls_with_a_deadline_share_one_thread() -> None:
 
 
 def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
-    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan, monkeypatch: pytest.MonkeyPatch
+    sample: Sample,
+    make_scope: Callable[..., Scope],
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    recorder: Any,
 ) -> None:
     import wbcpipe.acquire.capture.field_writer as writer_module
 
@@ -365,24 +372,23 @@ def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
         real_write(*arguments)
         waiting[0] -= 1
 
-    def counted(self: FieldWriter, draft: Draft, info: FieldInfo) -> None:
+    def counted(self: FieldWriter, pending: PendingField, info: FieldInfo) -> None:
         waiting[0] += 1
         handed[0] += 1
         most[0] = max(most[0], waiting[0])
-        queue(self, draft, info)
+        queue(self, pending, info)
 
     monkeypatch.setattr(writer_module, "write_planes", slow)
     monkeypatch.setattr(FieldWriter, "write", counted)
-    monkeypatch.setattr(writer_module, "_MOST_BUFFERS", 3)
-    written: list[int] = []
-    with AcquisitionSession(sample, scope, plan, specimen) as session:
+    monkeypatch.setattr(writer_module, "_MAX_BUFFERS", 3)
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen), recorder) as session:
         assert len(session._buffers) == 3
-        session.take(range(8), written.append)
-    assert written == list(range(8))
+        session.take(range(8))
+    assert recorder.taken_fields == list(range(8))
     assert most[0] == 3, "never more fields in memory than buffers"
     monkeypatch.setattr(writer_module, "write_planes", real_write)
     other = Sample.open(sample.path.parent, "fast")
-    with AcquisitionSession(other, scope, plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(other, scope, plan, specimen)) as session:
         session.take(range(8))
     for slow_path, path in zip(
         fields_on_disk(sample.raw_path()).values(), fields_on_disk(other.raw_path()).values(), strict=True
@@ -399,13 +405,13 @@ def test_buffers_are_bounded_in_bytes(side_px: int, n_buffers: int, monkeypatch:
 
 
 def test_a_field_left_in_the_middle_of_writing_leaves_no_file(
-    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan
+    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan, recorder: Any
 ) -> None:
     """A burst whose frames are turned away after most of them were written already."""
     scope = make_scope(sequencing="on")
     plan = AcquisitionPlan.from_scope(scope, "A")
-    with AcquisitionSession(sample, scope, plan, specimen) as session:
-        judge, judged = session.taker.judge.judge, [0]
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen), recorder) as session:
+        judge, judged = session.acquirer.validator.validate, [0]
 
         def stern(modalities: tuple[str, ...], images: NDArray[np.uint16], *_: object) -> None:
             judged[0] += 1
@@ -413,9 +419,8 @@ def test_a_field_left_in_the_middle_of_writing_leaves_no_file(
                 raise HardwareError("color1: the frame is dark.")
             judge(modalities, images)
 
-        session.taker.judge.judge = stern  # type: ignore[method-assign, assignment]
-        missing: dict[int, str] = {}
-        session.take(range(4), on_missing=missing.__setitem__)
+        session.acquirer.validator.validate = stern  # type: ignore[method-assign, assignment]
+        session.take(range(4))
     assert list(fields_on_disk(sample.raw_path())) == [0, 1, 3]
-    assert list(missing) == [2]
+    assert list(recorder.missing_fields) == [2]
     assert not list(sample.raw_path().glob(".*")), "nothing half written stays"

@@ -11,6 +11,7 @@ import pytest
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.hardware.sequencing_check import compare_lights
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.errors import HardwareError
 from wbcpipe.samples.fields import fields_on_disk, read_field
@@ -79,7 +80,7 @@ def test_a_light_that_does_not_follow_is_switched_by_command(
     for sample, sequencing, opener in zip(samples, ("auto", "off"), (untriggered, None), strict=True):
         scope = make_scope(sequencing=sequencing)
         plan = AcquisitionPlan.from_scope(scope, "A")
-        with AcquisitionSession(sample, scope, plan, specimen, microscope=opener) as session:
+        with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, microscope=opener)) as session:
             session.take(range(2))
     one, other = ([read_field(path)[0] for path in fields_on_disk(sample.raw_path()).values()] for sample in samples)
     np.testing.assert_array_equal(one, other)
@@ -95,7 +96,7 @@ def test_bursts_that_were_asked_for_and_are_wrong_end_the_run(
     )
     plan = AcquisitionPlan.from_scope(scope, "A")
     with (
-        AcquisitionSession(sample, scope, plan, specimen, microscope=untriggered) as session,
+        AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, microscope=untriggered)) as session,
         pytest.raises(HardwareError, match="triggered by the camera"),
     ):
         session.take(range(2))

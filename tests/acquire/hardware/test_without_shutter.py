@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.capture.session import AcquisitionSession
-from wbcpipe.acquire.config.micromanager_cfg import lint, read_config
+from wbcpipe.acquire.config.micromanager_cfg import configuration_problems, read_config
 from wbcpipe.acquire.doctor import check_live, check_offline
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.errors import ConfigError, HardwareError
 from wbcpipe.samples.fields import fields_on_disk, read_field
@@ -41,7 +42,9 @@ def test_it_takes_the_same_pixels_and_is_lit_only_while_it_exposes(
     for number, changes in enumerate(((), (DARK, PRESET))):
         scope = make_scope(*changes, sequencing=sequencing)
         sample = Sample.open(tmp_path, f"S{number}")
-        with AcquisitionSession(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen) as session:
+        with AcquisitionSession(
+            AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen)
+        ) as session:
             assert isinstance(session.microscope, VirtualScope)
             link = session.microscope.link
             moved_in: list[str] = []
@@ -139,7 +142,7 @@ def test_darkness_is_described_once(make_scope: Callable[..., Scope], light: str
 )
 def test_darkness_that_is_none_is_found_offline(make_scope: Callable[..., Scope], dark: str, words: str) -> None:
     scope = make_scope((SHUTTER, f"dark = {dark}"), PRESET)
-    (problem,) = lint(scope, read_config(scope.config_path))
+    (problem,) = configuration_problems(scope, read_config(scope.config_path))
     import re
 
     assert re.search(words, problem), problem

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.acquire.capture.field_accounting import reconcile
+from wbcpipe.acquire.capture.field_accounting import check_all_fields_accounted
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import Reliability
 from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess
@@ -70,7 +70,7 @@ def expected(fast_scope: Scope, specimen: SpecimenPlan, tmp_path: Path) -> dict[
     sample = Sample.open(tmp_path, "sound")
     plan = AcquisitionPlan.from_scope(fast_scope, "A")
     opener = FaultyOpener(plan, (), tmp_path / "none", bleaching=False)
-    with AcquisitionSession(sample, fast_scope, plan, specimen, microscope=opener) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session:
         session.take(range(4))
     return pixels_of(sample)
 
@@ -83,7 +83,7 @@ def expected(fast_scope: Scope, specimen: SpecimenPlan, tmp_path: Path) -> dict[
         ("stage stays busy", "moving the stage: 'XY' is still busy after 0.4 s"),
         ("lamp dark", "color2: the frame is dark: its level is"),
         ("lamp saturates", "color2: 100% of the pixels are saturated, 10% may be"),
-        ("camera frozen", "color2: the frame is the one of the field before"),
+        ("camera frozen", "color2: the frame is identical to that of the field before"),
     ],
 )
 def test_a_fault_is_retried_then_the_devices_are_loaded_anew_then_the_field_is_missing(
@@ -93,27 +93,29 @@ def test_a_fault_is_retried_then_the_devices_are_loaded_anew_then_the_field_is_m
     expected: dict[int, NDArray[np.uint16]],
     kind: Any,
     words: str,
+    recorder: Any,
 ) -> None:
     plan = AcquisitionPlan.from_scope(fast_scope, "A")
     journal = sample.path.parent / "strikes.jsonl"
     sample.path.mkdir(parents=True)
     faults = (Fault(kind, 1), Fault(kind, 2, attempts=2), Fault(kind, 3, attempts=3))
     opener = FaultyOpener(plan, faults, journal, bleaching=False)
-    missing: dict[int, str] = {}
-    with AcquisitionSession(sample, fast_scope, plan, specimen, microscope=opener) as session:
-        session.take(range(4), on_missing=missing.__setitem__)
+    request = AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)
+    with AcquisitionSession(request, recorder) as session:
+        session.take(range(4))
         assert isinstance(session.microscope, FaultyScope)
         assert not session.microscope.link.shutter_is_open()
     assert Counter(fault.field for fault in read_strikes(journal)) == {1: 1, 2: 2, 3: 3}
+    missing = recorder.missing_fields
     assert list(missing) == [3]
     assert words in missing[3]
     assert read_missing(sample.raw_path()) == missing
     # Field 1 failed once, fields 2 and 3 twice before the last attempt: five retries, two of them on fresh devices.
     assert counts_of(sample) == {"sample_started": 1, "retry": 5, "reinitialised": 2, "field_missing": 1}
     assert all(words in event["reason"] for event in events_of(sample) if event["event"] == "retry")
-    outcome = reconcile(sample.raw_path(), range(4))
+    outcome = check_all_fields_accounted(sample.raw_path(), range(4))
     assert (outcome.taken, outcome.missing) == ((0, 1, 2), missing)
-    with AcquisitionSession(sample, fast_scope, plan, specimen, microscope=opener) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session:
         session.take(range(4))
     taken = pixels_of(sample)
     assert list(taken) == [0, 1, 2, 3]
@@ -133,7 +135,7 @@ def test_a_lamp_that_loses_its_power_is_seen_against_the_fields_before(
     sample.path.mkdir(parents=True)
     opener = FaultyOpener(plan, faults, sample.path / "strikes.jsonl")
     for n_fields in (5, 7):  # what the second process expects it learns from the fields on disk
-        with AcquisitionSession(sample, fast_scope, plan, specimen, microscope=opener) as session:
+        with AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session:
             session.take(range(n_fields))
     missing = read_missing(sample.raw_path())
     assert list(missing) == [6]
@@ -153,7 +155,7 @@ def test_a_fluorescence_lamp_that_is_dark_from_the_start_gives_no_fields(
     faults = tuple(Fault("lamp dark", index, attempts=3, modality="fluorescence") for index in range(9))
     opener = FaultyOpener(plan, faults, tmp_path / "strikes")
     for n_fields in (2, 3):
-        with AcquisitionSession(sample, fast_scope, plan, specimen, microscope=opener) as session:
+        with AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session:
             session.take(range(n_fields))
     missing = read_missing(sample.raw_path())
     shown = [index for index in range(3) if index in missing]
@@ -168,9 +170,9 @@ def test_an_autofocus_that_hangs_is_tried_again_on_fresh_devices(
     scope = make_scope(*_FAST, *changes, focus="surface")
     plan = AcquisitionPlan.from_scope(scope, "A")
     opener = FaultyOpener(plan, (Fault("autofocus hangs", 0, attempts=2),), tmp_path / "strikes")
-    with AcquisitionSession(sample, scope, plan, specimen, microscope=opener) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, microscope=opener)) as session:
         session.take(range(2))
-    with AcquisitionSession(Sample.open(tmp_path, "sound"), scope, plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(Sample.open(tmp_path, "sound"), scope, plan, specimen)) as session:
         session.take(range(2))
     retries = [event for event in events_of(sample) if event["event"] == "retry"]
     assert [event["doing"] for event in retries] == ["focus", "focus"]
@@ -186,7 +188,7 @@ def test_devices_that_do_not_come_back_are_a_lost_core(
     sample.path.mkdir(parents=True)
     opener = FaultyOpener(plan, (Fault("core lost", 1),), sample.path / "strikes.jsonl")
     with (
-        AcquisitionSession(sample, fast_scope, plan, specimen, microscope=opener) as session,
+        AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session,
         pytest.raises(CoreLostError, match=r"the devices do not come back: .*in use by another process"),
     ):
         session.take(range(3))
@@ -262,7 +264,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_the_same_command_goes_on(
-    small_disk: Path, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan, tmp_path: Path
+    small_disk: Path,
+    small_scope: Scope,
+    small_plan: AcquisitionPlan,
+    specimen: SpecimenPlan,
+    tmp_path: Path,
+    recorder: Any,
 ) -> None:
     ballast = small_disk / "ballast"
 
@@ -272,12 +279,13 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_same_command_goes_on(
                 while True:
                     handle.write(bytes(2**16))
 
+    recorder.on_taken = fill
     sample, sound = Sample.open(small_disk, "S1"), Sample.open(tmp_path, "sound")
     with (
-        AcquisitionSession(sample, small_scope, small_plan, specimen) as session,
+        AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen), recorder) as session,
         pytest.raises(DiskFullError, match=r"no space left on the disk|GB are free") as caught,
     ):
-        session.take(range(6), fill)
+        session.take(range(6))
     assert caught.value.exit_code == 13
     whole = list(fields_on_disk(sample.raw_path()))
     assert whole == list(range(len(whole)))
@@ -285,7 +293,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_same_command_goes_on(
     assert not [path.name for path in sample.raw_path().iterdir() if path.name.startswith(".")]
     ballast.unlink()
     for which in (sample, sound):
-        with AcquisitionSession(which, small_scope, small_plan, specimen) as session:
+        with AcquisitionSession(AcquisitionRequest(which, small_scope, small_plan, specimen)) as session:
             session.take(range(6))
     first, second = pixels_of(sample), pixels_of(sound)
     assert list(first) == list(second) == list(range(6))
@@ -294,19 +302,18 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_same_command_goes_on(
 
 
 def test_a_shutter_found_open_is_closed_told_and_noted(
-    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan
+    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan, recorder: Any
 ) -> None:
     scope = make_scope(
         ("LED Shutter,Utilities,State Device Shutter", "LED Shutter,DemoCamera,DShutter"),
         ("Property,LED Shutter,State Device,LED", "Property,LED Shutter,State,1"),
     )
     plan = AcquisitionPlan.from_scope(scope, "A")
-    told: list[str] = []
-    with AcquisitionSession(sample, scope, plan, specimen, progress=told.append) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen), recorder) as session:
         assert isinstance(session.microscope, VirtualScope)
         assert not session.microscope.link.shutter_is_open()
     (event,) = [event for event in events_of(sample) if event["event"] == "shutter_found_open"]
-    assert any(f"the slide may have been lit since {event['last_field']}" in text for text in told)
+    assert any(f"the slide may have been lit since {event['last_field']}" in text for text in recorder.messages)
 
 
 def test_the_shutter_is_closed_by_a_process_of_its_own_or_it_is_said_why_not(make_scope: Callable[..., Scope]) -> None:
@@ -341,22 +348,22 @@ def test_planned_is_taken_plus_missing_or_the_fields_are_named(tmp_path: Path) -
     for index in (0, 1, 3):
         field_path(tmp_path, index).touch()
     write_missing(tmp_path, {2: "dark", 9: "of a larger run"})
-    outcome = reconcile(tmp_path, range(4))
+    outcome = check_all_fields_accounted(tmp_path, range(4))
     assert (outcome.taken, outcome.missing) == ((0, 1, 3), {2: "dark"})
     with pytest.raises(AcquisitionError, match=r"fields 4, 5 have neither a file nor an entry in missing\.json"):
-        reconcile(tmp_path, range(6))
+        check_all_fields_accounted(tmp_path, range(6))
     field_path(tmp_path, 2).touch()
     with pytest.raises(AcquisitionError, match=r"fields 2 have a file and an entry"):
-        reconcile(tmp_path, range(4))
+        check_all_fields_accounted(tmp_path, range(4))
 
 
 def test_a_field_that_was_written_just_before_a_kill_is_missing_no_more(
     sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:
-    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
         session.take(range(2))
     write_missing(sample.raw_path(), {1: "its file came, the kill came before this was put right"})
-    with AcquisitionSession(sample, small_scope, small_plan, specimen) as session:
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
         session.take(range(3))
     assert read_missing(sample.raw_path()) == {}
-    assert reconcile(sample.raw_path(), range(3)).taken == (0, 1, 2)
+    assert check_all_fields_accounted(sample.raw_path(), range(3)).taken == (0, 1, 2)

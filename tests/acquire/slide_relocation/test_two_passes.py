@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.capture.session import AcquisitionSession
+from wbcpipe.acquire.capture.session_observer import SessionObserver
 from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.slide_history import slide_placement
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.slide_relocation.alignment import load_alignments
@@ -80,15 +82,14 @@ class Passes:
             assert placement is not None
             return VirtualScope(scope, specimen, planned, placement=placement)
 
-        with AcquisitionSession(
-            self.sample,
-            self.scope,
-            self.plan,
-            self.specimen,
-            pass_name=name,
-            microscope=lying if placement else None,
-        ) as session:
-            session.take(range(n_fields), taken.append, missing.__setitem__)
+        opener = lying if placement else None
+        request = AcquisitionRequest(
+            self.sample, self.scope, self.plan, self.specimen, pass_name=name, microscope=opener
+        )
+        observer = SessionObserver()
+        observer.taken, observer.missing = taken.append, missing.__setitem__  # type: ignore[method-assign, assignment]
+        with AcquisitionSession(request, observer) as session:
+            session.take(range(n_fields))
         return taken, missing
 
 
@@ -170,7 +171,7 @@ def test_another_slide_in_the_second_pass_is_refused_and_nothing_taken(
 
     with (
         AcquisitionSession(
-            sample, wide_scope, wide_plan, specimen, pass_name="fluorescence", microscope=wrong
+            AcquisitionRequest(sample, wide_scope, wide_plan, specimen, pass_name="fluorescence", microscope=wrong)
         ) as session,
         pytest.raises(AcquisitionError, match="is it the same slide"),
     ):
@@ -210,13 +211,8 @@ def test_a_failed_attempt_counts_as_light(passes: Passes, sample: Sample, wide_s
             return super().expose(exposure_ms, *arguments, **options)
 
     single = wide_scope.model_copy(update={"light": wide_scope.light})
-    with AcquisitionSession(
-        sample,
-        single,
-        passes.plan,
-        passes.specimen,
-        microscope=Failing,  # type: ignore[arg-type]
-    ) as session:
+    request = AcquisitionRequest(sample, single, passes.plan, passes.specimen, microscope=Failing)  # type: ignore[arg-type]
+    with AcquisitionSession(request) as session:
         session.take(range(2))
     doses = [read_info(path).dose_ms for path in fields_on_disk(sample.raw_path()).values()]
     assert doses == pytest.approx([3 * GLOW_MS, GLOW_MS])

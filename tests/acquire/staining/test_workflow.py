@@ -16,12 +16,13 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from wbcpipe.acquire import passes
-from wbcpipe.acquire.capture.sample_record import begin_sample
+from wbcpipe.acquire.capture.sample_record import create_sample_record
 from wbcpipe.acquire.cli import acquire
-from wbcpipe.acquire.config.micromanager_cfg import lint, read_config
+from wbcpipe.acquire.config.micromanager_cfg import configuration_problems, read_config
 from wbcpipe.acquire.config.scope import Staining
 from wbcpipe.acquire.passes import PassOutcome
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.staining.checks import check_staining, open_checked, program_problem
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import AcquisitionError, ConfigError, DiskFullError, SampleStateError
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
@@ -78,8 +78,15 @@ class Bench:
     def take_pass(self, request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:
         self.log.append(request.pass_name)
         self.openers.append(request.microscope)
-        begin_sample(
-            self.sample, request.scope, request.plan, request.specimen, pass_name=request.pass_name, slide=request.slide
+        create_sample_record(
+            AcquisitionRequest(
+                self.sample,
+                request.scope,
+                request.plan,
+                request.specimen,
+                pass_name=request.pass_name,
+                slide=request.slide,
+            )
         )
         done = n_fields if self.ends_at is None else self.ends_at
         outcome = put(self.sample, request.pass_name, done, self.fate)
@@ -297,7 +304,7 @@ def test_a_step_that_the_cfg_does_not_have_is_refused_before_anything_is_taken(
     words: str,
 ) -> None:
     scope = make_scope((old, new))
-    assert [problem for problem in lint(scope, read_config(scope.config_path)) if words in problem]
+    assert [problem for problem in configuration_problems(scope, read_config(scope.config_path)) if words in problem]
     with pytest.raises(ConfigError, match=re.escape(words)):
         both()
     assert not sample.path.exists()

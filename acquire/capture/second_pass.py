@@ -1,0 +1,69 @@
+"""The fluorescence pass: finds the slide of the bright-field pass again, and the positions of its fields."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from wbcpipe.acquire.slide_relocation.alignment import (
+    SlideFinder,
+    first_fields,
+    latest_transform,
+    load_alignments,
+    save_alignment,
+    second_fields,
+)
+from wbcpipe.samples.fields import fields_on_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wbcpipe.acquire.focus.manager import FocusManager
+    from wbcpipe.acquire.hardware.protocols import Microscope
+    from wbcpipe.acquire.hardware.retry import Retries
+    from wbcpipe.acquire.plan import PlannedField
+    from wbcpipe.acquire.request import AcquisitionRequest
+    from wbcpipe.acquire.slide_relocation.transform import SlideTransform
+
+__all__ = ["relocate_fields"]
+
+
+def relocate_fields(
+    request: AcquisitionRequest,
+    microscope: Microscope,
+    retries: Retries,
+    focus: FocusManager,
+    progress: Callable[[str], None],
+) -> tuple[SlideTransform, dict[int, PlannedField]]:
+    """Find the slide of the bright-field pass on the stage.
+
+    A slide that lies where ``alignment.json`` says is not searched for. One that was moved gets a new focus surface.
+
+    Returns:
+        The position of the slide, and of each field of the first pass by index.
+
+    Raises:
+        AcquisitionError: The slide is not found.
+        HardwareError: A device failed at every attempt.
+    """
+    first, raw = request.sample.raw_path("brightfield"), request.sample.raw_path(request.pass_name)
+    fields = first_fields(first, fields_on_disk(first))
+    finder = SlideFinder(microscope, request.scope, first, focus.z_um, retries.check_stop)
+    focus.measure([])
+    progress("finding the slide of the bright-field pass")
+    known = load_alignments(raw)
+    unmoved = bool(known) and retries.retry(lambda: finder.lies_still(known[-1]), doing="finding the slide")
+    if unmoved:
+        transform = latest_transform(raw)
+    else:
+        if known:
+            progress("the slide was moved since; searching for it again")
+            focus.begin_anew()
+            focus.measure([])
+        found = retries.retry(lambda: finder.find(fields), doing="finding the slide")
+        transform = save_alignment(raw, found)
+        request.sample.log(
+            "slide_found", **asdict(transform), rms_um=round(found.rms_um, 3), matches=len(found.matches)
+        )
+    assert transform is not None
+    return transform, second_fields(fields, transform)
