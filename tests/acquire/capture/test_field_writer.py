@@ -166,4 +166,4 @@ def test_a_take_does_not_lay_the_plan_out_anew_for_each_field(
         session.take(range(3))
         with pytest.raises(ValueError, match="not in the plan, which has 0 to 24"):
             session.take([25])
-    assert laid_out == [0]
+        assert laid_out == [0]
