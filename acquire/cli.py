@@ -112,6 +112,7 @@ def acquire(
     """
     from wbcpipe.acquire.capture.sample_record import check_sample
     from wbcpipe.acquire.config.scope import load_scope
+    from wbcpipe.acquire.deadline import earliest_deadline_s
     from wbcpipe.acquire.passes import check_room, passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.request import AcquisitionRequest
@@ -119,7 +120,7 @@ def acquire(
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.fields import fields_on_disk
     from wbcpipe.samples.sample import Sample, data_root
-    from wbcpipe.samples.scan_outcome import ScanOutcome, earliest_deadline_s
+    from wbcpipe.samples.scan_outcome import ScanOutcome
 
     # Everything that can be refused is refused before anything is written.
     sample = Sample.open(data_root(data), sample_name or slide)
@@ -144,7 +145,9 @@ def acquire(
         with Reporter(quiet=as_json) as reporter:
             outcomes = take_passes(request, todo, n_fields, reporter, stain=passes == "both", stained=stained)
         last = list(outcomes.values())[-1]
-        end = ScanOutcome("fields" if last.in_time else "deadline", len(last.settled), n_fields)
+        end = ScanOutcome(
+            reason="fields" if last.in_time else "deadline", fields_done=len(last.settled), fields_wanted=n_fields
+        )
         end.save(sample)
     _tell(sample, outcomes, end, time.monotonic() - started_s, as_json=as_json)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +15,7 @@ from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.field_status import read_skipped
 from wbcpipe.samples.fields import passes_on_disk, whole_fields
+from wbcpipe.samples.truth import read_truth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from wbcpipe.report.scores import CallScores
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["CallComparison", "Detection", "Evaluation", "Share", "Truth", "evaluate_sample", "read_truth"]
+__all__ = ["CallComparison", "Detection", "Evaluation", "Share", "Truth", "evaluate_sample", "visible_truth"]
 
 _TOLERANCE_UM: Final = 4.0
 #: What is seen of a cell cut by the outer edge has its centre up to a cell's radius from the true one.
 _CUT_TOLERANCE_UM: Final = 10.0
-_TRUTH_COLUMNS: Final = {"x_um", "y_um", "field", "class", "kind"}
 
 
 @dataclass(frozen=True)
@@ -120,35 +119,23 @@ class Evaluation:
         return asdict(self)
 
 
-def read_truth(sample: Sample) -> Truth:
-    """Read the white cells (kinds ``cell`` and ``doublet``) of ``truth.csv``.
+def visible_truth(sample: Sample) -> Truth:
+    """Read the white cells of ``truth.csv``, and which of them the sample's fields show.
 
     Raises:
-        SampleStateError: the file lacks a column or holds a number that is none.
+        SampleStateError: the file is damaged.
     """
-    path = sample.truth_path
-    with path.open(encoding="utf-8", newline="") as handle:
-        reader = csv.DictReader(handle)
-        if missing := sorted(_TRUTH_COLUMNS - set(reader.fieldnames or ())):
-            raise SampleStateError(f"{path}: column {missing[0]!r} is missing; it needs {', '.join(_TRUTH_COLUMNS)}.")
-        try:
-            white = [
-                (float(row["y_um"]), float(row["x_um"]), int(row["field"]), str(row["class"]))
-                for row in reader
-                if row["kind"] in ("cell", "doublet")
-            ]
-        except (TypeError, ValueError) as error:
-            raise SampleStateError(f"{path}: line {reader.line_num} is damaged ({error}).") from error
-    field = np.array([row[2] for row in white], dtype=np.int64)
+    white = [row for row in read_truth(sample.truth_path) if row.is_white_cell]
+    field = np.array([row.field for row in white], dtype=np.int64)
     visible = field >= 0
     raw = sample.path / "raw"
     if on_disk := whole_fields(raw):
         # A cell in a field that was skipped as empty was there to be seen: it counts as missed.
         visible &= np.isin(field, [*on_disk, *read_skipped(raw / passes_on_disk(raw)[0])])
     return Truth(
-        position_um=np.array([row[:2] for row in white], dtype=np.float64).reshape(-1, 2),
+        position_um=np.array([(row.y_um, row.x_um) for row in white], dtype=np.float64).reshape(-1, 2),
         visible=np.asarray(visible, dtype=np.bool_),
-        label=[row[3] for row in white],
+        label=[row.label for row in white],
     )
 
 
@@ -162,7 +149,7 @@ def evaluate_sample(sample: Sample) -> Evaluation:
     store = CellStore(sample.cells_path)
     rows = read_rows(store) if store.is_classified() else None
     if sample.truth_path.is_file():
-        truth = read_truth(sample)
+        truth = visible_truth(sample)
         detection, partner = _detect(store, truth)
         labels = ["" if index < 0 else truth.label[index] for index in partner]
         seen = [label for label, visible in zip(truth.label, truth.visible, strict=True) if visible]

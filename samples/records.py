@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "STRICT",
     "CalibrationReference",
     "DriftCheck",
     "FocusNode",
@@ -47,7 +48,7 @@ SampleKind = Literal["scope", "stained-rgb", "stack"]
 ImportKind = Literal["stained-rgb", "stack"]
 Protocol = Literal["one-pass", "two-pass"]
 #: For small parts of a record that are built by position.
-_STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -344,7 +345,7 @@ class SlideTransformRecord(Record):
 # raw/<pass>/focus.json
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class FocusPoint:
     """A focused point; ``z_um`` is ``None`` where there was nothing to see."""
 
@@ -353,7 +354,7 @@ class FocusPoint:
     z_um: float | None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class FocusNode:
     """A node of the fine grid, and the point focused there or beside it."""
 
@@ -364,7 +365,7 @@ class FocusNode:
     z_um: float | None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class DriftCheck:
     """Focus measured again on the way, where a field was about to be taken.
 

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
-from wbcpipe.errors import SampleStateError
-from wbcpipe.system.files import read_json, write_json
+from pydantic.dataclasses import dataclass
+
+from wbcpipe.samples.records import STRICT, Record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.samples.sample import Sample
 
-__all__ = [
-    "FORMAT_VERSION",
-    "PrecisionReached",
-    "ScanOutcome",
-    "StopReason",
-    "clock_text",
-    "earliest_deadline_s",
-    "load_scan_outcome",
-]
+__all__ = ["PrecisionReached", "ScanOutcome", "StopReason", "load_scan_outcome"]
 
-FORMAT_VERSION: Final = 1
 StopReason = Literal["cells", "precision", "fields", "area", "brightfield", "deadline"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PrecisionReached:
     """How precisely the share of one class is known.
 
@@ -55,9 +44,8 @@ class PrecisionReached:
         return f"{self.name} {share} +- {self.half_width_percent:.1f} (target {self.target_percent:g})"
 
 
-@dataclass(frozen=True)
-class ScanOutcome:
-    """Why a scan ended, and with what.
+class ScanOutcome(Record):
+    """``scan.json``: the reason why a scan ended, and the figures reached.
 
     Attributes:
         reason: ``cells`` or ``precision`` (the target is reached), ``fields`` (as many as asked for), ``area`` (the
@@ -94,17 +82,12 @@ class ScanOutcome:
         }[self.reason]
         return f"{what}: {figures}" if figures else what
 
-    def to_json(self) -> dict[str, Any]:
-        """As ``scan.json`` and the report hold it."""
-        return {"format_version": FORMAT_VERSION, **asdict(self), "precision": [asdict(it) for it in self.precision]}
-
     def save(self, sample: Sample) -> None:
-        """Write ``scan.json`` and log it, unless it says so already."""
-        path = _path(sample)
-        if path.is_file() and load_scan_outcome(sample) == self:
+        """Write ``scan.json`` and log it, unless the file says so already."""
+        if load_scan_outcome(sample) == self:
             return
-        write_json(path, self.to_json())
-        sample.log("scan ended", **{name: value for name, value in self.to_json().items() if name != "format_version"})
+        self.write(_path(sample))
+        sample.log("scan_ended", **self.model_dump(mode="json", exclude={"format_version"}))
 
 
 def _path(sample: Sample) -> Path:
@@ -112,38 +95,9 @@ def _path(sample: Sample) -> Path:
 
 
 def load_scan_outcome(sample: Sample) -> ScanOutcome | None:
-    """Why the sample's scan ended; ``None`` where that was not noted, as for imported pictures.
+    """Read why the sample's scan ended; ``None`` where that was not noted, as for imported pictures.
 
     Raises:
-        SampleStateError: ``scan.json`` is damaged, or of a format that is not known.
+        SampleStateError: ``scan.json`` is damaged.
     """
-    path = _path(sample)
-    if not path.is_file():
-        return None
-    content = read_json(path)
-    try:
-        if content.pop("format_version") != FORMAT_VERSION:
-            raise ValueError(f"format {FORMAT_VERSION} was expected")
-        precision = tuple(PrecisionReached(**entry) for entry in content.pop("precision"))
-        end = ScanOutcome(**content, precision=precision)
-        return end if end.text else None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SampleStateError(f"{path}: damaged ({error}); move the file away and run again.") from error
-
-
-def earliest_deadline_s(scope: Scope, asked_s: float | None, started_s: float) -> float | None:
-    """The deadline of one slide: what the user asked for or the scope file allows, whichever comes first.
-
-    Args:
-        scope: for ``reliability.slide_time_limit_s``.
-        asked_s: of `time.time`; ``None`` if the user gave none.
-        started_s: of `time.time`, when this slide was begun.
-    """
-    limit_s = scope.reliability.slide_time_limit_s
-    own_s = started_s + limit_s if limit_s else None
-    return min((at for at in (asked_s, own_s) if at is not None), default=None)
-
-
-def clock_text(deadline_s: float) -> str:
-    """A deadline as local time for people."""
-    return datetime.fromtimestamp(deadline_s).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return ScanOutcome.read_if_present(_path(sample))

@@ -7,10 +7,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, Self
 
+from wbcpipe.acquire.deadline import clock_text, earliest_deadline_s
 from wbcpipe.errors import AcquisitionError, FrameFileError, HardwareError
 from wbcpipe.samples.field_status import read_missing, read_skipped
 from wbcpipe.samples.fields import fields_on_disk, read_info, whole_fields
-from wbcpipe.samples.scan_outcome import clock_text, earliest_deadline_s
 from wbcpipe.scan.live_count import LiveCount
 from wbcpipe.scan.request import STATISTICS_FIELDS
 from wbcpipe.scan.targets import cells_for_half_width, precision_reached

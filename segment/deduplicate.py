@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from wbcpipe.errors import SampleStateError
 from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.truth import read_truth
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,18 +65,14 @@ def deduplicate(
 
 
 def label_from_truth(path: Path, y_um: NDArray[np.float64], x_um: NDArray[np.float64]) -> list[str]:
-    """Class of each of N cells from ``truth.csv``, empty where no true cell lies within 3 um; each truth serves once.
+    """Return the class of each of N cells from ``truth.csv``; empty where no true cell that is left is within 3 um.
 
     Raises:
         SampleStateError: the file is not what the virtual scope writes.
     """
     labels = [""] * len(y_um)
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = [row for row in csv.DictReader(handle) if row["kind"] in ("cell", "doublet")]
-        truth = np.array([(float(row["y_um"]), float(row["x_um"])) for row in rows]).reshape(-1, 2)
-    except (KeyError, ValueError, TypeError) as error:
-        raise SampleStateError(f"{path}: not a truth.csv of the virtual scope ({error!r}); move it away.") from error
+    cells = [row for row in read_truth(path) if row.is_white_cell]
+    truth = np.array([(row.y_um, row.x_um) for row in cells]).reshape(-1, 2)
     if not len(truth) or not labels:
         return labels
     points = np.stack([y_um, x_um], -1)
@@ -86,5 +81,5 @@ def label_from_truth(path: Path, y_um: NDArray[np.float64], x_um: NDArray[np.flo
     for _, cell, true in sorted(zip(pairs.data.tolist(), pairs.row.tolist(), pairs.col.tolist(), strict=True)):
         if not labels[cell] and true not in used:
             used.add(true)
-            labels[cell] = rows[true]["class"]
+            labels[cell] = cells[true].label
     return labels

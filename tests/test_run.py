@@ -193,7 +193,7 @@ def test_the_deadline_ends_a_run_with_what_is_there(whole: Path, scope: Path, tm
     assert said in ended.stdout
     assert said in ended.stderr
     events = [json.loads(line) for line in (tmp_path / "demo" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    ends = [event for event in events if event["event"] == "scan ended"]
+    ends = [event for event in events if event["event"] == "scan_ended"]
     assert (ends[-1]["reason"], ends[-1]["fields_done"], ends[-1]["fields_wanted"]) == ("deadline", 9, FIELDS)
     document = json.loads((tmp_path / "demo" / "differential.json").read_text(encoding="utf-8"))
     assert document["scan"]["text"] == said

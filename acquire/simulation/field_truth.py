@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbcpipe.acquire.simulation.specimen.truth import TruthRow, truth_rows, write_truth
+from wbcpipe.acquire.simulation.specimen.truth import truth_rows
 from wbcpipe.samples.field_status import read_skipped
 from wbcpipe.samples.fields import fields_on_disk, read_info
+from wbcpipe.samples.truth import TruthRow, write_truth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -99,7 +99,7 @@ def test_acquire_stops_at_the_deadline_and_says_so(tmp_path: Path, make_scope: C
     end = load_scan_outcome(sample)
     assert end is not None
     assert (end.reason, end.fields_done, end.fields_wanted) == ("deadline", 0, 3)
-    assert '"event": "scan ended"' in (sample.path / "log.jsonl").read_text(encoding="utf-8")
+    assert '"event": "scan_ended"' in (sample.path / "log.jsonl").read_text(encoding="utf-8")
     result = CliRunner().invoke(acquire, [*arguments, "--deadline", "soon"])
     assert result.exit_code == 2
     assert "such as 90m, 2h or 1h30m, or a time of day such as 06:30" in " ".join(result.stderr.split())

@@ -119,7 +119,9 @@ def test_document_tells_why_the_scan_ended_and_what_was_empty(
     mark_fields(sample, [*range(20), *range(22, 33)], {"20": "camera: no image"})
     write_skipped(sample.raw_path(), {20: 1.2, 21: 0.0, 35: 3.4})
     reached = PrecisionReached("NEU", 61.2, 6.8, 5.0)
-    ScanOutcome("deadline", 34, 57, 108, 200, (reached,)).save(sample)
+    ScanOutcome(
+        reason="deadline", fields_done=34, fields_wanted=57, cells=108, cells_wanted=200, precision=(reached,)
+    ).save(sample)
     write_report(sample)
     document = read_document(sample).content()
     validate(document)

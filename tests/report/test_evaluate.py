@@ -134,7 +134,7 @@ def test_nothing_to_compare_with(create_sample: Create) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x_um,y_um\n1,2\n", "column 'class' is missing"),
+        ("x_um,y_um\n1,2\n", "column 'field' is missing"),
         ("x_um,y_um,field,class,kind\n1,two,0,NEU,cell\n", "line 2 is damaged"),
     ],
 )

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.config.scope import load_scope
+from wbcpipe.acquire.deadline import earliest_deadline_s
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldMissing, FieldTaken
 from wbcpipe.errors import ConfigError, HardwareError, SampleStateError
 from wbcpipe.samples.field_status import read_missing, write_missing
 from wbcpipe.samples.fields import field_path
 from wbcpipe.samples.sample import Sample
-from wbcpipe.samples.scan_outcome import ScanOutcome, earliest_deadline_s, load_scan_outcome
+from wbcpipe.samples.scan_outcome import ScanOutcome, load_scan_outcome
 from wbcpipe.scan.loop import SlideFields, scan_until, unmet_targets
 from wbcpipe.scan.request import STATISTICS_FIELDS, ScanRequest, check_request, next_field_count
 from wbcpipe.scan.targets import PrecisionTarget, half_width_percent
@@ -240,9 +241,9 @@ def test_why_a_scan_ended_is_written_once(request_of: Any, tmp_path: Path) -> No
     end.save(sample)
     end.save(sample)
     assert load_scan_outcome(sample) == end
-    assert (sample.path / "log.jsonl").read_text(encoding="utf-8").count("scan ended") == 1
+    assert (sample.path / "log.jsonl").read_text(encoding="utf-8").count("scan_ended") == 1
     (sample.path / "scan.json").write_text('{"format_version": 1, "reason": "whim"}', encoding="utf-8")
-    with pytest.raises(SampleStateError, match=r"scan\.json: damaged .*run again"):
+    with pytest.raises(SampleStateError, match=r"scan\.json: key 'reason'.*run the command again"):
         load_scan_outcome(sample)
 
 

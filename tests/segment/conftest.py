@@ -13,10 +13,11 @@ from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
+from wbcpipe.acquire.simulation.specimen.truth import truth_rows
 from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, write_field
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
+from wbcpipe.samples.truth import write_truth
 from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:

@@ -12,13 +12,14 @@ from wbcpipe.acquire.simulation.optics.light_path import OpticalState, sensor_vi
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
+from wbcpipe.acquire.simulation.specimen.truth import truth_rows
 from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import PASSES, FieldInfo, FieldTransform, FrameInfo, field_path, write_field
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
+from wbcpipe.samples.truth import write_truth
 from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:

@@ -1,27 +1,12 @@
 """The ground truth of a specimen as rows of ``truth.csv``."""
 
-import csv
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
+from wbcpipe.samples.truth import TruthRow
 
-__all__ = ["TRUTH_COLUMNS", "TruthRow", "truth_rows", "write_truth"]
-
-TRUTH_COLUMNS = ("x_um", "y_um", "field", "class", "kind")
-
-
-class TruthRow(NamedTuple):
-    """One object: its centre in the stage's frame, the field that shows it, its class and kind."""
-
-    x_um: float
-    y_um: float
-    field: int
-    label: str
-    kind: str
+__all__ = ["truth_rows"]
 
 
 def truth_rows(
@@ -68,16 +53,3 @@ def truth_rows(
         ]
         rows.append(TruthRow(x, y, min(shown)[1] if shown else -1, item.label, item.kind))
     return rows
-
-
-def write_truth(path: Path, rows: Iterable[TruthRow]) -> None:
-    """Write ``truth.csv``; the file appears whole or not at all."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(TRUTH_COLUMNS)
-        for row in rows:
-            writer.writerow([f"{row.x_um:.3f}", f"{row.y_um:.3f}", row.field, row.label, row.kind])
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)

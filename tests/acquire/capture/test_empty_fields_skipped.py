@@ -19,7 +19,7 @@ from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldTaken, RequestDone
 from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.report.document import count_fields
-from wbcpipe.report.evaluate import read_truth
+from wbcpipe.report.evaluate import visible_truth
 from wbcpipe.samples.field_status import read_skipped, write_skipped
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
@@ -182,7 +182,7 @@ def test_a_white_cell_in_a_skipped_field_counts_as_missed(
     with sample.truth_path.open(encoding="utf-8", newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if row["kind"] in ("cell", "doublet")]
     assert [row["field"] for row in rows].count(str(with_cell)) == white_in(with_cell)
-    truth = read_truth(sample)
+    truth = visible_truth(sample)
     assert int(truth.visible.sum()) == white_in(with_cell) + white_in(other)
 
 

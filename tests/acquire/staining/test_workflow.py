@@ -162,7 +162,7 @@ def test_acquire_stains_nothing_after_the_deadline(
     bench: Bench, both: Callable[..., dict[str, Any]], sample: Sample, done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.ends_at = done
-    monkeypatch.setattr("wbcpipe.samples.scan_outcome.earliest_deadline_s", lambda *_: time.time() - 1)
+    monkeypatch.setattr("wbcpipe.acquire.deadline.earliest_deadline_s", lambda *_: time.time() - 1)
     if done:
         outcome = both()
         assert (outcome["stopped_by_deadline"], outcome["passes"]) == (True, {"brightfield": 5, "fluorescence": 0})

@@ -15,7 +15,8 @@ from wbcpipe.acquire.simulation.specimen.plan import (
     class_frequencies,
 )
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.simulation.specimen.truth import truth_rows, write_truth
+from wbcpipe.acquire.simulation.specimen.truth import truth_rows
+from wbcpipe.samples.truth import write_truth
 
 if TYPE_CHECKING:
     from pathlib import Path
