@@ -95,7 +95,7 @@ def estimate_slide_statistics(
     Args:
         readings: at least one field: frames (M, Y, X) uint16 and description; read one at a time.
         kind: of the sample.
-        progress: called with (rounds done, rounds in all) of the registration, which takes most of the time.
+        progress: called with (steps done, steps in all) of the registration, which takes most of the time.
     """
     coarse: list[list[NDArray[np.float32]]] = []
     levels: list[float] = []

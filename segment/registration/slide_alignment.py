@@ -61,15 +61,23 @@ def estimate_slide_alignment(
         shape: (Y, X) of the frames.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
-        progress: called with (rounds done, rounds in all).
+        progress: called with (steps done, steps in all); a step registers one field in one round.
 
     Returns:
         The usual alignment; a modality that no field could register keeps the identity and is not trusted.
     """
     found = identity(len(fields[0]), shape)
-    for done, search_um in enumerate(_ROUNDS_UM, 1):
-        found = _fit(_sights(fields, found, pixel_um, reference, search_um), found, reference, coarse_factor(pixel_um))
-        progress(done, len(_ROUNDS_UM))
+    done, steps = 0, len(_ROUNDS_UM) * len(fields)
+
+    def registered() -> None:
+        nonlocal done
+        done += 1
+        progress(done, steps)
+
+    progress(done, steps)
+    for search_um in _ROUNDS_UM:
+        sights = _sights(fields, found, pixel_um, reference, search_um, registered)
+        found = _fit(sights, found, reference, coarse_factor(pixel_um))
     return found
 
 
@@ -79,6 +87,7 @@ def _sights(
     pixel_um: float,
     reference: int,
     search_um: float,
+    registered: Callable[[], None],
 ) -> list[_Sight]:
     factor = coarse_factor(pixel_um)
     smallest = min(fields[0][0].shape)
@@ -90,6 +99,7 @@ def _sights(
     for edges in fields:
         warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(edges)]
         found.append(correlate_pairs(warped, centres, half, search))
+        registered()
     sights = []
     for first, second in found[0]:
         together = [(field[first, second][0] * field[first, second][1][:, None, None]).sum(0) for field in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from matplotlib.collections import LineCollection
@@ -15,6 +15,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from scipy import ndimage
 from skimage.measure import find_contours
 
+from wbcpipe.imaging.arrays import block_mean
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.segment.detection.masks import NUCLEUS
 
@@ -30,8 +31,8 @@ _DPI: Final = 100
 #: Longer side of a panel.
 _PANEL_INCH: Final = 9.0
 _TITLE_INCH: Final = 0.35
-_FONT_PT: Final = 9
-_LINES_PER_COLUMN: Final = 45
+_FONT_PT: Final = 12
+_LINES_PER_COLUMN: Final = 40
 _PAPER, _INK = "#16181b", "#ebeef0"
 #: Distinct for colour-blind readers, on bright and on dark ground.
 _COUNTED, _DOUBTFUL, _REJECTED, _NUCLEUS_LINE = "#009eff", "#ff9600", "#e1283c", "#f03cc8"
@@ -72,14 +73,14 @@ def preview_png(view: FieldView, *, title: str) -> bytes:
         _show_modality(axis, view, modality)
     if planes is not None:
         axis = panels[len(view.modalities)]
-        axis.imshow(np.stack([_stretch(view.images[k]) for k in planes], -1))
+        _show(axis, view, np.stack([_stretch(_panel_pixels(view.images[k])) for k in planes], -1))
         _set_title(axis, " + ".join(view.modalities[k] for k in planes))
     outlines = _outlines(view)
     for axis in panels[: count - 1]:
         _annotate(axis, view, outlines)
     _list_cells(panels[count - 1], view)
     encoded = io.BytesIO()
-    figure.savefig(encoded, format="png")
+    figure.savefig(encoded, format="png", pil_kwargs={"compress_level": 4})
     return encoded.getvalue()
 
 
@@ -109,13 +110,13 @@ def _is_fluorescence(view: FieldView, modality: int) -> bool:
 
 
 def _show_modality(axis: Axes, view: FieldView, modality: int) -> None:
-    image = view.images[modality]
+    image = _panel_pixels(view.images[modality])
     if _is_fluorescence(view, modality):
         low, high = np.percentile(image[::3, ::3], _FLUORESCENCE_PERCENTILES)
         norm = PowerNorm(_FLUORESCENCE_GAMMA, low, max(high, low + 1), clip=True)
-        axis.imshow(image, cmap=_ACRIDINE_ORANGE, norm=norm)
+        _show(axis, view, image, cmap=_ACRIDINE_ORANGE, norm=norm)
     else:
-        axis.imshow(_stretch(image), cmap="gray", vmin=0, vmax=255)
+        _show(axis, view, _stretch(image), cmap="gray", vmin=0, vmax=255)
     name = view.modalities[modality]
     notes = []
     if np.isfinite(view.wavelength_nm[modality]):
@@ -127,12 +128,23 @@ def _show_modality(axis: Axes, view: FieldView, modality: int) -> None:
     _set_title(axis, f"{name}  ({', '.join(notes)})" if notes else name)
 
 
+def _panel_pixels(image: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return an image (Y, X) at no more than twice a panel's resolution."""
+    return block_mean(image, max(1, int(max(image.shape) / (_PANEL_INCH * _DPI))))
+
+
+def _show(axis: Axes, view: FieldView, image: NDArray[Any], **options: Any) -> None:
+    """Show an image of any resolution in the field's pixels."""
+    height, width = view.owner.shape
+    axis.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **options)
+
+
 def _set_title(axis: Axes, text: str) -> None:
     axis.set_title(text, loc="left", color=_INK, fontsize=_FONT_PT + 1, pad=4)
 
 
-def _stretch(image: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Return a bright field (Y, X), its contrast stretched, as uint8."""
+def _stretch(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return a bright field (Y, X) as uint8, its contrast stretched."""
     low, high = np.percentile(image[::3, ::3], _BRIGHTFIELD_PERCENTILES)
     return np.asarray(255 * np.clip((image - low) / max(high - low, 1.0), 0, 1), np.uint8)
 
