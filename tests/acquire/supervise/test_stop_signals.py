@@ -1,4 +1,4 @@
-"""Ctrl-C from an impatient operator: pressed again and again, also while the first one is obeyed."""
+"""Ctrl-C, SIGTERM and SIGHUP to a run: once, and by an impatient operator twice, at every stage of the acquisition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,34 +15,99 @@ import pytest
 
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
-from wbcpipe.system.signals import ignore_stop_signals_in_children, install_stop_handlers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from wbcpipe.tests.acquire.conftest import Bridged, BridgeMaker
+
 ROOT = Path(__file__).parents[3]
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="groups of processes and SIGINT are POSIX")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="groups of processes and their signals are POSIX")
 
 
 @pytest.fixture(autouse=True)
-def heard_interrupts() -> Iterator[None]:
-    """Let child processes hear SIGINT also where the tests run in the background of a shell, which ignores it."""
+def default_sigint() -> Iterator[None]:
+    """Let child processes receive SIGINT also where a shell that runs the tests in its background ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def words(command: str, scope: Path, data: Path, fields: int) -> list[str]:
-    name = "--slide" if command == "acquire" else "--sample"
-    given = [command, name, "S1", "--scope", str(scope), "--fields", str(fields), "--data", str(data)]
-    return [sys.executable, "-m", "wbcpipe", *given]
+class Run:
+    """A command at work on a small scope over the bridge, in a process group of its own, as in a terminal."""
+
+    def __init__(self, command: str, bridge: Bridged, folder: Path) -> None:
+        self.bridge, self.folder, self.command = bridge, folder, command
+        self.sample = Sample.open(folder, "S1")
+        self.raw = self.sample.raw_path()
+        self.scope = folder / "over.toml"
+        text = (folder / "small.toml").read_text(encoding="utf-8")
+        backend = f'backend = "bridge"\nport = {bridge.port}'
+        self.scope.write_text(text.replace('backend = "headless"', backend), encoding="utf-8")
+        self.output = folder / "output.txt"
+        with self.output.open("w") as stream:
+            self.process = subprocess.Popen(
+                self.words(command, 25), stdout=stream, stderr=stream, start_new_session=True, cwd=ROOT.parent
+            )
+
+    def words(self, command: str, fields: int) -> list[str]:
+        name = "--slide" if command == "acquire" else "--sample"
+        given = [command, name, "S1", "--scope", str(self.scope), "--fields", str(fields), "--data", str(self.folder)]
+        return [sys.executable, "-m", "wbcpipe", *given]
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text(encoding="utf-8")
+
+    def taken(self) -> dict[int, Path]:
+        return fields_on_disk(self.raw) if self.raw.is_dir() else {}
+
+    def wait_for(self, moment: str) -> None:
+        reached: Callable[[], object] = {
+            "locked": lambda: (self.sample.path / ".sample.holder").is_file(),
+            "opening": lambda: (self.sample.path / ".acquire.holder").is_file(),
+            "focusing": lambda: "finding the focus" in self.said,
+            "taking": self.taken,
+            "sequence": lambda: (self.sample.path / "log.jsonl").is_file() and self.events("sequencing_verified"),
+        }[moment]
+        until_s = time.monotonic() + 90
+        while not reached():
+            assert time.monotonic() < until_s, self.said
+            assert self.process.poll() is None, self.said
+            time.sleep(0.005)
+
+    def check(self, code: int) -> None:
+        """See that it has ended with ``code``, in the dark, with all that is on disk in order."""
+        assert self.process.wait(60) == code, self.said
+        for word in ("Traceback", "Exception ignored", "KeyboardInterrupt", "StopRequested"):
+            assert word not in self.said, self.said
+        assert "same command" in self.said
+        assert left_behind(self.process.pid) == []
+        assert self.bridge.order("shutter") == "closed"
+        for path in self.taken().values():
+            read_field(path)
+        assert len(self.taken()) < 25
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = (self.sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        return [event for line in lines if (event := json.loads(line))["event"] == name]
+
+    def go_on(self) -> None:
+        """See that the same command takes one field more."""
+        wanted = len(self.taken()) + 1
+        again = subprocess.run(
+            self.words("acquire", wanted), capture_output=True, text=True, cwd=ROOT.parent, check=False
+        )
+        assert again.returncode == 0, again.stderr
+        assert "light was found on" not in again.stderr
+        assert len(self.taken()) == wanted
 
 
 def left_behind(group: int) -> list[str]:
-    """Processes of a group that still live; Python's own, which ends with the pipe to it, is given a moment."""
+    """Return the processes of a group that still live; a child that outlives its parent is given its time."""
     found: list[str] = []
-    for _ in range(40):
+    for _ in range(200):
         table = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
         rows = [line.split(maxsplit=2) for line in table.splitlines()]
         found = [row[2] for row in rows if len(row) == 3 and row[0] == str(group) and not row[1].startswith("Z")]
@@ -53,113 +117,75 @@ def left_behind(group: int) -> list[str]:
     return found
 
 
-def events(sample: Sample) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+@pytest.fixture
+def start(tmp_path: Path, make_bridge: BridgeMaker) -> Iterator[Callable[[str, str], Run]]:
+    started: list[Run] = []
+
+    def run(command: str, moment: str) -> Run:
+        changes = {
+            "focusing": [('method = "fixed"', 'method = "surface"'), ("window_px = 384", "window_px = 256")],
+            "sequence": [('sequencing = "off"', 'sequencing = "on"')],
+        }.get(moment, [])
+        started.append(Run(command, make_bridge(*changes), tmp_path))
+        started[-1].wait_for(moment)
+        return started[-1]
+
+    yield run
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
 
 
 @pytest.mark.parametrize(
-    ("command", "moment", "gap_s"),
+    ("command", "moment", "number", "code", "reason"),
     [
-        ("acquire", "begun", 0.02),
-        ("acquire", "opening", 0.0),
-        ("acquire", "taking", 0.0),
-        ("acquire", "taking", 0.3),
-        ("run", "taking", 0.02),
+        ("acquire", "locked", signal.SIGINT, 130, "stopped by the operator"),
+        ("acquire", "opening", signal.SIGTERM, 143, "stopped by SIGTERM"),
+        ("acquire", "focusing", signal.SIGINT, 130, "stopped by the operator"),
+        ("acquire", "sequence", signal.SIGINT, 130, "stopped by the operator"),
+        ("acquire", "sequence", signal.SIGHUP, 129, "stopped by SIGHUP"),
+        ("run", "taking", signal.SIGINT, 130, "stopped by the operator"),
     ],
 )
-def test_pressed_three_times_it_ends_dark_and_whole_and_the_same_command_goes_on(
-    tmp_path: Path, bridged: Any, command: str, moment: str, gap_s: float
+def test_one_signal_stops_gracefully_and_the_same_command_goes_on(
+    start: Callable[[str, str], Run], command: str, moment: str, number: signal.Signals, code: int, reason: str
 ) -> None:
-    scope = tmp_path / "over.toml"
-    text = (tmp_path / "small.toml").read_text(encoding="utf-8")
-    scope.write_text(
-        text.replace('backend = "headless"', f'backend = "bridge"\nport = {bridged.port}'), encoding="utf-8"
-    )
-    sample = Sample.open(tmp_path, "S1")
-    raw = sample.raw_path()
-    reached: Callable[[], bool] = {
-        "begun": lambda: (sample.path / ".sample.holder").is_file(),
-        "opening": lambda: (sample.path / ".acquire.holder").is_file(),
-        "taking": lambda: raw.is_dir() and bool(fields_on_disk(raw)),
-    }[moment]
-    with subprocess.Popen(
-        words(command, scope, tmp_path, 25),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        cwd=ROOT.parent,
-    ) as process:
-        until_s = time.monotonic() + 60
-        while not reached():
-            assert time.monotonic() < until_s
-            assert process.poll() is None
-            time.sleep(0.005)
-        for _ in range(3):
-            os.killpg(process.pid, signal.SIGINT)
-            time.sleep(gap_s)
-        said = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
-    assert "Exception ignored" not in said
-    assert "KeyboardInterrupt" not in said
-    assert "the same command goes on" in said
-    assert not left_behind(process.pid)
-    assert bridged.order("shutter") == "closed"
-    ended = [event for event in events(sample) if event["event"] == "run_ended"]
-    assert [(event["command"], event["reason"]) for event in ended] == [(command, "stopped by the operator")]
-    taken = fields_on_disk(raw) if raw.is_dir() else {}
-    assert len(taken) < 25
-    for path in taken.values():
-        read_field(path)
-    again = subprocess.run(
-        words("acquire", scope, tmp_path, len(taken) + 1), capture_output=True, text=True, cwd=ROOT.parent, check=False
-    )
-    assert again.returncode == 0, again.stderr
-    assert "light was found on" not in again.stderr
-    assert len(fields_on_disk(raw)) == len(taken) + 1
+    run = start(command, moment)
+    for _ in range(3):  # a key held down is one signal
+        os.killpg(run.process.pid, number)
+        time.sleep(0.02)
+    run.check(code)
+    (ended,) = run.events("run_ended")
+    assert (ended["command"], ended["reason"], ended["signal"]) == (command, reason, number.name)
+    run.go_on()
 
 
-def test_only_the_first_is_heard_until_the_run_had_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = {"s": 1000.0}
-    monkeypatch.setattr("wbcpipe.system.signals.time.monotonic", lambda: now["s"])
-    install_stop_handlers()
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-    now["s"] += 100
-    signal.raise_signal(signal.SIGINT)
-    signal.raise_signal(signal.SIGINT)
-    now["s"] += 30
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_a_ctrl_c_that_is_ignored_stays_so() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    install_stop_handlers()
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-
-
-def test_a_ctrl_c_that_another_thread_hears_waits_until_a_started_process_is_known() -> None:
-    over = threading.Event()
-    other = threading.Thread(target=over.wait)
-    other.start()
-    seen: list[str] = []
-
-    def start() -> None:
-        with ignore_stop_signals_in_children():
-            signal.pthread_kill(int(other.ident or 0), signal.SIGINT)
-            time.sleep(0.05)
-            seen.append("started")
-        seen.append("went on")
-
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            start()
-        assert seen == ["started"]
-        with ignore_stop_signals_in_children():
-            pass
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        over.set()
-        other.join()
+@pytest.mark.parametrize(
+    ("command", "moment", "numbers"),
+    [
+        ("acquire", "opening", (signal.SIGINT, signal.SIGINT)),
+        ("acquire", "focusing", (signal.SIGINT, signal.SIGINT)),
+        ("acquire", "sequence", (signal.SIGINT, signal.SIGINT)),
+        ("acquire", "taking", (signal.SIGTERM, signal.SIGHUP)),
+        ("run", "taking", (signal.SIGINT, signal.SIGINT)),
+    ],
+)
+def test_a_second_signal_ends_the_parent_at_once_and_the_child_closes_the_shutter(
+    start: Callable[[str, str], Run], command: str, moment: str, numbers: tuple[signal.Signals, signal.Signals]
+) -> None:
+    run = start(command, moment)
+    # A device that is slow to answer: without it, the first signal would end the run before the second comes.
+    for name in ("snapImage", "popNextTaggedImage", "deviceBusy"):
+        run.bridge.order(f"hang {name} 1 3")
+    time.sleep(0.1)
+    os.killpg(run.process.pid, numbers[0])
+    time.sleep(0.5)
+    assert run.process.poll() is None, "the first signal ended it already"
+    start_s = time.monotonic()
+    os.killpg(run.process.pid, numbers[1])
+    assert run.process.wait(60) == 128 + numbers[1]
+    assert time.monotonic() - start_s < 1.0
+    run.check(128 + numbers[1])
+    assert "ended at once" in run.said
+    run.go_on()
