@@ -200,7 +200,7 @@ def _settings(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]
                     link.wait_for((device,), scope.reliability.switch_timeout_s, f"switching to {name}")
                 except HardwareError as error:
                     bad.append(str(error))
-        link.darken()
+        link.shutter.darken()
         dark = "shutter closed" if scope.light.shutter_device else "then set dark again"
         yield f"light {name}", "fail" if bad else "ok", "; ".join(bad) or f"switched, {dark}"
 
@@ -217,8 +217,11 @@ def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
     yield "exposures", "fail" if outside else "ok", "; ".join([*outside, span])
     if scope.focus.method == "hardware":
         yield "focusing device", *_focusing_device(scope, link)
-    x_um, y_um = link.xy_um()
-    z_um = link.z_um()
+    from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
+    from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
+
+    x_um, y_um = CoreXYStage(scope, link).xy_um()
+    z_um = CoreFocusDrive(scope, link).z_um()
     stage = scope.stage
     inside = all(
         low <= value <= high for value, (low, high) in ((x_um, stage.x_um), (y_um, stage.y_um), (z_um, stage.z_um))
@@ -228,8 +231,10 @@ def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
 
 
 def _focusing_device(scope: Scope, link: CoreLink) -> tuple[Status, str]:
+    from wbcpipe.acquire.hardware.focus_drive import choose_focusing_device
+
     try:
-        link.choose_focusing_device(scope.focus.hardware_device)
+        choose_focusing_device(link, scope.focus.hardware_device)
     except HardwareError as error:
         return "fail", f"{error} Name a focusing device of the .cfg in 'focus.hardware_device'."
     return "ok", f"{scope.focus.hardware_device} is one; whether it finds the cells is seen at a run's first places"
@@ -241,9 +246,9 @@ def _camera(microscope: CoreMicroscope) -> Iterator[tuple[str, Status, str]]:
     height_px, width_px = scope.camera.image_px
     yield "camera", "ok", f"{width_px} x {height_px} pixels of {scope.camera.image_pixel_um:g} um"
     timeout_s = scope.reliability.camera_timeout_s
-    microscope.link.set_exposure(scope.modalities.color1.exposure_ms)
-    microscope.link.snap(timeout_s)
-    pixels = microscope.link.image(microscope.frame_px)
+    microscope.camera.send_exposure(scope.modalities.color1.exposure_ms)
+    microscope.camera.snap(timeout_s)
+    pixels = microscope.camera.image()
     bits = 8 * pixels.dtype.itemsize
     fits = bits >= scope.camera.bits
     advice = "" if fits else f"; 'camera.bits' says {scope.camera.bits}, correct it or 'camera.pixel_type'"

@@ -31,8 +31,10 @@ import numpy as np
 from wbcpipe.acquire.capture import empty_fields as quicklook
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import Scope, load_scope
+from wbcpipe.acquire.hardware.camera import stop_sequence
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.device_adapters import adapter_folder
+from wbcpipe.acquire.hardware.device_sequences import DeviceSequences
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.samples.sample import Sample
@@ -121,7 +123,7 @@ def floor(folder: Path) -> tuple[float, float]:
     try:
         for index, place_um in enumerate(places_um(scope)):
             start_s = time.perf_counter()
-            link.start_xy(*place_um)
+            link.call("set_xy_position", *place_um)
             link.wait_for((scope.stage.xy_device,), 10.0, "moving the stage")
             if index >= WARM:
                 moves_s.append(time.perf_counter() - start_s)
@@ -137,19 +139,20 @@ def core_alone(folder: Path) -> tuple[float, float]:
     scope = bench_scope("off")
     link = CoreLink(scope)
     try:
-        link.load_exposure_sequence(EXPOSURE_MS)
-        link.prepare_buffer(len(EXPOSURE_MS))
+        sequences = DeviceSequences(scope, link)
+        sequences.load_exposures(EXPOSURE_MS)
+        link.call("initialize_circular_buffer")
         for index, place_um in enumerate(places_um(scope)):
             if index == WARM:
                 start_s = time.perf_counter()
-            link.start_xy(*place_um)
+            link.call("set_xy_position", *place_um)
             link.wait_for((scope.stage.xy_device,), 10.0, "moving the stage")
-            link.start_device_sequences()
-            link.start_sequence(len(EXPOSURE_MS), 10.0)
-            while link._call("is_sequence_running"):
+            sequences.start()
+            link.call("start_sequence_acquisition", len(EXPOSURE_MS), 0.0, True)
+            while link.call("is_sequence_running"):
                 time.sleep(0.0002)
-            link.stop_device_sequences()
-            link.end_sequence(10.0)
+            sequences.stop()
+            stop_sequence(link, 10.0)
         return time.perf_counter() - start_s, 0.0
     finally:
         link.close()

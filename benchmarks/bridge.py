@@ -21,7 +21,6 @@ from wbcpipe.acquire.config.scope import Scope, load_scope
 from wbcpipe.acquire.hardware.core_link import CoreLink
 
 ROOT = Path(__file__).parents[1]
-SHAPE = (2048, 2048)
 
 
 def median_ms(call: Callable[[], object], repeats: int) -> float:
@@ -34,8 +33,8 @@ def median_ms(call: Callable[[], object], repeats: int) -> float:
 
 
 def shutter(link: CoreLink) -> None:
-    link.set_shutter(is_open=True)
-    link.set_shutter(is_open=False)
+    link.shutter.set_open(is_open=True)
+    link.shutter.set_open(is_open=False)
 
 
 def measure(scope: Scope) -> dict[str, float]:
@@ -44,15 +43,17 @@ def measure(scope: Scope) -> dict[str, float]:
     opened_ms = 1000 * (time.perf_counter() - start_s)
     labels = itertools.cycle(["385nm", "550nm"])
     try:
-        link.set_exposure(1.0)
+        link.call("set_exposure", 1.0)
         return {
             "open": opened_ms,
-            "read the focus position": median_ms(link.z_um, 300),
-            "read X and Y": median_ms(link.xy_um, 200),
+            "read the focus position": median_ms(lambda: link.call("get_position"), 300),
+            "read X and Y": median_ms(lambda: (link.call("get_x_position"), link.call("get_y_position")), 200),
             "switch the light": median_ms(lambda: link.set_property("LED", "Label", next(labels)), 200),
             "open and close the shutter": median_ms(lambda: shutter(link), 100),
-            "expose 1 ms": median_ms(lambda: link.snap(5.0), 50),
-            "fetch a frame, 8 MiB": median_ms(lambda: link.image(SHAPE), 30),
+            "expose 1 ms": median_ms(
+                lambda: link.call_with_deadline(lambda: link.call("snap_image"), 5.0, "exposing"), 50
+            ),
+            "fetch a frame, 8 MiB": median_ms(lambda: link.call("get_image"), 30),
             "list the devices": median_ms(link.devices, 30),
         }
     finally:

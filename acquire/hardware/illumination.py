@@ -4,131 +4,78 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.config.micromanager_cfg import light_settings, read_config, same_value
 from wbcpipe.samples.fields import MODALITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.hardware.sequence_state import SequenceState
+    from wbcpipe.acquire.hardware.device_sequences import DeviceSequences
+    from wbcpipe.acquire.hardware.protocols import Core
+    from wbcpipe.acquire.hardware.shutter import CoreShutter
 
-__all__ = ["DeviceLink", "Illumination"]
-
-
-class DeviceLink(Protocol):
-    """The part of a core that lights need."""
-
-    sequences: SequenceState
-
-    def set_property(self, device: str, name: str, value: str) -> None:
-        """Set a device property."""
-        ...
-
-    def get_property(self, device: str, name: str) -> str:
-        """Ask a device for a property's value."""
-        ...
-
-    def set_shutter(self, *, is_open: bool) -> None:
-        """Open or close the shutter."""
-        ...
-
-    def shutter_is_open(self) -> bool:
-        """Whether light can pass."""
-        ...
-
-    def darken(self) -> None:
-        """Leave no light on the slide."""
-        ...
-
-    def wait_for(self, devices: tuple[str, ...], timeout_s: float, doing: str) -> None:
-        """Wait until devices are at rest, or raise `DeviceTimeoutError`."""
-        ...
+__all__ = ["CoreIllumination"]
 
 
-class Illumination:
-    """The modalities of a scope on its devices.
+class CoreIllumination:
+    """Fulfils `protocols.Illumination`: the modalities of a scope on its devices.
 
-    A configuration group is resolved through the .cfg file into its properties, so that a group and a list of
-    properties go the same way, and each touched device is waited for by name. Without a shutter the light itself is
-    switched on for an exposure and dark after it.
+    A configuration group is resolved through the .cfg file into its properties, so that groups and lists of properties
+    are set the same way, and each device touched is waited for by name. Without a shutter the light itself is switched
+    on for an exposure and off after it.
+
+    Attributes:
+        on_fluorescence: see `protocols.Illumination`.
+        current: modality that was switched to, or will be lit; empty where that is not known.
     """
 
-    def __init__(self, scope: Scope, link: DeviceLink) -> None:
-        self._link = link
-        self._scope = scope
+    def __init__(self, scope: Scope, core: Core, shutter: CoreShutter, sequences: DeviceSequences) -> None:
+        self._scope, self._core, self._shutter, self._sequences = scope, core, shutter, sequences
         self._timeout_s = scope.reliability.switch_timeout_s
-        self._has_shutter = bool(scope.light.shutter_device)
         config = read_config(scope.config_path)
         self._settings = {name: light_settings(scope, config, modality) for name, modality in scope.modalities.items()}
-        self._current = ""
+        self.on_fluorescence: Callable[[float], None] = lambda _: None
+        self.current = ""
 
     def settings(self, modality: str) -> tuple[tuple[str, str, str], ...]:
-        """The (device, property, value) settings that ``modality`` stands for, in order."""
+        """Return the (device, property, value) settings of ``modality``, in order."""
         return self._settings[modality]
 
-    def switch(self, modality: str) -> None:
-        """Set the light of ``modality`` and wait until it stands; nothing is done if it does already."""
-        if modality == self._current:
+    def switch_light(self, modality: str) -> None:
+        """See `protocols.Illumination.switch_light`; does nothing if that light is set."""
+        if modality == self.current:
             return
-        self._current = ""
-        if self._has_shutter:
+        self.current = ""
+        if self._shutter.device:
             self._set(modality)
-        self._current = modality
-
-    def _set(self, modality: str) -> None:
-        settings = self._settings[modality]
-        for device, name, value in settings:
-            self._link.set_property(device, name, value)
-        devices = tuple(dict.fromkeys(device for device, _, _ in settings if device != "Core"))
-        self._link.wait_for(devices, self._timeout_s, f"switching to {modality}")
-        settle_ms = self._scope.modalities.named(modality).settle_ms
-        if settle_ms:
-            time.sleep(settle_ms / 1000)
-
-    @contextlib.contextmanager
-    def stepping(self, first: str) -> Iterator[None]:
-        """Set the light of ``first``, which devices then step on from by themselves; afterwards nothing is known of it.
-
-        Without a shutter there is light from here on, and none on any way out.
-        """
-        if self._has_shutter:
-            self.switch(first)
-            self._current = ""
-            yield
-            return
-        self._current = ""
-        try:
-            self._set(first)
-            yield
-        finally:
-            self._link.darken()
-
-    @property
-    def current(self) -> str:
-        """The modality that was switched to, or will be lit; empty where that is not known."""
-        return self._current
+        self.current = modality
 
     def forget(self) -> None:
         """Switch anew the next time, whatever was set before."""
-        self._current = ""
+        self.current = ""
+
+    def darken(self) -> None:
+        """Keep light off the slide."""
+        self._shutter.darken()
 
     def observed(self, frame: int | None = None) -> str:
-        """The modality whose light falls on the slide now, as the devices say; empty for darkness or another.
+        """Return the modality whose light falls on the slide, as the devices say; empty for darkness or another light.
 
         Args:
-            frame: of a burst under way; devices that step by themselves count as standing where they were told.
+            frame: number of the exposure in a hardware sequence; a device that steps through uploaded values counts
+                as set to the value of that exposure.
         """
-        if self._has_shutter and not self._link.shutter_is_open():
+        if self._shutter.device and not self._shutter.is_open():
             return ""
         values: dict[tuple[str, str], str] = {}
         for modality in MODALITIES:
             for device, name, value in self._settings[modality]:
                 if (device, name) not in values:
-                    told = self._link.sequences.value(device, name, frame)
-                    values[device, name] = self._link.get_property(device, name) if told is None else told
+                    uploaded = self._sequences.value(device, name, frame)
+                    values[device, name] = self._core.get_property(device, name) if uploaded is None else uploaded
                 if not same_value(values[device, name], value):
                     break
             else:
@@ -139,20 +86,48 @@ class Illumination:
     def lit(self) -> Iterator[None]:
         """Let light pass, and none on every way out."""
         try:
-            if self._has_shutter:
-                self._link.set_shutter(is_open=True)
-                self._link.wait_for((self._scope.light.shutter_device,), self._timeout_s, "opening the shutter")
-            elif self._current:
-                self._set(self._current)
+            if self._shutter.device:
+                self._shutter.set_open(is_open=True)
+                self._core.wait_for((self._shutter.device,), self._timeout_s, "opening the shutter")
+            elif self.current:
+                self._set(self.current)
             yield
         finally:
-            self._link.darken()
+            self.darken()
+
+    @contextlib.contextmanager
+    def stepping(self, first: str) -> Iterator[None]:
+        """Set the light of ``first``, from which devices then step by themselves; afterwards the light is not known.
+
+        Without a shutter there is light from here on, and none on any way out.
+        """
+        if self._shutter.device:
+            self.switch_light(first)
+            self.current = ""
+            yield
+            return
+        self.current = ""
+        try:
+            self._set(first)
+            yield
+        finally:
+            self.darken()
 
     @contextlib.contextmanager
     def lit_sequence(self) -> Iterator[None]:
-        """The same for a burst, whose light stands already: see `stepping`."""
-        if not self._has_shutter:
+        """Let light pass during a hardware sequence; without a shutter `stepping` has set the light."""
+        if not self._shutter.device:
             yield
             return
         with self.lit():
             yield
+
+    def _set(self, modality: str) -> None:
+        settings = self._settings[modality]
+        for device, name, value in settings:
+            self._core.set_property(device, name, value)
+        devices = tuple(dict.fromkeys(device for device, _, _ in settings if device != "Core"))
+        self._core.wait_for(devices, self._timeout_s, f"switching to {modality}")
+        settle_ms = self._scope.modalities.named(modality).settle_ms
+        if settle_ms:
+            time.sleep(settle_ms / 1000)

@@ -1,9 +1,12 @@
-"""What acquisition asks of a microscope, as protocols; `mmcore` is the one that fulfils them."""
+"""Roles of a microscope's devices, as protocols; `CoreMicroscope` fulfils them on a Micro-Manager core.
+
+Every call has a deadline and raises a typed error, never a driver's own.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,17 +17,17 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.events import CaptureEvent
 
-__all__ = ["Exposure", "Microscope"]
+__all__ = ["Camera", "Core", "Exposure", "Focus", "Illumination", "Microscope", "Sequencing", "XYStage"]
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """What the hardware says it did for a frame.
+    """How a frame was exposed, as the hardware says.
 
     Attributes:
         exposure_ms: read back from the camera.
         z_um: read back from the focus drive.
-        started_s: of `time.monotonic`, when the exposure began, where the caller cannot know: in a burst.
+        started_s: start of the exposure, of `time.monotonic`; ``None`` after a single command, whose caller knows it.
     """
 
     exposure_ms: float
@@ -32,84 +35,131 @@ class Exposure:
     started_s: float | None = None
 
 
-class Microscope(Protocol):
-    """An opened microscope. Every call has a deadline and raises a typed error, never a bare one of the driver's.
+class XYStage(Protocol):
+    """Moves the slide; positions are those of the image centre, in um."""
+
+    def start_move_xy(self, x_um: float, y_um: float) -> None:
+        """Start a move and return at once, so that other devices move meanwhile; `move_xy` to that position ends it.
+
+        Raises as `move_xy` does.
+        """
+        ...
+
+    def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
+        """Move to a position; return the position (x, y) that the stage reads back.
+
+        Raises:
+            StageLimitError: outside the limits; nothing moved.
+            DeviceTimeoutError: the stage did not arrive before its deadline.
+            HardwareError: the stage failed, or stands farther away than its tolerance.
+        """
+        ...
+
+
+class Focus(Protocol):
+    """Moves along Z, in um."""
+
+    def move_z(self, z_um: float) -> float:
+        """Move the focus drive; return the Z that it reads back. Raises as `XYStage.move_xy` does."""
+        ...
+
+    def focus_by_device(self) -> float:
+        """Focus with the microscope's own focusing device, starting here; return the Z of the focus drive then.
+
+        Raises:
+            DeviceTimeoutError: the device did not answer before its deadline.
+            HardwareError: it failed, or left the soft limits of Z; the focus drive was then driven back.
+        """
+        ...
+
+
+class Illumination(Protocol):
+    """Switches the light of a modality; the shutter is open during an exposure only.
 
     Attributes:
-        on_fluorescence: called with the exposure (ms) before its light falls on the slide, whatever comes of it; what
-            this raises keeps the slide dark.
+        on_fluorescence: called with the exposure (ms) before fluorescence light falls on the slide, also if the
+            exposure fails then; if it raises, the slide stays dark.
     """
 
     on_fluorescence: Callable[[float], None]
 
     @property
     def shutter_was_open(self) -> bool:
-        """Whether the shutter stood open when the microscope was opened; it was closed then."""
-        ...
-
-    def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """Bring a place of the slide to the middle of the image; gives back where the stage says that this is.
-
-        Raises:
-            StageLimitError: outside the limits; nothing moved.
-            DeviceTimeoutError: the stage did not arrive before its deadline.
-            HardwareError: the stage failed or stands elsewhere.
-        """
-        ...
-
-    def start_move_xy(self, x_um: float, y_um: float) -> None:
-        """Begin the move that `move_xy` to the same place ends, so that other devices may move meanwhile.
-
-        Raises as `move_xy` does.
-        """
-        ...
-
-    def move_z(self, z_um: float) -> float:
-        """Drive the focus; gives back where it stands. Raises as `move_xy` does."""
-        ...
-
-    def focus_by_device(self) -> float:
-        """Let the scope's own focusing device find the focus from here; gives back where Z then stands.
-
-        Raises:
-            DeviceTimeoutError: it did not answer before its deadline.
-            HardwareError: it failed, or went beyond the soft limits of Z and was driven back.
-        """
+        """Whether the shutter was open when the microscope was opened, which closed it."""
         ...
 
     def switch_light(self, modality: str) -> None:
-        """Switch the illumination; the shutter stays closed."""
+        """Switch to the light of a modality; the shutter stays closed.
+
+        Raises:
+            DeviceTimeoutError: a device was busy after its deadline.
+            HardwareError: a device failed.
+        """
         ...
+
+
+class Camera(Protocol):
+    """Exposes one frame at a time.
+
+    Frames are (y, x) uint16 and lie as the stage does. They are copied by a thread while the next exposure runs.
+    """
 
     def expose(
         self, exposure_ms: float, out: NDArray[np.uint16], next_position_um: tuple[float, float] | None = None
     ) -> Exposure:
-        """Open the shutter, expose, close it, and read the frame, lying as the stage does, into ``out``.
+        """Open the shutter, expose, close it, and read the frame.
 
         Args:
             exposure_ms: of the camera.
-            out: (y, x) uint16, overwritten; whole only after `wait_for_frames`.
-            next_position_um: where to (x, y) the stage may set off while the frame is read; `move_xy` there follows.
+            out: (y, x) uint16, overwritten; complete only after `wait_for_frames`.
+            next_position_um: (x, y) to which the stage may move while the frame is read; `move_xy` there follows.
+
+        Raises:
+            DeviceTimeoutError: the camera or the shutter did not answer before its deadline.
+            HardwareError: a device failed, or the camera gave another frame than expected.
         """
         ...
 
     def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
-        """Expose without light, and read the whole frame into ``out`` as `expose` does."""
+        """Expose without light, and read the frame into ``out``, which is complete on return. Raises as `expose`."""
         ...
 
-    def prepare(self, events: Sequence[CaptureEvent]) -> None:
-        """Set light and camera for the first of a field's frames, so that little is left to do when the stage stands.
+    def focus_region(self, side_px: int) -> AbstractContextManager[tuple[int, int]]:
+        """Read only the centre of the sensor inside a ``with`` block, which gets the frame's (height, width).
 
-        The shutter stays closed, and nothing is exposed. Raises as `switch_light`, `expose` and `expose_sequence` do.
+        Args:
+            side_px: longest side of the region, in unbinned pixels.
+
+        Raises:
+            HardwareError: the camera refuses the region.
+        """
+        ...
+
+    def notify_when_complete(self, callback: Callable[[], None]) -> None:
+        """Call ``callback``, from another thread, once every frame exposed so far is complete in its buffer."""
+        ...
+
+    def wait_for_frames(self) -> None:
+        """Wait until every frame exposed so far is complete in its buffer; raise what a copy failed with."""
+        ...
+
+
+class Sequencing(Protocol):
+    """Takes the frames of a field in one hardware sequence: light and camera step by themselves."""
+
+    def prepare(self, events: Sequence[CaptureEvent]) -> None:
+        """Set light and camera for the first frames of a field while the stage still moves; nothing is exposed.
+
+        Raises as `Illumination.switch_light` and `expose_sequence` do.
         """
         ...
 
     def can_sequence(self, events: Sequence[CaptureEvent]) -> bool:
-        """Whether the hardware can take these frames of a field in one burst, and the scope file lets it."""
+        """Return whether hardware and scope file allow to take these frames of a field in one sequence."""
         ...
 
     def disable_sequencing(self) -> None:
-        """Take frames by command from now on: `can_sequence` says no."""
+        """Take frames by command from now on: `can_sequence` returns False."""
         ...
 
     def expose_sequence(
@@ -119,14 +169,14 @@ class Microscope(Protocol):
         next_position_um: tuple[float, float] | None = None,
         on_frame_complete: Callable[[int], None] = lambda _: None,
     ) -> list[Exposure]:
-        """Take the frames of a field in one burst that the hardware times, at the Z where the focus stands.
+        """Take the frames of a field in one sequence that the hardware times, at the present Z.
 
-        The shutter is open from the first exposure to the last; afterwards single commands are obeyed as before.
+        The shutter is open from the first exposure to the last; afterwards the devices obey single commands again.
 
         Args:
-            events: that `can_sequence` allowed, in the order of taking.
-            out: (C, Y, X) uint16 with a frame for each event, overwritten; whole only after `wait_for_frames`.
-            next_position_um: where to (x, y) the stage may set off after the last exposure; `move_xy` there follows.
+            events: those that `can_sequence` allowed, in the order of taking.
+            out: (C, Y, X) uint16 with a frame for each event, overwritten; complete only after `wait_for_frames`.
+            next_position_um: (x, y) to which the stage may move after the last exposure; `move_xy` there follows.
             on_frame_complete: called from another thread with the number of each frame, in order, once it is complete
                 in ``out``.
 
@@ -136,31 +186,53 @@ class Microscope(Protocol):
         """
         ...
 
-    def notify_when_complete(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called, from another thread, once every frame exposed so far is whole in its buffer."""
-        ...
 
-    def wait_for_frames(self) -> None:
-        """Wait until every frame exposed is whole in its buffer."""
-        ...
-
-    def focus_region(self, side_px: int) -> AbstractContextManager[tuple[int, int]]:
-        """Read only the middle of the camera for as long as this is open; gives the frame's (height, width)."""
-        ...
+class Microscope(XYStage, Focus, Illumination, Camera, Sequencing, Protocol):
+    """An opened microscope."""
 
     def recover(self) -> None:
-        """Bring everything to rest after a failure: shutter closed, focus where it last was good."""
+        """Bring the devices to rest after a failure: shutter closed, stage stopped, focus at the last good Z."""
         ...
 
     def reinitialise(self) -> None:
-        """Load the devices anew and set them up as at the beginning; a frame under way is given up.
+        """Load the devices anew and set them up as at the start; a frame under way is lost.
 
         Raises:
             CoreLostError: they do not come back in this process.
-            HardwareError: they came back otherwise than the scope says.
+            HardwareError: they came back in another state than the scope file says.
         """
         ...
 
     def close(self) -> None:
-        """Close the shutter and let go of the devices; may be called twice."""
+        """Close the shutter and release the devices; may be called twice."""
+        ...
+
+
+class Core(Protocol):
+    """Micro-Manager's core, as far as the device classes call it; see `core_link.CoreLink`."""
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a method of the core; raise `HardwareError` if it fails."""
+        ...
+
+    def call_with_deadline(
+        self, call: Callable[[], None], timeout_s: float, doing: str, *, focusing: bool = False
+    ) -> None:
+        """Run a call that blocks inside a driver; raise `DeviceTimeoutError` after the deadline."""
+        ...
+
+    def wait_for(self, devices: tuple[str, ...], timeout_s: float, doing: str) -> None:
+        """Wait until no device is busy; raise `DeviceTimeoutError` after the deadline."""
+        ...
+
+    def has_property(self, device: str, name: str) -> bool:
+        """Return whether a device has a property."""
+        ...
+
+    def set_property(self, device: str, name: str, value: str) -> None:
+        """Set a device property."""
+        ...
+
+    def get_property(self, device: str, name: str) -> str:
+        """Return the value of a device property."""
         ...

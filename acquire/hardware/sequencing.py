@@ -1,37 +1,47 @@
-"""A field's frames in one burst that the hardware times: whether the devices can, and what they were told."""
+"""Hardware sequences: the frames of a field in one sequence that the hardware times, where the devices can."""
 
 from __future__ import annotations
 
 import contextlib
+import time
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from wbcpipe.errors import HardwareError
+from wbcpipe.acquire.hardware.protocols import Exposure
+from wbcpipe.errors import DroppedFrameError, HardwareError
 from wbcpipe.samples.fields import MODALITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.events import CaptureEvent
-    from wbcpipe.acquire.hardware.core_link import CoreLink
-    from wbcpipe.acquire.hardware.illumination import Illumination
+    from wbcpipe.acquire.hardware.camera import CoreCamera
+    from wbcpipe.acquire.hardware.device_sequences import DeviceSequences
+    from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
+    from wbcpipe.acquire.hardware.illumination import CoreIllumination
+    from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
 
-__all__ = ["Sequencer"]
+__all__ = ["CoreSequencing", "Sequencer"]
 
 
 class Sequencer:
-    """Decides whether frames can be taken in one burst, uploads what that needs, and has the devices play it.
+    """Decides whether frames can be taken in one sequence, uploads what that needs, and runs the devices through it.
 
     Raises:
         HardwareError: ``light.sequencing`` is ``on`` and the devices cannot; the text names those that cannot.
     """
 
-    def __init__(self, scope: Scope, link: CoreLink, illumination: Illumination) -> None:
-        self._scope, self._link, self._illumination = scope, link, illumination
+    def __init__(self, scope: Scope, illumination: CoreIllumination, sequences: DeviceSequences) -> None:
+        self._scope, self._illumination, self._sequences = scope, illumination, sequences
         self._obstacles: dict[tuple[tuple[str, float], ...], list[str]] = {}
         self._loaded: tuple[tuple[str, float], ...] = ()
-        self._real_ms: tuple[float, ...] = ()
-        self._refused = False
+        self._actual_ms: tuple[float, ...] = ()
+        self._disabled = False
         if scope.light.sequencing == "on":
             wanted = {name: scope.modalities.named(name).exposure_ms for name in MODALITIES}
             if found := self.obstacles(wanted):
@@ -41,7 +51,7 @@ class Sequencer:
                 )
 
     def obstacles(self, wanted: Mapping[str, float]) -> list[str]:
-        """What keeps the hardware from taking some modalities in one burst, in words; empty where nothing does.
+        """Return why the hardware cannot take some modalities in one sequence; empty if it can.
 
         Args:
             wanted: modality to its exposure (ms), in the order of taking.
@@ -53,33 +63,27 @@ class Sequencer:
                 without = ", ".join(light for light, value in zip(wanted, values, strict=True) if value is None)
                 found.append(f"{device}-{name} is not set by {without}, so that its value there is open")
             elif len(set(values)) > 1:
-                room = self._link.property_sequence_length(device, name)
-                if room < len(values):
-                    what = f"holds {room} steps of the {len(values)} needed" if room else "cannot be sequenced"
+                steps = self._sequences.max_property_steps(device, name)
+                if steps < len(values):
+                    what = f"holds {steps} steps of the {len(values)} needed" if steps else "cannot be sequenced"
                     found.append(f"{device}-{name} {what}")
-        if len(set(wanted.values())) > 1 and (room := self._link.exposure_sequence_length()) < len(wanted):
-            what = f"holds {room} of the {len(wanted)} exposures" if room else "cannot step through different exposures"
+        if len(set(wanted.values())) > 1 and (steps := self._sequences.max_exposure_steps()) < len(wanted):
+            what = (
+                f"holds {steps} of the {len(wanted)} exposures" if steps else "cannot step through different exposures"
+            )
             found.append(f"the camera {self._scope.camera.device!r} {what}")
         if len(offsets_um := {modality.z_offset_um for modality in modalities.values()}) > 1:
             shown = ", ".join(f"{offset_um:g}" for offset_um in sorted(offsets_um))
             found.append(f"the modalities' 'z_offset_um' differ ({shown})")
         for light, modality in modalities.items():
             if modality.settle_ms:
-                found.append(f"'modalities.{light}.settle_ms' is {modality.settle_ms:g} and a burst does not wait")
+                found.append(f"'modalities.{light}.settle_ms' is {modality.settle_ms:g} and a sequence does not wait")
         return found
 
-    def _values(self, lights: tuple[str, ...]) -> dict[tuple[str, str], list[str | None]]:
-        """(device, property) to its value in each of ``lights``, ``None`` where one does not set it."""
-        table: dict[tuple[str, str], list[str | None]] = {}
-        for index, light in enumerate(lights):
-            for device, name, value in self._illumination.settings(light):
-                table.setdefault((device, name), [None] * len(lights))[index] = value
-        return table
-
     def can(self, events: Sequence[CaptureEvent]) -> bool:
-        """Whether the frames of a field shall be taken in one burst; a single frame needs none."""
+        """Return whether to take the frames of a field in one sequence; a single frame needs none."""
         if (
-            self._refused
+            self._disabled
             or self._scope.light.sequencing == "off"
             or len(events) < 2
             or len({event.z_um for event in events}) > 1
@@ -90,55 +94,179 @@ class Sequencer:
             self._obstacles[key] = self.obstacles(dict(key))
         return not self._obstacles[key]
 
-    def prepare(self, events: Sequence[CaptureEvent]) -> tuple[float, ...]:
-        """Upload what the devices shall step through, if it is not there yet; gives the camera's own exposures (ms).
+    def load(self, events: Sequence[CaptureEvent], camera: CoreCamera) -> tuple[float, ...]:
+        """Upload the values to step through, if they are not there yet; return the camera's own exposures (ms).
 
         Raises:
             HardwareError: a device refused.
         """
         key = _key(events)
         if key == self._loaded:
-            return self._real_ms
+            return self._actual_ms
         self.forget()
-        link = self._link
-        link.sequences.clear()
-        real_ms = tuple(link.set_exposure(exposure_ms) for _, exposure_ms in key)
+        self._sequences.clear()
+        actual_ms = tuple(camera.send_exposure(exposure_ms) for _, exposure_ms in key)
         for (device, name), values in self._values(tuple(light for light, _ in key)).items():
-            told = tuple(value for value in values if value is not None)
-            if len(set(told)) > 1:
-                link.load_property_sequence(device, name, told)
-        # Also where all exposures are equal: DemoCamera plays what was uploaded last, started or not.
-        if link.exposure_sequence_length() >= len(key):
-            link.load_exposure_sequence(tuple(exposure_ms for _, exposure_ms in key))
-        link.prepare_buffer(len(key))
-        self._loaded, self._real_ms = key, real_ms
-        return real_ms
+            known = tuple(value for value in values if value is not None)
+            if len(set(known)) > 1:
+                self._sequences.load_property(device, name, known)
+        # Also where all exposures are equal: DemoCamera steps through what was uploaded last, started or not.
+        if self._sequences.max_exposure_steps() >= len(key):
+            self._sequences.load_exposures(tuple(exposure_ms for _, exposure_ms in key))
+        camera.prepare_buffer(len(key))
+        self._loaded, self._actual_ms = key, actual_ms
+        return actual_ms
 
     @contextlib.contextmanager
-    def playing(self, first: str) -> Iterator[None]:
+    def running(self, first: str) -> Iterator[None]:
         """Have the devices step at each exposure; on every way out they obey single commands again.
 
         Args:
-            first: the modality of the first frame, set by command, so that nothing hangs on whether a device takes
+            first: modality of the first frame. It is set by command, so that it does not matter whether a device takes
                 its first step at the start or at the first exposure.
         """
         with self._illumination.stepping(first):
             try:
-                self._link.start_device_sequences()
+                self._sequences.start()
                 yield
             except BaseException:
                 with contextlib.suppress(HardwareError):  # the first error is the one to show
-                    self._link.stop_device_sequences()
+                    self._sequences.stop()
                 raise
-            self._link.stop_device_sequences()
+            self._sequences.stop()
 
-    def refuse(self) -> None:
-        """Take no more bursts, whatever the devices say that they can."""
-        self._refused = True
+    def disable(self) -> None:
+        """Take no more sequences, whatever the devices say that they can."""
+        self._disabled = True
 
     def forget(self) -> None:
-        """Upload anew the next time, whatever the devices were told before."""
-        self._loaded, self._real_ms = (), ()
+        """Upload anew the next time."""
+        self._loaded, self._actual_ms = (), ()
+
+    def _values(self, lights: tuple[str, ...]) -> dict[tuple[str, str], list[str | None]]:
+        """Return (device, property) to its value in each of ``lights``, ``None`` where one does not set it."""
+        table: dict[tuple[str, str], list[str | None]] = {}
+        for index, light in enumerate(lights):
+            for device, name, value in self._illumination.settings(light):
+                table.setdefault((device, name), [None] * len(lights))[index] = value
+        return table
+
+
+class CoreSequencing:
+    """Fulfils `protocols.Sequencing`."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        sequencer: Sequencer,
+        camera: CoreCamera,
+        illumination: CoreIllumination,
+        stage: CoreXYStage,
+        focus: CoreFocusDrive,
+    ) -> None:
+        self._scope, self._sequencer = scope, sequencer
+        self._camera, self._illumination, self._stage, self._focus = camera, illumination, stage, focus
+
+    def prepare(self, events: Sequence[CaptureEvent]) -> None:
+        """See `protocols.Sequencing.prepare`."""
+        if self._sequencer.can(events):
+            self._sequencer.load(events, self._camera)
+        self._camera.set_exposure(events[0].exposure_ms)
+        self._illumination.switch_light(events[0].modality)
+
+    def can_sequence(self, events: Sequence[CaptureEvent]) -> bool:
+        """See `protocols.Sequencing.can_sequence`."""
+        return self._sequencer.can(events)
+
+    def disable_sequencing(self) -> None:
+        """See `protocols.Sequencing.disable_sequencing`."""
+        self._sequencer.disable()
+
+    def expose_sequence(
+        self,
+        events: Sequence[CaptureEvent],
+        out: NDArray[np.uint16],
+        next_position_um: tuple[float, float] | None = None,
+        on_frame_complete: Callable[[int], None] = lambda _: None,
+    ) -> list[Exposure]:
+        """See `protocols.Sequencing.expose_sequence`."""
+        camera, timeout_s = self._camera, self._scope.reliability.camera_timeout_s
+        actual_ms = self._sequencer.load(events, camera)
+        camera.set_exposure(events[0].exposure_ms)
+        if lit_ms := sum(ms for event, ms in zip(events, actual_ms, strict=True) if event.modality == "fluorescence"):
+            self._illumination.on_fluorescence(lit_ms)
+        try:
+            with self._sequencer.running(events[0].modality), self._lit(next_position_um):
+                camera.start_sequence(len(events), timeout_s)
+                exposures, observed = self._collect(actual_ms, out, timeout_s, on_frame_complete)
+            self._stage.start_next_move(next_position_um)
+            last = len(events) - 1
+            exposures[-1] = self._take(exposures[-1], out[last], observed, partial(on_frame_complete, last))
+            camera.copier.release()
+            camera.stop_sequence(timeout_s)
+        except BaseException:
+            camera.copier.drop_held()
+            self._sequencer.forget()
+            with contextlib.suppress(HardwareError):
+                camera.stop_sequence(self._scope.reliability.switch_timeout_s)
+            raise
+        finally:
+            camera.forget_exposure()  # which step the sequence leaves it at is not known
+        return exposures
+
+    def _collect(
+        self,
+        actual_ms: Sequence[float],
+        out: NDArray[np.uint16],
+        timeout_s: float,
+        on_frame_complete: Callable[[int], None],
+    ) -> tuple[list[Exposure], object]:
+        """Wait for each exposure and take all frames but the last; return what the source observed at that one."""
+        exposures: list[Exposure] = []
+        observed: object = None
+        started_s = time.monotonic()
+        deadline_s = started_s + timeout_s + sum(actual_ms) / 1000
+        for channel, exposure_ms in enumerate(actual_ms):
+            if not self._camera.wait_frame(deadline_s):
+                raise DroppedFrameError(
+                    f"the camera gave {channel} of the {len(actual_ms)} frames of a sequence; check its trigger and "
+                    "its link, or set 'light.sequencing' to \"off\"."
+                )
+            observed = self._camera.frames.observe(channel)
+            started_s = max(started_s, time.monotonic() - exposure_ms / 1000)
+            exposures.append(Exposure(exposure_ms, self._focus.z_um(), started_s))
+            started_s += exposure_ms / 1000  # the next exposure starts after this one, however late it is seen
+            if channel < len(actual_ms) - 1:
+                exposures[-1] = self._take(exposures[-1], out[channel], observed, partial(on_frame_complete, channel))
+        return exposures, observed
+
+    @contextlib.contextmanager
+    def _lit(self, next_position_um: tuple[float, float] | None) -> Iterator[None]:
+        """Light a sequence; once the slide is dark the stage moves on, and the last frame is read meanwhile."""
+        with self._illumination.lit_sequence():
+            yield
+        if self._scope.light.shutter_device:
+            self._stage.start_next_move(next_position_um)
+
+    def _take(
+        self, exposure: Exposure, out: NDArray[np.uint16], observed: object, on_complete: Callable[[], None]
+    ) -> Exposure:
+        """Take the oldest frame of a sequence into ``out``; return its exposure as the camera notes it, if it does.
+
+        A thread copies it while the sequence goes on: that costs no time, and the core's memory is used again.
+        """
+        camera = self._camera
+        pixels, noted_ms = camera.next_frame()
+        if noted_ms is not None:
+            exposure = replace(exposure, exposure_ms=noted_ms)
+
+        def copy() -> None:
+            camera.frames.fill(pixels, exposure.exposure_ms, out, observed)
+            on_complete()
+
+        # A slow source would take the processor from the sequence, and the shutter would stay open longer.
+        (camera.copier.hold if camera.frames.slow else camera.copier.run)(copy)
+        return exposure
 
 
 def _key(events: Sequence[CaptureEvent]) -> tuple[tuple[str, float], ...]:

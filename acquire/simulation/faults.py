@@ -119,7 +119,7 @@ class _FaultyLink(CoreLink):
             self._over.set()
         self.fault, self._over = fault, threading.Event()
 
-    def _call(self, name: str, *arguments: Any) -> Any:
+    def call(self, name: str, *arguments: Any) -> Any:
         fault = self.fault
         if name in _EXPOSING and fault is not None:
             self._fail_exposing(fault)
@@ -132,7 +132,7 @@ class _FaultyLink(CoreLink):
                 self.fault = None
         if name == "load_system_configuration" and self._lost:
             raise HardwareError(f"{name}({arguments[0]!r}) failed: the devices are in use by another process.")
-        return super()._call(name, *arguments)
+        return super().call(name, *arguments)
 
     def _fail_exposing(self, fault: FaultKind) -> None:
         if fault in ("camera time-out", "autofocus hangs", "driver hangs"):
@@ -141,10 +141,10 @@ class _FaultyLink(CoreLink):
             self._over.wait(None if fault == "driver hangs" else 1.6 * self._scope.reliability.camera_timeout_s)
             raise HardwareError("snap_image() failed: the camera was restarted.")
         elif fault == "driver crash":
-            super()._call("set_property", self._scope.camera.device, "SimulateCrash", "Dereference Null Pointer")
+            super().call("set_property", self._scope.camera.device, "SimulateCrash", "Dereference Null Pointer")
         elif fault == "core lost":
             self._lost = True
-            super()._call("unload_all_devices")
+            super().call("unload_all_devices")
 
 
 class _NoDose(DoseMap):
@@ -200,7 +200,7 @@ class FaultyScope(VirtualScope):
         self._strikes: Counter[Fault] = Counter(read_strikes(opener.journal))
 
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """See `hardware.Microscope.move_xy`; each attempt at a field or a focus point begins here."""
+        """See `protocols.Microscope.move_xy`; each attempt at a field or a focus point begins here."""
         fault = self._due(x_um, y_um)
         self._faulty_link.arm(None if fault is None else fault.kind)
         if fault is not None:
@@ -210,7 +210,7 @@ class FaultyScope(VirtualScope):
         return super().move_xy(x_um, y_um)
 
     def close(self) -> None:
-        """See `hardware.Microscope.close`."""
+        """See `protocols.Microscope.close`."""
         self._faulty_link.arm(None)
         super().close()
 

@@ -1,9 +1,9 @@
-"""The virtual scope: every device is the core's own; only the pixels are a specimen's."""
+"""The virtual scope: every device is the core's own, only the pixels are those of a specimen."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.simulation.field_truth import write_field_truth
@@ -23,21 +23,28 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 
-__all__ = ["VirtualScope"]
+__all__ = ["ObservedState", "VirtualScope"]
 
 
 @dataclass(frozen=True)
-class _Observed:
-    """What the devices said while the camera exposed; ``told_ms`` is the camera's step in a burst."""
+class ObservedState:
+    """State of the devices at an exposure.
+
+    Attributes:
+        xy_um: position of the stage.
+        z_um: position of the focus drive.
+        light: modality whose light falls on the slide; empty for darkness.
+        step_ms: exposure to which a hardware sequence stepped the camera; ``None`` under single commands.
+    """
 
     xy_um: tuple[float, float]
     z_um: float
     light: str
-    told_ms: float | None
+    step_ms: float | None
 
 
 class VirtualScope(CoreMicroscope):
-    """A scope whose camera sees a generated specimen.
+    """A microscope whose camera sees a generated specimen; its own `FrameSource`.
 
     Args:
         scope: a scope file with ``virtual = true``.
@@ -48,8 +55,7 @@ class VirtualScope(CoreMicroscope):
         placement: how the slide lies; by default as in ``planned``.
     """
 
-    #: Rendering would take the processor from the burst, and the shutter would stay open longer.
-    _develops_at_once: ClassVar[bool] = False
+    slow = True
 
     def __init__(
         self,
@@ -66,7 +72,7 @@ class VirtualScope(CoreMicroscope):
         self.specimen = Specimen(plan)
         self._planned = planned
         self._placement = placement or slide_placement(plan, planned)
-        self._has_history = planned is None
+        self._is_aged = planned is None
         self._renderer = VirtualMicroscope(
             self.specimen,
             sensor_px=(height_px, width_px),
@@ -74,40 +80,45 @@ class VirtualScope(CoreMicroscope):
             bit_depth=camera.bits,
             placement=self._placement,
         )
+        self.camera.frames = self
 
-    def _observe(self, frame: int | None = None) -> _Observed:
-        return _Observed(
-            self.link.xy_um(),
-            self.link.z_um(),
+    def observe(self, frame: int | None = None) -> ObservedState:
+        """See `FrameSource.observe`."""
+        return ObservedState(
+            self.stage.xy_um(),
+            self.focus.z_um(),
             self.illumination.observed(frame),
-            self.link.sequences.exposure_ms(frame),
+            self.sequences.exposure_ms(frame),
         )
 
-    def _develop(
-        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], seen: object
+    def fill(
+        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], observed: object
     ) -> None:
-        self._fill(pixels, exposure_ms, out, seen)
-
-    def _fill(
-        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], seen: object
-    ) -> None:
-        del pixels  # a test pattern; that it came, and its shape, was checked
-        assert isinstance(seen, _Observed)
-        lit_ms = exposure_ms if seen.told_ms is None else seen.told_ms
-        state = OpticalState(*seen.xy_um, seen.z_um, seen.light, lit_ms, self.scope.camera.binning, self.region_px)
-        if state.light == "fluorescence":
-            self._bleach()
+        """See `FrameSource.fill`."""
+        del pixels  # a test pattern; its arrival and shape were checked
+        assert isinstance(observed, ObservedState)
+        lit_ms = exposure_ms if observed.step_ms is None else observed.step_ms
+        state = OpticalState(
+            *observed.xy_um, observed.z_um, observed.light, lit_ms, self.scope.camera.binning, self.camera.region_px
+        )
+        if state.light == "fluorescence" and not self._is_aged:
+            self._age()
         self._renderer.expose(state, out=out)
 
-    def _bleach(self) -> None:
-        """Bleach the specimen as the exposures of earlier runs did.
+    def close(self) -> None:
+        """See `protocols.Microscope.close`; write the truth of the fields on disk."""
+        super().close()
+        if self._planned is not None:
+            write_field_truth(self._planned, self.specimen, self.scope)
+            self._planned = None
 
-        Read before the first fluorescence exposure: then no field of this run is on disk, and the damaged ones of
-        earlier runs are set aside.
+    def _age(self) -> None:
+        """Bleach the specimen by the exposures of earlier runs.
+
+        Done before the first fluorescence exposure: until then no field of this run is on disk, and the damaged ones of
+        earlier runs have been set aside.
         """
-        if self._has_history:
-            return
-        self._has_history = True
+        self._is_aged = True
         assert self._planned is not None
         paths = fields_on_disk(self._planned.sample.raw_path(self._planned.pass_name)).values()
         dx_um, dy_um = self.scope.camera.centre_offset_um()
@@ -115,10 +126,3 @@ class VirtualScope(CoreMicroscope):
             (x_um - dx_um, y_um - dy_um, exposure_ms)
             for x_um, y_um, exposure_ms in earlier_exposures(map(read_info, paths), self._placement)
         )
-
-    def close(self) -> None:
-        """See `hardware.Microscope.close`; writes the truth of the fields on disk."""
-        super().close()
-        if self._planned is not None:
-            write_field_truth(self._planned, self.specimen, self.scope)
-            self._planned = None

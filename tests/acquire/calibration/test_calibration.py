@@ -37,7 +37,7 @@ from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.simulation.virtual_scope import VirtualScope, _Observed
+from wbcpipe.acquire.simulation.virtual_scope import ObservedState, VirtualScope
 from wbcpipe.errors import ConfigError, DeviceCrashError, HardwareError, InterruptedRunError, SampleStateError
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ class PlantedScope(VirtualScope):
     _side: NDArray[np.float64] = np.zeros(2)
 
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
-        going = np.sign(np.array([x_um, y_um]) - self.link.xy_um())
+        going = np.sign(np.array([x_um, y_um]) - self.stage.xy_um())
         self._side = np.where(going == 0, self._side, going)
         return super().move_xy(x_um, y_um)
 
-    def _observe(self, frame: int | None = None) -> _Observed:
-        seen = super()._observe(frame)
+    def observe(self, frame: int | None = None) -> ObservedState:
+        seen = super().observe(frame)
         x_um, y_um = self.transform @ seen.xy_um + np.where(self._side < 0, self.backlash_um, 0.0)
         away_um = getattr(self, "focus_um", {}).get(seen.light, 0.0)
         return replace(seen, xy_um=(float(x_um), float(y_um)), z_um=seen.z_um - away_um)
@@ -227,7 +227,7 @@ def test_geometry_recovers_the_planted_stage(
     expected = 0.1 * np.linalg.inv(transform)
     with planted(scope, specimen, transform=transform, backlash_um=(0.7, -0.4)) as microscope:
         figures = measure_geometry(MicroscopeProbe(microscope, scope, "A"))
-        assert not microscope.link.shutter_is_open()
+        assert not microscope.link.shutter.is_open()
     side = math.sqrt(abs(np.linalg.det(expected)))
     assert figures["pixel_um"] == pytest.approx(side, rel=5e-4)
     assert np.array(figures["stage_affine"]) == pytest.approx(expected / side, abs=1e-3)
@@ -307,7 +307,7 @@ def test_stopping_leaves_the_shutter_closed(make_scope: Callable[..., Scope], sp
     with planted(scope, specimen) as microscope:
         with pytest.raises(InterruptedRunError):
             measure_geometry(MicroscopeProbe(microscope, scope, "A", check=check))
-        assert not microscope.link.shutter_is_open()
+        assert not microscope.link.shutter.is_open()
 
 
 def test_a_scope_without_a_shutter_takes_its_dark_frames_in_the_dark(

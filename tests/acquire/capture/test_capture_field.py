@@ -25,7 +25,7 @@ def test_light_and_camera_are_set_while_the_stage_moves(make_scope: Callable[...
     events = field_events(scope, field, scope.focus.fixed_um)
     calls: list[tuple[str, tuple[Any, ...]]] = []
     with CoreMicroscope(scope) as microscope:
-        call = microscope.link._call
+        call = microscope.link.call
         out = np.zeros((4, 256, 256), np.uint16)
         FieldCapture(microscope, scope).take(events, out)
 
@@ -33,7 +33,7 @@ def test_light_and_camera_are_set_while_the_stage_moves(make_scope: Callable[...
             calls.append((name, arguments))
             return call(name, *arguments)
 
-        microscope.link._call = noted  # type: ignore[method-assign]
+        microscope.link.call = noted  # type: ignore[method-assign]
         FieldCapture(microscope, scope).take(events, out)
     names = [name for name, _ in calls]
     setting, arrival, opening = (names.index(name) for name in ("set_exposure", "get_x_position", "set_shutter_open"))

@@ -115,13 +115,13 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
     bursts: list[int] = []
     with AcquisitionSession(AcquisitionRequest(whole, scope, plan, ISLAND)) as session:
         assert isinstance(session.microscope, VirtualScope)
-        start = session.microscope.link.start_sequence
+        start = session.microscope.camera.start_sequence
 
         def spied(n_frames: int, timeout_s: float) -> None:
             bursts.append(n_frames)
             start(n_frames, timeout_s)
 
-        session.microscope.link.start_sequence = spied  # type: ignore[method-assign]
+        session.microscope.camera.start_sequence = spied  # type: ignore[method-assign]
         session.take(range(FIELDS))
         assert session.empty
         lit = (whole.raw_path() / "light.jsonl").read_text(encoding="utf-8").splitlines()

@@ -41,12 +41,13 @@ class Dying(VirtualScope):
     dies_at: int
     lit = 0
 
-    def _develop(self, *arguments: Any) -> None:
+    def expose(self, *arguments: Any, **options: Any) -> Exposure:
+        exposure = super().expose(*arguments, **options)
         if self.illumination.current == "fluorescence":
             type(self).lit += 1
             if type(self).lit - 1 == self.dies_at:
                 raise _Killed
-        super()._develop(*arguments)
+        return exposure
 
     def expose_sequence(self, *arguments: Any, **options: Any) -> list[Exposure]:
         exposures = super().expose_sequence(*arguments, **options)
@@ -131,7 +132,7 @@ def test_light_that_cannot_be_noted_does_not_fall(
     frame = np.empty((256, 256), np.uint16)
     with VirtualScope(small_scope, specimen) as microscope:
         microscope.on_fluorescence = full
-        monkeypatch.setattr(microscope.link, "set_shutter", lambda **_: pytest.fail("the slide was lit"))
+        monkeypatch.setattr(microscope.link.shutter, "set_open", lambda **_: pytest.fail("the slide was lit"))
         microscope.switch_light("fluorescence")
         with pytest.raises(DiskFullError):
             microscope.expose(GLOW_MS, frame)

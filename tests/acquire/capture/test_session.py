@@ -301,7 +301,7 @@ def test_stopping_keeps_whole_fields_and_closes_the_shutter(
         assert isinstance(microscope, VirtualScope)
         with pytest.raises(InterruptedRunError, match="the same command goes on"):
             session.take(range(9))
-        assert not microscope.link.shutter_is_open()
+        assert not microscope.link.shutter.is_open()
     indices = list(fields_on_disk(sample.raw_path()))
     assert indices == list(range(len(indices)))
     assert 2 <= len(indices) < 9
@@ -317,7 +317,7 @@ def test_moves_are_checked_before_they_are_made(small_scope: Scope, specimen: Sp
             microscope.move_xy(70_000.0, 0.0)
         with pytest.raises(StageLimitError, match="Z = -101 um is outside the soft limits -100 to 100 um"):
             microscope.move_z(-101.0)
-        assert microscope.link.xy_um() == pytest.approx((10.0, 20.0), abs=0.02)
+        assert microscope.stage.xy_um() == pytest.approx((10.0, 20.0), abs=0.02)
         with pytest.raises(HardwareError, match="this process drives a microscope already"):
             CoreMicroscope(small_scope)
     finally:
@@ -330,7 +330,7 @@ def test_moves_are_checked_before_they_are_made(small_scope: Scope, specimen: Sp
 def test_a_closed_microscope_leaves_no_frame_buffer_behind(small_scope: Scope) -> None:
     for _ in range(2):
         link = CoreLink(small_scope)
-        link.prepare_buffer(4)
+        link.call("initialize_circular_buffer")
         core = link._core
         freed = weakref.ref(core)
         assert core.get_circular_buffer_memory_footprint() >= 64
@@ -371,11 +371,11 @@ def test_a_hanging_driver_is_left_behind(small_scope: Scope, specimen: SpecimenP
             release.wait(5)
 
         with pytest.raises(DeviceTimeoutError, match=r"exposure did not end within 0\.05 s"):
-            link._with_deadline(hang, 0.05, "the camera's exposure")
+            link.call_with_deadline(hang, 0.05, "the camera's exposure")
         with pytest.raises(DeviceTimeoutError, match="an earlier call still hangs"):
-            link.snap(0.05)
+            microscope.camera.snap(0.05)
         release.set()
-        link.snap(5.0)
+        microscope.camera.snap(5.0)
 
 
 def test_part_of_the_sensor_and_binning(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
@@ -393,7 +393,7 @@ def test_part_of_the_sensor_and_binning(make_scope: Callable[..., Scope], specim
         microscope.switch_light("color1")
         # The middle of this region lies 3.2 um to the right of the stage's position, on its height.
         assert microscope.move_xy(3.2, 0.0) == pytest.approx((3.2, 0.0), abs=0.02)
-        assert microscope.link.xy_um() == pytest.approx((0.0, 0.0), abs=0.02)
+        assert microscope.stage.xy_um() == pytest.approx((0.0, 0.0), abs=0.02)
         microscope.expose(5.0, part)
     expected = whole[64:192, 128:192].reshape(64, 2, 32, 2).mean(axis=(1, 3))
     assert np.corrcoef(part.ravel(), expected.ravel())[0, 1] > 0.98

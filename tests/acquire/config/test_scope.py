@@ -18,7 +18,7 @@ from wbcpipe.acquire.config.micromanager_cfg import (
     read_config,
 )
 from wbcpipe.acquire.config.scope import Scope, list_scopes, load_scope
-from wbcpipe.acquire.hardware.microscope import oriented
+from wbcpipe.acquire.hardware.camera import oriented
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 
 if TYPE_CHECKING:

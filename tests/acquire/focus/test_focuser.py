@@ -186,7 +186,7 @@ def test_a_device_that_leaves_the_soft_limits_is_driven_back(microscope: CoreMic
     microscope.link._core = FaultyCore(core, full_focus=lambda: core.set_position(140.0))
     with pytest.raises(HardwareError, match=r"went to Z = 140 um, beyond the soft limits -100 to 100 um; driven back"):
         microscope.focus_by_device()
-    assert microscope.link.z_um() == 3.0
+    assert microscope.focus.z_um() == 3.0
 
 
 def test_a_place_that_takes_too_long_is_given_up(
@@ -205,7 +205,7 @@ def test_a_place_that_takes_too_long_is_given_up(
         monkeypatch.setattr("wbcpipe.acquire.focus.focuser._HEARTBEAT_S", 0.01)
         find = FieldFocuser(microscope, scope, frame_px, log=journal, progress=heard.append)
         assert find(0.0, 0.0, 2.0, wide=False) is None
-        assert microscope.link.z_um() == pytest.approx(2.0 - scope.focus.offset_um, abs=1e-3)
+        assert microscope.focus.z_um() == pytest.approx(2.0 - scope.focus.offset_um, abs=1e-3)
         time.sleep(0.5)
         frames = find.count.frames
         assert find(0.0, 0.0, 2.0, wide=True) is None

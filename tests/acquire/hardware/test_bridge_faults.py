@@ -82,7 +82,7 @@ def assert_same_pixels(one: Sample, other: Sample, n_fields: int) -> None:
     [
         ("hang snapImage 1 1.5", "off", "the camera's exposure did not end within 1.005 s"),
         ("fail getImage 1 Camera image buffer read failed.", "off", "Camera image buffer read failed"),
-        ("short 1", "on", "the camera gave 2 of the 3 frames of a burst"),
+        ("short 1", "on", "the camera gave 2 of the 3 frames of a sequence"),
         ("busy XY", "off", "'XY' is still busy after 1 s"),
     ],
     ids=["camera time-out", "dropped frame", "dropped in a burst", "stage busy"],
@@ -143,15 +143,15 @@ def test_a_stage_that_hangs_does_not_keep_the_shutter_open(make_bridge: BridgeMa
     bridge = make_bridge(*QUICK)
     link = CoreLink(bridge.scope)
     try:
-        link.set_shutter(is_open=True)
+        link.shutter.set_open(is_open=True)
         bridge.order("hang setXYPosition 1 600")
         with pytest.raises(DeviceTimeoutError, match=r"set_xy_position: Micro-Manager did not answer within 1 s"):
-            link.start_xy(1.0, 1.0)
+            link.call("set_xy_position", 1.0, 1.0)
         assert bridge.order("shutter") == "open"
-        link.set_shutter(is_open=False)
+        link.shutter.set_open(is_open=False)
         assert bridge.order("shutter") == "closed"
         with pytest.raises(DeviceTimeoutError, match="an earlier call still hangs in Micro-Manager"):
-            link.xy_um()
+            link.call("get_x_position")
     finally:
         bridge.order("heal")
         link.close()
@@ -160,12 +160,12 @@ def test_a_stage_that_hangs_does_not_keep_the_shutter_open(make_bridge: BridgeMa
 def test_what_a_dead_process_left_running_is_ended_in_the_dark(bridged: Bridged) -> None:
     link = CoreLink(bridged.scope)
     try:
-        link.set_shutter(is_open=True)
-        link._call("start_continuous_sequence_acquisition", 0.0)
-        link._alone.close()  # as if its process had died
+        link.shutter.set_open(is_open=True)
+        link.call("start_continuous_sequence_acquisition", 0.0)
+        link._lock.close()  # as if its process had died
         assert close_shutter_in_subprocess(bridged.scope) == ""
         assert bridged.order("shutter") == "closed"
-        assert not link._call("is_sequence_running")
+        assert not link.call("is_sequence_running")
     finally:
         link.close()
 

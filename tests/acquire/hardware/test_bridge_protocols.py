@@ -139,7 +139,7 @@ def test_faults_are_retried_and_a_field_that_always_fails_is_missing(
     with AcquisitionSession(AcquisitionRequest(sample, bridged.scope, plan, specimen, microscope=opener)) as session:
         session.take(range(5))
         assert isinstance(session.microscope, FaultyScope)
-        assert not session.microscope.link.shutter_is_open()
+        assert not session.microscope.link.shutter.is_open()
     assert {fault.kind for fault in read_strikes(tmp_path / "strikes")} == {fault.kind for fault in faults}
     assert list(read_missing(sample.raw_path())) == [3]
     assert list(fields_on_disk(sample.raw_path())) == [0, 1, 2, 4]

@@ -10,15 +10,18 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 import zmq
 
 from wbcpipe.acquire.hardware import core_link as mmcore
+from wbcpipe.acquire.hardware.camera import CoreCamera
 from wbcpipe.acquire.hardware.core_link import CoreLink
+from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
 from wbcpipe.acquire.hardware.java_bridge import java_message
+from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
@@ -47,9 +50,17 @@ def linked(scope: Scope) -> Iterator[CoreLink]:
         link.close()
 
 
+def camera_of(link: CoreLink) -> CoreCamera:
+    """The camera alone: it needs light, stage and focus for no test here."""
+    camera = CoreCamera(link._scope, link, *(cast("Any", None),) * 3)
+    camera.frame_px = (256, 256)
+    return camera
+
+
 def facts(link: CoreLink) -> dict[str, Any]:
-    link.start_xy(10.5, -20.0)
-    link.start_z(3.25)
+    camera = camera_of(link)
+    link.call("set_xy_position", 10.5, -20.0)
+    link.call("set_position", 3.25)
     link.wait_for(("XY", "Z"), 5.0, "moving")
     return {
         "devices": link.devices(),
@@ -60,11 +71,11 @@ def facts(link: CoreLink) -> dict[str, Any]:
         "no limits": link.limits("LED", "Label"),
         "has": (link.has_property("LED", "Label"), link.has_property("LED", "Colour")),
         "value": link.get_property("LED", "Label"),
-        "xy": link.xy_um(),
-        "z": link.z_um(),
-        "exposure": [link.set_exposure(value) for value in (5, 5.5, 20.0)],
-        "region": [link.set_region(region) for region in ((8, 16, 64, 32), None)],
-        "shutter": link.shutter_is_open(),
+        "xy": CoreXYStage(link._scope, link).xy_um(),
+        "z": CoreFocusDrive(link._scope, link).z_um(),
+        "exposure": [camera.send_exposure(value) for value in (5, 5.5, 20.0)],
+        "region": [camera._set_region(region) for region in ((8, 16, 64, 32), None)],
+        "shutter": link.shutter.is_open(),
     }
 
 
@@ -102,17 +113,17 @@ def test_both_back_ends_answer_alike_and_in_plain_python(bridged: Bridged) -> No
 
 def test_closing_leaves_the_devices_as_they_are_and_the_link_can_be_made_again(bridged: Bridged) -> None:
     with linked(bridged.scope) as link:
-        link.start_xy(123.0, 45.0)
+        link.call("set_xy_position", 123.0, 45.0)
         link.wait_for(("XY",), 5.0, "moving")
-        link.set_shutter(is_open=True)
+        link.shutter.set_open(is_open=True)
         with pytest.raises(HardwareError, match="this process drives a microscope already"):
             CoreLink(bridged.scope)
     with pytest.raises(HardwareError, match="the microscope is closed"):
         link.devices()
     link.close()
     with linked(bridged.scope) as link:
-        assert link.xy_um() == (123.0, 45.0)
-        assert not link.shutter_is_open()
+        assert CoreXYStage(bridged.scope, link).xy_um() == (123.0, 45.0)
+        assert not link.shutter.is_open()
         assert "Camera" in link.devices()
 
 
@@ -121,9 +132,10 @@ def test_bright_pixels_come_back_unsigned(make_bridge: BridgeMaker, bits: int, d
     changes = ((f"{key}16{end}", f"{key}{bits}{end}") for key, end in (("PixelType,", "bit"), ("BitDepth,", "\n")))
     bridge = make_bridge(WAVES, *changes)
     with linked(bridge.scope) as link:
-        link.set_exposure(100.0)
-        link.snap(5.0)
-        frame = link.image((256, 256))
+        camera = camera_of(link)
+        camera.send_exposure(100.0)
+        camera.snap(5.0)
+        frame = camera.image()
     assert frame.dtype == dtype
     # Java's short and byte are signed: half of the waves lies above their highest value.
     highest = np.iinfo(dtype).max
@@ -179,7 +191,7 @@ def test_closing_restores_the_users_auto_shutter(make_bridge: BridgeMaker) -> No
 
 def test_live_view_is_refused(bridged: Bridged) -> None:
     with linked(bridged.scope) as link:
-        link._call("start_continuous_sequence_acquisition", 0.0)
+        link.call("start_continuous_sequence_acquisition", 0.0)
     with pytest.raises(HardwareError, match=r"is in live view or in an acquisition of its own; stop that first\.$"):
         CoreLink(bridged.scope)
     socket.create_connection(("127.0.0.1", bridged.port), timeout=1.0).close()
@@ -187,16 +199,17 @@ def test_live_view_is_refused(bridged: Bridged) -> None:
 
 def test_a_camera_that_hangs_does_not_keep_the_shutter_open(bridged: Bridged) -> None:
     with linked(bridged.scope) as link:
-        link.set_shutter(is_open=True)
-        link.set_exposure(1500.0)
+        link.shutter.set_open(is_open=True)
+        camera = camera_of(link)
+        camera.send_exposure(1500.0)
         with pytest.raises(DeviceTimeoutError, match=r"^the camera's exposure did not end within 0\.2 s\.$"):
-            link.snap(0.2)
-        link.set_shutter(is_open=False)
+            camera.snap(0.2)
+        link.shutter.set_open(is_open=False)
         with pytest.raises(DeviceTimeoutError, match="an earlier call still hangs in the driver"):
-            link.snap(0.2)
-        link.set_exposure(1.0)
-        link.snap(3.0)  # the exposure has ended by itself
-        assert link.image((256, 256)).dtype == np.uint16
+            camera.snap(0.2)
+        camera.send_exposure(1.0)
+        camera.snap(3.0)  # the exposure has ended by itself
+        assert camera.image().dtype == np.uint16
 
 
 def test_without_a_second_socket_all_goes_over_the_first(bridged: Bridged, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,13 +223,14 @@ def test_without_a_second_socket_all_goes_over_the_first(bridged: Bridged, monke
 
     monkeypatch.setattr(mmcore._Pycromanager, "core", core)
     with linked(bridged.scope) as link:
-        link.set_exposure(1200.0)
+        camera = camera_of(link)
+        camera.send_exposure(1200.0)
         with pytest.raises(DeviceTimeoutError, match="exposure did not end"):
-            link.snap(0.05)
+            camera.snap(0.05)
         with pytest.raises(DeviceTimeoutError, match="set_shutter_open: an earlier call still hangs in Micro-Manager"):
-            link.set_shutter(is_open=False)
-        link.snap(3.0)
-        assert link.image((256, 256)).dtype == np.uint16
+            link.shutter.set_open(is_open=False)
+        camera.snap(3.0)
+        assert camera.image().dtype == np.uint16
 
 
 def freeze(bridge: Bridged) -> None:
@@ -235,20 +249,20 @@ def test_a_micro_manager_that_hangs_meets_the_deadline_and_is_used_again(
 ) -> None:
     bridge = make_bridge(*QUICK)
     with linked(bridge.scope) as link:
-        link.start_z(2.0)
+        link.call("set_position", 2.0)
         freeze(bridge)
         began_s = time.monotonic()
         try:
             with pytest.raises(
                 DeviceTimeoutError, match=r"^get_position: Micro-Manager did not answer within 0\.8 s\.$"
             ):
-                link.z_um()
+                link.call("get_position")
             with pytest.raises(DeviceTimeoutError, match=r"^get_position: an earlier call still hangs in Micro"):
-                link.z_um()
+                link.call("get_position")
             assert time.monotonic() - began_s < 4
         finally:
             bridge.process.send_signal(signal.SIGCONT)
-        assert link.z_um() == 2.0
+        assert link.call("get_position") == 2.0
 
 
 @posix
@@ -258,7 +272,7 @@ def test_closing_and_opening_do_not_wait_for_a_micro_manager_that_hangs(make_bri
     freeze(bridge)
     try:
         with pytest.raises(DeviceTimeoutError):
-            link.z_um()
+            link.call("get_position")
         began_s = time.monotonic()
         link.close()
         with pytest.raises(HardwareError, match=r"does not answer within 5 s: it hangs, or is another"):
@@ -294,13 +308,14 @@ def test_a_process_ends_although_micro_manager_hangs(make_bridge: BridgeMaker) -
 
 def test_a_micro_manager_that_dies_in_a_call_ends_it_with_a_typed_error(bridged: Bridged) -> None:
     link = CoreLink(bridged.scope)
-    link.set_exposure(10_000.0)
+    camera = camera_of(link)
+    camera.send_exposure(10_000.0)
     threading.Timer(0.3, bridged.kill).start()
     began_s = time.monotonic()
     with pytest.raises(DeviceCrashError, match=rf"^Micro-Manager on port {bridged.port} is gone"):
-        link.snap(20.0)
+        camera.snap(20.0)
     with pytest.raises(DeviceCrashError):
-        link.set_shutter(is_open=False)
+        link.shutter.set_open(is_open=False)
     link.close()
     assert time.monotonic() - began_s < 4
     with pytest.raises(HardwareError, match=rf"no Micro-Manager answers on port {bridged.port}: nothing listens there"):

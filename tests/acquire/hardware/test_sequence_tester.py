@@ -168,7 +168,7 @@ def test_the_uploaded_lights_are_played_in_order(tmp_path: Path, lights: tuple[s
                 assert state["TZStage-0", "ZPositionUm"] == 7.0
                 # The first is set by command and again by the first exposure's edge; each further one by its edge.
                 assert lights_of(record) == [STATES[light]] * (2 if number == 0 else 1)
-            assert not microscope.link.shutter_is_open()
+            assert not microscope.link.shutter.is_open()
 
 
 def test_commands_are_obeyed_after_a_burst(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_files_are_those_of_switching_by_command(
         ) as session:
             assert isinstance(session.microscope, VirtualScope)
             bursts: list[int] = []
-            start_sequence = session.microscope.link.start_sequence
+            start_sequence = session.microscope.camera.start_sequence
 
             def spied(
                 n_frames: int,
@@ -91,7 +91,7 @@ def test_files_are_those_of_switching_by_command(
                 bursts.append(n_frames)
                 start(n_frames, timeout_s)
 
-            monkeypatch.setattr(session.microscope.link, "start_sequence", spied)
+            monkeypatch.setattr(session.microscope.camera, "start_sequence", spied)
             session.take(range(3))
             assert bursts == ([3, 4, 4, 4] if sequencing == "auto" else [])  # the first proves that light follows
         fields[sequencing] = [read_field(path) for path in fields_on_disk(sample.raw_path()).values()]
@@ -119,7 +119,7 @@ def test_any_modalities_in_a_burst_and_commands_in_between(
         np.testing.assert_array_equal(by_command(microscope, whole[:3]), four[:3])
         # Equal exposures after different ones: the camera must not go on playing those.
         np.testing.assert_array_equal(burst(microscope, bright), expected)
-        assert not microscope.link.shutter_is_open()
+        assert not microscope.link.shutter.is_open()
     with VirtualScope(scope, specimen) as microscope:
         np.testing.assert_array_equal(by_command(microscope, whole), four)
 
@@ -128,14 +128,14 @@ def test_sequences_are_uploaded_once(make_scope: Callable[..., Scope], specimen:
     scope = make_scope(sequencing="auto")
     with VirtualScope(scope, specimen) as microscope:
         loads: list[Any] = []
-        real = microscope.link._call
+        real = microscope.link.call
 
         def spied(name: str, *values: Any) -> Any:
             if name.startswith("load_"):
                 loads.append((name, *values))
             return real(name, *values)
 
-        microscope.link._call = spied  # type: ignore[method-assign]
+        microscope.link.call = spied  # type: ignore[method-assign]
         for index in range(3):
             burst(microscope, events_at(scope, index))
         assert loads == [
@@ -195,7 +195,7 @@ def test_the_demo_camera_plays_the_exposures(make_scope: Callable[..., Scope]) -
     )
     with CoreMicroscope(scope) as microscope:
         elapsed_ms = [0.0]
-        real = microscope.link._call
+        real = microscope.link.call
 
         def spied(name: str, *values: Any) -> Any:
             answer = real(name, *values)
@@ -203,7 +203,7 @@ def test_the_demo_camera_plays_the_exposures(make_scope: Callable[..., Scope]) -
                 elapsed_ms.append(float(answer.tags["ElapsedTime-ms"]))
             return answer
 
-        microscope.link._call = spied  # type: ignore[method-assign]
+        microscope.link.call = spied  # type: ignore[method-assign]
         for _ in range(2):
             del elapsed_ms[1:]
             burst(microscope, events)
@@ -219,19 +219,19 @@ def test_a_dropped_frame_ends_the_burst_and_the_next_one_works(
     scope = make_scope(sequencing="on")
     events = events_at(scope)
     with VirtualScope(scope, specimen) as microscope:
-        link = microscope.link
-        start_sequence = link.start_sequence
+        link, camera = microscope.link, microscope.camera
+        start_sequence = camera.start_sequence
         if lost < 4:
-            link.start_sequence = lambda n_frames, timeout_s: start_sequence(n_frames - lost, timeout_s)  # type: ignore[method-assign]
+            camera.start_sequence = lambda n_frames, timeout_s: start_sequence(n_frames - lost, timeout_s)  # type: ignore[method-assign]
         else:
-            link.start_sequence = lambda n_frames, timeout_s: None  # type: ignore[method-assign]
+            camera.start_sequence = lambda n_frames, timeout_s: None  # type: ignore[method-assign]
         start_s = time.monotonic()
-        with pytest.raises(DroppedFrameError, match=f"the camera gave {4 - lost} of the 4 frames of a burst"):
+        with pytest.raises(DroppedFrameError, match=f"the camera gave {4 - lost} of the 4 frames of a sequence"):
             burst(microscope, events)
         assert time.monotonic() - start_s < scope.reliability.camera_timeout_s / 2, "seen at once, not at the deadline"
-        assert not link.shutter_is_open()
-        assert not link.sequences.playing
-        link.start_sequence = start_sequence  # type: ignore[method-assign]
+        assert not link.shutter.is_open()
+        assert not microscope.sequences.running
+        camera.start_sequence = start_sequence  # type: ignore[method-assign]
         microscope.recover()
         taken = by_command(microscope, events[:3])
         np.testing.assert_array_equal(burst(microscope, events)[:3], taken)
@@ -245,17 +245,18 @@ def test_a_camera_that_goes_on_without_frames_is_stopped(
     with VirtualScope(scope, specimen) as microscope:
         link = microscope.link
         # The camera is told long exposures, the deadline is worked out from short ones.
-        prepare = microscope.sequencer.prepare
-        microscope.sequencer.prepare = lambda events: (prepare(events), (5.0,) * 4)[1]  # type: ignore[method-assign]
+        sequencer = microscope._sequencer
+        load = sequencer.load
+        sequencer.load = lambda events, camera: (load(events, camera), (5.0,) * 4)[1]  # type: ignore[method-assign]
         with pytest.raises((DroppedFrameError, DeviceTimeoutError)):
             burst(microscope, slow)
-        assert not link.shutter_is_open()
-        microscope.sequencer.prepare = prepare  # type: ignore[method-assign]
+        assert not link.shutter.is_open()
+        sequencer.load = load  # type: ignore[method-assign]
         assert link._caller.wait(5.0)
         deadline_s = time.monotonic() + 5
-        while link._call("is_sequence_running") and time.monotonic() < deadline_s:
+        while link.call("is_sequence_running") and time.monotonic() < deadline_s:
             time.sleep(0.01)
-        assert not link._call("is_sequence_running")
+        assert not link.call("is_sequence_running")
         microscope.recover()
         assert burst(microscope, events_at(scope)).any()
 
@@ -270,7 +271,7 @@ def test_a_camera_that_hangs_at_the_start_is_left_behind(
     )
     release = threading.Event()
     with VirtualScope(scope, specimen) as microscope:
-        link, real = microscope.link, microscope.link._call
+        link, real = microscope.link, microscope.link.call
 
         def hanging(name: str, *values: Any) -> Any:
             if name == "start_sequence_acquisition" and not release.is_set():
@@ -280,13 +281,13 @@ def test_a_camera_that_hangs_at_the_start_is_left_behind(
             assert release.is_set() or name not in {"stop_exposure_sequence", "is_sequence_running"}
             return real(name, *values)
 
-        link._call = hanging  # type: ignore[method-assign]
+        link.call = hanging  # type: ignore[method-assign]
         start_s = time.monotonic()
         with pytest.raises(DeviceTimeoutError, match=r"starting the camera did not end within 0\.2 s"):
             burst(microscope, events_at(scope))
         microscope.recover()
         assert time.monotonic() - start_s < 3
-        assert not link.shutter_is_open()
+        assert not link.shutter.is_open()
         release.set()
         assert burst(microscope, events_at(scope)).any()
 
@@ -297,39 +298,39 @@ def test_the_shutter_closes_whatever_fails_in_a_burst(make_scope: Callable[..., 
         link, seen = microscope.link, []
 
         def failing() -> float:
-            seen.append(link.shutter_is_open())
+            seen.append(link.shutter.is_open())
             if len(seen) > 2:
                 raise HardwareError("the focus drive fell silent.")
             return 0.0
 
         microscope.move_z(events_at(scope)[0].z_um)
-        z_um, link.z_um = link.z_um, failing  # type: ignore[method-assign]
+        z_um, microscope.focus.z_um = microscope.focus.z_um, failing  # type: ignore[method-assign]
         with pytest.raises(HardwareError, match="fell silent"):
             microscope.expose_sequence(events_at(scope), np.zeros((4, 256, 256), np.uint16))
-        link.z_um = z_um  # type: ignore[method-assign]
+        microscope.focus.z_um = z_um  # type: ignore[method-assign]
         assert seen[0], "open while exposing"
-        assert not link.shutter_is_open()
-        assert not link.sequences.playing
-        assert not link._call("is_sequence_running")
-        assert link._call("get_remaining_image_count") == 0
+        assert not link.shutter.is_open()
+        assert not microscope.sequences.running
+        assert not link.call("is_sequence_running")
+        assert link.call("get_remaining_image_count") == 0
 
 
 def test_an_overflowing_buffer_is_an_error(make_scope: Callable[..., Scope]) -> None:
     with CoreMicroscope(make_scope(("virtual = true", "virtual = false"))) as microscope:
-        link = microscope.link
-        link._call("set_circular_buffer_memory_footprint", 1)
-        with pytest.raises(HardwareError, match=r"buffer holds 8 frames, a burst has 9; enlarge it"):
-            link.prepare_buffer(9)
-        link.set_exposure(1.0)
-        link.start_sequence(20, 5.0)
-        while link._call("is_sequence_running"):
+        link, camera = microscope.link, microscope.camera
+        link.call("set_circular_buffer_memory_footprint", 1)
+        with pytest.raises(HardwareError, match=r"buffer holds 8 frames, a sequence has 9; enlarge it"):
+            camera.prepare_buffer(9)
+        camera.send_exposure(1.0)
+        camera.start_sequence(20, 5.0)
+        while link.call("is_sequence_running"):
             time.sleep(0.01)
         for _ in range(8):
-            assert link.wait_frame(time.monotonic() + 1)
-            link.next_frame((256, 256))
-        with pytest.raises(HardwareError, match="overflowed: frames of this burst are lost"):
-            link.wait_frame(time.monotonic() + 1)
-        link.end_sequence(5.0)
+            assert camera.wait_frame(time.monotonic() + 1)
+            camera.next_frame()
+        with pytest.raises(HardwareError, match="overflowed: frames of this sequence are lost"):
+            camera.wait_frame(time.monotonic() + 1)
+        camera.stop_sequence(5.0)
 
 
 def test_calls_with_a_deadline_share_one_thread() -> None:

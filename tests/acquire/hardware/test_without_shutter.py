@@ -48,14 +48,14 @@ def test_it_takes_the_same_pixels_and_is_lit_only_while_it_exposes(
             assert isinstance(session.microscope, VirtualScope)
             link = session.microscope.link
             moved_in: list[str] = []
-            call = link._call
+            call = link.call
 
             def noted(name: str, *arguments: Any, call: Any = call, moved_in: list[str] = moved_in) -> Any:
                 if name == "set_xy_position":
                     moved_in.append(str(call("get_property", "LED", "Label")))
                 return call(name, *arguments)
 
-            link._call = noted  # type: ignore[method-assign]
+            link.call = noted  # type: ignore[method-assign]
             session.take(range(3))
             if changes:
                 assert set(moved_in) == {"Closed"}, "the stage moved in the light"
@@ -86,7 +86,7 @@ def test_a_failing_exposure_and_every_exit_leave_it_dark(
 
     with VirtualScope(scope, specimen) as microscope:
         microscope.switch_light("fluorescence")
-        monkeypatch.setattr(microscope.link, "image", fail)
+        monkeypatch.setattr(microscope.camera, "image", fail)
         with pytest.raises(HardwareError, match="planted"):
             microscope.expose(1.0, np.empty((256, 256), np.uint16))
         assert microscope.link.get_property("LED", "Label") == "Closed"

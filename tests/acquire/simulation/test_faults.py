@@ -104,7 +104,7 @@ def test_a_fault_is_retried_then_the_devices_are_loaded_anew_then_the_field_is_m
     with AcquisitionSession(request, recorder) as session:
         session.take(range(4))
         assert isinstance(session.microscope, FaultyScope)
-        assert not session.microscope.link.shutter_is_open()
+        assert not session.microscope.link.shutter.is_open()
     assert Counter(fault.field for fault in read_strikes(journal)) == {1: 1, 2: 2, 3: 3}
     missing = recorder.missing_fields
     assert list(missing) == [3]
@@ -311,7 +311,7 @@ def test_a_shutter_found_open_is_closed_told_and_noted(
     plan = AcquisitionPlan.from_scope(scope, "A")
     with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen), recorder) as session:
         assert isinstance(session.microscope, VirtualScope)
-        assert not session.microscope.link.shutter_is_open()
+        assert not session.microscope.link.shutter.is_open()
     (event,) = [event for event in events_of(sample) if event["event"] == "shutter_found_open"]
     assert any(f"the slide may have been lit since {event['last_field']}" in text for text in recorder.messages)
 
