@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from wbcpipe.cli.options import (
+    already_stained_option,
     data_option,
     deadline_option,
     json_option,
-    pass_option,
+    options_into,
     scope_option,
     sequencing_option,
     specimen_options,
@@ -27,93 +28,130 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.doctor import Check
-    from wbcpipe.acquire.passes import PassOutcome
+    from wbcpipe.acquire.passes import PassResult
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
-    from wbcpipe.samples.scan_outcome import ScanOutcome
+    from wbcpipe.samples.scan_outcome import ScanOutcome, StopReason
 
 __all__ = ["acquire", "doctor", "fields_for", "scopes"]
 
 
 def fields_for(scope: Scope, plan: AcquisitionPlan, fields: int | None, cells: int | None) -> int:
-    """How many of the planned fields to take, from what the user asked for.
+    """Return the number of planned fields to take.
 
     Args:
-        scope: for the cells expected in a field.
-        plan: for the room there is.
-        fields, cells: one of them at most; 200 cells if neither is given.
+        scope: For the number of cells expected in a field.
+        plan: For the number of fields in the slot.
+        fields, cells: What the user asked for: at most one of the two; 200 cells if neither is given.
 
     Raises:
-        ConfigError: both, or more than the slot has room for.
+        ConfigError: Both are given, or more fields than the slot holds.
     """
     if fields is not None and cells is not None:
         raise ConfigError("give --fields or --cells, not both.")
     wanted = fields if fields is not None else math.ceil((cells or 200) / scope.expected_cells_per_field)
-    room = len(plan.fields())
-    if not 1 <= wanted <= room:
+    max_fields = len(plan.fields())
+    if not 1 <= wanted <= max_fields:
         raise ConfigError(
-            f"{wanted} fields are asked for; slot {plan.slot!r} of scope {scope.name!r} has room for 1 to {room}. "
-            f"Ask for less, or enlarge 'slots.{plan.slot}' in {scope.path}."
+            f"{wanted} fields are requested; slot {plan.slot!r} of scope {scope.name!r} has room for 1 to "
+            f"{max_fields}. Request fewer, or enlarge 'slots.{plan.slot}' in {scope.path}."
         )
     return wanted
 
 
+@dataclass(frozen=True)
+class AcquireOptions:
+    """The options of `acquire`, as parsed."""
+
+    slide: str
+    sample_name: str | None
+    scope_name: str
+    slot: str
+    protocol: Literal["one-pass", "two-pass"] | None
+    pass_name: Pass | None
+    already_stained: bool
+    fields: int | None
+    cells: int | None
+    deadline_s: float | None
+    sequencing: Literal["auto", "on", "off"] | None
+    overlap: float
+    specimen_seed: int | None
+    specimen_preparation: str | None
+    data: Path | None
+    as_json: bool
+
+    def passes(self) -> tuple[Pass, ...]:
+        """Return the requested passes, in order.
+
+        Raises:
+            ConfigError: ``--pass`` is not a pass of ``--protocol``.
+        """
+        from wbcpipe.acquire.passes import TWO_PASS
+
+        of_protocol: tuple[Pass, ...] = TWO_PASS if self.protocol == "two-pass" else ("single",)
+        if self.pass_name is None:
+            return of_protocol
+        if self.protocol is not None and self.pass_name not in of_protocol:
+            raise ConfigError(
+                f"--pass {self.pass_name} is not a pass of --protocol {self.protocol}, which has "
+                f"{' and '.join(of_protocol)}; leave one of the two options out."
+            )
+        return (self.pass_name,)
+
+
 @click.command(context_settings={"max_content_width": 100})
-@click.option("--slide", required=True, help="Id of the slide; names the sample too unless --sample is given.")
+@click.option("--slide", required=True, help="Id of the slide; also names the sample unless --sample is given.")
 @click.option("--sample", "sample_name", help="Name of the sample. Default: the slide's id.")
 @scope_option
-@click.option("--slot", default="A", show_default=True, help="Where the slide lies in the stage insert.")
-@pass_option
-@click.option("--stained", is_flag=True, help="With --pass both: the slide is stained already; do not stain it.")
-@click.option("--fields", type=click.IntRange(min=1), help="Take this many fields of view.")
-@click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold so many white cells [200].")
+@click.option("--slot", default="A", show_default=True, help="Slot of the stage insert that holds the slide.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["one-pass", "two-pass"]),
+    help="All four frames at each field; or bright field, the stain, then fluorescence, in one go [one-pass].",
+)
+@click.option(
+    "--pass",
+    "pass_name",
+    type=click.Choice(["single", "brightfield", "fluorescence"]),
+    help="Take only this pass: bright field before the stain, or fluorescence after it.",
+)
+@already_stained_option
+@click.option("--fields", type=click.IntRange(min=1), help="Number of fields of view to take.")
+@click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold this many cells [200].")
 @deadline_option
 @sequencing_option
-@click.option("--overlap", type=float, default=0.1, show_default=True, help="Of neighbouring fields, 0 to 0.5.")
+@click.option("--overlap", type=float, default=0.1, show_default=True, help="Overlap of neighbouring fields, 0 to 0.5.")
 @specimen_options
 @data_option
 @json_option
-def acquire(
-    slide: str,
-    sample_name: str | None,
-    scope_name: str,
-    slot: str,
-    passes: Literal["single", "brightfield", "fluorescence", "both"],
-    stained: bool,
-    fields: int | None,
-    cells: int | None,
-    deadline_s: float | None,
-    sequencing: Literal["auto", "on", "off"] | None,
-    overlap: float,
-    specimen_seed: int | None,
-    specimen_preparation: str | None,
-    data: Path | None,
-    as_json: bool,
-) -> None:
-    """Scan a slide: its frames at each field of view, one OME-TIFF a field and pass.
+@options_into(AcquireOptions)
+def acquire(options: AcquireOptions) -> None:
+    """Scan a slide: take the frames of each field of view, and write one OME-TIFF per field and pass.
 
     The focus is mapped first, in bright field, so that the stain does not bleach. Then fields are taken row by row
-    from the corner of the slot. Fields that are on disk already are kept: after a power cut, a crash or Ctrl-C the same
-    command goes on where it stopped, and a larger --fields takes more. A field that cannot be taken, even after its
-    devices were loaded anew or their process was started again, is noted in missing.json; the run goes on, and the same
+    from a corner of the slot. Fields on disk are kept: after a power cut, a crash or Ctrl-C the same command continues
+    where it stopped, and a larger --fields takes more. A field that cannot be taken, even after its devices were
+    reloaded or the acquisition process was restarted, is recorded in missing.json and the run continues; the same
     command tries it again.
 
-    For a slide that is stained between the passes, --pass brightfield takes the three illuminations, and
-    --pass fluorescence, minutes or days later, finds the slide again by a few fields and takes the fluorescence where
-    it belongs; --pass both does the two with the scope file's staining between them, if the first came to its end
-    before the deadline and is worth it: something is on disk, and no more than a fifth is missing.
+    For a slide that is stained between the passes, --pass brightfield takes the three bright-field frames. Minutes or
+    days later, --pass fluorescence finds the slide on the stage again and takes the fluorescence of the same fields.
+    --protocol two-pass takes both passes and stains the slide between them, as the scope file says. It stains only if
+    the bright-field pass is complete before the deadline and few of its fields are missing (20 %).
 
     \b
     Examples:
       wbcpipe acquire --slide demo1 --fields 12               the virtual scope, no microscope needed
       wbcpipe acquire --slide S42 --scope mylab --slot B --cells 400
       wbcpipe acquire --slide S42 --scope mylab --pass brightfield
+      wbcpipe acquire --slide S42 --scope mylab --protocol two-pass
     """
     from wbcpipe.acquire.capture.sample_record import check_sample
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.deadline import earliest_deadline_s
-    from wbcpipe.acquire.passes import check_room, passes_to_take, take_passes
+    from wbcpipe.acquire.open_microscope import specimen_for
+    from wbcpipe.acquire.passes import TWO_PASS, PassJob, check_space_for_passes, passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.staining.checks import check_staining
@@ -122,77 +160,76 @@ def acquire(
     from wbcpipe.samples.sample import Sample, data_root
     from wbcpipe.samples.scan_outcome import ScanOutcome
 
-    # Everything that can be refused is refused before anything is written.
-    sample = Sample.open(data_root(data), sample_name or slide)
-    scope = load_scope(scope_name).with_sequencing(sequencing)
-    plan = AcquisitionPlan.from_scope(scope, slot, overlap=overlap)
-    if passes == "fluorescence" and fields is None and cells is None:
+    # All checks come before anything is written.
+    sample = Sample.open(data_root(options.data), options.sample_name or options.slide)
+    scope = load_scope(options.scope_name).with_sequencing(options.sequencing)
+    plan = AcquisitionPlan.from_scope(scope, options.slot, overlap=options.overlap)
+    requested, fields = options.passes(), options.fields
+    if requested == ("fluorescence",) and fields is None and options.cells is None:
         fields = max(fields_on_disk(sample.raw_path("brightfield")), default=0) + 1
-    n_fields = fields_for(scope, plan, fields, cells)
-    from wbcpipe.acquire.open_microscope import specimen_for
-
-    specimen = specimen_for(scope, specimen_seed, specimen_preparation)
-    todo = passes_to_take(sample, passes, stained=stained)
-    if todo == ("brightfield", "fluorescence"):
+    n_fields = fields_for(scope, plan, fields, options.cells)
+    specimen = specimen_for(scope, options.specimen_seed, options.specimen_preparation)
+    passes = passes_to_take(sample, requested, already_stained=options.already_stained)
+    if passes == TWO_PASS:
         check_staining(scope)
-    request = AcquisitionRequest(sample, scope, plan, specimen, todo[0], slide=slide)
+    request = AcquisitionRequest(sample, scope, plan, specimen, passes[0], slide=options.slide)
     check_sample(request)
-    check_room(sample, scope, todo, n_fields)
+    check_space_for_passes(sample, scope, passes, n_fields)
     started_s = time.monotonic()
-    deadline_s = earliest_deadline_s(scope, deadline_s, time.time())
+    request = replace(request, deadline_s=earliest_deadline_s(scope, options.deadline_s, time.time()))
+    job = PassJob(request, passes, n_fields, requested == TWO_PASS, options.already_stained)
     with sample.lock("acquire"), sample.log_failure("acquire"):
-        request = replace(request, deadline_s=deadline_s)
-        with Reporter(quiet=as_json) as reporter:
-            outcomes = take_passes(request, todo, n_fields, reporter, stain=passes == "both", stained=stained)
-        last = list(outcomes.values())[-1]
-        end = ScanOutcome(
-            reason="fields" if last.in_time else "deadline", fields_done=len(last.settled), fields_wanted=n_fields
-        )
-        end.save(sample)
-    _tell(sample, outcomes, end, time.monotonic() - started_s, as_json=as_json)
+        with Reporter(quiet=options.as_json) as reporter:
+            results = take_passes(job, reporter)
+        last = list(results.values())[-1]
+        stop_reason: StopReason = "fields" if last.in_time else "deadline"
+        outcome = ScanOutcome(reason=stop_reason, fields_done=len(last.done), fields_wanted=n_fields)
+        outcome.save(sample)
+    _print_result(sample, results, outcome, time.monotonic() - started_s, as_json=options.as_json)
 
 
-def _tell(
-    sample: Sample, outcomes: Mapping[Pass, PassOutcome], end: ScanOutcome, seconds: float, *, as_json: bool
+def _print_result(
+    sample: Sample, results: Mapping[Pass, PassResult], outcome: ScanOutcome, seconds: float, *, as_json: bool
 ) -> None:
-    """Show what came of the passes, as their workers told; each looked its fields up on the disk at its end.
+    """Print the result of the passes.
 
     Raises:
-        AcquisitionError: no field of a pass could be taken, or none at all before the deadline.
+        AcquisitionError: No field of a pass could be taken, or none at all before the deadline.
     """
-    from wbcpipe.acquire.passes import nothing_in_time
+    from wbcpipe.acquire.passes import no_field_before_deadline
 
-    n_fields = end.fields_wanted
-    if end.reason == "deadline" and not any(told.taken for told in outcomes.values()):
-        raise nothing_in_time(sample)
-    for told in outcomes.values():
-        if told.missing and len(told.missing) == len(told.settled):
-            reason = told.missing[min(told.missing)]
+    n_fields, stopped = outcome.fields_wanted, outcome.reason == "deadline"
+    if stopped and not any(result.taken for result in results.values()):
+        raise no_field_before_deadline(sample)
+    for result in results.values():
+        if result.missing and len(result.missing) == len(result.done):
+            reason = result.missing[min(result.missing)]
             raise AcquisitionError(
                 f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: {reason}"
             )
-    told = list(outcomes.values())[-1]
+    last = list(results.values())[-1]
     if as_json:
         content = {
             "sample": sample.name,
             "path": str(sample.path),
             "fields_wanted": n_fields,
-            "fields_taken": len(told.taken),
-            "fields_missing": {str(index): reason for index, reason in sorted(told.missing.items())},
-            "fields_empty": len(told.empty),
-            "passes": {name: len(one.taken) for name, one in outcomes.items()},
-            "stopped_by_deadline": end.reason == "deadline",
+            "fields_taken": len(last.taken),
+            "fields_missing": {str(index): reason for index, reason in sorted(last.missing.items())},
+            "fields_empty": len(last.empty),
+            "passes": {name: len(result.taken) for name, result in results.items()},
+            "stopped_by_deadline": stopped,
             "seconds": round(seconds, 2),
         }
         click.echo(json.dumps(content, indent=2))
         return
-    if end.reason == "deadline":
-        click.secho(f"{end.text}.", fg="red", bold=True)
-    for name, one in outcomes.items():
-        lost = f", {len(one.missing)} missing (see {sample.raw_path(name) / 'missing.json'})" if one.missing else ""
-        lost += f", {len(one.empty)} skipped as empty" if one.empty else ""
-        when = f" after {seconds:.1f} s" if one is told else ""
-        click.echo(f"{len(one.taken)} of {n_fields} fields on disk{lost}{when}: {sample.raw_path(name)}")
+    if stopped:
+        click.secho(f"{outcome.text}.", fg="red", bold=True)
+    for name, result in results.items():
+        missing_path = sample.raw_path(name) / "missing.json"
+        details = f", {len(result.missing)} missing (see {missing_path})" if result.missing else ""
+        details += f", {len(result.empty)} skipped as empty" if result.empty else ""
+        details += f" after {seconds:.1f} s" if result is last else ""
+        click.echo(f"{len(result.taken)} of {n_fields} fields on disk{details}: {sample.raw_path(name)}")
 
 
 @click.command(context_settings={"max_content_width": 100})

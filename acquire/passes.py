@@ -1,10 +1,10 @@
-"""A pass over a slide from the parent's side: a worker followed to its end, and the stain between two passes."""
+"""Runs the passes over a slide in acquisition processes, with the staining between two passes."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -21,27 +21,32 @@ if TYPE_CHECKING:
     from wbcpipe.samples.sample import Sample
 
 __all__ = [
-    "PassOutcome",
-    "bright_field_is_over",
-    "check_bright_field",
-    "check_room",
-    "nothing_in_time",
+    "TWO_PASS",
+    "PassJob",
+    "PassResult",
+    "check_bright_field_complete",
+    "check_space_for_passes",
+    "no_field_before_deadline",
     "passes_to_take",
-    "stain_between",
+    "slide_is_stained",
+    "stain_between_passes",
     "take_pass",
     "take_passes",
 ]
 
+#: The passes of ``--protocol two-pass``, in order.
+TWO_PASS: Final[tuple[Pass, ...]] = ("brightfield", "fluorescence")
+
 
 @dataclass
-class PassOutcome:
-    """What became of the fields of a pass, as told by its worker.
+class PassResult:
+    """Result of a pass, by field.
 
     Attributes:
-        taken: indices on disk.
-        missing: index to the reason.
-        empty: indices skipped as bare glass.
-        in_time: False if the deadline ended it.
+        taken: Indices of the fields on disk.
+        missing: Index to reason of the fields that could not be taken.
+        empty: Indices of the fields skipped as bare glass.
+        in_time: False if the deadline ended the pass.
     """
 
     taken: list[int] = field(default_factory=list)
@@ -50,169 +55,164 @@ class PassOutcome:
     in_time: bool = True
 
     @property
-    def settled(self) -> list[int]:
-        """Indices of which it is known what became of them, in order."""
+    def done(self) -> list[int]:
+        """Indices of the fields that are taken, missing or empty, in order."""
         return sorted({*self.taken, *self.missing, *self.empty})
 
 
-def nothing_in_time(sample: Sample) -> AcquisitionError:
-    """What `acquire` and `run` end with where the deadline left them nothing to show."""
+@dataclass(frozen=True)
+class PassJob:
+    """Passes to take one after the other.
+
+    Attributes:
+        request: Request of any of the passes.
+        passes: Passes in order.
+        n_fields: Number of planned fields of each pass.
+        stain: Stain the slide before the fluorescence pass.
+        already_stained: The operator states that the slide is stained.
+    """
+
+    request: AcquisitionRequest
+    passes: tuple[Pass, ...]
+    n_fields: int
+    stain: bool = False
+    already_stained: bool = False
+
+
+def no_field_before_deadline(sample: Sample) -> AcquisitionError:
+    """Return the error of `acquire` and `run` when the deadline passed before any field was taken."""
     return AcquisitionError(
         f"sample {sample.name!r}: the deadline passed before any field was taken; run again with a later one."
     )
 
 
-def passes_to_take(sample: Sample, choice: str, *, stained: bool) -> tuple[Pass, ...]:
-    """The passes that an option ``--pass`` means, in order, without the bright field of a slide that is stained.
+def passes_to_take(sample: Sample, passes: tuple[Pass, ...], *, already_stained: bool) -> tuple[Pass, ...]:
+    """Return the requested passes without the bright field of a slide that is stained.
 
     Args:
-        sample: on disk or not.
-        choice: of the option.
-        stained: the operator says that the slide is stained.
+        sample: On disk or not.
+        passes: `TWO_PASS`, or a single pass.
+        already_stained: The operator states that the slide is stained.
 
     Raises:
-        ConfigError: the operator says so where it has no meaning.
-        SampleStateError: the slide is stained, and its bright field is asked for, or is not there; or an earlier
-            staining did not end, and nobody says whether it is stained.
+        ConfigError: ``already_stained`` without both passes.
+        SampleStateError: The slide is stained, and bright field is requested or was never taken; or an earlier
+            staining did not end, and the operator has not stated whether the slide is stained.
     """
     from wbcpipe.acquire.staining.workflow import staining_state
     from wbcpipe.samples.fields import fields_on_disk
 
-    names: dict[str, tuple[Pass, ...]] = {
-        "single": ("single",),
-        "brightfield": ("brightfield",),
-        "fluorescence": ("fluorescence",),
-        "both": ("brightfield", "fluorescence"),
-    }
-    if stained and choice != "both":
+    if already_stained and passes != TWO_PASS:
         raise ConfigError(
-            f"--stained is for --pass both, and --pass {choice} is asked for; leave it out: --pass fluorescence says "
-            "that by itself."
+            f"--already-stained is for --protocol two-pass, and the {passes[0]} pass is requested; leave it out. "
+            "--pass fluorescence always assumes a stained slide."
         )
-    if choice == "single":
-        return names[choice]
-    # Who asks for fluorescence alone says with that that the slide is stained, whatever was noted of it.
-    over = stained or (
-        staining_state(sample) in ("incubating", "stained")
-        if choice == "fluorescence"
-        else bright_field_is_over(sample)
+    if passes == ("single",):
+        return passes
+    # A request for fluorescence alone states that the slide is stained, whatever is recorded of it.
+    stained = already_stained or (
+        staining_state(sample) in ("incubating", "stained") if passes == ("fluorescence",) else slide_is_stained(sample)
     )
-    if not over:
-        return names[choice]
+    if not stained:
+        return passes
     if not fields_on_disk(sample.raw_path("brightfield")):
         raise SampleStateError(
-            f"sample {sample.name!r}: the slide counts as stained, and no bright field of it was taken, which cannot "
-            "be made up for. Take another slide; or take this one as it is, as another sample, with --pass single. If "
-            "it is not stained: leave --stained out, and delete "
-            f"{sample.path / 'raw' / 'staining.json'} if it is there."
+            f"sample {sample.name!r}: the slide is recorded as stained, but no bright field of it was taken, and it "
+            "can no longer be taken. Use another slide; or take this one as another sample, with --protocol one-pass. "
+            f"If it is not stained: leave --already-stained out, and delete {sample.path / 'raw' / 'staining.json'} "
+            "if that file exists."
         )
-    if choice == "brightfield":
+    if passes == ("brightfield",):
         raise SampleStateError(
-            f"sample {sample.name!r}: the slide is stained, its bright field is no longer that of the first pass; go "
-            "on with --pass fluorescence."
+            f"sample {sample.name!r}: the slide is stained, so its bright field differs from that of the first pass; "
+            "go on with --pass fluorescence."
         )
     return ("fluorescence",)
 
 
-def check_room(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: int) -> None:
-    """See that what is to come of some passes over the first ``n_fields`` fits on the disk, all of it together.
+def check_space_for_passes(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: int) -> None:
+    """Check that the missing fields of all passes over the first ``n_fields`` fit on the disk together.
 
     Raises:
-        DiskFullError: it does not; nothing was written.
+        DiskFullError: They do not; nothing was written.
     """
     from wbcpipe.acquire.capture.sample_record import check_disk_space
     from wbcpipe.samples.field_status import read_skipped
     from wbcpipe.samples.fields import fields_on_disk
 
     first = sample.raw_path("brightfield")
-    to_come: dict[Pass, int] = {}
+    to_take: dict[Pass, int] = {}
     for name in passes:
-        there = {*fields_on_disk(sample.raw_path(name)), *read_skipped(sample.raw_path(name))}
+        known = {*fields_on_disk(sample.raw_path(name)), *read_skipped(sample.raw_path(name))}
         possible = set(range(n_fields)).difference(read_skipped(first) if name == "fluorescence" else ())
         if tuple(passes) == ("fluorescence",):
-            possible &= set(fields_on_disk(first))  # there will be no more of them
-        to_come[name] = len(possible - there)
-    name, *later = to_come
-    check_disk_space(sample.path, scope, to_come[name], pass_name=name, then={one: to_come[one] for one in later})
+            possible &= set(fields_on_disk(first))  # no more bright field can be added
+        to_take[name] = len(possible - known)
+    name, *later = to_take
+    check_disk_space(sample.path, scope, to_take[name], pass_name=name, then={one: to_take[one] for one in later})
 
 
-def take_pass(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:
-    """Run a worker over the first ``n_fields`` planned fields and show how far it is."""
+def take_pass(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassResult:
+    """Take the first ``n_fields`` planned fields in an acquisition process and show the progress."""
     from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
     from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 
-    outcome = PassOutcome()
+    result = PassResult()
     title = "fields" if request.pass_name == "single" else f"fields, {request.pass_name}"
     with AcquisitionWorker(request) as worker:
         worker.request_fields(n_fields)
         for event in worker.events():
             match event:
                 case FieldTaken(index=index):
-                    outcome.taken.append(index)
+                    result.taken.append(index)
                 case FieldMissing(index=index, reason=reason):
-                    outcome.missing[index] = reason
+                    result.missing[index] = reason
                     reporter.say(f"field {index} is missing: {reason}")
                 case FieldEmpty(index=index):
-                    outcome.empty.append(index)
+                    result.empty.append(index)
                 case Progress(text):
                     reporter.say(text)
                 case DeadlinePassed():
-                    outcome.in_time = False
+                    result.in_time = False
                 case _:
                     continue
-            reporter.update(title, len(outcome.settled), n_fields)
-    return outcome
+            reporter.update(title, len(result.done), n_fields)
+    return result
 
 
-def take_passes(
-    request: AcquisitionRequest,
-    passes: Sequence[Pass],
-    n_fields: int,
-    reporter: Reporter,
-    *,
-    stain: bool,
-    stained: bool,
-) -> dict[Pass, PassOutcome]:
-    """Take passes one after the other; ``stain`` before the fluorescence, which is not taken if that cannot be.
-
-    Args:
-        request: of any pass.
-        passes: in order.
-        n_fields: planned fields of each.
-        reporter: shows progress.
-        stain: see that the slide is stained, as `stain_between` does.
-        stained: the operator says that it is stained already.
+def take_passes(job: PassJob, reporter: Reporter) -> dict[Pass, PassResult]:
+    """Take passes one after the other; without fluorescence if the deadline leaves no time to stain the slide.
 
     Raises:
-        AcquisitionError: the bright-field pass is not worth a stain.
+        AcquisitionError: The bright-field pass is not complete enough to stain the slide.
     """
-    outcomes: dict[Pass, PassOutcome] = {}
-    for name in passes:
-        if stain and name == "fluorescence":
-            hindrance = stain_between(
+    results: dict[Pass, PassResult] = {}
+    for name in job.passes:
+        request = replace(job.request, pass_name=name)
+        if job.stain and name == "fluorescence":
+            reason = stain_between_passes(
                 request.sample,
                 request.scope,
-                n_fields,
+                job.n_fields,
                 deadline_s=request.deadline_s,
-                stained=stained,
+                already_stained=job.already_stained,
                 reporter=reporter,
             )
-            if hindrance:
-                reporter.say(hindrance)
-                outcomes[name] = PassOutcome(in_time=False)
+            if reason:
+                reporter.say(reason)
+                results[name] = PassResult(in_time=False)
                 break
-        this = replace(request, pass_name=name)
-        if stain and name == "brightfield" and this.microscope is None:
-            this = replace(this, microscope=open_checked)
-        outcomes[name] = take_pass(this, n_fields, reporter)
-    return outcomes
+        if job.stain and name == "brightfield" and request.microscope is None:
+            request = replace(request, microscope=open_checked)
+        results[name] = take_pass(request, job.n_fields, reporter)
+    return results
 
 
-def bright_field_is_over(sample: Sample) -> bool:
-    """Whether the slide is stained, so that its bright field can no longer be taken as it was.
+def slide_is_stained(sample: Sample) -> bool:
+    """Return whether the slide is stained, so that its bright field can no longer be taken.
 
     Raises:
-        SampleStateError: staining was begun and did not end.
+        SampleStateError: Staining was started and did not end.
     """
     from wbcpipe.acquire.staining.workflow import is_stained
     from wbcpipe.samples.fields import fields_on_disk
@@ -220,14 +220,14 @@ def bright_field_is_over(sample: Sample) -> bool:
     return bool(fields_on_disk(sample.raw_path("fluorescence"))) or is_stained(sample)
 
 
-def check_bright_field(sample: Sample, scope: Scope, n_fields: int) -> None:
-    """See that the bright-field pass is worth a stain: nothing can be added to it afterwards.
+def check_bright_field_complete(sample: Sample, scope: Scope, n_fields: int) -> None:
+    """Check that the bright-field pass is complete enough to stain the slide: no bright field can be added afterwards.
 
-    It came to its end: each of the first ``n_fields`` is on disk, empty, or missing after all attempts. Something is on
-    disk. And of what is not empty no more is missing than ``staining.max_missing_percent`` allows.
+    Each of the first ``n_fields`` must be on disk, empty, or missing after all attempts; at least one must be on disk;
+    and at most ``staining.max_missing_percent`` of the fields that are not empty may be missing.
 
     Raises:
-        AcquisitionError: it is not; the slide is as it was.
+        AcquisitionError: It is not; the slide is not changed.
     """
     from wbcpipe.samples.field_status import read_missing, read_skipped
     from wbcpipe.samples.fields import fields_on_disk
@@ -235,60 +235,62 @@ def check_bright_field(sample: Sample, scope: Scope, n_fields: int) -> None:
     raw = sample.raw_path("brightfield")
     taken, empty, wanted = fields_on_disk(raw), read_skipped(raw), range(n_fields)
     missing = {index: why for index, why in read_missing(raw).items() if index not in taken and index in wanted}
-    here = sum(index in taken for index in wanted)
-    hindrance = ""
-    if open_ := sum(index not in taken and index not in missing and index not in empty for index in wanted):
-        hindrance = f"{open_} of {n_fields} bright fields were not taken yet."
-    elif missing and (not here or 100 * len(missing) > scope.staining.max_missing_percent * (here + len(missing))):
+    n_taken = sum(index in taken for index in wanted)
+    n_open = sum(index not in taken and index not in missing and index not in empty for index in wanted)
+    too_many = 100 * len(missing) > scope.staining.max_missing_percent * (n_taken + len(missing))
+    if n_open:
+        reason = f"{n_open} of {n_fields} bright fields were not taken yet."
+    elif missing and (not n_taken or too_many):
         first = min(missing)
-        hindrance = (
+        reason = (
             f"{len(missing)} of {n_fields} bright fields are missing, and 'staining.max_missing_percent' allows "
             f"{scope.staining.max_missing_percent:g} %; the first, field {first}: {missing[first].rstrip('.')}."
         )
-    elif not here:
-        hindrance = f"all {n_fields} bright fields show bare glass: is there a slide, and the right area of it?"
-    if hindrance:
-        stained_anyway = ", or stain the slide and go on with those there are: --stained" if here else ""
-        raise AcquisitionError(
-            f"sample {sample.name!r}: the slide is not stained: {hindrance} Put this right and run the same command "
-            f"again, which tries them once more{stained_anyway}."
-        )
+    elif not n_taken:
+        reason = f"all {n_fields} bright fields show bare glass: is there a slide, and is the slot right?"
+    else:
+        return
+    or_stain = ", or stain the slide and go on with the fields on disk: --already-stained" if n_taken else ""
+    raise AcquisitionError(
+        f"sample {sample.name!r}: the slide is not stained: {reason} Correct this and run the same command again, "
+        f"which tries these fields once more{or_stain}."
+    )
 
 
-def stain_between(
-    sample: Sample, scope: Scope, n_fields: int, *, deadline_s: float | None, stained: bool, reporter: Reporter
+def stain_between_passes(
+    sample: Sample, scope: Scope, n_fields: int, *, deadline_s: float | None, already_stained: bool, reporter: Reporter
 ) -> str:
-    """The staining of `acquire --pass both` and `run --pass both`.
+    """Stain the slide after the bright-field pass, unless that is done.
 
     Args:
-        sample: its bright-field pass was taken as far as it could be.
-        scope: how to stain.
-        n_fields: bright fields that were wanted.
-        deadline_s: of `time.time`: the slide is not stained unless fluorescence can be begun before it.
-        stained: the operator says that it is done already.
-        reporter: told what is being done.
+        sample: Sample with its bright-field pass.
+        scope: Microscope, with its staining method.
+        n_fields: Number of bright fields that were requested.
+        deadline_s: Time (of `time.time`); the slide is stained only if fluorescence can start before it.
+        already_stained: The operator states that the slide is stained.
+        reporter: Shows the progress.
 
     Returns:
-        An empty text once the slide is stained; else why the deadline hindered it.
+        An empty text once the slide is stained; else why the deadline leaves no time for it.
 
     Raises:
-        AcquisitionError: the bright-field pass is not worth a stain.
-        SampleStateError: an earlier staining did not end.
-        HardwareError: a device or the program failed.
+        AcquisitionError: The bright-field pass is not complete enough to stain the slide.
+        SampleStateError: An earlier staining did not end.
+        HardwareError: A device or the staining program failed.
     """
     from wbcpipe.acquire.staining.workflow import is_stained, left_s, mark_stained, stain, staining_state
     from wbcpipe.samples.fields import fields_on_disk
 
-    if stained:
+    if already_stained:
         mark_stained(sample)
     if fields_on_disk(sample.raw_path("fluorescence")) or staining_state(sample) == "stained":
         return ""
-    under_way = is_stained(sample)
+    incubating = is_stained(sample)
     if deadline_s is not None and time.time() + left_s(sample, scope.staining) >= deadline_s:
-        state = "incubates still" if under_way else "is not stained"
+        state = "is still incubating" if incubating else "is not stained"
         return f"the slide {state}: the deadline leaves no time for that and fluorescence"
-    if not under_way:
-        check_bright_field(sample, scope, n_fields)
+    if not incubating:
+        check_bright_field_complete(sample, scope, n_fields)
 
     def ask(message: str) -> None:
         with reporter.paused():

@@ -22,7 +22,6 @@ __all__ = [
     "engine_option",
     "json_option",
     "options_into",
-    "pass_option",
     "sample_option",
     "scope_option",
     "sequencing_option",
@@ -114,14 +113,6 @@ json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print
 sample_option: Final = click.option("--sample", "name", required=True, metavar="NAME", help="The sample.")
 scope_option: Final = click.option(
     "--scope", "scope_name", default="demo", show_default=True, help="Name of a scope, or path of its .toml file."
-)
-pass_option: Final = click.option(
-    "--pass",
-    "passes",
-    type=click.Choice(["single", "brightfield", "fluorescence", "both"]),
-    default="single",
-    show_default=True,
-    help="All four frames at once; or bright field before the stain, fluorescence after it, or both in one go.",
 )
 already_stained_option: Final = click.option(
     "--already-stained", is_flag=True, help="With --protocol two-pass: the slide is stained; do not stain it."

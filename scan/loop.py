@@ -236,15 +236,15 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
 
     Raises:
         AcquisitionError: the deadline leaves no time to stain the slide, or the pass is not good enough to stain it;
-            see `stain_between`.
+            see `stain_between_passes`.
     """
-    from wbcpipe.acquire.passes import bright_field_is_over, stain_between, take_pass
+    from wbcpipe.acquire.passes import slide_is_stained, stain_between_passes, take_pass
     from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.staining.checks import open_checked
 
     raw = sample.raw_path("brightfield")
     wanted = max(request.estimated_fields(), min(at_least, request.max_fields))
-    if not (request.already_stained or bright_field_is_over(sample)):
+    if not (request.already_stained or slide_is_stained(sample)):
         known = {*fields_on_disk(raw), *read_skipped(raw)}
         if not known.issuperset(range(wanted)):
             acquisition = AcquisitionRequest(
@@ -262,8 +262,13 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
                     "be added after the stain"
                 )
             take_pass(acquisition, wanted, reporter)
-    reason = stain_between(
-        sample, request.scope, wanted, deadline_s=request.deadline_s, stained=request.already_stained, reporter=reporter
+    reason = stain_between_passes(
+        sample,
+        request.scope,
+        wanted,
+        deadline_s=request.deadline_s,
+        already_stained=request.already_stained,
+        reporter=reporter,
     )
     known = {*fields_on_disk(raw), *read_missing(raw), *read_skipped(raw)}
     if reason:
@@ -302,7 +307,7 @@ def acquire_and_segment(
     Raises:
         WbcpipeError: see the stages.
     """
-    from wbcpipe.acquire.passes import nothing_in_time
+    from wbcpipe.acquire.passes import no_field_before_deadline
     from wbcpipe.segment.run import segment_sample
     from wbcpipe.segment.stage import SampleSegmenter
 
@@ -336,7 +341,7 @@ def acquire_and_segment(
         outcome = request.outcome(slide.settled(asked), asked, counts, in_time=not slide.deadline_passed)
     outcome.save(sample)
     if slide.deadline_passed and not indices:
-        raise nothing_in_time(sample)
+        raise no_field_before_deadline(sample)
     segmenter.write_store(indices)
     reporter.say(outcome.text)
     return outcome

@@ -182,7 +182,7 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
         DiskFullError: the estimated number of fields does not fit on the disk.
     """
     from wbcpipe.acquire.capture.sample_record import check_sample
-    from wbcpipe.acquire.passes import check_room, passes_to_take
+    from wbcpipe.acquire.passes import TWO_PASS, check_space_for_passes, passes_to_take
     from wbcpipe.acquire.staining.checks import check_staining
 
     if request.fields is not None and request.precision:
@@ -192,7 +192,8 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
     check_sample(
         AcquisitionRequest(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
     )
-    passes = passes_to_take(sample, "both" if request.two_pass else "single", stained=request.already_stained)
+    requested = TWO_PASS if request.two_pass else ("single",)
+    passes = passes_to_take(sample, requested, already_stained=request.already_stained)
     if "brightfield" in passes:
         check_staining(request.scope)
-    check_room(sample, request.scope, passes, request.estimated_fields())
+    check_space_for_passes(sample, request.scope, passes, request.estimated_fields())

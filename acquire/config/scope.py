@@ -291,7 +291,7 @@ class StainingStep(DeviceSetting):
 
 
 class Staining(Part):
-    """How Acridine Orange comes onto the slide between the passes of `acquire --pass both`.
+    """How Acridine Orange comes onto the slide between the passes of `--protocol two-pass`.
 
     Attributes:
         method: ``prompt`` asks the operator to do it; ``devices`` sets properties of pumps and valves one by one;

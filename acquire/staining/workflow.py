@@ -68,7 +68,7 @@ def is_stained(sample: Sample) -> bool:
 
 def _advice(sample: Sample) -> str:
     return (
-        "Look at the slide: if it is stained, go on with --stained; if it is not, delete "
+        "Look at the slide: if it is stained, go on with --already-stained; if it is not, delete "
         f"{_path(sample)} and run the same command again."
     )
 

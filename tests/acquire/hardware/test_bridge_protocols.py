@@ -95,7 +95,8 @@ def test_both_passes_in_one_command(tmp_path: Path, make_bridge: BridgeMaker) ->
     (tmp_path / "small.toml").write_text(
         text.replace(old, f'backend = "bridge"\nport = {bridge.port}'), encoding="utf-8"
     )
-    words = ["acquire", "--slide", "B1", "--scope", str(tmp_path / "small.toml"), "--fields", "3", "--pass", "both"]
+    words = ["acquire", "--slide", "B1", "--scope", str(tmp_path / "small.toml"), "--fields", "3"]
+    words += ["--protocol", "two-pass"]
     result = CliRunner().invoke(cli, [*words, "--data", str(tmp_path / "data"), "--json"], input="y\n")
     assert result.exit_code == 0, result.output
     assert whole_fields(tmp_path / "data" / "B1" / "raw") == [0, 1, 2]

@@ -120,7 +120,7 @@ def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(
             raise KeyboardInterrupt
 
     closed = r"step 1 of 2, Stain Valve-Label = acridine orange\. .*set to a safe state: Stain Valve-Label = closed\. "
-    with pytest.raises(InterruptedRunError, match=rf"{closed}Look at the slide: .*--stained"):
+    with pytest.raises(InterruptedRunError, match=rf"{closed}Look at the slide: .*--already-stained"):
         stain(sample, scope, ask=refuse, say=interrupt)
     assert "Traceback" not in capfd.readouterr().err
     assert staining_state(sample) == "begun"

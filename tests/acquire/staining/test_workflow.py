@@ -20,7 +20,7 @@ from wbcpipe.acquire.capture.sample_record import create_sample_record
 from wbcpipe.acquire.cli import acquire
 from wbcpipe.acquire.config.micromanager_cfg import configuration_problems, read_config
 from wbcpipe.acquire.config.scope import Staining
-from wbcpipe.acquire.passes import PassOutcome
+from wbcpipe.acquire.passes import PassResult
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.staining.checks import check_staining, open_checked, program_problem
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 Fate = dict[int, "str | float"]
 
 
-def put(sample: Sample, name: Pass, n_fields: int, fate: Fate) -> PassOutcome:
+def put(sample: Sample, name: Pass, n_fields: int, fate: Fate) -> PassResult:
     """Fields as a pass leaves them: those with a reason are missing, those with a figure empty, the rest on disk."""
     raw = sample.raw_path(name)
     raw.mkdir(parents=True, exist_ok=True)
-    outcome = PassOutcome()
+    outcome = PassResult()
     for index in range(n_fields):
         what = fate.get(index)
         if what is None:
@@ -75,7 +75,7 @@ class Bench:
         self.log: list[str] = []
         self.openers: list[object] = []
 
-    def take_pass(self, request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassOutcome:
+    def take_pass(self, request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassResult:
         self.log.append(request.pass_name)
         self.openers.append(request.microscope)
         create_sample_record(
@@ -109,11 +109,12 @@ def bench(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 @pytest.fixture
 def both(sample: Sample, small_scope: Scope) -> Callable[..., dict[str, Any]]:
-    """`acquire --pass both` over some fields; gives its JSON."""
+    """`acquire --protocol two-pass` over some fields; gives its JSON."""
 
-    def call(*more: str, choice: str = "both", fields: int = 12) -> dict[str, Any]:
+    def call(*more: str, choice: str = "", fields: int = 12) -> dict[str, Any]:
         words = ["--slide", sample.name, "--scope", str(small_scope.path), "--data", str(sample.path.parent)]
-        words += ["--pass", choice, "--fields", str(fields), "--json", *more]
+        words += ["--pass", choice] if choice else ["--protocol", "two-pass"]
+        words += ["--fields", str(fields), "--json", *more]
         result = CliRunner().invoke(acquire, words, catch_exceptions=False)
         content = json.loads(result.stdout)
         assert isinstance(content, dict)
@@ -133,7 +134,10 @@ def test_a_whole_bright_field_is_stained(bench: Bench, both: Callable[..., dict[
     ("fate", "words"),
     [
         (dict.fromkeys(range(12), "the lamp was dark."), "12 of 12 bright fields are missing.*field 0: the lamp was"),
-        ({1: "busy", 4: "busy", 7: "busy"}, "3 of 12 bright fields are missing.* allows 20 %.*go on with .*--stained"),
+        (
+            {1: "busy", 4: "busy", 7: "busy"},
+            "3 of 12 bright fields are missing.* allows 20 %.*go on with .*--already-stained",
+        ),
         (dict.fromkeys(range(12), 0.2), "all 12 bright fields show bare glass"),
     ],
     ids=["all missing", "too many missing", "bare glass"],
@@ -153,7 +157,9 @@ def test_a_bright_field_that_is_not_worth_it_is_not_stained(
 def test_a_bright_field_cut_short_is_not_stained(bench: Bench, sample: Sample, small_scope: Scope) -> None:
     put(sample, "brightfield", 5, {})
     with pytest.raises(AcquisitionError, match="7 of 12 bright fields were not taken yet"):
-        passes.stain_between(sample, small_scope, 12, deadline_s=None, stained=False, reporter=Reporter(quiet=True))
+        passes.stain_between_passes(
+            sample, small_scope, 12, deadline_s=None, already_stained=False, reporter=Reporter(quiet=True)
+        )
     assert bench.log == []
 
 
@@ -208,9 +214,13 @@ def test_no_stain_is_begun_that_the_deadline_would_waste(bench: Bench, sample: S
     scope = small_scope.model_copy(update={"staining": slow})
     silent = Reporter(quiet=True)
     soon = time.time() + 299
-    assert "leaves no time" in passes.stain_between(sample, scope, 2, deadline_s=soon, stained=False, reporter=silent)
+    assert "leaves no time" in passes.stain_between_passes(
+        sample, scope, 2, deadline_s=soon, already_stained=False, reporter=silent
+    )
     assert bench.log == []
-    assert not passes.stain_between(sample, scope, 2, deadline_s=soon + 60, stained=False, reporter=silent)
+    assert not passes.stain_between_passes(
+        sample, scope, 2, deadline_s=soon + 60, already_stained=False, reporter=silent
+    )
     assert bench.log == ["stain"]
 
 
@@ -218,11 +228,11 @@ def test_a_stained_slide_without_bright_field_is_no_circle(sample: Sample, both:
     noted = sample.path / "raw" / "staining.json"
     noted.parent.mkdir(parents=True)
     write_json(noted, {"method": "devices", "done": "2026-01-01T00:00:00+00:00"})
-    for choice in ("both", "brightfield", "fluorescence"):
+    for choice in ("", "brightfield", "fluorescence"):
         with pytest.raises(SampleStateError, match=r"no bright field of it was taken.*If it is not stained.*delete"):
             both(choice=choice)
-    with pytest.raises(SampleStateError, match="leave --stained out"):
-        both("--stained", "--sample", "S2")
+    with pytest.raises(SampleStateError, match="leave --already-stained out"):
+        both("--already-stained", "--sample", "S2")
     assert fields_on_disk(sample.raw_path("brightfield")) == {}
 
 
@@ -235,10 +245,12 @@ def test_the_operators_word_goes_on_after_a_staining_that_did_not_end(
     plan = AcquisitionPlan.from_scope(small_scope, "A")
     request = ScanRequest(small_scope, plan, specimen, fields=12, two_pass=True)
     for refused in (both, lambda: check_request(sample, request)):
-        with pytest.raises(SampleStateError, match=r"did not end: the process was stopped.*go on with --stained"):
+        with pytest.raises(
+            SampleStateError, match=r"did not end: the process was stopped.*go on with --already-stained"
+        ):
             refused()
     check_request(sample, replace(request, already_stained=True))
-    assert both("--stained")["passes"] == {"fluorescence": 12}
+    assert both("--already-stained")["passes"] == {"fluorescence": 12}
     assert bench.log == ["brightfield", "fluorescence"]
     assert both()["passes"] == {"fluorescence": 12}
 
@@ -247,10 +259,12 @@ def test_the_operators_word_goes_on_after_a_staining_that_did_not_end(
 def test_stained_is_refused_where_it_says_nothing(
     both: Callable[..., dict[str, Any]], sample: Sample, small_scope: Scope, specimen: SpecimenPlan, choice: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"--stained is for --pass both, and --pass {choice} is asked for"):
-        both("--stained", choice=choice)
+    with pytest.raises(
+        ConfigError, match=f"--already-stained is for --protocol two-pass, and the {choice} pass is requested"
+    ):
+        both("--already-stained", choice=choice)
     request = ScanRequest(small_scope, AcquisitionPlan.from_scope(small_scope, "A"), specimen, already_stained=True)
-    with pytest.raises(ConfigError, match="--stained is for --pass both"):
+    with pytest.raises(ConfigError, match="--already-stained is for --protocol two-pass"):
         check_request(sample, request)
     assert not sample.path.exists()
 
@@ -273,7 +287,7 @@ def test_the_bars_are_away_while_the_operator_is_asked(
     with Reporter() as reporter:
         reporter.update("fields", 2, 2)
         assert sys.stderr is not before
-        passes.stain_between(sample, scope, 2, deadline_s=None, stained=False, reporter=reporter)
+        passes.stain_between_passes(sample, scope, 2, deadline_s=None, already_stained=False, reporter=reporter)
         reporter.update("fields", 1, 2)
         assert sys.stderr is not before
     assert len(asked) == 1
