@@ -22,12 +22,12 @@ __all__ = [
     "FocusNode",
     "FocusPoint",
     "FocusRecord",
+    "ImagingSettings",
     "ImportInputs",
     "ImportKind",
     "LightExposure",
     "MissingFields",
     "Part",
-    "PictureSetup",
     "PlanRecord",
     "Protocol",
     "Record",
@@ -171,16 +171,16 @@ class SpecimenRecord(Part):
     preparation: Literal["blood-film", "buffy-coat"]
 
 
-class FocusSetup(Part):
-    """The part of the focus policy that shapes pictures."""
+class FocusSettings(Part):
+    """The part of the focus policy that affects images."""
 
     modality: str
     offset_um: float
     fixed_um: float | None = None
 
 
-class PictureSetup(Part):
-    """The part of a scope file and its .cfg that shapes pictures.
+class ImagingSettings(Part):
+    """The part of a scope file and its .cfg that affects images.
 
     Attributes:
         camera: table ``camera`` of the scope file.
@@ -188,7 +188,7 @@ class PictureSetup(Part):
         camera_settings: property to value.
         lights: modality to ``device-property`` to value.
         exposure_ms, z_offset_um: by modality.
-        focus: see `FocusSetup`.
+        focus: see `FocusSettings`.
     """
 
     camera: dict[str, JsonValue]
@@ -197,7 +197,7 @@ class PictureSetup(Part):
     lights: dict[str, dict[str, str]]
     exposure_ms: dict[str, float]
     z_offset_um: dict[str, float]
-    focus: FocusSetup
+    focus: FocusSettings
 
 
 class CalibrationReference(Part):
@@ -253,7 +253,7 @@ class SampleRecord(Record):
     slot: str | None = None
     plan: PlanRecord | None = None
     specimen: SpecimenRecord | None = None
-    setup: PictureSetup | None = None
+    imaging_settings: ImagingSettings | None = None
     calibration: CalibrationReference | None = None
     expected_cells_per_field: Positive | None = None
     quality: dict[str, float] = {}

@@ -9,10 +9,10 @@ import platform
 import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.config.calibration_file import calibration_reference
-from wbcpipe.acquire.config.fingerprint import changes, flat, imaging_settings
+from wbcpipe.acquire.config.fingerprint import changed_settings, flatten, imaging_settings
 from wbcpipe.acquire.config.micromanager_cfg import check_configuration
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
 from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
@@ -80,20 +80,20 @@ def _check_record(request: AcquisitionRequest) -> None:
     for key in [*now, *(key for key in before if key not in now)]:
         if before.get(key) != now.get(key):
             raise SampleStateError(
-                f"sample {sample.name!r} was begun with {key} = {before.get(key)!r}, this call says {now.get(key)!r}; "
-                "repeat the first call's options, or choose another sample name."
+                f"sample {sample.name!r} was created with {key} = {before.get(key)!r}, this call says "
+                f"{now.get(key)!r}; repeat the first call's options, or choose another sample name."
             )
-    if record.setup is None:
+    if record.imaging_settings is None:
         raise SampleStateError(
-            f"{sample.info_path}: key 'setup' is missing, so this sample was not taken on a scope; choose another "
-            "sample name."
+            f"{sample.info_path}: key 'imaging_settings' is missing, so this sample was not taken on a scope; choose "
+            "another sample name."
         )
-    fixed, _ = changes(sample, record.setup, imaging_settings(scope))
-    for key, (was, is_now) in fixed.items():
-        raise SampleStateError(
-            f"sample {sample.name!r} has pictures taken with {key} = {was!r}, {scope.path.name} and "
-            f"{scope.config_path.name} now say {is_now!r}; put that back, or choose another sample name."
-        )
+    for change in changed_settings(sample, record.imaging_settings, imaging_settings(scope)):
+        if change.in_use:
+            raise SampleStateError(
+                f"sample {sample.name!r} has images taken with {change.key} = {change.before!r}, {scope.path.name} and "
+                f"{scope.config_path.name} now say {change.now!r}; change it back, or choose another sample name."
+            )
 
 
 def create_sample_record(request: AcquisitionRequest) -> SampleRecord:
@@ -105,13 +105,13 @@ def create_sample_record(request: AcquisitionRequest) -> SampleRecord:
     sample, scope = request.sample, request.scope
     check_sample(request)
     if sample.exists():
-        return _brought_up_to_date(sample, scope)
+        return _update_settings(sample, scope)
     record = _new_record(request).model_copy(
         update={
             "slide": request.slide or sample.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "software": _software(),
-            "setup": imaging_settings(scope),
+            "imaging_settings": imaging_settings(scope),
             "calibration": calibration_reference(scope, sample.path.parent),
         }
     )
@@ -120,16 +120,16 @@ def create_sample_record(request: AcquisitionRequest) -> SampleRecord:
     return record
 
 
-def _brought_up_to_date(sample: Sample, scope: Scope) -> SampleRecord:
-    """Return the sample's record, with what was corrected in the scope's files before a picture depended on it."""
-    record = sample.record()
-    assert record.setup is not None
-    now = imaging_settings(scope)
-    _, free = changes(sample, record.setup, now)
-    if free:
-        record = record.model_copy(update={"setup": now})
+def _update_settings(sample: Sample, scope: Scope) -> SampleRecord:
+    """Return the sample's record, with the settings that were corrected before an image was taken with them."""
+    record, now = sample.record(), imaging_settings(scope)
+    assert record.imaging_settings is not None
+    changes = changed_settings(sample, record.imaging_settings, now)
+    if changes:
+        record = record.model_copy(update={"imaging_settings": now})
         sample.write(record)
-        sample.log("setup_changed", **{key: list(pair) for key, pair in free.items()}, scope_sha256=scope.sha256)
+        values = {change.key: [change.before, change.now] for change in changes}
+        sample.log("imaging_settings_changed", **values, scope_sha256=scope.sha256)
     return record
 
 
@@ -149,11 +149,11 @@ def _new_record(request: AcquisitionRequest) -> SampleRecord:
     )
 
 
-def _identity(record: SampleRecord) -> Iterator[tuple[str, Any]]:
+def _identity(record: SampleRecord) -> Iterator[tuple[str, object]]:
     """Yield the keys and values that a later call must repeat."""
-    # What the scope's files are called, and all that does not shape pictures, may change: see `setup`.
+    # The names of the scope's files may change, and what does not affect images: see `imaging_settings`.
     parts = {"kind", "protocol", "slot", "plan", "specimen"}
-    return flat(record.model_dump(mode="json", include={**dict.fromkeys(parts, True), "scope": {"virtual"}}))
+    return flatten(record.model_dump(mode="json", include={**dict.fromkeys(parts, True), "scope": {"virtual"}}))
 
 
 def _software() -> dict[str, str]:

@@ -1,16 +1,17 @@
-"""What of a scope file and its .cfg shapes pictures: noted with a sample, and the same for all of its fields.
+"""The settings of a scope file and its .cfg that affect images: recorded with a sample, and equal for all its fields.
 
-Where Micro-Manager lies and how it is reached, deadlines and retries, how the focus is sought, limits that only turn
-frames away, and comments are no part of it: they may be put right while a sample is under way.
+The Micro-Manager folder and backend, time limits and retries, the focus search, frame checks and comments are not
+among them: they may change while a sample is being taken.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.config.micromanager_cfg import light_settings, read_config
 from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
-from wbcpipe.samples.records import FocusSetup, PictureSetup
+from wbcpipe.samples.records import FocusSettings, ImagingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,18 +19,34 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["changes", "flat", "imaging_settings"]
+__all__ = ["SettingChange", "changed_settings", "flatten", "imaging_settings"]
 
 
-def imaging_settings(scope: Scope) -> PictureSetup:
-    """Return the settings that shape the pictures of a scope; scopes that agree in them take the same pictures.
+@dataclass(frozen=True)
+class SettingChange:
+    """A setting that differs from that of a sample.
+
+    Attributes:
+        key: Key with its tables, such as ``exposure_ms.color1``.
+        before, now: Its values; ``None`` if it is not set.
+        in_use: Images on disk were taken with the value before.
+    """
+
+    key: str
+    before: object
+    now: object
+    in_use: bool
+
+
+def imaging_settings(scope: Scope) -> ImagingSettings:
+    """Return the settings of a scope that affect images; scopes with equal settings take the same images.
 
     Raises:
-        ConfigError: the .cfg cannot be read, or lacks what the scope names.
+        ConfigError: The .cfg cannot be read, or lacks something that the scope names.
     """
     config, camera, focus = read_config(scope.config_path), scope.camera, scope.focus
     labels = {"camera": camera.device, "xy_stage": scope.stage.xy_device, "z_stage": scope.stage.z_device}
-    return PictureSetup(
+    return ImagingSettings(
         camera=camera.model_dump(mode="json"),
         devices={role: [label, *config.devices.get(label, ())] for role, label in labels.items()},
         camera_settings={name: value for device, name, value in config.settings if device == camera.device},
@@ -39,7 +56,7 @@ def imaging_settings(scope: Scope) -> PictureSetup:
         },
         exposure_ms={name: modality.exposure_ms for name, modality in scope.modalities.items()},
         z_offset_um={name: modality.z_offset_um for name, modality in scope.modalities.items()},
-        focus=FocusSetup(
+        focus=FocusSettings(
             modality=focus.modality,
             offset_um=focus.offset_um,
             fixed_um=focus.fixed_um if focus.method == "fixed" else None,
@@ -47,29 +64,28 @@ def imaging_settings(scope: Scope) -> PictureSetup:
     )
 
 
-def flat(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested tables as (key with its tables before it, value)."""
+def flatten(content: object, table: str = "") -> Iterator[tuple[str, object]]:
+    """Yield each value of nested tables with its key, such as ``("focus.offset_um", 0.2)``."""
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from flat(value, f"{place}.{key}" if place else str(key))
+            yield from flatten(value, f"{table}.{key}" if table else str(key))
     else:
-        yield place, list(content) if isinstance(content, tuple) else content
+        yield table, list(content) if isinstance(content, tuple) else content
 
 
-def changes(
-    sample: Sample, before: PictureSetup, now: PictureSetup
-) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
-    """Where two setups differ: what pictures on disk were taken by, and what none was taken by yet.
+def changed_settings(sample: Sample, before: ImagingSettings, now: ImagingSettings) -> list[SettingChange]:
+    """Return the settings that differ.
 
-    Each as the key to its values before and now. What belongs to one modality counts from its first picture on: so a
-    wrong fluorescence light can still be put right once bright field is on disk and the slide is stained.
+    A setting of one modality is in use from its first image on: a wrong fluorescence light can still be corrected once
+    bright field is on disk and the slide is stained.
     """
-    was, is_now = (dict(flat(setup.model_dump(mode="json"))) for setup in (before, now))
-    differing = {key: (was.get(key), is_now.get(key)) for key in {**was, **is_now} if was.get(key) != is_now.get(key)}
+    was, is_now = (dict(flatten(settings.model_dump(mode="json"))) for settings in (before, now))
     taken = [name for name in PASSES if fields_on_disk(sample.raw_path(name))]
-    without_picture = {*MODALITIES}.difference(*(PASSES[name] for name in taken))
-    free = {key for key in differing if not taken or without_picture.intersection(key.split("."))}
-    return (
-        {key: pair for key, pair in differing.items() if key not in free},
-        {key: pair for key, pair in differing.items() if key in free},
-    )
+    without_image = {*MODALITIES}.difference(*(PASSES[name] for name in taken))
+    return [
+        SettingChange(
+            key, was.get(key), is_now.get(key), bool(taken) and not without_image.intersection(key.split("."))
+        )
+        for key in {**was, **is_now}
+        if was.get(key) != is_now.get(key)
+    ]

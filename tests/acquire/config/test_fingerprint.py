@@ -98,9 +98,9 @@ def test_before_the_first_picture_everything_may_be_put_right(
     create_sample_record(
         AcquisitionRequest(sample, make_scope(("exposure_ms = 20.0", "exposure_ms = 25.0")), plan, specimen)
     )
-    assert sample.record().setup.exposure_ms["fluorescence"] == 25.0  # type: ignore[union-attr]
+    assert sample.record().imaging_settings.exposure_ms["fluorescence"] == 25.0  # type: ignore[union-attr]
     event = json.loads((sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    assert (event["event"], event["exposure_ms.fluorescence"]) == ("setup_changed", [20.0, 25.0])
+    assert (event["event"], event["exposure_ms.fluorescence"]) == ("imaging_settings_changed", [20.0, 25.0])
 
 
 def test_a_wrong_fluorescence_light_is_put_right_when_the_slide_is_stained_already(
@@ -109,7 +109,7 @@ def test_a_wrong_fluorescence_light_is_put_right_when_the_slide_is_stained_alrea
     plan = begun(sample, make_scope((GLOW, "fluorescence,LED,Label,Closed")), specimen, "brightfield")
     right = make_scope()
     create_sample_record(AcquisitionRequest(sample, right, plan, specimen, pass_name="fluorescence"))
-    assert sample.record().setup == imaging_settings(right)
+    assert sample.record().imaging_settings == imaging_settings(right)
     with pytest.raises(SampleStateError, match=r"lights\.color2\.LED-Label"):
         check_sample(
             AcquisitionRequest(
@@ -140,8 +140,8 @@ def test_a_sample_of_an_unreleased_version_is_refused(sample: Sample, make_scope
     scope = make_scope()
     plan = begun(sample, scope, specimen, "single")
     content: dict[str, Any] = read_json(sample.info_path)
-    write_json(sample.info_path, {key: value for key, value in content.items() if key != "setup"})
-    with pytest.raises(SampleStateError, match="key 'setup' is missing"):
+    write_json(sample.info_path, {key: value for key, value in content.items() if key != "imaging_settings"})
+    with pytest.raises(SampleStateError, match="key 'imaging_settings' is missing"):
         create_sample_record(AcquisitionRequest(sample, scope, plan, specimen))
 
 
