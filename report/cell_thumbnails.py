@@ -1,4 +1,4 @@
-"""Cells as small pictures: every modality side by side and a false-colour composite, one JPEG a cell."""
+"""Thumbnails of cells: the modalities side by side and a false-colour composite, one JPEG per cell."""
 
 from __future__ import annotations
 
@@ -22,43 +22,42 @@ __all__ = ["Contrast", "cell_strip", "choose_cells", "data_uri", "measure_contra
 SIDE_PX: Final = 128
 _GAP_PX: Final = 4
 _QUALITY: Final = 80
-#: Both lift the chromatin of dark nuclei out of the black: black lies this part of the range below the darkest pixels.
+#: Black lies this part of the range below the darkest pixels: the chromatin of dark nuclei stays visible.
 _BELOW_BLACK: Final = 0.2
-_GAMMA: Final = 0.8
 _CONTRAST_CELLS: Final = 64
 _PERCENTILES: Final = (0.3, 99.7)
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """How pixel values become grey levels, the same for every cell of a sample.
+    """Display range, the same for every cell of a sample.
 
     Attributes:
-        low: (M,) value shown black, per modality.
-        high: (M,) value shown white.
-        above_background: indices of the modalities shown as green light on black.
-        composite: the three modalities shown as red, green and blue; ``None`` where there are fewer.
+        low: (M,) pixel value displayed as black, per modality.
+        high: (M,) pixel value displayed as white.
+        fluorescent: indices of the modalities displayed in green on black.
+        composite: the three modalities displayed as red, green and blue; ``None`` if there are fewer.
     """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-    above_background: tuple[int, ...]
+    fluorescent: tuple[int, ...]
     composite: tuple[int, int, int] | None
 
 
 def measure_contrast(store: CellStore, chosen: Sequence[int], *, wavelengths_nm: dict[str, float]) -> Contrast:
-    """Find black and white of each modality from up to 64 cells, spread evenly over ``chosen``.
+    """Measure the display range of each modality on up to 64 cells, spread evenly over ``chosen``.
 
     Args:
         store: the cells.
         chosen: indices of the cells to measure.
-        wavelengths_nm: of the illuminations where known; the longest becomes red in the composite.
+        wavelengths_nm: of the illuminations, as far as known; the longest becomes red in the composite.
     """
     take = np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), _CONTRAST_CELLS)).round().astype(int))
     pixels = np.concatenate([store.images(chosen[i], chosen[i] + 1)[:, :, ::2, ::2] for i in take])  # (n, M, s, s)
     bounds = np.percentile(pixels.transpose(1, 0, 2, 3).reshape(pixels.shape[1], -1), _PERCENTILES, axis=1)  # (2, M)
-    above_background = tuple(i for i, name in enumerate(store.modalities) if "fluor" in name.lower())
-    bright = [i for i in range(pixels.shape[1]) if i not in above_background]
+    fluorescent = tuple(i for i, name in enumerate(store.modalities) if "fluor" in name.lower())
+    bright = [i for i in range(pixels.shape[1]) if i not in fluorescent]
     low, high = bounds[0], np.maximum(bounds[1], bounds[0] + 1)
     low[bright] -= _BELOW_BLACK * (high[bright] - low[bright])
     names = store.modalities
@@ -67,13 +66,13 @@ def measure_contrast(store: CellStore, chosen: Sequence[int], *, wavelengths_nm:
     return Contrast(
         low=low,
         high=high,
-        above_background=above_background,
+        fluorescent=fluorescent,
         composite=(bright[0], bright[1], bright[2]) if len(bright) >= 3 else None,
     )
 
 
 def cell_strip(image: NDArray[np.uint16], contrast: Contrast) -> bytes:
-    """One cell as a JPEG: its modalities from left to right, then the composite.
+    """Return one cell as a JPEG: its modalities from left to right, then the composite.
 
     Args:
         image: (M, side, side) uint16.
@@ -82,33 +81,33 @@ def cell_strip(image: NDArray[np.uint16], contrast: Contrast) -> bytes:
     low, high = contrast.low[:, None, None], contrast.high[:, None, None]
     scaled = np.clip((image - low) / (high - low), 0, 1)  # (M, side, side)
     panels = [
-        _glow(plane) if i in contrast.above_background else np.stack([plane] * 3, axis=-1)
+        _green_on_black(plane) if i in contrast.fluorescent else np.stack([plane] * 3, axis=-1)
         for i, plane in enumerate(scaled)
     ]
     if contrast.composite:
         panels.append(np.stack([scaled[i] for i in contrast.composite], axis=-1))
     strip = Image.new("RGB", (len(panels) * (SIDE_PX + _GAP_PX) - _GAP_PX, SIDE_PX), "white")
     for position, panel in enumerate(panels):
-        picture = Image.fromarray((panel * 255).round().astype(np.uint8))
-        strip.paste(picture.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS), (position * (SIDE_PX + _GAP_PX), 0))
+        thumbnail = Image.fromarray((panel * 255).round().astype(np.uint8))
+        strip.paste(thumbnail.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS), (position * (SIDE_PX + _GAP_PX), 0))
     encoded = io.BytesIO()
     strip.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)
     return encoded.getvalue()
 
 
-def _glow(plane: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Green light on black, white where it is strongest: (side, side, 3)."""
+def _green_on_black(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a plane in green on black, white at the maximum: (side, side, 3)."""
     edge = np.clip((plane - 0.6) / 0.4, 0, 1)
     return np.stack([0.75 * edge, plane, 0.15 * plane + 0.5 * edge], axis=-1).clip(0, 1)
 
 
 def data_uri(jpeg: bytes) -> str:
-    """The JPEG inside a URI, so that the page loads nothing."""
+    """Return the JPEG as a data URI, so that the page needs no other file."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
 def choose_cells(candidates: Sequence[int], confidence: NDArray[np.float32], wanted: int) -> list[int]:
-    """Some of the candidates, evenly spread from the surest to the least sure; the same ones every time.
+    """Return some of the candidates, evenly spread from the highest to the lowest confidence.
 
     >>> choose_cells([3, 5, 7], np.array([0, 0, 0, 0.5, 0, 0.9, 0, 0.7], dtype=np.float32), 2)
     [5, 3]

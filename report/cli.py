@@ -1,22 +1,22 @@
-"""The commands ``report``, ``evaluate`` and ``status``: parse, call, print."""
+"""The commands ``report``, ``evaluate`` and ``status``."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from wbcpipe.cli.options import data_option, json_option, sample_option
 from wbcpipe.samples.sample import Sample, data_root
 
-# What reads cells and pictures is imported when a command runs: zarr must not load for `--help`.
+# Modules that read cells and images are imported when a command runs: zarr must not load for `--help`.
 
 __all__ = ["evaluate", "report", "status"]
 
 
-def _print_json(content: Any) -> None:
+def _print_json(content: object) -> None:
     click.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
@@ -27,19 +27,19 @@ def _print_json(content: Any) -> None:
     "--reference",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Your laboratory's reference intervals, TOML or JSON; else textbook intervals for adults.",
+    help="Reference intervals of your laboratory, TOML or JSON. Default: textbook intervals of adults.",
 )
-@click.option("--wbc", type=float, metavar="N", help="White cells in 10^9/L, for absolute counts, e.g. 6.2.")
+@click.option("--wbc", type=float, metavar="N", help="White-cell concentration in 10^9/L, for absolute counts.")
 @json_option
 def report(name: str, data: Path | None, reference: Path | None, wbc: float | None, as_json: bool) -> None:
-    """Stage 4: count the called cells and write the differential.
+    """Stage 4: count the classified cells and write the differential.
 
-    Writes report.html (one self-contained page), differential.json (for machines) and cells.csv (one line a cell)
-    into the sample's folder. Documents that say the same already are left as they are.
+    Writes report.html (one page that needs no other file), differential.json (machine-readable; its JSON Schema comes
+    with wbcpipe) and cells.csv (one line per cell) to the sample's folder. Unchanged documents are not written again.
 
     Percentages are of the identified cells, with exact 95 % (Clopper-Pearson) intervals. "high" and "low" mean that
-    the whole interval lies outside the reference; "borderline" that only the percentage does. Cells that are debris,
-    cut by the edge, blurred or lack a modality are left out and listed by reason.
+    the interval lies outside the reference interval; "borderline" means that only the percentage does. Debris, cells
+    cut by the edge, blurred cells and cells without a modality are rejected and listed by reason.
 
     \b
     Examples:
@@ -79,8 +79,9 @@ def report(name: str, data: Path | None, reference: Path | None, wbc: float | No
 def evaluate(name: str, data: Path | None, as_json: bool) -> None:
     """Compare a sample with its ground truth.
 
-    On the virtual scope the truth is truth.csv: which cells were found, which were called right, and whether the
-    differential's intervals hold the true percentages. Cells imported with labels are compared with these.
+    A sample of the virtual scope has a truth.csv. The result states how many cells were detected, how many predicted
+    classes are right, and whether the intervals of the differential contain the true percentages. Imported cells are
+    compared with their labels.
 
     \b
     Examples:
@@ -94,7 +95,7 @@ def evaluate(name: str, data: Path | None, as_json: bool) -> None:
 
     result = evaluate_sample(Sample.open(data_root(data), name))
     if as_json:
-        _print_json(result.to_json())
+        _print_json(asdict(result))
     else:
         print_evaluation(result, Console(highlight=False))
 
@@ -103,10 +104,11 @@ def evaluate(name: str, data: Path | None, as_json: bool) -> None:
 @data_option
 @json_option
 def status(data: Path | None, as_json: bool) -> None:
-    """List the samples and how far each one is.
+    """List the samples and their progress.
 
-    Read off the disk: fields taken of those planned (of two passes each, until they are alike), cells found, the model
-    that called them, cells counted. The command that was stopped goes on when it is given again.
+    For each sample: the last finished stage, fields taken and planned (of two passes separately until they are equal),
+    cells found, the model that classified them, cells counted, and the result of the quality gates. A stopped command
+    continues when it is given again.
 
     \b
     Examples:
@@ -121,6 +123,6 @@ def status(data: Path | None, as_json: bool) -> None:
     root = data_root(data)
     samples = list_samples(root)
     if as_json:
-        _print_json({"data": str(root), "samples": [sample.to_json() for sample in samples]})
+        _print_json({"data": str(root), "samples": [asdict(sample) for sample in samples]})
     else:
         print_status(root, samples, Console(highlight=False))

@@ -1,16 +1,16 @@
-"""Compare a sample with its ground truth: detection, calls and differential."""
+"""Compare a sample with its ground truth: detection, predicted classes and differential."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
 from wbcpipe.report.rows import read_rows
-from wbcpipe.report.scores import match_points, score_calls
+from wbcpipe.report.scores import match_points, score_predictions
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.field_status import read_skipped
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.report.rows import CellRows
-    from wbcpipe.report.scores import CallScores
+    from wbcpipe.report.scores import PredictionScores
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["CallComparison", "Detection", "Evaluation", "Share", "Truth", "evaluate_sample", "visible_truth"]
+__all__ = ["Detection", "Evaluation", "PredictionComparison", "Share", "Truth", "evaluate_sample", "visible_truth"]
 
 _TOLERANCE_UM: Final = 4.0
-#: What is seen of a cell cut by the outer edge has its centre up to a cell's radius from the true one.
+#: The visible part of a cell cut by the outer edge has its centre up to a cell's radius from the true one.
 _CUT_TOLERANCE_UM: Final = 10.0
 
 
@@ -50,16 +50,16 @@ class Truth:
 
 @dataclass(frozen=True)
 class Detection:
-    """Found cells against true ones.
+    """Detected cells compared with true ones.
 
     Attributes:
-        truth: white cells whose centre a field shows.
-        found: rows of ``cells.zarr`` that are not debris, less those ignored.
+        truth: white cells whose centre lies in a field.
+        found: rows of ``cells.zarr`` that are not debris, without those ignored.
         matched: pairs within the tolerance.
         ignored: cells cut by the outer edge, neither right nor wrong.
-        recall: matched of truth.
-        precision: matched of found.
-        f1: their harmonic mean.
+        recall: matched / truth.
+        precision: matched / found.
+        f1: harmonic mean of precision and recall.
         position_rms_um: root mean square distance of the pairs; ``None`` without pairs.
     """
 
@@ -74,49 +74,45 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class CallComparison:
-    """Calls against truth, on the cells that count.
+class PredictionComparison:
+    """Predicted classes compared with true ones, on the cells that are not rejected.
 
     Attributes:
         scores: an unidentified cell is a miss.
         identified: the same without the unidentified cells.
-        heads: weighted F1 of each head alone, always made to choose a class.
-        fused_forced: weighted F1 of all heads' mean, always made to choose.
-        other_labels: cells left out because their label is no class of the bundle.
+        heads: weighted F1 of each head alone, without a threshold.
+        all_heads: weighted F1 of the mean of all heads, without a threshold.
+        other_labels: cells ignored because their label is not a class of the bundle.
     """
 
-    scores: CallScores
-    identified: CallScores
+    scores: PredictionScores
+    identified: PredictionScores
     heads: dict[str, float]
-    fused_forced: float
+    all_heads: float
     other_labels: int
 
 
 @dataclass(frozen=True)
 class Share:
-    """One class of the differential against truth, in per cent."""
+    """One class of the differential compared with truth, in per cent."""
 
     name: str
     true_percent: float | None
-    called_percent: float | None
+    predicted_percent: float | None
     interval_percent: tuple[float, float]
     inside: bool | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that can be said; parts are ``None`` where there is nothing to compare with."""
+    """Result of a comparison; parts are ``None`` where there is nothing to compare with."""
 
     sample: str
-    against: str
+    truth_source: str
     classes: tuple[str, ...]
     detection: Detection | None
-    calls: CallComparison | None
+    predictions: PredictionComparison | None
     differential: tuple[Share, ...] | None
-
-    def to_json(self) -> dict[str, Any]:
-        """As one object for machines."""
-        return asdict(self)
 
 
 def visible_truth(sample: Sample) -> Truth:
@@ -140,7 +136,7 @@ def visible_truth(sample: Sample) -> Truth:
 
 
 def evaluate_sample(sample: Sample) -> Evaluation:
-    """Compare a sample with ``truth.csv``, or, where there is none, its calls with the cells' labels.
+    """Compare a sample with ``truth.csv``, or, where there is none, its predicted classes with the cells' labels.
 
     Raises:
         SampleStateError: no such sample, no cells, or neither truth nor labels.
@@ -153,43 +149,43 @@ def evaluate_sample(sample: Sample) -> Evaluation:
         detection, partner = _detect(store, truth)
         labels = ["" if index < 0 else truth.label[index] for index in partner]
         seen = [label for label, visible in zip(truth.label, truth.visible, strict=True) if visible]
-        against = "truth.csv"
+        truth_source = "truth.csv"
     else:
-        labels, detection, against = store.labels(), None, "labels"
+        labels, detection, truth_source = store.labels(), None, "labels"
         seen = [label for label in labels if label]
         if not seen:
             raise SampleStateError(
-                f"{sample.path}: nothing to compare with: no truth.csv (the virtual scope writes one) and no labels "
-                "(`wbcpipe import cells` takes them from folder names)."
+                f"{sample.path}: nothing to compare with: there is no truth.csv (the virtual scope writes one) and no "
+                "label (`wbcpipe import cells` takes them from folder names)."
             )
         if rows is None:
             raise SampleStateError(f"{sample.path}: cells are not classified yet; run `wbcpipe classify` first.")
     classes = rows.classes if rows else tuple(str(name) for name in store.attributes.get("classes") or ())
     return Evaluation(
         sample=sample.name,
-        against=against,
+        truth_source=truth_source,
         classes=classes,
         detection=detection,
-        calls=_compare_calls(rows, labels) if rows else None,
+        predictions=_compare_predictions(rows, labels) if rows else None,
         differential=_compare_shares(rows, seen) if rows else None,
     )
 
 
 def _detect(store: CellStore, truth: Truth) -> tuple[Detection, NDArray[np.intp]]:
-    """Detection, and for every row of the store the index of its true cell or -1."""
-    quality = store.column("qc_flags").astype(np.int64)
+    """Return the detection scores, and for every row of the store the index of its true cell or -1."""
+    qc_flags = store.column("qc_flags").astype(np.int64)
     position = np.column_stack([store.column("y_um"), store.column("x_um")]).astype(np.float64)
-    candidates = np.flatnonzero((quality & QcFlag.DEBRIS.value) == 0)
+    candidates = np.flatnonzero((qc_flags & QcFlag.DEBRIS.value) == 0)
     visible = np.flatnonzero(truth.visible)
     pairs = match_points(truth.position_um[visible], position[candidates], _TOLERANCE_UM)
     partner = np.full(len(store), -1, dtype=np.intp)
     for i, j, _ in pairs:
         partner[candidates[j]] = visible[i]
-    alone = candidates[partner[candidates] < 0]
+    unmatched = candidates[partner[candidates] < 0]
     hidden = truth.position_um[~truth.visible]
-    at_border = (quality[alone] & QcFlag.BORDER.value) != 0
-    ignored = len(match_points(hidden, position[alone[~at_border]], _TOLERANCE_UM)) + len(
-        match_points(hidden, position[alone[at_border]], _CUT_TOLERANCE_UM)
+    at_border = (qc_flags[unmatched] & QcFlag.BORDER.value) != 0
+    ignored = len(match_points(hidden, position[unmatched[~at_border]], _TOLERANCE_UM)) + len(
+        match_points(hidden, position[unmatched[at_border]], _CUT_TOLERANCE_UM)
     )
     found = len(candidates) - ignored
     squares = [distance**2 for *_, distance in pairs]
@@ -210,33 +206,33 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _compare_calls(rows: CellRows, labels: Sequence[str]) -> CallComparison | None:
-    """``None`` when no counted cell has a label that is a class."""
+def _compare_predictions(rows: CellRows, labels: Sequence[str]) -> PredictionComparison | None:
+    """Compare predicted classes with labels; ``None`` if no counted cell has a label that is a class."""
     index = {name: position for position, name in enumerate(rows.classes)}
     labelled = [i for i in range(len(rows)) if not rows.exclusion_reason[i] and labels[i]]
     chosen = [i for i in labelled if labels[i] in index]
     if not chosen:
         return None
     true = [index[labels[i]] for i in chosen]
-    called = [index.get(rows.predicted_class[i], len(index)) for i in chosen]
-    sure = [(t, c) for t, c in zip(true, called, strict=True) if c < len(index)]
-    alone = rows.head_predictions()[chosen]  # (n, H)
+    predicted = [index.get(rows.predicted_class[i], len(index)) for i in chosen]
+    identified = [(t, c) for t, c in zip(true, predicted, strict=True) if c < len(index)]
+    by_head = rows.head_predictions()[chosen]  # (n, H)
     fused = rows.probability[chosen].mean(axis=1).argmax(axis=1)  # (n,)
 
-    def forced(calls: NDArray[np.intp]) -> float:
-        return score_calls(true, calls.tolist(), rows.classes).weighted_f1
+    def weighted_f1(classes: NDArray[np.intp]) -> float:
+        return score_predictions(true, classes.tolist(), rows.classes).weighted_f1
 
-    return CallComparison(
-        scores=score_calls(true, called, rows.classes),
-        identified=score_calls([t for t, _ in sure], [c for _, c in sure], rows.classes),
-        heads={head: forced(alone[:, position]) for position, head in enumerate(rows.heads)},
-        fused_forced=forced(fused),
+    return PredictionComparison(
+        scores=score_predictions(true, predicted, rows.classes),
+        identified=score_predictions([t for t, _ in identified], [c for _, c in identified], rows.classes),
+        heads={head: weighted_f1(by_head[:, position]) for position, head in enumerate(rows.heads)},
+        all_heads=weighted_f1(fused),
         other_labels=len(labelled) - len(chosen),
     )
 
 
 def _compare_shares(rows: CellRows, seen: Sequence[str]) -> tuple[Share, ...]:
-    """The differential as called against the shares among the true cells ``seen``."""
+    """Compare the differential with the shares of the true cells ``seen``."""
     differential = Differential.from_tally(count_cells(rows.predicted_class, rows.qc_flags, rows.classes))
     known = [label for label in seen if label in rows.classes]
     shares = []

@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page for the person who signs, on a screen or on A4."""
+"""``report.html``: one page that needs no other file, for a screen or A4 paper."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["CELLS_PER_GALLERY", "Gallery", "render_page"]
 
 CELLS_PER_GALLERY: Final = 12
-#: What the five classes are called in words; others are shown by their name alone.
+#: Names of the five classes in words; other classes are shown by their short name.
 _WORDS: Final = {
     "NEU": "neutrophils",
     "LYM": "lymphocytes",
@@ -34,14 +34,14 @@ _WORDS: Final = {
     "MO": "monocytes",
     "BAS": "basophils",
 }
-#: Muted, and told apart by colour-blind readers too; the text beside says the same.
+#: Distinguishable by colour-blind readers; the text beside repeats the information.
 _COLOURS: Final = ("#3b6ea5", "#8fb8de", "#d98c5f", "#6f7f8f", "#4b3f72", "#a3b18a", "#c9a227")
 _TICKS: Final = (0, 1, 5, 10, 25, 50, 75, 100)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One cell as the page shows it."""
+class Thumbnail:
+    """One cell on the page."""
 
     index: int
     uri: str
@@ -51,24 +51,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Some cells under one heading."""
+    """Cells under one heading."""
 
     title: str
     note: str
-    pictures: tuple[Picture, ...]
+    thumbnails: tuple[Thumbnail, ...]
 
 
 def render_page(
     sample: Sample, store: CellStore, rows: CellRows, document: DifferentialRecord, *, content_id: str
 ) -> str:
-    """The whole page.
+    """Return the page.
 
     Args:
-        sample: whose it is; its first field tells the wavelengths.
-        store: the cells, for their pictures.
-        rows: the same cells' table.
-        document: what `build_document` made.
-        content_id: written into the page, so that an unchanged one is recognised.
+        sample: that was counted; its first field gives the wavelengths.
+        store: the cells, for their images.
+        rows: the table of these cells.
+        document: of these cells.
+        content_id: written into the page, by which an unchanged page is recognised.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("wbcpipe.report"),
@@ -92,7 +92,7 @@ def render_page(
 
 
 def axis_position(percent: float) -> str:
-    """Where a percentage stands on the chart's square-root axis, in per cent of its width.
+    """Return the position of a percentage on the chart's square-root axis, in per cent of its width.
 
     >>> axis_position(25)
     '50.00'
@@ -101,13 +101,13 @@ def axis_position(percent: float) -> str:
 
 
 def format_number(value: float | None, decimals: int = 1) -> str:
-    """A number for people; a dash where there is none."""
+    """Return a number as text; a dash for none."""
     return "–" if value is None else f"{value:.{decimals}f}"
 
 
 def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery]:
-    used = [index for index in range(len(rows)) if not rows.exclusion_reason[index]]
-    contrast = measure_contrast(store, used or list(range(len(rows))), wavelengths_nm=_wavelengths(sample))
+    counted = [index for index in range(len(rows)) if not rows.exclusion_reason[index]]
+    contrast = measure_contrast(store, counted or list(range(len(rows))), wavelengths_nm=_wavelengths(sample))
     galleries: list[Gallery] = []
 
     def add(title: str, note: str, candidates: Sequence[int], *, lowest_first: bool = False) -> None:
@@ -118,20 +118,22 @@ def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery
             chosen = choose_cells(candidates, rows.confidence, CELLS_PER_GALLERY)
         if chosen:
             shown = f"all {len(chosen)}" if len(chosen) == len(candidates) else f"{len(chosen)} of {len(candidates)}"
-            pictures = tuple(_picture(store, rows, index, contrast) for index in chosen)
-            galleries.append(Gallery(title, f"{shown}, {note}", pictures))
+            thumbnails = tuple(_thumbnail(store, rows, index, contrast) for index in chosen)
+            galleries.append(Gallery(title, f"{shown}, {note}", thumbnails))
 
     for name in rows.classes:
         words = f"{name} · {_WORDS[name]}" if name in _WORDS else name
-        add(words, "from the highest to the lowest probability", [i for i in used if rows.predicted_class[i] == name])
-    identified = [i for i in used if rows.predicted_class[i] != UNIDENTIFIED]
+        add(
+            words, "from the highest to the lowest probability", [i for i in counted if rows.predicted_class[i] == name]
+        )
+    identified = [i for i in counted if rows.predicted_class[i] != UNIDENTIFIED]
     add("Counted with the lowest probability", "the lowest first: review these", identified, lowest_first=True)
-    add("Unidentified", "not in the percentages", [i for i in used if rows.predicted_class[i] == UNIDENTIFIED])
+    add("Unidentified", "not in the percentages", [i for i in counted if rows.predicted_class[i] == UNIDENTIFIED])
     add("Rejected", "not in the differential", [i for i in range(len(rows)) if rows.exclusion_reason[i]])
     return galleries
 
 
-def _picture(store: CellStore, rows: CellRows, index: int, contrast: Contrast) -> Picture:
+def _thumbnail(store: CellStore, rows: CellRows, index: int, contrast: Contrast) -> Thumbnail:
     parts = [f"{rows.predicted_class[index]} {rows.confidence[index]:.2f}"]
     if len(rows.heads) > 1:
         parts.append(f"disagreement {rows.disagreement[index]:.2f}")
@@ -140,7 +142,7 @@ def _picture(store: CellStore, rows: CellRows, index: int, contrast: Contrast) -
     if rows.label[index]:
         parts.append(f"labelled {rows.label[index]}")
     caption = " · ".join(parts)
-    return Picture(
+    return Thumbnail(
         index=index,
         uri=data_uri(cell_strip(store.images(index, index + 1)[0], contrast)),
         alt=f"Cell {index}: {caption}",
@@ -154,6 +156,6 @@ def _wavelengths(sample: Sample) -> dict[str, float]:
         try:
             frames = read_passes_info(raw, index).frames
         except FrameFileError:
-            return {}  # a page without colours in the right order is better than none
+            return {}  # the colours of the composite are then in the wrong order
         return {frame.modality: frame.wavelength_nm for frame in frames if frame.wavelength_nm is not None}
     return {}

@@ -1,4 +1,4 @@
-"""Evaluation and status as tables in the terminal."""
+"""Tables of an evaluation and of the samples' status for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from wbcpipe.report.evaluate import CallComparison, Evaluation, Share
+    from wbcpipe.report.evaluate import Evaluation, PredictionComparison, Share
     from wbcpipe.report.status import SampleStatus
 
 __all__ = ["print_evaluation", "print_status"]
@@ -28,8 +28,8 @@ def _table(*headings: str, left: int = 1) -> Table:
 
 
 def print_evaluation(result: Evaluation, console: Console) -> None:
-    """Show an evaluation to a person."""
-    console.print(Text(f"{result.sample} against {result.against}", style="bold"))
+    """Print an evaluation."""
+    console.print(Text(f"{result.sample} compared with {result.truth_source}", style="bold"))
     if found := result.detection:
         away = "" if found.position_rms_um is None else f", centres {found.position_rms_um:.2f} um off (RMS)"
         console.print(
@@ -39,40 +39,40 @@ def print_evaluation(result: Evaluation, console: Console) -> None:
                 f"edge ignored{away})"
             )
         )
-    if result.calls:
-        _print_calls(result.calls, result.classes, console)
+    if result.predictions:
+        _print_predictions(result.predictions, result.classes, console)
     else:
-        console.print("Calls: none to compare; `wbcpipe classify` makes them.")
+        console.print("Classes: none; run `wbcpipe classify` first.")
     if result.differential:
         _print_shares(result.differential, console)
 
 
-def _print_calls(calls: CallComparison, classes: Sequence[str], console: Console) -> None:
-    unidentified = calls.scores.cells - calls.identified.cells
+def _print_predictions(found: PredictionComparison, classes: Sequence[str], console: Console) -> None:
+    unidentified = found.scores.cells - found.identified.cells
     console.print(
         Text(
-            f"Calls: weighted F1 {calls.scores.weighted_f1:.4f} on {calls.scores.cells} cells, {unidentified} "
-            f"unidentified as misses; {calls.identified.weighted_f1:.4f} without them"
+            f"Classes: weighted F1 {found.scores.weighted_f1:.4f} on {found.scores.cells} cells, {unidentified} "
+            f"unidentified ones count as misses; {found.identified.weighted_f1:.4f} without them"
         )
     )
-    table = _table("true", *classes, "unsure", "precision", "recall", "F1", "cells")
-    for score, row in zip(calls.scores.classes, calls.scores.confusion, strict=True):
+    table = _table("true", *classes, "unidentified", "precision", "recall", "F1", "cells")
+    for score, row in zip(found.scores.classes, found.scores.confusion, strict=True):
         figures = [f"{value:.3f}" for value in (score.precision, score.recall, score.f1)]
         table.add_row(Text(score.name), *map(str, row), *figures, str(score.support))
     console.print(table)
-    alone = ", ".join(f"{head} {value:.4f}" for head, value in calls.heads.items())
-    console.print(Text(f"One head alone, weighted F1: {alone}; all together {calls.fused_forced:.4f}"))
-    if calls.other_labels:
-        console.print(Text(f"{calls.other_labels} cells have a label that is no class of the bundle; left out."))
+    alone = ", ".join(f"{head} {value:.4f}" for head, value in found.heads.items())
+    console.print(Text(f"Weighted F1 of each head alone: {alone}; of all heads: {found.all_heads:.4f}"))
+    if found.other_labels:
+        console.print(Text(f"{found.other_labels} cells are ignored: their label is not a class of the bundle."))
 
 
 def _print_shares(shares: Sequence[Share], console: Console) -> None:
-    table = _table("class", "true %", "called %", "95 % interval", "inside")
+    table = _table("class", "true %", "predicted %", "95 % interval", "inside")
     for share in shares:
         table.add_row(
             Text(share.name),
             _number(share.true_percent),
-            _number(share.called_percent),
+            _number(share.predicted_percent),
             "{:.1f} - {:.1f}".format(*share.interval_percent),
             _verdict(share.inside, "yes", "no"),
         )
@@ -90,7 +90,7 @@ def _verdict(good: bool | None, yes: str, no: str) -> Text:
 
 
 def _fields(sample: SampleStatus) -> str:
-    """Fields taken of those planned; of two passes each by itself until they are alike."""
+    """Return the fields taken and planned; of two passes separately until they are equal."""
     planned = "" if sample.fields_planned is None else f" of {sample.fields_planned}"
     numbers = set(sample.passes.values())
     if len(numbers) > 1:
@@ -100,9 +100,9 @@ def _fields(sample: SampleStatus) -> str:
 
 
 def print_status(root: Path, samples: Sequence[SampleStatus], console: Console) -> None:
-    """Show how far the samples below ``root`` are."""
+    """Print the progress of the samples below ``root``."""
     if not samples:
-        console.print(Text(f"no samples in {root}; `wbcpipe run --sample demo` makes one, with no microscope."))
+        console.print(Text(f"no samples in {root}; `wbcpipe run --sample demo` makes one without a microscope."))
         return
     table = _table("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", left=2)
     table.columns[2].no_wrap = True

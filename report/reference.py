@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import tomllib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wbcpipe.errors import ConfigError
 from wbcpipe.report.differential import Reference
+from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,51 +18,46 @@ if TYPE_CHECKING:
 
 __all__ = ["load_reference"]
 
+_Percentage = Annotated[float, Field(ge=0, le=100, strict=True)]
+
+
+class _ReferenceFile(BaseModel):
+    """The content of a file of reference intervals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Annotated[str, Field(strict=True)] | None = None
+    percent: Annotated[dict[str, tuple[_Percentage, _Percentage]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        for name, (low, high) in self.percent.items():
+            if low >= high:
+                raise ValueError(f"percent.{name} is [{low:g}, {high:g}]; the lower limit comes first")
+        return self
+
 
 def load_reference(path: Path, classes: Sequence[str]) -> Reference:
     """Read reference intervals.
 
-    The file, TOML or JSON by its ending, holds ``source`` (text) and ``percent``: class name to ``[lowest, highest]``.
-    A class that it does not name gets no flag.
+    The file, TOML or JSON by its suffix, holds ``source`` (text) and ``percent``: class name to ``[low, high]``. A
+    class that is not listed gets no flag.
 
     Raises:
-        ConfigError: the file is absent or not readable, or a key, class or interval in it does not hold.
+        ConfigError: the file is absent or not readable, or a key, class or interval is not allowed.
     """
-    content = _read(path)
-    if unknown := sorted(set(content) - {"source", "percent"}):
-        raise ConfigError(f"{path}: unknown key {unknown[0]!r}; allowed are 'source' and 'percent'.")
-    percent = content.get("percent")
-    if not isinstance(percent, dict) or not percent:
-        raise ConfigError(f"{path}: 'percent' is missing; give class = [lowest, highest], e.g. NEU = [40, 75].")
-    if strange := sorted(set(percent) - set(classes)):
-        raise ConfigError(f"{path}: unknown class {strange[0]!r}; the cells were called as {', '.join(classes)}.")
-    source = content.get("source", path.name)
-    if not isinstance(source, str):
-        raise ConfigError(f"{path}: 'source' is {source!r}; a text that says whose intervals they are was expected.")
-    return Reference({name: _interval(path, name, value) for name, value in percent.items()}, source)
-
-
-def _read(path: Path) -> dict[str, Any]:
+    kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        content = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+        found = _ReferenceFile.model_validate(content)
     except OSError as error:
         raise ConfigError(f"{path}: reference intervals cannot be read ({error.strerror or error}).") from error
+    except ValidationError as error:
+        findings = "; ".join(explain(item, _ReferenceFile) for item in error.errors()[:3])
+        raise ConfigError(f"{path}: {findings}; an example is in `wbcpipe report --help`.") from error
     except ValueError as error:
-        kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
         raise ConfigError(f"{path}: not readable as {kind} ({error}).") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: an object with 'source' and 'percent' was expected.")
-    return content
-
-
-def _interval(path: Path, name: str, value: object) -> tuple[float, float]:
-    if isinstance(value, list) and len(value) == 2 and all(_is_percentage(bound) for bound in value):
-        low, high = float(value[0]), float(value[1])
-        if low < high:
-            return low, high
-    raise ConfigError(f"{path}: {name} = {value!r}; two percentages [lowest, highest] between 0 and 100 were expected.")
-
-
-def _is_percentage(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 100
+    if unknown := sorted(set(found.percent) - set(classes)):
+        raise ConfigError(f"{path}: unknown class {unknown[0]!r}; the cells were classified as {', '.join(classes)}.")
+    return Reference(found.percent, found.source or path.name)

@@ -1,4 +1,4 @@
-"""Scores of calls against truth, and matching of found cells to true ones. Pure: knows no files."""
+"""Scores of predicted classes against true ones, and matching of detected cells to true ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CallScores", "ClassScore", "match_points", "score_calls"]
+__all__ = ["ClassScore", "PredictionScores", "match_points", "score_predictions"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class ClassScore:
 
     Attributes:
         name: class name.
-        precision: of the cells called so, the share that is; 0 when none was called so.
-        recall: of the cells that are so, the share called so; 0 when there is none.
-        f1: their harmonic mean.
-        support: cells that are so.
+        precision: share of the cells predicted as the class that are of it; 0 without such cells.
+        recall: share of the cells of the class that are predicted as it; 0 without such cells.
+        f1: harmonic mean of precision and recall.
+        support: cells of the class.
     """
 
     name: str
@@ -41,15 +41,15 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class CallScores:
-    """Calls against truth.
+class PredictionScores:
+    """Predicted classes compared with true ones.
 
     Attributes:
         cells: cells compared.
-        accuracy: share called right.
+        accuracy: share of the cells whose predicted class is right.
         weighted_f1: F1 of the classes, weighted by support.
         classes: one score per class.
-        confusion: (K, K + 1) counts; row the true class, column the call, the last column unidentified.
+        confusion: (K, K + 1) counts; row the true class, column the predicted one, the last column unidentified.
     """
 
     cells: int
@@ -59,8 +59,8 @@ class CallScores:
     confusion: tuple[tuple[int, ...], ...]
 
 
-def score_calls(true: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> CallScores:
-    """Score calls; an unidentified cell is a miss for its class.
+def score_predictions(true: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> PredictionScores:
+    """Score predicted classes; an unidentified cell is a miss for its class.
 
     Args:
         true: n class indices.
@@ -69,7 +69,7 @@ def score_calls(true: Sequence[int], predicted: Sequence[int], classes: Sequence
     """
     confusion = confusion_matrix(true, predicted, len(classes), len(classes) + 1)
     found = class_scores(confusion)
-    return CallScores(
+    return PredictionScores(
         cells=len(true),
         accuracy=found.accuracy,
         weighted_f1=found.weighted_f1,

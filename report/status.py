@@ -1,9 +1,9 @@
-"""How far each sample is, read off the disk."""
+"""Progress of each sample, read from the disk."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 from wbcpipe.acquire.staining.workflow import staining_state
 from wbcpipe.errors import SampleNameError, SampleStateError
@@ -22,28 +22,27 @@ __all__ = ["SampleStatus", "list_samples", "sample_status"]
 
 @dataclass(frozen=True)
 class SampleStatus:
-    """One sample.
+    """Progress of one sample.
 
     Attributes:
-        name: sample name.
-        state: the last stage done: ``begun``, ``acquiring``, ``segmented``, ``classified``, ``reported``; or
-            ``damaged``.
-        kind: where its pictures come from.
+        name: of the sample.
+        state: the last finished stage, or ``damaged``.
+        kind: origin of its images.
         fields_taken: fields whose frames are all on disk.
-        passes: of a sample that is taken in two passes, each pass and the fields on disk of it; else empty.
-        staining: between them: ``begun`` (and not known to have ended), ``incubating``, ``stained``, or empty.
-        fields_planned: positions in the plan; ``None`` where there is no plan.
+        passes: of a sample of two passes, each pass and its fields on disk; else empty.
+        staining: between the passes: see `staining_state`.
+        fields_planned: positions in the plan; ``None`` without a plan.
         fields_missing: fields that could not be taken.
-        fields_empty: fields that showed bare glass and were skipped.
+        fields_empty: fields that were skipped because they showed no cells.
         cells: cells in ``cells.zarr``; ``None`` before segment.
-        bundle: the model that called them; ``None`` before classify.
+        bundle: the model that classified them; ``None`` before classify.
         counted: identified cells in the report; ``None`` before report.
         passed: whether the report's quality gates passed; ``None`` before report.
-        problem: what is wrong with a damaged sample, or a report that is older than its cells.
+        problem: of a damaged sample, of the staining, or of a report that is older than its cells.
     """
 
     name: str
-    state: str
+    state: Literal["created", "acquiring", "segmented", "classified", "reported", "damaged"] = "created"
     kind: str = ""
     fields_taken: int = 0
     passes: dict[str, int] = field(default_factory=dict)
@@ -57,13 +56,9 @@ class SampleStatus:
     passed: bool | None = None
     problem: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """As one object for machines."""
-        return asdict(self)
-
 
 def list_samples(root: Path) -> list[SampleStatus]:
-    """The samples below a data root, by name; folders without ``sample.json`` are none."""
+    """Return the status of the samples below a data root, by name; folders without ``sample.json`` are ignored."""
     if not root.is_dir():
         return []
     found = []
@@ -78,46 +73,50 @@ def list_samples(root: Path) -> list[SampleStatus]:
 
 
 def sample_status(sample: Sample) -> SampleStatus:
-    """Look how far one sample is; a damaged one is described, not raised."""
-    facts: dict[str, Any] = {"name": sample.name}
+    """Return the status of one sample; a damaged one is reported as such, not raised."""
+    status = SampleStatus(sample.name)
     try:
-        facts["state"] = _state(sample, facts)
+        status = _add_fields(status, sample)
+        return _add_cells(status, sample) if sample.cells_path.exists() else status
     except (SampleStateError, OSError, KeyError, TypeError, ValueError) as error:
-        facts |= {"state": "damaged", "problem": f"{error}"}
-    return SampleStatus(**facts)
+        return replace(status, state="damaged", problem=f"{error}")
 
 
-def _state(sample: Sample, facts: dict[str, Any]) -> str:
-    """Fill in ``facts`` as far as the sample goes; its last finished stage."""
+def _add_fields(status: SampleStatus, sample: Sample) -> SampleStatus:
     record = sample.record()
     fields = count_fields(sample, record)
-    facts |= {
-        "kind": record.kind,
-        "fields_taken": fields.taken,
-        "fields_planned": fields.planned,
-        "fields_missing": len(fields.missing),
-        "fields_empty": len(fields.empty),
-    }
+    passes, staining = {}, ""
     if record.protocol == "two-pass":
-        facts["passes"] = {name: len(fields_on_disk(sample.raw_path(name))) for name in ("brightfield", "fluorescence")}
-        facts["staining"] = staining_state(sample)
-        if facts["staining"] == "begun":
-            facts["problem"] = (
-                "staining was begun and did not end: look at the slide; the next command says how to go on"
-            )
-    if not sample.cells_path.exists():
-        some = fields.taken or fields.missing or fields.empty or any(facts.get("passes", {}).values())
-        return "acquiring" if some else "begun"
+        passes = {name: len(fields_on_disk(sample.raw_path(name))) for name in ("brightfield", "fluorescence")}
+        staining = staining_state(sample)
+    interrupted = staining not in ("", "incubating", "stained")
+    tried = fields.taken or fields.missing or fields.empty or any(passes.values())
+    return replace(
+        status,
+        state="acquiring" if tried else "created",
+        kind=record.kind,
+        fields_taken=fields.taken,
+        passes=passes,
+        staining=staining,
+        fields_planned=fields.planned,
+        fields_missing=len(fields.missing),
+        fields_empty=len(fields.empty),
+        problem="the staining did not finish: inspect the slide; the next command says how to continue"
+        if interrupted
+        else "",
+    )
+
+
+def _add_cells(status: SampleStatus, sample: Sample) -> SampleStatus:
     store = CellStore(sample.cells_path)
-    facts["cells"] = len(store)
+    status = replace(status, state="segmented", cells=len(store))
     if not store.is_classified():
-        return "segmented"
-    facts["bundle"] = str(store.attributes["classified"].get("bundle", ""))
+        return status
+    rows = read_rows(store)
+    status = replace(status, state="classified", bundle=rows.classification.bundle)
     if not document_paths(sample)[0].is_file():
-        return "classified"
+        return status
     document = read_document(sample)
-    if document.provenance.cells.sha256 != read_rows(store).digest():
-        facts["problem"] = "the report is older than the calls; run `wbcpipe report` again"
-        return "classified"
-    facts |= {"counted": document.cells.counted, "passed": document.quality.passed}
-    return "reported"
+    if document.provenance.cells.sha256 != rows.digest():
+        return replace(status, problem="the report is older than the predicted classes; run `wbcpipe report` again")
+    return replace(status, state="reported", counted=document.cells.counted, passed=document.quality.passed)

@@ -77,7 +77,7 @@ def test_evaluate(create_sample: Create, write_truth: Callable[..., None], tmp_p
     words = ("--sample", "S1", "--data", str(tmp_path / "data"))
     content = json.loads(run(evaluate, *words, "--json"))
     assert content["detection"]["recall"] == 1.0
-    assert content["calls"]["scores"]["confusion"][0] == [1, 1, 0, 0, 0, 0]
+    assert content["predictions"]["scores"]["confusion"][0] == [1, 1, 0, 0, 0, 0]
     text = run(evaluate, *words)
     assert "Detection: recall 1.0000, precision 1.0000" in text
     assert "weighted F1 0.6667 on 2 cells" in text
@@ -94,7 +94,7 @@ def test_status_follows_a_sample(create_sample: Create, mark_fields: Callable[..
     assert "no samples" in run(status, *data)
     begun = Sample.open(tmp_path / "data", "S0")
     begun.write(SampleRecord(sample="S0", plan=PLAN))
-    assert (seen()["S0"]["state"], seen()["S0"]["fields_planned"]) == ("begun", 9)
+    assert (seen()["S0"]["state"], seen()["S0"]["fields_planned"]) == ("created", 9)
     mark_fields(begun, [0, 1], {"2": "camera"})
     assert (seen()["S0"]["state"], seen()["S0"]["fields_taken"], seen()["S0"]["fields_missing"]) == ("acquiring", 2, 1)
     create_sample(["NEU"], name="S1", classify=False)
@@ -105,7 +105,7 @@ def test_status_follows_a_sample(create_sample: Create, mark_fields: Callable[..
     assert (seen()["S2"]["state"], seen()["S2"]["counted"], seen()["S2"]["passed"]) == ("reported", 120, True)
     create_sample(["LYM"] * 120, name="S2")
     assert seen()["S2"]["state"] == "classified"
-    assert "older than the calls" in seen()["S2"]["problem"]
+    assert "older than the predicted classes" in seen()["S2"]["problem"]
     (tmp_path / "data" / "S1" / "sample.json").write_text("{")
     assert seen()["S1"]["state"] == "damaged"
     table = run(status, *data)
@@ -125,14 +125,14 @@ def test_status_tells_both_passes(tmp_path: Path) -> None:
         (seen,) = json.loads(run(status, *data, "--json"))["samples"]
         return seen["state"], seen["fields_taken"], tuple(seen["passes"].values()), seen["staining"]
 
-    assert take("brightfield", 0) == ("begun", 0, (0, 0), "")
+    assert take("brightfield", 0) == ("created", 0, (0, 0), "")
     assert take("brightfield", 5) == ("acquiring", 0, (5, 0), "")
     table = run(status, *data)
     assert "5 of 9 bright" in table
     assert "0 of 9 fluor." in table
     write_json(sample.path / "raw" / "staining.json", {"method": "devices", "begun": "now"})
     assert take("fluorescence", 0)[-1] == "begun"
-    assert "staining was begun and did not end: look at the slide" in " ".join(run(status, *data).split())
+    assert "the staining did not finish: inspect the slide" in " ".join(run(status, *data).split())
     write_json(sample.path / "raw" / "staining.json", {"method": "devices", "applied": "now", "done": "now"})
     assert take("fluorescence", 3) == ("acquiring", 3, (5, 3), "stained")
     assert take("fluorescence", 5) == ("acquiring", 5, (5, 5), "stained")

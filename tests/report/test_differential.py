@@ -143,13 +143,13 @@ def test_reference_file(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sauce = 1\n[percent]\nNEU = [1, 2]", "unknown key 'sauce'"),
-        ("source = 'x'", "'percent' is missing"),
-        ("source = 1\n[percent]\nNEU = [1, 2]", "'source' is 1"),
-        ("[percent]\nNUE = [1, 2]", "unknown class 'NUE'; the cells were called as NEU, LYM"),
-        ("[percent]\nNEU = [75, 40]", r"NEU = \[75, 40\]"),
-        ("[percent]\nNEU = [0, 101]", "between 0 and 100"),
-        ("[percent]\nNEU = 40", "two percentages"),
+        ("sauce = 1\n[percent]\nNEU = [1, 2]", "key 'sauce' is not known, did you mean 'source'"),
+        ("source = 'x'", "key 'percent' is missing"),
+        ("source = 1\n[percent]\nNEU = [1, 2]", r"key 'source': .*\(got 1\)"),
+        ("[percent]\nNUE = [1, 2]", "unknown class 'NUE'; the cells were classified as NEU, LYM"),
+        ("[percent]\nNEU = [75, 40]", r"NEU is \[75, 40\]; the lower limit comes first"),
+        ("[percent]\nNEU = [0, 101]", r"key 'percent\.NEU\.1': .*less than or equal to 100 \(got 101\)"),
+        ("[percent]\nNEU = 40", r"key 'percent\.NEU': .*valid tuple"),
         ("[percent", "not readable as TOML"),
     ],
 )

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.evaluate import evaluate_sample
-from wbcpipe.report.scores import match_points, score_calls
+from wbcpipe.report.scores import match_points, score_predictions
 from wbcpipe.samples.cell_columns import QcFlag
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def test_scores_equal_scikit_learns() -> None:
     rng = np.random.default_rng(2)
     true = rng.integers(0, 5, 300)
     called = np.where(rng.random(300) < 0.7, true, rng.integers(0, 6, 300))
-    scores = score_calls(true.tolist(), called.tolist(), CLASSES)
+    scores = score_predictions(true.tolist(), called.tolist(), CLASSES)
     precision, recall, f1, support = precision_recall_fscore_support(
         true, called, labels=range(5), average=None, zero_division=0
     )
@@ -41,7 +41,7 @@ def test_scores_equal_scikit_learns() -> None:
 
 
 def test_scores_of_nothing() -> None:
-    scores = score_calls([], [], CLASSES)
+    scores = score_predictions([], [], CLASSES)
     assert (scores.cells, scores.accuracy, scores.weighted_f1) == (0, 0.0, 0.0)
 
 
@@ -73,15 +73,15 @@ def test_planted_truth_is_recovered(create_sample: Create, write_truth: Callable
     sample = create_sample(calls, quality=quality, x_um=found_x, head_calls=heads)
     write_truth(sample, truth)
     result = evaluate_sample(sample)
-    assert result.against == "truth.csv"
+    assert result.truth_source == "truth.csv"
     found = result.detection
     assert found is not None
     assert (found.truth, found.found, found.matched, found.ignored) == (10, 9, 8, 1)
     assert [found.recall, found.precision] == pytest.approx([0.8, 8 / 9])
     assert found.f1 == pytest.approx(16 / 19)
     assert found.position_rms_um == pytest.approx(1)
-    assert result.calls is not None
-    scores = result.calls.scores
+    assert result.predictions is not None
+    scores = result.predictions.scores
     assert scores.cells == 7  # eight matched, one of them blurred
     assert scores.confusion[0] == (3, 1, 0, 0, 0, 1)
     assert scores.confusion[1] == (0, 2, 0, 0, 0, 0)
@@ -89,10 +89,10 @@ def test_planted_truth_is_recovered(create_sample: Create, write_truth: Callable
     assert (neu.precision, neu.recall, neu.support) == (1.0, 0.6, 5)
     assert [lym.precision, lym.recall, lym.support] == pytest.approx([2 / 3, 1.0, 2])
     assert scores.weighted_f1 == pytest.approx((5 * 0.75 + 2 * 0.8) / 7)
-    assert result.calls.identified.cells == 6
-    assert result.calls.identified.classes[0].recall == 0.75
-    assert result.calls.heads["color1"] == pytest.approx(5 * (10 / 12) / 7)
-    assert result.calls.heads["fluorescence"] == pytest.approx(2 * (4 / 9) / 7)
+    assert result.predictions.identified.cells == 6
+    assert result.predictions.identified.classes[0].recall == 0.75
+    assert result.predictions.heads["color1"] == pytest.approx(5 * (10 / 12) / 7)
+    assert result.predictions.heads["fluorescence"] == pytest.approx(2 * (4 / 9) / 7)
     assert result.differential is not None
     share = result.differential[0]
     assert (share.true_percent, share.inside) == (60.0, True)
@@ -113,7 +113,7 @@ def test_detection_before_classify(create_sample: Create, write_truth: Callable[
     sample = create_sample(["NEU"], x_um=[0.0], classify=False)
     write_truth(sample, [(0.0, 0, "NEU", "cell")])
     result = evaluate_sample(sample)
-    assert result.calls is None
+    assert result.predictions is None
     assert result.detection is not None
     assert result.detection.recall == 1.0
 
@@ -121,13 +121,17 @@ def test_detection_before_classify(create_sample: Create, write_truth: Callable[
 def test_labels_stand_in_for_truth(create_sample: Create) -> None:
     sample = create_sample(["NEU", "NEU", "LYM", "EOS"], labels=["NEU", "LYM", "", "blast"])
     result = evaluate_sample(sample)
-    assert (result.against, result.detection) == ("labels", None)
-    assert result.calls is not None
-    assert (result.calls.scores.cells, result.calls.scores.accuracy, result.calls.other_labels) == (2, 0.5, 1)
+    assert (result.truth_source, result.detection) == ("labels", None)
+    assert result.predictions is not None
+    assert (result.predictions.scores.cells, result.predictions.scores.accuracy, result.predictions.other_labels) == (
+        2,
+        0.5,
+        1,
+    )
 
 
 def test_nothing_to_compare_with(create_sample: Create) -> None:
-    with pytest.raises(SampleStateError, match=r"no truth\.csv .* and no labels"):
+    with pytest.raises(SampleStateError, match=r"no truth\.csv .* and no label"):
         evaluate_sample(create_sample(["NEU"]))
 
 
