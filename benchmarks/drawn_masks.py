@@ -29,6 +29,7 @@ from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.detection.masks import NUCLEUS
 from wbcpipe.segment.importers.fields import import_fields
+from wbcpipe.segment.importers.inputs import FieldImport
 from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def measure(folder: Path, name: str, scratch: Path, change: Change, every: int) 
         rgb, seen_um = change(np.asarray(Image.open(file).convert("RGB")), pixel_um)
         Image.fromarray(rgb).save(pictures / f"{file.stem}.png")
     pixel_um = seen_um
-    import_fields([pictures], sample, pixel_um, "stained-rgb")
+    import_fields([pictures], sample, FieldImport("stained-rgb", pixel_um))
     store = segment_sample(sample, pixel_um=CROP_UM)
     field, quality = store.column("field_index"), store.column("qc_flags")
     y, x = (store.column(f"{axis}_px") for axis in "yx")

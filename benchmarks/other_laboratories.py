@@ -32,6 +32,7 @@ from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.importers.cells import import_cells
 from wbcpipe.segment.importers.fields import import_fields
+from wbcpipe.segment.importers.inputs import CellImport, FieldImport
 from wbcpipe.segment.run import segment_sample
 
 #: Zheng's sets to their pixel sizes, read off the red cells (7.5 um), as BCCD's.
@@ -54,7 +55,7 @@ def drawn_cells(folder: Path, name: str, scratch: Path) -> tuple[Sample, list[st
         if label:
             (pictures / label).mkdir(parents=True, exist_ok=True)
             Image.open(file).convert("RGB").save(pictures / label / f"{file.stem}.png")
-    return sample, import_cells([pictures], sample, SETS[name], "stained-rgb").labels()
+    return sample, import_cells([pictures], sample, CellImport("stained-rgb", SETS[name])).labels()
 
 
 def single_cell_fields(folder: Path, table: Path, scratch: Path) -> tuple[Sample, list[str]]:
@@ -63,7 +64,7 @@ def single_cell_fields(folder: Path, table: Path, scratch: Path) -> tuple[Sample
         classes = {int(row[1]): NAMES.get(row[2].strip(), "") for row in list(csv.reader(file))[1:] if len(row) > 2}
     files = sorted(folder.glob("*.jpg"))
     sample = Sample.open(scratch, "bccd")
-    import_fields(files, sample, BCCD_UM, "stained-rgb")
+    import_fields(files, sample, FieldImport("stained-rgb", BCCD_UM))
     store = segment_sample(sample, pixel_um=CROP_UM)
     field, quality = store.column("field_index"), store.column("qc_flags")
     numbers = [int(re.findall(r"\d+", file.stem)[0]) for file in files]

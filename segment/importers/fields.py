@@ -1,112 +1,104 @@
-"""Bring whole fields of view made elsewhere into a sample: one OME-TIFF each, as if a microscope had taken them."""
+"""Import fields of view: each becomes one OME-TIFF, as if a microscope had taken it."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from wbcpipe.errors import ImportDataError
 from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, fields_on_disk, write_field
 from wbcpipe.samples.records import ImportInputs
-from wbcpipe.segment.importers.cells import NUCLEAR, check_kind, check_pixel, modality_names, refuse_other, start_import
-from wbcpipe.segment.importers.readers import Source, digest, find_sources, read_rgb, read_stack
-from wbcpipe.segment.stain_separation import density_channel
+from wbcpipe.segment.importers.inputs import NUCLEAR, refuse_other_inputs, start_import
+from wbcpipe.segment.importers.readers import add_derived_channel, files_sha256, find_image_files, read_images
 from wbcpipe.system.files import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from wbcpipe.samples.records import ImportKind
     from wbcpipe.samples.sample import Sample
+    from wbcpipe.segment.importers.inputs import FieldImport
 
 __all__ = ["import_fields"]
 
-#: Distance of neighbouring pictures on the made-up stage, in widths of the largest: they must not seem to overlap.
-_APART = 1.25
+#: Distance of neighbouring fields on the assumed stage, in widths of the largest: fields must not seem to overlap.
+_SPACING: Final = 1.25
 
 
 def import_fields(
     paths: Sequence[Path],
     sample: Sample,
-    pixel_um: float,
-    kind: ImportKind,
+    options: FieldImport,
     *,
-    modalities: Sequence[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
 ) -> int:
-    """Import pictures of whole fields of view.
+    """Import images of fields of view.
 
-    Each becomes ``raw/single/field_00000.ome.tif`` and so on, in the order of their names, with a made-up stage
-    position of its own. Fields that are there already are left alone, so a broken import goes on where it stopped.
+    Each becomes ``raw/single/field_00000.ome.tif`` and so on, in the order of their names, with an assumed stage
+    position of its own. Fields that are there already stay untouched: an interrupted import resumes.
 
     Args:
         paths: files and folders.
-        sample: the sample that shall hold them.
-        pixel_um: size of the pictures' pixels.
-        kind: ``stained-rgb`` (R, G, B and a derived nuclear density) or ``stack`` (registered channels).
-        modalities: channel names of a stack; by default color1, color2, ... and fluorescence as the last.
-        progress: called with (fields done, fields in all).
+        sample: a new sample, or one that holds the same import.
+        options: of the import.
+        progress: called with (task, units done, units in all).
 
     Returns:
         Number of fields.
 
     Raises:
-        ImportDataError: pictures that cannot be used; nothing is written then.
+        ImportDataError: an image cannot be used; nothing is written then.
         SampleStateError: the sample holds something else.
         SampleBusyError: another process works on the sample.
     """
-    check_pixel(pixel_um, "pixel-um")
-    check_kind(kind)
-    sources = find_sources([*paths], kind, labels=False)
-    shapes = [picture.shape for source in sources for picture in _pictures(source, kind)]
-    names = modality_names({4 if kind == "stained-rgb" else shape[0] for shape in shapes}, kind, modalities)
+    files = find_image_files(paths, options.kind, labels=False)
+    shapes = []
+    for done, file in enumerate(files, 1):
+        shapes += [image.shape for image in read_images(file, options.kind)[0]]
+        progress("files checked", done, len(files))
+    names = options.modality_names({shape[0] + len(options.derived) for shape in shapes})
     if NUCLEAR not in names:
         raise ImportDataError(
             f"modalities {', '.join(names)}; cells are found in one named {NUCLEAR!r}, which is missing."
         )
-    inputs = ImportInputs(content="fields", sha256=digest(sources), kind=kind, pixel_um=pixel_um, modalities=names)
-    refuse_other(sample, inputs)
+    inputs = ImportInputs(
+        content="fields",
+        sha256=files_sha256(files),
+        kind=options.kind,
+        pixel_um=options.pixel_um,
+        modalities=names,
+    )
+    refuse_other_inputs(sample, inputs)
     with sample.lock("import fields"):
-        refuse_other(sample, inputs)
-        start_import(sample, inputs, paths)
-        step_um = _APART * pixel_um * max(max(shape[1:]) for shape in shapes)
+        refuse_other_inputs(sample, inputs)
+        start_import(sample, inputs, options.derived, paths)
+        step_um = _SPACING * options.pixel_um * max(max(shape[1:]) for shape in shapes)
         columns = math.ceil(math.sqrt(len(shapes)))
         raw = sample.raw_path()
         with disk_errors(raw):
             raw.mkdir(parents=True, exist_ok=True)
-        done = set(fields_on_disk(raw))
+        present = fields_on_disk(raw).keys()
+        frames = tuple(FrameInfo(name, derived=name in options.derived) for name in names)
         index = 0
-        for source in sources:
-            for picture in _pictures(source, kind):
-                if index not in done:
+        for file in files:
+            for image in read_images(file, options.kind)[0]:
+                if index not in present:
                     row, column = divmod(index, columns)
-                    frames = tuple(FrameInfo(name, derived=name == NUCLEAR and kind == "stained-rgb") for name in names)
                     info = FieldInfo(
-                        index, column * step_um, row * step_um, pixel_um, frames, kind=kind, source=source.name
+                        index,
+                        column * step_um,
+                        row * step_um,
+                        options.pixel_um,
+                        frames,
+                        kind=options.kind,
+                        source=file.name,
                     )
-                    write_field(field_path(raw, index), _channels(picture, kind), info)
+                    planes = np.ascontiguousarray(add_derived_channel(image, options.kind))
+                    write_field(field_path(raw, index), planes, info)
                 index += 1
-                if progress:
-                    progress(index, len(shapes))
-        if len(done) < index:
-            sample.log("fields_imported", fields=index, kind=kind)
+                progress("fields imported", index, len(shapes))
+        if len(present) < index:
+            sample.log("fields_imported", fields=index, kind=options.kind)
         return index
-
-
-def _pictures(source: Source, kind: str) -> Iterator[NDArray[np.uint16]]:
-    """The pictures of one file, each (C, Y, X) uint16."""
-    if kind == "stained-rgb":
-        yield read_rgb(source.path)
-    else:
-        yield from read_stack(source.path)[0]
-
-
-def _channels(picture: NDArray[np.uint16], kind: str) -> NDArray[np.uint16]:
-    if kind == "stained-rgb":
-        picture = np.concatenate([picture, density_channel(picture)[None]])
-    return np.ascontiguousarray(picture)

@@ -1,4 +1,4 @@
-"""Find and read pictures and stacks made elsewhere, with the labels that come with them."""
+"""Find and read images and stacks of other origin, with their labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wbcpipe.errors import ImportDataError
 from wbcpipe.samples.cell_columns import CLASSES
-from wbcpipe.segment.stain_separation import scale_16bit
+from wbcpipe.segment.stain_separation import density_channel, scale_16bit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Source", "class_of", "digest", "find_sources", "order_classes", "read_rgb", "read_stack"]
+    from wbcpipe.samples.records import ImportKind
+
+__all__ = [
+    "ImageFile",
+    "add_derived_channel",
+    "class_of",
+    "files_sha256",
+    "find_image_files",
+    "order_classes",
+    "read_images",
+]
 
 _RGB_SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
 _STACK_SUFFIXES: Final = {".tif", ".tiff", ".npy", ".npz"}
@@ -39,12 +49,12 @@ _CLASS_OF: Final = {name: label for label, names in _COMMON_NAMES.items() for na
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageFile:
     """One file to import.
 
     Attributes:
         path: the file.
-        name: its path below the folder that was given, with forward slashes; the file's name if it was given itself.
+        name: its path below the given folder, with forward slashes; the file's name if the file itself was given.
         label: class name, empty where unknown.
     """
 
@@ -54,7 +64,7 @@ class Source:
 
 
 def class_of(name: str) -> str:
-    """The class that a common name stands for; a name that is not known stands for itself.
+    """Return the class for a common name of it; any other name is a class of its own.
 
     >>> [class_of(text) for text in ("Neutrophils", "lymphocyte", "EO", "blast")]
     ['NEU', 'LYM', 'EOS', 'blast']
@@ -64,7 +74,7 @@ def class_of(name: str) -> str:
 
 
 def order_classes(labels: Iterable[str]) -> list[str]:
-    """The distinct labels: known classes in wbcpipe's order, then others by name; the empty label is left out.
+    """Return the distinct labels: known classes in wbcpipe's order, then others by name, without the empty label.
 
     >>> order_classes(["blast", "MO", "", "NEU", "MO"])
     ['NEU', 'MO', 'blast']
@@ -73,40 +83,39 @@ def order_classes(labels: Iterable[str]) -> list[str]:
     return [name for name in CLASSES if name in present] + sorted(present - set(CLASSES))
 
 
-def find_sources(paths: Sequence[Path], kind: str, *, labels: bool) -> list[Source]:
-    """The files below ``paths``, sorted by name, each once.
+def find_image_files(paths: Sequence[Path], kind: ImportKind, *, labels: bool) -> list[ImageFile]:
+    """Find the image files below ``paths``, sorted by name, each once.
 
-    Labels come from a ``manifest.csv`` (columns file, label) in a folder that is given, else from the names of the
-    sub-folders.
+    Labels come from a ``manifest.csv`` (columns file, label) in a given folder, else from the names of the sub-folders.
 
     Args:
         paths: files and folders; folders are searched with all their sub-folders.
-        kind: ``stained-rgb`` or ``stack``, which decides the file types taken from folders.
+        kind: ``stained-rgb`` or ``stack``: decides the file types taken from folders.
         labels: whether to look for labels.
 
     Raises:
-        ImportDataError: a path that is not there, nothing of this kind, or a manifest that does not fit.
+        ImportDataError: a path does not exist, there is no file of this kind, or a manifest does not fit the files.
     """
     suffixes = _RGB_SUFFIXES if kind == "stained-rgb" else _STACK_SUFFIXES
-    found: dict[Path, Source] = {}
+    found: dict[Path, ImageFile] = {}
     for path in paths:
         if path.is_dir():
-            for source in _folder(path, suffixes, labels=labels):
-                found.setdefault(source.path.resolve(), source)
+            for file in _folder(path, suffixes, labels=labels):
+                found.setdefault(file.path.resolve(), file)
         elif path.is_file():
-            label = _known(path.parent.name) if labels else ""
-            found.setdefault(path.resolve(), Source(path, path.name, label))
+            label = _class_of_folder(path.parent.name) if labels else ""
+            found.setdefault(path.resolve(), ImageFile(path, path.name, label))
         else:
-            raise ImportDataError(f"{path}: no such file or folder; give pictures or folders that hold them.")
+            raise ImportDataError(f"{path}: no such file or folder; give image files, or folders that hold them.")
     if not found:
         raise ImportDataError(
             f"{', '.join(map(str, paths)) or 'no path given'}: nothing to import as {kind}; "
-            f"files ending in {' '.join(sorted(suffixes))} were looked for."
+            f"give files that end in {' '.join(sorted(suffixes))}."
         )
     return list(found.values())
 
 
-def _folder(root: Path, suffixes: set[str], *, labels: bool) -> list[Source]:
+def _folder(root: Path, suffixes: set[str], *, labels: bool) -> list[ImageFile]:
     files = sorted(
         (path for path in root.rglob("*") if path.suffix.lower() in suffixes and path.is_file()),
         key=lambda path: path.relative_to(root).as_posix(),
@@ -114,7 +123,7 @@ def _folder(root: Path, suffixes: set[str], *, labels: bool) -> list[Source]:
     names = [path.relative_to(root).as_posix() for path in files]
     manifest = root / "manifest.csv"
     if not labels or not files:
-        return [Source(path, name) for path, name in zip(files, names, strict=True)]
+        return [ImageFile(path, name) for path, name in zip(files, names, strict=True)]
     if manifest.is_file():
         listed = _read_manifest(manifest)
         missing = sorted(set(listed) - set(names))
@@ -122,14 +131,14 @@ def _folder(root: Path, suffixes: set[str], *, labels: bool) -> list[Source]:
             raise ImportDataError(
                 f"{manifest}: lists {len(missing)} files that are not there, first {missing[0]!r}; complete the folder."
             )
-        return [Source(path, name, class_of(listed.get(name, ""))) for path, name in zip(files, names, strict=True)]
+        return [ImageFile(path, name, class_of(listed.get(name, ""))) for path, name in zip(files, names, strict=True)]
     return [
-        Source(path, name, class_of(path.parent.name) if path.parent != root else _known(root.name))
+        ImageFile(path, name, class_of(path.parent.name) if path.parent != root else _class_of_folder(root.name))
         for path, name in zip(files, names, strict=True)
     ]
 
 
-def _known(name: str) -> str:
+def _class_of_folder(name: str) -> str:
     label = class_of(name)
     return label if label in CLASSES else ""
 
@@ -145,36 +154,56 @@ def _read_manifest(path: Path) -> dict[str, str]:
         raise ImportDataError(f"{path}: not readable as CSV ({error}).") from error
 
 
-def digest(sources: Sequence[Source]) -> str:
-    """SHA-256 over names, labels and bytes of the files, in order."""
-    whole = hashlib.sha256()
-    for source in sources:
-        with source.path.open("rb") as handle:
+def files_sha256(files: Sequence[ImageFile]) -> str:
+    """Return the SHA-256 over names, labels and bytes of the files, in order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.path.open("rb") as handle:
             content = hashlib.file_digest(handle, "sha256").hexdigest()
-        whole.update(f"{source.name}\0{source.label}\0{content}\n".encode())
-    return whole.hexdigest()
+        digest.update(f"{file.name}\0{file.label}\0{content}\n".encode())
+    return digest.hexdigest()
 
 
-def read_rgb(path: Path) -> NDArray[np.uint16]:
-    """Read a colour picture as (3, Y, X) uint16 over the full range.
+def read_images(
+    file: ImageFile, kind: ImportKind, label_array: str | None = None
+) -> tuple[NDArray[np.uint16], list[str]]:
+    """Read the N images of a file as (N, C, Y, X) uint16 over the full range, and the label of each.
+
+    Args:
+        file: one colour image, or a stack of any number of images.
+        kind: ``stained-rgb``, with C = 3, or ``stack``.
+        label_array: name of the label array in a ``.npz``; by default ``label``, ``labels``, or the only array of text.
 
     Raises:
-        ImportDataError: unreadable, truncated, or without colour.
+        ImportDataError: the file is unreadable, or of another shape or type.
     """
+    if kind == "stained-rgb":
+        return _read_rgb(file.path)[None], [file.label]
+    images, labels = _read_stack(file.path, label_array)
+    return images, [label or file.label for label in labels]
+
+
+def add_derived_channel(image: NDArray[np.uint16], kind: ImportKind) -> NDArray[np.uint16]:
+    """Return an image (C, Y, X) with the nuclear density of a stained image as its last channel."""
+    return np.concatenate([image, density_channel(image)[None]]) if kind == "stained-rgb" else image
+
+
+def _read_rgb(path: Path) -> NDArray[np.uint16]:
+    """Read a colour image as (3, Y, X) uint16 over the full range."""
     try:
         if path.suffix.lower() in {".tif", ".tiff"}:
             pixels = _tiff(path)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(path) as picture:
-                    if picture.mode in {"1", "L", "LA", "I", "I;16", "F"}:
-                        raise ImportDataError(f"{path}: a grey picture ({picture.mode}); stained-rgb needs colour.")
-                    pixels = np.asarray(picture.convert("RGB"))
+                with Image.open(path) as image:
+                    if image.mode in {"1", "L", "LA", "I", "I;16", "F"}:
+                        raise ImportDataError(f"{path}: a grey image ({image.mode}); stained-rgb needs colour.")
+                    pixels = np.asarray(image.convert("RGB"))
     except ImportDataError:
         raise
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
-        raise ImportDataError(f"{path}: not readable as a picture ({error}); replace or leave out the file.") from error
+        raise ImportDataError(f"{path}: not readable as an image ({error}); replace or leave out the file.") from error
     except Image.DecompressionBombError as error:
         raise ImportDataError(f"{path}: too large to be a field of view ({error}).") from error
     if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4):
@@ -184,7 +213,7 @@ def read_rgb(path: Path) -> NDArray[np.uint16]:
             f"{path}: shape {pixels.shape}, {pixels.dtype}; (Y, X, 3) of 8 or 16 bits was expected for stained-rgb."
         )
     if np.ptp(pixels) and (pixels[..., 1:3] == pixels[..., :1]).all():
-        raise ImportDataError(f"{path}: a grey picture, its three planes are the same; stained-rgb needs colour.")
+        raise ImportDataError(f"{path}: a grey image, its three planes are the same; stained-rgb needs colour.")
     if min(pixels.shape[:2]) < 16:
         raise ImportDataError(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels; at least 16 x 16 are needed.")
     return scale_16bit(pixels[..., :3])
@@ -197,16 +226,11 @@ def _tiff(path: Path) -> NDArray[Any]:
         raise ImportDataError(f"{path}: not readable as TIFF ({error}); replace or leave out the file.") from error
 
 
-def read_stack(path: Path, label_array: str | None = None) -> tuple[NDArray[np.uint16], list[str]]:
-    """Read ready-made stacks as (N, M, Y, X) uint16 and their labels, empty where there are none.
+def _read_stack(path: Path, label_array: str | None) -> tuple[NDArray[np.uint16], list[str]]:
+    """Read a stack as (N, C, Y, X) uint16 with its labels, empty where there are none.
 
-    Args:
-        path: ``.tif`` of one (M, Y, X) or many (N, M, Y, X) cells, ``.npy`` of the same, or ``.npz`` with an array
-            ``images`` and, optionally, one label per cell.
-        label_array: name of the label array in a ``.npz``; by default ``label``, ``labels``, or the only array of text.
-
-    Raises:
-        ImportDataError: unreadable, or of another shape or type.
+    ``.tif`` and ``.npy`` hold one (C, Y, X) or many (N, C, Y, X) images; ``.npz`` an array ``images`` of these and,
+    optionally, one label for each.
     """
     labels: list[str] = []
     try:
@@ -223,7 +247,7 @@ def read_stack(path: Path, label_array: str | None = None) -> tuple[NDArray[np.u
     images = images[None] if images.ndim == 3 else images
     if images.ndim != 4 or images.dtype not in (np.uint8, np.uint16) or not images.size or images.shape[1] > 64:
         raise ImportDataError(
-            f"{path}: shape {images.shape}, {images.dtype}; (N, M, Y, X) or (M, Y, X) of 8 or 16 bits was expected."
+            f"{path}: shape {images.shape}, {images.dtype}; (N, C, Y, X) or (C, Y, X) of 8 or 16 bits was expected."
         )
     scaled = images.astype(np.uint16) * np.uint16(257) if images.dtype == np.uint8 else images
     return np.asarray(scaled, np.uint16), labels or [""] * len(images)
@@ -236,8 +260,8 @@ def _npz(path: Path, label_array: str | None) -> tuple[NDArray[Any], list[str]]:
         images = archive["images"]
         others = {name: archive[name] for name in archive.files if name != "images"}
     text = [name for name, values in others.items() if values.dtype.kind == "U" and values.ndim == 1]
-    usual = [name for name in ("label", "labels") if name in others]
-    name = label_array or (usual or text if len(usual or text) == 1 else [None])[0]
+    common = [name for name in ("label", "labels") if name in others]
+    name = label_array or (common or text if len(common or text) == 1 else [None])[0]
     if name is None:
         return images, []
     if name not in others or others[name].shape != (len(images),):

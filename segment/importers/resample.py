@@ -1,4 +1,4 @@
-"""Bring a single-cell picture to the crop's pixel size and side, with at most one interpolation."""
+"""Resample the image of a single cell to the crop's pixel size and side, with at most one interpolation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["centred_crop"]
 
 
 def centred_crop(planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: float, side_px: int) -> NDArray[np.uint16]:
-    """The middle of a picture as a square of given pixel size; what lies outside repeats the edge.
+    """Return the middle of an image as a square of given pixel size; beyond the image its edge is repeated.
 
     Args:
         planes: (C, Y, X) uint16.
-        pixel_um: size of the picture's pixel.
+        pixel_um: size of the image's pixel.
         crop_pixel_um: size of the crop's pixel.
         side_px: side of the crop in its own pixels.
 
@@ -28,7 +28,7 @@ def centred_crop(planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: flo
     >>> centred_crop(np.arange(9, dtype=np.uint16).reshape(1, 3, 3), 0.1, 0.1, 1).tolist()
     [[[4]]]
     """
-    ratio = crop_pixel_um / pixel_um  # picture pixels per crop pixel
+    ratio = crop_pixel_um / pixel_um  # image pixels per crop pixel
     if abs(ratio - 1) < 1e-6:
         rows, columns = (_centred_indices(side, side_px) for side in planes.shape[1:])
         return np.ascontiguousarray(planes[:, rows[:, None], columns])
@@ -51,5 +51,5 @@ def centred_crop(planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: flo
 
 
 def _centred_indices(length: int, side_px: int) -> NDArray[np.intp]:
-    """Indices of the ``side_px`` middle pixels of ``length``, the outermost repeated where there are too few."""
+    """Return the indices of the middle pixels of a row, ``side_px`` of them; a short row repeats its ends."""
     return np.clip(np.arange(side_px) + (length - side_px) // 2, 0, length - 1)

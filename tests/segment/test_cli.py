@@ -67,5 +67,5 @@ def test_one_line_and_an_exit_code_for_a_bad_picture(tmp_path: Path) -> None:
     )
     assert result.returncode == 32
     assert len(result.stderr.strip().splitlines()) == 1
-    assert "not readable as a picture" in result.stderr
+    assert "not readable as an image" in result.stderr
     assert not (tmp_path / "data").exists()

@@ -19,6 +19,7 @@ from wbcpipe.samples.sample import Sample
 from wbcpipe.segment import stage as stage_module
 from wbcpipe.segment.field_cells import save_field
 from wbcpipe.segment.importers.fields import import_fields
+from wbcpipe.segment.importers.inputs import FieldImport
 from wbcpipe.segment.run import segment_sample
 from wbcpipe.segment.segment_field import process_field
 from wbcpipe.segment.stage import SampleSegmenter
@@ -237,7 +238,7 @@ def test_dirt_that_shines_is_not_counted(copy_run: Callable[[str], Sample], unbr
 def test_imported_fields_are_segmented(shared_data: Path, tmp_path: Path) -> None:
     sample = Sample.open(tmp_path, "smear")
     pictures = sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:6]
-    import_fields(pictures, sample, 0.075, "stained-rgb")
+    import_fields(pictures, sample, FieldImport("stained-rgb", 0.075))
     store = run(sample)
     assert 5 <= len(store) <= 9
     assert store.attributes["derived"] == ["fluorescence"]
@@ -255,6 +256,6 @@ def test_pictures_without_cells(tmp_path: Path) -> None:
     blank = np.random.default_rng(0).normal(220, 3, (200, 200, 3)).astype(np.uint8)
     Image.fromarray(blank).save(tmp_path / "in" / "blank.png")
     sample = Sample.open(tmp_path, "blank")
-    import_fields([tmp_path / "in"], sample, 0.1, "stained-rgb")
+    import_fields([tmp_path / "in"], sample, FieldImport("stained-rgb", 0.1))
     with pytest.raises(NoCellsError, match="no white cell in 1 fields"):
         run(sample)

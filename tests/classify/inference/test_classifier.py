@@ -19,6 +19,7 @@ from wbcpipe.errors import ConfigError
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.importers.cells import import_cells
+from wbcpipe.segment.importers.inputs import CellImport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +86,7 @@ def test_engines_call_real_cells_alike(tmp_path: Path) -> None:
     for path in chosen:
         Image.open(path).save(folder / f"{path.stem}.png")
     sample = Sample.open(tmp_path, "smears")
-    import_cells([folder], sample, 0.1, "stained-rgb")
+    import_cells([folder], sample, CellImport("stained-rgb", 0.1))
     images = CellStore(sample.cells_path).images(0, len(chosen))
     bundle = load_bundle("smear-shufflenet")
     calls = {}

@@ -24,6 +24,7 @@ from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.importers.cells import import_cells
+from wbcpipe.segment.importers.inputs import CellImport
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,7 +149,7 @@ def test_an_export_calls_real_cells_alike(tmp_path: Path) -> None:
     for path in sorted(PICTURES.rglob("*.jpg"))[::25]:
         Image.open(path).save(folder / f"{path.stem}.png")
     sample = Sample.open(tmp_path, "smears")
-    import_cells([folder], sample, 0.1, "stained-rgb")
+    import_cells([folder], sample, CellImport("stained-rgb", 0.1))
     store = CellStore(sample.cells_path)
     bundle = load_bundle("smear-shufflenet")
 

@@ -9,6 +9,7 @@ from wbcpipe.samples.cell_columns import MORPHOMETRY, morphometry_columns
 from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.features.morphometry import count_lobes, measure_cell, shape_of, stack_measures
 from wbcpipe.segment.importers.fields import import_fields
+from wbcpipe.segment.importers.inputs import FieldImport
 from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def test_measures_of_an_imported_smear(shared_data: Path, tmp_path: Path) -> Non
     from wbcpipe.samples.sample import Sample
 
     sample = Sample.open(tmp_path, "smear")
-    import_fields(sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:6], sample, 0.075, "stained-rgb")
+    images = sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:6]
+    import_fields(images, sample, FieldImport("stained-rgb", 0.075))
     store = segment_sample(sample, pixel_um=0.1)
     absorbance = store.column("nucleus_absorbance")
     # A Giemsa-stained nucleus is blue: red and green light are held back.
