@@ -234,7 +234,7 @@ class SampleRecord(Record):
         pixel_um: size of a pixel on the specimen.
         slide: id of the physical slide.
         protocol: number of passes.
-        scope, slot, plan, specimen, setup, calibration: of a sample taken on a scope.
+        scope, slot, plan, specimen, imaging_settings, calibration: of a sample taken on a scope.
         expected_cells_per_field: of the scope file.
         quality: limits of the quality gates where the scope file's differ.
         source, inputs: of an imported sample.

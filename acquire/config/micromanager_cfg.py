@@ -1,4 +1,4 @@
-"""Micro-Manager's .cfg file, read without a core: what it declares, and what a scope names that it lacks."""
+"""Reads Micro-Manager's .cfg file without a core, and finds problems of a scope file and its .cfg."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ __all__ = [
     "staining_problems",
 ]
 
-#: Fields of a line, its keyword included, that must be there.
+#: Minimum number of comma-separated parts of a line, with its keyword.
 _LENGTHS = {"Device": 4, "Property": 3, "Label": 4, "ConfigGroup": 2, "Parent": 3, "Delay": 3}
 
 
 @dataclass
 class HardwareConfig:
-    """What a .cfg file declares.
+    """Content of a .cfg file.
 
     Attributes:
-        devices: label to (adapter library, device name).
-        presets: group to preset to its (device, property, value) settings, in order.
-        labels: device to its state labels.
+        devices: Label to (adapter library, device name).
+        presets: Group to preset to its (device, property, value) settings, in order.
+        labels: Device to its state labels.
         settings: (device, property, value) set when the file is loaded, in order; those of ``System``/``Startup`` last.
-        problems: what is wrong with the file by itself, in words.
-        alike: group to what is said, in words, of presets of it that do the same.
+        problems: Sentences about errors in the file itself.
+        equal_presets: Group, and a sentence about two of its presets with equal settings.
     """
 
     devices: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -49,14 +49,14 @@ class HardwareConfig:
     labels: dict[str, list[str]] = field(default_factory=dict)
     settings: list[tuple[str, str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    alike: list[tuple[str, str]] = field(default_factory=list)
+    equal_presets: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_config(path: Path) -> HardwareConfig:
     """Read a .cfg file.
 
     Raises:
-        ConfigError: no such file, or not text.
+        ConfigError: The file does not exist, or is not text.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def read_config(path: Path) -> HardwareConfig:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file ({error}).") from error
     config = HardwareConfig()
-    closed: set[tuple[str, str]] = set()
+    complete: set[tuple[str, str]] = set()
     last: tuple[str, str] | None = None
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -78,17 +78,17 @@ def read_config(path: Path) -> HardwareConfig:
         if parts[0] == "ConfigGroup" and len(parts) >= 6:
             here = (parts[1], parts[2])
             if here != last and last is not None:
-                closed.add(last)
-            if here in closed:
+                complete.add(last)
+            if here in complete:
                 config.problems.append(f"{where}: preset {parts[2]!r} of group {parts[1]!r} is defined twice")
             last = here
-        _take(config, parts, where)
+        _add_line(config, parts, where)
     config.settings += config.presets.get("System", {}).get("Startup", [])
     _check_settings(config, path)
     return config
 
 
-def _take(config: HardwareConfig, parts: list[str], where: str) -> None:
+def _add_line(config: HardwareConfig, parts: list[str], where: str) -> None:
     match parts[0]:
         case "Device":
             if parts[1] in config.devices:
@@ -119,7 +119,7 @@ def _check_settings(config: HardwareConfig, path: Path) -> None:
             other = seen.setdefault((group, tuple(sorted(settings))), preset)
             if other != preset:
                 text = f"{place} does the same as {other!r}; the core cannot tell which one is set"
-                config.alike.append((group, text))
+                config.equal_presets.append((group, text))
 
 
 def _check_preset(config: HardwareConfig, place: str, settings: list[tuple[str, str, str]]) -> None:
@@ -145,17 +145,21 @@ def _absent(what: str, name: str, there: Iterable[str]) -> str:
 
 
 def light_settings(scope: Scope, config: HardwareConfig, light: LightSettings) -> tuple[tuple[str, str, str], ...]:
-    """The (device, property, value) settings that a modality, or darkness, stands for."""
+    """Return the (device, property, value) settings of a modality, or of ``light.dark``.
+
+    Raises:
+        ConfigError: Its group or preset is not in the .cfg.
+    """
     if settings := _settings(config, light):
         return tuple(settings)
     raise ConfigError(f"{scope.path}: " + "; ".join(configuration_problems(scope, config)) + ".")
 
 
 def check_configuration(scope: Scope) -> list[str]:
-    """See that a scope and its .cfg hold, before a device is touched; gives what works but should be looked at.
+    """Check a scope file and its .cfg without touching a device, and return warnings.
 
     Raises:
-        ConfigError: they do not; the text names all that is wrong.
+        ConfigError: A problem was found; the text names all of them.
     """
     config = read_config(scope.config_path)
     if found := configuration_problems(scope, config):
@@ -164,30 +168,30 @@ def check_configuration(scope: Scope) -> list[str]:
 
 
 def configuration_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
-    """What is odd but hinders nothing: presets alike in groups that the scope does not use, long searches of focus."""
+    """Return warnings: equal presets in groups that the scope does not use, and long focus searches."""
     used = {light.group for light in _lights(scope).values()}
-    odd = [text for group, text in config.alike if group not in used]
+    warnings = [text for group, text in config.equal_presets if group not in used]
     focus = scope.focus
     if focus.method != "fixed" and focus.max_frames > MAX_FOCUS_FRAMES:
-        odd.append(
+        warnings.append(
             f"'focus': a search through +-{focus.range_um:g} um in steps of {focus.coarse_step_um:g} um may take "
             f"{focus.max_frames} frames; {MAX_FOCUS_FRAMES} do with 'coarse_step_um' of {focus.range_um / 3:.3g} or "
             f"more, or with a 'range_um' of {3 * focus.coarse_step_um:g} or less"
         )
-    return odd
+    return warnings
 
 
 def _lights(scope: Scope) -> dict[str, LightSettings]:
-    """Each state of the light that a scope file names, by its key."""
+    """Return each light setting of a scope file by its key."""
     lights: dict[str, LightSettings] = {f"modalities.{name}": modality for name, modality in scope.modalities.items()}
     return lights if scope.light.dark is None else {**lights, "light.dark": scope.light.dark}
 
 
 def configuration_problems(scope: Scope, config: HardwareConfig) -> list[str]:
-    """What is wrong with a scope and its .cfg, in words; empty when all holds."""
+    """Return sentences about problems of a scope file and its .cfg; none if both are correct."""
     lights = _lights(scope)
     used = {light.group for light in lights.values()}
-    found = [*config.problems, *(text for group, text in config.alike if group in used)]
+    found = [*config.problems, *(text for group, text in config.equal_presets if group in used)]
     devices = {
         "camera.device": scope.camera.device,
         "stage.xy_device": scope.stage.xy_device,
@@ -204,11 +208,11 @@ def configuration_problems(scope: Scope, config: HardwareConfig) -> list[str]:
             found.append(_absent(f"{place}.preset", light.preset, config.presets[light.group]))
     known = {*config.devices, "Core"}
     found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
-    return found + staining_problems(scope, config) + _alike(config, lights)
+    return found + staining_problems(scope, config) + _lighting_problems(config, lights)
 
 
 def staining_problems(scope: Scope, config: HardwareConfig) -> list[str]:
-    """What the steps of a staining name that the .cfg lacks, in words: devices, and labels where it gives them."""
+    """Return sentences about devices and labels of the staining steps that are not in the .cfg."""
     found = []
     for key, steps in (("steps", scope.staining.steps), ("safe_state", scope.staining.safe_state or ())):
         for number, step in enumerate(steps):
@@ -221,31 +225,31 @@ def staining_problems(scope: Scope, config: HardwareConfig) -> list[str]:
     return found
 
 
-def _alike(config: HardwareConfig, lights: dict[str, LightSettings]) -> list[str]:
-    """Modalities lit as another one is, and those that 'light.dark' would leave lit."""
+def _lighting_problems(config: HardwareConfig, lights: dict[str, LightSettings]) -> list[str]:
+    """Return sentences about modalities with equal light, and those that 'light.dark' would leave lit."""
     found = []
-    looks: dict[tuple[tuple[str, str, str], ...], str] = {}
+    seen: dict[tuple[tuple[str, str, str], ...], str] = {}
     dark = set(_settings(config, lights["light.dark"])) if "light.dark" in lights else set()
     for place, light in lights.items():
-        look = tuple(sorted(_settings(config, light)))
-        if not look or place == "light.dark":
+        settings = tuple(sorted(_settings(config, light)))
+        if not settings or place == "light.dark":
             continue
-        if looks.setdefault(look, place) != place:
-            found.append(f"{place} is lit exactly as {looks[look]}")
-        if dark and dark <= set(look):
-            found.append(f"light.dark sets nothing that {place} does not set too, so it would stay lit")
+        if seen.setdefault(settings, place) != place:
+            found.append(f"{place} is lit exactly as {seen[settings]}")
+        if dark and dark <= set(settings):
+            found.append(f"light.dark sets nothing that {place} does not also set, so that light would stay on")
     return found
 
 
 def _settings(config: HardwareConfig, light: LightSettings) -> list[tuple[str, str, str]]:
-    """The settings of a light; none where its preset is not there."""
+    """Return the settings of a light; none if its preset is not in the .cfg."""
     if light.settings:
         return [(setting.device, setting.property, setting.value) for setting in light.settings]
     return config.presets.get(light.group, {}).get(light.preset, [])
 
 
 def same_value(got: str, wanted: str) -> bool:
-    """Whether a device's answer means the value set: ``1.0000`` is ``1``."""
+    """Return whether a device's answer equals the value that was set: ``1.0000`` equals ``1``."""
     if got == wanted:
         return True
     try:

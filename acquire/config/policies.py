@@ -1,4 +1,4 @@
-"""How a microscope is used, by its scope file: focus, deadlines, what a frame must look like, limits of quality."""
+"""The policies of a scope file: focus, time limits, frame checks, quality limits."""
 
 from __future__ import annotations
 
@@ -27,54 +27,55 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-#: A search of focus, or a climb alone, that has not bracketed its peak with so many frames gives up.
+#: A focus search, or a hill climb alone, that has not bracketed its peak with this number of frames stops.
 MAX_FOCUS_FRAMES: Final = 12
-#: What a search leaves to its climb, however many it took before: 3, and a step or two aside.
+#: Frames that a search always leaves for its hill climb: 3 around the peak, and 2 to move along.
 _MIN_CLIMB_FRAMES: Final = 5
 
 
 def max_climb_frames(coarse: int) -> int:
-    """How many frames a search of focus has left for its climb after so many of its coarse look."""
+    """Return the number of frames that a focus search has left for its hill climb after ``coarse`` frames."""
     return max(MAX_FOCUS_FRAMES - coarse, _MIN_CLIMB_FRAMES)
 
 
 class Part(BaseModel):
-    """Base of the tables of a scope file: frozen, and keys that are not known are refused."""
+    """Base of the tables of a scope file: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Focus(Part):
-    """How the surface of focus is found.
+    """How the focus surface is found.
 
     Attributes:
-        method: ``surface`` measures points on a grid by images; ``hardware`` the same by the microscope's own focusing
-            device, and by images where that fails; ``fixed`` stays at ``fixed_um``.
-        modality: bright field, so that focusing does not bleach the stain.
-        fixed_um: Z for ``fixed``, and where the first search begins.
-        offset_um: from the sharpest bright-field image to the best focus: refraction at cell edges makes cells
-            look sharpest a little beside it. Measure it once for an objective.
-        range_um: how far the first search goes to each side.
-        coarse_points: points along each side of the grid over the whole scan area.
-        spacing_um: largest distance of the finer points, measured where fields are taken.
-        coarse_step_um: of the first search; a third of ``range_um`` or more keeps it to 12 frames, if the specimen
-            still shows as blurred as it then is half a step from its focus. If not, make ``range_um`` smaller too.
-        fine_step_um: of its refinement; about twice the depth of field, so that sharpness visibly falls in a step.
+        method: ``surface`` measures points on a grid from images; ``hardware`` measures them with the microscope's
+            focusing device, and from images where that fails; ``fixed`` stays at ``fixed_um``.
+        modality: Bright field, so that focusing does not bleach the stain.
+        fixed_um: Z for ``fixed``, and start of the first search.
+        offset_um: From the sharpest bright-field image to the best focus: refraction at cell edges makes cells look
+            sharpest a little beside it. Measure it once for an objective.
+        range_um: Range of the first search to each side.
+        coarse_points: Points along each side of the grid over the scan area.
+        spacing_um: Largest distance of the finer points, which are measured where fields are taken.
+        coarse_step_um: Step of the first search. A third of ``range_um`` or more limits it to 12 frames, provided that
+            the specimen is still visible half a step from its focus; if not, make ``range_um`` smaller too.
+        fine_step_um: Step of the refinement; about twice the depth of field, so that sharpness changes within a step.
         window_px: Side of the square in the camera's middle that is used, in unbinned pixels.
-        deadline_s, mapping_deadline_s: for one point and for all of them together; a point that is late counts as one
-            that shows nothing.
-        drift_check_fields: before every so many fields the focus is measured again; 0: only when a run is gone on with
-            or the devices were loaded anew.
-        drift_limit_um: from where on such a measurement has the surface shifted and tilted, by what is seen at 9 places
-            focused before, or measured anew; more than the surface's own error.
-        hardware_device: label in the .cfg, for ``hardware``.
-        hardware_mode: what it is asked for: ``full`` or ``incremental`` focusing, or to hold the focus (``continuous``)
-            until it says that it is locked.
-        hardware_offset_um: from where it brings Z to the best focus of the cells. Measure it once for an objective.
-        device_offset: set as its own offset before, in its own units; left alone if left out.
-        hardware_timeout_s: for each of its answers.
-        hardware_settle_s: wait before it is asked after a move beyond ``long_move_um``, and before it is asked again.
-        long_move_um: of the XY stage; immersion film needs its time.
+        deadline_s, mapping_deadline_s: Time limits for one point and for all points together. A point that exceeds its
+            limit counts as one without structure.
+        drift_check_fields: The focus is measured again before every this many fields; 0: only when a run is resumed or
+            the devices were reloaded.
+        drift_limit_um: From this drift on the surface is shifted and tilted to fit 9 points measured before, or
+            measured anew; larger than the error of the surface.
+        hardware_device: Label in the .cfg, for ``hardware``.
+        hardware_mode: ``full`` or ``incremental`` focusing, or ``continuous``: hold the focus until the device reports
+            that it is locked.
+        hardware_offset_um: From the Z that the device finds to the best focus of the cells. Measure it once for an
+            objective.
+        device_offset: The device's own offset, in its own units, set before focusing; not changed if left out.
+        hardware_timeout_s: Time limit for each of its answers.
+        hardware_settle_s: Wait before focusing after a move beyond ``long_move_um``, and before a second attempt.
+        long_move_um: XY move after which immersion film needs time to settle.
     """
 
     method: Literal["surface", "hardware", "fixed"] = "surface"
@@ -101,7 +102,7 @@ class Focus(Part):
 
     @property
     def max_frames(self) -> int:
-        """How many frames a search through the whole range may take, its climb included."""
+        """Return the largest number of frames of a search through the full range, with its hill climb."""
         coarse = 2 * math.ceil(self.range_um / self.coarse_step_um) + 1
         return coarse + max_climb_frames(coarse)
 
@@ -113,14 +114,14 @@ class Focus(Part):
 
 
 class Reliability(Part):
-    """Deadlines and retries: nothing waits for ever.
+    """Time limits and retries.
 
     Attributes:
-        move_timeout_s, switch_timeout_s: for a stage, and for lights and shutters.
-        camera_timeout_s: beyond the exposure time.
-        retries: how often a field is tried again before it is recorded as missing.
-        retry_wait_s: before each of these.
-        max_consecutive_missing: ends the run; one bad field is an accident, many are a fault.
+        move_timeout_s, switch_timeout_s: For a stage, and for lights and shutters.
+        camera_timeout_s: Beyond the exposure time.
+        retries: Number of further attempts before a field is recorded as missing.
+        retry_wait_s: Wait before each of them.
+        max_consecutive_missing: The run ends after this many consecutive missing fields.
         slide_time_limit_s: Time from the start on a slide after which no new field is taken; the fields taken so far
             are reported. 0 means no limit. ``--deadline`` can only make it earlier.
         max_crashes_per_field: A field at which a driver crashed, hung or lost the core so often is recorded as missing.
@@ -142,19 +143,19 @@ class Reliability(Part):
 
 
 class FrameChecks(Part):
-    """What a frame must look like to be believed; one that does not is taken again. See `plausible`.
+    """Limits that a frame must satisfy; a field with a frame beyond them is taken again. See `FrameValidator`.
 
-    Levels are pixel values above ``camera_offset``: of bright field the background's, of fluorescence that of the
-    darkest parts. A frame's level is compared with the median of the last fields'.
+    A frame's level is its pixel value above ``camera_offset``: of the background in bright field, of the darkest parts
+    in fluorescence. It is compared with the median of the last fields.
 
     Attributes:
-        enabled: look at the frames at all. Fluorescence that shows nothing but noise where bright field shows cells is
-            dark whatever the levels are.
-        camera_offset: pixel value of a frame taken in the dark; `wbcpipe calibrate` measures it.
-        dark_fraction: of the camera's range; a bright field whose level is lower had no light.
-        saturated_fraction, fluorescence_saturated_fraction: part of a frame's pixels that may be saturated.
-        min_ratio, max_ratio: of a frame's level to that of the fields before.
-        fluorescence_max_ratio: the same for fluorescence, where a field full of cells glows all over.
+        enabled: Check the frames. Fluorescence that is only noise where bright field shows cells counts as dark
+            whatever the levels are.
+        camera_offset: Pixel value of a frame without light; `wbcpipe calibrate` measures it.
+        dark_fraction: Fraction of the camera's range; a bright field with a lower level had no light.
+        saturated_fraction, fluorescence_saturated_fraction: Fraction of a frame's pixels that may be saturated.
+        min_ratio, max_ratio: Of a frame's level to that of the fields before.
+        fluorescence_max_ratio: The same for fluorescence, where a field full of cells is bright everywhere.
     """
 
     enabled: bool = True
@@ -168,32 +169,35 @@ class FrameChecks(Part):
 
 
 class Scan(Part):
-    """Which of the planned fields are taken.
+    """Selection of the planned fields.
 
     Attributes:
-        skip_empty: leave a field whose first bright-field frame shows bare glass: no fluorescence dose, no file.
+        skip_empty: Skip a field whose first bright-field frame shows bare glass: no fluorescence light, no file.
     """
 
     skip_empty: bool = True
 
 
 class QualityLimits(Part):
-    """Limits of the report's quality gates where this scope's differ from the usual ones; see ``report.gates``.
+    """Limits of the report's quality gates that differ from the default ones; see ``report.gates``.
 
     Attributes:
-        cells_counted: least number.
-        unidentified, blurred, unregistered, saturated, doublets: most of the cells (%).
-        missing_fields: most of the fields (%).
-        head_disagreement: most, of 0 to 1.
-        accepted: least share (%) of whole white cells among what was found; the others are debris or cut by a border.
-        failed_fields: most of the fields (%) beyond one of the limits below.
-        blur_um: widest edge of nuclei; about twice what the objective shows in focus.
-        saturated_percent: most overexposed pixels of a field.
-        residual_px: largest estimated error of the registration.
-        stain: least brightness (%) of nuclei above their surroundings, of the camera's range.
-        stain_ratio: least ratio of that to the cytoplasm's.
-        red_cover_percent: most of a bright field covered by red cells; beyond it they overlap.
-        light_drift: most (%) that a bright field's background may differ from the sample's usual one.
+        cells_counted: Minimum number of counted cells.
+        unidentified_percent, blurred_percent, unregistered_percent, saturated_cells_percent, doublets_percent: Maximum
+            share of the cells.
+        missing_fields_percent: Maximum share of the fields.
+        head_disagreement: Maximum, 0 to 1.
+        accepted_percent: Minimum share of complete white cells among the objects found; the others are debris or cut
+            by a border.
+        failed_fields_percent: Maximum share of fields beyond one of the limits below.
+        blur_um: Maximum edge width of nuclei; about twice what the objective shows in focus.
+        saturated_percent: Maximum share of overexposed pixels of a field.
+        residual_px: Maximum estimated registration error.
+        nuclear_contrast_percent: Minimum brightness of nuclei above their surroundings, as a share of the camera's
+            range.
+        nucleus_cytoplasm_contrast_ratio: Minimum ratio of that to the cytoplasm's.
+        red_cover_percent: Maximum share of a bright field covered by red cells; beyond it they overlap.
+        light_drift_percent: Maximum difference of a bright field's background from the sample's median.
     """
 
     cells_counted: NotNegative | None = None
@@ -216,11 +220,11 @@ class QualityLimits(Part):
 
 
 class CalibrationPolicy(Part):
-    """What is expected of the scope's calibration file, which ``wbcpipe calibrate`` writes.
+    """Requirements for the scope's calibration file, which ``wbcpipe calibrate`` writes.
 
     Attributes:
-        max_age_days: `wbcpipe doctor` warns when it is older.
-        objective: which one is calibrated, in your words; another one here than in the calibration is a warning.
+        max_age_days: `wbcpipe doctor` warns when the calibration is older.
+        objective: Name of the objective, in your words; doctor warns if the calibration was made with another one.
     """
 
     max_age_days: Positive = 90.0

@@ -1,4 +1,4 @@
-"""A scope file: what the microscope is, read from TOML, frozen, and refused with advice where it does not hold."""
+"""Reads a scope file: the description of a microscope in TOML, validated with advice on each error."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ __all__ = [
 
 #: ``micromanager.folder`` of the virtual scope: the adapters of the package mm-test-adapters.
 TEST_ADAPTERS: Final = "mm-test-adapters"
-#: How far, as the sine of an angle, a camera may be turned from the stage's axes.
-_LARGEST_TURN: Final = 0.05
+#: Largest rotation of the camera against the stage's axes, as the sine of the angle.
+_MAX_TURN: Final = 0.05
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -64,7 +64,7 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 
 class Range(Part):
-    """Base of what has a rectangle on the stage, in micrometres, each as [lowest, highest]."""
+    """Base of tables with a rectangle on the stage, in micrometres, each axis as [lowest, highest]."""
 
     x_um: tuple[float, float]
     y_um: tuple[float, float]
@@ -73,13 +73,13 @@ class Range(Part):
 
 
 class MicroManager(Part):
-    """Where the core comes from.
+    """How to reach the Micro-Manager core.
 
     Attributes:
-        backend: ``headless`` loads the core into this process; ``bridge`` talks to a running Micro-Manager.
-        folder: the Micro-Manager installation, or ``mm-test-adapters``; WBCPIPE_MICROMANAGER goes before it.
-        config: the hardware configuration (.cfg); relative to the scope file.
-        port: of the running Micro-Manager's server, for ``bridge``.
+        backend: ``headless`` loads the core into this process; ``bridge`` connects to a running Micro-Manager.
+        folder: Micro-Manager installation, or ``mm-test-adapters``; WBCPIPE_MICROMANAGER overrides it.
+        config: Hardware configuration (.cfg); relative to the scope file.
+        port: Port of the running Micro-Manager's server, for ``bridge``.
     """
 
     backend: Literal["headless", "bridge"] = "headless"
@@ -89,18 +89,18 @@ class MicroManager(Part):
 
 
 class Camera(Part):
-    """The camera and how its pixels lie on the specimen.
+    """The camera, and the position of its pixels on the specimen.
 
     Attributes:
-        device: label in the .cfg.
-        sensor_px: (width, height) of the whole sensor, unbinned.
-        roi_px: (x, y, width, height) of the part read out, in unbinned pixels; all of it if left out.
-        binning: pixels merged along each side.
-        pixel_type: value of the camera's property ``PixelType``; left alone if empty.
-        bits: of a pixel; the highest value they hold is where it saturates.
-        pixel_um: side of an unbinned pixel on the specimen.
-        stage_affine: unit-free 2x2; column 0 is the stage direction of the image's +x (right), column 1 of its +y
-            (down). Images are flipped and turned by it so that files lie as the stage does.
+        device: Label in the .cfg.
+        sensor_px: (width, height) of the sensor, unbinned.
+        roi_px: (x, y, width, height) of the region that is read out, in unbinned pixels; the full sensor if left out.
+        binning: Pixels merged along each side.
+        pixel_type: Value of the camera's property ``PixelType``; not changed if empty.
+        bits: Bits of a pixel; it saturates at the highest value they hold.
+        pixel_um: Side of an unbinned pixel on the specimen.
+        stage_affine: 2x2, without unit; column 0 is the stage direction of the image's +x (right), column 1 of its +y
+            (down). Images are flipped and turned by it, so that files have the orientation of the stage.
     """
 
     device: str
@@ -121,10 +121,10 @@ class Camera(Part):
                 for row, row_near in zip(value, near, strict=True)
                 for number, expected in zip(row, row_near, strict=True)
             ]
-            if max(deviations) <= _LARGEST_TURN:
+            if max(deviations) <= _MAX_TURN:
                 return value
         raise ValueError(
-            f"{value} is not a flip or quarter turn within {_LARGEST_TURN:g} rad; turn the camera to the stage's axes"
+            f"{value} is not a flip or quarter turn within {_MAX_TURN:g} rad; turn the camera to the stage's axes"
         )
 
     @model_validator(mode="after")
@@ -138,7 +138,7 @@ class Camera(Part):
 
     @property
     def region_px(self) -> tuple[int, int, int, int]:
-        """The part read out, (x, y, width, height) in unbinned pixels."""
+        """The region that is read out: (x, y, width, height) in unbinned pixels."""
         return self.roi_px or (0, 0, *self.sensor_px)
 
     @property
@@ -148,13 +148,13 @@ class Camera(Part):
 
     @property
     def image_px(self) -> tuple[int, int]:
-        """(height, width) of a frame on disk: binned, and turned as the stage lies."""
+        """(height, width) of a frame on disk: binned, and oriented as the stage."""
         width, height = (side // self.binning for side in self.region_px[2:])
         return (width, height) if self.quarter_turned else (height, width)
 
     @property
     def image_pixel_um(self) -> float:
-        """Side of a pixel of a frame on the specimen, binning included."""
+        """Side of a frame's pixel on the specimen, with binning."""
         return self.pixel_um * self.binning
 
     @property
@@ -163,7 +163,7 @@ class Camera(Part):
         return int(2**self.bits - 1)
 
     def centre_offset_um(self) -> tuple[float, float]:
-        """Stage vector (x, y) from the stage position to the image's centre: 0 unless the ROI lies off the middle."""
+        """Return the stage vector (x, y) from the stage position to the image's centre: 0 for a centred ROI."""
         x, y, width, height = self.region_px
         right_um = (x + width / 2 - self.sensor_px[0] / 2) * self.pixel_um
         down_um = (y + height / 2 - self.sensor_px[1] / 2) * self.pixel_um
@@ -172,14 +172,14 @@ class Camera(Part):
 
 
 class Stage(Range):
-    """The XY stage and the focus drive with what they may reach; ``x_um``, ``y_um`` are the limits of travel.
+    """The XY stage and the focus drive with their limits; ``x_um``, ``y_um`` are the limits of travel.
 
     Attributes:
-        xy_device, z_device: labels in the .cfg.
-        z_um: soft limits of the focus drive: [lowest, highest], so that no objective touches a slide.
-        settle_ms: wait after each move of the XY stage.
-        tolerance_um: largest distance between the place asked for and the one read back.
-        speed_um_s: for the estimate of a run's time only.
+        xy_device, z_device: Labels in the .cfg.
+        z_um: Soft limits of the focus drive, [lowest, highest]; they keep the objective off the slide.
+        settle_ms: Wait after each move of the XY stage.
+        tolerance_um: Largest distance between the requested position and the one read back.
+        speed_um_s: Only for the estimate of a run's time.
     """
 
     xy_device: str
@@ -193,7 +193,7 @@ class Stage(Range):
 
 
 class DeviceSetting(Part):
-    """One device property and the value it shall take."""
+    """A device property and its value."""
 
     device: str
     property: str
@@ -201,11 +201,11 @@ class DeviceSetting(Part):
 
 
 class LightSettings(Part):
-    """A state of the light.
+    """One setting of the light: a preset, or a list of device properties.
 
     Attributes:
-        group, preset: a configuration group of the .cfg and its preset; or
-        settings: the device properties one by one.
+        group, preset: Configuration group of the .cfg, and its preset.
+        settings: Device properties, in place of a preset.
     """
 
     group: str = ""
@@ -220,16 +220,16 @@ class LightSettings(Part):
 
 
 class Light(Part):
-    """The light, who switches it within a field, and what it does to the stain.
+    """The light, how it is switched within a field, and how it bleaches the stain.
 
     Attributes:
-        shutter_device: gates the light; opened only while the camera exposes.
-        dark: for a microscope without a shutter: the preset, or the properties, that leave no light on the slide. It is
-            set after each exposure and at every exit; needed where no shutter is named.
-        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one burst that the hardware
-            times; ``off`` switches by command, frame by frame; ``auto`` asks the devices what they can.
-        bleach_ms: fluorescence exposure after which the dye has faded to 1/e, if it was measured: each field then notes
-            what earlier light has cost it.
+        shutter_device: Shutter of all light; open only while the camera exposes.
+        dark: For a microscope without a shutter: the preset, or the properties, that leave no light on the slide. It is
+            set after each exposure and at every exit; required where no shutter is named.
+        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one hardware sequence;
+            ``off`` switches by command, frame by frame; ``auto`` uses a sequence if the devices support it.
+        bleach_ms: Fluorescence exposure after which the dye has faded to 1/e, if it was measured; each field then
+            records how much it had faded before.
     """
 
     shutter_device: str = ""
@@ -250,13 +250,13 @@ class Light(Part):
 
 
 class Modality(LightSettings):
-    """How one of the four modalities is lit and exposed.
+    """Light and exposure of one of the four modalities.
 
     Attributes:
-        exposure_ms: of the camera.
-        wavelength_nm: of the illumination, for fluorescence of the emission.
-        z_offset_um: added to the surface of focus, for a chromatic shift.
-        settle_ms: wait after switching to it.
+        exposure_ms: Exposure of the camera.
+        wavelength_nm: Of the illumination; for fluorescence, of the emission.
+        z_offset_um: Added to the focus surface, for a chromatic shift.
+        settle_ms: Wait after switching to it.
     """
 
     exposure_ms: Positive
@@ -274,39 +274,39 @@ class ModalitySet(Part):
     fluorescence: Modality
 
     def named(self, name: str) -> Modality:
-        """The modality called ``name``."""
+        """Return the modality ``name``."""
         modality = getattr(self, name)
         assert isinstance(modality, Modality)
         return modality
 
     def items(self) -> tuple[tuple[str, Modality], ...]:
-        """(name, modality) in channel order."""
+        """Return (name, modality) in channel order."""
         return tuple((name, self.named(name)) for name in MODALITIES)
 
 
 class StainingStep(DeviceSetting):
-    """One step of a staining by devices: a property set, the device waited for, then ``wait_s`` more."""
+    """One step of a staining by devices: set a property, wait for the device, then wait ``wait_s`` more."""
 
     wait_s: NotNegative = 0.0
 
 
 class Staining(Part):
-    """How Acridine Orange comes onto the slide between the passes of `--protocol two-pass`.
+    """How the slide is stained with Acridine Orange between the passes of `--protocol two-pass`.
 
     Attributes:
-        method: ``prompt`` asks the operator to do it; ``devices`` sets properties of pumps and valves one by one;
-            ``command`` runs a program.
-        message: what the operator is asked to do.
-        steps: for ``devices``.
+        method: ``prompt`` asks the operator; ``devices`` sets properties of pumps and valves; ``command`` runs a
+            program.
+        message: Instruction to the operator.
+        steps: Steps for ``devices``.
         safe_state: For ``devices``: the steps that bring the devices into a safe state when Ctrl-C or a failure
             interrupts the staining. All of them run, in order. If left out, each property that was set gets its last
             value in ``steps``.
-        command: for ``command``: the program and its arguments; no shell is involved. Told to end (SIGTERM; on Windows
-            it is ended at once), it has 10 s to close its valves.
-        timeout_s: of the program, and of each step's device.
-        incubate_s: wait after the stain is on, before the fluorescence pass.
-        max_missing_percent: of the bright fields that are not bare glass; with more of them missing the slide is not
-            stained, for bright field cannot be made up for afterwards.
+        command: For ``command``: the program and its arguments, without a shell. On interruption it gets SIGTERM and
+            has 10 s to close its valves; on Windows it is ended at once.
+        timeout_s: Time limit of the program, and of each step's device.
+        incubate_s: Wait after the stain is applied, before the fluorescence pass.
+        max_missing_percent: Maximum share of missing bright fields among those that are not bare glass. With more, the
+            slide is not stained, because no bright field can be added afterwards.
     """
 
     method: Literal["prompt", "devices", "command"] = "prompt"
@@ -329,17 +329,17 @@ class Staining(Part):
 
 
 class Slot(Range):
-    """A place for a slide in the stage insert; ``x_um``, ``y_um`` bound the area that is scanned."""
+    """A slide position in the stage insert; ``x_um``, ``y_um`` are the limits of the scan area."""
 
 
 class Scope(Part):
-    """A microscope, as one file in ``hardware_configs/`` describes it.
+    """A microscope, as described by one file in ``hardware_configs/``.
 
     Attributes:
-        title: for people.
-        virtual: the pixels come from the specimen generator, all else from the core.
-        expected_cells_per_field: white cells, to turn ``--cells`` into fields.
-        name, path, sha256: of the file; set by `load_scope`.
+        title: Name for people.
+        virtual: The pixels come from the specimen generator, all else from the core.
+        expected_cells_per_field: White cells per field; converts ``--cells`` to a number of fields.
+        name, path, sha256: Of the file; set by `load_scope`.
     """
 
     title: str = ""
@@ -369,16 +369,16 @@ class Scope(Part):
         return self
 
     def with_sequencing(self, sequencing: Literal["auto", "on", "off"] | None) -> Self:
-        """The same scope with another ``light.sequencing``; as it is for ``None``."""
+        """Return the scope with another ``light.sequencing``; unchanged for ``None``."""
         if sequencing is None:
             return self
         return self.model_copy(update={"light": self.light.model_copy(update={"sequencing": sequencing})})
 
     def slot(self, name: str) -> Slot:
-        """The slot called ``name``.
+        """Return the slot ``name``.
 
         Raises:
-            ConfigError: the scope has none of that name.
+            ConfigError: The scope has no slot of that name.
         """
         if name not in self.slots:
             raise ConfigError(f"scope {self.name!r} has no slot {name!r}; its slots: {', '.join(self.slots)}.")
@@ -396,19 +396,19 @@ class Scope(Part):
         return width_px * self.camera.image_pixel_um, height_px * self.camera.image_pixel_um
 
     def field_bytes(self, modalities: tuple[str, ...] = MODALITIES) -> int:
-        """Size of a field's file with frames of ``modalities``, about."""
+        """Return the approximate size of a field's file with frames of ``modalities``."""
         height_px, width_px = self.camera.image_px
         return 2 * len(modalities) * height_px * width_px + 8192
 
 
 def scope_folders() -> list[Path]:
-    """Where scope files are looked for: the folder in WBCPIPE_SCOPES, then those shipped."""
+    """Return the folders that are searched for scope files: WBCPIPE_SCOPES first, then the shipped ones."""
     own = os.environ.get("WBCPIPE_SCOPES")
     return [*([Path(own).absolute()] if own else []), Path(__file__).parents[2] / "hardware_configs"]
 
 
 def list_scopes() -> dict[str, Path]:
-    """Scope name to its file, in order of the name; one's own goes before a shipped one of the same name."""
+    """Return scope names and their files, sorted by name; a user's file replaces a shipped one of the same name."""
     found: dict[str, Path] = {}
     for folder in scope_folders():
         for path in sorted(folder.glob("*.toml")):
@@ -420,8 +420,8 @@ def load_scope(name_or_path: str | Path) -> Scope:
     """Read a scope by its name, or by the path of its .toml file.
 
     Raises:
-        ScopeNotFoundError: no such scope; the text lists those there are.
-        ConfigError: the file does not hold; the text names the file, the key and what is allowed.
+        ScopeNotFoundError: There is no such scope; the text lists the known ones.
+        ConfigError: The file is not valid; the text names the file, the key and the allowed values.
     """
     text = str(name_or_path)
     if text.endswith(".toml") or "/" in text or os.sep in text:
@@ -431,7 +431,7 @@ def load_scope(name_or_path: str | Path) -> Scope:
     if not path.is_file():
         raise ScopeNotFoundError(
             f"no scope {text!r}; known scopes: {', '.join(list_scopes())}. Give one of these or the path of a .toml "
-            "file, or put yours into a folder named by WBCPIPE_SCOPES."
+            "file, or put your file into the folder that WBCPIPE_SCOPES names."
         )
     content = path.read_bytes()
     try:
@@ -440,7 +440,7 @@ def load_scope(name_or_path: str | Path) -> Scope:
         raise ConfigError(f"{path}: not TOML: {error}.") from error
     for key in ("name", "path", "sha256"):
         if key in raw:
-            raise ConfigError(f"{path}: key {key!r} is not allowed: it is taken from the file itself; remove it.")
+            raise ConfigError(f"{path}: key {key!r} is not allowed: it is derived from the file; remove it.")
     try:
         scope = Scope.model_validate(raw)
     except ValidationError as error:

@@ -17,7 +17,8 @@ from wbcpipe.acquire.config.micromanager_cfg import (
     configuration_warnings,
     read_config,
 )
-from wbcpipe.acquire.config.scope import Scope, list_scopes, load_scope
+from wbcpipe.acquire.config.policies import Part
+from wbcpipe.acquire.config.scope import Modality, Scope, Slot, list_scopes, load_scope
 from wbcpipe.acquire.hardware.camera import oriented
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parents[3] / "hardware_configs"
 DEMO = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
+
+
+#: The tables of a scope file, by key.
+TABLES = {
+    name: field.annotation
+    for name, field in Scope.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Part) and name != "modalities"
+}
 
 
 def _keys(table: dict[str, Any], place: str = "") -> Iterator[tuple[str, str]]:
@@ -119,6 +128,23 @@ def test_every_misspelt_key_is_named(tmp_path: Path, place: str, key: str) -> No
     assert str(path) in str(caught.value)
     assert f"did you mean {key!r}" in str(caught.value)
     assert "allowed: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        *((name, key) for name, model in TABLES.items() for key in model.model_fields),
+        *(("modalities.color1", key) for key in Modality.model_fields),
+        *(("slots.A", key) for key in Slot.model_fields),
+    ],
+)
+def test_every_misspelt_key_of_a_table_is_named_whether_the_demo_sets_it_or_not(
+    tmp_path: Path, table: str, key: str
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(DEMO.replace(f"[{table}]", f"[{table}]\n{key}x = 0\n#", 1), encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape(f"key '{table}.{key}x' is not known, did you mean {key!r}?")):
+        load_scope(path)
 
 
 def test_every_model_key_is_in_the_demo_or_has_a_default() -> None:

@@ -136,7 +136,7 @@ def test_darkness_is_described_once(make_scope: Callable[..., Scope], light: str
         ('{ group = "Illumination", preset = "drak" }', r"light\.dark\.preset 'drak' is not in the \.cfg; .* 'dark'"),
         (
             '{ settings = [{ device = "LED", property = "Label", value = "470nm" }] }',
-            r"light\.dark sets nothing that modalities\.fluorescence does not set too, so it would stay lit",
+            r"light\.dark sets nothing that modalities\.fluorescence does not also set, so that light would stay on",
         ),
     ],
 )
