@@ -42,9 +42,8 @@ from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.classify.networks import build_network
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
-from wbcpipe.samples.cell_store import CellBlock, CellStore
+from wbcpipe.samples.cell_store import CELLS_PER_CHUNK, HALF, CellBlock, CellStore
 from wbcpipe.samples.sample import Sample
-from wbcpipe.samples.shards import CELLS_PER_SHARD, HALF
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,7 +164,7 @@ def block_of(images: NDArray[np.uint16]) -> CellBlock:
 def synthetic_sample(folder: Path, count: int) -> Sample:
     sample = Sample.open(folder, "bench")
     sample.path.mkdir()
-    crops = smooth_crops(CELLS_PER_SHARD)
+    crops = smooth_crops(CELLS_PER_CHUNK)
     CellStore.create(
         sample.cells_path,
         (block_of(crops[: count - start]) for start in range(0, count, len(crops))),

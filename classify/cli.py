@@ -268,7 +268,7 @@ def _bundle(
     from wbcpipe.classify.training.build_bundle import train_bundle
     from wbcpipe.samples.cell_store import CellStore
 
-    crop_px = CellStore(first_store).images(0, 1).shape[-1]
+    crop_px = CellStore(first_store).sides_px[0]
     bundle = train_bundle(
         cells,
         held,

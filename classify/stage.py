@@ -116,7 +116,7 @@ def classify_sample(
     store = CellStore(sample.cells_path)
     if not len(store):
         raise NoCellsError(f"{sample.path}: cells.zarr holds no cell to classify.")
-    side_px = store.images(0, 1).shape[-1]
+    side_px = store.sides_px[0]
     planes = planes_for(store.modalities, store.pixel_um, side_px, bundle, f"the cells of {sample.name!r}")
     dead = dead_modalities(store, bundle.info.modalities, planes)
     requested = options.excluded_modalities

@@ -54,7 +54,7 @@ def measure_contrast(store: CellStore, chosen: Sequence[int], *, wavelengths_nm:
         wavelengths_nm: of the illuminations, as far as known; the longest becomes red in the composite.
     """
     take = np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), _CONTRAST_CELLS)).round().astype(int))
-    pixels = np.concatenate([store.images(chosen[i], chosen[i] + 1)[:, :, ::2, ::2] for i in take])  # (n, M, s, s)
+    pixels = store.images_at([chosen[i] for i in take])[:, :, ::2, ::2]  # (n, M, s, s)
     bounds = np.percentile(pixels.transpose(1, 0, 2, 3).reshape(pixels.shape[1], -1), _PERCENTILES, axis=1)  # (2, M)
     fluorescent = tuple(i for i, name in enumerate(store.modalities) if "fluor" in name.lower())
     bright = [i for i in range(pixels.shape[1]) if i not in fluorescent]

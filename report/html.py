@@ -17,6 +17,9 @@ from wbcpipe.samples.fields import read_passes_info, whole_fields
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from wbcpipe.report.cell_thumbnails import Contrast
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.cell_store import CellStore
@@ -118,7 +121,8 @@ def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery
             chosen = choose_cells(candidates, rows.confidence, CELLS_PER_GALLERY)
         if chosen:
             shown = f"all {len(chosen)}" if len(chosen) == len(candidates) else f"{len(chosen)} of {len(candidates)}"
-            thumbnails = tuple(_thumbnail(store, rows, index, contrast) for index in chosen)
+            crops = store.images_at(chosen)
+            thumbnails = tuple(_thumbnail(rows, i, crop, contrast) for i, crop in zip(chosen, crops, strict=True))
             galleries.append(Gallery(title, f"{shown}, {note}", thumbnails))
 
     for name in rows.classes:
@@ -133,7 +137,7 @@ def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery
     return galleries
 
 
-def _thumbnail(store: CellStore, rows: CellRows, index: int, contrast: Contrast) -> Thumbnail:
+def _thumbnail(rows: CellRows, index: int, crop: NDArray[np.uint16], contrast: Contrast) -> Thumbnail:
     parts = [f"{rows.predicted_class[index]} {rows.confidence[index]:.2f}"]
     if len(rows.heads) > 1:
         parts.append(f"disagreement {rows.disagreement[index]:.2f}")
@@ -144,7 +148,7 @@ def _thumbnail(store: CellStore, rows: CellRows, index: int, contrast: Contrast)
     caption = " · ".join(parts)
     return Thumbnail(
         index=index,
-        uri=data_uri(cell_strip(store.images(index, index + 1)[0], contrast)),
+        uri=data_uri(cell_strip(crop, contrast)),
         alt=f"Cell {index}: {caption}",
         caption=caption,
     )

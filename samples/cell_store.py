@@ -1,6 +1,7 @@
-"""``cells.zarr``: the cells of one sample, their crops, measurements, labels and calls.
+"""``cells.zarr``: the cells of one sample, their crops, measurements, labels and predicted classes.
 
-The store is written once, aside, and renamed into place; only the columns that classify owns are written later.
+The store is plain Zarr v3. Crops lie in chunks of 32 cells, each with a checksum; one writer writes each chunk once.
+The store is written aside and renamed into place; only the columns that classify owns are written later.
 """
 
 from __future__ import annotations
@@ -14,21 +15,32 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
+from numcodecs import Blosc
+from zarr.buffer.cpu import NDBuffer
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from wbcpipe.errors import NoCellsError, SampleStateError
+from wbcpipe.imaging.arrays import bin_2x2
 from wbcpipe.samples.cell_columns import COLUMNS, QcFlag
-from wbcpipe.samples.shards import CELLS_PER_SHARD, HALF, CropReader, CropWriter, ShardWriter, open_array
 from wbcpipe.system.files import sync_directory, sync_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from zarr.abc.codec import BytesBytesCodec
 
-__all__ = ["CELLS_PER_SHARD", "CellBlock", "CellStore"]
+__all__ = ["CELLS_PER_CHUNK", "HALF", "CellBlock", "CellStore"]
 
 FORMAT_VERSION: Final = 1
+CELLS_PER_CHUNK: Final = 32
+HALF: Final = "images_half"
+"""The array of crops binned 2 x 2, for networks of that side; crops of an odd side have none."""
+#: Unpacking takes six times as long as reading: worth it for half of the bytes, as 8-bit images save, not for a
+#: quarter, as 16-bit images with a camera's noise save.
+_WORTH_PACKING: Final = 0.5
+_CELLS_TRIED: Final = 8
 
 
 @dataclass
@@ -69,7 +81,7 @@ class CellStore:
             raise SampleStateError(f"{path}: no cells there; run `wbcpipe segment` or `wbcpipe import cells` first.")
         self.path = path
         self._group = zarr.open_group(str(path), mode="r")
-        self._readers: dict[str, CropReader] = {}
+        self._opened: dict[str, zarr.Array[Any]] = {}
         if self.attributes.get("format_version") != FORMAT_VERSION:
             raise SampleStateError(
                 f"{path}: cells.zarr of format {self.attributes.get('format_version')!r}; "
@@ -92,19 +104,19 @@ class CellStore:
         return float(self.attributes["pixel_um"])
 
     def __len__(self) -> int:
-        return int(self._reader("images").array.shape[0])
+        return int(self._crops("images").shape[0])
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        try:
-            return open_array(self._group, name)
-        except TypeError as error:
-            raise SampleStateError(f"{self.path}: {error}; segment the sample again.") from error
+        array = self._group.get(name)
+        if not isinstance(array, zarr.Array):
+            raise SampleStateError(f"{self.path}: there is no array {name!r}; segment the sample again.")
+        return array
 
     @functools.cached_property
     def sides_px(self) -> tuple[int, ...]:
-        """Sides at which the crops are kept, the whole ones first."""
-        kept = ("images", HALF) if HALF in self._group else ("images",)
-        return tuple(int(self._reader(name).array.shape[-1]) for name in kept)
+        """Sides of the stored crops in pixels, the full one first."""
+        names = ("images", HALF) if HALF in self._group else ("images",)
+        return tuple(int(self._crops(name).shape[-1]) for name in names)
 
     def images(
         self,
@@ -114,39 +126,58 @@ class CellStore:
         side_px: int | None = None,
         out: NDArray[np.uint16] | None = None,
     ) -> NDArray[np.uint16]:
-        """Crops ``start`` to ``stop`` as (n, M, side, side) uint16.
+        """Read crops ``start`` to ``stop`` as (n, M, side, side) uint16.
+
+        Chunks of `CELLS_PER_CHUNK` cells are read as a whole: a span of whole chunks costs least.
 
         Args:
             start, stop: rows.
-            side_px: one of ``sides_px``; by default that of whole crops.
+            side_px: one of ``sides_px``; by default the full one.
             out: (n, M, side, side) uint16 to read into.
 
         Raises:
-            SampleStateError: they cannot be read.
+            SampleStateError: a chunk is damaged or missing.
         """
-        whole = side_px is None or side_px == self.sides_px[0]
-        return self._read("images" if whole else HALF, start, stop, out)
+        return self._read("images" if side_px in (None, self.sides_px[0]) else HALF, start, stop, out)
+
+    def images_at(self, rows: Sequence[int]) -> NDArray[np.uint16]:
+        """Read the crops of some rows, in their order and each chunk once, as (n, M, side, side) uint16."""
+        wanted = np.asarray(rows, np.intp)
+        found = np.empty((len(wanted), *self._crops("images").shape[1:]), np.uint16)
+        for chunk in np.unique(wanted // CELLS_PER_CHUNK):
+            here = wanted // CELLS_PER_CHUNK == chunk
+            first = int(chunk) * CELLS_PER_CHUNK
+            found[here] = self.images(first, first + CELLS_PER_CHUNK)[wanted[here] - first]
+        return found
 
     def masks(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Masks ``start`` to ``stop`` as (n, side, side) uint8."""
+        """Read masks ``start`` to ``stop`` as (n, side, side) uint8; raises as `images`."""
         return self._read("masks", start, stop)
 
-    def _reader(self, name: str) -> CropReader:
-        """What reads pictures, which are written once."""
-        if name not in self._readers:
-            self._readers[name] = CropReader(self._array(name))
-        return self._readers[name]
+    def _crops(self, name: str) -> zarr.Array[Any]:
+        """Open an array that is written once."""
+        if name not in self._opened:
+            self._opened[name] = self._array(name)
+        return self._opened[name]
 
     def _read(self, name: str, start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        reader = self._reader(name)
-        try:
-            return reader.read(start, stop, out)
-        except (OSError, RuntimeError, ValueError) as error:  # of the disk, of a codec, of zarr
-            raise SampleStateError(
-                f"{self.path / name}: damaged ({error}); segment or import the sample again."
-            ) from error
+        array = self._crops(name)
+        start, stop, _ = slice(start, stop).indices(array.shape[0])
+        found = np.empty((max(0, stop - start), *array.shape[1:]), array.dtype) if out is None else out
+        rows = array.chunks[0]
+        for chunk in range(start // rows, -(-stop // rows) if stop > start else 0):
+            first, last = max(start, chunk * rows), min(stop, (chunk + 1) * rows)
+            file = self.path / name / array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
+            part = NDBuffer.from_numpy_array(found[first - start : last - start])
+            try:
+                if not file.is_file():  # zarr would give zeros
+                    raise FileNotFoundError("the file is missing")
+                array.get_basic_selection((slice(first, last),), out=part)
+            except (OSError, RuntimeError, ValueError) as error:  # of the disk, of a codec, of zarr
+                raise SampleStateError(f"{file}: damaged ({error}); segment or import the sample again.") from error
+        return found
 
-    def blocks(self, cells: int = CELLS_PER_SHARD) -> Iterator[tuple[int, NDArray[np.uint16]]]:
+    def blocks(self, cells: int = CELLS_PER_CHUNK) -> Iterator[tuple[int, NDArray[np.uint16]]]:
         """Walk through the crops in order: (index of the first, (n, M, side, side) uint16)."""
         for start in range(0, len(self), cells):
             yield start, self.images(start, min(start + cells, len(self)))
@@ -261,13 +292,13 @@ class CellStore:
 
 
 class _Writer:
-    """Takes blocks: pictures go to their shards, columns are gathered until the end."""
+    """Writes blocks of cells: crops chunk by chunk, columns at the end."""
 
     def __init__(self, group: zarr.Group, modalities: tuple[str, ...]) -> None:
         self._group = group
         self._channels = len(modalities)
-        self._crops, self._masks = CropWriter(group, "images"), ShardWriter(group, "masks")
-        self._columns: dict[str, _Column] = {}
+        self._images, self._half, self._masks = (_ChunkWriter(group, name) for name in ("images", HALF, "masks"))
+        self._columns: dict[str, list[NDArray[Any]]] = {}
         self._labels: list[str] = []
 
     def append(self, block: CellBlock) -> None:
@@ -278,48 +309,81 @@ class _Writer:
                 f"a block of cells has {block.images.shape[1]} channels, the sample has {self._channels}."
             )
         if not self._columns:
-            self._columns = {name: _Column() for name in dict.fromkeys([*COLUMNS, *block.columns])}
+            self._columns = {name: [] for name in dict.fromkeys([*COLUMNS, *block.columns])}
         if set(self._columns) != set(block.columns):
             odd = sorted(set(self._columns) ^ set(block.columns))
             raise SampleStateError(f"blocks of cells differ in the columns {', '.join(odd)}; segment the sample again.")
-        self._crops.append(block.images.astype(np.uint16, copy=False))
+        images = block.images.astype(np.uint16, copy=False)
+        self._images.append(images)
+        if images.shape[-1] % 2 == images.shape[-2] % 2 == 0:
+            self._half.append(bin_2x2(images))
         self._masks.append(block.masks.astype(np.uint8, copy=False))
         for name, values in block.columns.items():
             self._columns[name].append(values)
         self._labels += block.label
 
     def finish(self) -> int:
+        """Write the last chunks and the columns; return the number of cells."""
         if not self._labels:
             return 0
-        self._crops.finish()
-        self._masks.finish()
-        for name, column in self._columns.items():
-            values = column.values()
+        for writer in (self._images, self._half, self._masks):
+            writer.finish()
+        for name, parts in self._columns.items():
+            values = np.concatenate(parts)
             _create_column(self._group, name, values.astype(COLUMNS[name].dtype) if name in COLUMNS else values)
         _create_column(self._group, "label", _strings(self._labels))
         return len(self._labels)
 
 
-class _Column:
-    """Values that come in parts, kept as one: parts would lie among pictures that come and go, and scatter them."""
+class _ChunkWriter:
+    """Writes cells to one array in whole chunks, each of them once; its memory is that of one chunk."""
 
-    def __init__(self) -> None:
-        self._room: NDArray[Any] | None = None
-        self._count = 0
+    def __init__(self, group: zarr.Group, name: str) -> None:
+        self._group, self._name = group, name
+        self._array: zarr.Array[Any] | None = None
+        self._filled = 0
 
-    def append(self, values: NDArray[Any]) -> None:
-        stop = self._count + len(values)
-        old = values[:0] if self._room is None else self._room[: self._count]
-        if self._room is None or stop > len(self._room) or self._room.dtype != values.dtype:
-            dtype = np.result_type(old, values)
-            self._room = np.empty((2 * max(stop, CELLS_PER_SHARD), *values.shape[1:]), dtype)
-            self._room[: self._count] = old
-        self._room[self._count : stop] = values
-        self._count = stop
+    def append(self, cells: NDArray[Any]) -> None:
+        """Write cells (n, ...)."""
+        if self._array is None:
+            self._array = self._create(cells)
+            self._chunk = np.empty(self._array.chunks, cells.dtype)
+        while len(cells):
+            some = cells[: CELLS_PER_CHUNK - self._filled]
+            self._chunk[self._filled : self._filled + len(some)] = some
+            self._filled += len(some)
+            if self._filled == CELLS_PER_CHUNK:
+                self.finish()
+            cells = cells[len(some) :]
 
-    def values(self) -> NDArray[Any]:
-        assert self._room is not None
-        return self._room[: self._count]
+    def finish(self) -> None:
+        """Write the cells that are gathered."""
+        if self._array is None or not self._filled:
+            return
+        start = self._array.shape[0]
+        self._array.resize((start + self._filled, *self._array.shape[1:]))
+        self._array[start:] = self._chunk[: self._filled]
+        self._filled = 0
+
+    def _create(self, cells: NDArray[Any]) -> zarr.Array[Any]:
+        packing: tuple[BytesBytesCodec, ...] = ()
+        if self._name == "masks":
+            packing = (ZstdCodec(),)
+        elif self._name == "images" and _is_worth_packing(cells[:_CELLS_TRIED]):
+            packing = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),)
+        return self._group.create_array(
+            self._name,
+            shape=(0, *cells.shape[1:]),
+            dtype=cells.dtype.newbyteorder("<"),
+            chunks=(CELLS_PER_CHUNK, *cells.shape[1:]),
+            compressors=(*packing, Crc32cCodec()),
+            config={"write_empty_chunks": True},  # so that a missing file is a damage, not a chunk of zeros
+        )
+
+
+def _is_worth_packing(cells: NDArray[Any]) -> bool:
+    packed = Blosc("zstd", 3, Blosc.SHUFFLE).encode(np.ascontiguousarray(cells))
+    return len(packed) < _WORTH_PACKING * cells.nbytes
 
 
 def _strings(values: list[str]) -> NDArray[Any]:

@@ -143,7 +143,7 @@ def dead_modalities(store: CellStore, modalities: Sequence[str], planes: Sequenc
     if 2 * len(flagged) <= len(store):
         return ()
     chosen = flagged[np.linspace(0, len(flagged) - 1, min(LOOKED_AT, len(flagged))).astype(np.intp)]
-    crops = np.concatenate([store.images(int(row), int(row) + 1)[:, list(planes)] for row in chosen])
+    crops = store.images_at(chosen.tolist())[:, list(planes)]
     low, high = np.quantile(crops, (0.02, 0.98), axis=(2, 3))
     flat = (high - low <= FLAT_RANGE).reshape(len(crops), len(modalities), -1).all(axis=2)
     dead = flat.mean(axis=0) > 0.5

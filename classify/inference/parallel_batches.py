@@ -1,22 +1,26 @@
 """Probabilities of the cells in a store, computed in parallel batches.
 
-Each stream of the engine reads, prepares and classifies batches of its own. A core starts a batch as soon as it has
-one, images are prepared while they are in that core's cache, and no core waits for another or for the disk. Arrays are
-used again from batch to batch.
+One thread reads chunk after chunk ahead. Each stream of the engine prepares and classifies batches of its own, so that
+images are prepared while they are in that core's cache, and no core waits for another or for the disk. Arrays are used
+again from batch to batch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import queue
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from wbcpipe.samples.cell_store import CELLS_PER_CHUNK
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -25,9 +29,6 @@ if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellStore
 
 __all__ = ["probabilities", "stream_pool"]
-
-_MAX_CELLS_PER_READ: Final = 32
-"""Reading and calibrating 32 cells costs as much as reading and calibrating few."""
 
 
 @contextlib.contextmanager
@@ -56,39 +57,37 @@ def probabilities(
     Yields:
         The number of cells done, and the probabilities (n, heads, K) of the last n of them.
     """
-    side_px, streams = classifier.bundle.info.side, classifier.engine.streams
-    spans = list(_spans(len(store), classifier.batch_size, streams))
-    size = max((stop - start for start, stop in spans), default=0)
+    side_px, streams, batch_size = classifier.bundle.info.side, classifier.engine.streams, classifier.batch_size
     read_px = side_px if side_px in store.sides_px else store.sides_px[0]
-    channels = len(store.modalities)
+    channels, total = len(store.modalities), len(store)
     all_planes = list(planes) == list(range(channels))
-    buffers: queue.SimpleQueue[tuple[NDArray[np.uint16], NDArray[np.float32] | None]] = queue.SimpleQueue()
+    # Complete chunks: reading a part of one costs as much. So many that every stream has a batch during the next read.
+    step = CELLS_PER_CHUNK * -(-batch_size // CELLS_PER_CHUNK)
+    shape, ahead = (step, channels, read_px, read_px), -(-streams * batch_size // step)
+    raw = [np.empty(shape, np.uint16) for _ in range(1 + ahead)]
+    buffers: queue.SimpleQueue[NDArray[np.float32] | None] = queue.SimpleQueue()
     for _ in range(streams):
-        raw = np.empty((size, channels, read_px, read_px), np.uint16)
-        buffers.put((raw, classifier.image_buffer()))
+        buffers.put(classifier.image_buffer())
 
-    def classify(span: tuple[int, int]) -> tuple[int, NDArray[np.float32]]:
-        start, stop = span
-        raw, images = buffers.get()
+    def classify(crops: NDArray[np.uint16]) -> NDArray[np.float32]:
+        images = buffers.get()
         try:
-            crops = store.images(start, stop, side_px=read_px, out=raw[: stop - start])
-            return stop, classifier.probability_of(crops if all_planes else crops[:, list(planes)], images)
+            return classifier.probability_of(crops if all_planes else crops[:, list(planes)], images)
         finally:
-            buffers.put((raw, images))
+            buffers.put(images)
 
+    pending: deque[tuple[int, list[Future[NDArray[np.float32]]]]] = deque()
     with stream_pool(classifier.engine) as pool:
-        yield from pool.map(classify, spans)
+        for number, start in enumerate(range(0, total, step)):
+            if len(pending) == len(raw):
+                yield _wait_for(*pending.popleft())
+            stop = min(start + step, total)
+            crops = store.images(start, stop, side_px=read_px, out=raw[number % len(raw)][: stop - start])
+            batches = (crops[first : first + batch_size] for first in range(0, len(crops), batch_size))
+            pending.append((stop, [pool.submit(classify, batch) for batch in batches]))
+        while pending:
+            yield _wait_for(*pending.popleft())
 
 
-def _spans(total: int, batch_size: int, streams: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of the cells of each read: whole batches, fewer at the end, so that streams end together.
-
-    >>> [stop for _, stop in _spans(100, 8, 2)]
-    [24, 40, 48, 56, 64, 72, 80, 88, 96, 100]
-    """
-    start = 0
-    while start < total:
-        share = min(_MAX_CELLS_PER_READ, (total - start) // (2 * streams))
-        stop = min(total, start + max(1, share // batch_size) * batch_size)
-        yield start, stop
-        start = stop
+def _wait_for(done: int, batches: list[Future[NDArray[np.float32]]]) -> tuple[int, NDArray[np.float32]]:
+    return done, np.concatenate([batch.result() for batch in batches])

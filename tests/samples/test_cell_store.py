@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-from numcodecs.checksum32 import CRC32C
 from zarr.codecs import BloscCodec
 
 from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.imaging.arrays import bin_2x2
-from wbcpipe.samples import shards
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
-from wbcpipe.samples.cell_store import CELLS_PER_SHARD, CellBlock, CellStore
+from wbcpipe.samples.cell_store import CELLS_PER_CHUNK, HALF, CellBlock, CellStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +35,7 @@ def block(cells: int, seed: int, side: int = 16) -> CellBlock:
     return CellBlock(images, masks, columns, [f"class {seed}"] * cells)
 
 
-@pytest.mark.parametrize("sizes", [[1], [3, 0, 5], [CELLS_PER_SHARD], [200, 200, 200]], ids=str)
+@pytest.mark.parametrize("sizes", [[1], [3, 0, 5], [CELLS_PER_CHUNK], [70, 70, 70]], ids=str)
 def test_what_is_written_is_read(tmp_path: Path, sizes: list[int]) -> None:
     blocks = [block(size, seed) for seed, size in enumerate(sizes)]
     store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
@@ -108,108 +106,56 @@ def test_half_the_side_is_the_mean_of_four_pixels(order: str) -> None:
     assert found.max(axis=(1, 2, 3))[1] <= 65535
 
 
-@pytest.fixture(params=["runs", "zarr"])
-def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "zarr":
-        monkeypatch.setattr(shards, "_unpacking", lambda array: None)
-    return str(request.param)
-
-
-@pytest.fixture
-def left_to_zarr(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What is read by zarr in place of `CropReader`."""
-    seen: list[object] = []
-    usual = zarr.Array.get_basic_selection
-
-    def noted(self: zarr.Array[Any], *args: Any, **kwargs: Any) -> Any:
-        seen.append(args[0])
-        return usual(self, *args, **kwargs)
-
-    monkeypatch.setattr(zarr.Array, "get_basic_selection", noted)
-    return seen
-
-
-def test_crops_are_kept_at_half_their_side_too(tmp_path: Path, reader: str, left_to_zarr: list[object]) -> None:
-    blocks = [block(200, seed) for seed in range(3)]
+def test_crops_are_kept_at_half_their_side_too(tmp_path: Path) -> None:
+    blocks = [block(50, seed) for seed in range(3)]
     store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
     images = np.concatenate([part.images for part in blocks])
     assert store.sides_px == (16, 8)
     for side_px, expected in ((None, images), (16, images), (8, averaged(images))):
-        left_to_zarr.clear()
         assert np.array_equal(store.images(side_px=side_px), expected)
-        room = np.full((70, *expected.shape[1:]), 7, np.uint16)
-        assert store.images(200, 270, side_px=side_px, out=room) is room  # over the border of two shards
-        assert np.array_equal(room, expected[200:270])
-        assert store.images(590, 999, side_px=side_px).shape[0] == 10
+        room = np.full((40, *expected.shape[1:]), 7, np.uint16)
+        assert store.images(50, 90, side_px=side_px, out=room) is room  # over the border of two chunks
+        assert np.array_equal(room, expected[50:90])
+        assert store.images(140, 999, side_px=side_px).shape[0] == 10
         assert len(store.images(20, 10, side_px=side_px)) == 0
-        assert bool(left_to_zarr) == (reader == "zarr")
-    assert np.array_equal(store.masks(250, 260), np.concatenate([part.masks for part in blocks])[250:260])
+    assert np.array_equal(store.masks(60, 70), np.concatenate([part.masks for part in blocks])[60:70])
+    rows = [149, 3, 64, 5, 3]
+    assert np.array_equal(store.images_at(rows), images[rows])
 
 
-def test_zarr_reads_what_is_written(tmp_path: Path) -> None:
-    blocks = [block(200, seed) for seed in range(2)]
+def test_zarr_reads_chunks_of_32_cells(tmp_path: Path) -> None:
+    blocks = [block(20, seed) for seed in range(3)]
     store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
     images = np.concatenate([part.images for part in blocks])
     group = zarr.open_group(str(store.path), mode="r")
-    whole, half = (group[name] for name in ("images", shards.HALF))
-    assert isinstance(whole, zarr.Array)
-    assert isinstance(half, zarr.Array)
-    assert np.array_equal(np.asarray(whole[:]), images)
-    assert np.array_equal(np.asarray(half[:]), averaged(images))
-    assert whole.shards is not None
-    assert (whole.chunks[0], whole.shards[0]) == (1, CELLS_PER_SHARD)
+    for name, expected in (("images", images), (HALF, averaged(images))):
+        array = group[name]
+        assert isinstance(array, zarr.Array)
+        assert np.array_equal(np.asarray(array[:]), expected)
+        assert array.chunks[0] == CELLS_PER_CHUNK == 32
+        assert len([path for path in (store.path / name / "c").rglob("*") if path.is_file()]) == 2
 
 
-@pytest.mark.parametrize("unusual", ["codec", "order", "shards", "index", "empty cell"])
-def test_what_is_unusual_is_left_to_zarr(tmp_path: Path, left_to_zarr: list[object], unusual: str) -> None:
-    part = block(5, 0)
-    part.images[2] = 0  # zarr writes no chunk for it
-    store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
-    one = (1, *part.images.shape[1:])
-    choices: dict[str, dict[str, Any]] = {
-        "codec": {"compressors": zarr.codecs.GzipCodec(), "shards": (256, *one[1:])},
-        "order": {"serializer": zarr.codecs.BytesCodec(endian="big"), "shards": (256, *one[1:])},
-        "shards": {"shards": None},
-        "index": {"shards": {"shape": (256, *one[1:]), "index_location": "start"}},
-        "empty cell": {"shards": (256, *one[1:])},
-    }
-    settings = choices[unusual]
-    group = zarr.open_group(str(store.path), mode="r+")
-    array = group.create_array("images", shape=(5, *one[1:]), dtype="uint16", chunks=one, overwrite=True, **settings)
-    array[...] = part.images
-    again = CellStore(store.path)
-    left_to_zarr.clear()
-    assert np.array_equal(again.images(1, 4), part.images[1:4])
-    assert left_to_zarr
+def test_each_chunk_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    usual = zarr.storage.LocalStore.set
+
+    async def noted(self: zarr.storage.LocalStore, key: str, value: Any) -> None:
+        written.append(key)
+        await usual(self, key, value)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "set", noted)
+    blocks = [block(size, seed) for seed, size in enumerate((7, 30, 1, 40))]
+    CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
+    chunks = [key for key in written if "/c/" in key]
+    assert len([key for key in chunks if key.startswith(("images/", f"{HALF}/", "masks/"))]) == 9
+    assert len(set(chunks)) == len(chunks)
 
 
 def test_crops_of_an_odd_side_are_kept_as_they_are(tmp_path: Path) -> None:
     store = CellStore.create(tmp_path / "c.zarr", [block(2, 0, side=15)], modalities=MODALITIES, attributes=ATTRIBUTES)
     assert store.sides_px == (15,)
     assert np.array_equal(store.images(), block(2, 0, side=15).images)
-
-
-@pytest.mark.parametrize("packing", ["auto", BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), None], ids=str)
-def test_stores_of_older_versions_are_read(
-    tmp_path: Path, reader: str, left_to_zarr: list[object], packing: Any
-) -> None:
-    part = block(5, 0)
-    part.images[4] = 0  # zarr writes no chunk for it
-    store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
-    group = zarr.open_group(str(store.path), mode="r+")
-    del group[shards.HALF]
-    shape = part.images.shape[1:]
-    settings = {"chunks": (1, *shape), "shards": (256, *shape), "compressors": packing, "overwrite": True}
-    old = group.create_array("images", shape=(5, *shape), dtype="uint16", **settings)
-    old[...] = part.images
-    assert zarr.codecs.Crc32cCodec() not in old.compressors
-    again = CellStore(store.path)
-    assert again.sides_px == (16,)
-    left_to_zarr.clear()
-    assert np.array_equal(again.images(1, 4), part.images[1:4])
-    assert bool(left_to_zarr) == (reader == "zarr")
-    assert np.array_equal(again.images(4, 5), part.images[4:])
-    assert np.array_equal(again.images(3, 5), part.images[3:])
 
 
 def test_crops_are_packed_where_that_saves_half(tmp_path: Path) -> None:
@@ -227,47 +173,35 @@ def test_crops_are_packed_where_that_saves_half(tmp_path: Path) -> None:
         assert [str(codec.cname.value) for codec in packing if isinstance(codec, BloscCodec)] == packs
         assert len(packing) == len(packs)
         assert np.array_equal(store.images(), images)
-        assert store._array(shards.HALF).compressors == (checked,)
+        assert store._array(HALF).compressors == (checked,)
 
 
-@pytest.mark.parametrize("kept", ["images", "packed", "images_half", "masks"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "index", "cell", "length"])
-def test_a_damaged_shard_is_told(
-    tmp_path: Path, reader: str, left_to_zarr: list[object], kept: str, damage: str
-) -> None:
-    part = block(5, 0)
+@pytest.mark.parametrize("kept", ["images", "packed", "images_half", "masks", "zeros"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "byte", "missing"])
+def test_a_damaged_chunk_is_noticed_and_named(tmp_path: Path, kept: str, damage: str) -> None:
+    part = block(40, 0)
     if kept == "packed":
         part.images[:] = part.images // 4096 * 4096
+    if kept == "zeros":
+        part.images[:] = 0
     store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
-    kept = {"packed": "images"}.get(kept, kept)
-    shard = next(path for path in (store.path / kept / "c").rglob("*") if path.is_file())
-    content = bytearray(shard.read_bytes())
-    index = 16 * CELLS_PER_SHARD + 4
-    if damage in ("index", "cell"):
-        content[-index + 20 if damage == "index" else 40] ^= 1
-    elif damage == "length":  # a shard whose index is whole, of cells of another size
-        places = np.frombuffer(bytes(content[-index:-4]), "<u8").reshape(-1, 2).copy()
-        places[0, 1] -= 8
-        places[1] = places[1, 0] - 8, places[1, 1] + 8
-        content[-index:] = bytes(CRC32C(location="end").encode(places.tobytes()))
-    shard.write_bytes({"truncated": bytes(content[:-50]), "empty": b""}.get(damage, bytes(content)))
+    kept = {"packed": "images", "zeros": "images"}.get(kept, kept)
+    chunk = next(path for path in (store.path / kept / "c" / "1").rglob("*") if path.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[40] ^= 1
+    if damage == "missing":
+        chunk.unlink()
+    else:
+        chunk.write_bytes({"truncated": bytes(content[:-50]), "empty": b""}.get(damage, bytes(content)))
     again = CellStore(store.path)
     reads: dict[str, Callable[[int, int], NDArray[Any]]] = {
         "images": again.images,
         "images_half": functools.partial(again.images, side_px=8),
         "masks": again.masks,
     }
-    with pytest.raises(SampleStateError, match=rf"{kept}: damaged \(.+\); segment or import the sample again"):
-        reads[kept](0, 2)
-    assert bool(left_to_zarr) == (reader == "zarr")
-
-
-@pytest.mark.parametrize("kept", ["images", "images_half", "masks"])
-def test_a_shard_that_is_gone_is_told(tmp_path: Path, kept: str) -> None:
-    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
-    next(path for path in (store.path / kept / "c").rglob("*") if path.is_file()).unlink()
-    with pytest.raises(SampleStateError, match=rf"{kept}: damaged \(file {kept}/c/0/0/0(/0)? is gone\)"):
-        store.masks(0, 2) if kept == "masks" else store.images(0, 2, side_px=8 if kept == "images_half" else None)
+    assert len(reads[kept](0, 32)) == 32
+    with pytest.raises(SampleStateError, match=rf"{kept}/c/1/0/0(/0)?: damaged \(.+\); segment or import the sample"):
+        reads[kept](30, 35)
 
 
 @pytest.mark.parametrize("side_px", [None, 8])
@@ -289,12 +223,16 @@ def test_columns_of_two_types_lose_nothing(tmp_path: Path) -> None:
     assert np.array_equal(store.column("y_um"), np.concatenate([part.columns["y_um"] for part in parts]))
 
 
-def test_memory_is_that_of_few_cells(tmp_path: Path) -> None:
-    shard_bytes = CELLS_PER_SHARD * 3 * 48 * 48 * 2
-    parts = (block(8, seed, side=48) for seed in range(CELLS_PER_SHARD // 8 + 4))
-    tracemalloc.start()
-    store = CellStore.create(tmp_path / "cells.zarr", parts, modalities=MODALITIES, attributes=ATTRIBUTES)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(store) == CELLS_PER_SHARD + 32
-    assert peak < shard_bytes / 3, peak / shard_bytes
+def test_memory_does_not_grow_with_cells(tmp_path: Path) -> None:
+    def peak(cells: int) -> int:
+        parts = (block(8, seed, side=48) for seed in range(cells // 8))
+        tracemalloc.start()
+        store = CellStore.create(tmp_path / "cells.zarr", parts, modalities=MODALITIES, attributes=ATTRIBUTES)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(store) == cells
+        return found
+
+    peak(CELLS_PER_CHUNK)  # what is allocated once
+    few, many = peak(2 * CELLS_PER_CHUNK), peak(12 * CELLS_PER_CHUNK)
+    assert many < 1.2 * few, (few, many)

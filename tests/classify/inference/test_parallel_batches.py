@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 CELLS = 50
 BATCH = 4
+CHUNK = 8
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def one_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wbcpipe.classify.inference.parallel_batches._MAX_CELLS_PER_READ", BATCH)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wbcpipe.classify.inference.parallel_batches.CELLS_PER_CHUNK", CHUNK)
 
 
 class Stage:
@@ -46,7 +47,7 @@ class Stage:
         self.engine = self
         self.fails_at = fails_at
         self.read: list[tuple[int, int, int]] = []
-        self.rooms: dict[int, set[int]] = {}
+        self.rooms: set[int] = set()
         self.lent: dict[int, set[int]] = {}
         self.together = threading.Barrier(2, timeout=10)
 
@@ -58,17 +59,18 @@ class Stage:
 
     def images(self, start: int, stop: int, *, side_px: int, out: NDArray[np.uint16]) -> NDArray[np.uint16]:
         self.read.append((start, stop, side_px))
-        if len(self.read) <= 2:
-            self.together.wait()  # is passed only if two streams read at once
         if start <= self.fails_at < stop:
             raise OSError("the disk is gone")
-        time.sleep(0.001 * (start % 3))  # later batches may be ready before earlier ones
         assert out.shape == (stop - start, 2, side_px, side_px)
-        self.rooms.setdefault(threading.get_ident(), set()).add(out.ctypes.data)
+        self.rooms.add(out.ctypes.data)
         out[:] = np.arange(start, stop)[:, None, None, None] + np.array([0, 1000])[:, None, None]
         return out
 
     def probability_of(self, images: NDArray[np.uint16], room: NDArray[np.float32]) -> NDArray[np.float32]:
+        first = int(images[0].min())
+        if first in (0, self.batch_size):
+            self.together.wait()  # is passed only if two streams are at work at once
+        time.sleep(0.001 * (first % 3))  # later batches may be ready before earlier ones
         self.lent.setdefault(threading.get_ident(), set()).add(room.ctypes.data)
         return images[:, :, 0, :1].astype(np.float32)  # (n, heads, K)
 
@@ -82,20 +84,21 @@ def run(stage: Any, planes: list[int]) -> tuple[list[int], NDArray[np.float32]]:
 def test_cells_come_in_order_from_the_crops_that_fit(side_px: int, read_px: int) -> None:
     stage = Stage(side_px)
     done, found = run(stage, [0, 1])
-    assert done == [*range(BATCH, CELLS, BATCH), CELLS]
+    assert done == [*range(CHUNK, CELLS, CHUNK), CELLS]
     assert found[:, 0].tolist() == list(range(CELLS))
     assert found[:, 1].tolist() == [1000 + row for row in range(CELLS)]
-    assert {side for _, _, side in stage.read} == {read_px}
-    for rooms in (stage.rooms, stage.lent):
-        assert len(set.union(*rooms.values())) == 2, "two streams, each with room of its own"
+    assert stage.read == [(start, min(start + CHUNK, CELLS), read_px) for start in range(0, CELLS, CHUNK)]
+    assert len(stage.rooms) == 2, "the next chunk is read beside the one that is classified"
+    assert len(set.union(*stage.lent.values())) == 2, "two streams, each with memory of its own"
 
 
-def test_several_batches_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wbcpipe.classify.inference.parallel_batches._MAX_CELLS_PER_READ", 2 * BATCH + 1)
+@pytest.mark.parametrize(("batch_size", "done"), [(3, [8, 16, 24, 32, 40, 48, 50]), (12, [16, 32, 48, 50])])
+def test_complete_chunks_are_read_whatever_the_batch(batch_size: int, done: list[int]) -> None:
     stage = Stage()
-    done, found = run(stage, [0, 1])
-    assert done == [8, 16, 24, 28, 32, 36, 40, 44, 48, 50]
-    assert found[:, 0].tolist() == list(range(CELLS))
+    stage.batch_size = batch_size
+    found = run(stage, [0, 1])
+    assert found[0] == done
+    assert found[1][:, 0].tolist() == list(range(CELLS))
 
 
 def test_planes_are_put_in_the_order_of_the_bundle() -> None:
@@ -106,7 +109,7 @@ def test_a_lane_that_fails_is_heard_and_the_rest_is_not_read() -> None:
     stage = Stage(fails_at=10)
     with pytest.raises(OSError, match="the disk is gone"):
         run(stage, [0, 1])
-    assert len(stage.read) < CELLS // BATCH
+    assert len(stage.read) < CELLS // CHUNK
 
 
 @pytest.mark.parametrize("kind", ["torch", "openvino"])
