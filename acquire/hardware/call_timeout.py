@@ -1,4 +1,4 @@
-"""Calls that may hang inside a driver, run on one thread of their own so that the caller's wait can end."""
+"""Calls that may hang inside a driver: run on a thread, so that the caller's wait can end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DeadlineCaller"]
 
 
 class _Job:
-    """A call under way, and what it met."""
+    """A call under way, and the error that it raised."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self.call = call
@@ -24,9 +24,9 @@ class _Job:
 
 
 class DeadlineCaller:
-    """One long-lived thread for calls with a deadline: starting a thread for each exposure costs more than the call.
+    """One long-lived thread for calls with a deadline: to start a thread for each exposure costs more than the call.
 
-    A call that does not end in time is left behind; until it returns, nothing else is begun.
+    A call that does not end in time is left behind; until it returns, no other call is started.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class DeadlineCaller:
         self._stuck: _Job | None = None
 
     def run(self, call: Callable[[], None], timeout_s: float, doing: str) -> None:
-        """Run ``call`` and wait for its end; what it raises is raised here.
+        """Run ``call`` and wait for its end; raise what it raises.
 
         Raises:
-            DeviceTimeoutError: it did not end within ``timeout_s``, or an earlier one still hangs.
+            DeviceTimeoutError: it did not end within ``timeout_s``, or an earlier call still hangs.
         """
         if not self.wait(timeout_s):
             raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in the driver; restart the device.")
@@ -59,14 +59,14 @@ class DeadlineCaller:
             raise job.error
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a call left behind, if there is one; ``False`` when it hangs still."""
+        """Wait for a call left behind, if there is one; return ``False`` if it still hangs."""
         if self._stuck is not None and not self._stuck.done.wait(timeout_s):
             return False
         self._stuck = None
         return True
 
     def close(self) -> None:
-        """End the thread; one that hangs is left to end by itself."""
+        """End the thread; a thread that hangs is left to end by itself."""
         if self._thread is None:
             return
         self._jobs.put(None)

@@ -1,4 +1,4 @@
-"""Where Micro-Manager's device adapters lie, and whether they and the core speak of devices alike."""
+"""The folder of Micro-Manager's device adapters, and their device interface version."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTALL: Final = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' 
 
 
 def interface_versions() -> tuple[str, str]:
-    """The device interface of pymmcore and that of mm-test-adapters; they must be equal to load a device.
+    """Return the device interface of pymmcore and that of mm-test-adapters; they must be equal to load a device.
 
     Raises:
         HardwareError: one of the packages is not installed.
@@ -33,7 +33,7 @@ def interface_versions() -> tuple[str, str]:
 
 
 def check_interface(scope: Scope) -> str:
-    """Say which device interface the core speaks, before anything is loaded: a mismatch can crash the interpreter.
+    """Return the core's device interface, before anything is loaded: a mismatch can crash the interpreter.
 
     Raises:
         HardwareError: the test adapters speak another interface than pymmcore.
@@ -53,10 +53,10 @@ def _test_adapter_folder() -> Path:
 
 
 def adapter_folder(scope: Scope) -> Path:
-    """The folder of the device adapters: WBCPIPE_MICROMANAGER, else what the scope says.
+    """Return the folder of the device adapters: WBCPIPE_MICROMANAGER, else that of the scope file.
 
     Raises:
-        HardwareError: no such folder.
+        HardwareError: the folder does not exist.
     """
     own = os.environ.get("WBCPIPE_MICROMANAGER")
     text = own if own and not scope.virtual else scope.micromanager.folder

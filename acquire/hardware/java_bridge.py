@@ -1,8 +1,8 @@
-"""A core in a running Micro-Manager, reached over pycromanager's bridge, that answers like one in this process.
+"""A core in a running Micro-Manager, reached over pycromanager's bridge, that answers like a core in this process.
 
 The bridge waits for ever on a call that hangs and on a Micro-Manager that has died, lets one call wait for another, and
-speaks Java. Here every call has a deadline, calls that block have a socket of their own, lists and errors are plain.
-`mmcore` hands in what comes from pycromanager; this module does not import it.
+returns Java objects. Here every call has a deadline, calls that block have a socket of their own, and lists and errors
+are plain Python. `core_link` passes in the objects of pycromanager; this module does not import it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BridgedCore", "failure_reason", "java_message"]
 
-#: These last as long as the camera does; whoever calls them sets the deadline. They go over a socket of their own.
+#: Calls that last as long as the camera does; the caller sets the deadline. They have a socket of their own.
 _EXPOSING: Final = frozenset({"snap_image", "start_sequence_acquisition", "stop_sequence_acquisition"})
-#: The same for the focusing device: while one of these hangs, the camera must still answer, to focus by images instead.
+#: Calls to the focusing device: while one of these hangs, the camera must still answer, to focus by images instead.
 _FOCUSING: Final = frozenset(
     {
         "full_focus",
@@ -41,7 +41,7 @@ _FOCUSING: Final = frozenset(
     }
 )
 _HOST: Final = "127.0.0.1"
-#: How often a call that has not come back makes sure that Micro-Manager is still there.
+#: How often a call that has not returned checks that Micro-Manager still runs.
 _PROBE_S: Final = 0.5
 _GRACE_S: Final = 0.5
 _CLOSE_S: Final = 2.0
@@ -50,75 +50,80 @@ _PLAIN_CLASS: Final = re.compile(r"^java\.lang\.(Runtime)?Exception: ")
 
 
 class Client(Protocol):
-    """What pycromanager gives."""
+    """The objects that pycromanager provides."""
 
     def core(self, *, new_socket: bool) -> Any:
-        """Micro-Manager's core, on the main socket or on one of its own."""
+        """Return Micro-Manager's core, on the main socket or on a new one."""
         ...
 
     def vector(self, name: str) -> Any:
-        """A new, empty ``mmcorej.<name>``."""
+        """Return a new, empty ``mmcorej.<name>``."""
         ...
 
 
 class BridgedCore:
     """The core's methods by their snake_case names.
 
-    Arguments may be Python lists of texts or numbers where Java wants a vector; what comes back is plain Python, or a
-    flat array of a camera's pixels, (Y * X,) uint8 or uint16.
+    A Python list of texts or numbers is passed as a Java vector. The result is plain Python, or a flat array of a
+    camera's pixels, (Y * X,) uint8 or uint16.
 
     Args:
         port: of Micro-Manager's server.
         client: pycromanager.
         connect_timeout_s: for the first answer.
-        call_timeout_s: for each call, save those that block as long as a device does.
+        call_timeout_s: for each call, except those that block as long as a device does.
 
     Raises:
         HardwareError: nothing listens on that port, or it does not answer as Micro-Manager does.
     """
 
     def __init__(self, port: int, client: Client, *, connect_timeout_s: float, call_timeout_s: float) -> None:
-        if why := failure_reason(port, connect_timeout_s):
-            raise HardwareError(why)
+        if reason := failure_reason(port, connect_timeout_s):
+            raise HardwareError(reason)
         self.port = port
         self._client = client
         self._timeout_s = call_timeout_s
         self._lost = False
-        self._main = _Line(lambda: client.core(new_socket=False), f"wbcpipe-bridge-{port}")
+        self._main = _Socket(lambda: client.core(new_socket=False), f"wbcpipe-bridge-{port}")
         self._exposing = self._main
-        self._focusing: _Line | None = None
+        self._focusing: _Socket | None = None
         self._connect_timeout_s = connect_timeout_s
         try:
             self._ask(self._main, lambda core: core.get_version_info(), connect_timeout_s, "the first call")
-            self._exposing = self._open_another("exposing") or self._main
+            self._exposing = self._open_socket("exposing") or self._main
         except BaseException:
             self.close()
             raise
         # Before pyjavaz's own handlers, which were registered first and would wait for ever for one that hangs.
         atexit.register(self.close)
 
-    def _open_another(self, purpose: str) -> _Line | None:
-        """A socket for calls that block, so that the shutter can be closed meanwhile; without one they block all."""
-        line = _Line(lambda: self._client.core(new_socket=True), f"wbcpipe-bridge-{self.port}-{purpose}")
+    def _open_socket(self, purpose: str) -> _Socket | None:
+        """Open a socket for calls that block, so that the shutter can be closed meanwhile.
+
+        Without it, ``None``, they block all others.
+        """
+        connection = _Socket(lambda: self._client.core(new_socket=True), f"wbcpipe-bridge-{self.port}-{purpose}")
         try:
-            self._ask(line, lambda core: core.get_version_info(), self._connect_timeout_s, f"a socket for {purpose}")
+            self._ask(
+                connection, lambda core: core.get_version_info(), self._connect_timeout_s, f"a socket for {purpose}"
+            )
         except CoreLostError:
             raise
-        except Exception:  # noqa: BLE001 - pyjavaz raises nothing narrower; the port may be another program's
-            line.abandon()
+        except Exception:  # noqa: BLE001 - pyjavaz raises nothing narrower; the port may belong to another program
+            connection.abandon()
             return None
-        return line
+        return connection
 
-    def _line(self, name: str) -> _Line:
-        """The socket for a call."""
+    def _socket_for(self, name: str) -> _Socket:
+        """Return the socket for a call."""
         if name in _FOCUSING:
             if self._focusing is None:
-                self._focusing = self._open_another("focusing") or self._exposing
+                self._focusing = self._open_socket("focusing") or self._exposing
             return self._focusing
         if name in _EXPOSING:
             return self._exposing
         if name == "set_shutter_open" and self._exposing is not self._main and self._main.hangs():
-            return self._exposing  # another device must not keep the light on
+            return self._exposing  # a device that hangs must not keep the light on
         return self._main
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -135,12 +140,12 @@ class BridgedCore:
                         _release(argument)
 
             timeout_s = None if name in _EXPOSING | _FOCUSING else self._timeout_s
-            return self._ask(self._line(name), run, timeout_s, name)
+            return self._ask(self._socket_for(name), run, timeout_s, name)
 
         return call
 
     def _java(self, argument: Any) -> Any:
-        """An argument as the bridge takes it: a vector for a list, a Python number for one of NumPy's."""
+        """Return an argument as the bridge takes it: a vector for a list, a Python number for one of NumPy's."""
         if isinstance(argument, np.generic):
             return argument.item()
         if not isinstance(argument, list | tuple):
@@ -151,10 +156,10 @@ class BridgedCore:
             vector.add(item if texts else float(item))
         return vector
 
-    def _ask(self, line: _Line, call: Callable[[Any], Any], timeout_s: float | None, doing: str) -> Any:
+    def _ask(self, connection: _Socket, call: Callable[[Any], Any], timeout_s: float | None, doing: str) -> Any:
         if self._lost:
-            raise self._gone()
-        answer = line.begin(call, doing)
+            raise self._lost_error()
+        answer = connection.start(call, doing)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not answer.done():
             left_s = _PROBE_S if deadline is None else min(_PROBE_S, deadline - time.monotonic())
@@ -163,9 +168,9 @@ class BridgedCore:
                 break
             if left_s == _PROBE_S and not _listens(self.port):
                 self._lost = True
-                for each in self._lines():
-                    each.abandon()
-                raise self._gone()
+                for open_socket in self._sockets():
+                    open_socket.abandon()
+                raise self._lost_error()
             if deadline is not None and time.monotonic() >= deadline:
                 answer.cancel()
                 raise DeviceTimeoutError(f"{doing}: Micro-Manager did not answer within {timeout_s:g} s.")
@@ -173,33 +178,33 @@ class BridgedCore:
             return answer.result()
         except Exception as error:
             if self._lost:
-                raise self._gone() from error
+                raise self._lost_error() from error
             raise RuntimeError(java_message(str(error))) from error
 
-    def _gone(self) -> CoreLostError:
+    def _lost_error(self) -> CoreLostError:
         return CoreLostError(
             f"Micro-Manager on port {self.port} is gone: it was closed, or a device driver crashed it. The fields "
             "taken are kept; start it again, make sure the shutter is closed, and run the same command again."
         )
 
     def close(self) -> None:
-        """Give the core back to Micro-Manager, whose devices stay as they are; may be called twice."""
+        """Disconnect from Micro-Manager, whose devices stay as they are; may be called twice."""
         atexit.unregister(self.close)
         answers = True
-        for line in self._lines():
+        for connection in self._sockets():
             if answers:
-                answers = line.close() or line is not self._main
+                answers = connection.close() or connection is not self._main
             else:
-                line.abandon()
+                connection.abandon()
         self._lost = True
 
-    def _lines(self) -> list[_Line]:
-        """Each open socket once, the main one first."""
-        return list(dict.fromkeys(line for line in (self._main, self._exposing, self._focusing) if line is not None))
+    def _sockets(self) -> list[_Socket]:
+        """Return each open socket once, the main one first."""
+        return list(dict.fromkeys(item for item in (self._main, self._exposing, self._focusing) if item is not None))
 
 
-class _Line:
-    """One socket to Micro-Manager and the thread that speaks on it: there a request waits for the reply before it."""
+class _Socket:
+    """One socket to Micro-Manager and its thread; a request on it waits for the reply to the one before."""
 
     def __init__(self, open_core: Callable[[], Any], name: str) -> None:
         self._todo: queue.SimpleQueue[tuple[Callable[[Any], Any], concurrent.futures.Future[Any]] | None]
@@ -213,14 +218,18 @@ class _Line:
         self._thread.start()
 
     def hangs(self) -> bool:
-        """Whether a call has not come back; one that is about to is waited for."""
+        """Return whether a call has not returned, after a short wait for it."""
         if self._last is None or self._last.done():
             return False
         concurrent.futures.wait([self._last], timeout=_GRACE_S)
         return not self._last.done()
 
-    def begin(self, call: Callable[[Any], Any], doing: str) -> concurrent.futures.Future[Any]:
-        """Hand a call over; refused while one before it hangs."""
+    def start(self, call: Callable[[Any], Any], doing: str) -> concurrent.futures.Future[Any]:
+        """Start a call.
+
+        Raises:
+            DeviceTimeoutError: the call before it hangs.
+        """
         if self.hangs():
             raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in Micro-Manager; restart the device.")
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -237,18 +246,18 @@ class _Line:
                 if self._core is None:
                     self._core = self._open()
                 result = call(self._core)
-            except BaseException as error:  # noqa: BLE001 - handed over to the caller's thread
+            except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
                 answer.set_exception(error)
             else:
                 answer.set_result(result)
             del item, call, answer
 
     def close(self) -> bool:
-        """Let go of the core on Java's side, or abandon it where Micro-Manager does not answer; says whether it did."""
+        """Release the core on Java's side, or abandon it if Micro-Manager does not answer; return whether it did."""
         if self._ended:
             return False
         with contextlib.suppress(DeviceTimeoutError):
-            concurrent.futures.wait([self.begin(_release, "closing")], timeout=_CLOSE_S)
+            concurrent.futures.wait([self.start(_release, "closing")], timeout=_CLOSE_S)
         if self._last is None or not self._last.done():
             self.abandon()
             return False
@@ -257,7 +266,7 @@ class _Line:
         return True
 
     def abandon(self) -> None:
-        """Leave the socket behind: pycromanager's own way out would wait for ever for the answer to a farewell."""
+        """Leave the socket behind: pycromanager's own close would wait for ever for Micro-Manager's answer."""
         if self._ended:
             return
         self._ended = True
@@ -269,7 +278,7 @@ class _Line:
             held._closed = True
         bridge._shutdown_event.set()
         type(bridge)._cached_bridges_by_port.pop(bridge.port, None)
-        # Of those that wait for a reply, a call ends on the one and a farewell on the other.
+        # A call that waits for a reply ends on the first, pycromanager's own close on the second.
         bridge._closed = True
         given_up = type(bridge)._ports_with_terminated_servers
         given_up.add(bridge.port)
@@ -279,7 +288,7 @@ class _Line:
 
 
 def failure_reason(port: int, timeout_s: float) -> str:
-    """Why no Micro-Manager answers on a port, in a few words; empty if one does."""
+    """Return why no Micro-Manager answers on a port, in a few words; empty if one does."""
     if not _listens(port):
         return "nothing listens there"
     try:
@@ -290,7 +299,7 @@ def failure_reason(port: int, timeout_s: float) -> str:
 
 
 def java_message(text: str) -> str:
-    """What a Java exception says, without its stack and without the name of a class that says nothing."""
+    """Return the message of a Java exception, without its stack and without a class name that says nothing."""
     lines = []
     for line in text.strip().splitlines():
         if _FRAME.match(line.strip()):
@@ -300,7 +309,7 @@ def java_message(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A Java object as plain Python; the object itself is given back to Java."""
+    """Convert a Java object to plain Python, and release it in Java."""
     name = getattr(value, "_java_class", None)
     if name is None:
         return value
@@ -313,19 +322,19 @@ def _plain(value: Any) -> Any:
             return int(value.swig_value())
         if hasattr(value, "width"):
             return [int(number) for number in (value.x, value.y, value.width, value.height)]
-        raise TypeError(f"Micro-Manager gave a {name}, which is not understood here")
+        raise TypeError(f"Micro-Manager gave a {name}, which cannot be converted to Python")
     finally:
         _release(value)
 
 
 def _release(value: Any) -> None:
-    """Tell Java that an object is no longer needed, here and now and not from a destructor in whatever thread."""
+    """Release an object in Java now, and not from a destructor in some other thread."""
     if hasattr(value, "_java_class"):
         value._close()
 
 
 def _listens(port: int) -> bool:
-    """Whether some program listens on a port; a stopped or busy one does."""
+    """Return whether some program listens on a port; a stopped or busy one does."""
     try:
         with socket.create_connection((_HOST, port), timeout=3.0):
             return True
@@ -336,10 +345,10 @@ def _listens(port: int) -> bool:
 
 
 def _greet(port: int, timeout_s: float) -> None:
-    """Make sure that a server of the bridge answers: pyjavaz, asked at once, spins and then fails in a thread.
+    """Check that a server of the bridge answers; without it pyjavaz spins, and then fails in a thread.
 
     Raises:
-        HardwareError: it does not.
+        HardwareError: it does not answer, or is no Micro-Manager.
     """
     import zmq
 
@@ -350,7 +359,9 @@ def _greet(port: int, timeout_s: float) -> None:
         link.connect(f"tcp://{_HOST}:{port}")
         link.send(json.dumps({"command": "connect", "debug": False}).encode("iso-8859-1"))
         if not link.poll(int(1000 * timeout_s)):
-            raise HardwareError(f"what listens there does not answer within {timeout_s:g} s: it hangs, or is another")
+            raise HardwareError(
+                f"what listens there does not answer within {timeout_s:g} s: it hangs, or is another program"
+            )
         try:
             reply = json.loads(link.recv().decode("iso-8859-1"))
         except ValueError:

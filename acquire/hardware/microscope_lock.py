@@ -1,8 +1,7 @@
-"""A microscope is driven by one process at a time: a run, doctor, calibrate or a staining beside it is refused.
+"""The lock that lets one process at a time drive a microscope: run, doctor, calibrate or staining.
 
-Held by the operating system for as long as its process lives, so a crash leaves nothing behind. A running
-Micro-Manager is known by its port, one that is loaded here by its .cfg; a virtual scope that is loaded here is nobody
-else's hardware.
+The operating system holds it as long as the process lives, so a crash leaves nothing behind. A running Micro-Manager
+is known by its port, one that is loaded into this process by its .cfg. A virtual scope in this process needs no lock.
 """
 
 from __future__ import annotations
@@ -26,16 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["microscope_lock"]
 
-#: A process that was killed leaves its child, which ends within a frame.
+#: The child of a process that was killed ends within a frame.
 _WAIT_S: Final = 3.0
 
 
 @contextlib.contextmanager
 def microscope_lock(scope: Scope, *, wait_s: float | None = None) -> Iterator[None]:
-    """Drive the microscope of ``scope`` alone while the block runs; ``wait_s``: for another process to end.
+    """Lock the microscope of ``scope`` while the block runs.
+
+    Args:
+        scope: names the microscope.
+        wait_s: how long to wait for another process to end.
 
     Raises:
-        HardwareBusyError: another process drives it; the text names its process id and what it is.
+        HardwareBusyError: another process drives it; the text names its process id and command.
     """
     bridged = scope.micromanager.backend == "bridge"
     if scope.virtual and not bridged:
@@ -47,8 +50,7 @@ def microscope_lock(scope: Scope, *, wait_s: float | None = None) -> Iterator[No
 
     def busy(holder: str) -> HardwareBusyError:
         return HardwareBusyError(
-            f"scope {scope.name!r}: {which} is driven by another process ({holder}); two at once would move and light "
-            "the slide under each other. Wait for it to end, or stop it."
+            f"scope {scope.name!r}: {which} is driven by another process ({holder}). Wait for it to end, or stop it."
         )
 
     holder = path.with_suffix(".holder")
@@ -60,7 +62,7 @@ def microscope_lock(scope: Scope, *, wait_s: float | None = None) -> Iterator[No
 
 
 def _folder() -> Path:
-    """Of this computer, and of all its users: what is held there is its hardware."""
+    """Return the folder of the locks, shared by all users of this computer."""
     shared = os.environ.get("PROGRAMDATA") if sys.platform == "win32" else None
     folder = Path(shared or tempfile.gettempdir()) / "wbcpipe-locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,7 @@ def _folder() -> Path:
 
 
 def _let_all_write(path: Path, mode: int) -> None:
-    with contextlib.suppress(PermissionError):  # another user's, who let all write when it was made
+    with contextlib.suppress(PermissionError):  # another user's, which that user made writable for all
         path.chmod(mode)
 
 

@@ -1,4 +1,4 @@
-"""What follows a failure of the hardware: rest, the devices loaded anew, another attempt, or the end."""
+"""Retries after a hardware failure: recover, reload the devices, try again, or give up."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Retries"]
 
-#: From this attempt on, counted from 0, bringing to rest was not enough: the devices are loaded anew.
+#: From this attempt on, counted from 0, the devices are loaded anew.
 _REINITIALISE_AFTER: Final = 1
 _Result = TypeVar("_Result")
 
 
 class Retries:
-    """Bounded attempts at an opened microscope, and the wish of another thread to stop.
+    """A limited number of attempts at an opened microscope, which another thread can stop.
 
     Args:
         scope: how many attempts, and how long to wait between them.
-        sample: whose log tells of them.
+        sample: its log gets an event for each.
         microscope: opened.
-        stop: set when the run shall end.
-        progress: told in words what is being done.
+        stop: set by another thread to end the run.
+        progress: called with a message for the user.
 
     Attributes:
-        reload_count: how often the devices were set up anew.
+        reload_count: how often the devices were loaded anew.
     """
 
     def __init__(
@@ -50,18 +50,25 @@ class Retries:
 
     @property
     def attempts(self) -> range:
-        """Number of each attempt, from 0."""
+        """Return the number of each attempt, from 0."""
         return range(self._policy.retries + 1)
 
     def check_stop(self) -> None:
-        """Raise `InterruptedRunError` if the run shall end."""
+        """Raise `InterruptedRunError` if another thread asked to stop."""
         if self._stop.is_set():
             raise InterruptedRunError(
                 f"sample {self._sample.name!r}: stopped; the fields taken are kept, the same command goes on."
             )
 
     def retry(self, action: Callable[[], _Result], **where: int | str) -> _Result:
-        """Try something at the hardware, and again after a failure, as often as the scope allows."""
+        """Run an action, and again after a hardware failure, as often as the scope file allows.
+
+        Args:
+            action: moves or exposes.
+            where: goes to the log.
+
+        Raises as `recover_after` does.
+        """
         for attempt in self.attempts:
             try:
                 return action()
@@ -70,17 +77,17 @@ class Retries:
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     def recover_after(self, error: HardwareError, attempt: int, **where: int | str) -> None:
-        """Bring the hardware to rest after ``error``, load it anew if that was tried; raise after the last attempt.
+        """Recover the microscope after an error, and reload its devices from the second time on.
 
         Args:
-            error: that ended the attempt.
-            attempt: its number, from 0.
+            error: ended the attempt.
+            attempt: number of the attempt, from 0.
             where: goes to the log.
 
         Raises:
             CoreLostError: the devices do not come back in this process.
             HardwareError: ``error``, after the last attempt.
-            InterruptedRunError: the run shall end.
+            InterruptedRunError: another thread asked to stop.
         """
         if isinstance(error, CoreLostError):
             raise error
@@ -89,13 +96,13 @@ class Retries:
             raise error
         self._sample.log("retry", **where, reason=str(error))
         if attempt >= _REINITIALISE_AFTER:
-            self._progress(f"setting the devices up anew: {error}")
+            self._progress(f"loading the devices anew: {error}")
             try:
                 self._microscope.reinitialise()
             except CoreLostError:
                 raise
             except HardwareError as changed:
-                raise CoreLostError(f"after setting the devices up anew: {changed}") from error
+                raise CoreLostError(f"after loading the devices anew: {changed}") from error
             self.reload_count += 1
             self._sample.log("reinitialised", **where)
         self._stop.wait(self._policy.retry_wait_s)

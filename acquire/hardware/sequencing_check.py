@@ -1,4 +1,7 @@
-"""Is the light really switched within a burst? The core takes a device's word; a trigger cable has none."""
+"""Check that the light really changes within a hardware sequence.
+
+The core knows that a device can be sequenced; it does not know whether the trigger cable is plugged in.
+"""
 
 from __future__ import annotations
 
@@ -17,93 +20,94 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware.protocols import Microscope
 
-__all__ = ["SequencingCheck", "compare_lights"]
+__all__ = ["SequencingCheck", "Verdict", "compare_lights"]
 
 #: Every so many pixels of a frame are compared, along each side.
-_STEP: Final = 8
-#: A frame is recognised when it differs from its own light's by at most this part of what it differs from any other's.
-_CLEARLY: Final = 0.8
-#: Fields that may show too little to tell.
-_TRIES: Final = 3
+_STEP_PX: Final = 8
+#: A frame is recognised when it differs from its own light's by at most this part of its difference to any other's.
+_MAX_DISTANCE_RATIO: Final = 0.8
+#: Fields to try before the check gives up: bare glass looks alike in every light.
+_MAX_FIELDS: Final = 3
 
 Verdict = Literal["right", "wrong", "unclear"]
 
 
-def compare_lights(single: NDArray[np.uint16], burst: NDArray[np.uint16]) -> Verdict:
-    """Whether the frames of a burst are lit as those taken one by one.
+def compare_lights(single: NDArray[np.uint16], sequence: NDArray[np.uint16]) -> Verdict:
+    """Compare the lights of a hardware sequence with those of frames taken by command.
 
     Args:
-        single: (C, Y, X) uint16, a command for each.
-        burst: (C, Y, X) uint16, the same place and lights.
+        single: (C, Y, X) uint16, taken by command.
+        sequence: (C, Y, X) uint16, the same position and lights.
 
     Returns:
-        ``unclear`` where the lights look too much alike to tell, as on bare glass.
+        ``unclear`` where the lights look too much alike, as on bare glass.
     """
-    some, same = (frames[:, ::_STEP, ::_STEP].astype(np.float32) for frames in (single, burst))
-    away = np.abs(same[:, None] - some[None]).mean(axis=(2, 3))  # (C of the burst, C one by one)
+    reference, seen = (frames[:, ::_STEP_PX, ::_STEP_PX].astype(np.float32) for frames in (single, sequence))
+    distance = np.abs(seen[:, None] - reference[None]).mean(axis=(2, 3))  # (C of the sequence, C by command)
     verdicts = []
-    for own, row in enumerate(away):
+    for own, row in enumerate(distance):
         nearest = int(row.argmin())
-        others = np.delete(row, nearest)
-        clear = row[nearest] <= _CLEARLY * others.min()
-        verdicts.append("unclear" if not clear else "right" if nearest == own else "wrong")
+        is_clear = row[nearest] <= _MAX_DISTANCE_RATIO * np.delete(row, nearest).min()
+        verdicts.append("unclear" if not is_clear else "right" if nearest == own else "wrong")
     if "wrong" in verdicts:
         return "wrong"
     return "right" if all(verdict == "right" for verdict in verdicts) else "unclear"
 
 
 class SequencingCheck:
-    """Takes bright field both ways at the first fields of a session, until it is clear that bursts are lit rightly.
+    """Takes the first fields of a session both ways until it is clear whether the light follows the sequence.
 
-    Bright field only: proving must not bleach the stain.
+    It takes bright field only: the check must not bleach the stain.
 
     Args:
         microscope: opened.
-        scope: for ``light.sequencing``: with ``auto`` bursts that are wrong or stay unproven are done without.
-        log: told what was found, as an event with details.
+        scope: its ``light.sequencing``; with ``auto``, sequencing that is wrong or stays unclear is disabled.
+        log: called with the result, as an event with details.
     """
 
     def __init__(self, microscope: Microscope, scope: Scope, log: Callable[..., None]) -> None:
         self._microscope, self._scope, self._log = microscope, scope, log
-        self._tries = 0 if scope.light.sequencing == "off" else _TRIES
+        self._fields_left = 0 if scope.light.sequencing == "off" else _MAX_FIELDS
 
     def consider(self, events: Sequence[CaptureEvent]) -> None:
-        """Prove bursts at the field of ``events``, if they would be used there and that is still open.
+        """Check sequencing at the field of ``events``, if it would be used there and is not verified yet.
 
         Raises:
             HardwareError: ``light.sequencing`` is ``on`` and the light does not follow.
         """
         bright = [event for event in events if event.modality != "fluorescence"]
-        if not self._tries or not self._microscope.can_sequence(events) or not self._microscope.can_sequence(bright):
+        can_sequence = self._microscope.can_sequence
+        if not self._fields_left or not can_sequence(events) or not can_sequence(bright):
             return
-        self._tries -= 1
-        verdict = compare_lights(*self._both_ways(bright))
+        self._fields_left -= 1
+        verdict = compare_lights(*self._take_both_ways(bright))
         if verdict == "right":
-            self._tries = 0
+            self._fields_left = 0
             self._log("sequencing_verified", field=bright[0].field)
         elif verdict == "wrong":
-            self._refuse(
-                "frames of a burst show another light than theirs: is the light source triggered by the camera?"
+            self._disable(
+                "the frames of a hardware sequence show another light than theirs: is the light source triggered by "
+                "the camera?"
             )
-        elif not self._tries and self._scope.light.sequencing == "auto":
-            self._refuse(f"{_TRIES} fields showed too little to see whether the light follows a burst")
+        elif not self._fields_left and self._scope.light.sequencing == "auto":
+            self._disable(f"{_MAX_FIELDS} fields showed too little to check that the light follows a hardware sequence")
 
-    def _both_ways(self, events: Sequence[CaptureEvent]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """The frames (C, Y, X) of a field with a command for each, and in a burst."""
+    def _take_both_ways(self, events: Sequence[CaptureEvent]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Take the frames (C, Y, X) of a field by command, and in a hardware sequence."""
         microscope = self._microscope
-        single, burst = (np.zeros((len(events), *self._scope.camera.image_px), np.uint16) for _ in range(2))
+        single, sequence = (np.zeros((len(events), *self._scope.camera.image_px), np.uint16) for _ in range(2))
         microscope.move_xy(events[0].x_um, events[0].y_um)
         microscope.move_z(events[0].z_um)
         for event, frame in zip(events, single, strict=True):
             microscope.switch_light(event.modality)
             microscope.expose(event.exposure_ms, frame)
         microscope.wait_for_frames()
-        microscope.expose_sequence(events, burst)
+        microscope.expose_sequence(events, sequence)
         microscope.wait_for_frames()
-        return single, burst
+        return single, sequence
 
-    def _refuse(self, reason: str) -> None:
-        self._tries = 0
+    def _disable(self, reason: str) -> None:
+        self._fields_left = 0
         self._log("sequencing_disabled", reason=reason)
         if self._scope.light.sequencing == "on":
             raise HardwareError(f"{self._scope.path}: {reason} Or set 'light.sequencing' to \"off\".")
