@@ -18,6 +18,8 @@ from wbcpipe.classify.training.data import source_kind
 from wbcpipe.errors import NoCellsError
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.classification_record import Classification
+from wbcpipe.samples.differential_record import ModelF1, RiskControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -124,8 +126,8 @@ def classify_sample(
     unknown = tuple(name for name in requested if name not in bundle.info.modalities)
     calibration = calibration_without(bundle.info, (*excluded, *unknown))
     calibration = with_max_error(calibration, options.max_error, bundle_name=bundle.info.name)
-    before = store.attributes.get("classified") or {}
-    if _is_current(before, bundle, excluded, calibration):
+    before = store.classification() if store.is_classified() else None
+    if before is not None and _is_current(before, bundle, excluded, calibration):
         return _summary(sample, store.predicted_classes(), before, seconds=0.0, already_classified=True)
     report(f"compiling {bundle.info.name}", 0, 1)
     classifier = Classifier(
@@ -142,70 +144,72 @@ def classify_sample(
         report("cells classified", done, len(store))
     probability = np.concatenate(parts)
     names, confidence, disagreement = classifier.call(probability)
-    classified = {
-        **_provenance(bundle, classifier.calibration, excluded),
-        **({"dead_modalities": list(dead)} if dead else {}),
-        "engine": classifier.engine.name,
-        "batch_size": classifier.batch_size,
-    }
-    store.write_predictions(probability, names, confidence, disagreement, classified=classified)
+    classification = _classification(bundle, classifier, dead)
+    store.write_predictions(probability, names, confidence, disagreement, classification=classification)
     seconds = round(time.perf_counter() - began_s, 3)
     if sample.exists():
         sample.log("classified", bundle=bundle.info.name, cells=len(names), seconds=seconds)
-    return _summary(sample, names, classified, seconds=seconds, already_classified=False)
+    return _summary(sample, names, classification, seconds=seconds, already_classified=False)
 
 
 def _is_current(
-    before: Mapping[str, Any], bundle: Bundle, excluded: Sequence[str], calibration: ProbabilityCalibration
+    before: Classification, bundle: Bundle, excluded: Sequence[str], calibration: ProbabilityCalibration
 ) -> bool:
     """Return whether the stored classes are those that the bundle would give now."""
     return (
-        before.get("sha256") == bundle.info.sha256
-        and before.get("calibration_digest") == bundle.calibration_digest
-        and list(before.get("excluded_modalities") or ()) == list(excluded)
-        and before.get("threshold") == calibration.threshold
+        before.sha256 == bundle.info.sha256
+        and before.calibration_digest == bundle.calibration_digest
+        and before.excluded_modalities == tuple(excluded)
+        and before.threshold == calibration.threshold
     )
 
 
-def _provenance(bundle: Bundle, calibration: ProbabilityCalibration, excluded: Sequence[str]) -> dict[str, object]:
-    """Return how the cells were classified, and what the report needs to judge the classes."""
-    info = bundle.info
-    classified: dict[str, object] = {
-        "bundle": info.name,
-        "sha256": info.sha256,
-        "calibration_digest": bundle.calibration_digest,
-        "method": info.method,
-        "classes": list(info.classes),
-        "heads": list(info.head_names),
-        "weights": list(calibration.weights),
-        "threshold": calibration.threshold,
-    }
-    if excluded:
-        classified["excluded_modalities"] = list(excluded)
-        classified["f1_weighted"] = {
-            "all_modalities": info.calibration.f1_weighted,
-            "remaining_modalities": calibration.f1_weighted,
-        }
-    if calibration.risk_bounds is not None:
-        bound = calibration.risk_bounds.bound_at(calibration.threshold)
-        classified["risk_control"] = None if bound is None else bound.model_dump(mode="json")
-    classified["calibration"] = calibration.model_dump(mode="json", exclude_none=True)
-    return classified
+def _classification(bundle: Bundle, classifier: Classifier, dead: Sequence[str]) -> Classification:
+    """Return how the cells were classified, with what the report needs to check the classes."""
+    info, calibration, excluded = bundle.info, classifier.calibration, classifier.excluded_modalities
+    f1 = ModelF1(all_modalities=info.calibration.f1_weighted, remaining_modalities=calibration.f1_weighted)
+    return Classification(
+        bundle=info.name,
+        sha256=info.sha256,
+        calibration_digest=bundle.calibration_digest,
+        method=info.method,
+        classes=info.classes,
+        heads=info.head_names,
+        weights=calibration.weights,
+        threshold=calibration.threshold,
+        excluded_modalities=excluded,
+        dead_modalities=tuple(dead),
+        f1_weighted=f1 if excluded else None,
+        risk_control=_risk_control(calibration),
+        calibration=calibration.model_dump(mode="json", exclude_none=True),
+        engine=classifier.engine.name,
+        batch_size=classifier.batch_size,
+    )
+
+
+def _risk_control(calibration: ProbabilityCalibration) -> RiskControl | None:
+    bounds = calibration.risk_bounds
+    level = bounds.level_at(calibration.threshold) if bounds else None
+    if bounds is None or level is None:
+        return None
+    return RiskControl(
+        error_bound=level.error_bound, confidence=bounds.confidence, cells=bounds.cells, assumption=bounds.assumption
+    )
 
 
 def _summary(
-    sample: Sample, names: Sequence[str], classified: Mapping[str, Any], *, seconds: float, already_classified: bool
+    sample: Sample, names: Sequence[str], used: Classification, *, seconds: float, already_classified: bool
 ) -> ClassificationSummary:
     counts = Counter(names)
     return ClassificationSummary(
         sample=sample.name,
         cells=len(names),
-        counts={name: counts[name] for name in (*classified["classes"], UNIDENTIFIED)},
-        bundle=classified["bundle"],
-        sha256=classified["sha256"],
-        excluded_modalities=tuple(classified.get("excluded_modalities") or ()),
-        risk_control=classified.get("risk_control"),
-        engine=classified["engine"],
+        counts={name: counts[name] for name in (*used.classes, UNIDENTIFIED)},
+        bundle=used.bundle,
+        sha256=used.sha256,
+        excluded_modalities=used.excluded_modalities,
+        risk_control=used.risk_control.model_dump(mode="json") if used.risk_control else None,
+        engine=used.engine,
         seconds=seconds,
         already_classified=already_classified,
     )

@@ -13,12 +13,12 @@ from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCali
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import exclusion_reasons
 from wbcpipe.samples.cell_columns import QcFlag
-from wbcpipe.samples.classification_record import Classification
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.samples.cell_store import CellStore
+    from wbcpipe.samples.classification_record import Classification
 
 __all__ = ["CellRows", "read_rows"]
 
@@ -133,13 +133,13 @@ def read_rows(store: CellStore) -> CellRows:
 
 
 def _read_classification(store: CellStore) -> tuple[Classification, ProbabilityCalibration | None]:
+    classification = store.classification()
+    if classification.calibration is None:
+        return classification, None
     try:
-        classification = Classification.model_validate(store.attributes["classified"])
-        if classification.calibration is None:
-            return classification, None
         return classification, ProbabilityCalibration.model_validate(classification.calibration)
     except ValidationError as error:
         raise SampleStateError(
-            f"{store.path}: the attribute 'classified' cannot be read ({' '.join(str(error).split())}); run "
-            "`wbcpipe classify` again."
+            f"{store.path}: the calibration cannot be read ({' '.join(str(error).split())}); run `wbcpipe "
+            "classify` again."
         ) from error

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import zarr
 from numcodecs import Blosc
+from pydantic import ValidationError
 from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.imaging.arrays import bin_2x2
 from wbcpipe.samples.cell_columns import COLUMNS, QcFlag
+from wbcpipe.samples.classification_record import Classification
 from wbcpipe.system.files import sync_directory, sync_tree
+from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -198,6 +201,20 @@ class CellStore:
         """True when classify has finished with this store."""
         return "classified" in self.attributes
 
+    def classification(self) -> Classification:
+        """Return how the cells were classified.
+
+        Raises:
+            SampleStateError: the cells have not been classified, or the attribute is damaged.
+        """
+        if not self.is_classified():
+            raise SampleStateError(f"{self.path}: cells are not classified yet; run `wbcpipe classify` first.")
+        try:
+            return Classification.model_validate(self.attributes["classified"])
+        except ValidationError as error:
+            findings = "; ".join(explain(item, Classification) for item in error.errors()[:3])
+            raise SampleStateError(f"{self.path}: classified: {findings}; run `wbcpipe classify` again.") from error
+
     def predicted_classes(self) -> list[str]:
         """The class called for each cell, or ``unidentified``.
 
@@ -215,16 +232,16 @@ class CellStore:
         confidence: NDArray[np.float32],
         disagreement: NDArray[np.float32],
         *,
-        classified: Mapping[str, Any],
+        classification: Classification,
     ) -> None:
-        """Write what classify found; the attribute ``classified`` last, so that half a result is never taken for one.
+        """Write the predicted classes; the attribute ``classified`` last, so that an incomplete result is not used.
 
         Args:
             probability: (N, heads, K) float32, calibrated.
             predicted_class: N class names or ``unidentified``.
             confidence: (N,) float32, probability of the fused call.
             disagreement: (N,) float32, Jensen-Shannon divergence of the heads, in [0, 1].
-            classified: provenance: bundle name, sha256, classes, heads, threshold.
+            classification: the model and its options.
         """
         group = zarr.open_group(str(self.path), mode="r+")
         if "classified" in group.attrs:
@@ -235,7 +252,7 @@ class CellStore:
         _create_column(group, "predicted_class", _strings(predicted_class), overwrite=True)
         for name in ("probability", "confidence", "disagreement", "predicted_class"):
             sync_tree(self.path / name)
-        group.attrs["classified"] = dict(classified)
+        group.attrs["classified"] = classification.model_dump(mode="json", exclude_none=True)
         self._sync_attributes()
         self._group = zarr.open_group(str(self.path), mode="r")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ASSUMPTION", "RiskBound", "RiskBounds", "RiskLevel", "bound_risk", "candidate_thresholds", "split_cells"]
+__all__ = ["ASSUMPTION", "RiskBounds", "RiskLevel", "bound_risk", "candidate_thresholds", "split_cells"]
 
 CONFIDENCE: Final = 0.95
 REFUSED: Final = (0.05, 0.15, 0.35)
@@ -58,24 +58,6 @@ class RiskLevel(BaseModel):
     unidentified_fraction: float = Field(ge=0, le=1)
 
 
-class RiskBound(BaseModel):
-    """The error bound at the threshold in use.
-
-    Attributes:
-        error_bound: largest share of wrong predictions among the accepted cells.
-        confidence: probability that the bound holds, over the draw of the test cells.
-        cells: test cells.
-        assumption: for which cells it holds.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    error_bound: float = Field(ge=0, le=1)
-    confidence: float = Field(gt=0, lt=1)
-    cells: int = Field(ge=0)
-    assumption: str
-
-
 class RiskBounds(BaseModel):
     """Error bounds that hold together.
 
@@ -93,17 +75,9 @@ class RiskBounds(BaseModel):
     levels: tuple[RiskLevel, ...] = Field(min_length=1)
     assumption: str = ASSUMPTION
 
-    def bound_at(self, threshold: float) -> RiskBound | None:
-        """Return the bound at a threshold; ``None`` if exactly this threshold was not tested."""
-        for level in self.levels:
-            if level.threshold == threshold:
-                return RiskBound(
-                    error_bound=level.error_bound,
-                    confidence=self.confidence,
-                    cells=self.cells,
-                    assumption=self.assumption,
-                )
-        return None
+    def level_at(self, threshold: float) -> RiskLevel | None:
+        """Return the level of a threshold; ``None`` if exactly this threshold was not tested."""
+        return next((level for level in self.levels if level.threshold == threshold), None)
 
     def level_for(self, max_error: float) -> RiskLevel:
         """Return the lowest tested threshold whose error bound is at most ``max_error``.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from wbcpipe.samples.cell_store import CellBlock, CellStore
+from wbcpipe.samples.classification_record import Classification
 from wbcpipe.samples.field_status import write_missing
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
@@ -80,13 +81,9 @@ def _create(
             list(calls),
             np.linspace(0.4, 0.99, number, dtype=np.float32),
             np.full(number, 0.05, dtype=np.float32),
-            classified={
-                "bundle": "test-bundle",
-                "sha256": "c" * 64,
-                "classes": list(classes),
-                "heads": list(MODALITIES),
-                "threshold": 0.5,
-            },
+            classification=Classification(
+                bundle="test-bundle", sha256="c" * 64, classes=classes, heads=MODALITIES, threshold=0.5
+            ),
         )
     return sample
 

@@ -246,7 +246,7 @@ def test_new_calls_make_new_documents(create_sample: Create) -> None:
         ["LYM", *CALLS[1:]],
         store.column("confidence"),
         store.column("disagreement"),
-        classified=store.attributes["classified"],
+        classification=store.classification(),
     )
     write_report(sample)
     assert read_document(sample).content()["classes"][1]["count"] == before["classes"][1]["count"] + 1

@@ -19,6 +19,7 @@ from wbcpipe.report.stage import document_paths, read_document, write_report
 from wbcpipe.report.tables import print_differential
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.classification_record import Classification
 from wbcpipe.samples.differential_record import differential_schema
 from wbcpipe.system.files import read_json
 
@@ -61,15 +62,17 @@ def reported(sample: Sample, probability: np.ndarray, **more: Any) -> tuple[dict
         [CLASSES[k] for k in mean.argmax(axis=1)],
         mean.max(axis=1),
         np.zeros(len(mean), np.float32),
-        classified={
-            "bundle": "b",
-            "sha256": "c" * 64,
-            "classes": list(CLASSES),
-            "heads": list(HEADS),
-            "threshold": 0.0,
-            "calibration": fitted().model_dump(mode="json", exclude_none=True),
-            **more,
-        },
+        classification=Classification.model_validate(
+            {
+                "bundle": "b",
+                "sha256": "c" * 64,
+                "classes": CLASSES,
+                "heads": HEADS,
+                "threshold": 0.0,
+                "calibration": fitted().model_dump(mode="json", exclude_none=True),
+                **more,
+            }
+        ),
     )
     write_report(sample)
     document = read_document(sample).content()
@@ -170,5 +173,5 @@ def test_a_model_without_calibration_has_no_checks(create_sample: Callable[..., 
 
 def test_a_damaged_calibration_is_one_line(blood: tuple[Sample, np.ndarray]) -> None:
     sample, labels = blood
-    with pytest.raises(SampleStateError, match=r"'classified' cannot be read .*run `wbcpipe classify`"):
+    with pytest.raises(SampleStateError, match=r"the calibration cannot be read .*run `wbcpipe classify`"):
         reported(sample, heads(labels, 1), calibration={"weights": "heavy"})

@@ -13,6 +13,7 @@ from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.imaging.arrays import bin_2x2
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
 from wbcpipe.samples.cell_store import CELLS_PER_CHUNK, HALF, CellBlock, CellStore
+from wbcpipe.samples.classification_record import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODALITIES = ("a", "b", "c")
+CLASSIFICATION = Classification(bundle="b", sha256="c" * 64, classes=("NEU",), heads=("a",), threshold=0.5)
 ATTRIBUTES = {"pixel_um": 0.1, "provenance": {"software": "test"}, "classes": ["NEU"]}
 
 
@@ -82,9 +84,18 @@ def test_calls_are_read_back(tmp_path: Path) -> None:
         ["NEU", "unidentified"],
         np.ones(2, np.float32),
         np.zeros(2, np.float32),
-        classified={"bundle": "b"},
+        classification=CLASSIFICATION,
     )
-    assert CellStore(store.path).predicted_classes() == ["NEU", "unidentified"]
+    again = CellStore(store.path)
+    assert again.predicted_classes() == ["NEU", "unidentified"]
+    assert again.classification() == CLASSIFICATION
+
+
+def test_a_damaged_classification_names_the_key(tmp_path: Path) -> None:
+    store = CellStore.create(tmp_path / "cells.zarr", [block(2, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    zarr.open_group(str(store.path), mode="r+").attrs["classified"] = {"bundle": "b", "sha": ""}
+    with pytest.raises(SampleStateError, match=r"classified: key 'sha256' is missing.*`wbcpipe classify` again"):
+        CellStore(store.path).classification()
 
 
 def averaged(images: NDArray[np.uint16]) -> NDArray[np.uint16]:

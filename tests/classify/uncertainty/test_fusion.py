@@ -54,9 +54,8 @@ def test_test_cells_do_not_influence_the_fit() -> None:
         assert getattr(other, name) == getattr(fitted, name)
     assert (other.accepted_accuracy or 0) < 0.5 < (fitted.accepted_accuracy or 0)
     assert fitted.risk_bounds is not None
-    own = fitted.risk_bounds.bound_at(fitted.threshold)
-    assert own is not None
-    assert own.cells == 150
+    assert fitted.risk_bounds.level_at(fitted.threshold) is not None
+    assert fitted.risk_bounds.cells == 150
     assert fitted.confusion is not None
     assert np.sum(fitted.confusion) == 300
     assert ProbabilityCalibration.model_validate_json(fitted.model_dump_json()) == fitted

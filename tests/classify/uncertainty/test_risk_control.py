@@ -50,8 +50,8 @@ def test_the_lowest_threshold_that_suffices_is_chosen() -> None:
     found = bound_risk([0.0, 0.21, 0.3, 0.5], confidence, right)
     assert found.level_for(0.10).threshold == 0.0
     assert found.level_for(0.05).threshold == 0.3
-    assert found.bound_at(0.3) is not None
-    assert found.bound_at(0.31) is None
+    assert found.level_at(0.3) is not None
+    assert found.level_at(0.31) is None
     with pytest.raises(ConfigError, match=r"at most 0\.1 % cannot be guaranteed: 400 test cells bound it by 1\.2 %"):
         found.level_for(0.001)
 
