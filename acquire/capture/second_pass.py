@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from wbcpipe.acquire.slide_relocation.alignment import (
     save_alignment,
     second_fields,
 )
+from wbcpipe.acquire.throttled_progress import ThrottledProgress
 from wbcpipe.samples.fields import fields_on_disk
 
 if TYPE_CHECKING:
@@ -48,7 +50,13 @@ def relocate_fields(
     """
     first, raw = request.sample.raw_path("brightfield"), request.sample.raw_path(request.pass_name)
     fields = first_fields(first, fields_on_disk(first))
-    finder = SlideFinder(microscope, request.scope, first, focus.z_um, retries.check_stop)
+    still_searching, frames = ThrottledProgress(progress), itertools.count(1)
+
+    def before_frame() -> None:
+        retries.check_stop()
+        still_searching(f"finding the slide: frame {next(frames)}")
+
+    finder = SlideFinder(microscope, request.scope, first, focus.z_um, before_frame)
     focus.measure([])
     progress("finding the slide of the bright-field pass")
     known = load_alignments(raw)

@@ -191,7 +191,7 @@ def test_passes_are_not_mixed(passes: Passes, sample: Sample) -> None:
     with pytest.raises(SampleStateError, match=r"has no bright-field pass; take it first"):
         passes.take("fluorescence", 1)
     passes.take("brightfield", 1)
-    with pytest.raises(SampleStateError, match=r"begun with protocol = 'two-pass', this call says 'single'"):
+    with pytest.raises(SampleStateError, match=r"created with protocol = 'two-pass', this call says 'one-pass'"):
         passes.take("single", 1)
     path = field_path(sample.raw_path("brightfield"), 0)
     path.write_bytes(path.read_bytes()[:5000])

@@ -1,0 +1,18 @@
+"""Messages of a long phase come every few seconds, not at each step."""
+
+from __future__ import annotations
+
+import pytest
+
+from wbcpipe.acquire import throttled_progress
+from wbcpipe.acquire.throttled_progress import ThrottledProgress
+
+
+def test_messages_are_passed_on_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, messages = [100.0], list[str]()
+    monkeypatch.setattr(throttled_progress.time, "monotonic", lambda: now_s[0])
+    progress = ThrottledProgress(messages.append, every_s=5.0)
+    for second in range(13):
+        now_s[0] = 100.0 + second
+        progress(f"point {second}")
+    assert messages == ["point 5", "point 10"]
