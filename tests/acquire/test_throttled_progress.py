@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
 from wbcpipe.acquire import throttled_progress
 from wbcpipe.acquire.throttled_progress import ThrottledProgress
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_messages_are_passed_on_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
