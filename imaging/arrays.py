@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.system.blas_threads import single_threaded_blas
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -107,7 +105,6 @@ def bin_2x2(images: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return found
 
 
-@single_threaded_blas
 def enlarge_grid(grid: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Interpolate a coarse grid, whose nodes are the centres of equal tiles, to the pixels of an image.
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from wbcpipe.imaging.arrays import block_mean
-from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +85,6 @@ def gradient_magnitude(values: NDArray[Any], sigma_px: float) -> NDArray[np.floa
     return np.asarray(np.sqrt(down * down + across * across), np.float32)
 
 
-@single_threaded_blas
 def _filtered(values: NDArray[Any], rows: _Filter, columns: _Filter) -> NDArray[np.float32]:
     values = np.asarray(values, np.float32)
     *several, height, width = values.shape

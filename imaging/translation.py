@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 from scipy import fft, ndimage
 
-from wbcpipe.system.blas_threads import single_threaded_blas
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -73,7 +71,6 @@ def tile_centres(shape: tuple[int, ...], half: int, search: int, step: int) -> N
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
 
-@single_threaded_blas
 def correlate_pairs(
     images: Sequence[NDArray[np.float32]], centres: NDArray[np.intp], half: int, search: int
 ) -> Surfaces:

@@ -8,7 +8,6 @@ import numpy as np
 from scipy import ndimage
 
 from wbcpipe.imaging.arrays import linear_weights
-from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +80,6 @@ def _outside(at: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
     return np.asarray((at < -0.5) | (at > length - 0.5))
 
 
-@single_threaded_blas
 def crop_frame(
     frame: NDArray[np.uint16], centre_px: NDArray[np.float64], linear: NDArray[np.float64], side_px: int
 ) -> NDArray[np.float32]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
 
 
-@single_threaded_blas
+@single_threaded_blas()
 def process_field(
     frames: NDArray[np.uint16],
     info: FieldInfo,

@@ -83,7 +83,7 @@ class SlideStatistics:
         return digest.hexdigest()
 
 
-@single_threaded_blas
+@single_threaded_blas()
 def estimate_slide_statistics(
     readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]],
     kind: SampleKind,

@@ -123,6 +123,6 @@ def _minimise(
     *,
     lower: float | None = None,
 ) -> NDArray[np.float64]:
-    with single_threaded_blas:
+    with single_threaded_blas():
         found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(lower, None)] * len(start))
     return np.asarray(found.x, np.float64)

@@ -18,7 +18,6 @@ from wbcpipe.imaging.arrays import block_mean, enlarge_grid, fill_holes, percent
 from wbcpipe.imaging.filters import dilation, disk, erosion, opening, smoothed_means
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.segment.detection.separate import merge_lobes, split_at_necks
-from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +122,6 @@ class Detections:
         return len(self.y_px)
 
 
-@single_threaded_blas
 def detect_cells(
     nuclear: NDArray[Any],
     pixel_um: float,

@@ -18,7 +18,6 @@ from wbcpipe.imaging.arrays import block_mean, bounding_box, fill_holes, otsu_th
 from wbcpipe.imaging.filters import diamond, dilation, disk, gaussian, opening
 from wbcpipe.segment.detection.mask_exclusions import above_background, background_and_red_cell_mask
 from wbcpipe.segment.detection.separate import split_at_necks
-from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +42,6 @@ _LEAST_PART_UM: Final = 1.5
 _LEAST_SHARE: Final = 0.15
 
 
-@single_threaded_blas
 def cell_mask(
     nuclear: NDArray[np.uint16],
     brightfield: NDArray[np.uint16],

@@ -120,7 +120,7 @@ def _blocks(
             progress("cells imported", index, len(labels))
 
 
-@single_threaded_blas
+@single_threaded_blas()
 def _block(
     image: NDArray[np.uint16], label: str, index: int, modalities: tuple[str, ...], options: CellImport
 ) -> CellBlock:

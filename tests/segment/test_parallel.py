@@ -147,7 +147,7 @@ def test_within_a_field_one_core_is_used(copy_run: Callable[[str], Sample], monk
 
 
 def test_the_other_cores_are_given_back_at_the_end() -> None:
-    @single_threaded_blas
+    @single_threaded_blas()
     def fail() -> None:
         assert blas_threads() == {1}
         raise ValueError("planted")
@@ -156,7 +156,7 @@ def test_the_other_cores_are_given_back_at_the_end() -> None:
         with pytest.raises(ValueError, match="planted"):
             fail()
         assert blas_threads() == {2}
-        with single_threaded_blas:
+        with single_threaded_blas():
             with pytest.raises(ValueError, match="planted"):
                 fail()
             assert blas_threads() == {1}
