@@ -1,7 +1,7 @@
-"""A virtual scope whose devices fail on purpose, on a real core: to show that a run survives it.
+"""A virtual scope whose devices fail on purpose, on a real core, to show that a run survives it.
 
-Used by the tests and by ``benchmarks/soak.py``. A fault is put into the call of the core, or into the light, where a
-real one would be; all that follows is the code that runs on a microscope.
+Used by the tests and by ``benchmarks/soak.py``. A fault is injected into a call of the core, or into the light, where a
+real one would occur; everything else is the code that runs on a microscope.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ FaultKind = Literal[
     "core lost",
 ]
 KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
-#: Calls of the core that begin an exposure, and those that fetch a frame.
+#: Calls of the core that start an exposure, and those that fetch a frame.
 _EXPOSING: Final = ("snap_image", "start_sequence_acquisition")
 _FETCHING: Final = ("get_image", "pop_next_tagged_image")
-#: A lamp at a fraction or a multiple of its power; the camera sees it as so much exposure.
+#: Power of a lamp relative to a good one; the camera sees it as so much more or less exposure.
 _POWER: Final[dict[str, float]] = {"lamp saturates": 50.0, "lamp fails": 0.2}
 _NEAR_UM: Final = 0.05
-#: A fault of the focusing strikes at points near the fields from its own on, not at any point of the slot.
-_FOCUS_SPAN: Final = 200
+#: An autofocus fault strikes at focus points near so many fields from its own on.
+_FOCUS_FIELDS: Final = 200
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Fault:
 
     Attributes:
         kind: what fails.
-        field: at which planned field; ``autofocus hangs`` strikes where the nearest is this or one of the 199 after.
-        attempts: how many attempts it spoils.
-        modality: whose frame a fault of the light or a frozen camera spoils.
+        field: planned field at which it strikes; ``autofocus hangs`` strikes near this or one of the 199 after it.
+        attempts: number of attempts that fail.
+        modality: the frame that a fault of the light, or a frozen camera, affects.
     """
 
     kind: FaultKind
@@ -79,10 +79,10 @@ class FaultyOpener:
     """Opens a `FaultyScope`; give it to `AcquisitionRequest` or `AcquisitionSession` as ``microscope``.
 
     Attributes:
-        plan: of the run, to know the fields by their places.
-        faults: to come.
-        journal: file to which each strike is appended before it strikes: a fault that takes the process down is known,
-            and is over, in the next.
+        plan: of the run; it gives the positions of the fields.
+        faults: to inject.
+        journal: file to which each fault is appended before it strikes, so that one that kills the process does not
+            strike again in the next.
         bleaching: of the specimen; without it a field that is taken twice gives the same frames twice.
     """
 
@@ -94,30 +94,30 @@ class FaultyOpener:
     def __call__(
         self, scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
     ) -> FaultyScope:
-        """Open it."""
+        """See `open_microscope`."""
         assert specimen is not None
         return FaultyScope(scope, specimen, self, planned)
 
 
 def read_strikes(journal: Path) -> list[Fault]:
-    """The faults that struck, in order; a fault is there once for each attempt that it spoiled."""
+    """Return the faults that struck, in order; a fault is listed once for each attempt that failed."""
     if not journal.is_file():
         return []
     return [Fault(**json.loads(line)) for line in journal.read_text(encoding="utf-8").splitlines()]
 
 
 class _FaultyLink(CoreLink):
-    """A core whose calls fail as ``fault`` says."""
+    """A core whose calls fail with ``fault``."""
 
     fault: FaultKind | None = None
     _lost = False
-    _over: threading.Event | None = None
+    _ended: threading.Event | None = None
 
     def arm(self, fault: FaultKind | None) -> None:
-        """The fault from here on; ``None`` for none. A call that hung until now returns."""
-        if self._over is not None and self.fault != "driver hangs":
-            self._over.set()
-        self.fault, self._over = fault, threading.Event()
+        """Set the fault from here on, ``None`` for none. A call that hung until now returns."""
+        if self._ended is not None and self.fault != "driver hangs":
+            self._ended.set()
+        self.fault, self._ended = fault, threading.Event()
 
     def call(self, name: str, *arguments: Any) -> Any:
         fault = self.fault
@@ -136,9 +136,9 @@ class _FaultyLink(CoreLink):
 
     def _fail_exposing(self, fault: FaultKind) -> None:
         if fault in ("camera time-out", "autofocus hangs", "driver hangs"):
-            assert self._over is not None
+            assert self._ended is not None
             # Longer than the deadline, so that it is missed; only a driver that hangs never returns.
-            self._over.wait(None if fault == "driver hangs" else 1.6 * self._scope.reliability.camera_timeout_s)
+            self._ended.wait(None if fault == "driver hangs" else 1.6 * self._scope.reliability.camera_timeout_s)
             raise HardwareError("snap_image() failed: the camera was restarted.")
         elif fault == "driver crash":
             super().call("set_property", self._scope.camera.device, "SimulateCrash", "Dereference Null Pointer")
@@ -151,11 +151,11 @@ class _NoDose(DoseMap):
     """A dye that does not bleach."""
 
     def add(self, x_um: float, y_um: float, exposure_ms: float) -> None:
-        """Forget the exposure."""
+        """Ignore the exposure."""
 
 
 class _FaultyLight:
-    """The virtual microscope's pixels under a lamp, or of a camera, that fails as the link's ``fault`` says."""
+    """The renderer under a lamp, or of a camera, that fails with the link's ``fault``."""
 
     def __init__(self, renderer: VirtualMicroscope, link: _FaultyLink) -> None:
         self._renderer, self._link = renderer, link
@@ -163,7 +163,7 @@ class _FaultyLight:
         self._shown: dict[str, NDArray[np.uint16]] = {}
 
     def expose(self, state: OpticalState, out: NDArray[np.uint16]) -> None:
-        """As `VirtualMicroscope.expose`."""
+        """See `VirtualMicroscope.expose`."""
         fault = self._link.fault if state.light == self.modality else None
         if fault == "lamp dark":
             state = replace(state, light="")
@@ -196,11 +196,11 @@ class FaultyScope(VirtualScope):
         self._faulty_link = link
         self._opener = opener
         self._fields = opener.plan.fields()
-        self._places = np.array([(field.x_um, field.y_um) for field in self._fields])  # (F, 2)
+        self._positions_um = np.array([(field.x_um, field.y_um) for field in self._fields])  # (F, 2)
         self._strikes: Counter[Fault] = Counter(read_strikes(opener.journal))
 
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """See `protocols.Microscope.move_xy`; each attempt at a field or a focus point begins here."""
+        """See `protocols.Microscope.move_xy`; each attempt at a field or a focus point starts here."""
         fault = self._due(x_um, y_um)
         self._faulty_link.arm(None if fault is None else fault.kind)
         if fault is not None:
@@ -215,13 +215,13 @@ class FaultyScope(VirtualScope):
         super().close()
 
     def _due(self, x_um: float, y_um: float) -> Fault | None:
-        away_um = np.hypot(*(self._places - (x_um, y_um)).T)  # (F,)
-        nearest: PlannedField = self._fields[int(away_um.argmin())]
-        focusing = float(away_um.min()) > _NEAR_UM
+        distance_um = np.hypot(*(self._positions_um - (x_um, y_um)).T)  # (F,)
+        nearest: PlannedField = self._fields[int(distance_um.argmin())]
+        focusing = float(distance_um.min()) > _NEAR_UM
         for fault in self._opener.faults:
             if self._strikes[fault] >= fault.attempts or focusing != (fault.kind == "autofocus hangs"):
                 continue
-            if fault.field == nearest.index or (focusing and 0 <= nearest.index - fault.field < _FOCUS_SPAN):
+            if fault.field == nearest.index or (focusing and 0 <= nearest.index - fault.field < _FOCUS_FIELDS):
                 return fault
         return None
 

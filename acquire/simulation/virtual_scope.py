@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.slide_history import earlier_exposures, slide_placement
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.errors import DiskFullError
 from wbcpipe.samples.fields import fields_on_disk, read_info
 
 if TYPE_CHECKING:
@@ -109,7 +111,9 @@ class VirtualScope(CoreMicroscope):
         """See `protocols.Microscope.close`; write the truth of the fields on disk."""
         super().close()
         if self._planned is not None:
-            write_field_truth(self._planned, self.specimen, self.scope)
+            # A full disk has ended the run already; the same command, run again, writes the truth too.
+            with contextlib.suppress(DiskFullError):
+                write_field_truth(self._planned, self.specimen, self.scope)
             self._planned = None
 
     def _age(self) -> None:

@@ -82,7 +82,7 @@ def expected(fast_scope: Scope, specimen: SpecimenPlan, tmp_path: Path) -> dict[
         ("dropped frame", "Camera image buffer read failed"),
         ("stage stays busy", "moving the stage: 'XY' is still busy after 0.4 s"),
         ("lamp dark", "color2: the frame is dark: its level is"),
-        ("lamp saturates", "color2: 100% of the pixels are saturated, 10% may be"),
+        ("lamp saturates", "color2: 100% of the pixels are saturated, at most 10% are allowed"),
         ("camera frozen", "color2: the frame is identical to that of the field before"),
     ],
 )
