@@ -1,8 +1,8 @@
 """Find the nucleated cells of a field in its nuclear channel.
 
-Two thresholds, both relative to how bright nuclei are here: a high one that only nuclei pass, and a low one that
-shows the cell's whole body (AO stains cytoplasm faintly; a Giemsa density does too). A body is one cell however many
-lobes its nucleus has; a body with a waist is two cells that touch. Platelets and debris have no nucleus of a cell's
+There are two thresholds, relative to the brightness of nuclei: only nuclei exceed the high one; the cell's body exceeds
+the low one, because Acridine Orange stains cytoplasm faintly, and so does a Giemsa stain. A body is one cell, with any
+number of nuclear lobes; a body with a neck is two touching cells. Platelets and debris have no nucleus of a cell's
 size.
 """
 
@@ -34,45 +34,45 @@ __all__ = [
 
 NuclearKind = Literal["fluorescence", "stained"]
 
-#: Gaussian under which nuclei are looked for.
+#: Gaussian that smooths the nuclear channel.
 _SMOOTH_UM: Final = 0.3
 
 
 @dataclass(frozen=True)
 class DetectionRules:
-    """What a nucleated cell looks like, in physical units and relative to the brightness of nuclei.
+    """Properties of a nucleated cell, in physical units and relative to the brightness of nuclei.
 
     Attributes:
-        coarse_um: pixel size at which cells are looked for.
-        nucleus: share of the nuclear level that nuclear pixels exceed.
-        body: share of the nuclear level that the cell's body exceeds.
-        least_level: nuclear level below which there is no nucleus in the picture at all.
-        least_contrast: the same, as a multiple of the spread of what is not bright: noise, and in a small or crowded
-            picture the structure of cells.
-        reach_um: furthest that a body goes from nuclear pixels; red cells beside it may shine faintly, too.
+        coarse_um: pixel size of the detection.
+        nucleus: fraction of the nuclear level that nuclear pixels exceed.
+        body: fraction of the nuclear level that the cell's body exceeds.
+        min_level: minimum nuclear level of an image with nuclei.
+        min_contrast: the same, as a multiple of the spread of dark pixels: of noise, and in a small or crowded image of
+            the structure of cells.
+        reach_um: maximum distance of a body's pixels from nuclear pixels; adjacent red cells may fluoresce faintly.
         closing_um: radius over which gaps in a body are closed.
-        waist: a body is split where it is narrower than this share of the thinner part's width.
-        least_radius_um: a part of a body thinner than this is not parted from it.
-        least_nucleus_um2: objects of less nuclear area are platelets and are left out.
-        least_sure_um2: below this nuclear area (or this much of it in view) an object is flagged as debris.
-        largest_um2: above this body area an object is flagged as debris (smudge, clot).
-        lobe_um2: parts of a nuclear area between these are lobes and join a neighbour within ``lobe_gap_um``.
-        lobe_gap_um: widest gap between lobes of one cell.
+        max_neck_ratio: a body is split where it is narrower than this fraction of the thinner part's width.
+        min_radius_um: a part of a body thinner than this is not split off.
+        min_nucleus_um2: objects with less nuclear area are platelets; they are not cells.
+        debris_nucleus_um2: an object with less nuclear area in view is flagged as debris.
+        max_area_um2: an object with a larger body is flagged as debris (smudge, clot).
+        lobe_um2: parts with a nuclear area between these are lobes, merged with a neighbour within ``lobe_gap_um``.
+        lobe_gap_um: maximum gap between lobes of one cell.
         background_um: scale over which the background may change.
     """
 
     coarse_um: float = 0.3
     nucleus: float = 0.25
     body: float = 0.04
-    least_level: float = 0.0
-    least_contrast: float = 4.0
+    min_level: float = 0.0
+    min_contrast: float = 4.0
     reach_um: float = np.inf
     closing_um: float = 0.5
-    waist: float = 0.7
-    least_radius_um: float = 2.6
-    least_nucleus_um2: float = 8.0
-    least_sure_um2: float = 14.0
-    largest_um2: float = 700.0
+    max_neck_ratio: float = 0.7
+    min_radius_um: float = 2.6
+    min_nucleus_um2: float = 8.0
+    debris_nucleus_um2: float = 14.0
+    max_area_um2: float = 700.0
     lobe_um2: tuple[float, float] = (1.5, 14.0)
     lobe_gap_um: float = 1.5
     background_um: float = 25.0
@@ -81,14 +81,12 @@ class DetectionRules:
 _RULES: Final[dict[str, DetectionRules]] = {
     "fluorescence": DetectionRules(),
     # Density in units of the derived channel (65535 is an optical density of 2).
-    "stained": DetectionRules(
-        nucleus=0.45, body=0.12, least_level=3000.0, reach_um=3.0, closing_um=1.2, lobe_gap_um=3.0
-    ),
+    "stained": DetectionRules(nucleus=0.45, body=0.12, min_level=3000.0, reach_um=3.0, closing_um=1.2, lobe_gap_um=3.0),
 }
 
 
 def rules_for(kind: NuclearKind) -> DetectionRules:
-    """The rules for real AO ``fluorescence``, or for a density derived from a ``stained`` smear."""
+    """Return the rules for Acridine Orange ``fluorescence``, or for a density derived from a ``stained`` smear."""
     return _RULES[kind]
 
 
@@ -97,14 +95,14 @@ class Detections:
     """The N cells of a field, in order of their position (row, then column).
 
     Attributes:
-        y_px: (N,) float64 centre of the cell's body, in pixels of the picture.
+        y_px: (N,) float64 centre of the cell's body, in pixels of the image.
         x_px: (N,) float64.
         area_um2: (N,) float64 of the body.
         nucleus_area_um2: (N,) float64.
         quality: (N,) uint16, bits BORDER, DOUBLET, DEBRIS of ``QcFlag``.
-        labels: (y, x) int32 at ``factor`` times the picture's pixel: 1 to N where the body of a cell lies.
+        labels: (y, x) int32 at ``factor`` times the image's pixel size: 1 to N in the bodies of the cells.
         nuclei: (y, x) bool of the same shape.
-        factor: picture pixels per coarse pixel.
+        factor: image pixels per coarse pixel.
         level: the nuclear level used.
     """
 
@@ -134,18 +132,18 @@ def detect_cells(
     Args:
         nuclear: (Y, X) any number type, nuclei bright on dark.
         pixel_um: size of a pixel.
-        kind: what the channel is.
-        level: brightness of nuclei above background; measured in this picture if ``None``.
+        kind: of the channel.
+        level: brightness of nuclei above background; measured in this image if ``None``.
 
     Returns:
-        The cells; none where nothing stands out like a nucleus.
+        The cells; none where no object is as bright as a nucleus.
     """
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
     coarse_um = pixel_um * factor
     signal, noise = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
     level = _level(signal, coarse_um, rules) if level is None else level
-    if level < max(rules.least_level, rules.least_contrast * noise):
+    if level < max(rules.min_level, rules.min_contrast * noise):
         return _measure(
             np.zeros(signal.shape, np.int32), signal > np.inf, factor, pixel_um, level, rules, nuclear.shape
         )
@@ -154,21 +152,21 @@ def detect_cells(
     if np.isfinite(rules.reach_um):
         body &= dilation(nuclei, disk(rules.reach_um / coarse_um))
     body |= nuclei
-    parts = _cells(body, nuclei, coarse_um, rules)
+    parts = _label_cells(body, nuclei, coarse_um, rules)
     return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
 
 
 def cells_from_labels(
     labels: NDArray[np.int32], nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind, *, level: float | None = None
 ) -> Detections:
-    """Cells from nuclei (or cells) that another detector labelled: lobes joined, measured and flagged as usual.
+    """Turn the labels of another detector, of nuclei or cells, into cells: merge lobes, measure and flag them.
 
     Args:
-        labels: (Y, X) int32, 0 where none lies.
+        labels: (Y, X) int32, 0 in the background.
         nuclear: (Y, X) any number type, nuclei bright on dark.
         pixel_um: size of a pixel.
-        kind: what the channel is.
-        level: brightness of nuclei above background; measured in this picture if ``None``.
+        kind: of the channel.
+        level: brightness of nuclei above background; measured in this image if ``None``.
     """
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
@@ -178,34 +176,34 @@ def cells_from_labels(
     half = factor // 2
     coarse = np.pad(labels, ((0, factor), (0, factor)), mode="edge")[half::factor, half::factor]
     coarse = coarse[: signal.shape[0], : signal.shape[1]]
-    # Labels of whole cells hold cytoplasm as well; it is not nucleus.
+    # Labels of cells include cytoplasm.
     nuclei = (coarse > 0) & (signal > rules.nucleus * level)
     parts = merge_lobes(coarse, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
     return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
 
 
 def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> float:
-    """How bright nuclei are above background in this picture; 0 where nothing stands out.
+    """Return the brightness of nuclei above background in this image; 0 where there is no nucleus.
 
-    The median over fields that hold cells is a good ``level`` for a field that holds none.
+    The median over fields with cells is a good ``level`` for a field without.
     """
     rules = rules_for(kind)
     factor = max(1, round(rules.coarse_um / pixel_um))
     coarse_um = pixel_um * factor
     signal, noise = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
     level = _level(signal, coarse_um, rules)
-    return level if level >= max(rules.least_level, rules.least_contrast * noise) else 0.0
+    return level if level >= max(rules.min_level, rules.min_contrast * noise) else 0.0
 
 
 def _signal(smooth: NDArray[np.float32], coarse_um: float, rules: DetectionRules) -> tuple[NDArray[np.float32], float]:
-    """The channel at coarse pixels, smoothed, without its background; and its noise."""
+    """Return the channel without its background, and its noise."""
     tile = max(4, round(rules.background_um / coarse_um))
     rows, columns = (max(1, side // tile) for side in smooth.shape)
     tiles = [
         [percentiles(part[::2, ::2], 50)[0] for part in np.array_split(row, columns, axis=1)]
         for row in np.array_split(smooth, rows, axis=0)
     ]
-    # A tile full of cells is brighter than the background: the lower third of the tiles around is not.
+    # A tile full of cells is brighter than the background: the lower third of the adjacent tiles is not.
     grid = ndimage.percentile_filter(np.array(tiles, np.float32), 30, size=3, mode="nearest")
     signal = smooth - enlarge_grid(grid, smooth.shape)
     sample = signal[::3, ::3]
@@ -215,7 +213,7 @@ def _signal(smooth: NDArray[np.float32], coarse_um: float, rules: DetectionRules
 
 
 def _level(signal: NDArray[np.float32], coarse_um: float, rules: DetectionRules) -> float:
-    """Median peak of the objects as wide as a nuclear lobe, those far dimmer than the brightest left out."""
+    """Return the median peak of objects as wide as a nuclear lobe, without those far dimmer than the brightest."""
     half = block_mean(signal, 2)
     coarse_um = 2 * coarse_um
     side = 2 * max(1, round(0.9 / coarse_um)) + 1
@@ -225,26 +223,26 @@ def _level(signal: NDArray[np.float32], coarse_um: float, rules: DetectionRules)
     if brightest <= 0:
         return 0.0
     labels, _ = ndimage.label(grey > rules.nucleus * brightest)
-    objects = [grey[place][labels[place] == k] for k, place in enumerate(ndimage.find_objects(labels), 1)]
+    objects = [grey[box][labels[box] == k] for k, box in enumerate(ndimage.find_objects(labels), 1)]
     peaks = [float(values.max()) for values in objects if values.size * coarse_um**2 >= 5.0]
     return float(np.median(peaks)) if peaks else brightest
 
 
 def _disk(radius_px: float) -> tuple[int, ...]:
-    """Half widths of the rows of a small disk, a little rounder than one of exactly that radius."""
+    """Return the half widths of the rows of a small disk, slightly rounder than one of exactly that radius."""
     radius_px = max(radius_px, 1.0)
     reach = int(radius_px)
     return tuple(min(reach, int(np.sqrt(radius_px**2 + 0.5 - row**2))) for row in range(reach + 1))
 
 
-def _cells(
+def _label_cells(
     body: NDArray[np.bool_], nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules
 ) -> NDArray[np.int32]:
     """Label every cell, (Y, X) int32, group after group of bodies near each other."""
     reach_um = max(rules.lobe_gap_um, 2 * rules.closing_um)
     margin = int(np.ceil((reach_um + 1.0) / coarse_um)) + 2
-    # The border is no outline: pictures are continued by their edge, or a cell cut by it would seem to have a waist.
-    # Groups are told at twice the pixel size, so the sides are even.
+    # The border is no outline: the image is extended by its edge, or a cut cell would seem to have a neck.
+    # Groups are formed at twice the pixel size, so the sides are even.
     even = [(margin, margin + side % 2) for side in body.shape]
     rows, columns = (slice(margin, margin + side) for side in body.shape)
     body, nuclei = (np.pad(mask, even, mode="edge") for mask in (body, nuclei))
@@ -252,27 +250,27 @@ def _cells(
     groups, count = ndimage.label(near)
     nuclear_um2 = np.bincount(groups.ravel(), block_mean(nuclei, 2).ravel(), count + 1) * (2 * coarse_um) ** 2
     labels = np.zeros(body.shape, np.int32)
-    cells, room = 0, (margin + 1) // 2
-    for group, place in enumerate(ndimage.find_objects(groups), 1):
-        if nuclear_um2[group] < rules.least_nucleus_um2:
+    cells, half_margin = 0, (margin + 1) // 2
+    for group, box in enumerate(ndimage.find_objects(groups), 1):
+        if nuclear_um2[group] < rules.min_nucleus_um2:
             continue
-        around = tuple(slice(max(side.start - room, 0), side.stop + room) for side in place)
+        around = tuple(slice(max(side.start - half_margin, 0), side.stop + half_margin) for side in box)
         window = tuple(slice(2 * side.start, 2 * side.stop) for side in around)
-        here = np.repeat(np.repeat(groups[around] == group, 2, 0), 2, 1)
-        parts = _parts(body[window] & here, nuclei[window] & here, coarse_um, rules)
+        inside = np.repeat(np.repeat(groups[around] == group, 2, 0), 2, 1)
+        parts = _label_group(body[window] & inside, nuclei[window] & inside, coarse_um, rules)
         labels[window] = np.where(parts > 0, parts + cells, labels[window])
         cells += int(parts.max())
     return labels[rows, columns]
 
 
-def _parts(
+def _label_group(
     body: NDArray[np.bool_], nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules
 ) -> NDArray[np.int32]:
-    """Cells of one group: gaps closed, holes filled, spurs removed, parted, lobes joined."""
+    """Label the cells of one group: close gaps, fill holes, remove spurs, split at necks, merge lobes."""
     around = _disk(rules.closing_um / coarse_um)
     closed = fill_holes(erosion(dilation(body, around), around) | body)
     smooth = opening(closed, _disk(0.9 / coarse_um)) | nuclei
-    parts = split_at_necks(smooth, coarse_um, rules.waist, rules.least_radius_um)
+    parts = split_at_necks(smooth, coarse_um, rules.max_neck_ratio, rules.min_radius_um)
     return merge_lobes(parts, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
 
 
@@ -295,14 +293,14 @@ def _measure(
     border = np.zeros(size, bool)
     for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
         border[edge] = True
-    kept = np.flatnonzero((pixels > 0) & (nuclear >= rules.least_nucleus_um2))
+    kept = np.flatnonzero((pixels > 0) & (nuclear >= rules.min_nucleus_um2))
     kept = kept[kept > 0]
     kept = kept[np.lexsort((centre_x[kept], centre_y[kept]))]
     area = pixels[kept] * coarse_um**2
     quality = np.zeros(len(kept), np.uint16)
     quality[border[kept]] |= np.uint16(QcFlag.BORDER)
-    unlike = (nuclear[kept] < rules.least_sure_um2) | (area > rules.largest_um2)
-    quality[unlike] |= np.uint16(QcFlag.DEBRIS)
+    debris = (nuclear[kept] < rules.debris_nucleus_um2) | (area > rules.max_area_um2)
+    quality[debris] |= np.uint16(QcFlag.DEBRIS)
     renumber = np.zeros(size, np.int32)
     renumber[kept] = np.arange(1, len(kept) + 1)
     labels = renumber[parts]
@@ -321,7 +319,7 @@ def _measure(
 
 
 def _touching(labels: NDArray[np.int32], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.int32]:
-    """Which labels (Y, X) have a side neighbour of another label; ``y``, ``x`` are the places that have one at all."""
+    """Return the labels (Y, X) that touch another label at a side; ``y``, ``x`` are the labelled pixels."""
     found = []
     for down, right in ((1, 0), (0, 1)):
         inner = (y < labels.shape[0] - down) & (x < labels.shape[1] - right)

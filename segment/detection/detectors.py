@@ -1,8 +1,8 @@
-"""Other ways to find nuclei, through one interface: labels of nuclei in, everything after that as usual.
+"""Other nucleus detectors, with one interface.
 
-A detector is a function of the nuclear channel and its pixel size that gives a label image. ``cellpose`` and
-``stardist`` are taken from the user's own installation of these; ``MODULE:FUNCTION`` is any function that can be
-imported. Lobes of one nucleus may have labels of their own: they are joined afterwards.
+A detector is a function of the nuclear channel and its pixel size that returns a label image. ``cellpose`` and
+``stardist`` use the user's own installation; ``MODULE:FUNCTION`` is any function that can be imported. Lobes of one
+nucleus may have labels of their own: they are merged afterwards.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["OWN", "Detector", "find_labels", "load_detector"]
 
-#: The detector of `segment.detection.detect`.
+#: The built-in detector of `segment.detection.detect`.
 OWN: Final = "own"
-#: Typical nucleus, which tells Cellpose the scale.
+#: Typical diameter of a nucleus; Cellpose needs it for the scale.
 _NUCLEUS_UM: Final = 8.0
-#: Pixel size at which learned detectors look; they were trained on nuclei of 15 to 40 px.
-_LEARNED_PIXEL_UM: Final = 0.3
+#: Pixel size for trained detectors; they were trained on nuclei of 15 to 40 px.
+_TRAINED_PIXEL_UM: Final = 0.3
 
 
 class Detector(Protocol):
-    """Finds nuclei (or whole cells) in a picture."""
+    """Finds nuclei or cells in an image."""
 
     def __call__(self, nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
         """Label the nuclei.
@@ -40,18 +40,18 @@ class Detector(Protocol):
             pixel_um: size of a pixel.
 
         Returns:
-            (Y, X) whole numbers: 0 where there is none, else the number of the nucleus.
+            (Y, X) integers: 0 in the background, else the number of the nucleus.
         """
 
 
 def load_detector(name: str) -> Detector | None:
-    """The detector of that name, ``None`` for our own.
+    """Load a detector by its name; return ``None`` for the built-in detector.
 
     Args:
         name: ``own``, ``cellpose``, ``stardist`` or ``MODULE:FUNCTION``.
 
     Raises:
-        ConfigError: it is not installed, or there is no such function.
+        ConfigError: the detector is not installed, or there is no such function.
     """
     if name == OWN:
         return None
@@ -69,10 +69,10 @@ def load_detector(name: str) -> Detector | None:
 
 
 def find_labels(detector: Detector, nuclear: NDArray[Any], pixel_um: float) -> NDArray[np.int32]:
-    """Ask a detector.
+    """Label the nuclei of an image with a detector.
 
     Args:
-        detector: of `load_detector`.
+        detector: from `load_detector`.
         nuclear: (Y, X) any number type, nuclei bright on dark.
         pixel_um: size of a pixel.
 
@@ -80,16 +80,18 @@ def find_labels(detector: Detector, nuclear: NDArray[Any], pixel_um: float) -> N
         (Y, X) int32, labels from 1 without gaps.
 
     Raises:
-        ConfigError: what it gives is no label image of this picture.
+        ConfigError: the detector does not return a label image of this shape.
     """
     labels = np.asarray(detector(np.asarray(nuclear, np.float32), pixel_um))
     if labels.shape != nuclear.shape or not np.issubdtype(labels.dtype, np.integer):
         raise ConfigError(
-            f"the detector gave {labels.dtype} of shape {labels.shape}; "
-            f"whole numbers of shape {nuclear.shape} are needed."
+            f"the detector returned {labels.dtype} of shape {labels.shape}; "
+            f"integers of shape {nuclear.shape} are needed."
         )
     if labels.size and labels.min() < 0:
-        raise ConfigError("the detector gave negative labels; 0 is where no nucleus lies.")
+        raise ConfigError(
+            "the detector returned negative labels; use 0 for the background, and positive numbers for nuclei."
+        )
     numbers, dense = np.unique(labels, return_inverse=True)
     dense = dense.reshape(labels.shape) + (0 if numbers.size and numbers[0] == 0 else 1)
     return np.asarray(dense, np.int32)
@@ -114,7 +116,7 @@ def _module(module_name: str, name: str) -> Any:
 
 @cache
 def _cellpose() -> Detector:
-    """Cellpose 3 with its model ``nuclei``, or Cellpose 4, which has one model for all."""
+    """Return Cellpose 3 with its model ``nuclei``, or Cellpose 4, which has one model only."""
     models = _module("cellpose.models", "cellpose")
     torch = _module("torch", "cellpose")
     options = {"model_type": "nuclei"} if hasattr(models, "Cellpose") else {}
@@ -123,26 +125,26 @@ def _cellpose() -> Detector:
     def find(nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
         return np.asarray(model.eval(nuclear, diameter=_NUCLEUS_UM / pixel_um)[0])
 
-    return _checked(_at_learned_scale(find), "cellpose")
+    return _checked(_at_trained_scale(find), "cellpose")
 
 
 @cache
 def _stardist() -> Detector:
-    """StarDist with its model ``2D_versatile_fluo``."""
+    """Return StarDist with its model ``2D_versatile_fluo``."""
     model = _module("stardist.models", "stardist").StarDist2D.from_pretrained("2D_versatile_fluo")
 
     def find(nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
         low, high = np.percentile(nuclear, [1, 99.8])
         return np.asarray(model.predict_instances((nuclear - low) / max(float(high - low), 1e-6))[0])
 
-    return _checked(_at_learned_scale(find), "stardist")
+    return _checked(_at_trained_scale(find), "stardist")
 
 
-def _at_learned_scale(find: Detector) -> Detector:
-    """The same, asked at the pixel size that learned detectors know."""
+def _at_trained_scale(find: Detector) -> Detector:
+    """Return a detector that works at the pixel size of trained detectors."""
 
     def detector(nuclear: NDArray[np.float32], pixel_um: float) -> NDArray[np.integer[Any]]:
-        factor = max(1, round(_LEARNED_PIXEL_UM / pixel_um))
+        factor = max(1, round(_TRAINED_PIXEL_UM / pixel_um))
         labels = find(block_mean(nuclear, factor), pixel_um * factor)
         rows, columns = nuclear.shape
         return np.repeat(np.repeat(labels, factor, 0), factor, 1)[:rows, :columns]

@@ -1,7 +1,7 @@
-"""What around a nucleus is not its own cytoplasm: empty background, and red cells that cling to the white one.
+"""Pixels around a nucleus that are not its cytoplasm: empty background, and red cells that touch the white cell.
 
-Both are told by colour, and what the colours are is learned in the crop itself: the cytoplasm's just outside the
-nucleus, the others' where no cytoplasm reaches. Where these look alike nothing is told apart.
+Both are recognised by colour. The colours are measured in the crop itself: that of cytoplasm just outside the nucleus,
+the others beyond the reach of cytoplasm. Where the colours are too similar nothing is excluded.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 __all__ = ["above_background", "background_and_red_cell_mask"]
 
-#: Distances from the nucleus between which cytoplasm is learned first, and up to which it is learned then.
-_OWN_UM: Final = (0.5, 1.5)
-_OWN_REACH_UM: Final = 3.0
-#: Distance from the nucleus beyond which background and red cells are learned.
+#: Distances from the nucleus between which the colour of cytoplasm is measured first, and up to which it is refined.
+_CYTOPLASM_UM: Final = (0.5, 1.5)
+_REFINED_UM: Final = 3.0
+#: Distance from the nucleus beyond which the colours of background and red cells are measured.
 _BEYOND_UM: Final = 5.0
-#: Area that it takes to learn a colour.
-_LEAST_UM2: Final = 2.0
-#: Least distance of two colours, in standard deviations, to tell them apart.
-_APART: Final = 2.0
-#: Least difference in optical density; what refraction does to an unstained cell is about as large.
-_APART_DENSITY: Final = 0.02
-#: What is further than this from all that was learned, in standard deviations, is not told.
-_FAMILIAR: Final = 4.0
+#: Minimum area from which a colour is measured.
+_MIN_AREA_UM2: Final = 2.0
+#: Minimum distance of two colours, in standard deviations.
+_MIN_DISTANCE_SD: Final = 2.0
+#: Minimum difference in optical density; refraction at an unstained cell causes about as much.
+_MIN_DENSITY_DIFFERENCE: Final = 0.02
+#: Maximum distance of a pixel from its group's colour, in standard deviations.
+_MAX_DISTANCE_SD: Final = 4.0
 _ROUNDS: Final = 4
-#: Of the many pixels far from the cell every so-manieth is enough.
+#: Of the many pixels far from the cell, one in so many is used.
 _STEP: Final = 3
-#: Nuclear stain shows above its background by so many standard deviations.
-_GLOW: Final = 4.0
-#: Scale over which pixels are judged together, and radius of the least thing told apart.
+#: Nuclear stain exceeds its background by so many standard deviations.
+_STAINED_SD: Final = 4.0
+#: Scale over which pixels are averaged, and radius of the smallest region excluded.
 _SMOOTH_UM: Final = 0.4
-_LEAST_RADIUS_UM: Final = 0.8
+_MIN_RADIUS_UM: Final = 0.8
 
 
 def background_and_red_cell_mask(
@@ -46,44 +46,45 @@ def background_and_red_cell_mask(
     distance_um: NDArray[np.floating[Any]],
     pixel_um: float,
     unknown: NDArray[np.bool_] | None = None,
-    glow: NDArray[np.bool_] | None = None,
+    stained: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
-    """Which pixels show neither the nucleus nor its cytoplasm.
+    """Find the pixels that show neither the nucleus nor its cytoplasm.
 
-    Nearest of three centres (empty, red, own) in the metric of the spread within the three groups; S. Lloyd, IEEE
-    Trans. Inf. Theory 28 (1982) 129, doi:10.1109/TIT.1982.1056489, a few rounds.
+    A pixel belongs to the nearest of three colours (background, red cells, cytoplasm), in the metric of the spread
+    within the three groups. The colours are refined in a few rounds of S. Lloyd, IEEE Trans. Inf. Theory 28 (1982)
+    129, doi:10.1109/TIT.1982.1056489.
 
     Args:
         density: (C, Y, X) float32, optical density of the bright-field frames against the empty background.
         distance_um: (Y, X) from the nucleus.
         pixel_um: size of a pixel.
-        unknown: (Y, X) pixels from which nothing is learned: beyond the field, of other cells.
-        glow: (Y, X) pixels that hold nuclear stain, see `above_background`; they are not empty.
+        unknown: (Y, X) pixels of unknown content, such as other cells: no colour is measured there.
+        stained: (Y, X) pixels that hold nuclear stain, see `above_background`; they are not background.
 
     Returns:
-        (Y, X) bool; all False where cytoplasm cannot be told from anything else.
+        (Y, X) bool; all False where cytoplasm is too similar to all else.
     """
     nothing = np.zeros(distance_um.shape, bool)
     if not len(density):
         return nothing
     smooth = gaussian(density, _SMOOTH_UM / pixel_um).reshape(len(density), -1)  # (C, Y X)
-    learned = np.ones_like(nothing) if unknown is None else ~unknown
-    least = _LEAST_UM2 / pixel_um**2
-    ring = np.flatnonzero((distance_um > _OWN_UM[0]) & (distance_um <= _OWN_UM[1]) & learned)
-    beyond = np.flatnonzero((distance_um > _BEYOND_UM) & learned)
-    if min(ring.size, beyond.size) < least:
+    known = np.ones_like(nothing) if unknown is None else ~unknown
+    min_pixels = _MIN_AREA_UM2 / pixel_um**2
+    ring = np.flatnonzero((distance_um > _CYTOPLASM_UM[0]) & (distance_um <= _CYTOPLASM_UM[1]) & known)
+    beyond = np.flatnonzero((distance_um > _BEYOND_UM) & known)
+    if min(ring.size, beyond.size) < min_pixels:
         return nothing
     total = smooth[:, beyond].sum(0)
     if not np.ptp(total):
         return nothing
     dense = total > otsu_threshold(total)
-    if min(np.count_nonzero(dense), np.count_nonzero(~dense)) < least:
+    if min(np.count_nonzero(dense), np.count_nonzero(~dense)) < min_pixels:
         return nothing
-    near = np.flatnonzero((distance_um > _OWN_UM[0]) & (distance_um <= _OWN_REACH_UM) & learned)
+    near = np.flatnonzero((distance_um > _CYTOPLASM_UM[0]) & (distance_um <= _REFINED_UM) & known)
     groups = [smooth[:, beyond[~dense]], smooth[:, beyond[dense]], smooth[:, ring]]
-    labels = _nearest(smooth, groups, beyond[::_STEP], near, least).reshape(nothing.shape)
-    found = ((labels == 0) & (True if glow is None else ~glow)) | (labels == 1)
-    wide = opening(found, disk(max(1, round(_LEAST_RADIUS_UM / pixel_um))), border_value=True)
+    labels = _nearest(smooth, groups, beyond[::_STEP], near, min_pixels).reshape(nothing.shape)
+    found = ((labels == 0) & (True if stained is None else ~stained)) | (labels == 1)
+    wide = opening(found, disk(max(1, round(_MIN_RADIUS_UM / pixel_um))), border_value=True)
     return np.asarray(wide & (distance_um > 0.4), bool)
 
 
@@ -94,7 +95,7 @@ def above_background(
     pixel_um: float,
     unknown: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Where the nuclear channel stands out from the empty background, however faintly: cytoplasm does.
+    """Find the pixels whose nuclear channel exceeds the empty background, as that of cytoplasm does, if faintly.
 
     Args:
         nuclear: (Y, X) float32.
@@ -108,13 +109,13 @@ def above_background(
     values = smooth[beyond]
     total = density.sum(0)[beyond]
     if total.size and np.ptp(total) > 0:
-        # Red cells shade the free dye's glow; what is compared is the glow between them.
+        # Red cells shade the fluorescence of the free dye: the background is that between them.
         values = values[total <= otsu_threshold(total)]
-    if values.size < _LEAST_UM2 / pixel_um**2:
+    if values.size < _MIN_AREA_UM2 / pixel_um**2:
         return np.zeros(nuclear.shape, bool)
     level = percentiles(values, 50)[0]
     noise = 1.4826 * percentiles(np.abs(values - np.float32(level)), 50)[0]
-    return np.asarray(smooth > np.float32(level + _GLOW * noise), bool)
+    return np.asarray(smooth > np.float32(level + _STAINED_SD * noise), bool)
 
 
 def _nearest(
@@ -122,72 +123,73 @@ def _nearest(
     groups: list[NDArray[np.float32]],
     far: NDArray[np.intp],
     near: NDArray[np.intp],
-    least: float,
+    min_pixels: float,
 ) -> NDArray[np.int64]:
-    """Index (n,) of the group whose colour a pixel has, the last one the cell's own; -1 where none is sure.
+    """Return the index (n,) of the group whose colour a pixel has; -1 where no colour is similar enough.
 
     Args:
         colours: (C, n) of all pixels.
-        groups: (C, k) of those from which each group's colour is learned first.
-        far: (k,) pixels from which it is learned then, every ``_STEP``-th of those where no cytoplasm is.
-        near: (k,) the same for the last group.
-        least: pixels that it takes to learn a colour.
+        groups: (C, k) pixels from which each group's first colour is measured; the last group is cytoplasm.
+        far: (k,) pixels from which the colours are refined: one in ``_STEP`` of those beyond cytoplasm.
+        near: (k,) pixels from which the colour of cytoplasm is refined.
+        min_pixels: number of pixels from which a colour is measured.
     """
-    centres = np.array([_middle(group) for group in groups])
+    centres = np.array([_medians(group) for group in groups])
     metric = _metric(groups, centres)
     sample = colours[:, np.concatenate([far, near])]
     measured = metric.T @ sample
-    last, away, beside = len(centres) - 1, slice(far.size), slice(far.size, None)
+    last, of_far, of_near = len(centres) - 1, slice(far.size), slice(far.size, None)
     for _ in range(_ROUNDS):
         before, nearest = centres.copy(), _closest(measured, centres @ metric)
         for k in range(len(centres)):
-            part, step = (beside, 1) if k == last else (away, _STEP)
-            mine = sample[:, part][:, nearest[part] == k]
-            if mine.shape[1] * step >= least:
-                centres[k] = _middle(mine)
+            part, step = (of_near, 1) if k == last else (of_far, _STEP)
+            members = sample[:, part][:, nearest[part] == k]
+            if members.shape[1] * step >= min_pixels:
+                centres[k] = _medians(members)
         if np.array_equal(centres, before):
             break
-    places, points = centres @ metric, metric.T @ colours
-    labels = _closest(points, places)
-    alike = np.linalg.norm(places[:-1] - places[-1], axis=1) < _APART
-    alike |= np.abs(centres[:-1] - centres[-1]).max(1) < _APART_DENSITY
-    off = points - places.T[:, labels]
-    # Granules have colours of their own, denser than the background: only what looks like red cells is one of them.
-    strange = ((off * off).sum(0) > _FAMILIAR**2) & (labels > 0)
-    strange |= np.append(alike, False)[labels]
-    labels[strange] = -1
+    # In these coordinates the spread within the groups is 1 in all directions.
+    white_centres, points = centres @ metric, metric.T @ colours
+    labels = _closest(points, white_centres)
+    similar = np.linalg.norm(white_centres[:-1] - white_centres[-1], axis=1) < _MIN_DISTANCE_SD
+    similar |= np.abs(centres[:-1] - centres[-1]).max(1) < _MIN_DENSITY_DIFFERENCE
+    offsets = points - white_centres.T[:, labels]
+    # Granules have colours of their own, denser than the background: a pixel must be similar to red cells.
+    dissimilar = ((offsets * offsets).sum(0) > _MAX_DISTANCE_SD**2) & (labels > 0)
+    dissimilar |= np.append(similar, False)[labels]
+    labels[dissimilar] = -1
     return labels
 
 
-def _middle(colours: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Median (C,) of each row of (C, n)."""
+def _medians(colours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the median (C,) of each row of (C, n)."""
     number = colours.shape[1]
     ordered = np.partition(colours, number // 2, axis=1)
     upper = ordered[:, number // 2]
     return upper if number % 2 else (upper + ordered[:, : number // 2].max(axis=1)) / np.float32(2)
 
 
-def _closest(points: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Index (n,) of the place (k, C) nearest to each point (C, n)."""
-    # The squared distance but for that of the point itself, which is the same for all places.
-    apart = (places * places).sum(1)[:, None] - 2 * (places @ points)  # (k, n)
-    nearest, least = np.zeros(points.shape[1], np.int64), apart[0]
-    for k in range(1, len(places)):
-        nearer = apart[k] < least
+def _closest(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the index (n,) of the centre (k, C) nearest to each point (C, n)."""
+    # The squared distance without the square of the point itself, which is the same for all centres.
+    distances = (centres * centres).sum(1)[:, None] - 2 * (centres @ points)  # (k, n)
+    nearest, smallest = np.zeros(points.shape[1], np.int64), distances[0]
+    for k in range(1, len(centres)):
+        nearer = distances[k] < smallest
         nearest[nearer] = k
-        least = np.minimum(least, apart[k])
+        smallest = np.minimum(smallest, distances[k])
     return nearest
 
 
 def _metric(groups: list[NDArray[np.float32]], centres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(C, C): colours times this have unit variance within the groups (C, n), outliers left out."""
+    """Return (C, C): colours times this have unit variance within the groups (C, n), without outliers."""
     channels = centres.shape[1]
     spread = np.zeros((channels, channels))
     for group, centre in zip(groups, centres, strict=True):
-        off = group - centre[:, None]
-        length = np.sqrt((off * off).sum(0))
-        off = off[:, length <= percentiles(length, 60)[0]]
-        spread += off @ off.T / off.shape[1] / len(groups)
+        offsets = group - centre[:, None]
+        length = np.sqrt((offsets * offsets).sum(0))
+        offsets = offsets[:, length <= percentiles(length, 60)[0]]
+        spread += offsets @ offsets.T / offsets.shape[1] / len(groups)
     spread += np.eye(channels) * (0.02 * np.trace(spread) / channels + 1e-12)
     values, vectors = np.linalg.eigh(spread)
     return np.asarray(vectors / np.sqrt(values), np.float32)

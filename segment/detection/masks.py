@@ -1,8 +1,8 @@
-"""Nucleus and cytoplasm of the cell in the middle of a crop.
+"""Mask nucleus and cytoplasm of the cell in the middle of a crop.
 
-The nucleus comes from the nuclear channel by a threshold of its own. The cell's outline is a watershed on the gradient
-of the bright-field frames, flooding outward from the nucleus and inward from the empty background, from neighbours and
-from everything further from the nucleus than cytoplasm reaches.
+The nucleus follows from the nuclear channel by a threshold. The cell's outline is a watershed on the gradient of the
+bright-field frames. It floods outward from the nucleus, and inward from the empty background, from neighbours and from
+all pixels beyond the reach of cytoplasm.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ CYTOPLASM: Final = 1
 NUCLEUS: Final = 2
 _CELL_RADIUS_UM: Final = 10.0
 _LOBE_GAP_UM: Final = 2.5
-_LEAST_LOBE_UM2: Final = 1.5
-#: Nothing of a nucleus is narrower than twice this but the filaments between lobes; slivers of dense cytoplasm are.
-_LEAST_LOBE_RADIUS_UM: Final = 0.4
-#: Larger holes are cytoplasm in the middle of a ring.
-_LARGEST_HOLE_UM2: Final = 3.0
+_MIN_LOBE_UM2: Final = 1.5
+#: Of a nucleus, only the filaments between lobes are thinner; slivers of dense cytoplasm are thinner, too.
+_MIN_LOBE_RADIUS_UM: Final = 0.4
+#: Larger holes are cytoplasm inside a ring-shaped nucleus.
+_MAX_HOLE_UM2: Final = 3.0
 _CYTOPLASM_REACH_UM: Final = 7.5
 _COARSE_UM: Final = 0.2
-_SKIRT_UM: Final = 1.0
-_WAIST: Final = 0.75
-_LEAST_PART_UM: Final = 1.5
-#: What hangs on by a waist with less than this share of the nuclear area is not of this cell.
-_LEAST_SHARE: Final = 0.15
+#: Within this distance the edge of the nucleus itself adds to the gradient.
+_NUCLEAR_EDGE_UM: Final = 1.0
+_MAX_NECK_RATIO: Final = 0.75
+_MIN_PART_RADIUS_UM: Final = 1.5
+#: Minimum nuclear area of a part of this cell, as a fraction of the largest.
+_MIN_NUCLEAR_FRACTION: Final = 0.15
 
 
 def cell_mask(
@@ -51,15 +52,15 @@ def cell_mask(
     others: NDArray[np.bool_] | None = None,
     empty: NDArray[np.floating[Any]] | None = None,
 ) -> NDArray[np.uint8]:
-    """Mask of the cell in the middle of a crop.
+    """Mask the cell in the middle of a crop.
 
     Args:
         nuclear: (Y, X) uint16, nuclei bright on dark.
         brightfield: (C, Y, X) uint16, registered to ``nuclear``; C may be 0.
         pixel_um: size of a pixel.
-        own: (Y, X) what was found to be this cell's nucleus, its outline not exact: tells which lobes are its own.
-        others: (Y, X) nuclei of neighbouring cells, which this cell may not claim.
-        empty: (C,) value of ``brightfield`` where nothing lies; measured in the crop if ``None``, or NaN.
+        own: (Y, X) nucleus of this cell as detected, with an approximate outline: selects its lobes.
+        others: (Y, X) nuclei of neighbouring cells; they are excluded.
+        empty: (C,) value of ``brightfield`` in the empty background; measured in the crop if ``None``, or NaN.
 
     Returns:
         (Y, X) uint8: 0 background, 1 cytoplasm, 2 nucleus.
@@ -67,16 +68,16 @@ def cell_mask(
     factor = max(1, round(_COARSE_UM / pixel_um))
     coarse_um = pixel_um * factor
     small, *bright = block_mean(np.concatenate([nuclear[None], brightfield]), factor)
-    away = block_mean(others, factor) > 0.5 if others is not None else np.zeros(small.shape, bool)
-    nucleus = nucleus_mask(small, coarse_um, away, None if own is None else block_mean(own, factor) > 0.5)
+    neighbours = block_mean(others, factor) > 0.5 if others is not None else np.zeros(small.shape, bool)
+    nucleus = nucleus_mask(small, coarse_um, neighbours, None if own is None else block_mean(own, factor) > 0.5)
     if not nucleus.any():
         return np.zeros(nuclear.shape, np.uint8)
-    # The root shows faint cytoplasm beside a bright nucleus.
+    # The square root raises faint cytoplasm next to a bright nucleus.
     frames = np.stack([np.sqrt(small), *bright])
-    bare = np.full(len(brightfield), np.nan) if empty is None else np.asarray(empty, float)
-    if np.isnan(bare).any():
-        bare = np.where(np.isnan(bare), np.percentile(frames[1:], 95, axis=(1, 2)), bare)
-    cell = _outline(frames, nucleus, away & ~nucleus, coarse_um, bare.astype(np.float32))
+    background = np.full(len(brightfield), np.nan) if empty is None else np.asarray(empty, float)
+    if np.isnan(background).any():
+        background = np.where(np.isnan(background), np.percentile(frames[1:], 95, axis=(1, 2)), background)
+    cell = _outline(frames, nucleus, neighbours & ~nucleus, coarse_um, background.astype(np.float32))
     mask = np.where(nucleus & cell, NUCLEUS, np.where(cell, CYTOPLASM, 0)).astype(np.uint8)
     return _enlarge(mask, factor, nuclear.shape)
 
@@ -87,16 +88,16 @@ def nucleus_mask(
     others: NDArray[np.bool_] | None = None,
     own: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
-    """Nucleus of the cell in the middle: every lobe within reach of the most central one, or known to be its own.
+    """Mask the nucleus of the cell in the middle: the most central lobe, those within reach of it, and ``own`` ones.
 
     Args:
         nuclear: (Y, X) float32, nuclei bright on dark.
         pixel_um: size of a pixel.
-        others: (Y, X) nuclei of neighbours, left out.
-        own: (Y, X) where this cell's nucleus was found.
+        others: (Y, X) nuclei of neighbours; they are excluded.
+        own: (Y, X) nucleus of this cell as detected.
 
     Returns:
-        (Y, X) bool, all False where nothing stands out.
+        (Y, X) bool, all False where no pixel exceeds the threshold.
     """
     smooth = gaussian(nuclear, 0.25 / pixel_um)
     centre_um = _distance_from_middle(smooth.shape) * pixel_um
@@ -106,24 +107,24 @@ def nucleus_mask(
     if not inside.any() or np.ptp(smooth[inside]) <= 0:
         return np.zeros(smooth.shape, bool)
     above = np.asarray((smooth > _nuclear_threshold(smooth[inside])) & inside, bool)
-    above = fill_holes(above, _LARGEST_HOLE_UM2 / pixel_um**2)
-    wide = opening(above, disk(max(1.0, _LEAST_LOBE_RADIUS_UM / pixel_um)))
+    above = fill_holes(above, _MAX_HOLE_UM2 / pixel_um**2)
+    wide = opening(above, disk(max(1.0, _MIN_LOBE_RADIUS_UM / pixel_um)))
     bright = wide if wide.any() else above
     labels, count = ndimage.label(bright)
     if not count:
         return bright
     kept = np.zeros(count + 1, bool)
     kept[_own_lobes(labels, count, centre_um, pixel_um, own)] = True
-    return fill_holes(kept[labels], _LARGEST_HOLE_UM2 / pixel_um**2)
+    return fill_holes(kept[labels], _MAX_HOLE_UM2 / pixel_um**2)
 
 
 def _nuclear_threshold(values: NDArray[np.float32]) -> float:
-    """Otsu's threshold, lower where dense clumps drive it up, and above half of the nucleus' own level."""
+    """Return Otsu's threshold, lowered where dense clumps raise it, but above half of the nucleus' level."""
     plain = otsu_threshold(values)
     above = values > plain
     nucleus, rest = percentiles(values[above], 50)[0], percentiles(values[~above], 50)[0]
-    held = otsu_threshold(np.minimum(values, np.float32(nucleus)))
-    return min(plain, max(held, (nucleus + rest) / 2))
+    limited = otsu_threshold(np.minimum(values, np.float32(nucleus)))
+    return min(plain, max(limited, (nucleus + rest) / 2))
 
 
 def _own_lobes(
@@ -133,28 +134,28 @@ def _own_lobes(
     pixel_um: float,
     own: NDArray[np.bool_] | None,
 ) -> list[int]:
-    """Which of the labels 1 to ``count`` (Y, X) are lobes of the nucleus in the middle."""
-    places = np.flatnonzero(labels)
-    of, off_um = labels.ravel()[places], centre_um.ravel()[places]
-    pixels = np.bincount(of, minlength=count + 1)
+    """Return those of the labels 1 to ``count`` (Y, X) that are lobes of the nucleus in the middle."""
+    pixel_index = np.flatnonzero(labels)
+    label, distance_um = labels.ravel()[pixel_index], centre_um.ravel()[pixel_index]
+    pixels = np.bincount(label, minlength=count + 1)
     areas = pixels * pixel_um**2
     nearest, furthest = np.full(count + 1, np.inf), np.zeros(count + 1)
-    np.minimum.at(nearest, of, off_um)
-    np.maximum.at(furthest, of, off_um)
-    # A lobe is as good as its area, discounted the further it lies from the middle.
+    np.minimum.at(nearest, label, distance_um)
+    np.maximum.at(furthest, label, distance_um)
+    # The main lobe is large and near the middle.
     main = 1 + int(np.argmax((areas * np.exp(-nearest / 2.0))[1:]))
     near = [main]
     if count > 1:
         reached = labels[dilation(labels == main, disk(_LOBE_GAP_UM / pixel_um))]
         near = np.flatnonzero(np.bincount(reached, minlength=count + 1)).tolist()
         if own is not None:
-            # Further off than filaments reach, but found to be of one body.
+            # Further away than filaments reach, but in the detected nucleus.
             found = np.bincount(labels[own], minlength=count + 1)
             near = sorted({*near, *np.flatnonzero(2 * found > pixels).tolist()})
-    near = [k for k in near if k and areas[k] >= _LEAST_LOBE_UM2]
-    # What goes on beyond the circle is a neighbour's.
+    near = [k for k in near if k and areas[k] >= _MIN_LOBE_UM2]
+    # A lobe that extends beyond the circle is a neighbour's.
     within = [k for k in near if k == main or furthest[k] < _CELL_RADIUS_UM - pixel_um]
-    means = np.bincount(of, off_um, count + 1) / np.maximum(pixels, 1)
+    means = np.bincount(label, distance_um, count + 1) / np.maximum(pixels, 1)
     return [k for k in within if means[k] <= 0.8 * _CELL_RADIUS_UM]
 
 
@@ -165,7 +166,7 @@ def _outline(
     pixel_um: float,
     empty_level: NDArray[np.float32],
 ) -> NDArray[np.bool_]:
-    """The cell around ``nucleus`` (Y, X) on the coarse ``frames`` (C + 1, Y, X): True inside."""
+    """Mask the cell around ``nucleus`` (Y, X) on the coarse ``frames`` (C + 1, Y, X)."""
     ends = np.array([percentiles(plane, 5, 95) for plane in frames], np.float32)  # (C + 1, 2)
     spread = np.maximum(ends[:, 1] - ends[:, 0], np.float32(1.0))
     gradient = _edges(gaussian(frames / spread[:, None, None], 0.2 / pixel_um))
@@ -176,31 +177,31 @@ def _outline(
     reach_um = min(
         _CYTOPLASM_REACH_UM, max(1.5, 2 * _CELL_RADIUS_UM - 2.0 * np.sqrt(nucleus.sum() * pixel_um**2 / np.pi))
     )
-    # The nuclear envelope is the steepest edge in sight: start the cell just outside of it.
+    # The nuclear envelope is the steepest edge: the cell starts just outside of it.
     core = distance_um <= 0.4
     density = np.log10(np.maximum(empty_level, 1)[:, None, None] / np.maximum(frames[1:], 1)).astype(np.float32)
-    glow = above_background(frames[0] ** 2, density, distance_um, pixel_um, others)
-    empty &= ~glow
-    foreign = background_and_red_cell_mask(density, distance_um, pixel_um, others, glow)
-    markers = np.where(foreign | (distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)
+    stained = above_background(frames[0] ** 2, density, distance_um, pixel_um, others)
+    empty &= ~stained
+    excluded = background_and_red_cell_mask(density, distance_um, pixel_um, others, stained)
+    markers = np.where(excluded | (distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)
     markers[core & ~others] = 1
-    # The nucleus' own edge must not hold the flood back.
-    gradient *= np.minimum(distance_um / np.float32(_SKIRT_UM), 1) ** 2
-    cell = _flooded(gradient, markers) == 1
+    # The edge of the nucleus must not stop the watershed.
+    gradient *= np.minimum(distance_um / np.float32(_NUCLEAR_EDGE_UM), 1) ** 2
+    cell = _watershed(gradient, markers) == 1
     filled = fill_holes(opening(cell, diamond(max(1, round(0.6 / pixel_um)))) | core)
-    # What clings to the cell hangs on by a waist: a red cell holds nothing of the nucleus.
-    parts = split_at_necks(filled, pixel_um, _WAIST, _LEAST_PART_UM)
+    # A touching red cell is connected by a neck, and has no part of the nucleus.
+    parts = split_at_necks(filled, pixel_um, _MAX_NECK_RATIO, _MIN_PART_RADIUS_UM)
     nuclear = np.bincount(parts.ravel(), nucleus.ravel())
     nuclear[0] = 0
     own = nuclear > 0.1 * np.bincount(parts.ravel())
-    # So does a platelet, whose granules look like a small lobe.
-    own &= nuclear >= _LEAST_SHARE * nuclear.max()
+    # A touching platelet has granules that look like a small lobe.
+    own &= nuclear >= _MIN_NUCLEAR_FRACTION * nuclear.max()
     own[0] = False
     return np.asarray(own[parts], bool)
 
 
 def _edges(smooth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Lengths of the Sobel gradients of planes (C, Y, X), added: (Y, X); the border is continued as it is."""
+    """Return the sum (Y, X) of the Sobel gradient magnitudes of planes (C, Y, X); the border is repeated."""
     wide = np.pad(smooth, ((0, 0), (1, 1), (1, 1)), mode="edge")
     down, across = wide[:, 2:] - wide[:, :-2], wide[:, :, 2:] - wide[:, :, :-2]
     down = down[:, :, :-2] + 2 * down[:, :, 1:-1] + down[:, :, 2:]
@@ -208,8 +209,8 @@ def _edges(smooth: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.sqrt(down * down + across * across).sum(0), np.float32)
 
 
-def _flooded(height: NDArray[np.float32], markers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The watershed, sooner: of what is marked only the rim of the rest has a say."""
+def _watershed(height: NDArray[np.float32], markers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the watershed, computed where no marker is: of the markers only those at the rim matter."""
     labels, rest = markers.copy(), markers == 0
     if rest.any():
         box = bounding_box(rest, 1)
@@ -226,7 +227,7 @@ def _distance_from_middle(shape: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def _enlarge(mask: NDArray[np.uint8], factor: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Whole-number enlargement, its staircase smoothed away class by class."""
+    """Enlarge a mask by an integer factor, with outlines smoothed class by class."""
     if factor == 1:
         return mask
     outline = np.zeros(shape, np.uint8)
@@ -235,7 +236,7 @@ def _enlarge(mask: NDArray[np.uint8], factor: int, shape: tuple[int, ...]) -> ND
         area = (mask >= value).astype(np.uint16)
         big = np.repeat(np.repeat(area, factor, 0), factor, 1)[: shape[0], : shape[1]]
         big = np.pad(big, factor - 1, mode="edge")
-        # How many of the pixels around, ``side`` wide, belong to it.
+        # The number of pixels of the class in a window ``side`` wide.
         rows, counts = np.zeros((shape[0], big.shape[1]), np.uint16), np.zeros(shape, np.uint16)
         for k in range(side):
             rows += big[k : k + shape[0]]
