@@ -6,7 +6,6 @@ import csv
 import errno
 import json
 import threading
-import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,7 @@ import pytest
 from wbcpipe.acquire.capture.sample_record import create_sample_record
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import QualityLimits
-from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
-from wbcpipe.acquire.open_microscope import open_microscope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
@@ -29,7 +26,6 @@ from wbcpipe.errors import (
     HardwareError,
     InterruptedRunError,
     SampleStateError,
-    StageLimitError,
 )
 from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import MODALITIES, field_path, fields_on_disk, read_field, read_info, write_planes
@@ -306,106 +302,3 @@ def test_stopping_keeps_whole_fields_and_closes_the_shutter(
     assert indices == list(range(len(indices)))
     assert 2 <= len(indices) < 9
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("wbcpipe")]
-
-
-def test_moves_are_checked_before_they_are_made(small_scope: Scope, specimen: SpecimenPlan) -> None:
-    microscope = open_microscope(small_scope, specimen)
-    assert isinstance(microscope, VirtualScope)
-    try:
-        microscope.move_xy(10.0, 20.0)
-        with pytest.raises(StageLimitError, match="x = 70000 um is beyond the stage's limits, -60000 to 60000"):
-            microscope.move_xy(70_000.0, 0.0)
-        with pytest.raises(StageLimitError, match="Z = -101 um is outside the soft limits -100 to 100 um"):
-            microscope.move_z(-101.0)
-        assert microscope.stage.xy_um() == pytest.approx((10.0, 20.0), abs=0.02)
-        with pytest.raises(HardwareError, match="this process drives a microscope already"):
-            CoreMicroscope(small_scope)
-    finally:
-        microscope.close()
-        microscope.close()
-    with pytest.raises(HardwareError, match="the microscope is closed"):
-        microscope.move_z(0.0)
-
-
-def test_a_closed_microscope_leaves_no_frame_buffer_behind(small_scope: Scope) -> None:
-    for _ in range(2):
-        link = CoreLink(small_scope)
-        link.call("initialize_circular_buffer")
-        core = link._core
-        freed = weakref.ref(core)
-        assert core.get_circular_buffer_memory_footprint() >= 64
-        link.close()
-        assert core.get_circular_buffer_memory_footprint() == 1
-        del core
-    assert freed() is None  # pycromanager keeps the first of a process, and no other
-
-
-def test_the_specimen_sees_only_light_that_is_on(small_scope: Scope, specimen: SpecimenPlan) -> None:
-    frame = np.empty((256, 256), np.uint16)
-    with VirtualScope(small_scope, specimen) as microscope:
-        microscope.switch_light("color2")
-        assert microscope.illumination.observed() == ""
-        microscope.expose(5.0, frame)
-        bright = frame.mean()
-        assert microscope.illumination.observed() == ""
-        microscope.link.set_property("LED", "Label", "Closed")
-        microscope.expose(5.0, frame)
-        assert frame.mean() < 0.05 * bright
-        with pytest.raises(HardwareError, match=r"It takes: .*385nm"):
-            microscope.link.set_property("LED", "Label", "999nm")
-
-
-def test_a_slow_stage_meets_its_deadline(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
-    scope = make_scope(("move_timeout_s = 30.0", "move_timeout_s = 0.2"))
-    with VirtualScope(scope, specimen) as microscope:
-        with pytest.raises(DeviceTimeoutError, match=r"moving the stage: 'XY' is still busy after 0\.2 s"):
-            microscope.move_xy(20_000.0, 0.0)
-
-
-def test_a_hanging_driver_is_left_behind(small_scope: Scope, specimen: SpecimenPlan) -> None:
-    release = threading.Event()
-    with VirtualScope(small_scope, specimen) as microscope:
-        link = microscope.link
-
-        def hang() -> None:
-            release.wait(5)
-
-        with pytest.raises(DeviceTimeoutError, match=r"exposure did not end within 0\.05 s"):
-            link.call_with_deadline(hang, 0.05, "the camera's exposure")
-        with pytest.raises(DeviceTimeoutError, match="an earlier call still hangs"):
-            microscope.camera.snap(0.05)
-        release.set()
-        microscope.camera.snap(5.0)
-
-
-def test_part_of_the_sensor_and_binning(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
-    whole = np.empty((256, 256), np.uint16)
-    with VirtualScope(make_scope(), specimen) as microscope:
-        microscope.move_z(microscope.scope.focus.fixed_um)
-        microscope.switch_light("color1")
-        assert microscope.move_xy(0.0, 0.0) == pytest.approx((0.0, 0.0), abs=0.02)
-        microscope.expose(5.0, whole)
-    scope = make_scope(("binning = 1", "binning = 2\nroi_px = [128, 64, 64, 128]"))
-    assert scope.field_um == pytest.approx((6.4, 12.8))
-    part = np.empty((64, 32), np.uint16)
-    with VirtualScope(scope, specimen) as microscope:
-        microscope.move_z(scope.focus.fixed_um)
-        microscope.switch_light("color1")
-        # The middle of this region lies 3.2 um to the right of the stage's position, on its height.
-        assert microscope.move_xy(3.2, 0.0) == pytest.approx((3.2, 0.0), abs=0.02)
-        assert microscope.stage.xy_um() == pytest.approx((0.0, 0.0), abs=0.02)
-        microscope.expose(5.0, part)
-    expected = whole[64:192, 128:192].reshape(64, 2, 32, 2).mean(axis=(1, 3))
-    assert np.corrcoef(part.ravel(), expected.ravel())[0, 1] > 0.98
-
-
-def test_a_wrong_sensor_size_is_named(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
-    scope = make_scope(("sensor_px = [256, 256]", "sensor_px = [512, 256]"))
-    with pytest.raises(HardwareError, match=r"has 256 x 256 pixels .* say 512 x 256"):
-        VirtualScope(scope, specimen)
-
-
-def test_a_device_that_is_not_there_is_named(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
-    scope = make_scope(("Device,Z,DemoCamera,DStage", "Device,Z,DemoCamera,DNothing"))
-    with pytest.raises(HardwareError, match=r"small\.cfg: Micro-Manager could not load it .*DNothing"):
-        VirtualScope(scope, specimen)

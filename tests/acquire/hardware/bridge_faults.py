@@ -3,7 +3,7 @@
 hang NAME COUNT SECONDS  the next COUNT calls of the core's NAME come back so much later, or after ``heal``
 fail NAME COUNT TEXT     they throw TEXT
 busy LABEL               device LABEL is busy until it is told to stop
-short COUNT              the next COUNT bursts give one frame less
+short COUNT              the next COUNT sequences give one frame less
 heal                     nothing fails from here on; what hung comes back
 shutter                  answers whether the shutter is open
 """

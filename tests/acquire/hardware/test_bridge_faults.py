@@ -85,7 +85,7 @@ def assert_same_pixels(one: Sample, other: Sample, n_fields: int) -> None:
         ("short 1", "on", "the camera gave 2 of the 3 frames of a sequence"),
         ("busy XY", "off", "'XY' is still busy after 1 s"),
     ],
-    ids=["camera time-out", "dropped frame", "dropped in a burst", "stage busy"],
+    ids=["camera time-out", "dropped frame", "dropped in a sequence", "stage busy"],
 )
 def test_a_fault_in_micro_manager_is_retried_and_leaves_no_trace_in_the_files(
     tmp_path: Path,

@@ -76,7 +76,7 @@ def test_the_virtual_scope_writes_the_same_files_over_the_bridge(
     assert samples[0].truth_path.read_bytes() == samples[1].truth_path.read_bytes()
 
 
-def test_bursts_and_focusing_go_over_the_bridge_too(
+def test_sequences_and_focusing_go_over_the_bridge_too(
     tmp_path: Path, make_bridge: BridgeMaker, specimen: SpecimenPlan
 ) -> None:
     bridge = make_bridge(

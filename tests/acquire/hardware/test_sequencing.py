@@ -1,4 +1,4 @@
-"""Bursts that the hardware times: the same files as by command, the devices told what they play, failures survived."""
+"""Hardware sequences: the same files as by command, values uploaded once, failures survived."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from wbcpipe.acquire.capture.field_writer import FieldWriter, PendingField, field_buffers
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.events import field_events
-from wbcpipe.acquire.hardware.call_timeout import DeadlineCaller
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
@@ -43,7 +42,7 @@ def untimed(info: FieldInfo) -> FieldInfo:
     return replace(info, acquired="", frames=tuple(replace(frame, time_s=0.0) for frame in info.frames))
 
 
-def burst(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> NDArray[np.uint16]:
+def in_sequence(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> NDArray[np.uint16]:
     out = np.zeros((len(events), 256, 256), np.uint16)
     microscope.move_xy(events[0].x_um, events[0].y_um)
     microscope.move_z(events[0].z_um)
@@ -79,21 +78,21 @@ def test_files_are_those_of_switching_by_command(
             AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen)
         ) as session:
             assert isinstance(session.microscope, VirtualScope)
-            bursts: list[int] = []
+            sequences: list[int] = []
             start_sequence = session.microscope.camera.start_sequence
 
             def spied(
                 n_frames: int,
                 timeout_s: float,
-                bursts: list[int] = bursts,
+                sequences: list[int] = sequences,
                 start: Callable[[int, float], None] = start_sequence,
             ) -> None:
-                bursts.append(n_frames)
+                sequences.append(n_frames)
                 start(n_frames, timeout_s)
 
             monkeypatch.setattr(session.microscope.camera, "start_sequence", spied)
             session.take(range(3))
-            assert bursts == ([3, 4, 4, 4] if sequencing == "auto" else [])  # the first proves that light follows
+            assert sequences == ([3, 4, 4, 4] if sequencing == "auto" else [])  # the first proves that light follows
         fields[sequencing] = [read_field(path) for path in fields_on_disk(sample.raw_path()).values()]
     for (images, info), (expected, expected_info) in zip(fields["auto"], fields["off"], strict=True):
         np.testing.assert_array_equal(images, expected)
@@ -104,7 +103,7 @@ def test_files_are_those_of_switching_by_command(
     assert fields["auto"][0][0][:3].mean() > 5 * fields["auto"][0][0][3].mean()
 
 
-def test_any_modalities_in_a_burst_and_commands_in_between(
+def test_any_modalities_in_a_sequence_and_commands_in_between(
     make_scope: Callable[..., Scope], specimen: SpecimenPlan
 ) -> None:
     scope = make_scope(sequencing="on")
@@ -112,13 +111,13 @@ def test_any_modalities_in_a_burst_and_commands_in_between(
     with VirtualScope(scope, specimen) as microscope:
         expected = by_command(microscope, bright)
         assert microscope.can_sequence(bright)
-        assert not microscope.can_sequence(whole[3:]), "one frame needs no burst"
-        np.testing.assert_array_equal(burst(microscope, bright), expected)
+        assert not microscope.can_sequence(whole[3:]), "one frame needs no sequence"
+        np.testing.assert_array_equal(in_sequence(microscope, bright), expected)
         np.testing.assert_array_equal(by_command(microscope, bright), expected)
-        four = burst(microscope, whole)
+        four = in_sequence(microscope, whole)
         np.testing.assert_array_equal(by_command(microscope, whole[:3]), four[:3])
         # Equal exposures after different ones: the camera must not go on playing those.
-        np.testing.assert_array_equal(burst(microscope, bright), expected)
+        np.testing.assert_array_equal(in_sequence(microscope, bright), expected)
         assert not microscope.link.shutter.is_open()
     with VirtualScope(scope, specimen) as microscope:
         np.testing.assert_array_equal(by_command(microscope, whole), four)
@@ -137,13 +136,13 @@ def test_sequences_are_uploaded_once(make_scope: Callable[..., Scope], specimen:
 
         microscope.link.call = spied  # type: ignore[method-assign]
         for index in range(3):
-            burst(microscope, events_at(scope, index))
+            in_sequence(microscope, events_at(scope, index))
         assert loads == [
             ("load_property_sequence", "LED", "Label", ["385nm", "550nm", "635nm", "470nm"]),
             ("load_exposure_sequence", "Camera", [5.0, 5.0, 5.0, 20.0]),
         ]
         microscope.recover()
-        burst(microscope, events_at(scope))
+        in_sequence(microscope, events_at(scope))
         assert len(loads) == 4, "after a failure a device may have forgotten what it was told"
 
 
@@ -182,7 +181,7 @@ def test_equal_exposures_need_no_camera_that_steps(make_scope: Callable[..., Sco
     )
     events = events_at(scope)
     with VirtualScope(scope, specimen) as microscope:
-        taken = burst(microscope, events)
+        taken = in_sequence(microscope, events)
     with VirtualScope(scope, specimen) as microscope:
         np.testing.assert_array_equal(by_command(microscope, events), taken)
 
@@ -206,14 +205,14 @@ def test_the_demo_camera_plays_the_exposures(make_scope: Callable[..., Scope]) -
         microscope.link.call = spied  # type: ignore[method-assign]
         for _ in range(2):
             del elapsed_ms[1:]
-            burst(microscope, events)
+            in_sequence(microscope, events)
             assert (np.diff(elapsed_ms) >= np.array(told_ms) - 1).all(), elapsed_ms
             # In another order the longest would be too short by 20 ms somewhere; the sum shows that none was too long.
             assert elapsed_ms[-1] < sum(told_ms) + 200
 
 
 @pytest.mark.parametrize("lost", [1, 4])
-def test_a_dropped_frame_ends_the_burst_and_the_next_one_works(
+def test_a_dropped_frame_ends_the_sequence_and_the_next_one_works(
     make_scope: Callable[..., Scope], specimen: SpecimenPlan, lost: int
 ) -> None:
     scope = make_scope(sequencing="on")
@@ -227,14 +226,14 @@ def test_a_dropped_frame_ends_the_burst_and_the_next_one_works(
             camera.start_sequence = lambda n_frames, timeout_s: None  # type: ignore[method-assign]
         start_s = time.monotonic()
         with pytest.raises(DroppedFrameError, match=f"the camera gave {4 - lost} of the 4 frames of a sequence"):
-            burst(microscope, events)
+            in_sequence(microscope, events)
         assert time.monotonic() - start_s < scope.reliability.camera_timeout_s / 2, "seen at once, not at the deadline"
         assert not link.shutter.is_open()
         assert not microscope.sequences.running
         camera.start_sequence = start_sequence  # type: ignore[method-assign]
         microscope.recover()
         taken = by_command(microscope, events[:3])
-        np.testing.assert_array_equal(burst(microscope, events)[:3], taken)
+        np.testing.assert_array_equal(in_sequence(microscope, events)[:3], taken)
 
 
 def test_a_camera_that_goes_on_without_frames_is_stopped(
@@ -249,7 +248,7 @@ def test_a_camera_that_goes_on_without_frames_is_stopped(
         load = sequencer.load
         sequencer.load = lambda events, camera: (load(events, camera), (5.0,) * 4)[1]  # type: ignore[method-assign]
         with pytest.raises((DroppedFrameError, DeviceTimeoutError)):
-            burst(microscope, slow)
+            in_sequence(microscope, slow)
         assert not link.shutter.is_open()
         sequencer.load = load  # type: ignore[method-assign]
         assert link._caller.wait(5.0)
@@ -258,7 +257,7 @@ def test_a_camera_that_goes_on_without_frames_is_stopped(
             time.sleep(0.01)
         assert not link.call("is_sequence_running")
         microscope.recover()
-        assert burst(microscope, events_at(scope)).any()
+        assert in_sequence(microscope, events_at(scope)).any()
 
 
 def test_a_camera_that_hangs_at_the_start_is_left_behind(
@@ -284,15 +283,17 @@ def test_a_camera_that_hangs_at_the_start_is_left_behind(
         link.call = hanging  # type: ignore[method-assign]
         start_s = time.monotonic()
         with pytest.raises(DeviceTimeoutError, match=r"starting the camera did not end within 0\.2 s"):
-            burst(microscope, events_at(scope))
+            in_sequence(microscope, events_at(scope))
         microscope.recover()
         assert time.monotonic() - start_s < 3
         assert not link.shutter.is_open()
         release.set()
-        assert burst(microscope, events_at(scope)).any()
+        assert in_sequence(microscope, events_at(scope)).any()
 
 
-def test_the_shutter_closes_whatever_fails_in_a_burst(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_the_shutter_closes_whatever_fails_in_a_sequence(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     scope = make_scope(sequencing="on")
     with VirtualScope(scope, specimen) as microscope:
         link, seen = microscope.link, []
@@ -313,41 +314,6 @@ def test_the_shutter_closes_whatever_fails_in_a_burst(make_scope: Callable[..., 
         assert not microscope.sequences.running
         assert not link.call("is_sequence_running")
         assert link.call("get_remaining_image_count") == 0
-
-
-def test_an_overflowing_buffer_is_an_error(make_scope: Callable[..., Scope]) -> None:
-    with CoreMicroscope(make_scope(("virtual = true", "virtual = false"))) as microscope:
-        link, camera = microscope.link, microscope.camera
-        link.call("set_circular_buffer_memory_footprint", 1)
-        with pytest.raises(HardwareError, match=r"buffer holds 8 frames, a sequence has 9; enlarge it"):
-            camera.prepare_buffer(9)
-        camera.send_exposure(1.0)
-        camera.start_sequence(20, 5.0)
-        while link.call("is_sequence_running"):
-            time.sleep(0.01)
-        for _ in range(8):
-            assert camera.wait_frame(time.monotonic() + 1)
-            camera.next_frame()
-        with pytest.raises(HardwareError, match="overflowed: frames of this sequence are lost"):
-            camera.wait_frame(time.monotonic() + 1)
-        camera.stop_sequence(5.0)
-
-
-def test_calls_with_a_deadline_share_one_thread() -> None:
-    caller, threads = DeadlineCaller(), set()
-    for _ in range(20):
-        caller.run(lambda: threads.add(threading.get_ident()), 5.0, "nothing")
-    assert len(threads) == 1
-    with pytest.raises(ZeroDivisionError):
-        caller.run(lambda: print(1 // 0), 5.0, "dividing")
-    release = threading.Event()
-    with pytest.raises(DeviceTimeoutError, match=r"waiting did not end within 0\.02 s"):
-        caller.run(lambda: print(release.wait(5)), 0.02, "waiting")
-    assert not caller.wait(0.01)
-    release.set()
-    assert caller.wait(5.0)
-    caller.close()
-    assert threads.isdisjoint(thread.ident for thread in threading.enumerate())
 
 
 def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
@@ -408,7 +374,7 @@ def test_buffers_are_bounded_in_bytes(side_px: int, n_buffers: int, monkeypatch:
 def test_a_field_left_in_the_middle_of_writing_leaves_no_file(
     sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan, recorder: Any
 ) -> None:
-    """A burst whose frames are turned away after most of them were written already."""
+    """A sequence whose frames are turned away after most of them were written already."""
     scope = make_scope(sequencing="on")
     plan = AcquisitionPlan.from_scope(scope, "A")
     with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen), recorder) as session:

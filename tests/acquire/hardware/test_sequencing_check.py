@@ -38,7 +38,7 @@ def lights(*levels: int, seed: int = 1) -> NDArray[np.uint16]:
 
 
 @pytest.mark.parametrize(
-    ("burst", "verdict"),
+    ("sequence", "verdict"),
     [
         (lights(10_000, 20_000, 28_000), "right"),
         (lights(10_000, 10_000, 10_000), "wrong"),
@@ -47,8 +47,8 @@ def lights(*levels: int, seed: int = 1) -> NDArray[np.uint16]:
     ],
     ids=["follows", "stays at the first", "a step ahead", "dark cells gone"],
 )
-def test_lights_are_told_apart(burst: NDArray[np.uint16], verdict: str) -> None:
-    assert compare_lights(lights(10_000, 20_000, 28_000, seed=2), burst) == verdict
+def test_lights_are_told_apart(sequence: NDArray[np.uint16], verdict: str) -> None:
+    assert compare_lights(lights(10_000, 20_000, 28_000, seed=2), sequence) == verdict
 
 
 def test_bare_glass_tells_nothing() -> None:
@@ -88,7 +88,7 @@ def test_a_light_that_does_not_follow_is_switched_by_command(
     assert "is the light source triggered by the camera?" in event["reason"]
 
 
-def test_bursts_that_were_asked_for_and_are_wrong_end_the_run(
+def test_sequences_that_were_asked_for_and_are_wrong_end_the_run(
     sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan
 ) -> None:
     scope = make_scope(

@@ -1,4 +1,4 @@
-"""Bursts on SequenceTester: its camera's frames hold, as MessagePack, every setting its devices took and when."""
+"""Sequences on SequenceTester: its camera's frames hold, as MessagePack, every setting its devices took and when."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_the_uploaded_lights_are_played_in_order(tmp_path: Path, lights: tuple[s
             assert not microscope.link.shutter.is_open()
 
 
-def test_commands_are_obeyed_after_a_burst(tmp_path: Path) -> None:
+def test_commands_are_obeyed_after_a_sequence(tmp_path: Path) -> None:
     scope = scope_of(tmp_path)
     frame = np.zeros((128, 128), np.uint16)
     with CoreMicroscope(scope) as microscope:
