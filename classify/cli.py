@@ -283,8 +283,8 @@ def _bundle(
     if as_json:
         click.echo(json.dumps({"bundle": str(bundle.path), **bundle.info.model_dump(mode="json")}))
         return
-    for row, values in bundle.info.validation["rows"].items():
-        click.echo(f"{row:>16}  F1 {100 * values['f1_weighted']:.2f}  sensitivity {100 * values['sensitivity']:.2f}")
+    for row, values in bundle.info.validation.rows.items():
+        click.echo(f"{row:>16}  F1 {100 * values.f1_weighted:.2f}  sensitivity {100 * values.sensitivity:.2f}")
     click.echo(f"bundle {bundle.path} (SHA-256 {bundle.info.sha256[:12]})")
 
 

@@ -1,4 +1,4 @@
-"""Model bundles: weights, and all that is needed to use them, in a folder of safetensors, JSON and a model card."""
+"""Model bundles: a folder with weights (safetensors), ``bundle.json`` and a model card."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ import shutil
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from wbcpipe.classify.models.bundle_info import BundleInfo
 from wbcpipe.classify.models.card import model_card
-from wbcpipe.classify.models.classes import Backbone, Method
-from wbcpipe.classify.models.normalise import Normalisation
-from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.errors import BundleError
 from wbcpipe.system.files import disk_errors, sync_directory, sync_tree
+from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
     from wbcpipe.classify.networks import FusionNetwork
 
-__all__ = ["AUTO_BUNDLES", "Bundle", "BundleInfo", "find_bundle", "load_bundle", "shipped_bundles", "write_bundle"]
+__all__ = [
+    "AUTO_BUNDLES",
+    "Bundle",
+    "BundleInfo",
+    "find_bundle",
+    "half_precision",
+    "load_bundle",
+    "shipped_bundles",
+    "write_bundle",
+]
 
-FORMAT_VERSION: Final = 1
 WEIGHTS: Final = "model.safetensors"
 INFO: Final = "bundle.json"
 CARD: Final = "MODEL_CARD.md"
@@ -34,64 +41,9 @@ AUTO_BUNDLES: Final = {"scope": "virtual-shufflenet", "stained-rgb": "smear-shuf
 """The shipped bundle for each kind of sample."""
 
 
-class BundleInfo(BaseModel):
-    """The content of ``bundle.json``.
-
-    Attributes:
-        format_version: of this file.
-        name: the bundle's.
-        method: how modalities are fused.
-        backbone: torchvision's name.
-        classes: K names.
-        modalities: M names, in input order.
-        derived: those of them that are computed from others.
-        planes: c, planes of each modality.
-        kind: what pictures it was trained on.
-        pixel_um: size of a crop's pixel.
-        crop_px: side of a crop before resizing.
-        side: input side.
-        normalisation: of the input.
-        calibration: of the output.
-        missing_modality: modality to the calibration that holds where this modality is missing.
-        typical_profiles: per plane (M * c), 17 mean normalised values from the centre of a crop outwards; they replace
-            a plane that is missing. Empty: zeros replace it.
-        validation: scores on cells that were kept from training.
-        training: samples, cells per class, recipe, versions, date.
-        sha256: of ``model.safetensors``.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: Literal[1] = 1
-    name: str
-    method: Method
-    backbone: Backbone
-    classes: tuple[str, ...] = Field(min_length=2)
-    modalities: tuple[str, ...] = Field(min_length=1)
-    derived: tuple[str, ...] = ()
-    planes: int = Field(default=1, ge=1)
-    kind: str
-    pixel_um: float = Field(gt=0)
-    crop_px: int = Field(ge=16)
-    side: int = Field(ge=16)
-    normalisation: Normalisation
-    calibration: ProbabilityCalibration
-    missing_modality: dict[str, ProbabilityCalibration] = Field(default_factory=dict)
-    typical_profiles: tuple[tuple[float, ...], ...] = ()
-    validation: dict[str, Any]
-    training: dict[str, Any]
-    sha256: str = ""
-
-    @property
-    def head_names(self) -> tuple[str, ...]:
-        """What each of the network's answers goes by: its modality, or ``fused`` where one answer is for all."""
-        count = len(self.calibration.temperatures)
-        return self.modalities if count == len(self.modalities) else ("fused",) * count
-
-
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose weights were found to be those its ``bundle.json`` names.
+    """A bundle on disk whose weights have the SHA-256 that its ``bundle.json`` states.
 
     Attributes:
         path: its folder.
@@ -103,16 +55,16 @@ class Bundle:
 
     @property
     def pixel_um(self) -> float:
-        """Size of a pixel of the crops it reads."""
+        """Pixel size of the crops that it reads."""
         return self.info.pixel_um
 
     @property
     def calibration_digest(self) -> str:
-        """A short hash of the calibration: the same weights calibrated anew call differently."""
+        """Short hash of the calibration: with another calibration, the same weights predict other classes."""
         return hashlib.sha256(self.info.calibration.model_dump_json().encode()).hexdigest()[:16]
 
     def network(self) -> FusionNetwork:
-        """The network with its weights, float32, in evaluation mode.
+        """Return the network with its weights, float32, in evaluation mode.
 
         Raises:
             BundleError: the weights do not fit the network that ``bundle.json`` describes.
@@ -134,7 +86,7 @@ class Bundle:
 
 
 def shipped_bundles() -> dict[str, Path]:
-    """Name to folder of the bundles that come with wbcpipe."""
+    """Return name and folder of the bundles that come with wbcpipe."""
     root = Path(str(resources.files("wbcpipe.classify"))) / "bundles"
     if not root.is_dir():
         return {}
@@ -158,15 +110,17 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         path = known[str(name_or_path)]
     try:
         info = BundleInfo.model_validate_json((path / INFO).read_text(encoding="utf-8"))
-    except (ValidationError, ValueError) as error:
-        first = str(error).replace("\n", " ")
-        raise BundleError(f"{path / INFO}: not a bundle this wbcpipe can read: {first}") from error
+    except ValidationError as error:
+        findings = "; ".join(explain(item, BundleInfo) for item in error.errors()[:3])
+        raise BundleError(f"{path / INFO}: {findings}; train the bundle again, or copy it again.") from error
+    except ValueError as error:
+        raise BundleError(f"{path / INFO}: not readable ({error}); copy the bundle again.") from error
     _verify(path, info)
     return Bundle(path, info)
 
 
 def find_bundle(name: str, *, kind: str | None = None) -> Bundle:
-    """The bundle ``name`` (of a shipped one, or its folder); ``auto`` is the shipped one for samples of ``kind``.
+    """Return the bundle ``name`` (a shipped one, or a folder); ``auto`` is the shipped one for samples of ``kind``.
 
     Raises:
         BundleError: no such bundle, or none is shipped for that kind.
@@ -184,17 +138,17 @@ def find_bundle(name: str, *, kind: str | None = None) -> Bundle:
 def _verify(path: Path, info: BundleInfo) -> None:
     weights = path / WEIGHTS
     if not weights.is_file():
-        raise BundleError(f"{path}: bundle {info.name!r} has no {WEIGHTS}; copy the whole folder again.")
+        raise BundleError(f"{path}: bundle {info.name!r} has no {WEIGHTS}; copy the folder again.")
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
     if found != info.sha256:
         raise BundleError(
-            f"{weights}: SHA-256 {found}, but {INFO} names {info.sha256}; the weights were damaged or exchanged: copy "
-            "the bundle again."
+            f"{weights}: SHA-256 {found}, but {INFO} names {info.sha256}; the weights are damaged or of another "
+            "bundle; copy the bundle again."
         )
 
 
 def half_precision(network: FusionNetwork) -> FusionNetwork:
-    """Round a network's weights to what a bundle keeps: matrices to float16, vectors as they are."""
+    """Round a network's weights as a bundle stores them: matrices to float16; vectors stay as they are."""
     import torch
 
     with torch.no_grad():
@@ -205,15 +159,17 @@ def half_precision(network: FusionNetwork) -> FusionNetwork:
 
 
 def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> Bundle:
-    """Write a bundle aside and rename it to ``directory``; a bundle with the same weights that is there stays.
+    """Write a bundle to a temporary folder and rename it to ``directory``; a bundle there with the same weights stays.
 
     Raises:
-        BundleError: the name is refused, or another bundle stands there.
+        BundleError: the name is not allowed, or ``directory`` holds another bundle.
     """
     import safetensors.torch
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", info.name):
-        raise BundleError(f"bundle name {info.name!r} is refused: use letters, digits, '-', '_' and '.'.")
+        raise BundleError(
+            f"bundle name {info.name!r} is not allowed; use letters, digits, '-', '_' and '.', at most 64."
+        )
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()
         for name, tensor in network.state_dict().items()
@@ -221,7 +177,7 @@ def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> B
     payload = safetensors.torch.save(tensors)
     info = info.model_copy(update={"sha256": hashlib.sha256(payload).hexdigest()})
     if directory.exists():
-        return _standing(directory, info)
+        return _existing(directory, info)
     aside = directory.with_name(f".{directory.name}.partial")
     if aside.exists():
         shutil.rmtree(aside)
@@ -230,18 +186,18 @@ def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> B
         (aside / WEIGHTS).write_bytes(payload)
         content = json.dumps(info.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
         (aside / INFO).write_text(content + "\n", encoding="utf-8")
-        (aside / CARD).write_text(model_card(info.model_dump(mode="json")), encoding="utf-8")
+        (aside / CARD).write_text(model_card(info), encoding="utf-8")
         sync_tree(aside)
         aside.rename(directory)
         sync_directory(directory.parent)
     return load_bundle(directory)
 
 
-def _standing(directory: Path, info: BundleInfo) -> Bundle:
+def _existing(directory: Path, info: BundleInfo) -> Bundle:
     bundle = load_bundle(directory)
     if bundle.info.sha256 != info.sha256:
         raise BundleError(
-            f"{directory}: another bundle stands there (weights {bundle.info.sha256[:12]}, new {info.sha256[:12]}); "
+            f"{directory}: another bundle is there (weights {bundle.info.sha256[:12]}, new {info.sha256[:12]}); "
             "give another --name or --out, or move it away."
         )
     return bundle

@@ -1,174 +1,159 @@
-"""The model card that lies in each bundle, for people."""
+"""The model card of a bundle, in Markdown."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wbcpipe.classify.models.bundle_info import BundleInfo, Training
+    from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 
 __all__ = ["model_card"]
 
 
-def model_card(info: dict[str, Any]) -> str:
-    """Markdown from the content of ``bundle.json``."""
-    calibration, training, validation = info["calibration"], info["training"], info["validation"]
-    derived = [name for name in info["modalities"] if name in info["derived"]]
+def model_card(info: BundleInfo) -> str:
+    """Return the model card of a bundle."""
+    heads = len(info.calibration.temperatures)
+    derived = [name for name in info.modalities if name in info.derived]
+    training = info.training
     lines = [
-        f"# {info['name']}",
+        f"# {info.name}",
         "",
         "Research software: not for diagnostic use.",
         "",
-        f"- **What it does**: classifies white cells as {', '.join(info['classes'])}, or leaves them `unidentified`.",
-        f"- **Network**: {info['method']} on {info['backbone']}, {_heads(info)}.",
-        f"- **Input**: modalities {', '.join(info['modalities'])} ({info['planes']} plane each), crops of "
-        f"{info['crop_px']} px at {info['pixel_um']} um a pixel, reduced to {info['side']} px.",
-        f"- **Pictures it was trained on**: kind `{info['kind']}`; samples {', '.join(training.get('samples', []))}.",
-        f"- **Weights**: SHA-256 `{info['sha256']}`.",
+        f"- **Purpose**: classifies white cells as {', '.join(info.classes)}, or leaves them `unidentified`.",
+        f"- **Network**: {info.method} on {info.backbone}, {f'{heads} heads' if heads > 1 else 'one head'}.",
+        f"- **Input**: modalities {', '.join(info.modalities)} ({info.planes} plane each), crops of {info.crop_px} px "
+        f"at {info.pixel_um} um per pixel, reduced to {info.side} px.",
+        f"- **Training images**: kind `{info.kind}`; samples {', '.join(training.samples)}.",
+        f"- **Weights**: SHA-256 `{info.sha256}`.",
     ]
     if derived:
         lines.append(f"- **Derived**: {', '.join(derived)} is computed from the other modalities, not measured.")
-    lines += ["", "## Cells it learned from", "", "| class | cells |", "|---|---|"]
-    lines += [f"| {name} | {count} |" for name, count in training.get("cells", {}).items()]
-    if "init_from" in training:
-        init_from = training["init_from"]
-        lines += ["", f"It started from the weights of `{init_from['bundle']}` (SHA-256 `{init_from['sha256']}`)."]
-    lines += ["", "## How it was trained", "", *_recipe(training)]
-    lines += ["", "## On cells kept from training", "", _scores(validation), *_by_class(info)]
+    lines += ["", "## Training cells", "", "| class | cells |", "|---|---|"]
+    lines += [f"| {name} | {count} |" for name, count in training.cells.items()]
+    if training.init_from is not None:
+        source = training.init_from
+        lines += ["", f"The training started from the weights of `{source.bundle}` (SHA-256 `{source.sha256}`)."]
+    lines += ["", "## Training", "", *_recipe(training), "", "## Validation", "", *_scores(info), *_by_class(info)]
+    lines += ["", "## Calibration", "", _calibration(info.calibration), *_correction(info.calibration)]
+    lines += _risk_control(info.calibration) + _missing_modality(info)
     lines += [
-        "",
-        "## Calibration",
-        "",
-        _calibration(calibration),
-        *_correction(calibration),
-        *_guarantee(calibration),
-        *_without(info),
         "",
         "## Limits",
         "",
-        "Cells of other kinds than the classes above are given one of them, or `unidentified`. Pictures of another "
-        "stain, microscope or laboratory need a validation of their own before any figure here is believed for them.",
+        "Cells of other types than the classes above are predicted as one of them, or `unidentified`. Images of "
+        "another stain, microscope or laboratory need their own validation; the figures above are not valid for them.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _calibration(calibration: dict[str, Any]) -> str:
-    stacked = calibration.get("stacking") is not None
-    right = calibration["accepted_accuracy"]
-    certificate = calibration.get("risk_bounds")
-    apart = certificate["cells"] if certificate else 0
-    return (
-        f"Fitted on {calibration['cells'] - apart} of those cells"
-        + (f", measured on the other {apart}" if apart else "")
-        + f". Temperatures of the heads: "
-        f"{', '.join(f'{t:g}' for t in calibration['temperatures'])}; "
-        + (
-            "fused by stacking, which was better than their weighted mean in cross-validation"
-            if stacked
-            else f"weights: {', '.join(f'{w:g}' for w in calibration['weights'])}"
-        )
-        + f"; of the fused probability: {calibration['fused_temperature']:g}. Calls below a confidence of "
-        f"{calibration['threshold']:g} are `unidentified` "
-        f"({100 * calibration['unidentified_fraction']:.1f} % of {'the others' if apart else 'those cells'}"
-        + (f"; {100 * right:.2f} % of the accepted calls were right)." if right is not None else ").")
-    )
-
-
-def _correction(calibration: dict[str, Any]) -> list[str]:
-    trial = calibration.get("correction")
-    if not trial:
-        return []
-    helps = trial["corrected_points"] < trial["raw_points"]
-    return [
-        "",
-        "In samples drawn with classes about as uneven as in blood, percentages erred by "
-        f"{trial['raw_points']:.2f} points as counted and by {trial['corrected_points']:.2f} corrected for the "
-        "network's errors, so reports "
-        f"{'show corrected percentages beside the counts' if helps else 'do not correct'}.",
-    ]
-
-
-def _guarantee(calibration: dict[str, Any]) -> list[str]:
-    certificate = calibration.get("risk_bounds")
-    if not certificate:
-        return []
-    lines = [
-        "",
-        "## Guarantee",
-        "",
-        f"With {100 * certificate['confidence']:g} % confidence all of these hold together: at each threshold, at most "
-        f"the bound's share of the accepted calls is wrong, {certificate['assumption']}. From {certificate['cells']} "
-        "cells that had no say in network, fusion or thresholds (Clopper-Pearson limits, shared out over the rows). "
-        "`wbcpipe classify --max-error` chooses among them.",
-        "",
-        "| threshold | unidentified | wrong of accepted | bound |",
-        "|---|---|---|---|",
-    ]
-    for level in certificate["levels"]:
-        own = " (default)" if level["threshold"] == calibration["threshold"] else ""
-        lines.append(
-            f"| {level['threshold']:g}{own} | {100 * level['unidentified_fraction']:.1f} % | "
-            f"{level['wrong']} of {level['accepted']} | {100 * level['error_bound']:.1f} % |"
-        )
-    return lines
-
-
-def _without(info: dict[str, Any]) -> list[str]:
-    rows = {name: item["f1_weighted"] for name, item in info.get("missing_modality", {}).items()}
-    if not any(value is not None for value in rows.values()):
-        return []
-    whole = info["calibration"].get("f1_weighted")
-    lines = ["", "## Without a modality", "", "| missing | weighted F1 |", "|---|---|"]
-    if whole is not None:
-        lines.append(f"| none | {100 * whole:.2f} |")
-    return lines + [f"| {name} | {100 * value:.2f} |" for name, value in rows.items() if value is not None]
-
-
-def _heads(info: dict[str, Any]) -> str:
-    count = len(info["calibration"]["temperatures"])
-    return f"{count} heads" if count > 1 else "one head"
-
-
-def _recipe(training: dict[str, Any]) -> list[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in training.get("versions", {}).items())
-    recipe = training.get("recipe")
-    if not recipe:
+def _recipe(training: Training) -> list[str]:
+    if not training.recipe:
         return ["Not recorded."]
+    versions = ", ".join(f"{name} {version}" for name, version in training.versions.items())
     return [
-        f"{training.get('date', 'Date not recorded')}; {versions}, Python {training.get('python', '?')}. The whole "
-        "recipe, as `wbcpipe train --recipe FILE` reads it:",
+        f"{training.date or 'Date not recorded'}; {versions}, Python {training.python or '?'}. The recipe, as `wbcpipe "
+        "train --recipe FILE` reads it:",
         "",
         "```json",
-        json.dumps(recipe, indent=1),
+        json.dumps(training.recipe, indent=1),
         "```",
     ]
 
 
-def _by_class(info: dict[str, Any]) -> list[str]:
-    """Scores and confusions of the heads' plain mean."""
-    row = info["validation"].get("rows", {}).get(info["method"], {})
-    if not row.get("confusion"):
+def _scores(info: BundleInfo) -> list[str]:
+    if not info.validation.rows:
+        return ["No figures."]
+    lines = ["| method | cells | weighted F1 | sensitivity | specificity | AUC |", "|---|---|---|---|---|---|"]
+    for name, row in info.validation.rows.items():
+        figures = (row.f1_weighted, row.sensitivity, row.specificity, row.auc)
+        lines.append(f"| {name} | {row.cells} | {' | '.join(_percent(value) for value in figures)} |")
+    return lines
+
+
+def _by_class(info: BundleInfo) -> list[str]:
+    """Return scores and confusion of the plain mean of the heads, class by class."""
+    row = info.validation.rows.get(info.method)
+    if row is None:
         return []
-    classes = info["classes"]
-    lines = ["", f"{info['method']}, class by class; on the right how many cells of the class were called what:", ""]
-    lines += [f"| class | F1 | sensitivity | {' | '.join(classes)} |", "|---" * (3 + len(classes)) + "|"]
-    for name, calls in zip(classes, row["confusion"], strict=True):
-        figures = (row[key].get(name) for key in ("f1", "sensitivity_by_class"))
-        shown = " | ".join("-" if value is None else f"{100 * value:.2f}" for value in figures)
-        lines.append(f"| {name} | {shown} | {' | '.join(map(str, calls))} |")
-    error = info["validation"].get("calibration_error")
+    lines = ["", f"{info.method}, class by class; the columns on the right count the cells by predicted class:", ""]
+    lines += [f"| class | F1 | sensitivity | {' | '.join(info.classes)} |", "|---" * (3 + len(info.classes)) + "|"]
+    for name, counts in zip(info.classes, row.confusion, strict=True):
+        figures = f"{_percent(row.f1.get(name))} | {_percent(row.sensitivity_by_class.get(name))}"
+        lines.append(f"| {name} | {figures} | {' | '.join(map(str, counts))} |")
+    error = info.validation.calibration_error
     if error is not None:
         lines += ["", f"Expected calibration error of the calibrated network: {error:.3f}."]
     return lines
 
 
-def _scores(validation: dict[str, Any]) -> str:
-    rows = validation.get("rows", {})
-    if not rows:
-        return "No figures."
-    lines = ["| method | cells | weighted F1 | sensitivity | specificity | AUC |", "|---|---|---|---|---|---|"]
-    for name, row in rows.items():
-        auc = "-" if row["auc"] is None else f"{100 * row['auc']:.2f}"
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _calibration(calibration: ProbabilityCalibration) -> str:
+    test_cells = calibration.risk_bounds.cells if calibration.risk_bounds else 0
+    fusion = (
+        "the heads are fused by stacking, which was better than their weighted mean in cross-validation"
+        if calibration.stacking
+        else f"weights: {', '.join(f'{weight:g}' for weight in calibration.weights)}"
+    )
+    right = calibration.accepted_accuracy
+    return (
+        f"Fitted on {calibration.cells - test_cells} validation cells"
+        + (f", tested on {test_cells} others" if test_cells else "")
+        + f". Temperatures of the heads: {', '.join(f'{value:g}' for value in calibration.temperatures)}; {fusion}; "
+        f"temperature of the fused probability: {calibration.fused_temperature:g}. Cells below a confidence of "
+        f"{calibration.threshold:g} are `unidentified` ({100 * calibration.unidentified_fraction:.1f} % of the "
+        f"{'test' if test_cells else 'validation'} cells"
+        + (f"; {100 * right:.2f} % of the accepted predictions were right)." if right is not None else ").")
+    )
+
+
+def _correction(calibration: ProbabilityCalibration) -> list[str]:
+    trial = calibration.correction
+    if trial is None:
+        return []
+    effect = "show corrected percentages beside the counts" if trial.helps else "show no corrected percentages"
+    return [
+        "",
+        "In test samples with class frequencies as uneven as those of blood, the mean error of a percentage was "
+        f"{trial.raw_points:.2f} percentage points as counted and {trial.corrected_points:.2f} after correction for "
+        f"the network's errors. Reports {effect}.",
+    ]
+
+
+def _risk_control(calibration: ProbabilityCalibration) -> list[str]:
+    bounds = calibration.risk_bounds
+    if bounds is None:
+        return []
+    lines = [
+        "",
+        "## Risk control",
+        "",
+        f"With {100 * bounds.confidence:g} % confidence, all of these bounds hold together: at each threshold, the "
+        f"share of wrong predictions among the accepted ones is at most the bound, {bounds.assumption}. The bounds are "
+        f"Clopper-Pearson limits with Bonferroni correction, from {bounds.cells} test cells that were not used to fit "
+        "the network, the fusion or the thresholds. `wbcpipe classify --max-error` chooses a threshold.",
+        "",
+        "| threshold | unidentified | wrong of accepted | bound |",
+        "|---|---|---|---|",
+    ]
+    for level in bounds.levels:
+        own = " (default)" if level.threshold == calibration.threshold else ""
         lines.append(
-            f"| {name} | {row['cells']} | {100 * row['f1_weighted']:.2f} | {100 * row['sensitivity']:.2f} | "
-            f"{100 * row['specificity']:.2f} | {auc} |"
+            f"| {level.threshold:g}{own} | {100 * level.unidentified_fraction:.1f} % | "
+            f"{level.wrong} of {level.accepted} | {100 * level.error_bound:.1f} % |"
         )
-    return "\n".join(lines)
+    return lines
+
+
+def _missing_modality(info: BundleInfo) -> list[str]:
+    rows = {name: item.f1_weighted for name, item in info.missing_modality.items()}
+    if all(value is None for value in rows.values()):
+        return []
+    rows = {"none": info.calibration.f1_weighted, **rows}
+    lines = ["", "## Missing modality", "", "| missing | weighted F1 |", "|---|---|"]
+    return lines + [f"| {name} | {_percent(value)} |" for name, value in rows.items() if value is not None]

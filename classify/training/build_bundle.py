@@ -6,14 +6,15 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from wbcpipe.classify import metrics
 from wbcpipe.classify.inference.engine import TorchEngine, pick_device
 from wbcpipe.classify.inference.missing_modality import blank, typical_planes
-from wbcpipe.classify.models.bundle import Bundle, BundleInfo, half_precision, write_bundle
+from wbcpipe.classify.models.bundle import Bundle, half_precision, write_bundle
+from wbcpipe.classify.models.bundle_info import BundleInfo, BundleReference, Training, Validation, ValidationScores
 from wbcpipe.classify.training.folds import holdout
 from wbcpipe.classify.training.train import predict_logits
 from wbcpipe.classify.training.train_and_validate import run_procedure, select_modality
@@ -106,11 +107,11 @@ def train_bundle(
         calibration=calibration,
         missing_modality=without,
         typical_profiles=typical,
-        validation={
-            "samples": list(validation.samples),
-            "rows": rows,
-            "calibration_error": metrics.expected_calibration_error(seen.labels[certified], fused),
-        },
+        validation=Validation(
+            samples=validation.samples,
+            rows={method: ValidationScores.model_validate(row) for method, row in rows.items()},
+            calibration_error=metrics.expected_calibration_error(seen.labels[certified], fused),
+        ),
         training=_provenance(training, recipe, init_from),
     )
     return write_bundle(out / name, info, network)
@@ -140,17 +141,15 @@ def _logits_without(
     return np.concatenate(parts)
 
 
-def _provenance(cells: CellSet, recipe: Recipe, init_from: Bundle | None) -> dict[str, Any]:
+def _provenance(cells: CellSet, recipe: Recipe, init_from: Bundle | None) -> Training:
     stamp = os.environ.get("SOURCE_DATE_EPOCH")
     now = datetime.fromtimestamp(int(stamp), UTC) if stamp else datetime.now(UTC)
-    return {
-        "samples": list(cells.samples),
-        "cells": cells.counts(),
-        **(
-            {} if init_from is None else {"init_from": {"bundle": init_from.info.name, "sha256": init_from.info.sha256}}
-        ),
-        "recipe": recipe.model_dump(mode="json"),
-        "versions": {name: metadata.version(name) for name in ("wbcpipe", "torch", "torchvision", "numpy")},
-        "python": platform.python_version(),
-        "date": now.isoformat(timespec="seconds"),
-    }
+    return Training(
+        samples=cells.samples,
+        cells=cells.counts(),
+        init_from=BundleReference(bundle=init_from.info.name, sha256=init_from.info.sha256) if init_from else None,
+        recipe=recipe.model_dump(mode="json"),
+        versions={name: metadata.version(name) for name in ("wbcpipe", "torch", "torchvision", "numpy")},
+        python=platform.python_version(),
+        date=now.isoformat(timespec="seconds"),
+    )

@@ -88,8 +88,7 @@ def test_exchanged_weights_are_refused_with_both_hashes(tiny: Bundle) -> None:
 
 @pytest.mark.parametrize("path", bundle_module.shipped_bundles().values(), ids=lambda path: path.name)
 def test_the_cards_of_shipped_bundles_are_of_their_content(path: Path) -> None:
-    content = load_bundle(path).info.model_dump(mode="json")
-    assert (path / "MODEL_CARD.md").read_text() == model_card(content)
+    assert (path / "MODEL_CARD.md").read_text() == model_card(load_bundle(path).info)
 
 
 def test_unknown_bundles_name_those_known(monkeypatch: pytest.MonkeyPatch, tiny: Bundle) -> None:
@@ -112,7 +111,7 @@ def test_another_bundle_is_never_overwritten(tiny: Bundle, network: FusionNetwor
     assert write_bundle(tiny.path, described(), network).info.sha256 == tiny.info.sha256
     with torch.no_grad():
         next(network.parameters()).add_(0.5)
-    with pytest.raises(BundleError, match="another bundle stands there"):
+    with pytest.raises(BundleError, match="another bundle is there"):
         write_bundle(tiny.path, described(), network)
 
 

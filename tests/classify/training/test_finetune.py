@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from wbcpipe.classify.models.bundle import load_bundle
+from wbcpipe.classify.models.bundle_info import BundleReference
 from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.training.build_bundle import train_bundle
 from wbcpipe.classify.training.data import load_cells
@@ -142,8 +143,8 @@ def test_the_command_starts_from_a_bundle_and_says_so(
     done = CliRunner().invoke(cli, [*words, *few, "--init-from", str(bundle.path)])
     assert done.exit_code == 0, done.output
     made = load_bundle(tmp_path / "m" / "m")
-    assert made.info.training["init_from"] == {"bundle": "taught", "sha256": bundle.info.sha256}
-    recipe = made.info.training["recipe"]
+    assert made.info.training.init_from == BundleReference(bundle="taught", sha256=bundle.info.sha256)
+    recipe = made.info.training.recipe
     assert (recipe["init_from"], recipe["side"], recipe["lr"]) == (bundle.info.sha256, 32, 0.001)
     assert f"started from the weights of `taught` (SHA-256 `{bundle.info.sha256}`)" in (
         made.path / "MODEL_CARD.md"

@@ -1,0 +1,129 @@
+"""Typed model of ``bundle.json``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from wbcpipe.classify.models.classes import Backbone, Method
+from wbcpipe.classify.models.normalise import Normalisation
+from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
+
+__all__ = ["FORMAT_VERSION", "BundleInfo", "BundleReference", "Training", "Validation", "ValidationScores"]
+
+FORMAT_VERSION: Final = 1
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ValidationScores(_Table):
+    """Scores of one method; see `wbcpipe.classify.metrics.scores`."""
+
+    cells: int
+    f1_weighted: float
+    sensitivity: float
+    specificity: float
+    auc: float | None
+    accuracy: float
+    f1: dict[str, float | None]
+    sensitivity_by_class: dict[str, float | None]
+    confusion: list[list[int]]
+
+
+class Validation(_Table):
+    """Scores on the validation cells.
+
+    Attributes:
+        samples: that the cells are from.
+        rows: scores by method; ``calibrated``: of the calibrated network on its test cells.
+        calibration_error: expected calibration error of the calibrated network.
+    """
+
+    samples: tuple[str, ...] = ()
+    rows: dict[str, ValidationScores] = {}
+    calibration_error: float | None = None
+
+
+class BundleReference(_Table):
+    """Another bundle."""
+
+    bundle: str
+    sha256: str
+
+
+class Training(_Table):
+    """Provenance of the weights.
+
+    Attributes:
+        samples: that the training cells are from.
+        cells: training cells per class.
+        init_from: the bundle whose weights the training started from.
+        recipe: as `wbcpipe train --recipe` reads it.
+        versions: package to version.
+        python: version.
+        date: UTC, ISO 8601.
+    """
+
+    samples: tuple[str, ...] = ()
+    cells: dict[str, int] = {}
+    init_from: BundleReference | None = None
+    recipe: dict[str, JsonValue] = {}
+    versions: dict[str, str] = {}
+    python: str = ""
+    date: str = ""
+
+
+class BundleInfo(_Table):
+    """The content of ``bundle.json``.
+
+    Attributes:
+        format_version: of this file.
+        name: of the bundle.
+        method: how modalities are fused.
+        backbone: name of the network in torchvision.
+        classes: K names.
+        modalities: M names, in input order.
+        derived: those of them that are computed from others.
+        planes: c, planes of each modality.
+        kind: of the samples that it was trained on.
+        pixel_um: pixel size of a crop.
+        crop_px: side of a crop before resizing.
+        side: input side, in px.
+        normalisation: of the input.
+        calibration: of the output.
+        missing_modality: modality to the calibration that is valid if it is missing.
+        typical_profiles: per plane (M * c), 17 mean normalised values from the centre of a crop outwards; they replace
+            a plane that is missing. Empty: zeros replace it.
+        validation: scores on cells that were not used for training.
+        training: provenance of the weights.
+        sha256: of ``model.safetensors``.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str
+    method: Method
+    backbone: Backbone
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    modalities: Annotated[tuple[str, ...], Field(min_length=1)]
+    derived: tuple[str, ...] = ()
+    planes: Annotated[int, Field(ge=1)] = 1
+    kind: str
+    pixel_um: Annotated[float, Field(gt=0)]
+    crop_px: Annotated[int, Field(ge=16)]
+    side: Annotated[int, Field(ge=16)]
+    normalisation: Normalisation
+    calibration: ProbabilityCalibration
+    missing_modality: dict[str, ProbabilityCalibration] = {}
+    typical_profiles: tuple[tuple[float, ...], ...] = ()
+    validation: Validation
+    training: Training
+    sha256: str = ""
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Names of the network's outputs: the modalities, or ``fused`` where one output is for all."""
+        count = len(self.calibration.temperatures)
+        return self.modalities if count == len(self.modalities) else ("fused",) * count
