@@ -99,8 +99,8 @@ def passes_to_take(sample: Sample, passes: tuple[Pass, ...], *, already_stained:
         SampleStateError: The slide is stained, and bright field is requested or was never taken; or an earlier
             staining did not end, and the operator has not stated whether the slide is stained.
     """
-    from wbcpipe.acquire.staining.workflow import staining_state
     from wbcpipe.samples.fields import fields_on_disk
+    from wbcpipe.samples.staining_record import staining_state
 
     if already_stained and passes != TWO_PASS:
         raise ConfigError(
@@ -278,8 +278,9 @@ def stain_between_passes(
         SampleStateError: An earlier staining did not end.
         HardwareError: A device or the staining program failed.
     """
-    from wbcpipe.acquire.staining.workflow import is_stained, left_s, mark_stained, stain, staining_state
+    from wbcpipe.acquire.staining.workflow import is_stained, left_s, mark_stained, stain
     from wbcpipe.samples.fields import fields_on_disk
+    from wbcpipe.samples.staining_record import staining_state
 
     if already_stained:
         mark_stained(sample)

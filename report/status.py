@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from wbcpipe.acquire.staining.workflow import staining_state
 from wbcpipe.errors import SampleNameError, SampleStateError
 from wbcpipe.report.document import count_fields
 from wbcpipe.report.rows import read_rows
@@ -13,6 +12,7 @@ from wbcpipe.report.stage import document_paths, read_document
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import fields_on_disk
 from wbcpipe.samples.sample import Sample
+from wbcpipe.samples.staining_record import staining_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ def _add_fields(status: SampleStatus, sample: Sample) -> SampleStatus:
     if record.protocol == "two-pass":
         passes = {name: len(fields_on_disk(sample.raw_path(name))) for name in ("brightfield", "fluorescence")}
         staining = staining_state(sample)
-    interrupted = staining not in ("", "incubating", "stained")
+    interrupted = staining == "started"
     tried = fields.taken or fields.missing or fields.empty or any(passes.values())
     return replace(
         status,

@@ -294,7 +294,7 @@ class StainingRecord(Record):
         reason: why it failed.
     """
 
-    method: Literal["prompt", "devices", "program", "operator"]
+    method: Literal["prompt", "devices", "command", "operator"]
     started: str | None = None
     applied: str | None = None
     done: str | None = None

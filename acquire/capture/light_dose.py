@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import os
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
+from wbcpipe.samples.records import LightExposure
 from wbcpipe.system.files import disk_errors
 
 if TYPE_CHECKING:
@@ -38,9 +41,9 @@ class DoseLedger:
         self._buckets: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
         self._file = -1
         recorded = set()
-        for field, x_um, y_um, exposure_ms in self._recorded():
-            recorded.add(field)
-            self._add(x_um, y_um, exposure_ms)
+        for exposure in self._recorded():
+            recorded.add(exposure.field)
+            self._add(exposure.x_um, exposure.y_um, exposure.exposure_ms)
         for info in fields:
             if info.index not in recorded:
                 place = info.slide_transform or info
@@ -48,16 +51,13 @@ class DoseLedger:
                     if frame.modality == "fluorescence":
                         self._add(place.x_um, place.y_um, frame.exposure_ms)
 
-    def _recorded(self) -> Iterator[tuple[int, float, float, float]]:
-        """Yield field, position on the slide (x_um, y_um) and exposure_ms of each line; skip a truncated line."""
+    def _recorded(self) -> Iterator[LightExposure]:
+        """Yield the exposure of each line; skip a truncated line."""
         if not self._path.is_file():
             return
         for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-                yield int(entry["field"]), float(entry["x_um"]), float(entry["y_um"]), float(entry["exposure_ms"])
-            except (ValueError, KeyError, TypeError):
-                continue
+            with contextlib.suppress(ValidationError):
+                yield LightExposure.model_validate_json(line)
 
     def _bucket(self, x_um: float, y_um: float) -> tuple[int, int]:
         return int(x_um // self._width_um), int(y_um // self._height_um)
@@ -71,11 +71,11 @@ class DoseLedger:
         Raises:
             DiskFullError: It cannot be recorded, so it must not be made.
         """
-        line = json.dumps({"field": field, "x_um": x_um, "y_um": y_um, "exposure_ms": exposure_ms}) + "\n"
+        exposure = LightExposure(field=field, x_um=x_um, y_um=y_um, exposure_ms=exposure_ms)
         with disk_errors(self._path):
             if self._file < 0:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.write(self._file, line.encode())
+            os.write(self._file, f"{exposure.model_dump_json()}\n".encode())
         self._add(x_um, y_um, exposure_ms)
 
     def dose_ms(self, x_um: float, y_um: float) -> float:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from wbcpipe.acquire.slide_relocation.alignment import (
     SlideFinder,
     first_fields,
-    latest_transform,
-    load_alignments,
-    save_alignment,
+    save_transform,
     second_fields,
+    stored_transforms,
+    transform_of,
 )
 from wbcpipe.acquire.throttled_progress import ThrottledProgress
 from wbcpipe.samples.fields import fields_on_disk
@@ -39,7 +39,8 @@ def relocate_fields(
 ) -> tuple[SlideTransform, dict[int, PlannedField]]:
     """Find the slide of the bright-field pass on the stage.
 
-    A slide that lies where ``alignment.json`` says is not searched for. One that was moved gets a new focus surface.
+    A slide that is where ``slide_transforms.json`` says is not searched for. One that was moved gets a new focus
+    surface.
 
     Returns:
         The position of the slide, and of each field of the first pass by index.
@@ -59,19 +60,18 @@ def relocate_fields(
     finder = SlideFinder(microscope, request.scope, first, focus.z_um, before_frame)
     focus.measure([])
     progress("finding the slide of the bright-field pass")
-    known = load_alignments(raw)
-    unmoved = bool(known) and retries.retry(lambda: finder.lies_still(known[-1]), doing="finding the slide")
+    known = stored_transforms(raw)
+    unmoved = bool(known) and retries.retry(lambda: finder.is_unmoved(known[-1]), doing="finding the slide")
     if unmoved:
-        transform = latest_transform(raw)
+        transform = transform_of(known[-1])
     else:
         if known:
             progress("the slide was moved since; searching for it again")
             focus.begin_anew()
             focus.measure([])
         found = retries.retry(lambda: finder.find(fields), doing="finding the slide")
-        transform = save_alignment(raw, found)
+        transform = save_transform(raw, found)
         request.sample.log(
             "slide_found", **asdict(transform), rms_um=round(found.rms_um, 3), matches=len(found.matches)
         )
-    assert transform is not None
     return transform, second_fields(fields, transform)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from wbcpipe.acquire.focus.surface_fit import OUTLIER_UM, FocusPoint, fit_drift, fit_local, fit_surface
-from wbcpipe.errors import SampleStateError
-from wbcpipe.system.files import read_json, write_json
+from wbcpipe.acquire.focus.surface_fit import OUTLIER_UM, fit_drift, fit_local, fit_surface
+from wbcpipe.samples.records import DriftCheck, FocusNode, FocusPoint, FocusRecord, ScanArea
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,12 +24,8 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Focus
     from wbcpipe.acquire.plan import AcquisitionPlan
 
-__all__ = ["DriftCheck", "Finder", "FocusSurface", "apart_um", "load_surface"]
+__all__ = ["Finder", "FocusSurface", "apart_um", "load_surface"]
 
-FORMAT_VERSION: Final = 3
-#: Versions that are read; in 1 a point found beside its node was carried to it, and there was no drift; in 2 it only
-#: raised the surface.
-_READABLE: Final = (1, 2, 3)
 #: Where a point shows nothing, its neighbourhood is tried, this far away in x and y.
 _DETOUR_UM: Final = ((0.0, 0.0), (150.0, 0.0), (0.0, 150.0), (-150.0, 0.0), (0.0, -150.0))
 #: A field is looked up on this many points of the fine grid along each side: two to each of its sides.
@@ -45,24 +40,6 @@ class Finder(Protocol):
     def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
         """Z of best focus in um; ``None`` where there is nothing to see."""
         ...
-
-
-@dataclass(frozen=True)
-class DriftCheck:
-    """Focus measured again on the way, where a field was about to be taken.
-
-    Attributes:
-        field: index of that field in the plan.
-        measured_um: how far the focus was found above the surface; ``None`` where there was nothing to see.
-        shift_um: by which the surface is raised from then on, in the middle of the scan area.
-        tilt_x_um_mm, tilt_y_um_mm: and by how much more for each mm along x and y.
-    """
-
-    field: int
-    measured_um: float | None
-    shift_um: float
-    tilt_x_um_mm: float = 0.0
-    tilt_y_um_mm: float = 0.0
 
 
 @dataclass
@@ -354,40 +331,26 @@ class FocusSurface:
 
     def save(self, path: Path) -> None:
         """Write the surface as JSON, atomically."""
-        write_json(
-            path,
-            {
-                "format_version": FORMAT_VERSION,
-                "policy": self.policy.model_dump(mode="json"),
-                "area": {"x_um": list(self.plan.x_um), "y_um": list(self.plan.y_um)},
-                "coarse": [vars(point) for point in self.coarse],
-                "fine": [{"column": at[0], "row": at[1], **vars(point)} for at, point in sorted(self.fine.items())],
-                "drift": [vars(check) for check in self.checks],
-            },
-        )
+        FocusRecord(
+            policy=self.policy.model_dump(mode="json"),
+            area=ScanArea(x_um=self.plan.x_um, y_um=self.plan.y_um),
+            coarse=tuple(self.coarse),
+            fine=tuple(FocusNode(*node, **asdict(point)) for node, point in sorted(self.fine.items())),
+            drift=tuple(self.checks),
+        ).write(path)
 
 
 def load_surface(path: Path, plan: AcquisitionPlan, policy: Focus) -> FocusSurface:
-    """The surface stored at ``path``; an unmeasured one where there is none.
+    """Read the surface stored at ``path``; return an unmeasured one where there is no file.
 
     Raises:
         SampleStateError: the file is damaged.
     """
-    if not path.is_file():
+    record = FocusRecord.read_if_present(path)
+    if record is None:
         return FocusSurface(plan, policy)
-    content = read_json(path)
-    try:
-        if content["format_version"] not in _READABLE:
-            raise SampleStateError(f"{path}: format {content['format_version']!r} is none of {_READABLE}.")
-        coarse = [FocusPoint(**point) for point in content["coarse"]]
-        fine = {
-            (entry["column"], entry["row"]): FocusPoint(entry["x_um"], entry["y_um"], entry["z_um"])
-            for entry in content["fine"]
-        }
-        checks = [DriftCheck(**check) for check in content.get("drift", [])]
-    except (KeyError, TypeError) as error:
-        raise SampleStateError(f"{path}: not a surface of focus ({error}); move it away and run again.") from error
-    return FocusSurface(plan, policy, coarse, fine, checks, resumed=True)
+    fine = {(node.column, node.row): FocusPoint(node.x_um, node.y_um, node.z_um) for node in record.fine}
+    return FocusSurface(plan, policy, list(record.coarse), fine, list(record.drift), resumed=True)
 
 
 def apart_um(one: FocusPoint, other: FocusPoint) -> float:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Final
 
-from wbcpipe.acquire.focus.focus_map import DriftCheck, FocusSurface, apart_um, load_surface
+from wbcpipe.acquire.focus.focus_map import FocusSurface, apart_um, load_surface
 from wbcpipe.acquire.focus.focuser import DeviceFocuser, FieldFocuser, FocusCount
-from wbcpipe.acquire.focus.surface_fit import FocusPoint
 from wbcpipe.acquire.throttled_progress import ThrottledProgress
 from wbcpipe.errors import CoreLostError, HardwareError, StageLimitError
+from wbcpipe.samples.records import DriftCheck, FocusPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -136,9 +136,9 @@ class FocusManager:
     def _reported(self, finder: Finder, progress: ThrottledProgress, total: int) -> Finder:
         """Return ``finder`` with a report of the measured points before each search."""
 
-        def find(x_um: float, y_um: float, start_um: float, *, wide: bool) -> float | None:
+        def find(x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
             progress(f"finding the focus: {self.surface.points} of {total} points")
-            return finder(x_um, y_um, start_um, wide=wide)
+            return finder(x_um, y_um, near_um, wide=wide)
 
         return find
 
@@ -258,7 +258,7 @@ class FocusManager:
         finally:
             self._loaded = self._retries.reload_count
         self.surface.save(self._path)
-        self._sample.log("focus_checked", **vars(check))
+        self._sample.log("focus_checked", **asdict(check))
         return check
 
     def _measure_anew(self, index: int, *, or_end: bool = False) -> None:

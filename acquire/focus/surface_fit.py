@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["OUTLIER_UM", "FocusPoint", "fit_drift", "fit_local", "fit_surface"]
+    from wbcpipe.samples.records import FocusPoint
+
+__all__ = ["OUTLIER_UM", "fit_drift", "fit_local", "fit_surface"]
 
 #: A point this far from the plane through the others was focused on dirt or the wrong side of the glass.
 OUTLIER_UM: Final = 4.0
@@ -32,15 +33,6 @@ _DRIFT_UM: Final = 0.15
 _DRIFT_POINTS: Final = 5
 #: Variance of the plane under the local surface, against that of the surface: nearly free.
 _PLANE: Final = 25.0
-
-
-@dataclass(frozen=True)
-class FocusPoint:
-    """A focused place; ``z_um`` is ``None`` where there was nothing to see."""
-
-    x_um: float
-    y_um: float
-    z_um: float | None
 
 
 def fit_surface(points: Iterable[FocusPoint]) -> Callable[[float, float], float]:

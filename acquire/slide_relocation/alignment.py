@@ -1,10 +1,10 @@
-"""The second pass over a slide: where its fields lie now that the slide was taken off and put back."""
+"""Relocate a slide for its second pass: find it, store its position, plan its fields."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from wbcpipe.acquire.slide_relocation.search import displacement_um, relocate_sl
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.errors import FrameFileError, SampleStateError, StageLimitError
 from wbcpipe.samples.fields import FieldTransform, field_path, read_field, read_info
-from wbcpipe.system.files import read_json, write_json
+from wbcpipe.samples.records import SlideTransformEntry, SlideTransformRecord, TransformMatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,31 +27,29 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import FieldInfo
 
 __all__ = [
-    "ALIGNMENT_NAME",
     "SlideFinder",
     "add_slide_transform",
     "first_fields",
-    "latest_transform",
-    "load_alignments",
-    "save_alignment",
+    "save_transform",
     "second_fields",
+    "stored_transforms",
+    "transform_of",
 ]
 
-ALIGNMENT_NAME: Final = "alignment.json"
-FORMAT_VERSION: Final = 1
-#: A slide that lies farther than this from where it was found has been moved since.
+_FILE_NAME: Final = "slide_transforms.json"
+#: A slide at least this far from its stored position was moved.
 _MOVED_UM: Final = 5.0
-_LEAST_AGREEMENT: Final = 0.3
+_MIN_AGREEMENT: Final = 0.3
 
 
 class SlideFinder:
-    """Takes bright-field frames to find the slide of the first pass again; the stain is not lit.
+    """Finds the slide of the first pass by bright-field frames, which do not bleach the stain.
 
     Args:
         microscope: opened.
         scope: for light, exposure and pixel size.
         first: folder of the bright-field pass.
-        focus_um: Z of best focus at a place (x_um, y_um) of the stage.
+        focus_um: returns Z of best focus at a stage position (x_um, y_um).
         check: called before each frame; raises to stop.
     """
 
@@ -72,8 +70,8 @@ class SlideFinder:
         frame: NDArray[np.uint16] = images[info.modalities.index(self._light)]
         return frame
 
-    def _look(self, x_um: float, y_um: float) -> NDArray[np.uint16]:
-        """A frame (Y, X) uint16 of a place; of nothing where the stage cannot go."""
+    def _take_frame(self, x_um: float, y_um: float) -> NDArray[np.uint16]:
+        """Take a frame (Y, X) uint16 at a stage position; all zero where the stage cannot go."""
         self._check()
         frame = np.zeros(self._scope.camera.image_px, np.uint16)
         modality = self._scope.modalities.named(self._light)
@@ -88,88 +86,79 @@ class SlideFinder:
         return frame
 
     def find(self, fields: dict[int, FieldInfo]) -> RelocationResult:
-        """Find the slide; ``fields`` of the first pass by index.
+        """Find the slide.
+
+        Args:
+            fields: of the first pass, by index.
 
         Raises:
-            AcquisitionError: it is not found.
+            AcquisitionError: the slide is not found.
         """
-        places = [PlannedField(index, info.x_um, info.y_um) for index, info in sorted(fields.items())]
-        return relocate_slide(places, self._reference, self._look, self._scope.camera.image_pixel_um)
+        first = [PlannedField(index, info.x_um, info.y_um) for index, info in sorted(fields.items())]
+        return relocate_slide(first, self._reference, self._take_frame, self._scope.camera.image_pixel_um)
 
-    def lies_still(self, entry: dict[str, Any]) -> bool:
-        """Whether the slide lies where an entry of ``alignment.json`` says; one or two frames are taken."""
-        now = _transform_of(entry)
-        for match in entry["matches"][:2]:
-            x_um, y_um = now.to_stage_um(match["x_um"], match["y_um"])
+    def is_unmoved(self, entry: SlideTransformEntry) -> bool:
+        """Return whether the slide is where an entry of ``slide_transforms.json`` says; takes one or two frames."""
+        now = transform_of(entry)
+        for match in entry.matches[:2]:
+            x_um, y_um = now.to_stage_um(match.x_um, match.y_um)
             dx_um, dy_um, agreement = displacement_um(
-                self._reference(match["field"]),
-                self._look(x_um, y_um),
+                self._reference(match.field),
+                self._take_frame(x_um, y_um),
                 self._scope.camera.image_pixel_um,
                 now.rotation_deg,
             )
-            if agreement >= _LEAST_AGREEMENT and np.hypot(dx_um, dy_um) <= _MOVED_UM:
+            if agreement >= _MIN_AGREEMENT and np.hypot(dx_um, dy_um) <= _MOVED_UM:
                 return True
         return False
 
 
-def _transform_of(entry: dict[str, Any]) -> SlideTransform:
-    return SlideTransform(entry["rotation_deg"], entry["dx_um"], entry["dy_um"])
-
-
-def load_alignments(raw: Path) -> list[dict[str, Any]]:
-    """What ``alignment.json`` of the second pass holds: how the slide lay, the latest last; empty if it is not there.
+def stored_transforms(raw: Path) -> tuple[SlideTransformEntry, ...]:
+    """Read the positions at which the slide was found in the second pass, the latest last; empty before the first.
 
     Raises:
-        SampleStateError: the file is damaged.
+        SampleStateError: ``slide_transforms.json`` is damaged.
     """
-    path = raw / ALIGNMENT_NAME
-    if not path.is_file():
-        return []
-    content = read_json(path)
-    try:
-        if content["format_version"] != FORMAT_VERSION:
-            raise SampleStateError(f"{path}: format {content['format_version']!r} is not {FORMAT_VERSION}.")
-        for entry in content["alignments"]:
-            _transform_of(entry)
-            assert isinstance(entry["matches"], list)
-        return list(content["alignments"])
-    except (KeyError, TypeError, AssertionError) as error:
-        raise SampleStateError(f"{path}: not an alignment ({error}); move it away and run again.") from error
+    record = SlideTransformRecord.read_if_present(raw / _FILE_NAME)
+    return () if record is None else record.transforms
 
 
-def save_alignment(raw: Path, found: RelocationResult) -> SlideTransform:
-    """Add how the slide was found to lie to ``alignment.json``; gives it back as it reads from there."""
-    rounded = SlideTransform(*(round(value, 5) for value in asdict(found.transform).values()))
-    entry = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **asdict(rounded),
-        "rms_um": round(found.rms_um, 3),
-        "frames": found.frames,
-        "matches": [
-            {
-                "field": match.place.index,
-                "x_um": match.place.x_um,
-                "y_um": match.place.y_um,
-                "found_x_um": round(match.x_um, 3),
-                "found_y_um": round(match.y_um, 3),
-                "agreement": round(match.agreement, 3),
-                "residual_um": round(match.residual_um, 3),
-            }
+def save_transform(raw: Path, found: RelocationResult) -> SlideTransform:
+    """Add a position of the slide to ``slide_transforms.json``; return it as it reads from there."""
+    transform = SlideTransform(*(round(value, 5) for value in astuple(found.transform)))
+    entry = SlideTransformEntry(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **asdict(transform),
+        rms_um=round(found.rms_um, 3),
+        frames=found.frames,
+        matches=tuple(
+            TransformMatch(
+                field=match.field.index,
+                x_um=match.field.x_um,
+                y_um=match.field.y_um,
+                found_x_um=round(match.x_um, 3),
+                found_y_um=round(match.y_um, 3),
+                agreement=round(match.agreement, 3),
+                residual_um=round(match.residual_um, 3),
+            )
             for match in found.matches
-        ],
-    }
-    write_json(raw / ALIGNMENT_NAME, {"format_version": FORMAT_VERSION, "alignments": [*load_alignments(raw), entry]})
-    return rounded
+        ),
+    )
+    SlideTransformRecord(transforms=(*stored_transforms(raw), entry)).write(raw / _FILE_NAME)
+    return transform
 
 
-def latest_transform(raw: Path) -> SlideTransform | None:
-    """How the slide lies according to ``alignment.json``; ``None`` before it was found."""
-    entries = load_alignments(raw)
-    return _transform_of(entries[-1]) if entries else None
+def transform_of(entry: SlideTransformEntry) -> SlideTransform:
+    """Return the rigid map of an entry of ``slide_transforms.json``."""
+    return SlideTransform(entry.rotation_deg, entry.dx_um, entry.dy_um)
 
 
 def first_fields(first: Path, fields: dict[int, Path]) -> dict[int, FieldInfo]:
-    """The fields of the first pass that can be read, by index."""
+    """Read the descriptions of the first pass's fields, by index.
+
+    Raises:
+        SampleStateError: one is damaged.
+    """
     readable = {}
     for index, path in fields.items():
         try:
@@ -183,7 +172,7 @@ def first_fields(first: Path, fields: dict[int, Path]) -> dict[int, FieldInfo]:
 
 
 def second_fields(first: dict[int, FieldInfo], now: SlideTransform) -> dict[int, PlannedField]:
-    """Where to go for the fields of the first pass, by index."""
+    """Plan the stage positions of the first pass's fields on the moved slide, by index."""
     planned = {}
     for index, info in first.items():
         x_um, y_um = now.to_stage_um(info.x_um, info.y_um)
@@ -192,6 +181,6 @@ def second_fields(first: dict[int, FieldInfo], now: SlideTransform) -> dict[int,
 
 
 def add_slide_transform(info: FieldInfo, now: SlideTransform) -> FieldInfo:
-    """A field as taken, with its place on the slide as the first pass saw it."""
+    """Add to a field of the second pass its position in the first pass."""
     x_um, y_um = now.to_slide_um(info.x_um, info.y_um)
     return replace(info, slide_transform=FieldTransform(round(x_um, 3), round(y_um, 3), now.rotation_deg))

@@ -1,7 +1,6 @@
-"""Find a slide again that was taken off the stage: turn and shift from a few fields that both passes show.
+"""Relocate a slide that was taken off the stage: rotation and shift from a few fields that both passes show.
 
-Works on two callables, one that gives the first pass's frame of a field and one that takes a frame at a place now; it
-moves nothing itself.
+Works on two callables: one returns the first pass's frame of a field, one takes a frame at a stage position.
 """
 
 from __future__ import annotations
@@ -32,34 +31,34 @@ __all__ = ["Match", "RelocationResult", "displacement_um", "relocate_slide"]
 #: Pixel sizes of the search and of the measurement.
 _SEARCH_UM: Final = 1.6
 _FINE_UM: Final = 0.4
-#: How far the slide may have been shifted and turned: the search goes no farther.
+#: Largest shift and rotations that the search covers.
 _REACH_UM: Final = 450.0
 _TURNS_DEG: Final = tuple(float(turn) for turn in range(-3, 4))
-#: Part of a field, along each side, that is looked for.
+#: Fraction of a field's side that the template covers.
 _TEMPLATE: Final = 0.75
-#: A tile of the search lies so far from its neighbour, in parts of a field.
+#: Distance of neighbouring tiles of the search, as a fraction of a field's side.
 _STEP: Final = 0.9
-#: Correlation of a guess worth a look, and against the best one elsewhere. Where little lies, much looks alike: a guess
-#: is confirmed by the whole frame and then by other fields.
-_LEAST_MATCH: Final = 0.35
-_LEAST_LEAD: Final = 1.03
+#: Correlation of a guess that is tried, and its ratio to the best one elsewhere. Sparse regions resemble each other,
+#: so a guess is confirmed by a full frame and then by other fields.
+_MIN_CORRELATION: Final = 0.35
+_MIN_LEAD: Final = 1.03
 _ELSEWHERE_UM: Final = 15.0
-#: Correlation of two frames of one place once they are in register: of the first field found, and of the others, which
+#: Correlation of two frames of one field once they are in register: of the first field found, and of the others, which
 #: must lie near where they are expected: so near, and so much farther for each um from the nearest field known.
 _SURE_AGREEMENT: Final = 0.5
-_LEAST_AGREEMENT: Final = 0.3
+_MIN_AGREEMENT: Final = 0.3
 _NEAR_UM: Final = 12.0
 _FARTHER: Final = 0.006
-#: Steps in which the turn is refined on the first field.
+#: Steps in which the rotation is refined on the first field.
 _FINE_TURNS_DEG: Final = (-0.5, -0.25, 0.0, 0.25, 0.5)
-#: So many fields near the middle may begin the search; each is judged by this many parts along each side.
+#: Number of fields near the middle that may start the search; each is rated in this many parts along each side.
 _STARTS: Final = 9
 _PARTS: Final = 6
-#: So many fields are matched, and so many looked at for them.
+#: Number of fields to match, at least to match, and to try.
 _MATCHES: Final = 6
-_LEAST_MATCHES: Final = 3
+_MIN_MATCHES: Final = 3
 _CANDIDATES: Final = 14
-#: A match this far from where the others put it is wrong.
+#: A match this far from the fit of the others is wrong.
 _OUTLIER_UM: Final = 4.0
 
 
@@ -68,13 +67,13 @@ class Match:
     """A field found again.
 
     Attributes:
-        place: of the first pass.
+        field: of the first pass.
         x_um, y_um: where its centre lies on the stage now.
         agreement: correlation of the two frames in register, at most 1.
         residual_um: distance from where the fit puts it.
     """
 
-    place: PlannedField
+    field: PlannedField
     x_um: float
     y_um: float
     agreement: float
@@ -83,12 +82,12 @@ class Match:
 
 @dataclass(frozen=True)
 class RelocationResult:
-    """How the slide lies, and what says so.
+    """The position of the slide, and the matches behind it.
 
     Attributes:
         transform: the rigid map.
-        matches: the fields it rests on.
-        frames: how many were taken to find it.
+        matches: the fields that the fit uses.
+        frames: number taken to find it.
     """
 
     transform: SlideTransform
@@ -97,14 +96,14 @@ class RelocationResult:
 
     @property
     def rms_um(self) -> float:
-        """Root mean square distance of the matches from the fit."""
+        """Return the root mean square distance of the matches from the fit."""
         return math.sqrt(sum(match.residual_um**2 for match in self.matches) / len(self.matches))
 
 
 def _detail(frame: NDArray[np.uint16], pixel_um: float, coarse_um: float) -> tuple[NDArray[np.float32], float]:
-    """What stands out of a frame, (y, x) float32 at about ``coarse_um`` a pixel, and its pixel size.
+    """Return the details of a frame, (y, x) float32 at about ``coarse_um`` a pixel, and its pixel size.
 
-    The logarithm and the difference of Gaussians take out the lamp's level and uneven light.
+    The logarithm and the difference of Gaussians remove the lamp's level and uneven light.
     """
     factor = max(1, round(coarse_um / pixel_um))
     rows, columns = (side // factor * factor for side in frame.shape)
@@ -116,14 +115,14 @@ def _detail(frame: NDArray[np.uint16], pixel_um: float, coarse_um: float) -> tup
 
 
 def _turned(detail: NDArray[np.float32], rotation_deg: float) -> NDArray[np.float32]:
-    """A picture (y, x) turned about its middle."""
+    """Rotate an image (y, x) about its centre."""
     matrix = SlideTransform(rotation_deg).matrix()
     centre = (np.array(detail.shape) - 1) / 2
     return np.asarray(ndimage.affine_transform(detail, matrix, centre - matrix @ centre, order=1), np.float32)
 
 
 def _middle(detail: NDArray[np.float32], part: float) -> NDArray[np.float32]:
-    """The middle of a picture (y, x): ``part`` of each side."""
+    """Return the central part of an image (y, x): ``part`` of each side."""
     cut = [round(side * (1 - part) / 2) for side in detail.shape]
     return detail[cut[0] : detail.shape[0] - cut[0], cut[1] : detail.shape[1] - cut[1]]
 
@@ -131,13 +130,13 @@ def _middle(detail: NDArray[np.float32], part: float) -> NDArray[np.float32]:
 def displacement_um(
     first: NDArray[np.uint16], now: NDArray[np.uint16], pixel_um: float, rotation_deg: float
 ) -> tuple[float, float, float]:
-    """How far the content of a frame lies from where it lay in another one of about the same place.
+    """Measure the displacement of a frame's content from that of another frame of about the same field.
 
     Args:
         first: (Y, X) uint16 of the first pass.
         now: (Y, X) uint16 of the same size.
         pixel_um: of both.
-        rotation_deg: how far the slide is turned since.
+        rotation_deg: of the slide since then.
 
     Returns:
         (dx_um, dy_um) in the image's axes, and the agreement: the correlation of the two in register, at most 1.
@@ -152,12 +151,12 @@ def displacement_um(
 
 
 class _Search:
-    """One field looked for, ring after ring around where it was."""
+    """The search for one field, ring by ring around its position in the first pass."""
 
     def __init__(
-        self, look: Callable[[float, float], NDArray[np.uint16]], first: NDArray[np.uint16], pixel_um: float
+        self, take_frame: Callable[[float, float], NDArray[np.uint16]], first: NDArray[np.uint16], pixel_um: float
     ) -> None:
-        self._look, self._pixel_um = look, pixel_um
+        self._take_frame, self._pixel_um = take_frame, pixel_um
         detail, self._size_um = _detail(first, pixel_um, _SEARCH_UM)
         self._shape = detail.shape
         self._templates = [_middle(_turned(detail, turn), _TEMPLATE) for turn in _TURNS_DEG]
@@ -169,30 +168,30 @@ class _Search:
         return len(self._tiles)
 
     def find(self, x_um: float, y_um: float) -> Iterator[SlideTransform]:
-        """Where the slide seems to lie, from where this field was: one guess a ring, if there is one."""
+        """Yield the guess of the slide's position that each ring around (x_um, y_um) gives, if any."""
         rings = math.ceil(_REACH_UM / (min(self._step_px) * self._size_um))
         for ring in range(rings + 1):
             steps = range(-ring, ring + 1)
             for at in itertools.product(steps, steps):
                 if at not in self._tiles:
                     dy_um, dx_um = (n * step * self._size_um for n, step in zip(at, self._step_px, strict=True))
-                    frame = self._look(x_um + dx_um, y_um + dy_um)
+                    frame = self._take_frame(x_um + dx_um, y_um + dy_um)
                     self._tiles[at] = _detail(frame, self._pixel_um, _SEARCH_UM)[0]
             found = self._best(self._mosaic(ring))
             if found is not None:
                 yield _through(found[2], (x_um, y_um), (x_um + found[0], y_um + found[1]))
 
     def _mosaic(self, ring: int) -> NDArray[np.float32]:
-        """All tiles so far, (y, x) float32, the first one's middle in the middle."""
+        """Return all tiles so far as one image (y, x) float32, the first one in its centre."""
         sides = [2 * ring * step + side for step, side in zip(self._step_px, self._shape, strict=True)]
-        whole = np.zeros(sides, np.float32)
+        mosaic = np.zeros(sides, np.float32)
         for (row, column), tile in self._tiles.items():
             top, left = (row + ring) * self._step_px[0], (column + ring) * self._step_px[1]
-            whole[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-        return whole
+            mosaic[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+        return mosaic
 
     def _best(self, mosaic: NDArray[np.float32]) -> tuple[float, float, float] | None:
-        """Shift (x, y) in um and turn of the best match, if it stands out."""
+        """Return the shift (x, y) in um and the rotation of the best match, if it stands out."""
         # In double precision: sums over a mosaic in single precision make flat glass look like a match.
         wide = mosaic.astype(np.float64)
         scores = [match_template(wide, template) for template in self._templates]  # type: ignore[no-untyped-call]
@@ -202,17 +201,17 @@ class _Search:
         elsewhere = scores[number].copy()
         reach = round(_ELSEWHERE_UM / self._size_um)
         elsewhere[tuple(slice(max(at - reach, 0), at + reach + 1) for at in peak)] = 0
-        if heights[number] < _LEAST_MATCH or heights[number] < _LEAST_LEAD * float(elsewhere.max(initial=0.0)):
+        if heights[number] < _MIN_CORRELATION or heights[number] < _MIN_LEAD * float(elsewhere.max(initial=0.0)):
             return None
         middle = [(side - part) / 2 for side, part in zip(mosaic.shape, self._templates[number].shape, strict=True)]
         dy_um, dx_um = ((float(at) - mid) * self._size_um for at, mid in zip(peak, middle, strict=True))
         return dx_um, dy_um, _TURNS_DEG[number] + interpolate_peak(heights, number)
 
 
-def _spread_out(places: Sequence[PlannedField], first: PlannedField) -> list[PlannedField]:
-    """The places in an order in which each is as far as can be from those before it, beginning with ``first``."""
+def _spread_out(fields: Sequence[PlannedField], first: PlannedField) -> list[PlannedField]:
+    """Return the fields in the order of farthest-point sampling from ``first``."""
     chosen = [first]
-    left = [place for place in places if place is not first]
+    left = [field for field in fields if field is not first]
     while left and len(chosen) < _CANDIDATES:
         far = max(left, key=lambda one: (min(math.dist(_xy(one), _xy(other)) for other in chosen), -one.index))
         left.remove(far)
@@ -220,62 +219,62 @@ def _spread_out(places: Sequence[PlannedField], first: PlannedField) -> list[Pla
     return chosen
 
 
-def _xy(place: PlannedField | Match) -> tuple[float, float]:
-    return place.x_um, place.y_um
+def _xy(field: PlannedField | Match) -> tuple[float, float]:
+    return field.x_um, field.y_um
 
 
 def _starts(
-    places: Sequence[PlannedField], reference: Callable[[int], NDArray[np.uint16]], pixel_um: float
+    fields: Sequence[PlannedField], reference: Callable[[int], NDArray[np.uint16]], pixel_um: float
 ) -> list[tuple[PlannedField, NDArray[np.uint16]]]:
-    """Of the fields near the middle of all, the two with most to recognise, the better one first."""
-    middle = tuple(float(value) for value in np.median([_xy(place) for place in places], axis=0))
-    near = sorted(places, key=lambda place: (math.dist(_xy(place), middle), place.index))[:_STARTS]
+    """Return the two fields near the middle of all that show the most detail, the richer one first."""
+    middle = tuple(float(value) for value in np.median([_xy(field) for field in fields], axis=0))
+    near = sorted(fields, key=lambda field: (math.dist(_xy(field), middle), field.index))[:_STARTS]
     shown = []
-    for place in near:
-        frame = reference(place.index)
-        shown.append((_richness(_detail(frame, pixel_um, _SEARCH_UM)[0]), place, frame))
-    return [(place, frame) for _, place, frame in sorted(shown, key=lambda entry: (-entry[0], entry[1].index))[:2]]
+    for field in near:
+        frame = reference(field.index)
+        shown.append((_richness(_detail(frame, pixel_um, _SEARCH_UM)[0]), field, frame))
+    return [(field, frame) for _, field, frame in sorted(shown, key=lambda entry: (-entry[0], entry[1].index))[:2]]
 
 
 def _richness(detail: NDArray[np.float32]) -> float:
-    """How much of a picture (y, x) shows something: the median spread of its parts, so that one clump is not much."""
+    """Return the median standard deviation of an image's parts (y, x): one clump of cells counts little."""
     rows, columns = (side // _PARTS * _PARTS for side in detail.shape)
     parts = detail[:rows, :columns].reshape(_PARTS, rows // _PARTS, _PARTS, columns // _PARTS)
     return float(np.median(parts.std(axis=(1, 3))))
 
 
 def relocate_slide(
-    places: Sequence[PlannedField],
+    fields: Sequence[PlannedField],
     reference: Callable[[int], NDArray[np.uint16]],
-    look: Callable[[float, float], NDArray[np.uint16]],
+    take_frame: Callable[[float, float], NDArray[np.uint16]],
     pixel_um: float,
 ) -> RelocationResult:
-    """Find how a slide lies now.
+    """Find the position of a slide on the stage.
 
-    One field is searched for in rings around where it was, then others, spread over the slide, are taken where it
-    says that they lie, each making the next prediction better.
+    One field is searched for in rings around its first position. Then others, spread over the slide, are taken where
+    the fit so far predicts them; each improves the next prediction.
 
     Args:
-        places: fields of the first pass.
-        reference: gives the first pass's frame (Y, X) uint16 of a field.
-        look: takes a frame (Y, X) uint16 in the same light, its middle at (x_um, y_um) of the stage.
+        fields: fields of the first pass.
+        reference: returns the first pass's frame (Y, X) uint16 of a field.
+        take_frame: takes a frame (Y, X) uint16 in the same light at a stage position (x_um, y_um).
         pixel_um: of all frames.
 
     Raises:
         AcquisitionError: the slide is not there, is another one, or lies farther away than 450 um or 3 degrees.
     """
     frames = 0
-    for start, first in _starts(places, reference, pixel_um):
-        search = _Search(look, first, pixel_um)
+    for start, first in _starts(fields, reference, pixel_um):
+        search = _Search(take_frame, first, pixel_um)
         for guess in search.find(start.x_um, start.y_um):
             frames += 1
-            sure = _confirmed(start, first, look, guess, pixel_um)
+            sure = _confirmed(start, first, take_frame, guess, pixel_um)
             if sure is None:
                 continue
-            matches, now, taken = _follow(places, reference, look, sure, pixel_um)
+            matches, now, taken = _follow(fields, reference, take_frame, sure, pixel_um)
             frames += taken
             result = _result(matches, now, frames + search.frames)
-            if result is not None and len(result.matches) >= min(_LEAST_MATCHES, len(places)):
+            if result is not None and len(result.matches) >= min(_MIN_MATCHES, len(fields)):
                 return result
         frames += search.frames
     raise AcquisitionError(
@@ -286,15 +285,15 @@ def relocate_slide(
 
 
 def _confirmed(
-    place: PlannedField,
+    field: PlannedField,
     first: NDArray[np.uint16],
-    look: Callable[[float, float], NDArray[np.uint16]],
+    take_frame: Callable[[float, float], NDArray[np.uint16]],
     guess: SlideTransform,
     pixel_um: float,
 ) -> tuple[SlideTransform, Match] | None:
-    """The first field taken where it is guessed to lie: the turn and its place measured, if it is the same."""
-    x_um, y_um = guess.to_stage_um(*_xy(place))
-    frame = look(x_um, y_um)
+    """Take the first field at its guessed position; return the measured map and match if it is the same field."""
+    x_um, y_um = guess.to_stage_um(*_xy(field))
+    frame = take_frame(x_um, y_um)
     turns = [guess.rotation_deg + fine for fine in _FINE_TURNS_DEG]
     found = [displacement_um(first, frame, pixel_um, turn) for turn in turns]
     heights = [agreement for _, _, agreement in found]
@@ -303,29 +302,29 @@ def _confirmed(
         return None
     dx_um, dy_um, agreement = found[number]
     turn = turns[number] + interpolate_peak(heights, number) * (_FINE_TURNS_DEG[1] - _FINE_TURNS_DEG[0])
-    match = Match(place, x_um + dx_um, y_um + dy_um, agreement)
-    return _through(turn, _xy(place), _xy(match)), match
+    match = Match(field, x_um + dx_um, y_um + dy_um, agreement)
+    return _through(turn, _xy(field), _xy(match)), match
 
 
 def _follow(
-    places: Sequence[PlannedField],
+    fields: Sequence[PlannedField],
     reference: Callable[[int], NDArray[np.uint16]],
-    look: Callable[[float, float], NDArray[np.uint16]],
-    begun: tuple[SlideTransform, Match],
+    take_frame: Callable[[float, float], NDArray[np.uint16]],
+    start: tuple[SlideTransform, Match],
     pixel_um: float,
 ) -> tuple[list[Match], SlideTransform, int]:
-    """Fields all over the slide taken where they should lie: those found, the fit through them, and frames taken."""
-    now, first = begun
+    """Take fields all over the slide at their predicted positions; return the matches, their fit, and frames taken."""
+    now, first = start
     matches, frames = [first], 0
-    for place in _spread_out(places, first.place)[1:]:
-        x_um, y_um = now.to_stage_um(*_xy(place))
+    for field in _spread_out(fields, first.field)[1:]:
+        x_um, y_um = now.to_stage_um(*_xy(field))
         frames += 1
-        seen = look(x_um, y_um)
-        dx_um, dy_um, agreement = displacement_um(reference(place.index), seen, pixel_um, now.rotation_deg)
-        nearest_um = min(math.dist(_xy(place), _xy(match.place)) for match in matches)
-        if agreement < _LEAST_AGREEMENT or math.hypot(dx_um, dy_um) > _NEAR_UM + _FARTHER * nearest_um:
+        seen = take_frame(x_um, y_um)
+        dx_um, dy_um, agreement = displacement_um(reference(field.index), seen, pixel_um, now.rotation_deg)
+        nearest_um = min(math.dist(_xy(field), _xy(match.field)) for match in matches)
+        if agreement < _MIN_AGREEMENT or math.hypot(dx_um, dy_um) > _NEAR_UM + _FARTHER * nearest_um:
             continue
-        matches.append(Match(place, x_um + dx_um, y_um + dy_um, agreement))
+        matches.append(Match(field, x_um + dx_um, y_um + dy_um, agreement))
         now = _fitted(matches, now)
         if len(matches) == _MATCHES:
             break
@@ -333,29 +332,29 @@ def _follow(
 
 
 def _through(rotation_deg: float, first_um: tuple[float, float], now_um: tuple[float, float]) -> SlideTransform:
-    """The map of a known turn that brings one point onto another."""
+    """Return the map of a known rotation that brings one point onto another."""
     x_um, y_um = SlideTransform(rotation_deg).to_stage_um(*first_um)
     return SlideTransform(rotation_deg, now_um[0] - x_um, now_um[1] - y_um)
 
 
 def _fitted(matches: Sequence[Match], before: SlideTransform) -> SlideTransform:
-    """The rigid map through the matches; with only one the turn stays as it was."""
+    """Fit the rigid map to the matches; a single match keeps the rotation."""
     if len(matches) == 1:
-        return _through(before.rotation_deg, _xy(matches[0].place), _xy(matches[0]))
-    first, second = (np.array([_xy(one) for one in points]) for points in ([m.place for m in matches], matches))
+        return _through(before.rotation_deg, _xy(matches[0].field), _xy(matches[0]))
+    first, second = (np.array([_xy(one) for one in points]) for points in ([m.field for m in matches], matches))
     return fit_slide_transform(first, second)
 
 
 def _result(matches: list[Match], now: SlideTransform, frames: int) -> RelocationResult | None:
-    """The fit without matches that contradict the others, the worst left out first; ``None`` if none is left."""
+    """Remove matches that contradict the others, the worst first, and fit again; ``None`` if none is left."""
     while len(matches) >= 1:
         judged = [
-            Match(m.place, m.x_um, m.y_um, m.agreement, math.dist(now.to_stage_um(*_xy(m.place)), _xy(m)))
+            Match(m.field, m.x_um, m.y_um, m.agreement, math.dist(now.to_stage_um(*_xy(m.field)), _xy(m)))
             for m in matches
         ]
         worst = max(judged, key=lambda match: match.residual_um)
         if worst.residual_um <= _OUTLIER_UM:
             return RelocationResult(now, tuple(judged), frames)
-        matches = [match for match in matches if match.place is not worst.place]
+        matches = [match for match in matches if match.field is not worst.field]
         now = _fitted(matches, now)
     return None

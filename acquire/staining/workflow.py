@@ -5,62 +5,38 @@ from __future__ import annotations
 import functools
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.staining.devices import stain_by_devices
 from wbcpipe.acquire.staining.program import stain_by_program
 from wbcpipe.errors import HardwareError, InterruptedRunError, SampleStateError
-from wbcpipe.system.files import read_json, write_json
+from wbcpipe.samples.records import StainingRecord
+from wbcpipe.samples.staining_record import read_staining, staining_path, staining_state, write_staining
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope, Staining
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["is_stained", "left_s", "mark_stained", "stain", "staining_state"]
-
-
-def _path(sample: Sample) -> Path:
-    return sample.path / "raw" / "staining.json"
-
-
-def _read(sample: Sample) -> dict[str, Any]:
-    return dict(read_json(_path(sample))) if _path(sample).is_file() else {}
-
-
-def _write(sample: Sample, **content: Any) -> None:
-    _path(sample).parent.mkdir(parents=True, exist_ok=True)
-    write_json(_path(sample), content)
+__all__ = ["is_stained", "left_s", "mark_stained", "stain"]
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def staining_state(sample: Sample) -> Literal["", "begun", "incubating", "stained"]:
-    """How far the staining of a slide is: ``begun`` if it did not end, as far as was noted; empty before it."""
-    noted = _read(sample)
-    if noted.get("done"):
-        return "stained"
-    if noted.get("applied"):
-        return "incubating"
-    return "begun" if noted else ""
-
-
 def is_stained(sample: Sample) -> bool:
     """Whether the slide was stained by `stain`, or `mark_stained` said so; it may incubate still.
 
     Raises:
-        SampleStateError: staining was begun and did not end: nobody but the operator knows what is on the slide.
+        SampleStateError: staining was started and did not end: nobody but the operator knows what is on the slide.
     """
-    state = staining_state(sample)
-    if state == "begun":
-        noted = _read(sample)
-        reason = str(noted.get("reason") or "the process was stopped").rstrip(".")
+    record, state = read_staining(sample), staining_state(sample)
+    if state == "started" and record is not None:
+        reason = (record.reason or "the process was stopped").rstrip(".")
         raise SampleStateError(
-            f"sample {sample.name!r}: staining was begun at {noted.get('begun')} and did not end: {reason}. "
+            f"sample {sample.name!r}: staining was started at {record.started} and did not end: {reason}. "
             f"{_advice(sample)}"
         )
     return state != ""
@@ -69,26 +45,29 @@ def is_stained(sample: Sample) -> bool:
 def _advice(sample: Sample) -> str:
     return (
         "Look at the slide: if it is stained, go on with --already-stained; if it is not, delete "
-        f"{_path(sample)} and run the same command again."
+        f"{staining_path(sample)} and run the same command again."
     )
 
 
 def left_s(sample: Sample, policy: Staining) -> float:
     """How long it takes at least until fluorescence may be taken, as far as the scope file says."""
-    noted = _read(sample)
-    if noted.get("done"):
+    record = read_staining(sample)
+    if record is not None and record.done:
         return 0.0
-    if noted.get("applied"):
-        since_s = (datetime.now(UTC) - datetime.fromisoformat(noted["applied"])).total_seconds()
+    if record is not None and record.applied:
+        since_s = (datetime.now(UTC) - datetime.fromisoformat(record.applied)).total_seconds()
         return min(max(policy.incubate_s - since_s, 0.0), policy.incubate_s)
     return policy.incubate_s + sum(step.wait_s for step in policy.steps)
 
 
 def mark_stained(sample: Sample) -> None:
     """Note that the operator says that the slide is stained."""
-    if staining_state(sample) in ("", "begun"):
-        now = _now()
-        _write(sample, **{**_read(sample), "method": "operator", "applied": now, "done": now})
+    if staining_state(sample) in ("", "started"):
+        now, earlier = _now(), read_staining(sample)
+        record = StainingRecord(method="operator", applied=now, done=now)
+        if earlier is not None:
+            record = record.model_copy(update={"started": earlier.started, "reason": earlier.reason})
+        write_staining(sample, record)
         sample.log("stained", method="operator")
 
 
@@ -106,43 +85,43 @@ def stain(
     Raises:
         SampleStateError: an earlier staining did not end.
         ConfigError: the program could not be started, or a device does not take a step; nothing was done.
-        HardwareError: a device or the program failed; once staining was begun, the sample remembers it.
-        InterruptedRunError: the operator stopped it after it was begun; the sample remembers it.
+        HardwareError: a device or the program failed; once staining was started, the sample records it.
+        InterruptedRunError: the operator stopped it after it was started; the sample records it.
     """
     if not is_stained(sample):
         policy = scope.staining
-        note = functools.partial(_write, sample, method=policy.method, begun=_now())
+        started = StainingRecord(method=policy.method, started=_now())
         if policy.method == "prompt":
             ask(policy.message)
         else:
-            _by_machine(sample, scope, note, say)
-        note(applied=_now())
+            _by_machine(sample, scope, started, say)
+        write_staining(sample, started.model_copy(update={"applied": _now()}))
         sample.log("stained", method=policy.method)
     _incubate(sample, scope.staining, say)
 
 
-def _by_machine(sample: Sample, scope: Scope, note: Callable[..., None], say: Callable[[str], None]) -> None:
-    policy = scope.staining
+def _by_machine(sample: Sample, scope: Scope, started: StainingRecord, say: Callable[[str], None]) -> None:
+    policy, start = scope.staining, functools.partial(write_staining, sample, started)
     say(f"staining by {policy.method}")
     try:
         if policy.method == "devices":
-            stain_by_devices(scope, note, say)
+            stain_by_devices(scope, start, say)
         else:
-            stain_by_program(sample, policy, note, _path(sample).unlink)
+            stain_by_program(sample, policy, start, staining_path(sample).unlink)
     except (HardwareError, InterruptedRunError) as error:
-        if staining_state(sample) != "begun":
+        if staining_state(sample) != "started":
             raise
-        note(reason=str(error))
+        write_staining(sample, started.model_copy(update={"reason": str(error)}))
         sample.log("staining_failed", method=policy.method, reason=str(error))
         raise type(error)(f"sample {sample.name!r}: {error} {_advice(sample)}") from error
 
 
 def _incubate(sample: Sample, policy: Staining, say: Callable[[str], None]) -> None:
     """Let the stain that is on the slide incubate for as long as is left of that; a run that was stopped goes on."""
-    noted = _read(sample)
-    if noted.get("done"):
+    record = read_staining(sample)
+    if record is None or record.done:
         return
     if wait_s := left_s(sample, policy):
         say(f"incubating for {wait_s:.0f} s")
         time.sleep(wait_s)
-    _write(sample, **{**noted, "done": _now()})
+    write_staining(sample, record.model_copy(update={"done": _now()}))

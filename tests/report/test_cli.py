@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from wbcpipe.errors import SampleBusyError, SampleStateError
 from wbcpipe.report.cli import evaluate, report, status
-from wbcpipe.samples.records import PlanRecord, SampleRecord
+from wbcpipe.samples.records import PlanRecord, SampleRecord, StainingRecord
 from wbcpipe.samples.sample import Sample
-from wbcpipe.system.files import write_json
+from wbcpipe.samples.staining_record import write_staining
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,10 +130,10 @@ def test_status_tells_both_passes(tmp_path: Path) -> None:
     table = run(status, *data)
     assert "5 of 9 bright" in table
     assert "0 of 9 fluor." in table
-    write_json(sample.path / "raw" / "staining.json", {"method": "devices", "begun": "now"})
-    assert take("fluorescence", 0)[-1] == "begun"
+    write_staining(sample, StainingRecord(method="devices", started="now"))
+    assert take("fluorescence", 0)[-1] == "started"
     assert "the staining did not finish: inspect the slide" in " ".join(run(status, *data).split())
-    write_json(sample.path / "raw" / "staining.json", {"method": "devices", "applied": "now", "done": "now"})
+    write_staining(sample, StainingRecord(method="devices", applied="now", done="now"))
     assert take("fluorescence", 3) == ("acquiring", 3, (5, 3), "stained")
     assert take("fluorescence", 5) == ("acquiring", 5, (5, 5), "stained")
     assert "5 of 9" in run(status, *data)

@@ -14,13 +14,14 @@ from wbcpipe.acquire.config.policies import MAX_FOCUS_FRAMES
 from wbcpipe.acquire.config.scope import list_scopes, load_scope
 from wbcpipe.acquire.focus.autofocus import hill_climb, search_focus, sharpness
 from wbcpipe.acquire.focus.focus_map import FocusSurface, load_surface
-from wbcpipe.acquire.focus.surface_fit import FocusPoint, fit_local, fit_surface
+from wbcpipe.acquire.focus.surface_fit import fit_local, fit_surface
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.errors import HardwareError, SampleStateError
+from wbcpipe.samples.records import FocusPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -286,7 +287,7 @@ def test_a_damaged_surface_is_named(tmp_path: Path) -> None:
     plan = AcquisitionPlan.from_scope(load_scope("demo"), "A")
     path = tmp_path / "focus.json"
     path.write_text('{"format_version": 1}', encoding="utf-8")
-    with pytest.raises(SampleStateError, match=r"focus\.json: not a surface of focus"):
+    with pytest.raises(SampleStateError, match=r"focus\.json: key 'policy' is missing"):
         load_surface(path, plan, POLICY)
 
 

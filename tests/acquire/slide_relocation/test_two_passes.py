@@ -16,7 +16,7 @@ from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.slide_history import slide_placement
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
-from wbcpipe.acquire.slide_relocation.alignment import load_alignments
+from wbcpipe.acquire.slide_relocation.alignment import stored_transforms
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain
 from wbcpipe.errors import AcquisitionError, ConfigError, HardwareError, SampleStateError
@@ -136,7 +136,7 @@ def test_a_second_pass_in_pieces_equals_one_at_a_stretch(
         pictures = [read_field(field_path(one.sample.raw_path("fluorescence"), index)) for one in (whole, broken)]
         np.testing.assert_array_equal(pictures[0][0], pictures[1][0])
         assert pictures[0][1].slide_transform == pictures[1][1].slide_transform
-    assert len(load_alignments(broken.sample.raw_path("fluorescence"))) == 1
+    assert len(stored_transforms(broken.sample.raw_path("fluorescence"))) == 1
 
 
 def test_a_slide_moved_in_the_middle_of_the_second_pass_is_found_anew(passes: Passes, sample: Sample) -> None:
@@ -145,7 +145,7 @@ def test_a_slide_moved_in_the_middle_of_the_second_pass_is_found_anew(passes: Pa
     passes.take("fluorescence", 2, before)
     passes.take("fluorescence", 4, after)
     raw = sample.raw_path("fluorescence")
-    assert [entry["rotation_deg"] for entry in load_alignments(raw)] == pytest.approx([0.7, -0.9], abs=0.05)
+    assert [entry.rotation_deg for entry in stored_transforms(raw)] == pytest.approx([0.7, -0.9], abs=0.05)
     for index, placement in enumerate([before, before, after, after]):
         stage = read_info(field_path(raw, index))
         first = read_info(field_path(sample.raw_path("brightfield"), index))

@@ -15,8 +15,9 @@ import pytest
 from wbcpipe.acquire.config.scope import Staining
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.staining.devices import carry_out, shutdown_steps
-from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain, staining_state
+from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, SampleStateError
+from wbcpipe.samples.staining_record import staining_state
 from wbcpipe.system.child_process import ParentLink
 from wbcpipe.system.files import read_json, write_json
 
@@ -123,7 +124,7 @@ def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(
     with pytest.raises(InterruptedRunError, match=rf"{closed}Look at the slide: .*--already-stained"):
         stain(sample, scope, ask=refuse, say=interrupt)
     assert "Traceback" not in capfd.readouterr().err
-    assert staining_state(sample) == "begun"
+    assert staining_state(sample) == "started"
     with pytest.raises(SampleStateError, match=rf"did not end: stopped by the operator .*{closed}Look at the slide"):
         stain(sample, scope, ask=refuse)
     mark_stained(sample)
@@ -146,7 +147,7 @@ def test_another_process_closes_the_valve_after_a_driver_crashed(sample: Sample,
     rest = r"step 2 of 3, .*\. The staining devices were set to a safe state: Stain Valve-Label = closed\."
     with pytest.raises(HardwareError, match=rf"died \(SIGSEGV\), at staining {rest} Look at the slide"):
         stain(sample, scope, ask=refuse)
-    assert staining_state(sample) == "begun"
+    assert staining_state(sample) == "started"
 
 
 def test_devices_that_do_not_load_leave_nothing_begun(sample: Sample, make_scope: Callable[..., Scope]) -> None:
@@ -168,7 +169,7 @@ def test_a_program_is_told_to_end_on_ctrl_c(sample: Sample, small_scope: Scope, 
     with pytest.raises(InterruptedRunError, match=r"stopped by the operator .*it ended by itself\. Look at the slide"):
         stain(sample, with_staining(small_scope, policy), ask=refuse)
     assert valve.read_text(encoding="utf-8") == "closed"
-    assert staining_state(sample) == "begun"
+    assert staining_state(sample) == "started"
 
 
 def test_a_program_that_is_not_there_leaves_nothing_begun(sample: Sample, small_scope: Scope, tmp_path: Path) -> None:

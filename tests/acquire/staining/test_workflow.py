@@ -28,10 +28,11 @@ from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import AcquisitionError, ConfigError, DiskFullError, SampleStateError
 from wbcpipe.samples.field_status import write_missing, write_skipped
 from wbcpipe.samples.fields import field_path, fields_on_disk
+from wbcpipe.samples.records import StainingRecord
 from wbcpipe.samples.scan_outcome import load_scan_outcome
+from wbcpipe.samples.staining_record import write_staining
 from wbcpipe.scan.loop import acquire_and_segment
 from wbcpipe.scan.request import ScanRequest, check_request
-from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,7 @@ def put(sample: Sample, name: Pass, n_fields: int, fate: Fate) -> PassResult:
         else:
             outcome.empty.append(index)
     write_missing(raw, outcome.missing)
-    write_skipped(raw, {index: fate[index] for index in outcome.empty})
+    write_skipped(raw, {index: float(fate[index]) for index in outcome.empty})
     return outcome
 
 
@@ -95,7 +96,7 @@ class Bench:
 
     def stain(self, sample: Sample, scope: Scope, **_: Any) -> None:
         self.log.append("stain")
-        write_json(sample.path / "raw" / "staining.json", {"method": scope.staining.method, "done": "now"})
+        write_staining(sample, StainingRecord(method=scope.staining.method, done="now"))
 
 
 @pytest.fixture
@@ -225,9 +226,7 @@ def test_no_stain_is_begun_that_the_deadline_would_waste(bench: Bench, sample: S
 
 
 def test_a_stained_slide_without_bright_field_is_no_circle(sample: Sample, both: Callable[..., dict[str, Any]]) -> None:
-    noted = sample.path / "raw" / "staining.json"
-    noted.parent.mkdir(parents=True)
-    write_json(noted, {"method": "devices", "done": "2026-01-01T00:00:00+00:00"})
+    write_staining(sample, StainingRecord(method="devices", done="2026-01-01T00:00:00+00:00"))
     for choice in ("", "brightfield", "fluorescence"):
         with pytest.raises(SampleStateError, match=r"no bright field of it was taken.*If it is not stained.*delete"):
             both(choice=choice)
@@ -240,8 +239,7 @@ def test_the_operators_word_goes_on_after_a_staining_that_did_not_end(
     bench: Bench, both: Callable[..., dict[str, Any]], sample: Sample, small_scope: Scope, specimen: SpecimenPlan
 ) -> None:
     both(choice="brightfield")
-    noted = sample.path / "raw" / "staining.json"
-    write_json(noted, {"method": "devices", "begun": "2026-01-01T00:00:00+00:00"})
+    write_staining(sample, StainingRecord(method="devices", started="2026-01-01T00:00:00+00:00"))
     plan = AcquisitionPlan.from_scope(small_scope, "A")
     request = ScanRequest(small_scope, plan, specimen, fields=12, two_pass=True)
     for refused in (both, lambda: check_request(sample, request)):
