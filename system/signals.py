@@ -46,37 +46,63 @@ class StopRequested(KeyboardInterrupt):
 class _StopHandler:
     """Handles the stop signals of a command.
 
+    The main thread raises `StopRequested` for the first signal, as soon as it executes Python again. A thread sees each
+    signal arrive, also while the main thread is inside a library, and ends the process at the second one.
+
     Attributes:
         first: the signal that stopped the command; ``None`` while none has arrived.
         exit_code: with which the next signal ends the process; ``None`` while the command runs.
     """
 
     def __init__(self) -> None:
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self.reset()
+        threading.Thread(target=self._watch, args=(reading,), name="wbcpipe-signals", daemon=True).start()
+
+    def reset(self) -> None:
+        """Forget the signals that have arrived; called when a command starts."""
         self.first: signal.Signals | None = None
         self.exit_code: int | None = None
-        self._first_s = 0.0
+        self._first_s: float | None = None
+        self._announcement = [b"wbcpipe: stopping; a second Ctrl-C ends it at once.\n"]
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        self._leave_lost_terminal()
-        if self.exit_code is not None:
-            self._end(self.exit_code)
-        elif self.first is None:
-            self.first, self._first_s = signal.Signals(number), time.monotonic()
-            _write(b"wbcpipe: stopping; a second Ctrl-C ends it at once.\n")
+        if self.first is None and self.exit_code is None:
+            self.first = signal.Signals(number)
+            self._leave_lost_terminal()
+            self._announce()
             raise StopRequested
-        elif time.monotonic() - self._first_s >= _ONE_REQUEST_S:
-            _write(b"wbcpipe: ended at once; the same command goes on from what is on disk.\n")
-            self._end(128 + number)
+
+    def _watch(self, reading: int) -> None:
+        while received := os.read(reading, 1):
+            if received[0] not in STOP_SIGNALS:
+                continue
+            self._leave_lost_terminal()
+            if self.exit_code is not None:
+                self._end(self.exit_code)
+            elif self._first_s is None:
+                self._first_s = time.monotonic()
+                self._announce()
+            elif time.monotonic() - self._first_s >= _ONE_REQUEST_S:
+                _write(b"wbcpipe: ended at once; run the same command again to resume.\n")
+                self._end(128 + received[0])
+
+    def _announce(self) -> None:
+        """Write the announcement, from whichever thread comes first."""
+        with contextlib.suppress(IndexError):
+            _write(self._announcement.pop())
 
     def _leave_lost_terminal(self) -> None:
         """Write into nothing once the terminal is gone: a message would raise OSError on the way out."""
         lost = [descriptor for descriptor in self._terminals if not os.isatty(descriptor)]
         if lost:
+            self._terminals = []
             nothing = os.open(os.devnull, os.O_WRONLY)
             for descriptor in lost:
                 os.dup2(nothing, descriptor)
-            self._terminals = []
 
     def _end(self, code: int) -> None:
         if 2 in self._terminals:
@@ -96,10 +122,12 @@ def install_stop_handlers() -> None:
     global _handler
     if threading.current_thread() is not threading.main_thread():
         return
-    _handler = _StopHandler()
+    if _handler is None:
+        _handler = _StopHandler()
+    else:
+        _handler.reset()
     for number in STOP_SIGNALS:
-        current = signal.getsignal(number)
-        if current in (signal.default_int_handler, signal.SIG_DFL) or isinstance(current, _StopHandler):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, _handler)
 
 

@@ -16,7 +16,6 @@ import pytest
 from wbcpipe.system.signals import (
     STOP_SIGNALS,
     StopRequested,
-    end_at_next_signal,
     ignore_stop_signals_in_children,
     install_stop_handlers,
     stop_exit_code,
@@ -32,22 +31,14 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGHUP, and sig
 
 
 @pytest.fixture(autouse=True)
-def default_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def default_handlers() -> Iterator[None]:
     """Start from Python's own handlers, whatever shell or test set them before."""
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    monkeypatch.setattr("wbcpipe.system.signals._handler", None)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    codes: list[int] = []
-    monkeypatch.setattr("wbcpipe.system.signals.os._exit", codes.append)
-    return codes
 
 
 @pytest.mark.parametrize(
@@ -58,28 +49,39 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (signal.SIGHUP, "stopped by SIGHUP", 129),
     ],
 )
-def test_the_first_signal_raises_and_a_second_one_ends_the_process(
-    monkeypatch: pytest.MonkeyPatch, exits: list[int], number: signal.Signals, reason: str, code: int
-) -> None:
-    now = {"s": 1000.0}
-    monkeypatch.setattr("wbcpipe.system.signals.time.monotonic", lambda: now["s"])
+def test_the_first_signal_raises_and_gives_reason_and_exit_code(number: signal.Signals, reason: str, code: int) -> None:
     install_stop_handlers()
     with pytest.raises(StopRequested):
         signal.raise_signal(number)
     assert (stop_reason(), stop_exit_code()) == (reason, code)
-    now["s"] += 0.1
     signal.raise_signal(number)  # a key held down, or a wrapper that forwards the same signal
-    assert exits == []
-    now["s"] += 0.2
-    signal.raise_signal(number)
-    assert exits == [code]
 
 
-def test_a_signal_at_the_exit_keeps_the_exit_code(exits: list[int]) -> None:
-    install_stop_handlers()
-    end_at_next_signal(23)
-    signal.raise_signal(signal.SIGTERM)
-    assert exits == [23]
+_BUSY = """
+import hashlib
+from wbcpipe.system.signals import install_stop_handlers
+install_stop_handlers()
+print("ready", flush=True)
+hashlib.pbkdf2_hmac("sha512", b"", b"", 200_000_000)  # minutes inside a library
+"""
+
+
+def test_a_second_signal_ends_at_once_a_process_that_is_inside_a_library() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT.parent
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 143
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines() == [
+            "wbcpipe: stopping; a second Ctrl-C ends it at once.",
+            "wbcpipe: ended at once; run the same command again to resume.",
+        ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
