@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import multiprocessing.resource_tracker
 import os
@@ -148,11 +147,12 @@ def stop_exit_code() -> int:
 
 
 def end_at_next_signal(exit_code: int) -> None:
-    """Have the next stop signal end this process with ``exit_code``, without a message: all is done but its exit."""
+    """Have the next stop signal end this process with ``exit_code``, without a message: only its exit is left.
+
+    Towards its end Python removes the handlers; from then on the signal itself ends the process.
+    """
     if _handler is not None:
         _handler.exit_code = exit_code
-        # Python gives up its handlers before the process ends; a signal that is ignored stays ignored.
-        atexit.register(ignore_stop_signals)
 
 
 def ignore_stop_signals(*, but_sigterm: bool = False) -> None:

@@ -72,6 +72,7 @@ def test_a_second_signal_ends_at_once_a_process_that_is_inside_a_library() -> No
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # it is inside by then
         process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
