@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -68,9 +69,7 @@ def targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     (tmp_path / "child_targets.py").write_text(_TARGETS, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "child_targets", raising=False)
-    import child_targets  # type: ignore[import-not-found]
-
-    return lambda name: getattr(child_targets, name)  # type: ignore[no-any-return]
+    return lambda name: getattr(importlib.import_module("child_targets"), name)  # type: ignore[no-any-return]
 
 
 def test_messages_go_both_ways_and_the_end_is_seen(targets: Callable[[str], Callable[..., None]]) -> None:
@@ -133,7 +132,7 @@ def test_a_child_ignores_stop_signals(targets: Callable[[str], Callable[..., Non
 def test_a_child_ends_with_a_parent_that_is_killed(
     tmp_path: Path, targets: Callable[[str], Callable[..., None]], target: str, arguments: list[str]
 ) -> None:
-    assert targets(target)
+    assert callable(targets(target))
     (tmp_path / "parent.py").write_text(_PARENT, encoding="utf-8")
     command = [sys.executable, "parent.py", target, *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as parent:
