@@ -234,17 +234,17 @@ def _print_result(
 
 @click.command(context_settings={"max_content_width": 100})
 @scope_option
-@click.option("--slot", help="Slot whose scan area is checked. Default: the scope's first.")
-@click.option("--fields", type=click.IntRange(min=1), default=60, show_default=True, help="Of one slide.")
-@click.option("--offline", is_flag=True, help="Look at the files only; load no core.")
+@click.option("--slot", help="Slot whose scan area is checked. Default: the first of the scope.")
+@click.option("--fields", type=click.IntRange(min=1), default=60, show_default=True, help="Fields of one slide.")
+@click.option("--offline", is_flag=True, help="Check the files only; load no core.")
 @data_option
 @json_option
 def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: Path | None, as_json: bool) -> None:
-    """Check a scope before a slide depends on it.
+    """Check a scope file and its microscope.
 
-    Reads the scope file, its Micro-Manager .cfg and its calibration, if there is one, then loads the core in a process
-    of its own, so that a driver that crashes is reported, not suffered. Every light is switched with the shutter closed
-    and one dark frame is taken; no stage moves. Exit code 0, or 21 (the files) or 23 (the hardware) if a check fails.
+    Reads the scope file, its Micro-Manager .cfg and its calibration, then loads the core in a separate process, so that
+    a driver that crashes is reported. Every light is switched with the shutter closed, and one dark frame is taken; no
+    stage moves. Each check that fails says what to do. Exit code 0, or 21 (files) or 23 (hardware) if one fails.
 
     \b
     Examples:
@@ -292,10 +292,11 @@ def _print_checks(checks: list[Check]) -> None:
 @click.command(context_settings={"max_content_width": 100})
 @json_option
 def scopes(as_json: bool) -> None:
-    """List the microscopes that are described.
+    """List the scope files of the known microscopes.
 
-    Scope files lie in the folder named by WBCPIPE_SCOPES and among those shipped; `--scope` takes a name listed here,
-    or the path of a .toml file. To add yours, copy a shipped file and run `wbcpipe doctor --scope ./yours.toml`.
+    Scope files are searched in the folder named by WBCPIPE_SCOPES, then among the shipped ones. `--scope` takes a name
+    from this list, or the path of a .toml file. To add yours, copy a shipped file and run
+    `wbcpipe doctor --scope ./yours.toml`.
     """
     from wbcpipe.acquire.config.scope import list_scopes, load_scope
 

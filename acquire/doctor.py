@@ -1,7 +1,8 @@
-"""Is a scope file right, offline and against the live core? Every check says what to do where it fails."""
+"""Checks a scope file offline and against the live core; each check that fails says what to do."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -20,7 +21,7 @@ from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, Stag
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
@@ -30,29 +31,28 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "check_live", "check_offline", "first_failure"]
 
-Status = Literal["ok", "warn", "fail"]
 _LIVE_TIMEOUT_S: Final = 120.0
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """Result of one check.
 
     Attributes:
-        name: what.
-        status: ``ok``, ``warn`` (works, but look at it) or ``fail``.
-        detail: what was found and, unless ok, what to do.
+        name: What was checked.
+        status: ``ok``, ``warn`` (it works, but should be corrected) or ``fail``.
+        detail: What was found and, unless ok, what to do.
         part: ``file`` or ``hardware``.
     """
 
     name: str
-    status: Status
+    status: Literal["ok", "warn", "fail"]
     detail: str
     part: Literal["file", "hardware"] = "file"
 
 
 def first_failure(checks: list[Check]) -> ConfigError | HardwareError | None:
-    """What the checks come to: an error with the exit code that belongs to it, the files' before the hardware's."""
+    """Return the error, with its exit code, that the failed checks amount to: that of the files before the hardware."""
     for part, error in (("file", ConfigError), ("hardware", HardwareError)):
         failed = [check.name for check in checks if check.status == "fail" and check.part == part]
         if failed:
@@ -61,25 +61,16 @@ def first_failure(checks: list[Check]) -> ConfigError | HardwareError | None:
 
 
 def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterator[Check]:
-    """Look at the scope file, its .cfg, its calibration, the scan area and the disk; no device is touched.
+    """Check the scope file, its .cfg, its calibration, the scan area and the disk; no device is touched.
 
     Args:
-        scope: loaded.
-        slot: whose scan area is looked at.
-        n_fields: of a slide, for time and disk.
-        data: the data root.
+        scope: Scope to check.
+        slot: Slot whose scan area is checked.
+        n_fields: Number of fields of a slide, for time and disk space.
+        data: Data root.
     """
     yield Check("scope file", "ok", f"{scope.path}: {scope.title or scope.name}")
-    oddities: list[str] = []
-    try:
-        config = read_config(scope.config_path)
-        problems, oddities = configuration_problems(scope, config), configuration_warnings(scope, config)
-    except ConfigError as error:
-        problems = [str(error)]
-    yield from (Check(".cfg file", "fail", problem) for problem in problems)
-    yield from (Check(".cfg file", "warn", oddity) for oddity in oddities)
-    if not problems:
-        yield Check(".cfg file", "ok", f"{scope.config_path.name}: every device, group and preset named is there")
+    yield from _check_cfg(scope)
     if scope.staining.command:
         problem = program_problem(scope)
         yield Check("staining", "fail" if problem else "ok", problem or f"{scope.staining.command[0]} can be started")
@@ -87,8 +78,8 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
         yield Check(
             "shutter",
             "warn",
-            "none: each frame waits for its light to be switched on and off, and a driver that dies or hangs leaves it "
-            "on until another process sets 'light.dark'; name a shutter if the microscope has one",
+            "none: each frame waits until its light is switched on and off, and if a driver crashes or hangs, the "
+            "light stays on until another process sets 'light.dark'; name a shutter if the microscope has one",
         )
     yield from (Check(found.name, found.status, found.detail) for found in check_calibration(scope, data))
     try:
@@ -96,30 +87,45 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
     except (ConfigError, StageLimitError) as error:
         yield Check("scan area", "fail", str(error))
         return
-    room = len(plan.fields())
-    yield Check(
-        "scan area",
-        "ok",
-        f"slot {slot} holds {room} fields, about {room * scope.expected_cells_per_field:.0f} cells",
-    )
-    if n_fields > room:
-        yield Check("fields", "warn", f"{n_fields} fields asked for, the slot has room for {room}; enlarge its area")
+    max_fields = len(plan.fields())
+    cells = max_fields * scope.expected_cells_per_field
+    yield Check("scan area", "ok", f"slot {slot} holds {max_fields} fields, about {cells:.0f} cells")
+    if n_fields > max_fields:
+        yield Check(
+            "fields",
+            "warn",
+            f"{n_fields} fields requested, the slot holds {max_fields}; request fewer, or enlarge 'slots.{slot}'",
+        )
     estimate = time_estimate(scope, plan, n_fields)
-    yield Check(
-        "time", "ok", f"about {_duration(estimate.seconds)} for {min(n_fields, room)} fields (estimated, not measured)"
-    )
-    yield _disk(data, estimate.disk_bytes)
+    fields = min(n_fields, max_fields)
+    yield Check("time", "ok", f"about {_duration(estimate.seconds)} for {fields} fields (estimated, not measured)")
+    yield _check_disk(data, estimate.disk_bytes)
 
 
-def _disk(data: Path, needed: int) -> Check:
-    there = data
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    detail = f"{needed / 1e9:.1f} GB for a slide, {free / 1e9:.1f} GB free at {data}"
-    if free < needed:
+def _check_cfg(scope: Scope) -> Iterator[Check]:
+    try:
+        config = read_config(scope.config_path)
+    except ConfigError as error:
+        yield Check(".cfg file", "fail", str(error))
+        return
+    problems = configuration_problems(scope, config)
+    yield from (Check(".cfg file", "fail", problem) for problem in problems)
+    yield from (Check(".cfg file", "warn", warning) for warning in configuration_warnings(scope, config))
+    if not problems:
+        yield Check(".cfg file", "ok", f"{scope.config_path.name} has every device, group and preset of the scope file")
+
+
+def _check_disk(data: Path, needed_bytes: int) -> Check:
+    folder = data
+    while not folder.exists():
+        folder = folder.parent
+    free_bytes = shutil.disk_usage(folder).free
+    detail = f"{needed_bytes / 1e9:.1f} GB for a slide, {free_bytes / 1e9:.1f} GB free at {data}"
+    if free_bytes < needed_bytes:
         return Check("disk", "fail", detail + "; free space or give another disk with --data")
-    return Check("disk", "warn" if free < 3 * needed else "ok", detail + ("; tight" if free < 3 * needed else ""))
+    if free_bytes < 3 * needed_bytes:
+        return Check("disk", "warn", detail + "; tight: free space before the next slides")
+    return Check("disk", "ok", detail)
 
 
 def check_live(scope: Scope) -> list[Check]:
@@ -131,9 +137,9 @@ def check_live(scope: Scope) -> list[Check]:
             for check in child.messages(_LIVE_TIMEOUT_S):
                 checks.append(check)
     except ChildLostError as lost:
-        checks.append(Check("core", "fail", f"the process {lost.reason}{_advice(lost.exit_code)}", "hardware"))
+        checks.append(_hardware("core", f"the process {lost.reason}{_advice(lost.exit_code)}"))
     except WbcpipeError as error:
-        checks.append(Check("core", "fail", str(error), "hardware"))
+        checks.append(_hardware("core", str(error)))
     return checks
 
 
@@ -149,110 +155,115 @@ def _advice(exit_code: int | None) -> str:
 
 
 def _check_in_child(scope: Scope, parent: ParentLink) -> None:
-    def tell(name: str, status: Status, detail: str) -> None:
-        if parent.stop_requested():
-            raise InterruptedRunError("the checks were stopped.")
-        parent.send(Check(name, status, detail, "hardware"))
+    with contextlib.closing(_live_checks(scope)) as checks:
+        for check in checks:
+            if parent.stop_requested():
+                raise InterruptedRunError("the checks were stopped.")
+            parent.send(check)
 
-    _live(scope, tell)
+
+def _hardware(name: str, problem: str = "", found: str = "") -> Check:
+    """Return a check of the hardware: failed with a ``problem``, else ok."""
+    return Check(name, "fail" if problem else "ok", problem or found, "hardware")
 
 
-def _live(scope: Scope, tell: Callable[[str, Status, str], None]) -> None:
+def _live_checks(scope: Scope) -> Generator[Check]:
     from wbcpipe.acquire.hardware.core_link import CoreLink
     from wbcpipe.acquire.hardware.device_adapters import adapter_folder, check_interface
     from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 
     if scope.micromanager.backend == "headless":
-        tell("device interface", "ok", f"{check_interface(scope)}, adapters in {adapter_folder(scope)}")
+        yield _hardware("device interface", found=f"{check_interface(scope)}, adapters in {adapter_folder(scope)}")
     link = CoreLink(scope)
     try:
-        tell("core", "ok", f"{len(link.devices())} devices loaded")
-        for check in _settings(scope, link):
-            tell(*check)
-        for check in _ranges(scope, link):
-            tell(*check)
+        yield _hardware("core", found=f"{len(link.devices())} devices loaded")
+        yield from _check_lights(scope, link)
+        yield _check_exposures(scope, link)
+        if scope.focus.method == "hardware":
+            yield _check_focusing_device(scope, link)
+        yield _check_position(scope, link)
         if scope.staining.steps:
-            problems = step_problems(scope, link)
-            tell(
-                "staining", "fail" if problems else "ok", "; ".join(problems) or "the devices take every step; none set"
-            )
-        for check in _camera(CoreMicroscope(scope, link)):
-            tell(*check)
+            problems = "; ".join(step_problems(scope, link))
+            yield _hardware("staining", problems, "the devices accept every step; none was carried out")
+        yield from _check_camera(CoreMicroscope(scope, link))
     finally:
         link.close()
 
 
-def _settings(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
-    """Every property that a modality sets: is it there, and does it take the value?"""
+def _check_lights(scope: Scope, link: CoreLink) -> Iterator[Check]:
+    """Set every property of each modality with the shutter closed."""
     config = read_config(scope.config_path)
     for name, modality in scope.modalities.items():
-        bad = []
+        problems = []
         for device, key, value in light_settings(scope, config, modality):
             if device not in (*link.devices(), "Core"):
-                bad.append(f"device {device!r} is not loaded")
+                problems.append(f"device {device!r} is not loaded; add it to the .cfg")
             elif not link.has_property(device, key):
-                bad.append(f"{device!r} has no property {key!r}; it has {', '.join(link.properties(device))}")
+                problems.append(f"{device!r} has no property {key!r}; it has {', '.join(link.properties(device))}")
             elif (allowed := link.allowed_values(device, key)) and value not in allowed:
-                bad.append(f"{device}-{key} does not take {value!r}; it takes {', '.join(allowed)}")
+                problems.append(f"{device}-{key} does not take {value!r}; it takes {', '.join(allowed)}")
             else:
                 try:
                     link.set_property(device, key, value)
                     link.wait_for((device,), scope.reliability.switch_timeout_s, f"switching to {name}")
                 except HardwareError as error:
-                    bad.append(str(error))
+                    problems.append(str(error))
         link.shutter.darken()
         dark = "shutter closed" if scope.light.shutter_device else "then set dark again"
-        yield f"light {name}", "fail" if bad else "ok", "; ".join(bad) or f"switched, {dark}"
+        yield _hardware(f"light {name}", "; ".join(problems), f"switched, {dark}")
 
 
-def _ranges(scope: Scope, link: CoreLink) -> Iterator[tuple[str, Status, str]]:
+def _check_exposures(scope: Scope, link: CoreLink) -> Check:
     camera = scope.camera.device
     limits = link.limits(camera, "Exposure") if link.has_property(camera, "Exposure") else None
+    if limits is None:
+        return _hardware("exposures", found="the camera reports no limits")
     outside = [
         f"modalities.{name}.exposure_ms = {modality.exposure_ms:g}"
         for name, modality in scope.modalities.items()
-        if limits and not limits[0] <= modality.exposure_ms <= limits[1]
+        if not limits[0] <= modality.exposure_ms <= limits[1]
     ]
-    span = f"the camera takes {limits[0]:g} to {limits[1]:g} ms" if limits else "the camera names no limits"
-    yield "exposures", "fail" if outside else "ok", "; ".join([*outside, span])
-    if scope.focus.method == "hardware":
-        yield "focusing device", *_focusing_device(scope, link)
+    allowed = f"the camera takes {limits[0]:g} to {limits[1]:g} ms"
+    return _hardware("exposures", f"{'; '.join(outside)}; {allowed}: change it" if outside else "", allowed)
+
+
+def _check_focusing_device(scope: Scope, link: CoreLink) -> Check:
+    from wbcpipe.acquire.hardware.focus_drive import choose_focusing_device
+
+    device = scope.focus.hardware_device
+    try:
+        choose_focusing_device(link, device)
+    except HardwareError as error:
+        problem = f"{error} Name a focusing device of the .cfg in 'focus.hardware_device'."
+        return _hardware("focusing device", problem)
+    return _hardware("focusing device", found=f"{device} is one; the first fields of a run show whether it finds cells")
+
+
+def _check_position(scope: Scope, link: CoreLink) -> Check:
     from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
     from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
 
     x_um, y_um = CoreXYStage(scope, link).xy_um()
-    z_um = CoreFocusDrive(scope, link).z_um()
-    stage = scope.stage
-    inside = all(
-        low <= value <= high for value, (low, high) in ((x_um, stage.x_um), (y_um, stage.y_um), (z_um, stage.z_um))
-    )
-    here = f"stands at x {x_um:.1f}, y {y_um:.1f}, z {z_um:.2f} um"
-    yield "stage", "ok" if inside else "warn", here + ("" if inside else ": outside the scope's limits; home it first")
+    z_um, stage = CoreFocusDrive(scope, link).z_um(), scope.stage
+    limits = ((x_um, stage.x_um), (y_um, stage.y_um), (z_um, stage.z_um))
+    found = f"at x {x_um:.1f}, y {y_um:.1f}, z {z_um:.2f} um"
+    if all(low <= value <= high for value, (low, high) in limits):
+        return _hardware("stage", found=found)
+    return Check("stage", "warn", f"{found}: outside the scope's limits; home it first", "hardware")
 
 
-def _focusing_device(scope: Scope, link: CoreLink) -> tuple[Status, str]:
-    from wbcpipe.acquire.hardware.focus_drive import choose_focusing_device
-
-    try:
-        choose_focusing_device(link, scope.focus.hardware_device)
-    except HardwareError as error:
-        return "fail", f"{error} Name a focusing device of the .cfg in 'focus.hardware_device'."
-    return "ok", f"{scope.focus.hardware_device} is one; whether it finds the cells is seen at a run's first places"
-
-
-def _camera(microscope: CoreMicroscope) -> Iterator[tuple[str, Status, str]]:
-    """Set the camera up as for a run and expose once in the dark."""
+def _check_camera(microscope: CoreMicroscope) -> Iterator[Check]:
+    """Set the camera up as for a run and expose one frame without light."""
     scope = microscope.scope
     height_px, width_px = scope.camera.image_px
-    yield "camera", "ok", f"{width_px} x {height_px} pixels of {scope.camera.image_pixel_um:g} um"
-    timeout_s = scope.reliability.camera_timeout_s
+    yield _hardware("camera", found=f"{width_px} x {height_px} pixels of {scope.camera.image_pixel_um:g} um")
     microscope.camera.send_exposure(scope.modalities.color1.exposure_ms)
-    microscope.camera.snap(timeout_s)
+    microscope.camera.snap(scope.reliability.camera_timeout_s)
     pixels = microscope.camera.image()
     bits = 8 * pixels.dtype.itemsize
-    fits = bits >= scope.camera.bits
-    advice = "" if fits else f"; 'camera.bits' says {scope.camera.bits}, correct it or 'camera.pixel_type'"
-    yield "dark exposure", "ok" if fits else "fail", f"{bits}-bit frame, mean {pixels.mean():.0f}{advice}"
+    found = f"{bits}-bit frame, mean {pixels.mean():.0f}"
+    advice = f"{found}; 'camera.bits' says {scope.camera.bits}: correct it or 'camera.pixel_type'"
+    yield _hardware("dark exposure", advice if bits < scope.camera.bits else "", found)
 
 
 def _duration(seconds: float) -> str:

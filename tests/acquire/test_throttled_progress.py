@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire import throttled_progress
 from wbcpipe.acquire.throttled_progress import ThrottledProgress
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 def test_messages_are_passed_on_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s, messages = [100.0], list[str]()
-    monkeypatch.setattr(throttled_progress.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr("wbcpipe.acquire.throttled_progress.time.monotonic", lambda: now_s[0])
     progress = ThrottledProgress(messages.append, every_s=5.0)
     for second in range(13):
         now_s[0] = 100.0 + second
