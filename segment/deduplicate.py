@@ -1,4 +1,4 @@
-"""Cells that overlapping fields show twice, and the truth that belongs to a cell: matching by position on the stage."""
+"""Match cells by their stage position: views of one cell in overlapping fields, and cells with their true class."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["deduplicate", "label_from_truth"]
 
-#: Views of one cell lie this near; of a cell that the border cuts, the visible part's centre may lie further off.
+#: Maximum distance of two views of one cell; the visible part of a cut cell has a shifted centre.
 _SAME_UM: Final = 4.0
 _SAME_CUT_UM: Final = 8.0
 _TRUTH_UM: Final = 3.0
-#: Doubts about a view, the worst first.
+#: Flags of a poor view, the worst first.
 _RANK: Final = (QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.UNREGISTERED, QcFlag.SATURATED)
 
 
@@ -32,7 +32,7 @@ def deduplicate(
     qc_flags: NDArray[np.uint16],
     off_centre_um: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """Which of N views to keep, so that each cell is there once, in its best view.
+    """Select from N views the best one of each cell.
 
     Args:
         y_um: (N,) on the stage.
@@ -42,22 +42,22 @@ def deduplicate(
         off_centre_um: (N,) distance from the middle of the view's field.
 
     Returns:
-        (N,) bool.
+        (N,) bool, True for the views to keep.
     """
     kept = np.zeros(len(field_index), bool)
     if not len(field_index):
         return kept
     points = np.stack([y_um, x_um], -1)
     tree = cKDTree(points)
-    doubts = [(qc_flags & flag) > 0 for flag in _RANK]
+    poor = [(qc_flags & flag) > 0 for flag in _RANK]
     keys = [
         np.arange(len(field_index)),
         field_index,
         np.round(off_centre_um, 3),
-        *reversed(doubts),
+        *reversed(poor),
     ]  # the last decides first
     order = np.lexsort(np.array(keys, float))
-    cut = doubts[0]
+    cut = poor[0]
     for k in order:
         near = tree.query_ball_point(points[k], _SAME_CUT_UM if cut[k] else _SAME_UM)
         kept[k] = not any(kept[other] and field_index[other] != field_index[k] for other in near)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,43 @@ if TYPE_CHECKING:
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
 
 
+@dataclass(frozen=True)
+class _Field:
+    """One field of a slide.
+
+    Attributes:
+        frames: (M, Y, X) uint16, in the slide's order of modalities; all 0 for a missing modality.
+        info: its description.
+        statistics: of the slide.
+        is_complete: no modality is missing.
+    """
+
+    frames: NDArray[np.uint16]
+    info: FieldInfo
+    statistics: SlideStatistics
+    is_complete: bool
+
+    @property
+    def reference(self) -> int:
+        """Index of the nuclear channel."""
+        return nuclear_index(self.statistics.modalities)
+
+    @property
+    def others(self) -> list[int]:
+        """Indices of the other channels."""
+        return [k for k in range(len(self.frames)) if k != self.reference]
+
+    @property
+    def is_from_scope(self) -> bool:
+        """Whether a microscope took the frames; imported images need no registration."""
+        return self.statistics.kind == "scope"
+
+    @property
+    def full_range(self) -> int:
+        """Value from which a pixel is saturated."""
+        return self.info.saturation if self.is_from_scope else 65535
+
+
 @single_threaded_blas()
 def process_field(
     frames: NDArray[np.uint16],
@@ -66,47 +103,41 @@ def process_field(
     Raises:
         ConfigError: the detector failed, or did not return a label image.
     """
-    frames, missing = _in_order(frames, info, statistics.modalities)
-    centre_um = (info.y_um, info.x_um)
-    reference = nuclear_index(statistics.modalities)
-    full_range = info.saturation if statistics.kind == "scope" else 65535
+    field = _order_channels(frames, info, statistics)
     figures = field_figures(
-        frames,
-        reference=reference,
+        field.frames,
+        reference=field.reference,
         shading=statistics.flatfield.shading,
-        full_range=full_range,
-        camera=statistics.kind == "scope",
+        full_range=field.full_range,
+        camera=field.is_from_scope,
     )
-    stain = nuclear_stain(frames[:3]) if statistics.kind == "stained-rgb" else None
-    nuclear = frames[reference] if stain is None else stain.finding_channel(frames[:3])
+    stain = nuclear_stain(field.frames[:3]) if statistics.kind == "stained-rgb" else None
+    nuclear = field.frames[field.reference] if stain is None else stain.finding_channel(field.frames[:3])
     found = _detect(nuclear, info.pixel_um, statistics, detector)
+    centre_um = (info.y_um, info.x_um)
     if not len(found):
-        none = no_cells(len(frames), side_px, red=RED_FLUORESCENCE in statistics.modalities)
+        none = no_cells(len(field.frames), side_px, red=RED_FLUORESCENCE in statistics.modalities)
         return FieldCells(info.index, centre_um, none, figures)
-    alignment = _register(frames, info, statistics, reference)
-    images, masks = _cut_out(
-        frames, found, alignment, statistics, crop_pixel_um / info.pixel_um, crop_pixel_um, side_px, stain
-    )
-    quality = found.quality | np.uint16(QcFlag.MISSING_MODALITY if missing or empty_modality(frames) else 0)
-    if not alignment.trusted.all():
-        quality |= np.uint16(QcFlag.UNREGISTERED)
-    if statistics.kind == "scope":
-        quality |= _saturated(frames, found, info)
-    columns = _columns(found, masks, info, alignment, reference, crop_pixel_um)
-    columns["qc_flags"] = quality.astype(np.uint16)
-    pairs = zip(images[:, reference], masks, strict=True)
-    columns["sharpness"] = np.array([focus_measure(image, mask, crop_pixel_um) for image, mask in pairs], np.float32)
-    columns |= measure_block(images, masks, crop_pixel_um, statistics.modalities, background_levels(frames, statistics))
-    block = CellBlock(images, masks, columns, [""] * len(found))
+    alignment = _register(field)
+    block = _cut_out(field, found, alignment, stain, crop_pixel_um, side_px)
+    block.columns["qc_flags"] = _flags(field, found, alignment)
     figures = with_cells(
         figures,
         block,
-        reference=reference,
+        reference=field.reference,
         pixel_um=crop_pixel_um,
-        full_range=full_range,
-        alignment=alignment if statistics.kind == "scope" else None,
+        full_range=field.full_range,
+        alignment=alignment if field.is_from_scope else None,
     )
     return FieldCells(info.index, centre_um, block, figures)
+
+
+def register_field(
+    frames: NDArray[np.uint16], info: FieldInfo, statistics: SlideStatistics
+) -> tuple[NDArray[np.uint16], Alignment]:
+    """Return frames (M, Y, X) in the slide's order, and their alignment; arguments as for `process_field`."""
+    field = _order_channels(frames, info, statistics)
+    return field.frames, _register(field)
 
 
 def measure_block(
@@ -116,7 +147,7 @@ def measure_block(
     modalities: tuple[str, ...],
     empty: NDArray[np.float32] | None,
 ) -> dict[str, NDArray[Any]]:
-    """The morphometry columns of crops (N, M, Y, X) with their masks (N, Y, X); ``empty`` as for `measure_cell`."""
+    """Measure the morphometry of crops (N, M, Y, X) with their masks (N, Y, X); ``empty`` as for `measure_cell`."""
     red = modalities.index(RED_FLUORESCENCE) if RED_FLUORESCENCE in modalities else None
     cells = (
         measure_cell(image, mask, pixel_um, reference=nuclear_index(modalities), empty=empty, red=red)
@@ -125,135 +156,16 @@ def measure_block(
     return stack_measures(cells, len(modalities), red=red is not None)
 
 
-def register_field(
-    frames: NDArray[np.uint16], info: FieldInfo, statistics: SlideStatistics
-) -> tuple[NDArray[np.uint16], Alignment]:
-    """Frames (M, Y, X) in the run's order, and how they lie to each other; arguments as `process_field`."""
-    ordered, _ = _in_order(frames, info, statistics.modalities)
-    return ordered, _register(ordered, info, statistics, nuclear_index(statistics.modalities))
-
-
-def _cut_out(
-    frames: NDArray[np.uint16],
-    found: Detections,
-    alignment: Alignment,
-    statistics: SlideStatistics,
-    ratio: float,
-    crop_pixel_um: float,
-    side_px: int,
-    stain: NuclearStain | None,
-) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """Crops (N, M, side, side) and masks (N, side, side) of the cells found; ``stain`` of an RGB picture."""
-    reference = nuclear_index(statistics.modalities)
-    others = [k for k in range(len(frames)) if k != reference]
-    empty = statistics.flatfield.empty
-    empty = np.where(np.isnan(empty), np.median(frames[:, ::16, ::16], axis=(1, 2)), empty).astype(np.float32)
-    bare = background_levels(frames, statistics)[others]
-    images = np.empty((len(found), len(frames), side_px, side_px), np.uint16)
-    masks = np.empty((len(found), side_px, side_px), np.uint8)
-    centres = np.stack([found.y_px, found.x_px], -1)
-    for k, place in enumerate(crop_centres(centres, ratio, side_px)):
-        images[k] = crop_cell(frames, alignment, statistics.flatfield, place, ratio=ratio, side_px=side_px, empty=empty)
-        outside = outside_field(place, ratio, side_px, frames.shape[1:])
-        own, away = _nuclei(found, k, place, ratio, side_px)
-        if outside is not None:
-            away = outside if away is None else away | outside
-        nuclear = images[k, reference] if stain is None else stain.channel(images[k, :3])
-        masks[k] = cell_mask(nuclear, images[k, others], crop_pixel_um, own=own, others=away, empty=bare)
-        if outside is not None:
-            masks[k][outside] = 0
-    return images, masks
-
-
 def background_levels(frames: NDArray[np.uint16], statistics: SlideStatistics) -> NDArray[np.float32]:
-    """What evenly lit frames (M, Y, X) of a field show where nothing lies, (M,) float32; NaN where unknown."""
+    """Return the background of flat-field corrected frames (M, Y, X), (M,) float32; NaN where it is unknown."""
     if statistics.kind == "stained-rgb":
         colour = background_colour(frames[:3]) * np.float32(65535)
         return np.array([*colour, *np.zeros(len(frames) - 3)], np.float32)
     return statistics.flatfield.empty
 
 
-def _columns(
-    found: Detections,
-    masks: NDArray[np.uint8],
-    info: FieldInfo,
-    alignment: Alignment,
-    reference: int,
-    crop_pixel_um: float,
-) -> dict[str, NDArray[Any]]:
-    """The columns of the cell table that follow from place and shape."""
-    others = [k for k in range(len(alignment.shift_px)) if k != reference]
-    centres = np.stack([found.y_px, found.x_px], -1)
-    shifts = np.stack([alignment.to_modality(k, centres) - centres for k in others], 1)  # (N, M - 1, 2)
-    y_um, x_um = _on_stage(centres, info, alignment)
-    pixel_um2 = crop_pixel_um**2
-    return {
-        "field_index": np.full(len(found), info.index, np.int32),
-        "y_px": found.y_px.astype(np.float32),
-        "x_px": found.x_px.astype(np.float32),
-        "y_um": y_um,
-        "x_um": x_um,
-        "area_um2": (np.count_nonzero(masks, axis=(1, 2)) * pixel_um2).astype(np.float32),
-        "nucleus_area_um2": (np.count_nonzero(masks == NUCLEUS, axis=(1, 2)) * pixel_um2).astype(np.float32),
-        "shift_px": shifts.astype(np.float32),
-        "shift_residual_px": np.tile(alignment.residual_px[others].astype(np.float32), (len(found), 1)),
-    }
-
-
-def _saturated(frames: NDArray[np.uint16], found: Detections, info: FieldInfo) -> NDArray[np.uint16]:
-    """The SATURATED bit of each cell, (N,) uint16."""
-    radius_px = np.sqrt(found.area_um2 / np.pi) / info.pixel_um
-    shares = [
-        saturated_share(frames, info.saturation, (float(y), float(x)), float(radius))
-        for y, x, radius in zip(found.y_px, found.x_px, radius_px, strict=True)
-    ]
-    return np.where(np.array(shares) > SATURATED_SHARE, np.uint16(QcFlag.SATURATED), np.uint16(0))
-
-
-def _in_order(
-    frames: NDArray[np.uint16], info: FieldInfo, modalities: tuple[str, ...]
-) -> tuple[NDArray[np.uint16], bool]:
-    """Frames (M, Y, X) in the run's order of modalities, those the field lacks all 0; and whether any is lacking."""
-    if info.modalities == modalities:
-        return frames, False
-    ordered = np.zeros((len(modalities), *frames.shape[1:]), np.uint16)
-    for k, name in enumerate(modalities):
-        if name in info.modalities:
-            ordered[k] = frames[info.modalities.index(name)]
-    return ordered, not set(modalities) <= set(info.modalities)
-
-
-def _detect(
-    nuclear: NDArray[np.uint16],
-    pixel_um: float,
-    statistics: SlideStatistics,
-    detector: Detector | None,
-) -> Detections:
-    stained = statistics.kind == "stained-rgb"
-    kind: NuclearKind = "stained" if stained else "fluorescence"
-    # Pictures of one import may come from several slides: each has a level of its own.
-    level = None if stained else statistics.nuclear_level or None
-    if detector is None:
-        return detect_cells(nuclear, pixel_um, kind, level=level)
-    return cells_from_labels(find_labels(detector, nuclear, pixel_um), nuclear, pixel_um, kind, level=level)
-
-
-def _register(frames: NDArray[np.uint16], info: FieldInfo, statistics: SlideStatistics, reference: int) -> Alignment:
-    if statistics.kind != "scope":
-        return identity(len(frames), frames.shape[1:])
-    edges = [
-        edge_map(coarse_frame(frame, info.pixel_um), shading)
-        for frame, shading in zip(frames, statistics.flatfield.shading, strict=True)
-    ]
-    usual = replace(statistics.alignment, centre_px=(np.array(frames.shape[1:], float) - 1) / 2)
-    usual = compose_alignments(
-        usual, slide_transform_alignment(info, len(frames), frames.shape[1:], reference=reference)
-    )
-    return align(edges, usual, info.pixel_um, reference=reference)
-
-
 def crop_centres(centres: NDArray[np.float64], ratio: float, side_px: int) -> NDArray[np.float64]:
-    """Where the crops of cells are centred; where the pixel sizes agree, such that the reference is not resampled.
+    """Return the centres of the crops of cells; for equal pixel sizes the reference is not resampled.
 
     Args:
         centres: (N, 2) of the cells, pixels of the reference frame.
@@ -268,28 +180,127 @@ def crop_centres(centres: NDArray[np.float64], ratio: float, side_px: int) -> ND
     return np.asarray(np.floor(centres) + (0.5 if side_px % 2 == 0 else 0.0))
 
 
-def _nuclei(
-    found: Detections, own: int, place: NDArray[np.float64], ratio: float, side_px: int
+def _order_channels(frames: NDArray[np.uint16], info: FieldInfo, statistics: SlideStatistics) -> _Field:
+    modalities = statistics.modalities
+    if info.modalities == modalities:
+        return _Field(frames, info, statistics, is_complete=True)
+    ordered = np.zeros((len(modalities), *frames.shape[1:]), np.uint16)
+    for k, name in enumerate(modalities):
+        if name in info.modalities:
+            ordered[k] = frames[info.modalities.index(name)]
+    return _Field(ordered, info, statistics, is_complete=set(modalities) <= set(info.modalities))
+
+
+def _detect(
+    nuclear: NDArray[np.uint16], pixel_um: float, statistics: SlideStatistics, detector: Detector | None
+) -> Detections:
+    stained = statistics.kind == "stained-rgb"
+    kind: NuclearKind = "stained" if stained else "fluorescence"
+    # Images of one import may come from several slides: each has a level of its own.
+    level = None if stained else statistics.nuclear_level or None
+    if detector is None:
+        return detect_cells(nuclear, pixel_um, kind, level=level)
+    return cells_from_labels(find_labels(detector, nuclear, pixel_um), nuclear, pixel_um, kind, level=level)
+
+
+def _register(field: _Field) -> Alignment:
+    frames, info, statistics, shape = field.frames, field.info, field.statistics, field.frames.shape[1:]
+    if not field.is_from_scope:
+        return identity(len(frames), shape)
+    edges = [
+        edge_map(coarse_frame(frame, info.pixel_um), shading)
+        for frame, shading in zip(frames, statistics.flatfield.shading, strict=True)
+    ]
+    of_slide = replace(statistics.alignment, centre_px=(np.array(shape, float) - 1) / 2)
+    transform = slide_transform_alignment(info, len(frames), shape, reference=field.reference)
+    return align(edges, compose_alignments(of_slide, transform), info.pixel_um, reference=field.reference)
+
+
+def _cut_out(
+    field: _Field,
+    found: Detections,
+    alignment: Alignment,
+    stain: NuclearStain | None,
+    crop_pixel_um: float,
+    side_px: int,
+) -> CellBlock:
+    """Return crops, masks and measurements of the N cells; ``stain`` of an RGB image."""
+    frames, flatfield, ratio = field.frames, field.statistics.flatfield, crop_pixel_um / field.info.pixel_um
+    empty = flatfield.empty
+    empty = np.where(np.isnan(empty), np.median(frames[:, ::16, ::16], axis=(1, 2)), empty).astype(np.float32)
+    background = background_levels(frames, field.statistics)
+    images = np.empty((len(found), len(frames), side_px, side_px), np.uint16)
+    masks = np.empty((len(found), side_px, side_px), np.uint8)
+    for k, centre in enumerate(crop_centres(np.stack([found.y_px, found.x_px], -1), ratio, side_px)):
+        images[k] = crop_cell(frames, alignment, flatfield, centre, ratio=ratio, side_px=side_px, empty=empty)
+        outside = outside_field(centre, ratio, side_px, frames.shape[1:])
+        own, others = _crop_nuclei(found, k, centre, ratio, side_px)
+        if outside is not None:
+            others = outside if others is None else others | outside
+        nuclear = images[k, field.reference] if stain is None else stain.channel(images[k, :3])
+        brightfield = images[k, field.others]
+        masks[k] = cell_mask(
+            nuclear, brightfield, crop_pixel_um, own=own, others=others, empty=background[field.others]
+        )
+        if outside is not None:
+            masks[k][outside] = 0
+    columns = _columns(field, found, alignment, masks, crop_pixel_um)
+    pairs = zip(images[:, field.reference], masks, strict=True)
+    columns["sharpness"] = np.array([focus_measure(image, mask, crop_pixel_um) for image, mask in pairs], np.float32)
+    columns |= measure_block(images, masks, crop_pixel_um, field.statistics.modalities, background)
+    return CellBlock(images, masks, columns, [""] * len(found))
+
+
+def _crop_nuclei(
+    found: Detections, cell: int, centre: NDArray[np.float64], ratio: float, side_px: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
-    """Where nuclei of this cell and of others lie in a crop, (side, side) bool; ``None`` where there is no other."""
-    steps = (np.arange(side_px) - (side_px - 1) / 2) * ratio
+    """Return the nuclear pixels (side, side) bool of a cell in its crop, and those of others; ``None`` without any."""
+    offsets = (np.arange(side_px) - (side_px - 1) / 2) * ratio
     rows, columns = (
-        np.clip(np.round((at + steps + 0.5) / found.factor - 0.5).astype(np.intp), 0, length - 1)
-        for at, length in zip(place, found.labels.shape, strict=True)
+        np.clip(np.round((at + offsets + 0.5) / found.factor - 0.5).astype(np.intp), 0, length - 1)
+        for at, length in zip(centre, found.labels.shape, strict=True)
     )
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     inside = (rows - rows[0])[:, None], columns - columns[0]
-    mine = found.labels[window] == own + 1
-    other = found.nuclei[window] & ~mine
-    return (found.nuclei[window] & mine)[inside], other[inside] if other.any() else None
+    own = found.labels[window] == cell + 1
+    others = found.nuclei[window] & ~own
+    return (found.nuclei[window] & own)[inside], others[inside] if others.any() else None
 
 
-def _on_stage(
-    centres: NDArray[np.float64], info: FieldInfo, alignment: Alignment
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the stage position (N,) y and x in um of points (N, 2) of the reference.
-
-    The first modality defines the position: the filter cube of the reference shifts the reference's image.
-    """
+def _columns(
+    field: _Field, found: Detections, alignment: Alignment, masks: NDArray[np.uint8], crop_pixel_um: float
+) -> dict[str, NDArray[Any]]:
+    """Return the columns of the cell table that follow from position and shape."""
+    info, others = field.info, field.others
+    centres = np.stack([found.y_px, found.x_px], -1)
+    shifts = np.stack([alignment.to_modality(k, centres) - centres for k in others], 1)  # (N, M - 1, 2)
+    # The first modality defines the stage position: the filter cube of the reference shifts the reference's image.
     offset_um = (alignment.to_modality(0, centres) - alignment.centre_px) * info.pixel_um  # (N, 2) as y, x
-    return info.y_um + offset_um[:, 0], info.x_um + offset_um[:, 1]
+    pixel_um2 = crop_pixel_um**2
+    return {
+        "field_index": np.full(len(found), info.index, np.int32),
+        "y_px": found.y_px.astype(np.float32),
+        "x_px": found.x_px.astype(np.float32),
+        "y_um": info.y_um + offset_um[:, 0],
+        "x_um": info.x_um + offset_um[:, 1],
+        "area_um2": (np.count_nonzero(masks, axis=(1, 2)) * pixel_um2).astype(np.float32),
+        "nucleus_area_um2": (np.count_nonzero(masks == NUCLEUS, axis=(1, 2)) * pixel_um2).astype(np.float32),
+        "shift_px": shifts.astype(np.float32),
+        "shift_residual_px": np.tile(alignment.residual_px[others].astype(np.float32), (len(found), 1)),
+    }
+
+
+def _flags(field: _Field, found: Detections, alignment: Alignment) -> NDArray[np.uint16]:
+    """Return the quality flags (N,) uint16 that a field alone gives."""
+    missing = not field.is_complete or empty_modality(field.frames)
+    flags = found.quality | np.uint16(QcFlag.MISSING_MODALITY if missing else 0)
+    if not alignment.trusted.all():
+        flags |= np.uint16(QcFlag.UNREGISTERED)
+    if field.is_from_scope:
+        radius_px = np.sqrt(found.area_um2 / np.pi) / field.info.pixel_um
+        shares = [
+            saturated_share(field.frames, field.info.saturation, (float(y), float(x)), float(radius))
+            for y, x, radius in zip(found.y_px, found.x_px, radius_px, strict=True)
+        ]
+        flags |= np.where(np.array(shares) > SATURATED_SHARE, np.uint16(QcFlag.SATURATED), np.uint16(0))
+    return flags.astype(np.uint16)
