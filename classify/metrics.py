@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
+from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from wbcpipe.classify.uncertainty.confusion import class_scores, confusion_matrix
 
@@ -14,12 +15,46 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["HEADLINE", "expected_calibration_error", "scores", "summarise"]
+__all__ = ["HEADLINE", "MeanSd", "ScoreSummary", "Scores", "expected_calibration_error", "scores", "summarise"]
 
 HEADLINE = ("f1_weighted", "sensitivity", "specificity", "auc", "accuracy")
 
 
-def scores(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], classes: Sequence[str]) -> dict[str, Any]:
+class Scores(TypedDict):
+    """The scores of one network on some cells; a class without cells has None, and no weight in the means."""
+
+    cells: int
+    f1_weighted: float
+    sensitivity: float
+    specificity: float
+    auc: float | None
+    accuracy: float
+    f1: dict[str, float | None]
+    sensitivity_by_class: dict[str, float | None]
+    confusion: list[list[int]]
+
+
+class MeanSd(TypedDict):
+    """Mean and sample standard deviation over folds; None where there are too few."""
+
+    mean: float | None
+    sd: float | None
+
+
+class ScoreSummary(TypedDict):
+    """Scores over folds; the confusion matrix and the cells are sums."""
+
+    f1_weighted: MeanSd
+    sensitivity: MeanSd
+    specificity: MeanSd
+    auc: MeanSd
+    accuracy: MeanSd
+    f1: dict[str, MeanSd]
+    confusion: list[list[int]]
+    cells: int
+
+
+def scores(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], classes: Sequence[str]) -> Scores:
     """Return weighted F1, sensitivity, specificity and AUC, accuracy, per-class F1 and the confusion matrix.
 
     Args:
@@ -82,18 +117,21 @@ def expected_calibration_error(
     return float(gap.sum() / max(1, count.sum()))
 
 
-def summarise(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise(folds: Sequence[Scores]) -> ScoreSummary:
     """Return mean and sample standard deviation over folds of each headline figure and of each class's F1."""
-    summary: dict[str, Any] = {}
-    for name in HEADLINE:
-        summary[name] = _mean_sd([fold[name] for fold in folds])
-    summary["f1"] = {name: _mean_sd([fold["f1"][name] for fold in folds]) for name in folds[0]["f1"]}
-    summary["confusion"] = np.sum([fold["confusion"] for fold in folds], axis=0).tolist()
-    summary["cells"] = sum(fold["cells"] for fold in folds)
-    return summary
+    return {
+        "f1_weighted": _mean_sd([fold["f1_weighted"] for fold in folds]),
+        "sensitivity": _mean_sd([fold["sensitivity"] for fold in folds]),
+        "specificity": _mean_sd([fold["specificity"] for fold in folds]),
+        "auc": _mean_sd([fold["auc"] for fold in folds]),
+        "accuracy": _mean_sd([fold["accuracy"] for fold in folds]),
+        "f1": {name: _mean_sd([fold["f1"][name] for fold in folds]) for name in folds[0]["f1"]},
+        "confusion": np.sum([fold["confusion"] for fold in folds], axis=0).tolist(),
+        "cells": sum(fold["cells"] for fold in folds),
+    }
 
 
-def _mean_sd(values: Sequence[float | None]) -> dict[str, float | None]:
+def _mean_sd(values: Sequence[float | None]) -> MeanSd:
     known = [value for value in values if value is not None]
     return {
         "mean": float(np.mean(known)) if known else None,

@@ -20,7 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "report": ("wbcpipe.report.cli:report", "Stage 4: write the differential, for people and machines."),
     "import": ("wbcpipe.segment.cli:import_", "Import images made elsewhere, as fields or as cells."),
     "view": ("wbcpipe.segment.cli:view", "Show fields, masks and classes in napari (an extra)."),
-    "train": ("wbcpipe.classify.cli:train", "Train a network on labelled cells and write a bundle."),
+    "train": ("wbcpipe.classify.training.cli:train", "Train a network on labelled cells and write a bundle."),
     "study": ("wbcpipe.classify.study.cli:study", "Compare ways to fuse the modalities, by cross-validation."),
     "evaluate": ("wbcpipe.report.cli:evaluate", "Compare a sample with its ground truth."),
     "doctor": ("wbcpipe.acquire.cli:doctor", "Check a scope file, offline and against the live core."),

@@ -30,21 +30,21 @@ __all__ = [
     "blank",
     "calibration_without",
     "dead_modalities",
+    "evenly_spaced_rows",
     "modality_rows",
-    "spread",
-    "typical_of",
-    "typical_pictures",
-    "typical_planes",
+    "typical_images",
+    "typical_profiles",
+    "typical_profiles_of",
 ]
 
 RINGS: Final = 16
 FLAT_RANGE: Final = 1
 """A plane whose grey levels differ by no more shows nothing; segment flags its field by the same measure."""
-LOOKED_AT: Final = 64
+CHECKED_CELLS: Final = 64
 """Cells whose pictures are looked at to tell which modality is missing."""
 
 
-def typical_planes(images: NDArray[np.float32]) -> NDArray[np.float64]:
+def typical_profiles(images: NDArray[np.float32]) -> NDArray[np.float64]:
     """Mean (C, 17) of normalised planes (N, C, side, side) in rings around the middle, and in the corners beyond."""
     ring = _rings(images.shape[-1])
     mean = images.mean(axis=0, dtype=np.float64).reshape(images.shape[1], -1)
@@ -54,12 +54,12 @@ def typical_planes(images: NDArray[np.float32]) -> NDArray[np.float64]:
     return result
 
 
-def typical_of(images: NDArray[np.uint16], normalisation: Normalisation) -> NDArray[np.float64]:
-    """`typical_planes` (C, 17) of up to 1,024 raw pictures (N, C, side, side)."""
-    return typical_planes(normalisation.apply(images[spread(len(images), 1024)]))
+def typical_profiles_of(images: NDArray[np.uint16], normalisation: Normalisation) -> NDArray[np.float64]:
+    """`typical_profiles` (C, 17) of up to 1,024 raw pictures (N, C, side, side)."""
+    return typical_profiles(normalisation.apply(images[evenly_spaced_rows(len(images), 1024)]))
 
 
-def spread(count: int, most: int) -> NDArray[np.int64]:
+def evenly_spaced_rows(count: int, most: int) -> NDArray[np.int64]:
     """Up to ``most`` of ``count`` rows, evenly spread: stores often hold class after class, sample after sample."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
@@ -83,16 +83,16 @@ def blank(
         images: the input.
         missing: indices of the modalities.
         planes: of each modality.
-        typical: (M * planes, 17) from `typical_planes`; empty, the planes are zeros.
+        typical: (M * planes, 17) from `typical_profiles`; empty, the planes are zeros.
     """
     filled = images.copy()
     rows = modality_rows(missing, planes)
-    filled[:, rows] = typical_pictures([typical[row] for row in rows], images.shape[-1]) if len(typical) else 0.0
+    filled[:, rows] = typical_images([typical[row] for row in rows], images.shape[-1]) if len(typical) else 0.0
     return filled
 
 
-def typical_pictures(typical: Sequence[Sequence[float]], side: int) -> NDArray[np.float32]:
-    """Pictures (C, side, side) of `typical_planes` (C, 17)."""
+def typical_images(typical: Sequence[Sequence[float]], side: int) -> NDArray[np.float32]:
+    """Pictures (C, side, side) of `typical_profiles` (C, 17)."""
     middles = (np.arange(RINGS + 1) + 0.5) / RINGS
     radius = _radius(side)
     return np.stack([np.interp(radius, middles, plane).astype(np.float32) for plane in typical])
@@ -142,7 +142,7 @@ def dead_modalities(store: CellStore, modalities: Sequence[str], planes: Sequenc
     flagged = np.flatnonzero(store.column("qc_flags") & QcFlag.MISSING_MODALITY.value)
     if 2 * len(flagged) <= len(store):
         return ()
-    chosen = flagged[np.linspace(0, len(flagged) - 1, min(LOOKED_AT, len(flagged))).astype(np.intp)]
+    chosen = flagged[np.linspace(0, len(flagged) - 1, min(CHECKED_CELLS, len(flagged))).astype(np.intp)]
     crops = store.images_at(chosen.tolist())[:, list(planes)]
     low, high = np.quantile(crops, (0.02, 0.98), axis=(2, 3))
     flat = (high - low <= FLAT_RANGE).reshape(len(crops), len(modalities), -1).all(axis=2)

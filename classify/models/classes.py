@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKBONES",
+    "BACKBONE_NAMES",
     "BATCH_SIZE",
     "METHODS",
     "PIXEL_TOLERANCE",
@@ -31,6 +32,8 @@ Method = Literal["single", "early-fusion", "early-fusion-kd", "late-fusion", "mm
 Backbone = Literal["shufflenet_v2_x1_0", "resnet34"]
 METHODS: Final[tuple[str, ...]] = get_args(Method)
 BACKBONES: Final[tuple[str, ...]] = get_args(Backbone)
+BACKBONE_NAMES: Final[dict[str, Backbone]] = {"shufflenet": "shufflenet_v2_x1_0", "resnet34": "resnet34"}
+"""Name on the command line to torchvision's name."""
 
 
 def split_channels(channels: Sequence[str]) -> tuple[tuple[str, ...], int]:

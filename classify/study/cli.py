@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcpipe.classify.models.classes import BACKBONE_NAMES
 from wbcpipe.cli.options import data_option, device_option, json_option
 from wbcpipe.errors import ConfigError, TrainingDataError
 from wbcpipe.samples.sample import data_root
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.classify.study.jobs import Job
     from wbcpipe.classify.study.runner import StudyCells
-    from wbcpipe.classify.training.train import EpochReport
+    from wbcpipe.classify.training.progress import EpochReport
 
 __all__ = ["study"]
 
@@ -153,11 +154,10 @@ def _plan(
     seed: int,
     recipe: dict[str, Any],
 ) -> tuple[StudyCells, list[Job], str]:
-    from wbcpipe.classify.cli import source_of
-    from wbcpipe.classify.study.jobs import BACKBONE_NAMES, group_cells, parse_settings, plan_jobs, split_cells
+    from wbcpipe.classify.study.jobs import group_cells, plan_jobs, split_cells
     from wbcpipe.classify.study.runner import StudyCells
-    from wbcpipe.classify.training.data import load_cells
-    from wbcpipe.classify.training.recipe import Recipe, merge_keys, suited
+    from wbcpipe.classify.training.data import cell_source, load_cells
+    from wbcpipe.classify.training.recipe import Recipe, merge_keys, parse_settings, with_defaults_for
 
     chosen = _names(methods, _METHODS, "method")
     nets = _names(backbones, tuple(BACKBONE_NAMES), "backbone")
@@ -175,8 +175,8 @@ def _plan(
         if not colon:
             raise ConfigError(f"variant {text!r} is not NAME:KEY=VALUE,...")
         variants[name] = parse_settings(keys)
-    cells = load_cells([source_of(root, text) for text in samples], int(base["side"])).merged(merge_below)
-    base["normalise"] = suited(base, cells.source, len(cells)).get("normalise", "cell")  # one for all rows
+    cells = load_cells([cell_source(root, text) for text in samples], int(base["side"])).merge_rare_classes(merge_below)
+    base["normalise"] = with_defaults_for(base, cells.source, len(cells)).get("normalise", "cell")  # one for all rows
     groups, by = group_cells(cells, group_by, folds)
     jobs = plan_jobs(cells, chosen, nets, folds, base, variants)
     return StudyCells(cells, split_cells(cells.labels, groups, folds, held, seed)), jobs, by

@@ -16,6 +16,7 @@ from wbcpipe.classify.uncertainty.probability_calibration import fuse, head_prob
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from wbcpipe.classify.metrics import Scores
     from wbcpipe.classify.study.results import FoldResult
 
 __all__ = [
@@ -148,7 +149,7 @@ def _row(folds: Sequence[FoldResult]) -> dict[str, Any]:
     return row
 
 
-def _calibrated(fold: FoldResult) -> tuple[dict[str, Any], float]:
+def _calibrated(fold: FoldResult) -> tuple[Scores, float]:
     """Scores of the heads fused as a bundle would, by what the held cells prefer, and their calibration error."""
     chosen, _ = calibrate(fold.arrays["held_logits"], fold.arrays["held_labels"])
     fused = fuse(head_probability(fold.arrays["test_logits"], chosen), chosen)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from pydantic import ValidationError
 
+from wbcpipe.classify.models.classes import BACKBONE_NAMES
 from wbcpipe.classify.training.folds import holdout, stratified_folds
-from wbcpipe.classify.training.recipe import Recipe, merge_keys, suited
+from wbcpipe.classify.training.recipe import Recipe, merge_keys, with_defaults_for
 from wbcpipe.errors import ConfigError, TrainingDataError
 
 if TYPE_CHECKING:
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
     from wbcpipe.classify.training.data import CellSet
 
-__all__ = ["ALL", "BACKBONE_NAMES", "Job", "Split", "group_cells", "parse_settings", "plan_jobs", "split_cells"]
+__all__ = ["ALL", "Job", "Split", "group_cells", "plan_jobs", "split_cells"]
 
 #: The rows of the paper's Table 1 below those of single modalities.
 ALL: Final = ("early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd", "mm-mimo-kd")
-BACKBONE_NAMES: Final = {"shufflenet": "shufflenet_v2_x1_0", "resnet34": "resnet34"}
 #: Cost of an epoch against that of a network which reads one modality; with teachers to ask, against one without.
 _COST: Final = {"single": 1.0, "late-fusion": 0.01}
 _TAUGHT: Final = 1.6
@@ -69,28 +68,6 @@ class Split:
     fit: NDArray[np.int64]
     held: NDArray[np.int64]
     test: NDArray[np.int64]
-
-
-def parse_settings(text: str) -> dict[str, Any]:
-    """Recipe keys of ``key=value,key=value``; values are JSON or plain words, ``a.b=c`` goes into a part of the recipe.
-
-    >>> parse_settings("method=mm-mimo,input_repetition_prob=0.5,distillation.weight=2")
-    {'method': 'mm-mimo', 'input_repetition_prob': 0.5, 'distillation': {'weight': 2}}
-    """
-    found: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        key, sign, value = part.partition("=")
-        if not sign:
-            raise ConfigError(f"setting {part!r} is not key=value.")
-        *above, last = key.strip().split(".")
-        place = found
-        for name in above:
-            place = place.setdefault(name, {})
-        try:
-            place[last] = json.loads(value)
-        except ValueError:
-            place[last] = value
-    return found
 
 
 def plan_jobs(
@@ -157,7 +134,7 @@ def _recipe(keys: Mapping[str, Any], backbone: str, settings: Mapping[str, Any],
     content = merge_keys(settings, {**keys, "backbone": BACKBONE_NAMES[backbone]})
     content.setdefault("teacher_epochs", content.get("epochs", Recipe().epochs))
     try:
-        return Recipe.model_validate(suited(content, cells.source, len(cells)))
+        return Recipe.model_validate(with_defaults_for(content, cells.source, len(cells)))
     except ValidationError as error:
         raise ConfigError(f"recipe of {_method(content)}: {' '.join(str(error).split())}") from error
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from wbcpipe.classify.inference.engine import TorchEngine, pick_device
-from wbcpipe.classify.inference.missing_modality import blank, spread, typical_of
+from wbcpipe.classify.inference.missing_modality import blank, evenly_spaced_rows, typical_profiles_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def probe_inputs(
     """
     engine = TorchEngine(network, pick_device(device))
     modalities, planes = network.modalities, network.planes
-    typical = typical_of(fit.images, normalisation).tolist()
+    typical = typical_profiles_of(fit.images, normalisation).tolist()
     parts: dict[str, list[list[NDArray[np.float32]]]] = {
         name: [[] for _ in range(modalities)] for name in ("alone_logits", "missing_logits", "typical_logits")
     }
@@ -49,7 +49,7 @@ def probe_inputs(
 
 
 def jacobian_norms(
-    network: FusionNetwork, cells: CellSet, normalisation: Normalisation, *, most: int = 64
+    network: FusionNetwork, cells: CellSet, normalisation: Normalisation, *, max_cells: int = 64
 ) -> NDArray[np.float64]:
     """Mean over cells of the Frobenius norm of the Jacobian of head i's logits by input j: (H, M).
 
@@ -57,11 +57,12 @@ def jacobian_norms(
 
     Args:
         network: in evaluation mode.
-        cells: of which ``most`` are used, from the first to the last.
+        cells: evenly spaced ones are used.
         normalisation: of the input.
-        most: how many cells.
+        max_cells: largest number of cells.
     """
-    images = torch.from_numpy(normalisation.apply(cells.images[spread(len(cells.images), most)])).requires_grad_()
+    rows = evenly_spaced_rows(len(cells.images), max_cells)
+    images = torch.from_numpy(normalisation.apply(cells.images[rows])).requires_grad_()
     logits = network(images)  # (N, H, K)
     heads, classes = logits.shape[1:]
     square = torch.zeros((len(images), heads, network.modalities), dtype=torch.float64)

@@ -14,7 +14,8 @@ from wbcpipe.classify import metrics
 from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.study.probe import jacobian_norms, probe_inputs
 from wbcpipe.classify.study.results import FoldResult, is_done, read_result, write_result
-from wbcpipe.classify.training.train import late_fusion_of, predict_logits, train_network
+from wbcpipe.classify.training.progress import TrainingOptions
+from wbcpipe.classify.training.train import TrainingTask, late_fusion_of, predict_logits, train_network
 from wbcpipe.classify.training.train_and_validate import select_modality
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
 from wbcpipe.errors import TrainingDataError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.study.jobs import Job, Split
     from wbcpipe.classify.training.data import CellSet
-    from wbcpipe.classify.training.train import EpochReport
+    from wbcpipe.classify.training.progress import EpochReport
 
 __all__ = ["StudyCells", "check_settings", "run_job", "work"]
 
@@ -61,7 +62,7 @@ def check_settings(jobs: Sequence[Job], out: Path, study: StudyCells) -> None:
             continue
         result = read_result(folder)
         same_cells = _is_of(result, study, job.fold)
-        if not job.recipe.is_what(result.info["recipe"]) or not same_cells:
+        if result.info["recipe"] != job.recipe.model_dump(mode="json") or not same_cells:
             what = "another recipe" if same_cells else "other cells, classes or folds"
             raise TrainingDataError(f"{folder}: this result is of {what}; give another --out, or remove it.")
 
@@ -134,7 +135,7 @@ def run_job(
     split, recipe = study.splits[job.fold], job.recipe
     fit, held, test = (study.cells.subset(rows) for rows in (split.fit, split.held, split.test))
     normalisation = fit_normalisation(fit.images, recipe.normalise)
-    network = _network(job, out, fit, normalisation, device, progress)
+    network = _network(job, out, fit, normalisation, TrainingOptions(device=device, on_epoch=progress))
     own = normalisation
     if recipe.method == "single":
         own = _part(normalisation, fit, fit.modalities.index(str(recipe.modality)))
@@ -182,44 +183,31 @@ def _network(
     out: Path,
     fit: CellSet,
     normalisation: Normalisation,
-    device: str,
-    progress: Callable[[EpochReport], None] | None,
+    options: TrainingOptions,
 ) -> FusionNetwork:
+    """Train the job's network, or load the single-modality networks that it consists of."""
     recipe = job.recipe
     if recipe.method == "single":
         index = fit.modalities.index(str(recipe.modality))
-        return train_network(
-            fit.modality(index),
-            _part(normalisation, fit, index),
-            recipe,
-            job.folder(out) / "training",
-            role=f"teacher {recipe.modality}",
-            device=device,
-            progress=progress,
+        task = TrainingTask(
+            fit.modality(index), _part(normalisation, fit, index), recipe, role=f"teacher {recipe.modality}"
         )
+        return train_network(task, job.folder(out) / "training", options)
     teacher = None
     if job.needs:
         members = []
         for index, name in enumerate(job.needs):
-            taught = read_result(out / job.backbone / name / f"fold-{job.fold}").info["recipe"]
-            folder = out / job.backbone / name / f"fold-{job.fold}" / "training"
+            folder = out / job.backbone / name / f"fold-{job.fold}"
+            trained = type(recipe).model_validate(read_result(folder).info["recipe"])
             part, own = fit.modality(index), _part(normalisation, fit, index)
-            again = type(recipe).model_validate(taught)
-            members.append(train_network(part, own, again, folder, role=f"teacher {name}", device=device))
+            task = TrainingTask(part, own, trained, role=f"teacher {name}")
+            members.append(train_network(task, folder / "training", TrainingOptions(device=options.device)))
         teacher = late_fusion_of(members, recipe.backbone)
     if recipe.method == "late-fusion":
         assert teacher is not None
         return teacher
-    return train_network(
-        fit,
-        normalisation,
-        recipe,
-        job.folder(out) / "training",
-        role=recipe.method,
-        teacher=teacher,
-        device=device,
-        progress=progress,
-    )
+    task = TrainingTask(fit, normalisation, recipe, role=recipe.method, teacher=teacher)
+    return train_network(task, job.folder(out) / "training", options)
 
 
 def count_flops(network: FusionNetwork, side: int) -> int | None:

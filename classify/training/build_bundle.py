@@ -1,4 +1,4 @@
-"""From labelled cells to a bundle: the procedure, the calibration, and where it all came from."""
+"""From labelled cells to a bundle: training, calibration, and provenance."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 
 from wbcpipe.classify import metrics
 from wbcpipe.classify.inference.engine import TorchEngine, pick_device
-from wbcpipe.classify.inference.missing_modality import blank, typical_planes
-from wbcpipe.classify.models.bundle import Bundle, half_precision, write_bundle
-from wbcpipe.classify.models.bundle_info import BundleInfo, BundleReference, Training, Validation, ValidationScores
+from wbcpipe.classify.inference.missing_modality import blank, typical_profiles
+from wbcpipe.classify.models.bundle import Bundle, BundleInfo, half_precision, write_bundle
+from wbcpipe.classify.models.bundle_info import BundleReference, Training, Validation, ValidationScores
 from wbcpipe.classify.training.folds import holdout
+from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.training.train import predict_logits
-from wbcpipe.classify.training.train_and_validate import run_procedure, select_modality
+from wbcpipe.classify.training.train_and_validate import select_modality, train_and_validate
 from wbcpipe.classify.uncertainty.fusion import calibrate
 from wbcpipe.classify.uncertainty.probability_calibration import fuse, head_probability
 from wbcpipe.errors import TrainingDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,38 +32,35 @@ if TYPE_CHECKING:
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe
-    from wbcpipe.classify.training.train import EpochReport
 
-__all__ = ["train_bundle"]
+__all__ = ["build_bundle"]
 
 _BATCH: Final = 64
 
 
-def train_bundle(
+def build_bundle(
     cells: CellSet,
     validation: CellSet | None,
     recipe: Recipe,
     *,
     name: str,
     out: Path,
-    crop_px: int,
-    init_from: Bundle | None = None,
-    device: str = "auto",
-    progress: Callable[[EpochReport], None] | None = None,
+    options: TrainingOptions | None = None,
 ) -> Bundle:
-    """Train, calibrate on cells kept apart, and write the bundle ``out/name``.
+    """Train a network, calibrate it on validation cells, and write the bundle ``out/name``.
 
     Args:
         cells: labelled cells.
-        validation: cells to validate and calibrate on; by default a share of ``cells``, in whole fields.
-        recipe: what to do.
+        validation: cells to validate and calibrate on; by default a fraction of ``cells``, in complete fields.
+        recipe: how to train.
         name: of the bundle.
-        out: work folder; training states below it are used again.
-        crop_px: side of the crops before they were resized.
-        init_from: the bundle whose weights the recipe starts from.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        progress: called after each epoch.
+        out: work folder; training states in it are used again.
+        options: how to run the training.
+
+    Raises:
+        TrainingDataError: a field is both in ``cells`` and in ``validation``.
     """
+    options = options or TrainingOptions()
     training = cells
     if validation is None:
         train, test = holdout(cells.labels, cells.groups, recipe.holdout, recipe.seed)
@@ -72,55 +69,55 @@ def train_bundle(
         set(validation.groups.tolist()) & set(cells.groups.tolist())
     ):
         raise TrainingDataError(f"samples {both} are named for training and for validation; choose one for each.")
-    outcome = run_procedure(training, validation, recipe, out, init_from=init_from, device=device, progress=progress)
-    # Calibrated as shipped: with the weights rounded to what the bundle keeps.
-    network = half_precision(outcome.network)
-    seen = select_modality(validation, recipe)
-    logits = predict_logits(network, seen, outcome.normalisation, device=device)
-    wish = {
+    result = train_and_validate(training, validation, recipe, out, options)
+    # Calibrated as shipped: with the weights rounded to what the bundle stores.
+    network = half_precision(result.network)
+    tested = select_modality(validation, recipe)
+    logits = predict_logits(network, tested, result.normalisation, device=options.device)
+    limits = {
         "target_accuracy": recipe.target_accuracy,
         "max_unidentified_fraction": recipe.max_unidentified_fraction,
     }
-    calibration, certified = calibrate(logits, seen.labels, **wish)
-    typical = _typical(select_modality(training, recipe), outcome.normalisation)
-    without = {}
-    if len(seen.modalities) > 1:
-        for index, missing in enumerate(seen.modalities):
-            left = _logits_without(network, seen, outcome.normalisation, index, typical, device)
-            without[missing] = calibrate(left, seen.labels, **wish)[0]
+    calibration, certified = calibrate(logits, tested.labels, **limits)
+    typical = _typical_profiles(select_modality(training, recipe), result.normalisation)
+    missing_modality = {}
+    if len(tested.modalities) > 1:
+        for index, missing in enumerate(tested.modalities):
+            left = _logits_without(network, tested, result.normalisation, index, typical, options.device)
+            missing_modality[missing] = calibrate(left, tested.labels, **limits)[0]
     fused = fuse(head_probability(logits[certified], calibration), calibration)
-    rows = dict(outcome.rows)
-    rows["calibrated"] = metrics.scores(seen.labels[certified], fused, seen.classes)
+    labels = tested.labels[certified]
+    scores = {**result.scores, "calibrated": metrics.scores(labels, fused, tested.classes)}
     info = BundleInfo(
         name=name,
         method=recipe.method,
         backbone=recipe.backbone,
-        classes=seen.classes,
-        modalities=seen.modalities,
-        derived=tuple(item for item in cells.derived if item in seen.modalities),
-        planes=seen.planes,
+        classes=tested.classes,
+        modalities=tested.modalities,
+        derived=tuple(item for item in cells.derived if item in tested.modalities),
+        planes=tested.planes,
         kind=cells.source,
         pixel_um=cells.pixel_um,
-        crop_px=crop_px,
+        crop_px=cells.crop_px,
         side=recipe.side,
-        normalisation=outcome.normalisation,
+        normalisation=result.normalisation,
         calibration=calibration,
-        missing_modality=without,
+        missing_modality=missing_modality,
         typical_profiles=typical,
         validation=Validation(
             samples=validation.samples,
-            rows={method: ValidationScores.model_validate(row) for method, row in rows.items()},
-            calibration_error=metrics.expected_calibration_error(seen.labels[certified], fused),
+            rows={method: ValidationScores.model_validate(row) for method, row in scores.items()},
+            calibration_error=metrics.expected_calibration_error(labels, fused),
         ),
-        training=_provenance(training, recipe, init_from),
+        training=_provenance(training, recipe, options.init_from),
     )
     return write_bundle(out / name, info, network)
 
 
-def _typical(training: CellSet, normalisation: Normalisation) -> tuple[tuple[float, ...], ...]:
-    """What stands in for a missing plane, from at most 512 training cells."""
+def _typical_profiles(training: CellSet, normalisation: Normalisation) -> tuple[tuple[float, ...], ...]:
+    """Return the profiles (M * c, 17) that replace a missing plane, from at most 1,024 training cells."""
     some = training.images[:: max(1, len(training) // 512)]
-    rings = np.round(typical_planes(normalisation.apply(some)), 4)
+    rings = np.round(typical_profiles(normalisation.apply(some)), 4)
     return tuple(tuple(float(value) for value in plane) for plane in rings)
 
 
@@ -132,7 +129,7 @@ def _logits_without(
     typical: tuple[tuple[float, ...], ...],
     device: str,
 ) -> NDArray[np.float32]:
-    """Logits (N, heads, K) of every cell, one modality replaced by what is typical of it."""
+    """Return logits (N, heads, K) of every cell, with one modality replaced by its typical image."""
     engine = TorchEngine(network, pick_device(device))
     parts = []
     for start in range(0, len(cells), _BATCH):

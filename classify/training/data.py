@@ -1,8 +1,9 @@
-"""Labelled cells in memory, and which cells each batch is made of."""
+"""Labelled cells in memory, and the cells of each batch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,17 +13,26 @@ from wbcpipe.classify.models.normalise import resize
 from wbcpipe.errors import TrainingDataError
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["CellSet", "Sampling", "epoch_indices", "head_batches", "load_cells", "source_kind", "steps_of"]
+__all__ = [
+    "CellSet",
+    "Sampling",
+    "cell_source",
+    "epoch_indices",
+    "head_batches",
+    "load_cells",
+    "source_kind",
+    "steps_of",
+]
 
 Sampling = Literal["natural", "sqrt", "balanced"]
-LEAST_CELLS = 16
+MIN_CELLS = 16
 
 
 @dataclass(frozen=True)
@@ -32,13 +42,14 @@ class CellSet:
     Attributes:
         images: (N, M * c, side, side) uint16, raw.
         labels: (N,) int64, index into ``classes``.
-        groups: (N,) int64; cells of one field of one sample share a group and never part over folds.
+        groups: (N,) int64; cells of one field of one sample share a group and stay in one fold.
         classes: K names.
         modalities: M names.
         planes: c.
         pixel_um: size of a crop's pixel before resizing.
         samples: names of the samples, for the bundle's provenance.
-        source: how the pictures were made: ``scope``, ``stained-rgb`` or ``stack``.
+        source: kind of the images: ``scope``, ``stained-rgb`` or ``stack``.
+        crop_px: side of a crop before resizing.
         derived: modalities computed from others, to be marked as such.
         slides: (N,) int64, index into ``samples``; None where that is not known.
     """
@@ -52,50 +63,50 @@ class CellSet:
     pixel_um: float
     samples: tuple[str, ...] = ()
     source: str = "scope"
-    derived: tuple[str, ...] = field(default=())
+    crop_px: int = 224
+    derived: tuple[str, ...] = ()
     slides: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, rows: NDArray[np.int64]) -> CellSet:
-        """The cells of some rows."""
+        """Return the cells of some rows."""
         slides = None if self.slides is None else self.slides[rows]
-        return self._with(images=self.images[rows], labels=self.labels[rows], groups=self.groups[rows], slides=slides)
+        return replace(
+            self, images=self.images[rows], labels=self.labels[rows], groups=self.groups[rows], slides=slides
+        )
 
-    def merged(self, least: int, name: str = "rare") -> CellSet:
-        """The cells with all classes of fewer than ``least`` made one, which comes last."""
+    def merge_rare_classes(self, min_cells: int, name: str = "rare") -> CellSet:
+        """Return the cells with all classes of fewer than ``min_cells`` merged into one, which comes last."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
-        kept = np.flatnonzero(counts >= least)
+        kept = np.flatnonzero(counts >= min_cells)
         if len(kept) == len(self.classes):
             return self
-        place = np.full(len(self.classes), len(kept), np.int64)
-        place[kept] = np.arange(len(kept))
-        return self._with(labels=place[self.labels], classes=(*(self.classes[index] for index in kept), name))
+        index_of = np.full(len(self.classes), len(kept), np.int64)
+        index_of[kept] = np.arange(len(kept))
+        return replace(self, labels=index_of[self.labels], classes=(*(self.classes[index] for index in kept), name))
 
     def modality(self, index: int) -> CellSet:
-        """The same cells with one modality's planes only."""
+        """Return the same cells with the planes of one modality."""
         planes = slice(index * self.planes, (index + 1) * self.planes)
-        return self._with(images=self.images[:, planes], modalities=(self.modalities[index],))
+        return replace(self, images=self.images[:, planes], modalities=(self.modalities[index],))
 
     def counts(self) -> dict[str, int]:
-        """Cells per class."""
+        """Return the number of cells per class."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
         return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}
 
-    def _with(self, **changes: Any) -> CellSet:
-        return CellSet(**{**self.__dict__, **changes})
-
 
 def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Sequence[str] | None = None) -> CellSet:
-    """Read the labelled, whole cells of several stores.
+    """Read the labelled cells of several stores.
 
-    Cells without a label, cut by the border or flagged as debris are left out.
+    Cells without a label, cells cut by the border and debris are excluded.
 
     Args:
         sources: (sample name, path of its ``cells.zarr``).
         side: the network's input side.
-        classes: the classes to use; cells of other classes are left out. By default those present, in the order the
+        classes: the classes to use; cells of other classes are excluded. By default those present, in the order the
             stores declare.
 
     Raises:
@@ -121,18 +132,27 @@ def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Seque
     modalities, planes = split_channels(first.modalities)
     places = np.concatenate(groups)
     return CellSet(
-        np.concatenate(images),
-        np.concatenate(labels),
-        np.unique(places, return_inverse=True)[1].astype(np.int64),
-        tuple(classes),
-        modalities,
-        planes,
-        first.pixel_um,
-        tuple(name for name, _ in stores),
-        source_kind(first),
-        tuple(first.attributes.get("derived") or ()),
-        places >> np.int64(32),
+        images=np.concatenate(images),
+        labels=np.concatenate(labels),
+        groups=np.unique(places, return_inverse=True)[1].astype(np.int64),
+        classes=tuple(classes),
+        modalities=modalities,
+        planes=planes,
+        pixel_um=first.pixel_um,
+        samples=tuple(name for name, _ in stores),
+        source=source_kind(first),
+        crop_px=first.sides_px[0],
+        derived=tuple(first.attributes.get("derived") or ()),
+        slides=places >> np.int64(32),
     )
+
+
+def cell_source(root: Path, text: str) -> tuple[str, Path]:
+    """Return name and cell store of a sample, given by its name or by the path of its cells.zarr."""
+    path = Path(text)
+    if (path / "zarr.json").is_file():
+        return path.resolve().parent.name, path
+    return text, Sample.open(root, text).cells_path
 
 
 def source_kind(store: CellStore) -> str:
@@ -163,7 +183,7 @@ def _check_alike(stores: Sequence[tuple[str, CellStore]]) -> None:
 
 
 def _usable_labels(store: CellStore) -> list[str]:
-    """The label of each cell, emptied where the cell must not be learned from."""
+    """Return the label of each cell; empty for cells that must not be learned from."""
     bad = (store.column("qc_flags") & int(QcFlag.BORDER | QcFlag.DEBRIS)) != 0
     return ["" if refuse else name for name, refuse in zip(store.labels(), bad, strict=True)]
 
@@ -171,14 +191,14 @@ def _usable_labels(store: CellStore) -> list[str]:
 def _check_enough(names: Sequence[Sequence[str]], classes: Sequence[str], samples: Sequence[str]) -> None:
     kept = [name for part in names for name in part if name in classes]
     where = ", ".join(samples)
-    if len(kept) < LEAST_CELLS:
+    if len(kept) < MIN_CELLS:
         raise TrainingDataError(
-            f"{where}: {len(kept)} labelled whole cells, at least {LEAST_CELLS} are needed; label more in "
+            f"{where}: {len(kept)} labelled cells inside their field, at least {MIN_CELLS} are needed; label more in "
             "`wbcpipe review`, import labelled cells, or name more samples."
         )
     if len(set(kept)) < 2:
         raise TrainingDataError(
-            f"{where}: all {len(kept)} labelled cells are {kept[0]!r}; a network needs two classes at least."
+            f"{where}: all {len(kept)} labelled cells are {kept[0]!r}; a network needs at least two classes."
         )
 
 
@@ -196,16 +216,16 @@ def _read(store: CellStore, rows: NDArray[np.int64], side: int) -> NDArray[np.ui
 def epoch_indices(
     labels: NDArray[np.int64], sampling: Sampling, rng: np.random.Generator, count: int | None = None
 ) -> NDArray[np.int64]:
-    """The cells of one epoch, rare classes repeated under ``sqrt`` and ``balanced``.
+    """Return the cells of one epoch; ``sqrt`` and ``balanced`` repeat rare classes.
 
     A class's share is proportional to its count to the power 1 (natural), 1/2 (sqrt) or 0 (balanced). Each class is
-    drawn as whole permutations and a rest, so that no cell comes twice more often than another of its class.
+    drawn in complete permutations and a rest: the draws of two cells of one class differ by at most one.
 
     Args:
         labels: (N,) int64.
-        sampling: which shares.
+        sampling: the shares of the classes.
         rng: source of the order.
-        count: how many to draw; by default as many as there are.
+        count: number of cells to draw; by default the number of labels.
 
     Returns:
         (count,) int64, row numbers in random order.
@@ -216,14 +236,14 @@ def epoch_indices(
     count = len(labels) if count is None else count
     wanted = share / share.sum() * count
     taken = np.floor(wanted).astype(np.int64)
-    rest = count - int(taken.sum())
-    taken[np.argsort(taken - wanted, kind="stable")[:rest]] += 1
+    missing = count - int(taken.sum())
+    taken[np.argsort(taken - wanted, kind="stable")[:missing]] += 1
     rows = []
     for index in np.flatnonzero(taken):
         members = np.flatnonzero(labels == index)
-        whole, part = divmod(int(taken[index]), len(members))
-        rows += [rng.permutation(members) for _ in range(whole)]
-        rows.append(rng.permutation(members)[:part])
+        complete, rest = divmod(int(taken[index]), len(members))
+        rows += [rng.permutation(members) for _ in range(complete)]
+        rows.append(rng.permutation(members)[:rest])
     return rng.permutation(np.concatenate(rows)).astype(np.int64)
 
 
@@ -233,47 +253,33 @@ def head_batches(
     batch_size: int,
     repetition: float,
     rng: np.random.Generator,
-    *,
-    batch_repetition: int = 1,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Batches of an epoch for a network with independent inputs.
+    """Yield the batches of an epoch for a network with independent inputs.
 
-    Each input walks through the epoch's cells in an order of its own, so that the cells of one batch row are
+    Each input goes through the epoch's cells in an order of its own, so that the cells of one batch row are
     independent over inputs. With probability ``repetition`` a row gives input 0's cell to every input instead
-    (section 4.2 of MIMO, https://doi.org/10.48550/arXiv.2010.06610): a small network then learns the inputs' common
-    features faster.
+    (section 4.2 of MIMO, https://doi.org/10.48550/arXiv.2010.06610): a small network then learns the features that the
+    inputs share faster.
 
     Args:
         rows: (N,) int64, the cells of the epoch.
-        inputs: how many inputs, M; 1 for networks that read one cell.
-        batch_size: B; a last, smaller batch is left out unless it is the only one, for batch norm's sake.
+        inputs: M; 1 for networks that read one cell.
+        batch_size: B; a last, smaller batch is dropped unless it is the only one: batch norm needs full batches.
         repetition: rho in [0, 1].
         rng: source of the orders.
-        batch_repetition: how often each cell stands in a batch, at the same input beside other cells (section 4.2 of
-            MIMO): gradients grow less noisy, and an epoch that many times longer.
 
     Yields:
         cells (B, inputs) int64, and (B,) bool, true where a row shows the same cell to every input.
     """
     columns = [rows] + [rng.permutation(rows) for _ in range(inputs - 1)]
-    if batch_repetition > 1:
-        columns = [
-            _repeated(column, max(1, batch_size // batch_repetition), batch_repetition, rng) for column in columns
-        ]
     table = np.stack(columns, axis=1)  # (N, inputs)
     same = rng.random(len(table)) < repetition if inputs > 1 else np.ones(len(table), dtype=bool)
     table[same] = table[same, :1]
-    for step in range(steps_of(len(rows), batch_size, batch_repetition)):
+    for step in range(steps_of(len(rows), batch_size)):
         part = slice(step * batch_size, (step + 1) * batch_size)
         yield table[part], same[part]
 
 
-def steps_of(cells: int, batch_size: int, batch_repetition: int = 1) -> int:
-    """How many batches `head_batches` makes of so many cells."""
-    return max(1, cells * batch_repetition // batch_size)
-
-
-def _repeated(column: NDArray[np.int64], distinct: int, times: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Every ``distinct`` cells in a row ``times`` over, in an order of their own."""
-    parts = [column[start : start + distinct] for start in range(0, len(column), distinct)]
-    return np.concatenate([rng.permutation(np.tile(part, times)) for part in parts])
+def steps_of(cells: int, batch_size: int) -> int:
+    """Return how many batches `head_batches` makes of a number of cells."""
+    return max(1, cells // batch_size)

@@ -1,7 +1,8 @@
-"""What a training run does, as data: frozen, complete, and refused when a key is not known."""
+"""The recipe of a training run: a frozen, complete record that refuses unknown keys."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,35 +12,33 @@ from wbcpipe.classify.training.augment import Augmentation
 from wbcpipe.classify.training.data import Sampling
 from wbcpipe.classify.training.distill import Distillation
 from wbcpipe.classify.training.randaugment import RandAugment
+from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Normalise", "Recipe", "merge_keys", "suited"]
+__all__ = ["Normalise", "Recipe", "merge_keys", "parse_settings", "with_defaults_for"]
 
 Normalise = Literal["cell", "stain", "fixed"]
 
-_AUGMENTATIONS: Final[dict[str, dict[str, Any]]] = {
+_AUGMENTATIONS: Final[dict[str, dict[str, float]]] = {
     "cell": {},
-    # Another laboratory's stain: more, or less, of it, parted otherwise between the colours, on cells of another size.
+    # Another laboratory's stain: more or less of it, mixed differently between the colours, on cells of another size.
     "stain": {"stain": 0.25, "stain_mixing": 0.1, "restained": 1.0, "scale": 0.25},
-    # Where amounts tell, nothing may change one: no gain, no size, and no pixel between pixels.
+    # Where classes differ in the amount of light, nothing may change an amount: no gain, no size, no interpolation.
     "fixed": {"gain": 0.0, "offset": 0.0, "gamma": 0.0, "blur": 0.0, "noise": 0.0, "scale": 0.0, "lossless_prob": 1.0},
 }
-"""Keys that differ from the augmentation's defaults; ``docs/results`` has why: other-laboratories, study-jurkat."""
+"""Keys that differ from the augmentation's defaults. Measured in ``docs/results``: other-laboratories, study-jurkat."""
 MIN_STEPS: Final = 1500
-"""As few as the shipped networks have; in 180 MM-MIMO has not learned 68 cells (docs/results/other-laboratories.md)."""
+"""The shipped networks have as many; after 180 steps MM-MIMO has not learned 68 cells (other-laboratories.md)."""
 FINETUNE_MIN_STEPS: Final = 300
-"""Of a network that starts from a bundle's weights: 100 steps call 79 % of 100 cells right, 300 steps 81 %."""
-_SPOILT: Final = {"single_modality_prob": 0.05, "modality_dropout": 0.1}
-"""For MM-MIMO of modalities that can fail one by one; docs/results/study-jurkat.md has why."""
-
-_ADDED: Final[dict[str, Any]] = {"modality_dropout": 0.0, "single_modality_prob": 0.0, "min_steps": 0, "init_from": ""}
-"""Keys that recipes of earlier versions lack, and what these did."""
+"""For a network initialised from a bundle: 100 steps classify 79 % of 100 cells correctly, 300 steps 81 %."""
+_INPUT_DROPOUT: Final = {"single_modality_prob": 0.05, "modality_dropout": 0.1}
+"""For MM-MIMO on modalities that can fail one by one. Measured in docs/results/study-jurkat.md."""
 
 
 def merge_keys(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's keys with some changed; of a part such as ``distillation`` the keys that are not named stay.
+    """Return a recipe's keys with some of them changed; in a nested part, keys that are not named stay.
 
     >>> merge_keys({"side": 64, "randaugment": {"operations": 1}}, {"randaugment": {"magnitude": 9}})
     {'side': 64, 'randaugment': {'operations': 1, 'magnitude': 9}}
@@ -51,34 +50,56 @@ def merge_keys(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     return merged
 
 
-def suited(content: Mapping[str, Any], source: str, cells: int) -> dict[str, Any]:
-    """A recipe's keys, with what suits the cells where nothing is said.
+def parse_settings(text: str) -> dict[str, Any]:
+    """Return the recipe keys of ``key=value,key=value``; values are JSON or plain words, ``a.b=c`` sets a nested key.
 
-    These are their normalisation and augmentation, inputs spoilt while training, and, where no epochs are given, steps
-    enough for few cells. With the paper's augmentation in place of ours nothing is added.
+    >>> parse_settings("method=mm-mimo,input_repetition_prob=0.5,distillation.weight=2")
+    {'method': 'mm-mimo', 'input_repetition_prob': 0.5, 'distillation': {'weight': 2}}
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, sign, value = part.partition("=")
+        if not sign:
+            raise ConfigError(f"setting {part!r} is not of the form KEY=VALUE; example: --set patience=8.")
+        *above, last = key.strip().split(".")
+        target = found
+        for name in above:
+            target = target.setdefault(name, {})
+        try:
+            target[last] = json.loads(value)
+        except ValueError:
+            target[last] = value
+    return found
+
+
+def with_defaults_for(content: Mapping[str, Any], source: str, cells: int) -> dict[str, Any]:
+    """Return a recipe's keys, completed by those that fit the cells.
+
+    They are normalisation, augmentation, dropout of inputs, and, if no epochs are given, enough steps for few
+    cells. A recipe with the paper's augmentation stays as it is.
 
     Args:
         content: keys of a recipe.
-        source: what made the pictures, see `data.CellSet`. The colours of a photograph do not fail one by one.
-        cells: how many there are.
+        source: kind of the images, see `data.CellSet`. The colours of a photograph do not fail one by one.
+        cells: number of cells.
 
-    >>> suited({"normalise": "fixed", "augmentation": {"gain": 0.1}}, "scope", 5000)["augmentation"]["gain"]
+    >>> with_defaults_for({"normalise": "fixed", "augmentation": {"gain": 0.1}}, "scope", 5000)["augmentation"]["gain"]
     0.1
-    >>> suited({"method": "mm-mimo"}, "scope", 5000)["modality_dropout"]
+    >>> with_defaults_for({"method": "mm-mimo"}, "scope", 5000)["modality_dropout"]
     0.1
-    >>> suited({"method": "single"}, "scope", 100)
+    >>> with_defaults_for({"method": "single"}, "scope", 100)
     {'augmentation': {}, 'method': 'single', 'normalise': 'cell', 'min_steps': 1500}
     """
     if content.get("randaugment") is not None:
         return dict(content)
-    usual = {name: field.default for name, field in Recipe.model_fields.items()} | dict(content)
+    complete = {name: field.default for name, field in Recipe.model_fields.items()} | dict(content)
     photograph = source == "stained-rgb"
-    how = content.get("normalise", "stain" if photograph else "cell")
-    found = {**merge_keys({"augmentation": _AUGMENTATIONS.get(how, {})}, content), "normalise": how}
-    if str(usual["method"]).startswith("mm-mimo") and not photograph:
-        found = {**_SPOILT, **found}
-    steps = FINETUNE_MIN_STEPS if usual["init_from"] else MIN_STEPS
-    if "epochs" not in content and cells * usual["epochs"] < steps * usual["batch_size"]:
+    normalise = content.get("normalise", "stain" if photograph else "cell")
+    found = {**merge_keys({"augmentation": _AUGMENTATIONS.get(normalise, {})}, content), "normalise": normalise}
+    if str(complete["method"]).startswith("mm-mimo") and not photograph:
+        found = {**_INPUT_DROPOUT, **found}
+    steps = FINETUNE_MIN_STEPS if complete["init_from"] else MIN_STEPS
+    if "epochs" not in content and cells * complete["epochs"] < steps * complete["batch_size"]:
         found.setdefault("min_steps", steps)
     return found
 
@@ -87,41 +108,41 @@ class Recipe(BaseModel):
     """A training recipe.
 
     Attributes:
-        method: which network and loss.
-        modality: the one modality of method ``single``.
+        method: the network and its loss.
+        modality: the modality of method ``single``.
         backbone: torchvision's name.
         side: input side in pixels.
-        start_side: side of the first epochs, which grows to ``side`` over the first two thirds; equal to ``side`` it
-            stays. Small pictures teach the coarse features at a fraction of the cost.
-        epochs: passes over the cells; of the student where there are teachers.
-        teacher_epochs: passes for each teacher.
-        min_steps: of the optimiser in all, teachers' too; where the epochs make fewer, each draws cells again.
-        batch_size: cells a step.
+        start_side: side of the first epochs. It grows to ``side`` over the first two thirds: small images teach coarse
+            features at a fraction of the cost.
+        epochs: passes over the cells; those of the student if there are teachers.
+        teacher_epochs: passes of each teacher.
+        min_steps: minimum number of optimiser steps, for teachers too; if the epochs make fewer, each epoch draws cells
+            repeatedly.
+        batch_size: cells per step.
         lr: peak of the one-cycle learning rate of AdamW.
-        weight_decay: AdamW's, on weights but not on biases and batch norm.
+        weight_decay: of AdamW, for weights, not for biases and batch norm.
         temperature: T of the distillation.
-        input_repetition_prob: rho; how often one cell goes to all inputs of MM-MIMO. 0 is as published.
-        modality_dropout: how often a cell on all inputs lacks one modality, which looks typical, as at run time.
-        single_modality_prob: how often one modality is on all inputs of MM-MIMO, which the other heads learn to doubt.
+        input_repetition_prob: rho; probability that all inputs of MM-MIMO show one cell. 0 is as published.
+        modality_dropout: probability that a cell on all inputs lacks one modality, which is then typical, as in
+            inference.
+        single_modality_prob: probability that all inputs of MM-MIMO show one modality; the other heads learn to be
+            uncertain.
         normalise: ``cell`` measures each cell against its own background and signal; ``stain`` also against its darkest
             stain, for smears of other laboratories; ``fixed`` keeps grey levels, for classes that differ in the amount
             of light.
-        sampling: how rare classes are drawn.
-        label_smoothing: of the cross-entropy.
-        ema: decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
-        holdout: share of the cells kept from training, where no validation cells are given, to calibrate on.
-        target_accuracy: share of accepted calls that must be right on the validation cells.
-        max_unidentified_fraction: share of the validation cells that may be refused to reach it.
+        sampling: how often rare classes are drawn.
+        ema: decay of the exponential moving average of the weights, which is kept in the end; 0 keeps the last weights.
+        holdout: fraction of the cells kept from training to calibrate on, if no validation cells are given.
+        target_accuracy: fraction of accepted calls that must be right on the validation cells.
+        max_unidentified_fraction: largest fraction of the validation cells that may be rejected to reach it.
         precision: ``auto`` is float32 on a CPU and mixed on a GPU.
-        seed: of everything random.
-        augmentation: how strongly pictures are changed.
-        randaugment: in its place, the paper's augmentation.
-        distillation: how a student is taught, beside the temperature.
-        batch_repetition: how often each cell stands in a batch, beside other cells each time (MIMO's).
-        accumulate: parts that a batch is worked through in, for lack of memory; batch norm sees the parts.
-        init_from: SHA-256 of the bundle's weights that the network starts from; none where it is empty.
-        patience: epochs without a better loss on held-out training cells after which training stops and the best
-            weights are kept; 0 never stops. The share held out is ``holdout``.
+        seed: of all random numbers.
+        augmentation: strength of the augmentation.
+        randaugment: the paper's augmentation, in place of ours.
+        distillation: options of the distillation.
+        init_from: SHA-256 of the bundle's weights that the network is initialised from; empty for random weights.
+        patience: epochs without a lower loss on held-out training cells after which training stops and the best weights
+            are kept; 0 never stops. ``holdout`` is the fraction held out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -143,7 +164,6 @@ class Recipe(BaseModel):
     single_modality_prob: float = Field(default=0.0, ge=0, lt=1)
     normalise: Normalise = "cell"
     sampling: Sampling = "sqrt"
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
     holdout: float = Field(default=0.15, gt=0, lt=1)
     target_accuracy: float = Field(default=0.99, gt=0, le=1)
@@ -153,41 +173,29 @@ class Recipe(BaseModel):
     augmentation: Augmentation = Augmentation()
     randaugment: RandAugment | None = None
     distillation: Distillation = Distillation()
-    batch_repetition: int = Field(default=1, ge=1, le=16)
-    accumulate: int = Field(default=1, ge=1, le=64)
     init_from: str = ""
     patience: int = Field(default=0, ge=0)
 
-    @property
-    def mark(self) -> str:
-        """What tells this training from others, as versions wrote it that lacked some keys: theirs go on."""
-        return self.model_dump_json(exclude={key for key, off in _ADDED.items() if getattr(self, key) == off})
-
-    def is_what(self, recorded: Mapping[str, Any]) -> bool:
-        """Whether a result's recipe, of this version or an earlier one, is this."""
-        return self.model_dump(mode="json") == {**_ADDED, **recorded}
-
     def for_teacher(self, modality: str) -> Recipe:
-        """The recipe of one modality's teacher: what matters to the student alone is left at its default.
+        """Return the recipe of one modality's teacher, with keys that concern the student alone at their defaults.
 
-        So a teacher that stands in the work folder is used again when only the student's part changes.
+        A trained teacher is therefore used again when only the student's keys change.
         """
         kept = self.model_dump(
             include={
                 *("backbone", "side", "start_side", "batch_size", "lr", "weight_decay", "sampling"),
-                *("label_smoothing", "ema", "precision", "seed", "augmentation", "randaugment", "normalise"),
-                *("accumulate", "patience", "holdout", "min_steps"),
+                *("ema", "precision", "seed", "augmentation", "randaugment", "normalise"),
+                *("patience", "holdout", "min_steps"),
             }
         )
         return Recipe(**kept, method="single", modality=modality, epochs=self.teacher_epochs)
 
     @classmethod
     def published(cls, **changes: Any) -> Recipe:
-        """The paper's training as far as it tells it: RandAugment alone, no repetition, no other trick.
+        """Return the paper's training as far as the paper describes it: RandAugment, no repetition, no other technique.
 
-        It does not say how long it trained, by which optimiser, in batches of which size or at which temperature: those
-        are ours. Its centre crop of 224 pixels is how cells are cut here: in the middle of the cell, 224 pixels wide
-        unless told otherwise, so that at side 224 nothing is resampled.
+        The paper states neither epochs, optimiser, batch size nor temperature: those are ours. Its centre crop of
+        224 pixels is how cells are cut here, so that at side 224 nothing is resampled.
         """
         plain = {
             "input_repetition_prob": 0.0,
@@ -200,7 +208,7 @@ class Recipe(BaseModel):
         return cls.model_validate(plain | changes)
 
     def side_at(self, epoch: int) -> int:
-        """The side to train at in an epoch, a multiple of 16 until the last third."""
+        """Return the side to train at in an epoch, a multiple of 16 until the last third."""
         grown = min(1.0, epoch / max(1.0, (self.epochs - 1) * 2 / 3))
         if self.start_side >= self.side or grown >= 1.0:
             return self.side

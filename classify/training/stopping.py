@@ -35,7 +35,7 @@ class Patience:
         """Whether to stop."""
         return self.stale >= self.epochs
 
-    def look(self, loss: float, network: nn.Module) -> None:
+    def observe(self, loss: float, network: nn.Module) -> None:
         """Take note of an epoch's loss; a loss that is not a number counts as no better."""
         if loss < self.best_loss:
             self.best_loss, self.stale = loss, 0

@@ -1,61 +1,103 @@
-"""The whole procedure on given training and validation cells: teachers, student, scores; and its cross-validation."""
+"""Training and validation: teachers, student and scores on given cells, and cross-validation over all cells."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import TypedDict
 
 from wbcpipe.classify import metrics
+from wbcpipe.classify.metrics import Scores, ScoreSummary
 from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.training.finetune import check_init_from
 from wbcpipe.classify.training.folds import stratified_folds
-from wbcpipe.classify.training.train import late_fusion_of, predict_logits, train_network
+from wbcpipe.classify.training.progress import EpochReport, StepReport, TrainingOptions
+from wbcpipe.classify.training.train import TrainingTask, late_fusion_of, predict_logits, train_network
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
 from wbcpipe.errors import TrainingDataError
-from wbcpipe.system.files import read_json, write_json
+from wbcpipe.system.files import write_atomic, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from wbcpipe.classify.models.bundle import Bundle
+    from wbcpipe.classify.metrics import MeanSd
     from wbcpipe.classify.models.normalise import Normalisation
-    from wbcpipe.classify.networks import FusionNetwork
+    from wbcpipe.classify.networks import FusionNetwork, LateFusion
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe
-    from wbcpipe.classify.training.train import EpochReport
 
-__all__ = ["Outcome", "cross_validate", "markdown_table", "run_procedure", "select_modality"]
+__all__ = ["FoldTable", "TrainingResult", "cross_validate", "markdown_table", "select_modality", "train_and_validate"]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one run of the procedure gave.
+class TrainingResult:
+    """The result of `train_and_validate`.
 
     Attributes:
         network: the trained network of the recipe's method.
         normalisation: of its input.
         logits: (N, heads, K) float32 of the validation cells.
-        rows: name to scores on the validation cells: each modality alone, late fusion (where teachers were trained),
-            and the method itself.
+        scores: on the validation cells, by name: each modality alone, late fusion (if teachers were trained), and the
+            method itself.
     """
 
     network: FusionNetwork
     normalisation: Normalisation
     logits: NDArray[np.float32]
-    rows: dict[str, dict[str, Any]]
+    scores: dict[str, Scores]
+
+
+class FoldRecord(BaseModel):
+    """The content of ``fold.json``.
+
+    Attributes:
+        seconds: time that the fold took.
+        rows: the test cells.
+        logits: (N, heads, K) of the test cells.
+        scores: by name, see `TrainingResult`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: float
+    rows: list[int]
+    logits: list[list[list[float]]]
+    scores: dict[str, Scores]
+
+
+class MethodScores(TypedDict):
+    """The scores of one method over the folds."""
+
+    mean: ScoreSummary
+    by_fold: list[Scores]
+
+
+class FoldTable(TypedDict):
+    """The content of ``folds.json``: a cross-validation as far as it is finished."""
+
+    folds: int
+    finished: list[int]
+    recipe: dict[str, Any]
+    classes: list[str]
+    modalities: list[str]
+    derived_modalities: list[str]
+    samples: list[str]
+    cells: dict[str, int]
+    seconds: list[float]
+    methods: dict[str, MethodScores]
 
 
 def select_modality(cells: CellSet, recipe: Recipe) -> CellSet:
-    """The cells as the recipe's method reads them: one modality for ``single``, else all.
+    """Return the cells as the recipe's method reads them: one modality for ``single``, else all.
 
     Raises:
-        TrainingDataError: the modality named is not among the cells'.
+        TrainingDataError: the cells have no such modality.
     """
     if recipe.method != "single":
         return cells
@@ -66,75 +108,58 @@ def select_modality(cells: CellSet, recipe: Recipe) -> CellSet:
     return cells.modality(cells.modalities.index(recipe.modality))
 
 
-def run_procedure(
-    training: CellSet,
-    validation: CellSet,
-    recipe: Recipe,
-    work: Path,
-    *,
-    init_from: Bundle | None = None,
-    device: str = "auto",
-    progress: Callable[[EpochReport], None] | None = None,
-) -> Outcome:
-    """Train teachers (where the method has them) and network, and score all of them on the validation cells.
+def train_and_validate(
+    training: CellSet, validation: CellSet, recipe: Recipe, work: Path, options: TrainingOptions | None = None
+) -> TrainingResult:
+    """Train the teachers (if the method has any) and the network, and score all of them on the validation cells.
 
     Args:
         training: cells to learn from.
-        validation: cells kept apart, of the same classes and modalities.
-        recipe: what to do.
-        work: folder of the training states; what stands there is used again.
-        init_from: the bundle whose weights the recipe starts from.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        progress: called after each epoch.
+        validation: other cells of the same classes and modalities.
+        recipe: how to train.
+        work: folder of the training states; states in it are used again.
+        options: how to run it.
 
     Raises:
         ConfigError, TrainingDataError: see `finetune.check_init_from`.
     """
+    options = options or TrainingOptions()
     training, validation = select_modality(training, recipe), select_modality(validation, recipe)
-    check_init_from(recipe, init_from, training)
+    check_init_from(recipe, options.init_from, training)
     normalisation = fit_normalisation(training.images, recipe.normalise)
-    rows: dict[str, dict[str, Any]] = {}
+    found: dict[str, Scores] = {}
 
     def score(name: str, logits: NDArray[np.float32]) -> None:
-        rows[name] = metrics.scores(validation.labels, mean_probability(logits), validation.classes)
+        found[name] = metrics.scores(validation.labels, mean_probability(logits), validation.classes)
 
-    teacher = None
+    teacher: LateFusion | None = None
     if recipe.method == "late-fusion" or recipe.method.endswith("-kd"):
         members = []
         for index, name in enumerate(training.modalities):
             part = normalisation.select(slice(index * training.planes, (index + 1) * training.planes))
-            own = recipe.for_teacher(name)
-            member = train_network(
+            task = TrainingTask(
                 training.modality(index),
                 part,
-                own,
-                work / f"teacher-{name}",
+                recipe.for_teacher(name),
                 role=f"teacher {name}",
-                device=device,
-                progress=progress,
+                validation=validation.modality(index),
             )
-            score(name, predict_logits(member, validation.modality(index), part, device=device))
+            member = train_network(task, work / f"teacher-{name}", replace(options, init_from=None))
+            score(name, predict_logits(member, validation.modality(index), part, device=options.device))
             members.append(member)
         teacher = late_fusion_of(members, recipe.backbone)
-        score("late-fusion", predict_logits(teacher, validation, normalisation, device=device))
+        score("late-fusion", predict_logits(teacher, validation, normalisation, device=options.device))
+    network: FusionNetwork
     if recipe.method == "late-fusion":
         assert teacher is not None
-        network: FusionNetwork = teacher
+        network = teacher
     else:
-        network = train_network(
-            training,
-            normalisation,
-            recipe,
-            work / "network",
-            role=recipe.method if recipe.method != "single" else f"teacher {recipe.modality}",
-            teacher=teacher,
-            init_from=init_from,
-            device=device,
-            progress=progress,
-        )
-    logits = predict_logits(network, validation, normalisation, device=device)
+        role = recipe.method if recipe.method != "single" else f"teacher {recipe.modality}"
+        task = TrainingTask(training, normalisation, recipe, role=role, teacher=teacher, validation=validation)
+        network = train_network(task, work / "network", options)
+    logits = predict_logits(network, validation, normalisation, device=options.device)
     score(str(recipe.modality) if recipe.method == "single" else recipe.method, logits)
-    return Outcome(network, normalisation, logits, rows)
+    return TrainingResult(network, normalisation, logits, found)
 
 
 def cross_validate(
@@ -144,70 +169,85 @@ def cross_validate(
     *,
     folds: int,
     only: int | None = None,
-    init_from: Bundle | None = None,
-    device: str = "auto",
-    progress: Callable[[int, EpochReport], None] | None = None,
-) -> dict[str, Any]:
-    """Run the whole procedure once a fold; folds that are finished in ``work`` are read, not run.
+    options: TrainingOptions | None = None,
+) -> FoldTable:
+    """Train and validate once per fold; folds that are finished in ``work`` are read, not trained.
 
     Args:
         cells: all cells.
-        recipe: what to do in each fold.
-        work: folder; each fold has its own below it, and ``folds.json`` and ``folds.md`` hold the table.
-        folds: how many.
-        only: run this fold alone (from 0), so that several processes can share the work.
-        init_from: the bundle whose weights the recipe starts from.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        progress: called after each epoch with the fold.
-
-    Returns:
-        The table: for each method, a list of scores by fold and their mean and deviation.
+        recipe: how to train in each fold.
+        work: folder; each fold has a folder in it, and ``folds.json`` and ``folds.md`` hold the table.
+        folds: number of folds.
+        only: the one fold to run (from 0), so that several processes can share the work.
+        options: how to run it.
     """
+    options = options or TrainingOptions()
     parts = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)
     if only is not None and not 0 <= only < folds:
         raise TrainingDataError(f"fold {only} is not one of {folds}; folds are numbered from 0 to {folds - 1}.")
     for number, (train, test) in enumerate(parts):
-        place = work / f"fold-{number}"
         if only in (None, number):
-            began = time.perf_counter()
-            report = None if progress is None else lambda item, n=number: progress(n, item)
-            outcome = run_procedure(
-                cells.subset(train),
-                cells.subset(test),
-                recipe,
-                place,
-                init_from=init_from,
-                device=device,
-                progress=report,
+            began_s = time.perf_counter()
+            folder = work / f"fold-{number}"
+            result = train_and_validate(
+                cells.subset(train), cells.subset(test), recipe, folder, _in_fold(options, number)
             )
-            write_fold(place, outcome, test, time.perf_counter() - began)
-    table = collect_folds(work, recipe, cells, folds)
+            _write_fold(folder / "fold.json", result, test, time.perf_counter() - began_s)
+    table = _fold_table(work, recipe, cells, folds)
     write_json(work / "folds.json", table)
-    (work / "folds.md").write_text(markdown_table(table), encoding="utf-8")
+    with write_atomic(work / "folds.md") as handle:
+        handle.write(markdown_table(table).encode())
     return table
 
 
-def write_fold(place: Path, outcome: Outcome, rows: NDArray[np.int64], seconds: float) -> None:
-    """Write a fold's scores and its test cells' logits as ``fold.json``; a second run keeps the first one's time."""
-    path = place / "fold.json"
+def _in_fold(options: TrainingOptions, fold: int) -> TrainingOptions:
+    """Return the options with the fold in each report."""
+
+    def on_epoch(report: EpochReport) -> None:
+        if options.on_epoch is not None:
+            options.on_epoch(replace(report, fold=fold))
+
+    def on_step(report: StepReport) -> None:
+        if options.on_step is not None:
+            options.on_step(replace(report, fold=fold))
+
+    return replace(
+        options,
+        on_epoch=None if options.on_epoch is None else on_epoch,
+        on_step=None if options.on_step is None else on_step,
+    )
+
+
+def _write_fold(path: Path, result: TrainingResult, rows: NDArray[np.int64], seconds: float) -> None:
+    """Write ``fold.json``; a fold that was trained before keeps its longer time."""
     if path.is_file():
-        seconds = max(seconds, float(read_json(path).get("seconds", 0.0)))
-    content = {
-        "seconds": round(seconds, 1),
-        "rows": rows.tolist(),
-        "logits": np.round(outcome.logits.astype(float), 4).tolist(),
-        "scores": outcome.rows,
-    }
-    write_json(path, content)
+        seconds = max(seconds, _read_fold(path).seconds)
+    record = FoldRecord(
+        seconds=round(seconds, 1),
+        rows=rows.tolist(),
+        logits=np.round(result.logits.astype(float), 4).tolist(),
+        scores=result.scores,
+    )
+    write_json(path, record.model_dump(mode="json"))
 
 
-def collect_folds(work: Path, recipe: Recipe, cells: CellSet, folds: int) -> dict[str, Any]:
-    """The table of all folds that are finished below ``work``."""
-    found = {n: read_json(work / f"fold-{n}" / "fold.json") for n in range(folds) if _done(work, n)}
-    by_method: dict[str, list[dict[str, Any]]] = {}
-    for content in found.values():
-        for name, row in content["scores"].items():
-            by_method.setdefault(name, []).append(row)
+def _read_fold(path: Path) -> FoldRecord:
+    try:
+        return FoldRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise TrainingDataError(
+            f"{path}: not the result of a fold; move it away. {error.errors()[0]['msg']}"
+        ) from error
+
+
+def _fold_table(work: Path, recipe: Recipe, cells: CellSet, folds: int) -> FoldTable:
+    """Return the table of all folds that are finished."""
+    paths = {number: work / f"fold-{number}" / "fold.json" for number in range(folds)}
+    found = {number: _read_fold(path) for number, path in paths.items() if path.is_file()}
+    by_method: dict[str, list[Scores]] = {}
+    for record in found.values():
+        for name, scores in record.scores.items():
+            by_method.setdefault(name, []).append(scores)
     return {
         "folds": folds,
         "finished": sorted(found),
@@ -217,38 +257,33 @@ def collect_folds(work: Path, recipe: Recipe, cells: CellSet, folds: int) -> dic
         "derived_modalities": list(cells.derived),
         "samples": list(cells.samples),
         "cells": cells.counts(),
-        "seconds": [content["seconds"] for content in found.values()],
-        "methods": {name: {"mean": metrics.summarise(rows), "by_fold": rows} for name, rows in by_method.items()},
+        "seconds": [record.seconds for record in found.values()],
+        "methods": {name: {"mean": metrics.summarise(scores), "by_fold": scores} for name, scores in by_method.items()},
     }
 
 
-def _done(work: Path, number: int) -> bool:
-    return (work / f"fold-{number}" / "fold.json").is_file()
+def markdown_table(table: FoldTable) -> str:
+    """Return the cross-validation as Markdown: the paper's columns, F1 by class, the method's confusion matrix."""
+    classes = table["classes"]
 
-
-def markdown_table(table: dict[str, Any]) -> str:
-    """The cross-validation for people: the paper's columns, then F1 by class and the method's confusion matrix."""
-    classes: Sequence[str] = table["classes"]
-    derived = set(table["derived_modalities"])
-
-    def cell(entry: dict[str, float | None]) -> str:
+    def cell(entry: MeanSd) -> str:
         if entry["mean"] is None:
             return "-"
-        spread = "" if entry["sd"] is None else f" ± {100 * entry['sd']:.2f}"
-        return f"{100 * entry['mean']:.2f}{spread}"
+        deviation = "" if entry["sd"] is None else f" ± {100 * entry['sd']:.2f}"
+        return f"{100 * entry['mean']:.2f}{deviation}"
 
-    names = ("f1_weighted", "sensitivity", "specificity", "auc")
     lines = [
         f"# {len(table['finished'])} of {table['folds']} folds, {sum(table['cells'].values())} cells of "
         f"{', '.join(table['samples'])}",
         "",
         "| method | F1 | sensitivity | specificity | AUC | " + " | ".join(f"F1 {name}" for name in classes) + " |",
-        "|---|" + "---|" * (len(names) + len(classes)),
+        "|---|" + "---|" * (4 + len(classes)),
     ]
     for method, entry in table["methods"].items():
         mean = entry["mean"]
-        values = [cell(mean[name]) for name in names] + [cell(mean["f1"][name]) for name in classes]
-        mark = " (derived)" if method in derived else ""
+        figures = (mean["f1_weighted"], mean["sensitivity"], mean["specificity"], mean["auc"])
+        values = [cell(figure) for figure in (*figures, *(mean["f1"][name] for name in classes))]
+        mark = " (derived)" if method in table["derived_modalities"] else ""
         lines.append(f"| {method}{mark} | " + " | ".join(values) + " |")
     last = list(table["methods"])[-1]
     lines += ["", f"Confusion of {last}, all folds (rows: truth, columns: call):", ""]

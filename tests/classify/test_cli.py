@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from wbcpipe.classify.bundles_cli import bundles
-from wbcpipe.classify.cli import classify, train
+from wbcpipe.classify.cli import classify
+from wbcpipe.classify.training.cli import train
 from wbcpipe.classify.training.recipe import Recipe
 from wbcpipe.errors import ConfigError, SampleBusyError
 from wbcpipe.samples.sample import Sample
@@ -81,7 +82,9 @@ def test_bad_options_are_one_line(write_store: Callable[..., CellStore], tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("module", "command"), [("cli", "train"), ("cli", "classify"), ("bundles_cli", "bundles")], ids=lambda text: text
+    ("module", "command"),
+    [("training.cli", "train"), ("cli", "classify"), ("bundles_cli", "bundles")],
+    ids=lambda text: text,
 )
 def test_help_needs_no_torch(module: str, command: str) -> None:
     code = (

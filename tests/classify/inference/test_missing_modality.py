@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from wbcpipe.classify.inference.missing_modality import blank, calibration_without, typical_planes
+from wbcpipe.classify.inference.missing_modality import blank, calibration_without, typical_profiles
 from wbcpipe.errors import BundleError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def test_typical_planes_are_what_cells_look_like_on_average() -> None:
     rng = np.random.default_rng(0)
     smooth = np.stack([2 - 3 * radius, np.cos(2 * radius)])
     images = (smooth + rng.normal(0, 0.3, (200, 2, 40, 40))).astype(np.float32)
-    filled = blank(images[:3], [1], 1, typical_planes(images).tolist())
+    filled = blank(images[:3], [1], 1, typical_profiles(images).tolist())
     assert np.array_equal(filled[:, 0], images[:3, 0])
     inside = radius < 0.95
     assert np.abs(filled[:, 1] - smooth[1])[:, inside].max() < 0.1

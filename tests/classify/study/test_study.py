@@ -24,10 +24,11 @@ from wbcpipe.classify.study.compare import (
     recommend,
     reliability_bins,
 )
-from wbcpipe.classify.study.jobs import group_cells, parse_settings, plan_jobs, split_cells
+from wbcpipe.classify.study.jobs import group_cells, plan_jobs, split_cells
 from wbcpipe.classify.study.probe import jacobian_norms
 from wbcpipe.classify.study.results import FoldResult, read_results
 from wbcpipe.classify.training.data import CellSet
+from wbcpipe.classify.training.recipe import parse_settings
 from wbcpipe.errors import ConfigError, TrainingDataError
 from wbcpipe.pipeline import cli
 from wbcpipe.system.locks import try_lock
@@ -149,10 +150,10 @@ def test_cells_of_a_sample_stay_together_where_there_are_enough() -> None:
 def test_rare_classes_become_one() -> None:
     cells = cells_of(None)
     labels = np.array([0] * 10 + [1] * 2 + [2] * 11 + [3])
-    merged = CellSet(**{**cells.__dict__, "labels": labels, "classes": ("a", "b", "c", "d")}).merged(3)
+    merged = CellSet(**{**cells.__dict__, "labels": labels, "classes": ("a", "b", "c", "d")}).merge_rare_classes(3)
     assert merged.classes == ("a", "c", "rare")
     assert merged.counts() == {"a": 10, "c": 11, "rare": 3}
-    assert merged.merged(3) is merged
+    assert merged.merge_rare_classes(3) is merged
 
 
 def test_jobs_come_after_those_they_need_and_unknown_keys_are_refused() -> None:
@@ -164,7 +165,7 @@ def test_jobs_come_after_those_they_need_and_unknown_keys_are_refused() -> None:
         plan_jobs(cells_of(None), ["mm-mimo"], ["shufflenet"], 2, {}, {"v": {"method": "mm-mimo", "no_such_key": 1}})
     with pytest.raises(ConfigError, match="a name of its own"):
         plan_jobs(cells_of(None), ["mm-mimo"], ["shufflenet"], 2, {}, {"x": {"method": "mm-mimo"}})
-    with pytest.raises(ConfigError, match="not key=value"):
+    with pytest.raises(ConfigError, match="not of the form KEY=VALUE"):
         parse_settings("input_repetition_prob")
 
 
@@ -220,7 +221,10 @@ def test_heads_that_read_one_input_have_a_diagonal_jacobian() -> None:
     images = np.random.default_rng(0).integers(0, 60000, (6, 2, 32, 32)).astype(np.uint16)
     cells = CellSet(**{**cells_of(None).__dict__, "images": images})
     norms = jacobian_norms(
-        build_network("late-fusion", "shufflenet_v2_x1_0", 2, 1, 2).eval(), cells, fit_normalisation(images), most=4
+        build_network("late-fusion", "shufflenet_v2_x1_0", 2, 1, 2).eval(),
+        cells,
+        fit_normalisation(images),
+        max_cells=4,
     )
     assert norms.shape == (2, 2)
     assert norms[0, 1] == norms[1, 0] == 0.0
@@ -240,7 +244,9 @@ def test_the_jacobian_is_of_cells_from_all_over_the_store() -> None:
     ends = CellSet(**{**cells.__dict__, "images": images[[0, 13, 26, 39]]})
     network, normalisation = build_network("mm-mimo", "shufflenet_v2_x1_0", 2, 1, 2).eval(), fit_normalisation(images)
     np.testing.assert_allclose(
-        jacobian_norms(network, cells, normalisation, most=4), jacobian_norms(network, ends, normalisation), rtol=1e-6
+        jacobian_norms(network, cells, normalisation, max_cells=4),
+        jacobian_norms(network, ends, normalisation),
+        rtol=1e-6,
     )
 
 

@@ -13,7 +13,7 @@ from wbcpipe.classify.models import normalise
 from wbcpipe.classify.models.classes import class_order, split_channels
 from wbcpipe.classify.models.normalise import Normalisation, fit_normalisation, resize
 from wbcpipe.classify.training.augment import Augmentation, augment
-from wbcpipe.classify.training.data import CellSet, epoch_indices, head_batches, load_cells, steps_of
+from wbcpipe.classify.training.data import CellSet, epoch_indices, head_batches, load_cells
 from wbcpipe.errors import TrainingDataError
 from wbcpipe.samples.cell_columns import QcFlag
 
@@ -218,14 +218,3 @@ def test_the_grid_is_torchs() -> None:
     theta = torch.randn(3, 2, 3)
     expected = torch.nn.functional.affine_grid(theta, [3, 1, 17, 17], align_corners=False)
     torch.testing.assert_close(_grid(theta, 17), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_batch_repetition_repeats_each_cell_beside_others() -> None:
-    rows = np.arange(12)
-    batches = list(head_batches(rows, 2, 8, 0.0, np.random.default_rng(0), batch_repetition=4))
-    assert len(batches) == steps_of(12, 8, 4) == 6
-    for table, _ in batches:
-        for column in table.T:
-            assert sorted(np.unique(column, return_counts=True)[1]) == [4, 4]
-    assert all(len(np.unique(table, axis=0)) > 2 for table, _ in batches)
-    assert sorted(np.concatenate([table[:, 0] for table, _ in batches])) == sorted(np.repeat(rows, 4))

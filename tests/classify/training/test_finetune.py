@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from click.testing import CliRunner
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.bundle_info import BundleReference
 from wbcpipe.classify.networks import build_network
-from wbcpipe.classify.training.build_bundle import train_bundle
+from wbcpipe.classify.training.build_bundle import build_bundle
 from wbcpipe.classify.training.data import load_cells
 from wbcpipe.classify.training.finetune import check_init_from, init_from_keys, load_pretrained_weights
+from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.training.recipe import Recipe
-from wbcpipe.classify.training.train_and_validate import cross_validate, run_procedure
+from wbcpipe.classify.training.train_and_validate import cross_validate, train_and_validate
 from wbcpipe.errors import ConfigError, TrainingDataError
 from wbcpipe.pipeline import cli
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.samples.cell_store import CellStore
 
+CPU = TrainingOptions(device="cpu")
 TINY = {"method": "mm-mimo", "side": 32, "start_side": 32, "batch_size": 16, "epochs": 8, "input_repetition_prob": 0.5}
 
 
@@ -43,7 +46,7 @@ def bundle(taught: list[Bundle], cells: CellSet, tmp_path_factory: pytest.TempPa
     """MM-MIMO that has learned the synthetic cells."""
     if not taught:
         out = tmp_path_factory.mktemp("taught")
-        taught.append(train_bundle(cells, None, Recipe(**TINY), name="taught", out=out, crop_px=32, device="cpu"))  # type: ignore[arg-type]
+        taught.append(build_bundle(cells, None, Recipe.model_validate(TINY), name="taught", out=out, options=CPU))
     return taught[0]
 
 
@@ -58,12 +61,12 @@ def test_few_cells_and_steps_do_after_a_start(
     other = load_cells([("other", store.path)], 32)
     few, rest = other.subset(np.arange(24)), other.subset(np.arange(24, 120))
     recipe = starting(bundle, epochs=1)
-    found = run_procedure(few, rest, recipe, tmp_path / "a", init_from=bundle, device="cpu")
-    assert found.rows["mm-mimo"]["f1_weighted"] > 0.85
-    again = run_procedure(few, rest, recipe, tmp_path / "a", init_from=bundle, device="cpu")
+    found = train_and_validate(few, rest, recipe, tmp_path / "a", replace(CPU, init_from=bundle))
+    assert found.scores["mm-mimo"]["f1_weighted"] > 0.85
+    again = train_and_validate(few, rest, recipe, tmp_path / "a", replace(CPU, init_from=bundle))
     assert np.array_equal(found.logits, again.logits)
-    alone = run_procedure(few, rest, recipe.model_copy(update={"init_from": ""}), tmp_path / "b", device="cpu")
-    assert alone.rows["mm-mimo"]["f1_weighted"] < 0.7
+    alone = train_and_validate(few, rest, recipe.model_copy(update={"init_from": ""}), tmp_path / "b", CPU)
+    assert alone.scores["mm-mimo"]["f1_weighted"] < 0.7
 
 
 def test_the_last_layer_keeps_the_classes_that_both_know(bundle: Bundle) -> None:
@@ -130,7 +133,11 @@ def test_cells_that_do_not_fit_are_refused(
     store = write_store("odd", 60, **settings)
     with pytest.raises(TrainingDataError, match=text):
         cross_validate(
-            load_cells([("odd", store.path)], 32), starting(bundle), tmp_path, folds=2, init_from=bundle, device="cpu"
+            load_cells([("odd", store.path)], 32),
+            starting(bundle),
+            tmp_path,
+            folds=2,
+            options=replace(CPU, init_from=bundle),
         )
 
 

@@ -1,4 +1,4 @@
-"""Inputs spoilt while training: which rows, what is done to them, and what a network learns from it."""
+"""Inputs dropout while training: which rows, what is done to them, and what a network learns from it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from wbcpipe.classify.inference.missing_modality import blank, typical_pictures, typical_planes
+from wbcpipe.classify.inference.missing_modality import blank, typical_images, typical_profiles
 from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.study.probe import probe_inputs
 from wbcpipe.classify.training.distill import cross_entropy_over_heads, distillation_loss, total_loss
 from wbcpipe.classify.training.folds import holdout
-from wbcpipe.classify.training.modality_dropout import ModalityDropout, draw_spoilt
+from wbcpipe.classify.training.modality_dropout import ModalityDropout, draw_modality_dropout
 from wbcpipe.classify.training.recipe import Recipe
-from wbcpipe.classify.training.train import train_network
+from wbcpipe.classify.training.train import TrainingTask, train_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,60 +24,60 @@ if TYPE_CHECKING:
 
     from wbcpipe.classify.training.data import CellSet
 
-CPU = torch.device("cpu")
-
 
 def test_rows_are_drawn_as_often_as_asked() -> None:
     same = torch.arange(6000) % 2 == 0
-    drawn = draw_spoilt(same, 3, 0.3, 0.2, torch.Generator().manual_seed(0), CPU)
-    assert drawn.missing.shape == drawn.alone.shape == (6000, 3)
-    assert drawn.missing.sum(dim=1).max() == drawn.alone.sum(dim=1).max() == 1
+    drawn = draw_modality_dropout(same, 3, 0.3, 0.2, torch.Generator().manual_seed(0))
+    assert drawn.missing.shape == drawn.single.shape == (6000, 3)
+    assert drawn.missing.sum(dim=1).max() == drawn.single.sum(dim=1).max() == 1
     assert not drawn.missing[~same].any()
-    assert not (drawn.missing.any(dim=1) & drawn.alone.any(dim=1)).any()
-    assert drawn.alone.any(dim=1).float().mean() == pytest.approx(0.2, abs=0.02)
+    assert not (drawn.missing.any(dim=1) & drawn.single.any(dim=1)).any()
+    assert drawn.single.any(dim=1).float().mean() == pytest.approx(0.2, abs=0.02)
     assert drawn.missing[same].any(dim=1).float().mean() == pytest.approx(0.8 * 0.3, abs=0.02)
-    for chosen in (drawn.alone, drawn.missing):  # no modality more than another
+    for chosen in (drawn.single, drawn.missing):  # no modality more than another
         assert (chosen.sum(dim=0) / chosen.sum()).numpy() == pytest.approx([1 / 3] * 3, abs=0.05)
 
 
 def test_what_is_missing_looks_as_it_does_at_run_time() -> None:
     images = np.random.default_rng(0).normal(0, 1, (5, 6, 32, 32)).astype(np.float32)
-    typical = typical_planes(images).tolist()
+    typical = typical_profiles(images).tolist()
     missing = torch.zeros((5, 3), dtype=torch.bool)
     missing[1, 2] = missing[4, 0] = True
-    spoilt = ModalityDropout(missing, torch.zeros_like(missing))
-    found = spoilt.apply(torch.from_numpy(images), torch.from_numpy(typical_pictures(typical, 32))).numpy()
+    dropout = ModalityDropout(missing, torch.zeros_like(missing))
+    found = dropout.apply(torch.from_numpy(images), torch.from_numpy(typical_images(typical, 32))).numpy()
     assert np.array_equal(found[[0, 2, 3]], images[[0, 2, 3]])
     assert np.array_equal(found[1], blank(images, [2], 2, typical)[1])
     assert np.array_equal(found[4], blank(images, [0], 2, typical)[4])
-    assert not spoilt.doubtful.any()
+    assert not dropout.uninformative_heads.any()
 
 
 def test_one_modality_alone_is_on_all_inputs_and_the_other_heads_shall_doubt() -> None:
     images = torch.randn((3, 6, 32, 32), generator=torch.Generator().manual_seed(0))
     alone = torch.tensor([[False] * 3, [False, True, False], [True, False, False]])
-    spoilt = ModalityDropout(torch.zeros_like(alone), alone)
-    found = spoilt.apply(images, torch.zeros((6, 32, 32)))
+    dropout = ModalityDropout(torch.zeros_like(alone), alone)
+    found = dropout.apply(images, torch.zeros((6, 32, 32)))
     assert torch.equal(found[0], images[0])
     assert torch.equal(found[1], images[1, 2:4].repeat(3, 1, 1))
     assert torch.equal(found[2], images[2, :2].repeat(3, 1, 1))
-    assert spoilt.doubtful.tolist() == [[False] * 3, [True, False, True], [False, True, True]]
-    parts = spoilt.parts(2)
-    assert torch.equal(torch.cat([part.alone for part in parts]), alone)
+    assert dropout.uninformative_heads.tolist() == [[False] * 3, [True, False, True], [False, True, True]]
 
 
 def test_a_doubtful_head_is_right_when_all_classes_are_alike() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((4, 2, 3), generator=generator)
     labels = torch.randint(3, (4, 2), generator=generator)
-    doubtful = torch.tensor([[True, False], [False, False], [True, True], [False, True]])
+    uninformative = torch.tensor([[True, False], [False, False], [True, True], [False, True]])
     log_p = logits.log_softmax(-1)
-    each = torch.where(doubtful, -log_p.mean(-1), -log_p.gather(-1, labels[..., None]).squeeze(-1))
-    assert cross_entropy_over_heads(logits, labels, doubtful=doubtful) == pytest.approx(each.sum(1).mean().item())
-    none = torch.zeros_like(doubtful)
-    assert cross_entropy_over_heads(logits, labels, doubtful=none) == cross_entropy_over_heads(logits, labels)
+    each = torch.where(uninformative, -log_p.mean(-1), -log_p.gather(-1, labels[..., None]).squeeze(-1))
+    assert cross_entropy_over_heads(logits, labels, uninformative_heads=uninformative) == pytest.approx(
+        each.sum(1).mean().item()
+    )
+    none = torch.zeros_like(uninformative)
+    assert cross_entropy_over_heads(logits, labels, uninformative_heads=none) == cross_entropy_over_heads(
+        logits, labels
+    )
     even = torch.zeros((4, 2, 3), requires_grad=True)
-    cross_entropy_over_heads(even, labels, doubtful=torch.ones_like(doubtful)).backward()  # type: ignore[no-untyped-call]
+    cross_entropy_over_heads(even, labels, uninformative_heads=torch.ones_like(uninformative)).backward()  # type: ignore[no-untyped-call]
     assert even.grad is not None
     assert even.grad.abs().max() < 1e-7
 
@@ -86,10 +86,10 @@ def test_a_teacher_does_not_teach_a_doubtful_head() -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn((2, 4, 2, 3), generator=generator)
     labels = torch.randint(3, (4, 2), generator=generator)
-    doubtful = torch.tensor([[True, False]] * 4)
-    found = total_loss(student, labels, teacher, temperature=2.0, doubtful=doubtful)
+    uninformative = torch.tensor([[True, False]] * 4)
+    found = total_loss(student, labels, teacher, temperature=2.0, uninformative_heads=uninformative)
     teacher[:, 0] = 0.0
-    by_hand = cross_entropy_over_heads(student, labels, doubtful=doubtful)
+    by_hand = cross_entropy_over_heads(student, labels, uninformative_heads=uninformative)
     assert found == pytest.approx((by_hand + 4 * distillation_loss(student, teacher, 2.0)).item(), rel=1e-6)
 
 
@@ -97,7 +97,7 @@ def probed(cells: CellSet, work: Path, what: str, recipe: Recipe) -> tuple[torch
     """Logits (M, N, H, K) of test cells with ``what`` done to each modality, of a network trained on others; labels."""
     train, test = (cells.subset(rows) for rows in holdout(cells.labels, cells.groups, 0.25, 0))
     normalisation = fit_normalisation(train.images)
-    network = train_network(train, normalisation, recipe, work, role="x")
+    network = train_network(TrainingTask(train, normalisation, recipe, "x"), work)
     return torch.from_numpy(probe_inputs(network, train, test, normalisation, "cpu")[what]), test.labels
 
 

@@ -1,0 +1,290 @@
+"""The command ``train``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from wbcpipe.classify.models.classes import BACKBONE_NAMES, METHODS
+from wbcpipe.cli.options import data_option, device_option, json_option
+from wbcpipe.cli.progress import Reporter
+from wbcpipe.errors import ConfigError
+from wbcpipe.samples.sample import data_root
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wbcpipe.classify.models.bundle import Bundle
+    from wbcpipe.classify.training.data import CellSet
+    from wbcpipe.classify.training.progress import EpochReport, StepReport, TrainingOptions
+    from wbcpipe.classify.training.recipe import Recipe
+
+__all__ = ["TrainRequest", "train"]
+
+_DISTILLATION_COST: Final = 1.6
+"""Cost of a student's step with teachers, relative to a step without."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """The options of the command, beside the keys of the recipe.
+
+    Attributes:
+        samples: names of samples, or paths of cells.zarr.
+        out: work folder.
+        name: name of the bundle.
+        validation: samples to validate and calibrate on.
+        folds: number of folds of a cross-validation.
+        fold: the one fold to run.
+        recipe_path: a recipe as a JSON file.
+        published: start from the paper's recipe.
+        init_from: name or folder of the bundle to initialise from.
+        threads: CPU threads.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        data: the data root.
+        as_json: print JSON.
+    """
+
+    samples: tuple[str, ...]
+    out: Path
+    name: str | None
+    validation: tuple[str, ...]
+    folds: int | None
+    fold: int | None
+    recipe_path: Path | None
+    published: bool
+    init_from: str | None
+    threads: int | None
+    device: str
+    data: Path | None
+    as_json: bool
+
+    def check(self) -> None:
+        """Refuse options that exclude each other."""
+        if self.fold is not None and self.folds is None:
+            raise click.UsageError("--fold needs --folds: say how many folds there are.")
+        if self.folds is not None and self.fold is None and self.name is not None:
+            raise click.UsageError("--name with --folds needs --fold: say which fold's network becomes the bundle.")
+        if self.published and (self.recipe_path is not None or self.init_from is not None):
+            raise click.UsageError("--published excludes --recipe and --init-from: begin with one of them.")
+        if self.folds is not None and self.validation:
+            raise click.UsageError("--folds excludes --validation: folds validate on the samples themselves.")
+
+
+@click.command()
+@click.argument("samples", nargs=-1, required=True, metavar="SAMPLE...")
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="Network and loss. Default: mm-mimo-kd, as published. mm-mimo trains no teachers and takes less than half the "
+    "time; `wbcpipe study` compares both on your cells.",
+)
+@click.option("--modality", help="The one modality of method single.")
+@click.option("--backbone", type=click.Choice(tuple(BACKBONE_NAMES)), help="Default: shufflenet.")
+@click.option("--name", help="Name of the bundle. Default: the folder of --out.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Work folder; the bundle is OUT/NAME.")
+@click.option(
+    "--validation", multiple=True, metavar="SAMPLE", help="Sample to validate and calibrate on, not to train."
+)
+@click.option("--folds", type=click.IntRange(min=2), help="Cross-validate with this number of folds.")
+@click.option(
+    "--fold",
+    type=click.IntRange(min=0),
+    help="With --folds: run this fold only (from 0); with --name, its network becomes a bundle.",
+)
+@click.option("--side", type=int, help="Input side in pixels. Default: 112.")
+@click.option("--epochs", type=int, help="Passes over the cells.")
+@click.option("--teacher-epochs", type=int, help="Passes for each modality's teacher.")
+@click.option("--batch-size", type=int, help="Cells per step.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--temperature", type=float, help="T of the distillation.")
+@click.option(
+    "--input-repetition-prob",
+    type=float,
+    help="Probability that all inputs of MM-MIMO show one cell; 0 is as published.",
+)
+@click.option(
+    "--normalise",
+    type=click.Choice(["cell", "stain", "fixed"]),
+    help="Against each cell's own light, also its own darkest stain (the default for stained smears), or not at all.",
+)
+@click.option(
+    "--sampling", type=click.Choice(["natural", "sqrt", "balanced"]), help="How often rare classes are drawn."
+)
+@click.option("--seed", type=int, help="Seed of all random numbers. Default: 0.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
+@click.option("--recipe", "recipe_path", type=click.Path(exists=True, path_type=Path), help="Recipe as a JSON file.")
+@click.option("--published", is_flag=True, help="Start from the paper's recipe, not from ours.")
+@click.option(
+    "--init-from",
+    metavar="BUNDLE",
+    help="Initialise from the weights of this bundle (name or folder), for few cells of another stain.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all.")
+@device_option
+@data_option
+@json_option
+def train(**options: Any) -> None:
+    """Train a network on labelled cells and write a bundle, or cross-validate.
+
+    SAMPLE is the name of a sample in the data root, or the path of a cells.zarr. Cells without a label, cells cut by
+    the border and debris are excluded. With method mm-mimo-kd one teacher per modality is trained first, then the
+    network that learns from all of them. The state after every epoch is kept in OUT: the same command resumes, and
+    teachers are used again when only the student's options change.
+
+    \b
+    Examples:
+      wbcpipe train vs1 vs2 vs3 --validation vs4 --name my-scope --out models/my-scope
+      wbcpipe train smears --folds 5 --side 112 --out studies/smears
+      wbcpipe train smears --out models/s --set patience=8,distillation.weight=2
+      wbcpipe train smears --out models/paper --published --epochs 100
+      wbcpipe train smears --method single --modality color1 --out models/red-only
+      wbcpipe train my-100-cells --init-from smear-shufflenet --folds 5 --out studies/mine
+    """
+    names = {field.name for field in dataclasses.fields(TrainRequest)}
+    request = TrainRequest(**{key: value for key, value in options.items() if key in names})
+    request.check()
+    # Threads that sleep at barriers lose little on an idle machine, and are many times faster on a busy one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with Reporter() as reporter:
+        reporter.say("loading torch")
+        text = _train(request, {key: value for key, value in options.items() if key not in names}, reporter)
+    click.echo(text)
+
+
+def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: Reporter) -> str:
+    """Train as requested; return the text for standard output."""
+    import torch
+
+    from wbcpipe.classify.models.bundle import load_bundle
+    from wbcpipe.classify.training.build_bundle import build_bundle
+    from wbcpipe.classify.training.data import cell_source, load_cells
+    from wbcpipe.classify.training.folds import stratified_folds
+    from wbcpipe.classify.training.recipe import Recipe, with_defaults_for
+    from wbcpipe.classify.training.train_and_validate import cross_validate, markdown_table
+
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    init_from = load_bundle(request.init_from) if request.init_from is not None else None
+    keys = _recipe_keys(request, recipe_options, init_from)
+    root = data_root(request.data)
+    reporter.say(f"reading the cells of {', '.join(request.samples)}")
+    cells = load_cells([cell_source(root, text) for text in request.samples], Recipe.model_validate(keys).side)
+    recipe = Recipe.model_validate(with_defaults_for(keys, cells.source, len(cells)))
+    counts = ", ".join(f"{name} {count}" for name, count in cells.counts().items())
+    reporter.say(f"{len(cells)} labelled cells: {counts}; modalities {', '.join(cells.modalities)}")
+    out, validation, name = request.out, None, request.name
+    if request.folds is not None:
+        options = _options(request, init_from, recipe, cells, reporter)
+        table = cross_validate(cells, recipe, out, folds=request.folds, only=request.fold, options=options)
+        if request.fold is None or name is None:
+            return json.dumps(table) if request.as_json else markdown_table(table).rstrip("\n")
+        rows, tested = stratified_folds(cells.labels, cells.groups, request.folds, recipe.seed)[request.fold]
+        cells, validation, out = cells.subset(rows), cells.subset(tested), out / f"fold-{request.fold}"
+    elif request.validation:
+        sources = [cell_source(root, text) for text in request.validation]
+        validation = load_cells(sources, recipe.side, classes=cells.classes)
+    options = _options(dataclasses.replace(request, folds=None), init_from, recipe, cells, reporter)
+    name = name or out.resolve().name
+    return _bundle_text(build_bundle(cells, validation, recipe, name=name, out=out, options=options), request.as_json)
+
+
+def _bundle_text(bundle: Bundle, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"bundle": str(bundle.path), **bundle.info.model_dump(mode="json")})
+    lines = [
+        f"{row:>16}  F1 {100 * values.f1_weighted:.2f}  sensitivity {100 * values.sensitivity:.2f}"
+        for row, values in bundle.info.validation.rows.items()
+    ]
+    return "\n".join([*lines, f"bundle {bundle.path} (SHA-256 {bundle.info.sha256[:12]})"])
+
+
+def _recipe_keys(request: TrainRequest, options: Mapping[str, Any], init_from: Bundle | None) -> dict[str, Any]:
+    """Return the keys of the recipe that the user gave, all of them valid."""
+    from pydantic import ValidationError
+
+    from wbcpipe.classify.training.finetune import init_from_keys
+    from wbcpipe.classify.training.recipe import Recipe, merge_keys, parse_settings
+
+    given = {key: value for key, value in options.items() if value is not None and key != "settings"}
+    for text in options.get("settings", ()):
+        given = merge_keys(given, parse_settings(text))
+    if given.get("backbone") in BACKBONE_NAMES:
+        given["backbone"] = BACKBONE_NAMES[given["backbone"]]
+    path = request.recipe_path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        if request.published:
+            content = {"normalise": "cell", **Recipe.published().model_dump(mode="json", exclude_defaults=True)}
+        if init_from is not None:
+            content = {**init_from_keys(init_from), **content}
+        keys = merge_keys(content, given)
+        Recipe.model_validate(keys)
+    except (ValidationError, ValueError, TypeError) as error:
+        where = f"recipe {path}" if path else "training options"
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+    return keys
+
+
+def _options(
+    request: TrainRequest, init_from: Bundle | None, recipe: Recipe, cells: CellSet, reporter: Reporter
+) -> TrainingOptions:
+    from wbcpipe.classify.training.progress import TrainingOptions
+
+    folds = request.folds or 1
+    runs = folds if request.fold is None else 1
+    shown = _TrainingReporter(reporter, recipe, len(cells.modalities), folds=folds, runs=runs)
+    return TrainingOptions(init_from, request.device, shown.on_epoch, shown.on_step)
+
+
+class _TrainingReporter:
+    """Report each epoch of a run with the time left for all of its networks."""
+
+    def __init__(self, reporter: Reporter, recipe: Recipe, modalities: int, *, folds: int, runs: int) -> None:
+        self._reporter, self._folds = reporter, folds
+        distilled = recipe.method.endswith("-kd")
+        teachers = modalities if distilled or recipe.method == "late-fusion" else 0
+        student = 0.0 if recipe.method == "late-fusion" else recipe.epochs * _cost(recipe.method)
+        self._left = runs * (teachers * recipe.teacher_epochs + student)
+        self._done = 0.0
+        self._spent_s = 0.0
+        self._work: dict[str, float] = {}
+
+    def _name(self, report: EpochReport | StepReport) -> str:
+        return report.role if report.fold is None else f"fold {report.fold + 1}/{self._folds} {report.role}"
+
+    def on_step(self, report: StepReport) -> None:
+        """Report the steps of a network."""
+        self._reporter.update(f"{self._name(report)}, steps", report.step, report.steps)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Report loss, accuracies and the time left."""
+        name = self._name(report)
+        cost = report.epochs * _cost(report.role)
+        # Work of an earlier run counts neither as left nor as timed.
+        self._left -= cost * (report.work - self._work.get(name, 0.0))
+        self._work[name] = report.work
+        if not report.seconds:
+            self._reporter.say(f"{name}: trained before")
+            return
+        self._done += cost * report.share
+        self._spent_s += report.seconds
+        left = time.strftime("%H:%M:%S", time.gmtime(self._spent_s / self._done * max(0.0, self._left)))
+        validation = "" if (found := report.validation_accuracy) is None else f", {100 * found:.1f} % in validation"
+        self._reporter.say(
+            f"{name} epoch {report.epoch}/{report.epochs}: loss {report.loss:.3f}, "
+            f"{100 * report.accuracy:.1f} % right in training{validation}; {report.seconds:.1f} s, {left} left"
+        )
+        if report.work >= 1.0:
+            self._reporter.say(f"{name}: trained; scoring it on the validation cells")
+
+
+def _cost(role: str) -> float:
+    return _DISTILLATION_COST if role.endswith("-kd") else 1.0
