@@ -1,4 +1,4 @@
-"""What lies in the fields of a virtual slide: ``truth.csv``."""
+"""The objects in the fields of a virtual slide: ``truth.csv``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def field_truth(
     x0_um, y0_um = (float(value) for value in centre_um.min(axis=0) - half_um)
     x1_um, y1_um = (float(value) for value in centre_um.max(axis=0) + half_um)
     rows = []
-    for row in truth_rows(specimen, x0_um, y0_um, x1_um, y1_um, (), 0.0):
+    for row in truth_rows(specimen, (x0_um, y0_um, x1_um, y1_um)):
         away_um = np.abs(centre_um - (row.x_um, row.y_um))  # (F, 2)
         shown = (away_um <= half_um).all(axis=1)
         if (shown & ~is_skipped).any():

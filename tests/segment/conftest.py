@@ -86,7 +86,7 @@ def render(folder: Path, plan: SpecimenPlan, count: int, *, side_px: int = SIDE_
     half_um = side_px * PIXEL_UM / 2
     rows_um = (count // 3 - 1) * STEP_UM
     low, high = (500 - half_um, 700 - half_um), (500 + 2 * STEP_UM + half_um, 700 + rows_um + half_um)
-    write_truth(sample.truth_path, truth_rows(specimen, *low, *high, fields, half_um))
+    write_truth(sample.truth_path, truth_rows(specimen, (*low, *high), fields, half_um))
     return VirtualRun(sample, scope, fields)
 
 

@@ -65,7 +65,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, CellStore]:
     half_um = SIDE_PX * PIXEL_UM / 2
     write_truth(
         sample.truth_path,
-        truth_rows(specimen, 500 - half_um, 700 - half_um, 680 + half_um, 790 + half_um, FIELDS, half_um),
+        truth_rows(specimen, (500 - half_um, 700 - half_um, 680 + half_um, 790 + half_um), FIELDS, half_um),
     )
     return sample, segment_sample(sample, pixel_um=0.1)
 

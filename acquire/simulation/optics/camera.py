@@ -67,7 +67,7 @@ def digitise(
     electrons
         (rows, columns) float32 mean electrons per unbinned pixel; overwritten.
     window
-        Where on the binned sensor they lie: the noise belongs to the place.
+        Position on the binned sensor, on which the noise depends.
     frame_key
         Identifies the exposure.
     out

@@ -41,15 +41,15 @@ def illumination_lattice(seed: int, light: str, sensor_px: tuple[int, int]) -> N
 
 
 def illuminate(electrons: NDArray[np.float32], lattice: NDArray[np.float32], window: Window, binning: int) -> None:
-    """Multiply ``electrons`` (rows, columns) float32, a window of the binned sensor, by the illumination in place."""
+    """Multiply ``electrons``, (rows, columns) float32 of a window of the binned sensor, by the illumination."""
 
-    def place(start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    def split(start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         at = ((np.arange(start, stop) + 0.5) * binning - 0.5) / LATTICE_PX
-        whole = np.floor(at).astype(np.intp)
-        return whole, (at - whole).astype(np.float32)
+        floor = np.floor(at).astype(np.intp)
+        return floor, (at - floor).astype(np.float32)
 
-    column, right = place(window.left, window.right)
-    row, below = place(window.top, window.bottom)
+    column, right = split(window.left, window.right)
+    row, below = split(window.top, window.bottom)
     first = int(row[0])
     rows = np.pad(lattice, ((0, 1), (0, 1)), mode="edge")[first : int(row[-1]) + 2]
     across = rows[:, column] * (1.0 - right) + rows[:, column + 1] * right

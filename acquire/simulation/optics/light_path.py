@@ -35,7 +35,7 @@ BLEACH_MS: Final = 650.0
 """AO fades to 1/e after this much exposure: 3 % in 20 ms."""
 
 FLUORESCENCE_JITTER_PX: Final = 1.5
-"""The filter cube never falls back into quite the same place: greatest shift at a field."""
+"""Greatest shift at a field: the filter cube never returns to exactly the same position."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ def random_placement(seed: int, pivot_um: tuple[float, float]) -> SlideTransform
 class Light:
     """One illumination as built into the virtual microscope."""
 
-    #: Place among the modalities.
+    #: Index among the modalities.
     index: int
     #: Image displacement against the ideal (column, row), pixels of 0.1 um, and magnification.
     shift_px: tuple[float, float]
     scale: float
     #: Electrons per ms and pixel of 0.1 um: bright-field background, or a bright AO nucleus.
     electrons_per_ms: float
-    #: Fraction of light missing in the corners, and where the brightest point lies (fraction of half the sensor).
+    #: Fraction of light missing in the corners, and the position of the brightest point (fraction of half the sensor).
     vignetting: float
     brightest: tuple[float, float]
     #: Natural-log absorbance of a red cell per um of thickness.
@@ -143,7 +143,7 @@ class View:
 def sensor_view(
     state: OpticalState, seed: int, placement: SlideTransform, sensor_px: tuple[int, int], pixel_um: float
 ) -> View:
-    """Return the map from the slide to unbinned pixels of the whole sensor; ``sensor_px`` is (rows, columns)."""
+    """Return the map from the slide to unbinned pixels of the full sensor; ``sensor_px`` is (rows, columns)."""
     light = LIGHTS.get(state.light, LIGHTS["color1"])
     jitter = jitter_px(seed, state.light, state.x_um, state.y_um)
     # Shifts are given in pixels of 0.1 um: they are lengths in the specimen, whatever the camera.

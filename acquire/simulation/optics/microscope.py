@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -33,7 +34,7 @@ __all__ = ["VirtualMicroscope"]
 _THREADS: Final = 2
 _BAND_ROWS: Final = 512
 #: Refraction at defocus, against the full transport-of-intensity value: LED light is only partly coherent. Red cells
-#: lie flat and bend less; more would also move the sharpest plane of a field away from its true focus.
+#: are flat and bend less; more would also move the sharpest plane of a field away from its true focus.
 _BEND: Final = 0.25
 _RED_CELL_BEND: Final = 0.04
 
@@ -42,13 +43,27 @@ def _limited_um(defocus_um: float) -> float:
     return float(BEND_LIMIT_UM * np.tanh(defocus_um / BEND_LIMIT_UM))
 
 
+@dataclass(frozen=True)
+class _Canvas:
+    """A window of the sensor, and the light in which objects are drawn on it."""
+
+    #: (rows, columns) float32, added to.
+    plane: NDArray[np.float32]
+    #: Row and column of the first pixel on the sensor.
+    origin: tuple[int, int]
+    view: View
+    light: Light
+    #: Standard deviation of the blur by binning.
+    box_um: float
+
+
 class VirtualMicroscope:
     """A microscope with a four-light source and a monochrome camera over a :class:`Specimen`.
 
     Parameters
     ----------
     specimen
-        What lies on the stage.
+        The objects on the stage.
     sensor_px
         Rows and columns of the camera.
     pixel_um
@@ -56,7 +71,7 @@ class VirtualMicroscope:
     bit_depth
         Bits of the camera's converter; frames are uint16 whatever it is.
     placement
-        How the slide lies on the stage in this pass.
+        Position of the slide on the stage in this pass.
 
     A frame depends on the specimen, the state and the fluorescence dose received so far, and on nothing else: the
     same exposure gives the same bytes, noise included, in any process and in any order.
@@ -213,13 +228,13 @@ class VirtualMicroscope:
         coarse = coarseness(blur_sigma_um(defocus_um) / view.um_per_px)
         if coarse == 1:
             plane = np.zeros(window.shape, np.float32)
-            self._draw(plane, (window.top, window.left), view, light, defocus_um, box_um)
+            self._draw(_Canvas(plane, (window.top, window.left), view, light, box_um), defocus_um)
         else:
             # One coarse pixel more on every side, so that interpolation never sees the edge of the window.
             top, left = window.top // coarse - 1, window.left // coarse - 1
             bottom, right = -(-window.bottom // coarse) + 1, -(-window.right // coarse) + 1
             small = np.zeros((bottom - top, right - left), np.float32)
-            self._draw(small, (top, left), view.reduced(coarse), light, defocus_um, box_um)
+            self._draw(_Canvas(small, (top, left), view.reduced(coarse), light, box_um), defocus_um)
             plane = enlarged(small, (top, left), window, coarse)
         if light.glow:
             plane += np.float32(light.glow)
@@ -228,16 +243,9 @@ class VirtualMicroscope:
         np.exp(plane, out=plane)
         return plane
 
-    def _draw(
-        self,
-        plane: NDArray[np.float32],
-        origin: tuple[int, int],
-        view: View,
-        light: Light,
-        defocus_um: float,
-        box_um: float,
-    ) -> None:
-        """Add absorbance (bright-field) or emission of everything in the window to ``plane``."""
+    def _draw(self, canvas: _Canvas, defocus_um: float) -> None:
+        """Add the absorbance (bright-field) or emission of all objects in the window to the canvas."""
+        plane, origin, view, light, box_um = canvas.plane, canvas.origin, canvas.view, canvas.light, canvas.box_um
         margin_um = 5.0 + 4.0 * blur_sigma_um(defocus_um)
         x0, y0, x1, y1 = _slide_bounds(view, origin, plane.shape)
         reds = self.specimen.red_cells_in(x0 - margin_um, y0 - margin_um, x1 + margin_um, y1 + margin_um)
@@ -249,21 +257,13 @@ class VirtualMicroscope:
             weight = np.float32(light.haemoglobin_per_um - light.red_cell_shadow_per_um)
             tables.append((table[0] * weight, table[1], table[2]))
         centres = view.to_px(reds.x_um, reds.y_um)
-        draw_red_cells(plane, origin, reds, centres, view.um_per_px, view.rotation_rad, tables)
+        draw_red_cells(plane, origin, reds, centres, view, tables)
         reach_um = margin_um + LARGEST_RADIUS_UM
         for item in self.specimen.objects_in(x0 - reach_um, y0 - reach_um, x1 + reach_um, y1 + reach_um):
-            self._draw_object(plane, origin, view, light, item, defocus_um - item.height_um, box_um)
+            self._draw_object(canvas, item, defocus_um - item.height_um)
 
-    def _draw_object(
-        self,
-        plane: NDArray[np.float32],
-        origin: tuple[int, int],
-        view: View,
-        light: Light,
-        item: SpecimenObject,
-        defocus_um: float,
-        box_um: float,
-    ) -> None:
+    def _draw_object(self, canvas: _Canvas, item: SpecimenObject, defocus_um: float) -> None:
+        plane, origin, view, light = canvas.plane, canvas.origin, canvas.view, canvas.light
         sigma_um = blur_sigma_um(defocus_um)
         centre = view.to_px(np.array([item.x_um]), np.array([item.y_um]))[0]
         widest_um = LARGEST_RADIUS_UM if item.kind == "debris" else 1.2 * item.radius_um
@@ -271,7 +271,7 @@ class VirtualMicroscope:
         if not _touches(plane.shape, origin, centre, half):
             return
         layers: Layers = self._cell_layers(item) if item.label else self._particle_layers(item)
-        sigma_um = float(np.hypot(np.hypot(sigma_um, box_um), layers.blur_um[light.index]))
+        sigma_um = float(np.hypot(np.hypot(sigma_um, canvas.box_um), layers.blur_um[light.index]))
         if light.glow:
             image = layers.emission
         else:

@@ -60,13 +60,13 @@ def projected(
 def enlarged(small: NDArray[np.float32], origin: tuple[int, int], window: Window, factor: int) -> NDArray[np.float32]:
     """Interpolate a coarse plane, whose first pixel is ``origin``, to the window, (rows, columns) float32."""
 
-    def place(start: int, stop: int, first: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    def split(start: int, stop: int, first: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         at = (np.arange(start, stop) + 0.5) / factor - 0.5 - first
-        whole = np.floor(at).astype(np.intp)
-        return whole, (at - whole).astype(np.float32)
+        floor = np.floor(at).astype(np.intp)
+        return floor, (at - floor).astype(np.float32)
 
-    row, below = place(window.top, window.bottom, origin[0])
-    column, right = place(window.left, window.right, origin[1])
+    row, below = split(window.top, window.bottom, origin[0])
+    column, right = split(window.left, window.right, origin[1])
     across = small[:, column] * (1.0 - right) + small[:, column + 1] * right
     plane: NDArray[np.float32] = across[row] * (1.0 - below)[:, None]
     plane += across[row + 1] * below[:, None]

@@ -1,4 +1,4 @@
-"""Every number that says how the five white-cell classes differ, how they vary, and how hard they are to tell apart.
+"""All figures of the five white-cell classes: how they differ, how they vary, how hard they are to distinguish.
 
 Tune difficulty here and nowhere else. Orders are always those of the package: bands are color1 (415 nm),
 color2 (550 nm), color3 (635 nm); modalities are the three bands and then fluorescence.
@@ -25,7 +25,7 @@ class Granules:
     path_um: float
     #: AO emission relative to a bright nucleus; negative where granules keep the dye out.
     emission: float
-    #: Fraction of granules allowed to lie over the nucleus.
+    #: Fraction of granules allowed over the nucleus.
     over_nucleus: float
 
 
@@ -127,7 +127,7 @@ def _lookalikes() -> Mapping[str, Mapping[str, float]]:
 
 @dataclass(frozen=True)
 class Biology:
-    """The classes and the difficulty of telling them apart.
+    """The classes, and the difficulty of distinguishing them.
 
     Each nuisance is drawn per cell and, where it says so, per modality independently: no single modality can be
     trusted everywhere, the four together nearly can.
@@ -141,7 +141,7 @@ class Biology:
     lookalikes: Mapping[str, Mapping[str, float]] = field(default_factory=_lookalikes)
     #: Spread (logarithmic) of granule visibility per band, independent per band.
     granule_visibility_sd: tuple[float, float, float] = (0.50, 0.55, 0.55)
-    #: Spread (logarithmic) of AO uptake of the whole cell, and of cytoplasm against nucleus.
+    #: Spread (logarithmic) of AO uptake of the cell, and of cytoplasm against nucleus.
     uptake_sd: float = 0.28
     cytoplasm_uptake_sd: float = 0.40
     #: Spread (logarithmic) of how strongly nucleus and granules refract, independent per band.
@@ -153,7 +153,7 @@ class Biology:
     motion_um: float = 0.16
     #: Standard deviation of the cells' heights above the focal surface, um, common to all modalities.
     height_sd_um: float = 0.6
-    #: Probability that a red cell lies over part of a white cell (dark at color1, nearly absent elsewhere).
+    #: Probability of a red cell over part of a white cell (dark at color1, nearly absent elsewhere).
     overlaid_rate: float = 0.07
     #: Fraction of white cells with a second one touching.
     doublet_rate: float = 0.04

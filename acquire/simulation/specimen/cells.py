@@ -106,7 +106,7 @@ def _granule_image(
 
 
 def _seen_as(item: SpecimenObject, biology: Biology, rng: np.random.Generator) -> tuple[str, ...]:
-    """The class whose signature the cell shows in each of the four modalities; nearly always its own."""
+    """Return the class whose signature the cell shows in each of the four modalities; nearly always its own."""
     others = biology.lookalikes[item.label]
     names, weights = list(others), np.array(list(others.values()))
     shown: list[str] = []
@@ -129,7 +129,7 @@ def cell_layers(item: SpecimenObject, biology: Biology) -> Layers:
             own = stream(Purpose.SHAPE, item.shape_seed, index)
             depth = nucleus_depth_um(label, own, item.radius_um * 0.97, body.side, biology)
             nuclei[label] = np.minimum(depth, np.float32(2.0))
-            # All modalities see the same granules in the same places.
+            # All modalities see the same granules at the same positions.
             granules[label] = _granule_image(
                 biology.classes[label].granules,
                 body,

@@ -1,4 +1,4 @@
-"""What varies slowly over the slide: how densely cells lie, where none lie, and where the focal plane is.
+"""Slow variation over the slide: the density of cells, the empty regions, and the focal plane.
 
 Every field is a sum of plane waves, so it is known at any point of an infinite slide without a map.
 """

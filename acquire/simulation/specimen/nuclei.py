@@ -34,7 +34,7 @@ def _segmented(rng: np.random.Generator, lobes: int, cell_um: float, plumpness: 
     for i in range(lobes):
         angle = turn + span * (i - (lobes - 1) / 2.0) / (lobes - 1) + rng.normal(0.0, 0.12)
         r = arc_um * rng.uniform(0.8, 1.15)
-        # Of four or five lobes one usually lies towards the middle.
+        # Of four or five lobes, one is often near the centre.
         if lobes > 3 and i == inner:
             r *= rng.uniform(0.05, 0.5)
         x, y = r * np.cos(angle), r * np.sin(angle)
@@ -53,7 +53,7 @@ def _segmented(rng: np.random.Generator, lobes: int, cell_um: float, plumpness: 
 def _arc(
     rng: np.random.Generator, arc_um: float, span: float, radius_um: float, swell: float, steps: int = 6
 ) -> list[_Tube]:
-    """A bent sausage: band, kidney or horseshoe."""
+    """Return the tubes of a bent sausage: band, kidney or horseshoe."""
     turn = rng.uniform(0.0, 2.0 * np.pi)
     angles = turn + span * (np.linspace(0.0, 1.0, steps) - 0.5)
     r = arc_um * (1.0 + rng.normal(0.0, 0.05, steps))
@@ -68,7 +68,7 @@ def _arc(
 
 
 def _tubes(label: str, rng: np.random.Generator, cell_um: float, biology: Biology) -> tuple[list[_Tube], float]:
-    """The tubes of a nucleus and the width over which they blend, um."""
+    """Return the tubes of a nucleus, and the width over which they blend, um."""
     if label == "NEU" and rng.random() < biology.band_rate:
         return _arc(rng, 0.5 * cell_um, rng.uniform(3.0, 4.6), 0.23 * cell_um, 0.08), 0.3
     if label == "NEU":
@@ -118,7 +118,7 @@ def _union_um(
 def nucleus_depth_um(
     label: str, rng: np.random.Generator, cell_um: float, side: int, biology: Biology
 ) -> NDArray[np.float32]:
-    """Return how deep each grid point lies inside the nucleus.
+    """Return the depth of each grid point inside the nucleus.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Platelets and debris, drawn."""
+"""Drawing of platelets and debris."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def _platelet(item: SpecimenObject, rng: np.random.Generator) -> Layers:
 
 
 def _dust(item: SpecimenObject, rng: np.random.Generator) -> Layers:
-    """A dark speck: mineral dust, dye precipitate; opaque at every band, often autofluorescent."""
+    """Draw a dark speck: mineral dust, dye precipitate; opaque at every band, often autofluorescent."""
     side = _side(item.radius_um)
     depth = _blob(rng, 0.8 * item.radius_um, side, 0.22)
     body = smoothstep(depth, 0.2) * np.clip(1.0 + 0.3 * texture(rng, 0.5, side), 0.2, 2.0)
@@ -61,7 +61,7 @@ def _dust(item: SpecimenObject, rng: np.random.Generator) -> Layers:
 
 
 def _fibre(item: SpecimenObject, rng: np.random.Generator) -> Layers:
-    """A thread of fibrin or cellulose, 10 to 45 um long."""
+    """Draw a thread of fibrin or cellulose, 10 to 45 um long."""
     length = float(min(rng.uniform(10.0, 45.0), 2 * LARGEST_RADIUS_UM - 8.0))
     side = _side(length / 2)
     steps = int(length / 0.12)
@@ -75,7 +75,7 @@ def _fibre(item: SpecimenObject, rng: np.random.Generator) -> Layers:
 
 
 def _smear(item: SpecimenObject, rng: np.random.Generator) -> Layers:
-    """A smudged nucleus: diffuse DNA without an outline, dim in AO and all but invisible in bright-field."""
+    """Draw a smudged nucleus: diffuse DNA without an outline, dim in AO and all but invisible in bright-field."""
     radius = 1.6 * item.radius_um
     side = _side(1.3 * radius)
     veil = smoothstep(_blob(rng, radius, side, 0.3), 1.6)

@@ -32,7 +32,7 @@ class SpecimenPlan:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise ValueError(f"specimen seed is {self.seed}: give a whole number from 0 up")
+            raise ValueError(f"specimen seed is {self.seed}: give an integer from 0 up")
         if self.preparation not in get_args(Preparation):
             allowed = ", ".join(get_args(Preparation))
             raise ValueError(f"preparation is {self.preparation!r}: allowed are {allowed}")

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+if TYPE_CHECKING:
+    from wbcpipe.acquire.simulation.optics.light_path import View
 
 __all__ = ["RedCells", "draw_red_cells", "red_cell_profiles", "red_cell_tile"]
 
@@ -66,16 +69,16 @@ def _scattered(
     crowding: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
     per_field: float,
 ) -> NDArray[np.float64]:
-    """Centres (N, 2) um that mostly keep apart, with some short rouleaux."""
+    """Draw centres (N, 2) um that mostly keep a distance, with some short rouleaux."""
     x0_um, y0_um, side_um = tile
     count = int(rng.poisson(1.9 * per_field * _DENSEST * side_um**2 / _FIELD_UM2))
     points = np.column_stack([x0_um + side_um * rng.random(count), y0_um + side_um * rng.random(count)])
     points = points[rng.random(count) * _DENSEST < crowding(points[:, 0], points[:, 1])]
-    apart_um = np.where(rng.random(len(points)) < 0.9, 7.3, 4.0)
+    distance_um = np.where(rng.random(len(points)) < 0.9, 7.3, 4.0)
     gaps = np.hypot(points[:, None, 0] - points[None, :, 0], points[:, None, 1] - points[None, :, 1])
     kept: list[int] = []
     for i in range(len(points)):
-        if not kept or gaps[i, kept].min() >= apart_um[i]:
+        if not kept or gaps[i, kept].min() >= distance_um[i]:
             kept.append(i)
     points = points[kept]
     chains = [points]
@@ -120,7 +123,7 @@ def red_cell_tile(
         away = np.hypot(points[:, None, 0] - occupied[:, 0], points[:, None, 1] - occupied[:, 1]) - occupied[:, 2]
         points = points[away.min(axis=1) > rng.uniform(2.6, 4.0, len(points))]
     for x, y, radius in overlaid:
-        # The offset comes from the white cell's own place, so that neighbouring tiles agree on whose it is.
+        # The offset depends on the position of the white cell alone, so that neighbouring tiles agree on it.
         turn, reach = 7.0 * (x + y), radius * (0.45 + 0.4 * ((3.7 * x) % 1.0))
         ox, oy = x + reach * np.cos(turn), y + reach * np.sin(turn)
         if x0_um <= ox < x0_um + side_um and y0_um <= oy < y0_um + side_um:
@@ -179,11 +182,10 @@ def draw_red_cells(
     origin: tuple[int, int],
     cells: RedCells,
     centres_px: NDArray[np.float64],
-    um_per_px: float,
-    rotation_rad: float,
+    view: "View",
     tables: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], float]],
 ) -> None:
-    """Add red cells to ``plane`` in place.
+    """Add red cells to ``plane``, which is changed.
 
     Parameters
     ----------
@@ -195,13 +197,12 @@ def draw_red_cells(
         The cells; ``centres_px`` (N, 2) float64 holds their column and row on the sensor.
     centres_px
         See ``cells``.
-    um_per_px
-        Scale of the plane.
-    rotation_rad
-        How the slide is turned against the sensor.
+    view
+        The map from the slide to the sensor.
     tables
         Per variant: the profile that scales with haemoglobin, the one that does not, and the r^2 they end at.
     """
+    um_per_px = view.um_per_px
     for variant, (scaled, fixed, r2_max) in enumerate(tables):
         which = np.flatnonzero(cells.variant == variant)
         reach = np.sqrt(r2_max) * float(cells.long_um[which].max(initial=0.0)) / um_per_px
@@ -219,7 +220,7 @@ def draw_red_cells(
             chunk, base = chunk[near], base[near]
             if not len(chunk):
                 continue
-            patches = _patches(cells, chunk, centres_px[chunk] - base, offsets, um_per_px, rotation_rad, r2_max)
+            patches = _patches(cells, chunk, centres_px[chunk] - base, offsets, view, r2_max)
             values = cells.haemoglobin[chunk].astype(np.float32)[:, None, None] * scaled[patches]
             values += fixed[patches]
             for patch, (column, row) in zip(values, base, strict=True):
@@ -231,11 +232,11 @@ def _patches(
     chunk: NDArray[np.intp],
     fraction_px: NDArray[np.float64],
     offsets_um: NDArray[np.float32],
-    um_per_px: float,
-    rotation_rad: float,
+    view: "View",
     r2_max: float,
 ) -> NDArray[np.int32]:
-    """Index into the profile at each pixel around each cell, (n, side, side) int32."""
+    """Return the index into the profile at each pixel around each cell, (n, side, side) int32."""
+    um_per_px, rotation_rad = view.um_per_px, view.rotation_rad
 
     def column(values: NDArray[np.float64]) -> NDArray[np.float32]:
         return values.astype(np.float32)[:, None]

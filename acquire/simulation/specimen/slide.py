@@ -1,4 +1,4 @@
-"""What lies where on an infinite slide: white cells, platelets and debris, made tile by tile as one looks."""
+"""The objects on an infinite slide: white cells, platelets and debris, generated tile by tile on demand."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -50,7 +50,7 @@ class SpecimenObject:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A white cell that lies there unless one of higher priority lies too near."""
+    """A white cell, unless one of higher priority is too near."""
 
     x_um: float
     y_um: float
@@ -61,8 +61,8 @@ class _Candidate:
 class Specimen:
     """A specimen without edges, generated from its plan.
 
-    Costs are paid only where one looks. Everything at a point depends on the plan and the point alone, never on the
-    order of visits, and any number of threads may look at once.
+    Tiles are generated when they are asked for. Everything at a point depends on the plan and the point alone, never on
+    the order of calls, and any number of threads may call at once.
     """
 
     def __init__(self, plan: SpecimenPlan, *, biology: Biology = BIOLOGY) -> None:
@@ -79,7 +79,7 @@ class Specimen:
         return self._landscape.focus_um(x_um, y_um)
 
     def objects_in(self, x0_um: float, y0_um: float, x1_um: float, y1_um: float) -> list[SpecimenObject]:
-        """Return the white cells, platelets and debris whose centres lie in ``[x0, x1) x [y0, y1)``, um.
+        """Return the white cells, platelets and debris with their centres in ``[x0, x1) x [y0, y1)``, um.
 
         Red cells are not listed. The order is fixed: by tile, and within a tile by creation.
         """
@@ -88,12 +88,12 @@ class Specimen:
             for row in range(int(np.floor(y0_um / TILE_UM)) - 1, int(np.floor(y1_um / TILE_UM)) + 2)
             for column in range(int(np.floor(x0_um / TILE_UM)) - 1, int(np.floor(x1_um / TILE_UM)) + 2)
             for item in self._objects(column, row)
-            # A doublet's partner may lie just over the edge of its tile, hence the ring of tiles around.
+            # The partner of a doublet may be just outside its tile, hence the ring of tiles around.
             if x0_um <= item.x_um < x1_um and y0_um <= item.y_um < y1_um
         ]
 
     def red_cells_in(self, x0_um: float, y0_um: float, x1_um: float, y1_um: float) -> RedCells:
-        """Return the red cells whose centres lie in ``[x0, x1) x [y0, y1)``, um, in a fixed order."""
+        """Return the red cells with their centres in ``[x0, x1) x [y0, y1)``, um, in a fixed order."""
         tiles = [
             self._red_cells(column, row)
             for row in range(int(np.floor(y0_um / TILE_UM)) - 1, int(np.floor(y1_um / TILE_UM)) + 2)

@@ -11,12 +11,9 @@ __all__ = ["truth_rows"]
 
 def truth_rows(
     specimen: Specimen,
-    x0_um: float,
-    y0_um: float,
-    x1_um: float,
-    y1_um: float,
-    fields: Sequence[tuple[int, float, float]],
-    half_width_um: float,
+    area_um: tuple[float, float, float, float],
+    fields: Sequence[tuple[int, float, float]] = (),
+    half_width_um: float = 0.0,
     *,
     placement: SlideTransform = IDENTITY_TRANSFORM,
 ) -> list[TruthRow]:
@@ -26,19 +23,20 @@ def truth_rows(
     ----------
     specimen
         The specimen.
-    x0_um, y0_um, x1_um, y1_um
-        The area, in the stage's frame.
+    area_um
+        Lowest x, lowest y, highest x and highest y, in the stage's frame.
     fields
         Index and stage position (um) of each field taken.
     half_width_um
         Half the side of a field. An object that several fields show belongs to the one whose centre is nearest.
     placement
-        How the slide lies on the stage.
+        Position of the slide on the stage.
 
     Returns
     -------
     Rows in the specimen's fixed order; ``field`` is -1 where no field shows the centre.
     """
+    x0_um, y0_um, x1_um, y1_um = area_um
     corners = [placement.to_slide_um(x, y) for x in (x0_um, x1_um) for y in (y0_um, y1_um)]
     xs, ys = [c[0] for c in corners], [c[1] for c in corners]
     rows: list[TruthRow] = []

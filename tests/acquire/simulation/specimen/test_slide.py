@@ -123,7 +123,7 @@ def test_focal_surface_is_gentle_and_within_limits(seed: int) -> None:
 def test_truth_names_the_nearest_field(tmp_path: Path) -> None:
     specimen = Specimen(SpecimenPlan(7))
     fields = [(4, 100.0, 100.0), (9, 280.0, 100.0)]
-    rows = truth_rows(specimen, 0, 0, 500, 205, fields, 102.4)
+    rows = truth_rows(specimen, (0, 0, 500, 205), fields, 102.4)
     assert {row.field for row in rows} == {4, 9, -1}
     for row in rows:
         if row.field == -1:
@@ -140,5 +140,5 @@ def test_truth_names_the_nearest_field(tmp_path: Path) -> None:
 def test_plan_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="allowed are blood-film, buffy-coat"):
         SpecimenPlan(1, "marrow")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="whole number from 0 up"):
+    with pytest.raises(ValueError, match="an integer from 0 up"):
         SpecimenPlan(-1)
