@@ -1,12 +1,12 @@
-"""Hold a file for one process alone; a process that dies releases it."""
+"""Locks on files that one process at a time can hold; the operating system releases them when the process dies."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import time
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from filelock import FileLock, Timeout
 
 from wbcpipe.system.files import disk_errors
 
@@ -16,49 +16,55 @@ if TYPE_CHECKING:
 
 __all__ = ["exclusive_lock", "try_lock"]
 
+_POLL_S: Final = 0.05
+
 
 @contextlib.contextmanager
 def exclusive_lock(
     path: Path, holder: Path, purpose: str, busy: Callable[[str], Exception], *, wait_s: float = 0.0
 ) -> Iterator[None]:
-    """Hold a file for this process alone while the block runs; a process that dies lets go.
+    """Hold a lock while the block runs.
 
     Args:
-        path: of the file, which is made and left behind.
-        holder: file that says who holds it.
-        purpose: what for, shown to whoever is refused.
-        busy: makes the error of that, from who holds it.
-        wait_s: how long to wait for another holder to end.
+        path: of the lock file; it is created, and its permissions are kept.
+        holder: file that names the process that holds the lock.
+        purpose: of this process, shown to a process that is refused.
+        busy: returns the error to raise, given the content of ``holder``.
+        wait_s: time to wait for another process to release the lock.
     """
-    with path.open("a+b") as handle:
-        deadline = time.monotonic() + wait_s
-        while not _try_lock(handle):
-            if time.monotonic() >= deadline:
-                raise busy(_read_holder(holder))
-            time.sleep(0.05)
-        try:
-            holder.write_text(f"process {os.getpid()}, {purpose}\n", encoding="utf-8")
-            yield
-        finally:
-            _unlock(handle)
+    with _lock(path, wait_s) as held:
+        if not held:
+            raise busy(_read_holder(holder))
+        holder.write_text(f"process {os.getpid()}, {purpose}\n", encoding="utf-8")
+        yield
 
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold a file for this process while the block runs; false where another holds it. A process that dies lets go.
+    """Hold a lock while the block runs; yield whether it is held, or another process holds it.
 
     Args:
-        path: of the file, which is made and left behind; also on a disk that several machines share.
+        path: of the lock file; it is created with its folder, also on a disk that several machines share.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as handle:
-        held = _try_lock(handle)
-        try:
-            yield held
-        finally:
-            if held:
-                _unlock(handle)
+    with _lock(path, 0.0) as held:
+        yield held
+
+
+@contextlib.contextmanager
+def _lock(path: Path, wait_s: float) -> Iterator[bool]:
+    # Without a lock of the operating system an error is right: a marker file would outlive a crash.
+    lock = FileLock(path, timeout=wait_s, poll_interval=_POLL_S, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _read_holder(path: Path) -> str:
@@ -66,32 +72,3 @@ def _read_holder(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return "just started"
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(handle: IO[bytes]) -> bool:
-        handle.seek(0)
-        try:
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(handle: IO[bytes]) -> None:
-        handle.seek(0)
-        msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(handle: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(handle: IO[bytes]) -> None:
-        fcntl.flock(handle, fcntl.LOCK_UN)
