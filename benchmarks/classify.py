@@ -41,6 +41,7 @@ from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.classify.networks import build_network
+from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
 from wbcpipe.samples.cell_store import CELLS_PER_CHUNK, HALF, CellBlock, CellStore
 from wbcpipe.samples.sample import Sample
@@ -168,8 +169,7 @@ def synthetic_sample(folder: Path, count: int) -> Sample:
     CellStore.create(
         sample.cells_path,
         (block_of(crops[: count - start]) for start in range(0, count, len(crops))),
-        modalities=MODALITIES,
-        attributes={"pixel_um": 0.1, "classes": [], "provenance": {}},
+        CellAttributes(modalities=MODALITIES, pixel_um=0.1),
     )
     return sample
 

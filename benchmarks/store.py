@@ -26,6 +26,7 @@ from numcodecs.checksum32 import CRC32C
 
 from classify import block_of, cpu_name, smooth_crops, versions
 from wbcpipe.imaging.arrays import bin_2x2
+from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_store import CellStore
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ def write(crops: Path, count: int) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
         before_mb, start_s = status_mb("VmRSS"), time.process_time()
         path = Path(folder) / "cells.zarr"
-        CellStore.create(
-            path, blocks(), modalities=("a", "b", "c", "d"), attributes={"pixel_um": 0.1, "provenance": {}}
-        )
+        CellStore.create(path, blocks(), CellAttributes(modalities=("a", "b", "c", "d"), pixel_um=0.1))
         seconds = time.process_time() - start_s
         kept = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     found = {"cells": count, "grew_mb": status_mb("VmHWM") - before_mb, "kb": kept / count / 1e3}

@@ -14,7 +14,6 @@ from wbcpipe.classify.inference.missing_modality import calibration_without, dea
 from wbcpipe.classify.inference.parallel_batches import probabilities
 from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
-from wbcpipe.classify.training.data import source_kind
 from wbcpipe.errors import NoCellsError
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.samples.cell_store import CellStore
@@ -82,7 +81,7 @@ def resolve_bundle(sample: Sample, name: str) -> Bundle:
     """Return the bundle called ``name``; ``auto`` is the shipped bundle for the kind of the sample's cells."""
     kind = None
     if name == "auto":
-        kind = source_kind(CellStore(sample.cells_path))
+        kind = CellStore(sample.cells_path).attributes.kind
         if kind == "scope" and sample.exists():
             kind = sample.record().kind
     return find_bundle(name, kind=kind)

@@ -121,7 +121,7 @@ def build_document(
         wbc_1e9_per_l=differential.wbc_1e9_per_l,
         fields=fields,
         scan=_scan_entry(sample),
-        quality=check_quality(rows, tally, fields, store.attributes.get("field_quality") or {}, record.quality),
+        quality=check_quality(rows, tally, fields, store.attributes.field_quality, record.quality),
         heads=head_agreement(rows),
         model_checks=check_model(rows),
         provenance=_provenance(record, store, rows),
@@ -154,8 +154,7 @@ def _scan_entry(sample: Sample) -> ScanEntry | None:
 
 
 def _provenance(record: SampleRecord, store: CellStore, rows: CellRows) -> Provenance:
-    attributes = store.attributes
-    derived = {*record.derived, *attributes.get("derived", ())}
+    derived = {*record.derived, *store.attributes.derived}
     return Provenance(
         report_software={"wbcpipe": VERSION},
         sample_software=record.software,
@@ -165,7 +164,7 @@ def _provenance(record: SampleRecord, store: CellStore, rows: CellRows) -> Prove
         plan_sha256=_json_digest(record.content()["plan"]) if record.plan else None,
         modalities=tuple(ModalityEntry(name=name, derived=name in derived) for name in store.modalities),
         pixel_um=store.pixel_um,
-        cells=CellsReference(sha256=rows.digest(), provenance=_shortened(attributes.get("provenance") or {})),
+        cells=CellsReference(sha256=rows.digest(), provenance=_shortened(store.attributes.provenance)),
         bundle=BundleReference(
             name=rows.classification.bundle,
             sha256=rows.classification.sha256,

@@ -160,7 +160,7 @@ def evaluate_sample(sample: Sample) -> Evaluation:
             )
         if rows is None:
             raise SampleStateError(f"{sample.path}: cells are not classified yet; run `wbcpipe classify` first.")
-    classes = rows.classes if rows else tuple(str(name) for name in store.attributes.get("classes") or ())
+    classes = rows.classes if rows else store.attributes.classes
     return Evaluation(
         sample=sample.name,
         truth_source=truth_source,

@@ -81,14 +81,14 @@ def failed_fields(figures: FieldFigures, limits: Mapping[GateName, float]) -> tu
     """
     light = _relative_light(figures)
     failed = []
-    for row, index in enumerate(figures.get("field", ())):
+    for row, index in enumerate(figures.get("field_index", ())):
         reasons = []
         for name in _OF_FIELDS:
             comparison = LIMITS[name].comparison
             value = _worst(figures[name][row], comparison)
             if value is not None and not _holds(value, comparison, limits[name]):
                 reasons.append(f"{name} {value:.3g} (limit {comparison} {limits[name]:g})")
-        if figures["unregistered"][row]:
+        if figures["unregistered_modalities"][row]:
             reasons.append("registration failed")
         if light is not None and np.nanmax(np.abs(light[row]), initial=0) > limits["light_drift_percent"]:
             difference = light[row][np.nanargmax(np.abs(light[row]))]
@@ -119,7 +119,7 @@ def check_quality(
     found = {**_cell_figures(rows, tally), **_field_figures(figures)}
     missing = len(fields.missing)
     found["missing_fields_percent"] = _percent(missing, fields.taken + missing)
-    found["failed_fields_percent"] = _percent(len(failed), len(figures.get("field", ())))
+    found["failed_fields_percent"] = _percent(len(failed), len(figures.get("field_index", ())))
     gates = tuple(
         QualityGate(
             name=name,
@@ -180,9 +180,9 @@ def _worst(entry: float | list[float | None] | None, comparison: Comparison) -> 
 
 def _relative_light(figures: FieldFigures) -> NDArray[np.float64] | None:
     """Return the difference (%) of the background from its median, (fields, bright modalities); NaN where unknown."""
-    if not figures.get("background"):
+    if not figures.get("background_percent"):
         return None
-    light = np.array(figures["background"], float)  # (F, M)
+    light = np.array(figures["background_percent"], float)  # (F, M)
     light = light[:, ~np.isnan(light).all(axis=0)]
     return 100 * (light / np.nanmedian(light, axis=0) - 1) if light.size else None
 

@@ -7,7 +7,6 @@ The store is written aside and renamed into place; only the columns that classif
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -22,13 +21,14 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.imaging.arrays import bin_2x2
-from wbcpipe.samples.cell_columns import COLUMNS, QcFlag
+from wbcpipe.samples.cell_attributes import CellAttributes
+from wbcpipe.samples.cell_columns import COLUMNS
 from wbcpipe.samples.classification_record import Classification
 from wbcpipe.system.files import sync_directory, sync_tree
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CELLS_PER_CHUNK", "HALF", "CellBlock", "CellStore"]
 
-FORMAT_VERSION: Final = 1
 CELLS_PER_CHUNK: Final = 32
 HALF: Final = "images_half"
 """The array of crops binned 2 x 2, for networks of that side; crops of an odd side have none."""
@@ -50,8 +49,7 @@ _CELLS_TRIED: Final = 8
 class CellBlock:
     """Some cells, in memory.
 
-    Columns other than those of ``COLUMNS`` (morphometry) may be there or not, but the
-    same in all blocks of a store; older stores have none.
+    Columns other than those of ``COLUMNS`` (morphometry) are optional, but the same in all blocks of a store.
 
     Attributes:
         images: (N, M, side, side) uint16, channels in the sample's modality order.
@@ -75,8 +73,11 @@ class CellStore:
     Args:
         path: the store's directory.
 
+    Attributes:
+        attributes: what holds for all cells.
+
     Raises:
-        SampleStateError: there is no store there, or its format is not known.
+        SampleStateError: there is no store there, or its attributes are damaged or of another format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,26 +86,17 @@ class CellStore:
         self.path = path
         self._group = zarr.open_group(str(path), mode="r")
         self._opened: dict[str, zarr.Array[Any]] = {}
-        if self.attributes.get("format_version") != FORMAT_VERSION:
-            raise SampleStateError(
-                f"{path}: cells.zarr of format {self.attributes.get('format_version')!r}; "
-                f"this wbcpipe reads format {FORMAT_VERSION}. Segment the sample again."
-            )
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The group's attributes: ``modalities``, ``classes``, ``pixel_um``, ``qc_flags``, ``provenance``..."""
-        return dict(self._group.attrs)
+        self.attributes = CellAttributes.parse(self._group.attrs.asdict(), path)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Channel names in the order of the image arrays."""
-        return tuple(self.attributes["modalities"])
+        """The names of the channels, in their order."""
+        return self.attributes.modalities
 
     @property
     def pixel_um(self) -> float:
-        """Size of a crop's pixel on the specimen, in micrometres."""
-        return float(self.attributes["pixel_um"])
+        """The size of a crop's pixel on the specimen, in micrometres."""
+        return self.attributes.pixel_um
 
     def __len__(self) -> int:
         return int(self._crops("images").shape[0])
@@ -186,20 +178,20 @@ class CellStore:
             yield start, self.images(start, min(start + cells, len(self)))
 
     def column(self, name: str) -> NDArray[Any]:
-        """One per-cell column, whole."""
+        """Read one column of the cell table."""
         return np.asarray(self._array(name)[...])
 
     def has_column(self, name: str) -> bool:
-        """True when there is such an array: stores of older versions lack some."""
+        """Return whether there is such a column."""
         return name in self._group
 
     def labels(self) -> list[str]:
-        """Ground truth of each cell, empty where unknown."""
+        """Read the true class of each cell, empty where unknown."""
         return [str(text) for text in self.column("label")]
 
     def is_classified(self) -> bool:
-        """True when classify has finished with this store."""
-        return "classified" in self.attributes
+        """Return whether classify has finished with this store."""
+        return self.attributes.classified is not None
 
     def classification(self) -> Classification:
         """Return how the cells were classified.
@@ -210,13 +202,13 @@ class CellStore:
         if not self.is_classified():
             raise SampleStateError(f"{self.path}: cells are not classified yet; run `wbcpipe classify` first.")
         try:
-            return Classification.model_validate(self.attributes["classified"])
+            return Classification.model_validate(self.attributes.classified)
         except ValidationError as error:
             findings = "; ".join(explain(item, Classification) for item in error.errors()[:3])
             raise SampleStateError(f"{self.path}: classified: {findings}; run `wbcpipe classify` again.") from error
 
     def predicted_classes(self) -> list[str]:
-        """The class called for each cell, or ``unidentified``.
+        """Read the predicted class of each cell, or ``unidentified``.
 
         Raises:
             SampleStateError: the cells have not been classified.
@@ -255,6 +247,7 @@ class CellStore:
         group.attrs["classified"] = classification.model_dump(mode="json", exclude_none=True)
         self._sync_attributes()
         self._group = zarr.open_group(str(self.path), mode="r")
+        self.attributes = CellAttributes.parse(self._group.attrs.asdict(), self.path)
 
     def _sync_attributes(self) -> None:
         with (self.path / "zarr.json").open("rb+") as handle:
@@ -262,18 +255,15 @@ class CellStore:
         sync_directory(self.path)
 
     @classmethod
-    def create(
-        cls, path: Path, blocks: Iterable[CellBlock], *, modalities: tuple[str, ...], attributes: Mapping[str, Any]
-    ) -> CellStore:
+    def create(cls, path: Path, blocks: Iterable[CellBlock], attributes: CellAttributes) -> CellStore:
         """Write a store from blocks of cells, aside, then rename it to ``path``.
 
-        A store that stands there already is replaced only once the new one is whole.
+        A store that is there already is replaced only once the new one is complete.
 
         Args:
-            path: where the store shall stand.
+            path: directory of the store.
             blocks: the cells in their final order, taken one block at a time.
-            modalities: channel names of the blocks.
-            attributes: further group attributes; must hold ``pixel_um`` and ``provenance``.
+            attributes: what holds for all cells.
 
         Raises:
             NoCellsError: the blocks hold no cell.
@@ -284,20 +274,13 @@ class CellStore:
             if leftover.exists():
                 shutil.rmtree(leftover)
         group = zarr.create_group(str(aside), zarr_format=3)
-        writer = _Writer(group, modalities)
+        writer = _Writer(group, len(attributes.modalities))
         for block in blocks:
             writer.append(block)
         if not writer.finish():
             shutil.rmtree(aside)
             raise NoCellsError(f"{path.parent}: no cell to store; check focus, exposure and stain in `raw/`.")
-        group.attrs.update(
-            {
-                "format_version": FORMAT_VERSION,
-                "modalities": list(modalities),
-                "qc_flags": {str(flag.name): flag.value for flag in QcFlag},
-                **json.loads(json.dumps(dict(attributes))),
-            }
-        )
+        group.attrs.update(attributes.model_dump(mode="json", exclude={"classified"}))
         sync_tree(aside)
         if path.exists():
             path.rename(old)
@@ -311,9 +294,8 @@ class CellStore:
 class _Writer:
     """Writes blocks of cells: crops chunk by chunk, columns at the end."""
 
-    def __init__(self, group: zarr.Group, modalities: tuple[str, ...]) -> None:
-        self._group = group
-        self._channels = len(modalities)
+    def __init__(self, group: zarr.Group, channels: int) -> None:
+        self._group, self._channels = group, channels
         self._images, self._half, self._masks = (_ChunkWriter(group, name) for name in ("images", HALF, "masks"))
         self._columns: dict[str, list[NDArray[Any]]] = {}
         self._labels: list[str] = []

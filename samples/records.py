@@ -80,6 +80,15 @@ class Record(Part):
         content = read_json(path)
         if not isinstance(content, dict) or "format_version" not in content:
             raise SampleStateError(f"{path}: key 'format_version' is missing (allowed: 1); {cls.remedy}.")
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: object, path: Path) -> Self:
+        """Validate what JSON holds.
+
+        Raises:
+            SampleStateError: it does not hold what the model allows; the text names ``path``.
+        """
         try:
             return cls.model_validate(content)
         except ValidationError as error:

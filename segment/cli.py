@@ -288,8 +288,8 @@ def fields(options: ImportFieldsOptions) -> None:
 
 def _print_store(sample: Sample, store: CellStore, *, as_json: bool) -> None:
     counts = Counter(store.labels())
-    labels = {label: counts[label] for label in store.attributes.get("classes", []) if counts[label]}
-    derived = store.attributes.get("derived", [])
+    labels = {label: counts[label] for label in store.attributes.classes if counts[label]}
+    derived = list(store.attributes.derived)
     if as_json:
         result = {
             "sample": sample.name,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import CLASSES
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.field_status import read_missing
@@ -113,7 +114,7 @@ def load_store_of(sample: Sample, provenance: CellsProvenance) -> CellStore | No
     if not (sample.cells_path / "zarr.json").is_file():
         return None
     store = CellStore(sample.cells_path)
-    return store if store.attributes.get("provenance") == provenance.model_dump(mode="json") else None
+    return store if store.attributes.provenance == provenance.model_dump(mode="json") else None
 
 
 def write_cells(
@@ -152,12 +153,13 @@ def write_cells(
     return CellStore.create(
         sample.cells_path,
         blocks(),
-        modalities=header.modalities,
-        attributes={
-            "pixel_um": header.pixel_um,
-            "classes": list(CLASSES),
-            "derived": list(header.derived),
-            "field_quality": stack_figures(header.figures),
-            "provenance": header.provenance.model_dump(mode="json"),
-        },
+        CellAttributes(
+            modalities=header.modalities,
+            pixel_um=header.pixel_um,
+            kind=sample.record().kind,
+            classes=CLASSES,
+            derived=header.derived,
+            field_quality=stack_figures(header.figures),
+            provenance=header.provenance.model_dump(mode="json"),
+        ),
     )

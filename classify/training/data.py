@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -27,7 +27,6 @@ __all__ = [
     "epoch_indices",
     "head_batches",
     "load_cells",
-    "source_kind",
     "steps_of",
 ]
 
@@ -120,7 +119,7 @@ def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Seque
     first = stores[0][1]
     names = [_usable_labels(store) for _, store in stores]
     if classes is None:
-        classes = class_order({name for part in names for name in part}, first.attributes.get("classes") or ())
+        classes = class_order({name for part in names for name in part}, first.attributes.classes)
     _check_enough(names, classes, [name for name, _ in stores])
     index = {name: i for i, name in enumerate(classes)}
     images, labels, groups = [], [], []
@@ -140,9 +139,9 @@ def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Seque
         planes=planes,
         pixel_um=first.pixel_um,
         samples=tuple(name for name, _ in stores),
-        source=source_kind(first),
+        source=first.attributes.kind,
         crop_px=first.sides_px[0],
-        derived=tuple(first.attributes.get("derived") or ()),
+        derived=first.attributes.derived,
         slides=places >> np.int64(32),
     )
 
@@ -153,18 +152,6 @@ def cell_source(root: Path, text: str) -> tuple[str, Path]:
     if (path / "zarr.json").is_file():
         return path.resolve().parent.name, path
     return text, Sample.open(root, text).cells_path
-
-
-def source_kind(store: CellStore) -> str:
-    """How the pictures were made: ``kind`` in the store's attributes or its import's, by default ``scope``."""
-    content: Any = store.attributes
-    for key in (None, "provenance", "inputs"):
-        content = content if key is None else content.get(key)
-        if not isinstance(content, dict):
-            break
-        if content.get("kind"):
-            return str(content["kind"])
-    return "scope"
 
 
 def _check_alike(stores: Sequence[tuple[str, CellStore]]) -> None:

@@ -1,7 +1,7 @@
-"""Figures of a whole field's technical quality, for the report's gates.
+"""Figures of a field's technical quality, for the quality gates of the report.
 
-A cell's own flags (`crop_quality`) compare it with its sample; these do not: a sample that is out of focus as a
-whole has no blurred cell, but a large blur.
+The flags of a cell (`crop_quality`) compare it with its sample; these figures do not: a sample that is entirely out of
+focus has no blurred cell, but a large blur.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wbcpipe.samples.cell_attributes import FieldFigures
     from wbcpipe.samples.cell_store import CellBlock
     from wbcpipe.segment.registration.register import Alignment
 
 __all__ = ["FIELD_FIGURES", "Figure", "edge_blur_um", "field_figures", "stack_figures", "with_cells"]
 
-#: Widths (um) of the two Gaussians whose gradients tell an edge's own width.
+#: Widths (um) of the two Gaussians whose gradients give the width of an edge.
 _BLUR_SIGMAS_UM: Final = (0.15, 0.5)
-#: Wider edges are not told apart.
-_WIDEST_UM: Final = 2.0
-#: Half the band (um) around a nucleus's outline in which its edge is looked for.
+#: Wider edges cannot be distinguished.
+_MAX_BLUR_UM: Final = 2.0
+#: Half the width (um) of the band around a nucleus's outline in which its edge is measured.
 _OUTLINE_UM: Final = 0.4
 #: Share of the band's pixels, those of the steepest gradient, that count as edge.
-_STEEPEST: Final = 0.3
-#: So many cells of a field tell its blur.
-_CELLS_LOOKED_AT: Final = 8
-#: Optical density from which something covers the background.
+_EDGE_SHARE: Final = 0.3
+#: Cells per field whose edges are measured.
+_CELLS_MEASURED: Final = 8
+#: Optical density above which a pixel is covered.
 _COVERED_OD: Final = 0.03
-#: The background is brighter than so many percent of a field, which allows for a dense monolayer of red cells.
+#: Percentile of a field that is its background, even under a dense monolayer of red cells.
 _BACKGROUND_PERCENTILE: Final = 90.0
 
 
@@ -54,13 +55,15 @@ class Figure(NamedTuple):
     meaning: str
 
 
-#: Name to what it is, of each figure that `field_figures` gives. NaN where there is nothing to measure.
+#: The figures by name; NaN where there is nothing to measure.
 FIELD_FIGURES: Final[dict[str, Figure]] = {
     "blur_um": Figure(False, "um", "Gaussian width of the edges of nuclei, median of the cells"),
     "saturated_percent": Figure(True, "%", "pixels at or above the camera's saturation"),
-    "background": Figure(True, "% of the range", "brightness where nothing lies; bright-field modalities"),
+    "background_percent": Figure(True, "% of the range", "brightness where nothing lies; bright-field modalities"),
     "residual_px": Figure(True, "px", "estimated error of the registration"),
-    "unregistered": Figure(False, "modalities", "whose registration is not trusted: the slide's usual one serves"),
+    "unregistered_modalities": Figure(
+        False, "modalities", "whose registration is not trusted; that of the slide is used"
+    ),
     "nuclear_contrast_percent": Figure(
         False, "% of the range", "nuclear channel in nuclei above its surroundings, median of the cells"
     ),
@@ -77,14 +80,14 @@ def field_figures(
     full_range: int,
     camera: bool,
 ) -> dict[str, NDArray[np.float32]]:
-    """What a field's frames tell, whether or not it has cells; the cells' figures are NaN until `with_cells`.
+    """Measure the frames of a field; the figures that need cells are NaN until `with_cells`.
 
     Args:
         frames: (M, Y, X) uint16.
         reference: which is the nuclear one.
         shading: (M, y, x) float32, the illumination on some coarser grid, in any unit.
         full_range: value from which a pixel is saturated.
-        camera: frames of a camera, whose light may be too bright or drift; not so of imported pictures.
+        camera: the frames are of a camera, whose light may saturate or drift; false for imported images.
 
     Returns:
         Name to float32, () or (M,), of each of `FIELD_FIGURES`.
@@ -112,13 +115,13 @@ def field_figures(
         figures["red_cover_percent"] = np.asarray(cover, np.float32)
     if camera:
         saturated = np.count_nonzero(small >= full_range, axis=(1, 2)) / small[0].size
-        figures["background"] = (100 * background / full_range).astype(np.float32)
+        figures["background_percent"] = (100 * background / full_range).astype(np.float32)
         figures["saturated_percent"] = (100 * saturated).astype(np.float32)
     return figures
 
 
 def _smoothed(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of each of (Y, X) values with its eight neighbours."""
+    """Return the mean of each of (Y, X) values with its eight neighbours."""
     wide = np.pad(values, 1, mode="edge")
     rows = wide[:-2] + wide[1:-1] + wide[2:]
     return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9), np.float32)
@@ -133,7 +136,7 @@ def with_cells(
     full_range: int,
     alignment: Alignment | None,
 ) -> dict[str, NDArray[np.float32]]:
-    """The same figures with those that the field's cells tell.
+    """Return the figures with those that need cells.
 
     Args:
         figures: of the field.
@@ -145,24 +148,24 @@ def with_cells(
     """
     widths = [
         edge_blur_um(image, mask, pixel_um)
-        for image, mask in zip(block.images[:_CELLS_LOOKED_AT, reference], block.masks[:_CELLS_LOOKED_AT], strict=True)
+        for image, mask in zip(block.images[:_CELLS_MEASURED, reference], block.masks[:_CELLS_MEASURED], strict=True)
     ]
     nucleus, cytoplasm = (
         _median(block.columns[f"{part}_fluorescence"].astype(float)) for part in ("nucleus", "cytoplasm")
     )
-    told: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "blur_um": _median(np.array(widths, float)),
         "nuclear_contrast_percent": 100 * nucleus / full_range,
         "nucleus_cytoplasm_contrast_ratio": nucleus / cytoplasm if cytoplasm > 0 else np.nan,
     }
     if alignment is not None:
-        told["residual_px"] = alignment.residual_px
-        told["unregistered"] = np.count_nonzero(~alignment.trusted)
-    return {**figures, **{name: np.asarray(value, np.float32) for name, value in told.items()}}
+        measured["residual_px"] = alignment.residual_px
+        measured["unregistered_modalities"] = np.count_nonzero(~alignment.trusted)
+    return {**figures, **{name: np.asarray(value, np.float32) for name, value in measured.items()}}
 
 
 def edge_blur_um(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: float) -> float:
-    """Gaussian width of the edge of a nucleus, whatever its brightness and contrast.
+    """Measure the Gaussian width of the edge of a nucleus, whatever its brightness and contrast.
 
     Args:
         image: (Y, X) uint16, the nuclear channel.
@@ -185,39 +188,41 @@ def edge_blur_um(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: f
     values, inside = image[box].astype(np.float32), inside[box]
     band = dilation(inside, disk(reach)) & dilation(~inside, disk(reach))
     fine, coarse = (gradient_magnitude(values, sigma / pixel_um)[band] for sigma in _BLUR_SIGMAS_UM)
-    steep = fine >= percentiles(fine, 100 * (1 - _STEEPEST))[0]
+    steep = fine >= percentiles(fine, 100 * (1 - _EDGE_SHARE))[0]
     if not coarse[steep].all():
         return float("nan")
     ratio2 = float(np.median(fine[steep] / coarse[steep])) ** 2
     narrow2, wide2 = (sigma**2 for sigma in _BLUR_SIGMAS_UM)
     if ratio2 <= 1:
-        return _WIDEST_UM
-    return min(_WIDEST_UM, float(np.sqrt(max(0.0, (wide2 - ratio2 * narrow2) / (ratio2 - 1)))))
+        return _MAX_BLUR_UM
+    return min(_MAX_BLUR_UM, float(np.sqrt(max(0.0, (wide2 - ratio2 * narrow2) / (ratio2 - 1)))))
 
 
 def stack_figures(
     fields: Iterable[tuple[int, Mapping[str, NDArray[np.float32]]]],
-) -> dict[str, list[Any]]:
-    """Figures of all fields, field after field, fit for JSON: ``None`` stands for NaN.
+) -> FieldFigures:
+    """Gather the figures of all fields for JSON; ``None`` stands for NaN.
 
     Args:
         fields: index and figures of each.
 
     Returns:
-        ``field`` and each figure's name to one entry for each field.
+        ``field_index`` and the name of each figure, with one entry per field.
     """
-    table: dict[str, list[Any]] = {"field": [], **{name: [] for name in FIELD_FIGURES}}
+    table: FieldFigures = {"field_index": [], **{name: [] for name in FIELD_FIGURES}}
     for index, figures in fields:
-        table["field"].append(index)
+        table["field_index"].append(index)
         for name in FIELD_FIGURES:
-            table[name].append(_plain(figures[name]))
+            table[name].append(_to_json(figures[name]))
     return table
 
 
-def _plain(value: NDArray[np.float32]) -> Any:
-    """A number or a list of them, of 5 digits; ``None`` where not finite."""
-    if value.ndim:
-        return [_plain(one) for one in value]
+def _to_json(value: NDArray[np.float32]) -> float | list[float | None] | None:
+    """Return a number or a list of numbers, of 5 digits; ``None`` where not finite."""
+    return [_rounded(entry) for entry in value] if value.ndim else _rounded(value)
+
+
+def _rounded(value: NDArray[np.float32]) -> float | None:
     return float(f"{float(value):.5g}") if np.isfinite(value) else None
 
 

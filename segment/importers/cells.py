@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import nuclear_index
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.records import ImportInputs
@@ -89,17 +90,18 @@ def import_cells(
         store = CellStore.create(
             sample.cells_path,
             _blocks(files, options, names, labels, progress),
-            modalities=names,
-            attributes={
-                "pixel_um": options.crop_pixel_um,
-                "classes": order_classes(labels),
-                "derived": list(options.derived),
-                "provenance": {
+            CellAttributes(
+                modalities=names,
+                pixel_um=options.crop_pixel_um,
+                kind=options.kind,
+                classes=tuple(order_classes(labels)),
+                derived=tuple(options.derived),
+                provenance={
                     "software": SOFTWARE,
                     "inputs": inputs.model_dump(mode="json"),
                     "files": [file.name for file in files],
                 },
-            },
+            ),
         )
         sample.log("cells_imported", cells=len(store), files=len(files), kind=options.kind)
         return store

@@ -143,9 +143,8 @@ class FieldViewer:
 
     def _detector(self) -> str:
         """Return the detector of the stored cells; a function named in a file is never loaded."""
-        provenance = {} if self._store is None else self._store.attributes.get("provenance", {})
-        named = provenance.get("detector")
-        return named if named in {"cellpose", "stardist"} else OWN
+        named = None if self._store is None else self._store.attributes.provenance.get("detector")
+        return str(named) if named in {"cellpose", "stardist"} else OWN
 
     def load(self, index: int) -> FieldView:
         """Load one field.

@@ -17,6 +17,7 @@ from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.training.data import CellSet, load_cells
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.classify.uncertainty.risk_control import RiskBounds, RiskLevel
+from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 
@@ -88,8 +89,9 @@ def write_store(tmp_path: Path) -> Callable[..., CellStore]:
         return CellStore.create(
             tmp_path / name / "cells.zarr",
             [block],
-            modalities=modalities,
-            attributes={"pixel_um": pixel_um, "classes": list(CLASSES), "provenance": {}, **(attributes or {})},
+            CellAttributes.model_validate(
+                {"modalities": modalities, "pixel_um": pixel_um, "classes": CLASSES, **(attributes or {})}
+            ),
         )
 
     return write

@@ -17,6 +17,7 @@ from wbcpipe.classify.stage import ClassifyOptions, classify_sample
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.differential_record import ModelF1
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def test_the_size_of_a_batch_that_nobody_asked_for_is_noted(
     write_store("s1", 20)
     sample = Sample.open(tmp_path, "s1")
     classify_sample(sample, tiny_bundle, ClassifyOptions(device="cpu", engine="torch"))
-    assert CellStore(sample.cells_path).attributes["classified"]["batch_size"] == 32
+    assert CellStore(sample.cells_path).classification().batch_size == 32
 
 
 def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -49,11 +50,11 @@ def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny_
     assert not summary.already_classified
     assert sum(summary.counts.values()) == 50
     store = CellStore(sample.cells_path)
-    classified = store.attributes["classified"]
-    assert classified["sha256"] == tiny_bundle.info.sha256
-    assert classified["heads"] == list(MODALITIES)
-    assert classified["batch_size"] == 16
-    assert classified["classes"] == ["NEU", "LYM", "MO"]
+    classified = store.classification()
+    assert classified.sha256 == tiny_bundle.info.sha256
+    assert classified.heads == tuple(MODALITIES)
+    assert classified.batch_size == 16
+    assert classified.classes == ("NEU", "LYM", "MO")
     assert store.column("probability").shape == (50, 3, 3)
     assert np.isfinite(store.column("probability")[3]).all()  # debris too
     confidence = store.column("confidence")
@@ -99,8 +100,8 @@ def test_classify_without_is_written_down_and_repeatable(
     left = run("--exclude-modality", "color2")
     assert (left["excluded_modalities"], left["already_classified"]) == (["color2"], False)
     assert run("--exclude-modality", "color2")["already_classified"]
-    classified = CellStore(tmp_path / "s1" / "cells.zarr").attributes["classified"]
-    assert classified["f1_weighted"] == {"all_modalities": 0.95, "remaining_modalities": 0.9}
+    classified = CellStore(tmp_path / "s1" / "cells.zarr").classification()
+    assert classified.f1_weighted == ModelF1(all_modalities=0.95, remaining_modalities=0.9)
     assert not run()["already_classified"]
 
 
@@ -116,7 +117,7 @@ def test_a_dead_lamp_is_noticed(tiny_bundle: Bundle, write_store: Callable[..., 
     assert dead_modalities(CellStore(store.path), MODALITIES, (0, 1, 2)) == ("color2",)
     summary = classify_sample(sample, tiny_bundle, CPU16)
     assert summary.excluded_modalities == ("color2",)
-    assert CellStore(store.path).attributes["classified"]["dead_modalities"] == ["color2"]
+    assert CellStore(store.path).classification().dead_modalities == ("color2",)
     assert classify_sample(sample, tiny_bundle, CPU16).already_classified
 
 
@@ -130,7 +131,7 @@ def test_errors_are_bounded_as_asked_or_refused(
     strict = classify_sample(sample, tiny_bundle, replace(CPU16, max_error=0.15))
     assert (strict.risk_control or {})["error_bound"] == 0.1
     assert not strict.already_classified
-    assert CellStore(sample.cells_path).attributes["classified"]["threshold"] == 0.35
+    assert CellStore(sample.cells_path).classification().threshold == 0.35
     with pytest.raises(ConfigError, match=r"at most 1 % cannot be guaranteed: 100 test cells bound it by 10 %"):
         classify_sample(sample, tiny_bundle, replace(CPU16, max_error=0.01))
     with pytest.raises(ConfigError, match="has no error bounds for these modalities"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.classification_record import Classification
 from wbcpipe.samples.field_status import write_missing
@@ -66,10 +67,14 @@ def _create(
         columns=_columns(quality or [0] * number, x_um or [100.0 * i for i in range(number)]),
         label=list(labels or [""] * number),
     )
-    attributes: dict[str, Any] = {"pixel_um": 0.1, "classes": list(classes), "provenance": {"software": "test"}}
-    if field_quality is not None:
-        attributes["field_quality"] = field_quality
-    store = CellStore.create(sample.cells_path, [block], modalities=MODALITIES, attributes=attributes)
+    attributes = CellAttributes(
+        modalities=MODALITIES,
+        pixel_um=0.1,
+        classes=classes,
+        field_quality=field_quality or {},
+        provenance={"software": "test"},
+    )
+    store = CellStore.create(sample.cells_path, [block], attributes)
     if classify:
         probability = np.full((number, 4, len(classes)), 0.1 / (len(classes) - 1), dtype=np.float32)
         for cell, call in enumerate(calls):

@@ -19,9 +19,9 @@ from wbcpipe.segment.features.field_quality import FIELD_FIGURES
 SOUND: dict[str, Any] = {
     "blur_um": 0.4,
     "saturated_percent": [0.0, 0.0, 0.1],
-    "background": [60.0, 61.0, None],
+    "background_percent": [60.0, 61.0, None],
     "residual_px": [0.02, 0.1, 0.0],
-    "unregistered": 0,
+    "unregistered_modalities": 0,
     "nuclear_contrast_percent": 20.0,
     "nucleus_cytoplasm_contrast_ratio": 6.0,
     "red_cover_percent": 40.0,
@@ -30,7 +30,7 @@ SOUND: dict[str, Any] = {
 
 def table(*changes: dict[str, Any]) -> dict[str, list[Any]]:
     rows = [SOUND | change for change in changes]
-    return {"field": list(range(len(rows))), **{name: [row[name] for row in rows] for name in FIELD_FIGURES}}
+    return {"field_index": list(range(len(rows))), **{name: [row[name] for row in rows] for name in FIELD_FIGURES}}
 
 
 def test_a_scope_can_set_the_limit_of_every_gate_and_no_other() -> None:
@@ -54,11 +54,11 @@ def test_a_sound_sample_has_no_failed_field() -> None:
         ({"blur_um": 0.9}, "blur_um 0.9 (limit <= 0.6)"),
         ({"saturated_percent": [0.0, 5.0, 0.0]}, "saturated_percent 5 (limit <= 1)"),
         ({"residual_px": [0.1, 2.5, 0.0]}, "residual_px 2.5 (limit <= 1)"),
-        ({"unregistered": 1}, "registration failed"),
+        ({"unregistered_modalities": 1}, "registration failed"),
         ({"nuclear_contrast_percent": 0.2}, "nuclear_contrast_percent 0.2 (limit >= 1)"),
         ({"nucleus_cytoplasm_contrast_ratio": 1.1}, "nucleus_cytoplasm_contrast_ratio 1.1 (limit >= 1.5)"),
         ({"red_cover_percent": 97.0}, "red_cover_percent 97 (limit <= 85)"),
-        ({"background": [60.0, 48.8, None]}, "light -20 % (limit 10 %)"),
+        ({"background_percent": [60.0, 48.8, None]}, "light -20 % (limit 10 %)"),
     ],
 )
 def test_a_field_beyond_one_limit_says_which(change: dict[str, Any], why: str) -> None:

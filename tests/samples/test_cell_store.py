@@ -11,6 +11,7 @@ from zarr.codecs import BloscCodec
 
 from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.imaging.arrays import bin_2x2
+from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
 from wbcpipe.samples.cell_store import CELLS_PER_CHUNK, HALF, CellBlock, CellStore
 from wbcpipe.samples.classification_record import Classification
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 MODALITIES = ("a", "b", "c")
 CLASSIFICATION = Classification(bundle="b", sha256="c" * 64, classes=("NEU",), heads=("a",), threshold=0.5)
-ATTRIBUTES = {"pixel_um": 0.1, "provenance": {"software": "test"}, "classes": ["NEU"]}
+ATTRIBUTES = CellAttributes(modalities=MODALITIES, pixel_um=0.1, provenance={"software": "test"}, classes=("NEU",))
 
 
 def block(cells: int, seed: int, side: int = 16) -> CellBlock:
@@ -40,7 +41,7 @@ def block(cells: int, seed: int, side: int = 16) -> CellBlock:
 @pytest.mark.parametrize("sizes", [[1], [3, 0, 5], [CELLS_PER_CHUNK], [70, 70, 70]], ids=str)
 def test_what_is_written_is_read(tmp_path: Path, sizes: list[int]) -> None:
     blocks = [block(size, seed) for seed, size in enumerate(sizes)]
-    store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
+    store = CellStore.create(tmp_path / "cells.zarr", blocks, ATTRIBUTES)
     assert len(store) == sum(sizes)
     assert np.array_equal(store.images(), np.concatenate([part.images for part in blocks]))
     assert np.array_equal(store.masks(), np.concatenate([part.masks for part in blocks]))
@@ -59,24 +60,24 @@ def test_a_store_stands_only_when_whole(tmp_path: Path) -> None:
 
     path = tmp_path / "cells.zarr"
     with pytest.raises(KeyboardInterrupt):
-        CellStore.create(path, broken(), modalities=MODALITIES, attributes=ATTRIBUTES)
+        CellStore.create(path, broken(), ATTRIBUTES)
     assert not path.exists()
-    CellStore.create(path, [block(3, 1)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    CellStore.create(path, [block(3, 1)], ATTRIBUTES)
     with pytest.raises(KeyboardInterrupt):
-        CellStore.create(path, broken(), modalities=MODALITIES, attributes=ATTRIBUTES)
+        CellStore.create(path, broken(), ATTRIBUTES)
     assert len(CellStore(path)) == 3
 
 
 def test_nothing_to_store(tmp_path: Path) -> None:
     with pytest.raises(NoCellsError, match="no cell to store"):
-        CellStore.create(tmp_path / "cells.zarr", [block(0, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+        CellStore.create(tmp_path / "cells.zarr", [block(0, 0)], ATTRIBUTES)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SampleStateError, match="no cells there"):
         CellStore(tmp_path / "cells.zarr")
 
 
 def test_calls_are_read_back(tmp_path: Path) -> None:
-    store = CellStore.create(tmp_path / "cells.zarr", [block(2, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    store = CellStore.create(tmp_path / "cells.zarr", [block(2, 0)], ATTRIBUTES)
     with pytest.raises(SampleStateError, match="not classified yet"):
         store.predicted_classes()
     store.write_predictions(
@@ -92,7 +93,7 @@ def test_calls_are_read_back(tmp_path: Path) -> None:
 
 
 def test_a_damaged_classification_names_the_key(tmp_path: Path) -> None:
-    store = CellStore.create(tmp_path / "cells.zarr", [block(2, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    store = CellStore.create(tmp_path / "cells.zarr", [block(2, 0)], ATTRIBUTES)
     zarr.open_group(str(store.path), mode="r+").attrs["classified"] = {"bundle": "b", "sha": ""}
     with pytest.raises(SampleStateError, match=r"classified: key 'sha256' is missing.*`wbcpipe classify` again"):
         CellStore(store.path).classification()
@@ -119,7 +120,7 @@ def test_half_the_side_is_the_mean_of_four_pixels(order: str) -> None:
 
 def test_crops_are_kept_at_half_their_side_too(tmp_path: Path) -> None:
     blocks = [block(50, seed) for seed in range(3)]
-    store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
+    store = CellStore.create(tmp_path / "cells.zarr", blocks, ATTRIBUTES)
     images = np.concatenate([part.images for part in blocks])
     assert store.sides_px == (16, 8)
     for side_px, expected in ((None, images), (16, images), (8, averaged(images))):
@@ -136,7 +137,7 @@ def test_crops_are_kept_at_half_their_side_too(tmp_path: Path) -> None:
 
 def test_zarr_reads_chunks_of_32_cells(tmp_path: Path) -> None:
     blocks = [block(20, seed) for seed in range(3)]
-    store = CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
+    store = CellStore.create(tmp_path / "cells.zarr", blocks, ATTRIBUTES)
     images = np.concatenate([part.images for part in blocks])
     group = zarr.open_group(str(store.path), mode="r")
     for name, expected in (("images", images), (HALF, averaged(images))):
@@ -157,14 +158,14 @@ def test_each_chunk_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(zarr.storage.LocalStore, "set", noted)
     blocks = [block(size, seed) for seed, size in enumerate((7, 30, 1, 40))]
-    CellStore.create(tmp_path / "cells.zarr", blocks, modalities=MODALITIES, attributes=ATTRIBUTES)
+    CellStore.create(tmp_path / "cells.zarr", blocks, ATTRIBUTES)
     chunks = [key for key in written if "/c/" in key]
     assert len([key for key in chunks if key.startswith(("images/", f"{HALF}/", "masks/"))]) == 9
     assert len(set(chunks)) == len(chunks)
 
 
 def test_crops_of_an_odd_side_are_kept_as_they_are(tmp_path: Path) -> None:
-    store = CellStore.create(tmp_path / "c.zarr", [block(2, 0, side=15)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    store = CellStore.create(tmp_path / "c.zarr", [block(2, 0, side=15)], ATTRIBUTES)
     assert store.sides_px == (15,)
     assert np.array_equal(store.images(), block(2, 0, side=15).images)
 
@@ -178,7 +179,7 @@ def test_crops_are_packed_where_that_saves_half(tmp_path: Path) -> None:
     for images, packs in ((camera, []), (eight_bit, ["zstd"])):
         part = block(20, 0, side=32)
         part.images = images
-        store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
+        store = CellStore.create(tmp_path / "cells.zarr", [part], ATTRIBUTES)
         *packing, last = store._array("images").compressors
         assert last == checked
         assert [str(codec.cname.value) for codec in packing if isinstance(codec, BloscCodec)] == packs
@@ -195,7 +196,7 @@ def test_a_damaged_chunk_is_noticed_and_named(tmp_path: Path, kept: str, damage:
         part.images[:] = part.images // 4096 * 4096
     if kept == "zeros":
         part.images[:] = 0
-    store = CellStore.create(tmp_path / "cells.zarr", [part], modalities=MODALITIES, attributes=ATTRIBUTES)
+    store = CellStore.create(tmp_path / "cells.zarr", [part], ATTRIBUTES)
     kept = {"packed": "images", "zeros": "images"}.get(kept, kept)
     chunk = next(path for path in (store.path / kept / "c" / "1").rglob("*") if path.is_file())
     content = bytearray(chunk.read_bytes())
@@ -217,7 +218,7 @@ def test_a_damaged_chunk_is_noticed_and_named(tmp_path: Path, kept: str, damage:
 
 @pytest.mark.parametrize("side_px", [None, 8])
 def test_crops_are_read_into_memory_of_any_order(tmp_path: Path, side_px: int | None) -> None:
-    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], modalities=MODALITIES, attributes=ATTRIBUTES)
+    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], ATTRIBUTES)
     expected = store.images(1, 5, side_px=side_px)
     room = np.zeros((*expected.shape[:3], 2 * expected.shape[3]), np.uint16)[..., ::2]
     assert np.array_equal(store.images(1, 5, side_px=side_px, out=room), expected)
@@ -229,7 +230,7 @@ def test_columns_of_two_types_lose_nothing(tmp_path: Path) -> None:
     extra: list[NDArray[Any]] = [np.arange(300, dtype=np.uint8), np.linspace(0, 1, 300)]
     for part, values in zip(parts, extra, strict=True):
         part.columns["extra"] = values
-    store = CellStore.create(tmp_path / "cells.zarr", parts, modalities=MODALITIES, attributes=ATTRIBUTES)
+    store = CellStore.create(tmp_path / "cells.zarr", parts, ATTRIBUTES)
     assert np.array_equal(store.column("extra"), np.concatenate([part.columns["extra"] for part in parts]))
     assert np.array_equal(store.column("y_um"), np.concatenate([part.columns["y_um"] for part in parts]))
 
@@ -238,7 +239,7 @@ def test_memory_does_not_grow_with_cells(tmp_path: Path) -> None:
     def peak(cells: int) -> int:
         parts = (block(8, seed, side=48) for seed in range(cells // 8))
         tracemalloc.start()
-        store = CellStore.create(tmp_path / "cells.zarr", parts, modalities=MODALITIES, attributes=ATTRIBUTES)
+        store = CellStore.create(tmp_path / "cells.zarr", parts, ATTRIBUTES)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(store) == cells
@@ -247,3 +248,19 @@ def test_memory_does_not_grow_with_cells(tmp_path: Path) -> None:
     peak(CELLS_PER_CHUNK)  # what is allocated once
     few, many = peak(2 * CELLS_PER_CHUNK), peak(12 * CELLS_PER_CHUNK)
     assert many < 1.2 * few, (few, many)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format_version": 2}, "format_version"),
+        ({"pixel_um": 0}, "pixel_um"),
+        ({"modalites": []}, "modalites"),
+    ],
+    ids=str,
+)
+def test_damaged_attributes_are_refused_with_key_and_remedy(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    store = CellStore.create(tmp_path / "cells.zarr", [block(2, 0)], ATTRIBUTES)
+    zarr.open_group(str(store.path), mode="r+").attrs.update(change)
+    with pytest.raises(SampleStateError, match=rf"{said}.*; segment or import the sample again"):
+        CellStore(store.path)

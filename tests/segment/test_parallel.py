@@ -64,7 +64,7 @@ def test_a_damaged_field_is_told_of_once(copy_run: Callable[[str], Sample], caps
     path = next(iter(sorted(sample.raw_path().glob("field_00004*"))))
     path.write_bytes(path.read_bytes()[:1000])
     store = segment_sample(sample, pixel_um=0.1, jobs=2)
-    assert store.attributes["provenance"]["damaged_fields"] == [4]
+    assert store.attributes.provenance["damaged_fields"] == [4]
     assert capsys.readouterr().err.count("field 4 is left out") == 1
 
 

@@ -64,7 +64,7 @@ def test_every_cell_once_with_its_true_class(rendered, unbroken: CellStore) -> N
 
 
 def test_columns_make_sense(unbroken: CellStore) -> None:
-    assert unbroken.attributes["classes"] == ["NEU", "LYM", "EOS", "MO", "BAS"]
+    assert unbroken.attributes.classes == ("NEU", "LYM", "EOS", "MO", "BAS")
     assert unbroken.pixel_um == 0.1
     assert unbroken.column("shift_px").shape == (len(unbroken), 3, 2)
     assert np.median(unbroken.column("shift_px")[:, 0], axis=0) == pytest.approx([6.0, -11.0], abs=2.5)
@@ -73,7 +73,7 @@ def test_columns_make_sense(unbroken: CellStore) -> None:
     area, nucleus = unbroken.column("area_um2")[whole], unbroken.column("nucleus_area_um2")[whole]
     assert np.all(area > nucleus)
     assert 60 < np.median(area) < 250
-    provenance = unbroken.attributes["provenance"]
+    provenance: Any = unbroken.attributes.provenance
     assert provenance["fields"] == list(range(6))
     assert provenance["damaged_fields"] == []
     background = np.median(unbroken.images()[:, :3][..., :10, :10])
@@ -81,14 +81,16 @@ def test_columns_make_sense(unbroken: CellStore) -> None:
 
 
 def test_every_field_has_figures_of_its_quality(unbroken: CellStore) -> None:
-    figures = unbroken.attributes["field_quality"]
-    assert figures["field"] == unbroken.attributes["provenance"]["fields"]
-    with_cells = [row for row, index in enumerate(figures["field"]) if np.any(unbroken.column("field_index") == index)]
+    figures: Any = unbroken.attributes.field_quality
+    assert figures["field_index"] == unbroken.attributes.provenance["fields"]
+    with_cells = [
+        row for row, index in enumerate(figures["field_index"]) if np.any(unbroken.column("field_index") == index)
+    ]
     assert with_cells
     assert all(0.2 < figures["blur_um"][row] < 0.6 for row in with_cells)
     assert all(figures["nucleus_cytoplasm_contrast_ratio"][row] > 2 for row in with_cells)
     assert all(10 < share < 70 for share in figures["red_cover_percent"])
-    background = np.array(figures["background"], float)[:, :3]
+    background = np.array(figures["background_percent"], float)[:, :3]
     assert np.ptp(background, axis=0).max() < 1
 
 
@@ -160,7 +162,7 @@ def test_a_damaged_field_is_left_out_and_recorded(
     path = field_path(sample.raw_path(), 4)
     path.write_bytes(path.read_bytes()[:3_000_000])
     store = run(sample)
-    assert store.attributes["provenance"]["damaged_fields"] == [4]
+    assert store.attributes.provenance["damaged_fields"] == [4]
     assert 4 not in store.column("field_index")
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
@@ -241,7 +243,7 @@ def test_imported_fields_are_segmented(shared_data: Path, tmp_path: Path) -> Non
     import_fields(pictures, sample, FieldImport("stained-rgb", 0.075))
     store = run(sample)
     assert 5 <= len(store) <= 9
-    assert store.attributes["derived"] == ["fluorescence"]
+    assert store.attributes.derived == ("fluorescence",)
     assert not (store.column("qc_flags") & QcFlag.UNREGISTERED).any()
     row = int(np.flatnonzero(store.column("qc_flags") == 0)[0])
     rgb = np.asarray(Image.open(pictures[int(store.column("field_index")[row])]))

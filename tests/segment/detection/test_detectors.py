@@ -76,8 +76,8 @@ def test_a_stage_with_another_detector_finds_the_same_cells(
 ) -> None:
     sample = copy_run("lab")
     store = segment_sample(sample, pixel_um=0.1, detector="mylab:find")
-    assert store.attributes["provenance"]["detector"] == "mylab:find"
-    assert unbroken.attributes["provenance"]["detector"] == "own"
+    assert store.attributes.provenance["detector"] == "mylab:find"
+    assert unbroken.attributes.provenance["detector"] == "own"
     ours = np.stack([unbroken.column("y_um"), unbroken.column("x_um")], -1)
     theirs = np.stack([store.column("y_um"), store.column("x_um")], -1)
     apart = np.linalg.norm(ours[:, None] - theirs, axis=-1)

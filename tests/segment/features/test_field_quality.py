@@ -54,17 +54,17 @@ def test_light_cover_and_overexposure_of_a_field() -> None:
     usual = figures(frames(cover=0.4))
     assert set(usual) == set(FIELD_FIGURES)
     assert usual["red_cover_percent"] == pytest.approx(40, abs=1)
-    assert usual["background"][:2] == pytest.approx(100 * 30_000 / 65535, rel=0.01)
-    assert np.isnan(usual["background"][2])
+    assert usual["background_percent"][:2] == pytest.approx(100 * 30_000 / 65535, rel=0.01)
+    assert np.isnan(usual["background_percent"][2])
     assert usual["saturated_percent"].tolist() == [0, 0, 0]
     dim = figures(frames(light=24_000, cover=0.4))
-    assert dim["background"][0] / usual["background"][0] == pytest.approx(0.8, rel=0.01)
+    assert dim["background_percent"][0] / usual["background_percent"][0] == pytest.approx(0.8, rel=0.01)
     assert figures(frames(saturated=0.25))["saturated_percent"] == pytest.approx([0, 25, 0], abs=1)
 
 
 def test_imported_pictures_have_no_camera_to_judge() -> None:
     field = figures(frames(saturated=1.0), camera=False)
-    assert np.isnan(field["background"]).all()
+    assert np.isnan(field["background_percent"]).all()
     assert np.isnan(field["saturated_percent"]).all()
 
 
@@ -80,7 +80,7 @@ def test_vignetting_is_neither_cover_nor_drift() -> None:
 
 def test_figures_of_fields_become_a_table_fit_for_json() -> None:
     table = stack_figures([(3, figures(frames())), (7, figures(frames(), camera=False))])
-    assert table["field"] == [3, 7]
+    assert table["field_index"] == [3, 7]
     assert table["blur_um"] == [None, None]
-    assert table["background"][1] == [None, None, None]
+    assert table["background_percent"][1] == [None, None, None]
     assert table["saturated_percent"][0] == [0, 0, 0]

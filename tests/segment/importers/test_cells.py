@@ -40,8 +40,8 @@ def content(store: CellStore) -> dict[str, bytes]:
 def test_labels_come_from_folder_names(folder: Path, tmp_path: Path) -> None:
     store = import_cells([folder], make(tmp_path), CellImport("stained-rgb", 0.1))
     assert store.labels() == ["LYM", "blast", "NEU", "NEU"]  # files in order of their names
-    assert store.attributes["classes"] == ["NEU", "LYM", "blast"]
-    assert store.attributes["derived"] == ["fluorescence"]
+    assert store.attributes.classes == ("NEU", "LYM", "blast")
+    assert store.attributes.derived == ("fluorescence",)
     assert store.modalities == ("color1", "color2", "color3", "fluorescence")
     assert store.images().shape == (4, 4, 224, 224)
 
@@ -63,13 +63,13 @@ def test_a_manifest_goes_before_folder_names(folder: Path, tmp_path: Path) -> No
     (folder / "manifest.csv").write_text("\n".join(["file,label", *rows]) + "\n")
     store = import_cells([folder], make(tmp_path), CellImport("stained-rgb", 0.1))
     assert store.labels() == ["", "MO", "BAS", "EOS"]
-    assert store.attributes["classes"] == ["EOS", "MO", "BAS"]
+    assert store.attributes.classes == ("EOS", "MO", "BAS")
 
 
 def test_no_labels(folder: Path, tmp_path: Path) -> None:
     store = import_cells([folder], make(tmp_path), CellImport("stained-rgb", 0.1, labels=False))
     assert store.labels() == [""] * 4
-    assert store.attributes["classes"] == []
+    assert store.attributes.classes == ()
 
 
 def test_the_second_import_does_nothing(folder: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_stacks_of_any_number_of_modalities(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", images=stack(), phase=np.array(["G1", "S", "neutrophil"]))
     store = import_cells([tmp_path / "s.npz"], make(tmp_path), CellImport("stack", 0.5, crop_pixel_um=0.5, side_px=48))
     assert store.modalities == ("color1", "color2", "fluorescence")
-    assert store.attributes["classes"] == ["NEU", "G1", "S"]
+    assert store.attributes.classes == ("NEU", "G1", "S")
     assert store.labels() == ["G1", "S", "NEU"]
     assert np.array_equal(store.images()[0, :, 4:44, 4:44], stack()[0])
     assert store.column("nucleus_area_um2")[0] == pytest.approx(np.pi * 4**2, rel=0.15)
@@ -169,7 +169,7 @@ def test_sample_json_says_what_it_is(folder: Path, tmp_path: Path) -> None:
 def test_real_cells_get_sensible_masks(shared_data: Path, tmp_path: Path) -> None:
     paths = sorted((shared_data / "pbc5").glob("*/*.jpg"))[::60]
     store = import_cells(paths, make(tmp_path), CellImport("stained-rgb", 0.1))
-    assert store.attributes["classes"] == ["NEU", "LYM", "EOS", "MO", "BAS"]
+    assert store.attributes.classes == ("NEU", "LYM", "EOS", "MO", "BAS")
     nucleus, area = store.column("nucleus_area_um2"), store.column("area_um2")
     assert np.all(nucleus > 15)
     assert np.median(area) == pytest.approx(120, rel=0.4)
