@@ -62,7 +62,7 @@ class FrameInfo:
     Attributes:
         modality: channel name.
         exposure_ms: camera exposure; 0 where unknown (imported pictures).
-        wavelength_nm: of the illumination or emission; ``None`` where unknown.
+        wavelength_nm: of a transmitted light source, or of the fluorescence emission; ``None`` where unknown.
         z_um: focus position at the exposure.
         time_s: seconds since the field's first exposure began.
         derived: computed from other channels, not seen by a camera.
@@ -204,12 +204,6 @@ def _ome_xml(shape: tuple[int, ...], info: FieldInfo) -> bytes:
 
 def _metadata(info: FieldInfo) -> dict[str, Any]:
     frames = info.frames
-    channels: dict[str, Any] = {"Name": [frame.modality for frame in frames]}
-    if all(frame.wavelength_nm is not None for frame in frames):
-        channels |= {
-            "EmissionWavelength": [frame.wavelength_nm for frame in frames],
-            "EmissionWavelengthUnit": ["nm"] * len(frames),
-        }
     return {
         "axes": "CYX",
         "Name": f"field {info.index}",
@@ -218,7 +212,7 @@ def _metadata(info: FieldInfo) -> dict[str, Any]:
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": info.pixel_um,
         "PhysicalSizeYUnit": "µm",
-        "Channel": channels,
+        "Channel": [_channel(frame, info.kind) for frame in frames],
         "Plane": {
             "ExposureTime": [frame.exposure_ms for frame in frames],
             "ExposureTimeUnit": ["ms"] * len(frames),
@@ -247,6 +241,19 @@ def _metadata(info: FieldInfo) -> dict[str, Any]:
             ),
         },
     }
+
+
+def _channel(frame: FrameInfo, kind: str) -> dict[str, Any]:
+    """Return the attributes of a channel; only a microscope's illumination is known."""
+    channel: dict[str, Any] = {"Name": frame.modality}
+    transmitted = frame.modality not in PASSES["fluorescence"]
+    if kind == "scope":
+        channel["IlluminationType"] = "Transmitted" if transmitted else "Epifluorescence"
+        channel["ContrastMethod"] = "Brightfield" if transmitted else "Fluorescence"
+    if frame.wavelength_nm is not None:
+        light = "Excitation" if transmitted else "Emission"
+        channel |= {f"{light}Wavelength": frame.wavelength_nm, f"{light}WavelengthUnit": "nm"}
+    return channel
 
 
 def read_info(path: Path) -> FieldInfo:
@@ -322,9 +329,7 @@ def _parse(xml: str, path: Path) -> FieldInfo:
         FrameInfo(
             modality=channel.attrib["Name"],
             exposure_ms=float(plane.attrib["ExposureTime"]),
-            wavelength_nm=float(channel.attrib["EmissionWavelength"])
-            if "EmissionWavelength" in channel.attrib
-            else None,
+            wavelength_nm=_wavelength_nm(channel),
             z_um=float(plane.attrib["PositionZ"]),
             time_s=float(plane.attrib["DeltaT"]),
             derived=channel.attrib["Name"] in derived,
@@ -347,6 +352,11 @@ def _parse(xml: str, path: Path) -> FieldInfo:
         else None,
         acquired=date.text or "" if date is not None else "",
     )
+
+
+def _wavelength_nm(channel: ElementTree.Element) -> float | None:
+    found = channel.get("EmissionWavelength") or channel.get("ExcitationWavelength")
+    return None if found is None else float(found)
 
 
 def passes_on_disk(raw: Path) -> tuple[Pass, ...]:

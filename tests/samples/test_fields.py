@@ -7,12 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import ome_types
 import pytest
 import tifffile
+from ome_types.model import Channel_ContrastMethod, Channel_IlluminationType
 
 from wbcpipe.errors import FrameFileError
 from wbcpipe.samples.fields import (
+    MODALITIES,
     FieldInfo,
+    FieldTransform,
     FrameInfo,
     field_path,
     read_field,
@@ -75,3 +79,35 @@ def test_fading_that_is_not_known_is_not_told_as_none(tmp_path: Path) -> None:
         assert read_info(path).faded == faded
         with tifffile.TiffFile(path) as tiff:
             assert ('K="faded"' in (tiff.ome_metadata or "")) == (faded is not None)
+
+
+def test_the_ome_xml_is_valid_and_tells_transmitted_from_emitted_light(tmp_path: Path) -> None:
+    frames = tuple(FrameInfo(name, 5.0, 415.0 + 30 * k, 1.0, 0.01 * k) for k, name in enumerate(MODALITIES))
+    transform = FieldTransform(1.5, -2.5, 0.25)
+    info = replace(INFO, frames=frames, source="a & b <c>.tif", dose_ms=20.5, faded=0.03, slide_transform=transform)
+    path = field_path(tmp_path, 3)
+    write_field(path, PIXELS, info)
+    assert read_info(path) == info
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.ome_metadata is not None
+        image = ome_types.from_xml(tiff.ome_metadata, validate=True).images[0]
+    *transmitted, fluorescence = image.pixels.channels
+    for number, channel in enumerate(transmitted):
+        assert channel.illumination_type is Channel_IlluminationType.TRANSMITTED
+        assert channel.contrast_method is Channel_ContrastMethod.BRIGHTFIELD
+        assert (channel.excitation_wavelength, channel.emission_wavelength) == (415 + 30 * number, None)
+    assert fluorescence.illumination_type is Channel_IlluminationType.EPIFLUORESCENCE
+    assert fluorescence.contrast_method is Channel_ContrastMethod.FLUORESCENCE
+    assert (fluorescence.excitation_wavelength, fluorescence.emission_wavelength) == (None, 505)
+
+
+def test_imported_frames_state_no_illumination(tmp_path: Path) -> None:
+    frames = (*(FrameInfo(name) for name in MODALITIES[:3]), FrameInfo("fluorescence", derived=True))
+    info = replace(INFO, frames=frames, kind="stained-rgb", acquired="")
+    path = field_path(tmp_path, 3)
+    write_field(path, PIXELS, info)
+    assert read_info(path) == info
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.ome_metadata is not None
+        channels = ome_types.from_xml(tiff.ome_metadata, validate=True).images[0].pixels.channels
+    assert {channel.illumination_type for channel in channels} == {None}
