@@ -16,7 +16,7 @@ from wbcpipe.acquire.config.micromanager_cfg import (
     read_config,
 )
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.staining.checks import program_problem, step_problems
+from wbcpipe.acquire.staining.checks import program_problem, property_problem, step_problems
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
 
@@ -196,12 +196,8 @@ def _check_lights(scope: Scope, link: CoreLink) -> Iterator[Check]:
     for name, modality in scope.modalities.items():
         problems = []
         for device, key, value in light_settings(scope, config, modality):
-            if device not in (*link.devices(), "Core"):
-                problems.append(f"device {device!r} is not loaded; add it to the .cfg")
-            elif not link.has_property(device, key):
-                problems.append(f"{device!r} has no property {key!r}; it has {', '.join(link.properties(device))}")
-            elif (allowed := link.allowed_values(device, key)) and value not in allowed:
-                problems.append(f"{device}-{key} does not take {value!r}; it takes {', '.join(allowed)}")
+            if problem := property_problem(link, device, key, value):
+                problems.append(problem)
             else:
                 try:
                     link.set_property(device, key, value)

@@ -278,7 +278,7 @@ def stain_between_passes(
         SampleStateError: An earlier staining did not end.
         HardwareError: A device or the staining program failed.
     """
-    from wbcpipe.acquire.staining.workflow import is_stained, left_s, mark_stained, stain
+    from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, remaining_s, stain
     from wbcpipe.samples.fields import fields_on_disk
     from wbcpipe.samples.staining_record import staining_state
 
@@ -287,7 +287,7 @@ def stain_between_passes(
     if fields_on_disk(sample.raw_path("fluorescence")) or staining_state(sample) == "stained":
         return ""
     incubating = is_stained(sample)
-    if deadline_s is not None and time.time() + left_s(sample, scope.staining) >= deadline_s:
+    if deadline_s is not None and time.time() + remaining_s(sample, scope.staining) >= deadline_s:
         state = "is still incubating" if incubating else "is not stained"
         return f"the slide {state}: the deadline leaves no time for that and fluorescence"
     if not incubating:

@@ -1,4 +1,4 @@
-"""Can the slide be stained as the scope file says? Asked before anything is taken, for nothing can be made up for."""
+"""Check that the slide can be stained as the scope file says, before the first pass: it cannot be repeated."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["check_staining", "check_steps", "open_checked", "program_problem", "step_problems"]
+__all__ = ["check_staining", "check_steps", "open_checked", "program_problem", "property_problem", "step_problems"]
 
 
 def program_problem(scope: Scope) -> str:
-    """Why the staining program cannot be started; empty if it can, or there is none."""
+    """Return why the staining program cannot be started; empty if it can, or if there is none."""
     command = scope.staining.command
     if not command or shutil.which(command[0]):
         return ""
-    return f"staining.command: there is no program {command[0]!r} that can be started; give its whole path"
+    return f"staining.command: there is no program {command[0]!r} that can be started; give its full path"
 
 
 def check_staining(scope: Scope) -> None:
-    """Refuse a staining that cannot be, as far as that is seen without the microscope.
+    """Refuse a staining that cannot work, as far as this can be checked without the microscope.
 
     Raises:
-        ConfigError: a step names what the .cfg does not have, the program is not there; or the operator must do it and
-            there is none at a terminal.
+        ConfigError: a step names what the .cfg does not have, the program is not there, or an operator must stain
+            the slide and there is none at a terminal.
     """
     problems = staining_problems(scope, read_config(scope.config_path)) if scope.staining.steps else []
     problems += filter(None, [program_problem(scope)])
@@ -48,11 +48,9 @@ def check_staining(scope: Scope) -> None:
 
 
 def step_problems(scope: Scope, link: CoreLink) -> list[str]:
-    """What the loaded devices do not have or take of the staining's steps, in words; nothing is set."""
-    loaded = (*link.devices(), "Core")
-    return [
-        f"{place}: {problem}" for place, step in _steps(scope) if (problem := _problem(step, link, loaded=loaded)) != ""
-    ]
+    """Return what the loaded devices lack or do not accept of the staining's steps; nothing is set."""
+    found = ((key, property_problem(link, step.device, step.property, step.value)) for key, step in _steps(scope))
+    return [f"{key}: {problem}" for key, problem in found if problem]
 
 
 def _steps(scope: Scope) -> Iterator[tuple[str, StainingStep]]:
@@ -61,21 +59,22 @@ def _steps(scope: Scope) -> Iterator[tuple[str, StainingStep]]:
             yield f"staining.{key}[{number}]", step
 
 
-def _problem(step: StainingStep, link: CoreLink, *, loaded: tuple[str, ...]) -> str:
-    if step.device not in loaded:
-        return f"device {step.device!r} is not loaded"
-    if not link.has_property(step.device, step.property):
-        return f"{step.device!r} has no property {step.property!r}; it has {', '.join(link.properties(step.device))}"
-    allowed = link.allowed_values(step.device, step.property)
-    if allowed and step.value not in allowed:
-        return f"{step.device}-{step.property} does not take {step.value!r}; it takes {', '.join(allowed)}"
-    if limits := link.limits(step.device, step.property):
+def property_problem(link: CoreLink, device: str, name: str, value: str) -> str:
+    """Return why a loaded device does not accept a value for its property ``name``; empty if it does."""
+    if device not in (*link.devices(), "Core"):
+        return f"device {device!r} is not loaded; add it to the .cfg"
+    if not link.has_property(device, name):
+        return f"{device!r} has no property {name!r}; it has {', '.join(link.properties(device))}"
+    allowed = link.allowed_values(device, name)
+    if allowed and value not in allowed:
+        return f"{device}-{name} does not accept {value!r}; it accepts {', '.join(allowed)}"
+    if limits := link.limits(device, name):
         try:
-            inside = limits[0] <= float(step.value) <= limits[1]
+            inside = limits[0] <= float(value) <= limits[1]
         except ValueError:
             inside = False
         if not inside:
-            return f"{step.device}-{step.property} = {step.value} is outside {limits[0]:g} to {limits[1]:g}"
+            return f"{device}-{name} = {value} is outside {limits[0]:g} to {limits[1]:g}"
     return ""
 
 

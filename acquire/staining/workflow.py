@@ -1,4 +1,4 @@
-"""Between the passes: the stain, once and never twice, whatever breaks in between."""
+"""Stain the slide between two passes: once and never twice, whatever fails in between."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope, Staining
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["is_stained", "left_s", "mark_stained", "stain"]
+__all__ = ["is_stained", "mark_stained", "remaining_s", "stain"]
 
 
 def _now() -> str:
@@ -27,10 +27,10 @@ def _now() -> str:
 
 
 def is_stained(sample: Sample) -> bool:
-    """Whether the slide was stained by `stain`, or `mark_stained` said so; it may incubate still.
+    """Return whether the slide was stained, by `stain` or by the operator; it may still incubate.
 
     Raises:
-        SampleStateError: staining was started and did not end: nobody but the operator knows what is on the slide.
+        SampleStateError: staining was started and did not end: only the operator can see whether the slide is stained.
     """
     record, state = read_staining(sample), staining_state(sample)
     if state == "started" and record is not None:
@@ -44,13 +44,13 @@ def is_stained(sample: Sample) -> bool:
 
 def _advice(sample: Sample) -> str:
     return (
-        "Look at the slide: if it is stained, go on with --already-stained; if it is not, delete "
+        "Check the slide: if it is stained, go on with --already-stained; if it is not, delete "
         f"{staining_path(sample)} and run the same command again."
     )
 
 
-def left_s(sample: Sample, policy: Staining) -> float:
-    """How long it takes at least until fluorescence may be taken, as far as the scope file says."""
+def remaining_s(sample: Sample, policy: Staining) -> float:
+    """Return the shortest time until fluorescence may be taken, by the scope file."""
     record = read_staining(sample)
     if record is not None and record.done:
         return 0.0
@@ -61,7 +61,7 @@ def left_s(sample: Sample, policy: Staining) -> float:
 
 
 def mark_stained(sample: Sample) -> None:
-    """Note that the operator says that the slide is stained."""
+    """Record that the operator says that the slide is stained."""
     if staining_state(sample) in ("", "started"):
         now, earlier = _now(), read_staining(sample)
         record = StainingRecord(method="operator", applied=now, done=now)
@@ -74,19 +74,19 @@ def mark_stained(sample: Sample) -> None:
 def stain(
     sample: Sample, scope: Scope, *, ask: Callable[[str], None], say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Stain the slide as the scope file says, and let it incubate, as far as that was not done.
+    """Stain the slide as the scope file says and let it incubate, unless that was done already.
 
     Args:
         sample: its bright-field pass is on disk.
         scope: how to stain.
-        ask: shows the operator what to do and comes back when it is done; raises if there is no operator.
-        say: told in words what is being done.
+        ask: shows the operator what to do and returns when it is done; raises if there is no operator.
+        say: called with a line about the current action.
 
     Raises:
         SampleStateError: an earlier staining did not end.
-        ConfigError: the program could not be started, or a device does not take a step; nothing was done.
+        ConfigError: the program could not be started, or a device does not accept a step; nothing was done.
         HardwareError: a device or the program failed; once staining was started, the sample records it.
-        InterruptedRunError: the operator stopped it after it was started; the sample records it.
+        InterruptedRunError: a stop signal arrived after it was started; the sample records it.
     """
     if not is_stained(sample):
         policy = scope.staining
@@ -117,11 +117,11 @@ def _by_machine(sample: Sample, scope: Scope, started: StainingRecord, say: Call
 
 
 def _incubate(sample: Sample, policy: Staining, say: Callable[[str], None]) -> None:
-    """Let the stain that is on the slide incubate for as long as is left of that; a run that was stopped goes on."""
+    """Wait for the rest of the incubation time; a run that was stopped goes on."""
     record = read_staining(sample)
     if record is None or record.done:
         return
-    if wait_s := left_s(sample, policy):
+    if wait_s := remaining_s(sample, policy):
         say(f"incubating for {wait_s:.0f} s")
         time.sleep(wait_s)
     write_staining(sample, record.model_copy(update={"done": _now()}))

@@ -195,7 +195,7 @@ def test_doctor_names_what_is_wrong_in_the_hardware(tmp_path: Path, make_scope: 
     result = CliRunner().invoke(doctor, ["--scope", str(scope.path), "--data", str(tmp_path), "--json"])
     assert isinstance(result.exception, HardwareError)
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
-    assert "does not take 'Perhaps'; it takes Off, On" in checks["light color3"]["detail"]
+    assert "does not accept 'Perhaps'; it accepts Off, On" in checks["light color3"]["detail"]
     assert "modalities.fluorescence.exposure_ms = 20000" in checks["exposures"]["detail"]
     assert checks["light color1"]["status"] == "ok"
 

@@ -69,7 +69,7 @@ def targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     (tmp_path / "child_targets.py").write_text(_TARGETS, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "child_targets", raising=False)
-    return lambda name: getattr(importlib.import_module("child_targets"), name)  # type: ignore[no-any-return]
+    return lambda name: getattr(importlib.import_module("child_targets"), name)
 
 
 def test_messages_go_both_ways_and_the_end_is_seen(targets: Callable[[str], Callable[..., None]]) -> None:

@@ -264,7 +264,7 @@ def test_a_staining_that_failed_is_not_repeated_unasked(
     scope = staining(wide_scope, method="command", command=(sys.executable, "-c", program), timeout_s=1.0)
     with pytest.raises(HardwareError, match=words):
         stain(sample, scope, ask=refuse)
-    with pytest.raises(SampleStateError, match="Look at the slide: if it is stained, go on with --already-stained"):
+    with pytest.raises(SampleStateError, match="Check the slide: if it is stained, go on with --already-stained"):
         stain(sample, scope, ask=refuse)
     mark_stained(sample)
     stain(sample, scope, ask=refuse)

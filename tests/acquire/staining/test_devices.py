@@ -121,11 +121,11 @@ def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(
             raise KeyboardInterrupt
 
     closed = r"step 1 of 2, Stain Valve-Label = acridine orange\. .*set to a safe state: Stain Valve-Label = closed\. "
-    with pytest.raises(InterruptedRunError, match=rf"{closed}Look at the slide: .*--already-stained"):
+    with pytest.raises(InterruptedRunError, match=rf"{closed}Check the slide: .*--already-stained"):
         stain(sample, scope, ask=refuse, say=interrupt)
     assert "Traceback" not in capfd.readouterr().err
     assert staining_state(sample) == "started"
-    with pytest.raises(SampleStateError, match=rf"did not end: stopped by the operator .*{closed}Look at the slide"):
+    with pytest.raises(SampleStateError, match=rf"did not end: stopped by the operator .*{closed}Check the slide"):
         stain(sample, scope, ask=refuse)
     mark_stained(sample)
     stain(sample, scope, ask=refuse)
@@ -145,7 +145,7 @@ def test_another_process_closes_the_valve_after_a_driver_crashed(sample: Sample,
     crash = step("Dereference Null Pointer", device="Camera", key="SimulateCrash")
     scope = with_staining(small_scope, by_devices(step("acridine orange"), crash, SHUT))
     rest = r"step 2 of 3, .*\. The staining devices were set to a safe state: Stain Valve-Label = closed\."
-    with pytest.raises(HardwareError, match=rf"died \(SIGSEGV\), at staining {rest} Look at the slide"):
+    with pytest.raises(HardwareError, match=rf"died \(SIGSEGV\), at staining {rest} Check the slide"):
         stain(sample, scope, ask=refuse)
     assert staining_state(sample) == "started"
 
@@ -166,7 +166,7 @@ def test_a_program_is_told_to_end_on_ctrl_c(sample: Sample, small_scope: Scope, 
         "time.sleep(60)"
     )
     policy = Staining(method="command", command=(sys.executable, "-c", program))
-    with pytest.raises(InterruptedRunError, match=r"stopped by the operator .*it ended by itself\. Look at the slide"):
+    with pytest.raises(InterruptedRunError, match=r"stopped by the operator .*it ended by itself\. Check the slide"):
         stain(sample, with_staining(small_scope, policy), ask=refuse)
     assert valve.read_text(encoding="utf-8") == "closed"
     assert staining_state(sample) == "started"

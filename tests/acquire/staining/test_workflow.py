@@ -330,7 +330,7 @@ def test_a_property_that_only_the_devices_know_is_refused_on_opening(
         (VALVE.replace("Label", "Lable"), r"steps\[1\]: 'Stain Valve' has no property 'Lable'; it has .*Label"),
         (
             VALVE.replace("Stain Valve", "LED").replace("Label", "Sequence"),
-            "LED-Sequence does not take 'closed'; it takes",
+            "LED-Sequence does not accept 'closed'; it accepts",
         ),
         (gain, "Camera-Gain = 9 is outside -5 to 8"),
     ):
