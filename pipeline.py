@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.sample import Sample
     from wbcpipe.scan.request import ScanRequest
     from wbcpipe.scan.targets import PrecisionTarget
+    from wbcpipe.system.compute import Device, EngineName
 
 __all__ = ["ModelChoice", "RunOptions", "cli", "main", "run"]
 
@@ -53,8 +54,8 @@ class ModelChoice:
     """
 
     bundle: str = "auto"
-    device: str = "auto"
-    engine: str = "auto"
+    device: Device = "auto"
+    engine: EngineName = "auto"
 
 
 def run(
@@ -93,9 +94,10 @@ def run(
         check_targets(request.precision, bundle.info.classes, bundle.info.name)
         check_request(sample, request)
 
-    computed_by = {"device": model.device, "engine": model.engine}
-    scan = functools.partial(acquire_and_segment, sample, request, bundle, reporter=reporter, **computed_by)
-    options = ClassifyOptions(**computed_by)
+    scan = functools.partial(
+        acquire_and_segment, sample, request, bundle, device=model.device, engine=model.engine, reporter=reporter
+    )
+    options = ClassifyOptions(device=model.device, engine=model.engine)
     classify = functools.partial(classify_sample, sample, bundle, options, progress=reporter.update)
     with sample.lock("run"), sample.log_failure("run"):
         outcome = scan()  # stages 1 and 2 overlap
@@ -141,8 +143,8 @@ class RunOptions:
     deadline_s: float | None
     sequencing: Literal["auto", "on", "off"] | None
     bundle: str
-    device: str
-    engine: str
+    device: Device
+    engine: EngineName
     specimen_seed: int | None
     specimen_preparation: str | None
     data: Path | None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
     from wbcpipe.samples.sample import Sample
+    from wbcpipe.system.compute import Device, EngineName
 
 __all__ = ["ClassificationSummary", "ClassifyOptions", "classify_sample", "resolve_bundle"]
 
@@ -41,8 +42,8 @@ class ClassifyOptions:
         max_error: see `Classifier`.
     """
 
-    device: str = "auto"
-    engine: str = "auto"
+    device: Device = "auto"
+    engine: EngineName = "auto"
     batch_size: int | None = None
     excluded_modalities: tuple[str, ...] = ()
     max_error: float | None = None

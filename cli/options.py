@@ -6,9 +6,11 @@ import functools
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import click
+
+from wbcpipe.system.compute import Device, EngineName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,12 +125,11 @@ sequencing_option: Final = click.option(
     help="Take the frames of a field in one hardware sequence; the files are the same [as in the scope file].",
 )
 device_option: Final = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+    "--device", type=click.Choice(get_args(Device)), default="auto", show_default=True, help="Where to compute."
 )
-# The names are those of `classify.inference.engine`, which must not be imported before --help has answered.
 engine_option: Final = click.option(
     "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
+    type=click.Choice(get_args(EngineName)),
     default="auto",
     show_default=True,
     help="Inference engine; auto takes torch on a GPU, else OpenVINO, else torch.",

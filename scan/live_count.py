@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wbcpipe.report.differential import Tally
     from wbcpipe.segment.field_cells import FieldCells
     from wbcpipe.segment.sample_cells import CellSelection
+    from wbcpipe.system.compute import Device, EngineName
 
 __all__ = ["LiveCount"]
 
@@ -69,8 +70,8 @@ class LiveCount:
         bundle: Bundle,
         work: Path,
         *,
-        device: str = "auto",
-        engine: str = "auto",
+        device: Device = "auto",
+        engine: EngineName = "auto",
         batch_size: int = BATCH_SIZE,
     ) -> None:
         self._segmenter, self._bundle, self._batch_size = segmenter, bundle, batch_size

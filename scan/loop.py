@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.sample import Sample
     from wbcpipe.samples.scan_outcome import ScanOutcome
     from wbcpipe.scan.request import ScanRequest
+    from wbcpipe.system.compute import Device, EngineName
 
 __all__ = [
     "FieldSource",
@@ -285,8 +286,8 @@ def acquire_and_segment(
     request: ScanRequest | None,
     model: Bundle,
     *,
-    device: str = "auto",
-    engine: str = "auto",
+    device: Device = "auto",
+    engine: EngineName = "auto",
     reporter: Reporter,
     at_least: int = 0,
 ) -> ScanOutcome | None:

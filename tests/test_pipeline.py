@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.classify.stage import ClassifyOptions
+    from wbcpipe.system.compute import EngineName
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_an_engine_that_is_not_here_is_refused_before_the_scan(
 
 @pytest.mark.parametrize(("words", "engine"), [((), "auto"), (("--engine", "torch"), "torch")])
 def test_the_command_passes_the_engine_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], engine: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], engine: EngineName
 ) -> None:
     found: dict[str, Any] = {}
     monkeypatch.setattr(pipeline, "run", lambda *_, **given: found.update(given))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.inference.engine import CropLogits, Engine
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
+    from wbcpipe.system.compute import Device
 
 __all__ = ["Classifier", "planes_for", "with_max_error"]
 
@@ -48,7 +49,7 @@ class Classifier:
         self,
         bundle: Bundle,
         *,
-        device: str = "auto",
+        device: Device = "auto",
         batch_size: int | None = None,
         engine: Engine | None = None,
         excluded_modalities: Sequence[str] = (),

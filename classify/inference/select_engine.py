@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.inference.engine import Engine
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.classify.networks import FusionNetwork
+    from wbcpipe.system.compute import Device, EngineName
 
 __all__ = ["TOLERANCE", "check_agreement", "check_engine", "select_engine"]
 
@@ -28,7 +29,7 @@ TOLERANCE: Final = {"float32": 1e-3, "float16": 0.01}
 """Largest difference of a probability from that of torch in float32, by precision."""
 
 
-def check_engine(device: str, engine: str) -> torch.device:
+def check_engine(device: Device, engine: EngineName) -> torch.device:
     """Return the device on which an engine would run.
 
     Raises:
@@ -44,7 +45,7 @@ def check_engine(device: str, engine: str) -> torch.device:
     return place
 
 
-def select_engine(bundle: Bundle, device: str = "auto", engine: str = "auto") -> Engine:
+def select_engine(bundle: Bundle, device: Device = "auto", engine: EngineName = "auto") -> Engine:
     """Return the fastest available engine that agrees with torch in float32 on random images.
 
     A GPU runs torch in float16, or in float32 if float16 does not agree. A processor runs OpenVINO if it is installed

@@ -1,18 +1,23 @@
-"""The shared base: a torchvision backbone whose first convolution and last layer are resized."""
+"""Base of the networks: a torchvision backbone with a resized first convolution and last layer."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torchvision
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from wbcpipe.classify.models.classes import Backbone
+
 __all__ = ["FusionNetwork", "build_backbone"]
 
 
-def build_backbone(backbone: str, input_planes: int, outputs: int) -> nn.Module:
-    """A randomly initialised torchvision network from (B, input_planes, H, W) to (B, outputs).
+def build_backbone(backbone: Backbone, input_planes: int, outputs: int) -> nn.Module:
+    """Build a randomly initialised torchvision network from (B, input_planes, H, W) to (B, outputs).
 
     Raises:
-        ValueError: the backbone is not one of those supported.
+        ValueError: the backbone is not supported.
     """
     if backbone == "shufflenet_v2_x1_0":
         net: nn.Module = torchvision.models.shufflenet_v2_x1_0(num_classes=outputs)
@@ -43,13 +48,13 @@ def _widened(conv: nn.Conv2d, input_planes: int) -> nn.Conv2d:
 
 
 class FusionNetwork(nn.Module):
-    """Base of the variants.
+    """Base class of the networks.
 
     Attributes:
-        modalities: M, how many modalities the input holds.
+        modalities: M, number of modalities of the input.
         planes: c, planes of each modality.
         classes: K.
-        heads: how many answers the network gives for one input.
+        heads: number of outputs of K logits for one input.
     """
 
     heads: int
@@ -61,5 +66,5 @@ class FusionNetwork(nn.Module):
         self.classes = classes
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, heads, K) of images (B, M * c, H, W), the planes of modality 0 first."""
+        """Return logits (B, heads, K) of images (B, M * c, H, W), the planes of modality 0 first."""
         raise NotImplementedError

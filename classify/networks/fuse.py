@@ -1,4 +1,4 @@
-"""Networks made ready for use: batch norm folded into the convolutions."""
+"""Batch normalisation folded into the convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def fused_copy(network: N) -> N:
-    """A frozen copy in evaluation mode whose convolutions have their batch norm folded in.
+    """Return a frozen copy in evaluation mode with batch normalisation folded into the convolutions.
 
-    It holds for networks that register each batch norm right after the convolution it follows, as torchvision's do.
+    A network must register each batch normalisation right after its convolution, as those of torchvision do.
     """
     twin = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(twin.modules()):

@@ -1,4 +1,4 @@
-"""Late fusion: one whole network per modality, whose probabilities are averaged; M times the cost of one."""
+"""Late fusion: one network per modality, whose probabilities are averaged; M times the cost of one network."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from wbcpipe.classify.networks.single import SingleModality
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wbcpipe.classify.models.classes import Backbone
+
 __all__ = ["LateFusion"]
 
 
 class LateFusion(FusionNetwork):
     """M single-modality networks side by side."""
 
-    def __init__(self, backbone: str, modalities: int, planes: int, classes: int) -> None:
+    def __init__(self, backbone: Backbone, modalities: int, planes: int, classes: int) -> None:
         super().__init__(modalities, planes, classes)
         self.heads = modalities
         self.members = nn.ModuleList(SingleModality(backbone, planes, classes) for _ in range(modalities))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, M, K) of images (B, M * c, H, W); head i sees modality i alone."""
+        """Return logits (B, M, K) of images (B, M * c, H, W); head i sees modality i alone."""
         parts = torch.split(images, self.planes, dim=1)  # M of (B, c, H, W)
         return torch.cat([member(part) for member, part in zip(self.members, parts, strict=True)], dim=1)

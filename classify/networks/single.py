@@ -1,4 +1,4 @@
-"""One modality alone: the paper's first four rows, and the teachers of the distillation."""
+"""One modality: the first four rows of the paper's Table 1, and the teachers of the distillation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from wbcpipe.classify.networks.base import FusionNetwork, build_backbone
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wbcpipe.classify.models.classes import Backbone
+
 __all__ = ["SingleModality"]
 
 
@@ -17,11 +19,11 @@ class SingleModality(FusionNetwork):
 
     heads = 1
 
-    def __init__(self, backbone: str, planes: int, classes: int) -> None:
+    def __init__(self, backbone: Backbone, planes: int, classes: int) -> None:
         super().__init__(1, planes, classes)
         self.backbone = build_backbone(backbone, planes, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, 1, K) of images (B, c, H, W)."""
+        """Return logits (B, 1, K) of images (B, c, H, W)."""
         logits: Tensor = self.backbone(images)
         return logits.unsqueeze(1)  # (B, K) -> (B, 1, K)

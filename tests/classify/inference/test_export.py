@@ -16,7 +16,8 @@ from wbcpipe.classify.inference import export
 from wbcpipe.classify.inference.classifier import Classifier
 from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.inference.verify import check_agreement, trial_pictures, verify_bundle
-from wbcpipe.classify.models.bundle import Bundle, BundleInfo, load_bundle, write_bundle
+from wbcpipe.classify.models.bundle import Bundle, load_bundle, write_bundle
+from wbcpipe.classify.models.bundle_info import BundleInfo, Training, Validation
 from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
@@ -47,8 +48,8 @@ def made(folder: Path, seed: int) -> Bundle:
         side=32,
         normalisation=Normalisation(polarity=("bright", "dark"), mean=(0.8, 0.2), std=(0.2, 0.3)),
         calibration=ProbabilityCalibration(temperatures=(1.0, 1.0), weights=(0.5, 0.5), threshold=0.4),
-        validation={},
-        training={"samples": ["s1"], "cells": {"NEU": 1, "LYM": 1, "MO": 1}},
+        validation=Validation(),
+        training=Training(samples=("s1",), cells={"NEU": 1, "LYM": 1, "MO": 1}),
     )
     network = build_network("mm-mimo", info.backbone, 2, 1, 3)
     network.train()(torch.randn(16, 2, 32, 32))  # batch norm has seen something

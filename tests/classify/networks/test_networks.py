@@ -111,5 +111,5 @@ def test_unknown_names_are_refused() -> None:
         build_network("middle", SHUFFLE, 4, 1, 5)
     with pytest.raises(ValueError, match="backbone 'vgg' is not known; use 'shufflenet_v2_x1_0'"):
         build_network("mm-mimo", "vgg", 4, 1, 5)
-    with pytest.raises(ValueError, match="'single' reads 1 modality, 4 were given"):
+    with pytest.raises(ValueError, match="'single' reads 1 modality, got 4"):
         build_network("single", SHUFFLE, 4, 1, 5)
