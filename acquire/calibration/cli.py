@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from wbcpipe.cli.options import data_option, json_option, scope_option, specimen_options
+from wbcpipe.cli.options import data_option, json_option, options_into, scope_option, specimen_options
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from wbcpipe.acquire.calibration.compare import Finding
+    from wbcpipe.acquire.config.calibration_record import CalibrationRecord
 
 __all__ = ["calibrate"]
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """The options of `calibrate`, as parsed."""
+
+    scope_name: str
+    slot: str | None
+    only: str | None
+    out: Path | None
+    specimen_seed: int | None
+    specimen_preparation: str | None
+    data: Path | None
+    as_json: bool
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -31,16 +47,8 @@ __all__ = ["calibrate"]
 @specimen_options
 @data_option
 @json_option
-def calibrate(
-    scope_name: str,
-    slot: str | None,
-    only: str | None,
-    out: Path | None,
-    specimen_seed: int | None,
-    specimen_preparation: str | None,
-    data: Path | None,
-    as_json: bool,
-) -> None:
+@options_into(CalibrateOptions)
+def calibrate(options: CalibrateOptions) -> None:
     """Measure what a scope file claims, and what it cannot know.
 
     Lay a stained slide with many cells in the slot; fluorescence bleaches some of its places, so take one that you can
@@ -60,7 +68,7 @@ def calibrate(
     from wbcpipe.acquire.config.calibration_file import (
         calibration_path,
         load_calibration,
-        new_document,
+        new_record,
         save_calibration,
     )
     from wbcpipe.acquire.config.micromanager_cfg import check_configuration
@@ -70,26 +78,29 @@ def calibrate(
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.sample import data_root
 
-    # Everything that can be refused is refused before anything moves.
-    scope = load_scope(scope_name)
-    for oddity in check_configuration(scope):
-        click.echo(f"look at this: {oddity}", err=True)
-    slot = slot or next(iter(scope.slots))
+    # All checks come before anything moves.
+    scope = load_scope(options.scope_name)
+    for warning in check_configuration(scope):
+        click.echo(f"warning: {warning}", err=True)
+    slot = options.slot or next(iter(scope.slots))
     AcquisitionPlan.from_scope(scope, slot)
-    request = CalibrationRequest(scope, slot, _parts(only), specimen_for(scope, specimen_seed, specimen_preparation))
-    path = (out or calibration_path(scope, data_root(data))).absolute()
+    parts = _parts(options.only)
+    specimen = specimen_for(scope, options.specimen_seed, options.specimen_preparation)
+    request = CalibrationRequest(scope, slot, parts, specimen)
+    path = (options.out or calibration_path(scope, data_root(options.data))).absolute()
     earlier = load_calibration(path)
-    with Reporter(quiet=as_json) as reporter:
-        figures, light = run_calibration(request, reporter.update)
-    document = new_document(scope, slot, figures, light, earlier)
-    kept = save_calibration(path, document)
-    findings = list(compare(scope, document))
-    if as_json:
+    with Reporter(quiet=options.as_json) as reporter:
+        result = run_calibration(request, reporter.update)
+    record = new_record(scope, slot, result.parts, result.light, result.seconds, earlier)
+    kept = save_calibration(path, record)
+    findings = list(compare(scope, record.parts))
+    if options.as_json:
         shown = [{"name": item.name, "status": item.status, "detail": item.detail} for item in findings]
-        click.echo(json.dumps({"path": str(path), "kept": str(kept) if kept else None, "findings": shown, **document}))
+        files = {"path": str(path), "kept": str(kept) if kept else None}
+        click.echo(json.dumps({**files, "findings": shown, **record.content()}))
         return
     _print_findings(findings)
-    _print_end(light, path, kept)
+    _print_end(record, path, kept)
 
 
 def _parts(only: str | None) -> tuple[str, ...]:
@@ -117,8 +128,8 @@ def _print_findings(findings: Iterable[Finding]) -> None:
     Console(highlight=False).print(table)
 
 
-def _print_end(light: dict[str, Any], path: Path, kept: Path | None) -> None:
-    fluorescence = light.get("fluorescence")
-    if fluorescence:
-        click.echo(f"light dose: {fluorescence['exposures']} fluorescence exposures, {fluorescence['total_ms']:.0f} ms")
+def _print_end(record: CalibrationRecord, path: Path, kept: Path | None) -> None:
+    fluorescence = record.light.get("fluorescence")
+    if fluorescence is not None:
+        click.echo(f"light dose: {fluorescence.exposures} fluorescence exposures, {fluorescence.total_ms:.0f} ms")
     click.echo(f"calibration: {path}" + (f" (the earlier one: {kept.name})" if kept else ""))

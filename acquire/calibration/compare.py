@@ -1,10 +1,10 @@
-"""A calibration held against the scope file: what agrees, what does not, and what to write."""
+"""Compares a calibration with the scope file, and says what to write there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -15,11 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from wbcpipe.acquire.config.calibration_record import (
+        CalibrationParts,
+        CalibrationRecord,
+        DarkPart,
+        FlatPart,
+        FocusOffset,
+        GeometryPart,
+        OffsetsPart,
+    )
     from wbcpipe.acquire.config.scope import Scope
 
 __all__ = ["Finding", "check_calibration", "compare"]
 
-#: How far figure and file may differ without a word.
+#: Differences between figure and file that are accepted.
 _PIXEL_SHARE: Final = 0.01
 _AFFINE: Final = 0.01
 _OFFSET_UM: Final = 0.5
@@ -34,12 +43,12 @@ _HOT_SHARE: Final = 0.001
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the calibration says of the scope file.
+    """Result of the comparison of one figure.
 
     Attributes:
-        name: what.
+        name: Name of the figure.
         status: ``ok`` or ``warn``.
-        detail: the figure and, unless ok, what to write or do.
+        detail: The figure and, unless ok, what to write or do.
     """
 
     name: str
@@ -48,43 +57,43 @@ class Finding:
 
 
 def check_calibration(scope: Scope, data: Path, now: datetime | None = None) -> Iterator[Finding]:
-    """Is there a calibration below the data root, young enough, of this setup, and does the file agree with it?
+    """Check the age and the setup of a scope's calibration, and compare it with the scope file.
 
     Args:
-        scope: loaded.
-        data: the data root.
-        now: for the age; the present time if left out.
+        scope: Microscope.
+        data: Data root.
+        now: Time for the age; the present by default.
     """
     path = calibration_path(scope, data)
     command = f"`wbcpipe calibrate --scope {scope.name}`"
     try:
-        document = load_calibration(path)
+        record = load_calibration(path)
     except SampleStateError as error:
         yield Finding("calibration", "warn", str(error))
         return
-    if document is None:
+    if record is None:
         if scope.virtual:
             yield Finding("calibration", "ok", f"none; a virtual scope needs none ({command} shows what one is)")
         else:
             yield Finding("calibration", "warn", f"none at {path}; lay a stained slide in a slot and run {command}")
         return
-    yield _age(scope, document, path, command, now or datetime.now(UTC))
-    setup = _setup(scope, document, command)
+    yield _age(scope, record, path, command, now or datetime.now(UTC))
+    setup = _setup(scope, record, command)
     if setup is not None:
         yield setup
-    figures = list(compare(scope, document))
+    figures = list(compare(scope, record.parts))
     yield from (found for found in figures if found.status == "warn")
     agree = [found.name for found in figures if found.status == "ok"]
     if agree:
         yield Finding("calibrated figures", "ok", f"agree with the scope file: {', '.join(dict.fromkeys(agree))}")
 
 
-def _age(scope: Scope, document: dict[str, Any], path: Path, command: str, now: datetime) -> Finding:
-    missing = [name for name in PARTS if name not in document["parts"]]
+def _age(scope: Scope, record: CalibrationRecord, path: Path, command: str, now: datetime) -> Finding:
+    measured = record.parts.measured()
+    missing = [name for name in PARTS if name not in measured]
     try:
-        dates = [datetime.fromisoformat(part["date"]) for part in document["parts"].values()]
-        age_days = (now - min(dates)).total_seconds() / 86400
-    except (KeyError, ValueError, TypeError):
+        age_days = (now - min(datetime.fromisoformat(part.date) for part in measured.values())).total_seconds() / 86400
+    except ValueError:
         return Finding("calibration", "warn", f"{path}: dates are missing or not readable; run {command}")
     text = f"{path}: {age_days:.0f} days old"
     if missing:
@@ -95,96 +104,89 @@ def _age(scope: Scope, document: dict[str, Any], path: Path, command: str, now: 
     return Finding("calibration", "ok", text)
 
 
-def _setup(scope: Scope, document: dict[str, Any], command: str) -> Finding | None:
-    """Whether devices, lights or the objective were others then."""
-    then = document.get("objective", "")
-    if then != scope.calibration.objective:
-        what = f"made with the objective {then!r}, the scope file says {scope.calibration.objective!r}"
+def _setup(scope: Scope, record: CalibrationRecord, command: str) -> Finding | None:
+    """Return a warning if devices, lights or the objective have changed since."""
+    if record.objective != scope.calibration.objective:
+        what = f"made with the objective {record.objective!r}, the scope file says {scope.calibration.objective!r}"
         return Finding("calibrated setup", "warn", f"{what}; run {command}")
     try:
         here = setup_sha256(scope)
     except ConfigError:
-        return None  # the .cfg's own check tells of it
-    if any(part.get("setup_sha256") != here for part in document["parts"].values()):
+        return None  # the check of the .cfg reports it
+    if any(part.setup_sha256 != here for part in record.parts.measured().values()):
         what = "devices, camera or lights have changed in the scope file or its .cfg since"
         return Finding("calibrated setup", "warn", f"{what}; run {command}")
     return None
 
 
-def compare(scope: Scope, document: dict[str, Any]) -> Iterator[Finding]:
-    """What each part of a calibration says of the scope file."""
-    parts = document["parts"]
-    try:
-        if "dark" in parts:
-            yield from _dark(scope, parts["dark"])
-        if "flat" in parts:
-            yield from _flat(parts["flat"])
-        if "geometry" in parts:
-            yield from _geometry(scope, parts["geometry"])
-        if "offsets" in parts:
-            yield from _offsets(scope, parts["offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        yield Finding("calibration", "warn", f"a figure is missing or damaged ({error!r}); calibrate anew")
+def compare(scope: Scope, parts: CalibrationParts) -> Iterator[Finding]:
+    """Yield the comparison of each measured part with the scope file."""
+    if parts.dark is not None:
+        yield from _dark(scope, parts.dark)
+    if parts.flat is not None:
+        yield from _flat(parts.flat)
+    if parts.geometry is not None:
+        yield from _geometry(scope, parts.geometry)
+    if parts.offsets is not None:
+        yield from _offsets(scope, parts.offsets)
 
 
-def _dark(scope: Scope, part: dict[str, Any]) -> Iterator[Finding]:
-    level, file = float(np.median([entry["level"] for entry in part["exposures"]])), scope.frame_checks.camera_offset
+def _dark(scope: Scope, part: DarkPart) -> Iterator[Finding]:
+    level, file = float(np.median([entry.level for entry in part.exposures])), scope.frame_checks.camera_offset
     text = f"{level:.1f} in the dark, the file says {file:g}"
-    off = abs(level - file) > max(_OFFSET_NOISE * max(entry["read_noise"] for entry in part["exposures"]), 1.0)
+    off = abs(level - file) > max(_OFFSET_NOISE * max(entry.read_noise for entry in part.exposures), 1.0)
     advice = f"; write frame_checks.camera_offset = {level:.1f}" if off else ""
     yield Finding("camera offset", "warn" if off else "ok", text + advice)
-    for entry in part["exposures"]:
+    for entry in part.exposures:
         text = (
-            f"{entry['exposure_ms']:g} ms: level {entry['level']:.1f}, read noise {entry['read_noise']:.2f}, "
-            f"{entry['hot_pixels']} hot pixels"
+            f"{entry.exposure_ms:g} ms: level {entry.level:.1f}, read noise {entry.read_noise:.2f}, "
+            f"{entry.hot_pixels} hot pixels"
         )
-        many = entry["hot_share"] > _HOT_SHARE
+        many = entry.hot_share > _HOT_SHARE
         yield Finding("dark", "warn" if many else "ok", text + ("; cool the camera or look for stray light" * many))
 
 
-def _flat(part: dict[str, Any]) -> Iterator[Finding]:
-    for name, entry in part["modalities"].items():
-        text = (
-            f"corners lack {100 * entry['falloff']:.0f} %, {100 * entry['used_of_full_scale']:.0f} % of full scale used"
-        )
+def _flat(part: FlatPart) -> Iterator[Finding]:
+    for name, entry in part.modalities.items():
+        text = f"corners lack {100 * entry.falloff:.0f} %, {100 * entry.used_of_full_scale:.0f} % of full scale used"
         advice = []
-        if entry["exposure_advice"] != "keep":
+        if entry.exposure_advice != "keep":
             advice.append(
-                f"{entry['exposure_advice']}: write modalities.{name}.exposure_ms = {entry['better_exposure_ms']:g}, "
+                f"{entry.exposure_advice}: write modalities.{name}.exposure_ms = {entry.better_exposure_ms:g}, "
                 "or change the lamp"
             )
-        lamp = entry["lamp"]
+        lamp = entry.lamp
         if lamp is not None:
-            text += f", lamp steady to {100 * lamp['relative_sd']:.2f} %"
-            if lamp["relative_sd"] > _LAMP_SD:
+            text += f", lamp steady to {100 * lamp.relative_sd:.2f} %"
+            if lamp.relative_sd > _LAMP_SD:
                 advice.append("the lamp flickers: warm it up, or expose for whole periods of its supply")
         yield Finding(f"flat-field {name}", "warn" if advice else "ok", "; ".join([text, *advice]))
 
 
-def _geometry(scope: Scope, part: dict[str, Any]) -> Iterator[Finding]:
-    pixel_um, file_um = part["pixel_um"], scope.camera.pixel_um
-    error_um = part["pixel_um_se"]
+def _geometry(scope: Scope, part: GeometryPart) -> Iterator[Finding]:
+    pixel_um, file_um = part.pixel_um, scope.camera.pixel_um
+    error_um = part.pixel_um_se
     text = f"{pixel_um:.5f} +- {error_um:.1g} um, the file says {file_um:g}"
     off = abs(pixel_um / file_um - 1) > _PIXEL_SHARE
     advice = f"; write camera.pixel_um = {pixel_um:.5f}" if off else ""
     yield Finding("pixel size", "warn" if off else "ok", text + advice)
     yield _affine(scope, part)
-    backlash = part["backlash"]
-    sides = [backlash.get(f"{axis}_um") for axis in "xy"]
-    if None not in sides:
+    backlash = part.backlash
+    if backlash.x_um is not None and backlash.y_um is not None:
         text = (
-            f"{sides[0]:+.2f} um in x, {sides[1]:+.2f} um in y; comes back within {backlash['repeatability_um']:.2f} um"
+            f"{backlash.x_um:+.2f} um in x, {backlash.y_um:+.2f} um in y; returns to a position within "
+            f"{backlash.repeatability_um or 0:.2f} um"
         )
-        wide = max(abs(side) for side in sides if side is not None) > _BACKLASH_UM
+        wide = max(abs(backlash.x_um), abs(backlash.y_um)) > _BACKLASH_UM
         advice = "; switch on the stage's backlash compensation" if wide else ""
         yield Finding("backlash", "warn" if wide else "ok", text + advice)
 
 
-def _affine(scope: Scope, part: dict[str, Any]) -> Finding:
-    measured, file = np.array(part["stage_affine"]), np.array(scope.camera.stage_affine)
-    text = f"turned by {part['turn_deg']:+.2f} deg, skewed by {part['skew_deg']:+.2f} deg"
+def _affine(scope: Scope, part: GeometryPart) -> Finding:
+    measured, file = np.array(part.stage_affine), np.array(scope.camera.stage_affine)
+    text = f"turned by {part.turn_deg:+.2f} deg, skewed by {part.skew_deg:+.2f} deg"
     if np.abs(measured - file).max() <= _AFFINE:
-        skewed = abs(part["skew_deg"]) > _SKEW_DEG
+        skewed = abs(part.skew_deg) > _SKEW_DEG
         advice = "; the stage's axes are not square, or its steps differ" if skewed else ""
         return Finding("stage affine", "warn" if skewed else "ok", text + advice)
     rows = ", ".join(f"[{row[0]:.4f}, {row[1]:.4f}]" for row in measured)
@@ -194,33 +196,33 @@ def _affine(scope: Scope, part: dict[str, Any]) -> Finding:
     return Finding("stage affine", "warn", f"{what}; write camera.stage_affine = [{rows}]")
 
 
-def _offsets(scope: Scope, part: dict[str, Any]) -> Iterator[Finding]:
-    for name, offset_um in part["z_offset_um"].items():
-        if name == part["reference"]:
+def _offsets(scope: Scope, part: OffsetsPart) -> Iterator[Finding]:
+    for name, offset_um in part.z_offset_um.items():
+        if name == part.reference:
             continue
-        figures = part["from_reference_um"][name]
-        if offset_um is None or figures is None:
+        figures = part.from_reference_um.get(name)
+        if offset_um is None or figures is None or part.focus_offset_um is None:
             yield Finding(f"focus of {name}", "warn", "could not be measured; try a slide with more cells")
             continue
         if name == "fluorescence":
-            yield _best_focus(scope, part, figures)
+            yield _best_focus(scope, part.reference, part.focus_offset_um, figures)
             continue
         file_um = scope.modalities.named(name).z_offset_um
-        text = f"sharpest {offset_um:+.2f} um from {part['reference']}, the file says {file_um:+.2f}"
+        text = f"sharpest {offset_um:+.2f} um from {part.reference}, the file says {file_um:+.2f}"
         yield _offset(f"focus of {name}", text, offset_um, file_um, figures, f"modalities.{name}.z_offset_um")
 
 
-def _best_focus(scope: Scope, part: dict[str, Any], figures: dict[str, Any]) -> Finding:
-    """Nuclei glow at the best focus, so fluorescence tells `focus.offset_um`, with its own offset left as it is."""
-    best_um = part["focus_offset_um"] - scope.modalities.fluorescence.z_offset_um
+def _best_focus(scope: Scope, reference: str, offset_um: float, figures: FocusOffset) -> Finding:
+    """Compare `focus.offset_um`: nuclei are sharpest in fluorescence at the best focus."""
+    best_um = offset_um - scope.modalities.fluorescence.z_offset_um
     file_um = scope.focus.offset_um
-    text = f"nuclei sharpest {best_um:+.2f} um from {part['reference']}, the file says {file_um:+.2f}"
+    text = f"nuclei sharpest {best_um:+.2f} um from {reference}, the file says {file_um:+.2f}"
     return _offset("focus offset", text, best_um, file_um, figures, "focus.offset_um")
 
 
-def _offset(name: str, text: str, measured: float, file: float, figures: dict[str, Any], key: str) -> Finding:
-    if not figures["reliable"]:
+def _offset(name: str, text: str, measured: float, file: float, figures: FocusOffset, key: str) -> Finding:
+    if not figures.reliable:
         return Finding(name, "warn", f"{text}; places disagree: measure again on a slide with more cells")
-    if abs(measured - file) > max(_OFFSET_UM, 2 * figures["se_um"]):
+    if abs(measured - file) > max(_OFFSET_UM, 2 * (figures.se_um or 0.0)):
         return Finding(name, "warn", f"{text}; write {key} = {measured:.2f}")
     return Finding(name, "ok", text)

@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from wbcpipe.acquire.config.calibration_record import DarkExposure, DarkFigures, DarkPart
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
 
-__all__ = ["DarkFigures", "dark_figures", "measure_dark"]
+__all__ = ["dark_figures", "measure_dark"]
 
 _FRAMES: Final = 6
 #: A pixel is hot when it stands so many times the read noise, and at least so much of the full scale, above the level.
 _HOT_NOISE: Final = 10.0
 _HOT_SHARE: Final = 0.001
 _LISTED: Final = 500
-
-
-@dataclass(frozen=True)
-class DarkFigures:
-    """Frames without light, in counts.
-
-    Attributes:
-        level: median over the sensor.
-        level_se: standard error of it, from how the frames' levels differ.
-        read_noise: standard deviation of a pixel from frame to frame, of the typical pixel.
-        pattern: standard deviation over the sensor of what stays from frame to frame, hot pixels aside.
-        hot_pixels: how many.
-        hot_share: of all pixels.
-        hot: (row, column) of the first of them, in frames as they are written.
-        frames: how many were taken.
-    """
-
-    level: float
-    level_se: float
-    read_noise: float
-    pattern: float
-    hot_pixels: int
-    hot_share: float
-    hot: list[tuple[int, int]]
-    frames: int
 
 
 def dark_figures(frames: NDArray[np.uint16], full_scale: int) -> DarkFigures:
@@ -72,7 +48,7 @@ def dark_figures(frames: NDArray[np.uint16], full_scale: int) -> DarkFigures:
         pattern=round(float(np.sqrt(max(left, 0.0))), 3),
         hot_pixels=int(hot.sum()),
         hot_share=round(float(hot.mean()), 8),
-        hot=list(zip(rows[:_LISTED].tolist(), columns[:_LISTED].tolist(), strict=True)),
+        hot=tuple(zip(rows[:_LISTED].tolist(), columns[:_LISTED].tolist(), strict=True)),
         frames=len(frames),
     )
 
@@ -93,12 +69,12 @@ def _robust_sd(differences: NDArray[np.int32]) -> float:
     return float(values[np.abs(values - middle) <= 5 * spread].std())
 
 
-def measure_dark(probe: MicroscopeProbe) -> dict[str, Any]:
+def measure_dark(probe: MicroscopeProbe) -> DarkPart:
     """Measure each exposure that a modality uses, with the shutter closed."""
     exposures: dict[float, list[str]] = {}
     for name, modality in probe.scope.modalities.items():
         exposures.setdefault(modality.exposure_ms, []).append(name)
-    result: list[dict[str, Any]] = []
+    result: list[DarkExposure] = []
     for exposure_ms, names in exposures.items():
         frames: list[NDArray[np.uint16]] = []
         for x_um, y_um in probe.places(_FRAMES):
@@ -107,5 +83,5 @@ def measure_dark(probe: MicroscopeProbe) -> dict[str, Any]:
             frames.append(probe.dark(exposure_ms))
             probe.progress("dark frames", len(result) * _FRAMES + len(frames), len(exposures) * _FRAMES)
         figures = dark_figures(np.stack(frames), probe.scope.camera.saturation)
-        result.append({"exposure_ms": exposure_ms, "modalities": names, **asdict(figures)})
-    return {"exposures": result}
+        result.append(DarkExposure(exposure_ms=exposure_ms, modalities=tuple(names), **dict(figures)))
+    return DarkPart(exposures=tuple(result))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from scipy import ndimage
 
+from wbcpipe.acquire.config.calibration_record import FlatModality, FlatPart, LampStability
 from wbcpipe.imaging.robust_surface import fit_surface
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def _smooth(shading: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(fitted + ndimage.gaussian_filter(shading - fitted, 1.0, mode="nearest"))
 
 
-def advise_exposure(exposure_ms: float, level: float, full: float) -> tuple[str, float]:
+def advise_exposure(
+    exposure_ms: float, level: float, full: float
+) -> tuple[Literal["keep", "shorten", "lengthen"], float]:
     """What to do with an exposure: ``keep``, ``shorten`` or ``lengthen``, and the better one in ms.
 
     Args:
@@ -122,7 +125,7 @@ def advise_exposure(exposure_ms: float, level: float, full: float) -> tuple[str,
     return ("shorten" if share > _MOST else "lengthen"), float(f"{better_ms:.2g}")
 
 
-def measure_flat(probe: MicroscopeProbe, dark_level: dict[float, float]) -> dict[str, Any]:
+def measure_flat(probe: MicroscopeProbe, dark_level: dict[float, float]) -> FlatPart:
     """Measure every modality at places all over the slot.
 
     Args:
@@ -138,12 +141,12 @@ def measure_flat(probe: MicroscopeProbe, dark_level: dict[float, float]) -> dict
             if name != "fluorescence" or number <= _FLUORESCENCE_PLACES:
                 frames.append(_look(probe, name))
         probe.progress("flat-field, places", number, len(places))
-    return {
-        "modalities": {
+    return FlatPart(
+        modalities={
             name: _modality_figures(probe, name, seen[name], dark_level[modality.exposure_ms])
             for name, modality in probe.scope.modalities.items()
         }
-    }
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def _look(probe: MicroscopeProbe, name: str) -> _Seen:
     return _Seen(tile_levels(frame, percentile), float(np.percentile(frame, _NUCLEI_PERCENTILE)), saturated)
 
 
-def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_Seen], dark: float) -> dict[str, Any]:
+def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_Seen], dark: float) -> FlatModality:
     fluorescent = name == "fluorescence"
     full = probe.scope.camera.saturation
     levels = [entry.levels - dark for entry in seen]
@@ -171,24 +174,24 @@ def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_Seen], dark
     deciding = max(entry.top for entry in seen) - dark if fluorescent else background * float(shading.grid.max())
     exposure_ms = probe.scope.modalities.named(name).exposure_ms
     verdict, better_ms = advise_exposure(exposure_ms, deciding, full - dark)
-    return {
-        "shading": np.round(shading.grid, 4).tolist(),
-        "shading_se": round(shading.error, 5),
-        "falloff": round(shading.falloff, 4),
-        "background": round(background, 1),
-        "exposure_ms": exposure_ms,
-        "used_of_full_scale": round(deciding / (full - dark), 4),
-        "saturated_share": round(float(np.median([entry.saturated for entry in seen])), 7),
-        "exposure_advice": verdict,
-        "better_exposure_ms": better_ms,
-        "dark_level": round(dark, 2),
-        "places": len(seen),
+    return FlatModality(
+        shading=tuple(map(tuple, np.round(shading.grid, 4).tolist())),
+        shading_se=round(shading.error, 5),
+        falloff=round(shading.falloff, 4),
+        background=round(background, 1),
+        exposure_ms=exposure_ms,
+        used_of_full_scale=round(deciding / (full - dark), 4),
+        saturated_share=round(float(np.median([entry.saturated for entry in seen])), 7),
+        exposure_advice=verdict,
+        better_exposure_ms=better_ms,
+        dark_level=round(dark, 2),
+        places=len(seen),
         # The lamp is watched in bright field only: fluorescence fades by itself.
-        "lamp": None if fluorescent else _watch_lamp(probe, name, dark),
-    }
+        lamp=None if fluorescent else _watch_lamp(probe, name, dark),
+    )
 
 
-def _watch_lamp(probe: MicroscopeProbe, name: str, dark: float) -> dict[str, float]:
+def _watch_lamp(probe: MicroscopeProbe, name: str, dark: float) -> LampStability:
     """Mean of frames taken one after another at one place: their scatter, and their drift per minute."""
     means: list[float] = []
     times_s: list[float] = []
@@ -200,7 +203,7 @@ def _watch_lamp(probe: MicroscopeProbe, name: str, dark: float) -> dict[str, flo
     return lamp_figures(np.array(times_s), np.array(means))
 
 
-def lamp_figures(times_s: Sequence[float] | NDArray[np.float64], levels: NDArray[np.float64]) -> dict[str, float]:
+def lamp_figures(times_s: Sequence[float] | NDArray[np.float64], levels: NDArray[np.float64]) -> LampStability:
     """Scatter about a straight line, and its slope, relative to the mean level.
 
     Args:
@@ -211,10 +214,10 @@ def lamp_figures(times_s: Sequence[float] | NDArray[np.float64], levels: NDArray
     mean = float(np.mean(levels))
     slope = float(moments @ (levels - mean) / max(float(moments @ moments), 1e-12))
     scatter = float(np.std(levels - mean - slope * moments, ddof=2))
-    return {
-        "relative_sd": round(scatter / mean, 6),
-        "drift_per_minute": round(60.0 * slope / mean, 6),
-        "drift_se": round(60.0 * scatter / mean / max(float(np.sqrt(moments @ moments)), 1e-6), 6),
-        "seconds": round(float(np.ptp(times_s)), 2),
-        "frames": len(levels),
-    }
+    return LampStability(
+        relative_sd=round(scatter / mean, 6),
+        drift_per_minute=round(60.0 * slope / mean, 6),
+        drift_se=round(60.0 * scatter / mean / max(float(np.sqrt(moments @ moments)), 1e-6), 6),
+        seconds=round(float(np.ptp(times_s)), 2),
+        frames=len(levels),
+    )

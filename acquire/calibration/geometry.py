@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy import ndimage
 from scipy.optimize import least_squares
 
+from wbcpipe.acquire.config.calibration_record import CameraAffine
 from wbcpipe.errors import HardwareError
 from wbcpipe.imaging.translation import measure_translation, registered_correlation
 
@@ -174,7 +175,7 @@ def file_matrix(camera: Camera) -> NDArray[np.float64]:
     return np.array(camera.stage_affine, np.float64).round()
 
 
-def camera_affine(fit: AffineFit, camera: Camera) -> dict[str, Any]:
+def camera_affine(fit: AffineFit, camera: Camera) -> CameraAffine:
     """The fit in the terms of the scope file: ``pixel_um`` unbinned and ``stage_affine`` of the camera's own pixels."""
 
     def terms(flat: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -195,21 +196,27 @@ def camera_affine(fit: AffineFit, camera: Camera) -> dict[str, Any]:
     step = 1e-6 * float(np.abs(flat).max())
     jacobian = np.stack([(terms(flat + step * unit) - terms(flat - step * unit)) / (2 * step) for unit in np.eye(4)], 1)
     errors = np.sqrt(np.maximum(np.diag(jacobian @ fit.covariance @ jacobian.T), 0.0))
-    return {
-        "pixel_um": round(float(values[0]), 6),
-        "pixel_um_se": float(f"{errors[0]:.2g}"),
-        "stage_affine": np.round(values[1:5].reshape(2, 2), 5).tolist(),
-        "stage_affine_se": [[float(f"{error:.2g}") for error in row] for row in errors[1:5].reshape(2, 2)],
-        "pixel_right_um": round(float(values[5]), 6),
-        "pixel_down_um": round(float(values[6]), 6),
-        "turn_deg": round(float(values[7]), 4),
-        "turn_deg_se": float(f"{errors[7]:.2g}"),
-        "skew_deg": round(float(values[8]), 4),
-        "skew_deg_se": float(f"{errors[8]:.2g}"),
-        "mirrored": bool(np.linalg.det(fit.matrix @ file_matrix(camera)) < 0),
-        "residual_rms_px": round(fit.rms_px, 4),
-        "moves": fit.moves,
-    }
+    return CameraAffine(
+        pixel_um=round(float(values[0]), 6),
+        pixel_um_se=float(f"{errors[0]:.2g}"),
+        stage_affine=_as_rows(np.round(values[1:5].reshape(2, 2), 5)),
+        stage_affine_se=_as_rows(errors[1:5].reshape(2, 2), digits=2),
+        pixel_right_um=round(float(values[5]), 6),
+        pixel_down_um=round(float(values[6]), 6),
+        turn_deg=round(float(values[7]), 4),
+        turn_deg_se=float(f"{errors[7]:.2g}"),
+        skew_deg=round(float(values[8]), 4),
+        skew_deg_se=float(f"{errors[8]:.2g}"),
+        mirrored=bool(np.linalg.det(fit.matrix @ file_matrix(camera)) < 0),
+        residual_rms_px=round(fit.rms_px, 4),
+        moves=fit.moves,
+    )
+
+
+def _as_rows(matrix: NDArray[np.float64], digits: int | None = None) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return a (2, 2) matrix as rows, with ``digits`` significant digits if given."""
+    (a, b), (c, d) = matrix if digits is None else [[float(f"{x:.{digits}g}") for x in row] for row in matrix]
+    return (float(a), float(b)), (float(c), float(d))
 
 
 def _nearest_quarter(angle: float) -> float:

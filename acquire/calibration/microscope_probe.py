@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from wbcpipe.acquire.config.calibration_record import LightDose
 from wbcpipe.acquire.focus.autofocus import search_focus
 from wbcpipe.errors import HardwareError
 
@@ -168,6 +169,6 @@ class MicroscopeProbe:
             "light of the focusing modality reaches the camera, or correct 'focus.fixed_um' and 'focus.range_um'."
         )
 
-    def dose(self) -> dict[str, Any]:
-        """The light used so far: exposures and milliseconds of each modality."""
-        return {name: {"exposures": int(n), "total_ms": round(ms, 3)} for name, (n, ms) in self.light.items()}
+    def dose(self) -> dict[str, LightDose]:
+        """Return the light used so far in each modality."""
+        return {name: LightDose(exposures=int(n), total_ms=round(ms, 3)) for name, (n, ms) in self.light.items()}

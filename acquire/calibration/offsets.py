@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from wbcpipe.acquire.config.calibration_record import FocusOffset, OffsetsPart
 from wbcpipe.acquire.focus.autofocus import sharpness
 from wbcpipe.imaging.peaks import fit_log_parabola
 
@@ -31,7 +32,7 @@ _NOTHING: Final = 1e-8
 _RELIABLE_UM: Final = 0.3
 
 
-def measure_offsets(probe: MicroscopeProbe) -> dict[str, Any]:
+def measure_offsets(probe: MicroscopeProbe) -> OffsetsPart:
     """Measure the bright-field modalities at several places, and fluorescence at fewer."""
     probe.find_focus()
     policy = probe.scope.focus
@@ -58,18 +59,18 @@ def measure_offsets(probe: MicroscopeProbe) -> dict[str, Any]:
                 found["fluorescence"].append(there - peak)
     figures = {name: _summary(offsets) for name, offsets in found.items()}
     best = figures["fluorescence"]
-    return {
-        "reference": policy.modality,
-        "from_reference_um": figures,
-        # The surface of focus is the reference's sharpest plane and the file's `focus.offset_um` above it.
-        "z_offset_um": {
-            name: None if entry is None else round(entry["um"] - (policy.offset_um if name == "fluorescence" else 0), 3)
+    return OffsetsPart(
+        reference=policy.modality,
+        from_reference_um=figures,
+        # The focus surface is the reference's sharpest plane and the file's `focus.offset_um` above it.
+        z_offset_um={
+            name: None if entry is None else round(entry.um - (policy.offset_um if name == "fluorescence" else 0), 3)
             for name, entry in figures.items()
         },
-        "focus_offset_um": None if best is None else best["um"],
-        "focus_offset_se_um": None if best is None else best["se_um"],
-        "places": focused,
-    }
+        focus_offset_um=None if best is None else best.um,
+        focus_offset_se_um=None if best is None else best.se_um,
+        places=focused,
+    )
 
 
 def _bright_peak(probe: MicroscopeProbe, modality: str, near_um: float) -> float | None:
@@ -106,15 +107,15 @@ def _series(probe: MicroscopeProbe, near_um: float, step_um: float, side: int) -
     return np.asarray(heights[(heights >= low) & (heights <= high)], np.float64)
 
 
-def _summary(offsets: list[float]) -> dict[str, Any] | None:
+def _summary(offsets: list[float]) -> FocusOffset | None:
     """Mean over the places, its standard error, and whether it can be relied on."""
     if not offsets:
         return None
     values = np.array(offsets)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    return {
-        "um": round(float(values.mean()), 3),
-        "se_um": None if error is None else round(error, 3),
-        "places": len(values),
-        "reliable": error is not None and error <= _RELIABLE_UM,
-    }
+    return FocusOffset(
+        um=round(float(values.mean()), 3),
+        se_um=None if error is None else round(error, 3),
+        places=len(values),
+        reliable=error is not None and error <= _RELIABLE_UM,
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from wbcpipe.acquire.config.calibration_record import CalibrationParts
 from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess, shutter_message
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, InterruptedRunError
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
+    from wbcpipe.acquire.config.calibration_record import LightDose
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.system.child_process import ParentLink
 
-__all__ = ["CalibrationRequest", "measure", "run_calibration"]
+__all__ = ["CalibrationRequest", "CalibrationResult", "measure", "run_calibration"]
 
 #: On top of the scope's own time limits: loading the core, and computing a figure.
 _SPARE_S: Final = 120.0
@@ -32,7 +34,7 @@ class CalibrationRequest:
     Attributes:
         scope: loaded.
         slot: where the slide lies.
-        parts: names of `record.PARTS`.
+        parts: names of `calibration_file.PARTS`.
         specimen: on a virtual scope, what lies on the stage.
     """
 
@@ -52,15 +54,16 @@ class _Progress:
 
 
 @dataclass(frozen=True)
-class _Result:
-    """The figures of each part, and the light that they took."""
+class CalibrationResult:
+    """The measured parts, the light used in each modality, and the duration."""
 
-    figures: dict[str, dict[str, Any]]
-    light: dict[str, Any]
+    parts: CalibrationParts
+    light: dict[str, LightDose]
+    seconds: float
 
 
-def measure(probe: MicroscopeProbe, parts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Measure the parts asked for, in the order that bleaches last; name to figures.
+def measure(probe: MicroscopeProbe, parts: tuple[str, ...]) -> CalibrationParts:
+    """Measure the requested parts; those that bleach come last.
 
     Raises:
         HardwareError: a device failed, or the slot shows nothing to measure by.
@@ -70,26 +73,22 @@ def measure(probe: MicroscopeProbe, parts: tuple[str, ...]) -> dict[str, dict[st
     from wbcpipe.acquire.calibration.offsets import measure_offsets
     from wbcpipe.acquire.calibration.travel import measure_geometry
 
-    result: dict[str, dict[str, Any]] = {}
+    dark = geometry = offsets = flat = None
     levels = {modality.exposure_ms: _DARK_GUESS for _, modality in probe.scope.modalities.items()}
     if "dark" in parts or "flat" in parts:
         dark = measure_dark(probe)
-        levels = {entry["exposure_ms"]: entry["level"] for entry in dark["exposures"]}
-        if "dark" in parts:
-            result["dark"] = dark
+        levels = {entry.exposure_ms: entry.level for entry in dark.exposures}
     if "geometry" in parts:
-        result["geometry"] = measure_geometry(probe)
+        geometry = measure_geometry(probe)
     if "offsets" in parts:
-        result["offsets"] = measure_offsets(probe)
+        offsets = measure_offsets(probe)
     if "flat" in parts:
-        result["flat"] = measure_flat(probe, levels)
-    return result
+        flat = measure_flat(probe, levels)
+    return CalibrationParts(dark=dark if "dark" in parts else None, flat=flat, geometry=geometry, offsets=offsets)
 
 
-def run_calibration(
-    request: CalibrationRequest, progress: Callable[[str, int, int], None]
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Measure in a child process; return the figures of each part, and the light that they took.
+def run_calibration(request: CalibrationRequest, progress: Callable[[str, int, int], None]) -> CalibrationResult:
+    """Measure in a child process.
 
     Raises:
         DeviceCrashError: a driver crashed the process.
@@ -99,14 +98,14 @@ def run_calibration(
     policy = request.scope.reliability
     longest_ms = max(modality.exposure_ms for _, modality in request.scope.modalities.items())
     limits_s = policy.move_timeout_s + policy.camera_timeout_s + policy.switch_timeout_s + longest_ms / 1000
-    child: ChildProcess[_Progress | _Result] = ChildProcess(_measure, request, name="wbcpipe-calibrate")
+    child: ChildProcess[_Progress | CalibrationResult] = ChildProcess(_measure, request, name="wbcpipe-calibrate")
     is_dark = False
     try:
         # At its end the child sees the pipe close before its next frame, closes the shutter and exits.
         with child:
             while isinstance(message := child.receive(_SPARE_S + limits_s), _Progress):
                 progress(message.task, message.done, message.total)
-            return message.figures, message.light
+            return message
     except ChildLostError as lost:
         is_dark = True
         shutter = shutter_message(close_shutter_in_subprocess(request.scope))
@@ -138,7 +137,7 @@ def _measure(request: CalibrationRequest, parent: ParentLink) -> None:
         probe = MicroscopeProbe(microscope, request.scope, request.slot, progress=report, check=check)
         start_s = time.monotonic()
         figures = measure(probe, request.parts)
-        light = {**probe.dose(), "seconds": round(time.monotonic() - start_s, 1)}
+        result = CalibrationResult(figures, probe.dose(), round(time.monotonic() - start_s, 1))
     finally:
         microscope.close()
-    parent.send(_Result(figures, light))
+    parent.send(result)

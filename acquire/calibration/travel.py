@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from wbcpipe.acquire.calibration.geometry import Move, camera_affine, fit_moves, prepare, register
+from wbcpipe.acquire.config.calibration_record import Backlash, GeometryPart
 from wbcpipe.errors import HardwareError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class _View:
         return Move(moved_um, found[0], found[1])
 
 
-def measure_geometry(probe: MicroscopeProbe) -> dict[str, Any]:
+def measure_geometry(probe: MicroscopeProbe) -> GeometryPart:
     """Measure how pixels lie on the stage, and how well the stage comes back.
 
     Raises:
@@ -77,13 +78,13 @@ def measure_geometry(probe: MicroscopeProbe) -> dict[str, Any]:
             "frames are in focus."
         )
     fit = fit_moves(moves)
-    return {
-        **camera_affine(fit, probe.scope.camera),
-        "moves_tried": tried,
-        "places": len(places),
-        "similarity": round(float(np.median([move.similarity for move in moves])), 3),
-        "backlash": _measure_backlash(probe, fit, places[0]),
-    }
+    return GeometryPart(
+        **dict(camera_affine(fit, probe.scope.camera)),
+        moves_tried=tried,
+        places=len(places),
+        similarity=round(float(np.median([move.similarity for move in moves])), 3),
+        backlash=_measure_backlash(probe, fit, places[0]),
+    )
 
 
 def _moves_from(
@@ -110,7 +111,7 @@ def _moves_from(
     return moves, tried
 
 
-def _measure_backlash(probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[float, float]) -> dict[str, Any]:
+def _measure_backlash(probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[float, float]) -> Backlash:
     """Come back to one place from all sides: how far apart the two sides end, and how well one side repeats."""
     home = _View(probe, place_um)
     ends: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
@@ -122,7 +123,7 @@ def _measure_backlash(probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[fl
             if found is not None:
                 # Where the stage really stands against its first visit: the specimen moves against it.
                 ends.setdefault(side, []).append(-fit.matrix @ np.array(found[0]))
-    result: dict[str, Any] = {"repeats": _REPEATS}
+    result: dict[str, float] = {}
     same = np.array(ends.get((-1, -1), []))
     if len(same) >= 2:
         result["repeatability_um"] = round(float(np.sqrt(np.mean(np.square(same).sum(axis=1)))), 4)
@@ -133,4 +134,4 @@ def _measure_backlash(probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[fl
             error = np.sqrt(other[:, axis].var(ddof=1) / len(other) + same[:, axis].var(ddof=1) / len(same))
             result[f"{'xy'[axis]}_um"] = round(float(away), 4)
             result[f"{'xy'[axis]}_se_um"] = round(float(error), 4)
-    return result
+    return Backlash(repeats=_REPEATS, **result)

@@ -1,4 +1,4 @@
-"""The calibration file: one JSON a scope, written atomically; an earlier one is kept beside it under its date."""
+"""The calibration file of a scope: one JSON file; an earlier one is kept beside it under its date."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ import hashlib
 import importlib.metadata
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from wbcpipe.acquire.config.calibration_record import CalibrationParts, CalibrationRecord
 from wbcpipe.acquire.config.micromanager_cfg import light_settings, read_config
 from wbcpipe.errors import SampleStateError
-from wbcpipe.system.files import disk_errors, read_json, write_atomic, write_json
+from wbcpipe.samples.records import CalibrationReference
+from wbcpipe.system.files import disk_errors, write_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wbcpipe.acquire.config.calibration_record import LightDose
     from wbcpipe.acquire.config.scope import Scope
 
 __all__ = [
-    "FORMAT_VERSION",
     "PARTS",
     "calibration_path",
     "calibration_reference",
     "load_calibration",
-    "new_document",
+    "new_record",
     "save_calibration",
     "setup_sha256",
 ]
 
-FORMAT_VERSION: Final = 1
-#: What can be measured by itself; each part of a file carries its own date.
-PARTS: Final = ("dark", "flat", "geometry", "offsets")
+#: The parts that can be measured by themselves; each carries its own date.
+PARTS: Final = tuple(CalibrationParts.model_fields)
 _PACKAGES: Final = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "numpy", "scipy", "scikit-image")
 
 
 def calibration_path(scope: Scope, data: Path) -> Path:
-    """Where a scope's calibration lies below the data root ``data``: with the samples, not in the installation."""
+    """Return the path of a scope's calibration below the data root ``data``."""
     return data / "calibration" / f"{scope.name}.json"
 
 
 def setup_sha256(scope: Scope) -> str:
-    """SHA-256 of what a calibration depends on: devices, camera, lights and objective.
+    """Return the SHA-256 of the settings that a calibration depends on: devices, camera, lights and objective.
 
-    What a calibration corrects (``pixel_um``, ``stage_affine``, exposures, offsets) and what it does not touch (slots,
-    deadlines, comments) is left out, so that following its advice does not make it out of date.
+    Settings that a calibration corrects (``pixel_um``, ``stage_affine``, exposures, offsets) or that it does not
+    concern (slots, time limits, comments) are left out, so that following its advice does not make it out of date.
 
     Raises:
-        ConfigError: the .cfg cannot be read, or lacks what the scope names.
+        ConfigError: The .cfg cannot be read, or lacks something that the scope names.
     """
     config = read_config(scope.config_path)
     camera = scope.camera
@@ -62,74 +63,73 @@ def setup_sha256(scope: Scope) -> str:
     return hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
 
 
-def new_document(
-    scope: Scope, slot: str, parts: dict[str, dict[str, Any]], light: dict[str, Any], earlier: dict[str, Any] | None
-) -> dict[str, Any]:
-    """A calibration file's content.
+def new_record(
+    scope: Scope,
+    slot: str,
+    parts: CalibrationParts,
+    light: dict[str, LightDose],
+    seconds: float,
+    earlier: CalibrationRecord | None,
+) -> CalibrationRecord:
+    """Return the content of a calibration file.
 
     Args:
-        scope, slot: what was measured, and where.
-        parts: name of each part measured now to its figures.
-        light: exposures and milliseconds of each modality that it took.
-        earlier: the file there was; its parts that were not measured now, and their dates, are taken over.
+        scope, slot: Microscope and slot of the measurement.
+        parts: Parts measured now.
+        light: Light used in each modality.
+        seconds: Duration of the measurement.
+        earlier: Earlier content; its parts that were not measured now are kept with their dates.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    stamp = {"date": now, "scope_sha256": scope.sha256, "setup_sha256": setup_sha256(scope)}
-    kept = dict(earlier["parts"]) if earlier else {}
-    measured = {name: {**stamp, **figures} for name, figures in parts.items()}
-    return {
-        "format_version": FORMAT_VERSION,
-        "scope": scope.name,
-        "scope_path": str(scope.path),
-        **stamp,
-        "objective": scope.calibration.objective,
-        "virtual": scope.virtual,
-        "slot": slot,
-        "software": {package: importlib.metadata.version(package) for package in _PACKAGES},
-        "light": light,
-        "parts": {name: {**kept, **measured}[name] for name in PARTS if name in kept or name in measured},
-    }
+    date, setup = datetime.now(UTC).isoformat(timespec="seconds"), setup_sha256(scope)
+    stamp = {"date": date, "scope_sha256": scope.sha256, "setup_sha256": setup}
+    kept = {} if earlier is None else earlier.parts.measured()
+    measured = {name: part.model_copy(update=stamp) for name, part in parts.measured().items()}
+    return CalibrationRecord(
+        scope=scope.name,
+        scope_path=str(scope.path),
+        date=date,
+        scope_sha256=scope.sha256,
+        setup_sha256=setup,
+        objective=scope.calibration.objective,
+        virtual=scope.virtual,
+        slot=slot,
+        software={package: importlib.metadata.version(package) for package in _PACKAGES},
+        light=light,
+        seconds=seconds,
+        parts=CalibrationParts().model_copy(update={**kept, **measured}),
+    )
 
 
-def load_calibration(path: Path) -> dict[str, Any] | None:
-    """The calibration at ``path``, or ``None`` if there is no such file.
+def load_calibration(path: Path) -> CalibrationRecord | None:
+    """Read the calibration at ``path``; ``None`` if there is no such file.
 
     Raises:
-        SampleStateError: it is damaged, or of another format.
+        SampleStateError: It is damaged, or of another format.
     """
-    if not path.is_file():
-        return None
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        raise SampleStateError(
-            f"{path}: not a calibration of format {FORMAT_VERSION}; move it away and calibrate anew."
-        )
-    if not isinstance(content.get("parts"), dict) or not isinstance(content.get("date"), str):
-        raise SampleStateError(f"{path}: a calibration without its parts; move it away and calibrate anew.")
-    return content
+    return CalibrationRecord.read_if_present(path)
 
 
-def save_calibration(path: Path, document: dict[str, Any]) -> Path | None:
-    """Write a calibration; gives back where the one before it is kept now, if there was one.
+def save_calibration(path: Path, record: CalibrationRecord) -> Path | None:
+    """Write a calibration, and return the path of the earlier one if there was one.
 
     Raises:
-        DiskFullError: no space left; the file there was stays.
+        DiskFullError: Not enough space; the earlier file is not changed.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     kept = _keep(path)
-    write_json(path, document)
+    record.write(path)
     return kept
 
 
 def _keep(path: Path) -> Path | None:
-    """Copy the file at ``path`` beside itself under its own date; it stays where it is until the new one is whole."""
+    """Copy the file at ``path`` to a name with its date; the file stays until the new one is complete."""
     if not path.is_file():
         return None
     content = path.read_bytes()
     earlier = load_calibration(path)
     assert earlier is not None
-    date = earlier["date"].replace(":", "").replace("+0000", "Z")
+    date = earlier.date.replace(":", "").replace("+0000", "Z")
     for number in range(1, 10_000):
         beside = path.with_name(f"{path.stem}.{date}{'' if number == 1 else f'.{number}'}.json")
         if not beside.exists():
@@ -141,19 +141,18 @@ def _keep(path: Path) -> Path | None:
     raise SampleStateError(f"{path.parent}: too many calibrations of {date}; move some away.")
 
 
-def calibration_reference(scope: Scope, data: Path) -> dict[str, str] | None:
-    """What to note of the calibration in force: its ``date`` and the file's ``sha256``; ``None`` if there is none.
+def calibration_reference(scope: Scope, data: Path) -> CalibrationReference | None:
+    """Return the date and the SHA-256 of the calibration in force; ``None`` if there is none, or it is damaged.
 
     Args:
-        scope: loaded.
-        data: the data root.
+        scope: Microscope.
+        data: Data root.
     """
     path = calibration_path(scope, data)
-    if not path.is_file():
-        return None
-    content = path.read_bytes()
     try:
-        date = json.loads(content)["date"]
-    except (ValueError, KeyError, TypeError):
+        record = load_calibration(path)
+    except SampleStateError:
         return None
-    return {"date": str(date), "sha256": hashlib.sha256(content).hexdigest()}
+    if record is None:
+        return None
+    return CalibrationReference(date=record.date, sha256=hashlib.sha256(path.read_bytes()).hexdigest())

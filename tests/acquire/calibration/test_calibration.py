@@ -27,10 +27,11 @@ from wbcpipe.acquire.config.calibration_file import (
     calibration_path,
     calibration_reference,
     load_calibration,
-    new_document,
+    new_record,
     save_calibration,
     setup_sha256,
 )
+from wbcpipe.acquire.config.calibration_record import CalibrationParts, LightDose
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.simulation.optics.illumination import illumination_lattice
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
@@ -39,6 +40,7 @@ from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.virtual_scope import ObservedState, VirtualScope
 from wbcpipe.errors import ConfigError, DeviceCrashError, HardwareError, InterruptedRunError, SampleStateError
+from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +92,7 @@ def test_dark_figures_are_those_planted() -> None:
     assert figures.level == pytest.approx(100, abs=0.1)
     assert figures.read_noise == pytest.approx(5.0, rel=0.02)
     assert figures.pattern == pytest.approx(2.0, rel=0.05)
-    assert figures.hot == [(10, 20), (50, 60), (150, 199)]
+    assert figures.hot == ((10, 20), (50, 60), (150, 199))
 
 
 def test_shading_is_separated_from_cells_and_from_a_fading_lamp() -> None:
@@ -116,8 +118,8 @@ def test_a_lamps_drift_is_told_from_its_flicker() -> None:
     times_s = np.arange(60.0)
     levels = 1000 * (1 - 0.002 * times_s / 60) * (1 + np.random.default_rng(5).normal(0, 0.0004, 60))
     figures = lamp_figures(times_s, levels)
-    assert figures["drift_per_minute"] == pytest.approx(-0.002, abs=3 * figures["drift_se"])
-    assert figures["relative_sd"] == pytest.approx(0.0004, rel=0.25)
+    assert figures.drift_per_minute == pytest.approx(-0.002, abs=3 * figures.drift_se)
+    assert figures.relative_sd == pytest.approx(0.0004, rel=0.25)
 
 
 @pytest.mark.parametrize("shift_px", [(0.0, 0.0), (7.31, -4.27), (-60.5, 33.9)])
@@ -169,9 +171,9 @@ def test_the_affine_fit_withstands_outliers_and_its_errors_are_true() -> None:
     # In units of the standard error given: were it true, these would scatter by 1.
     assert 0.7 < np.std(away) < 1.4
     figures = camera_affine(fit, load_scope("demo").camera)
-    assert figures["pixel_um"] == pytest.approx(math.sqrt(np.linalg.det(matrix)), abs=4 * figures["pixel_um_se"])
-    assert figures["skew_deg"] == pytest.approx(0.5, abs=4 * figures["skew_deg_se"])
-    assert figures["turn_deg"] == pytest.approx(2.25, abs=4 * figures["turn_deg_se"])
+    assert figures.pixel_um == pytest.approx(math.sqrt(np.linalg.det(matrix)), abs=4 * figures.pixel_um_se)
+    assert figures.skew_deg == pytest.approx(0.5, abs=4 * figures.skew_deg_se)
+    assert figures.turn_deg == pytest.approx(2.25, abs=4 * figures.turn_deg_se)
 
 
 @pytest.mark.parametrize("affine", [(1, 0, 0, 1), (-1, 0, 0, 1), (0, 1, 1, 0), (0, -1, 1, 0), (0.02, -1, 1, 0.02)])
@@ -182,9 +184,9 @@ def test_figures_are_of_the_cameras_own_pixels(affine: tuple[float, ...]) -> Non
     # Frames are laid as the stage lies, by the whole turns of the file; what is left shows in them.
     seen = 0.2 * right @ np.linalg.inv(np.round(right))
     figures = camera_affine(fit_moves(moves_of(seen, 0.001, 1)), camera)
-    assert np.array(figures["stage_affine"]) == pytest.approx(right, abs=1e-3)
-    assert figures["pixel_um"] == pytest.approx(0.1, rel=1e-3)
-    assert figures["mirrored"] == (a * d - b * c < 0)
+    assert np.array(figures.stage_affine) == pytest.approx(right, abs=1e-3)
+    assert figures.pixel_um == pytest.approx(0.1, rel=1e-3)
+    assert figures.mirrored == (a * d - b * c < 0)
 
 
 def test_moves_along_one_line_are_not_enough() -> None:
@@ -229,15 +231,16 @@ def test_geometry_recovers_the_planted_stage(
         figures = measure_geometry(MicroscopeProbe(microscope, scope, "A"))
         assert not microscope.link.shutter.is_open()
     side = math.sqrt(abs(np.linalg.det(expected)))
-    assert figures["pixel_um"] == pytest.approx(side, rel=5e-4)
-    assert np.array(figures["stage_affine"]) == pytest.approx(expected / side, abs=1e-3)
-    assert figures["mirrored"] == (np.linalg.det(transform) < 0)
-    assert figures["residual_rms_px"] < 0.1
+    assert figures.pixel_um == pytest.approx(side, rel=5e-4)
+    assert np.array(figures.stage_affine) == pytest.approx(expected / side, abs=1e-3)
+    assert figures.mirrored == (np.linalg.det(transform) < 0)
+    assert figures.residual_rms_px < 0.1
     # From the far side it stops short by what was planted; seen in the stage's own lengths.
     seen_um = np.linalg.inv(transform) @ [0.7, 0.0], np.linalg.inv(transform) @ [0.0, -0.4]
-    assert figures["backlash"]["x_um"] == pytest.approx(seen_um[0][0], abs=0.02)
-    assert figures["backlash"]["y_um"] == pytest.approx(seen_um[1][1], abs=0.02)
-    assert figures["backlash"]["repeatability_um"] < 0.01
+    assert figures.backlash.x_um == pytest.approx(seen_um[0][0], abs=0.02)
+    assert figures.backlash.y_um == pytest.approx(seen_um[1][1], abs=0.02)
+    assert figures.backlash.repeatability_um is not None
+    assert figures.backlash.repeatability_um < 0.01
 
 
 def test_a_specimen_that_does_not_move_is_no_geometry(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
@@ -252,32 +255,30 @@ def test_a_specimen_that_does_not_move_is_no_geometry(make_scope: Callable[..., 
 def test_dark_of_the_virtual_camera(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
     scope = make_scope()
     with planted(scope, specimen) as microscope:
-        entries = measure_dark(MicroscopeProbe(microscope, scope, "A"))["exposures"]
-    assert [entry["exposure_ms"] for entry in entries] == [5.0, 20.0]
-    assert entries[0]["modalities"] == ["color1", "color2", "color3"]
+        entries = measure_dark(MicroscopeProbe(microscope, scope, "A")).exposures
+    assert [entry.exposure_ms for entry in entries] == [5.0, 20.0]
+    assert entries[0].modalities == ("color1", "color2", "color3")
     for entry in entries:
-        assert entry["level"] == pytest.approx(100, abs=0.5)
-        assert entry["read_noise"] == pytest.approx(1.6 * (65535 - 100) / 30_000, rel=0.03)
-        assert entry["hot_pixels"] == 1  # 12 a megapixel
+        assert entry.level == pytest.approx(100, abs=0.5)
+        assert entry.read_noise == pytest.approx(1.6 * (65535 - 100) / 30_000, rel=0.03)
+        assert entry.hot_pixels == 1  # 12 a megapixel
 
 
 def test_flat_of_the_virtual_scope(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
     scope = make_scope(("[-60.0, 60.0]", "[-600.0, 600.0]"))
     with planted(scope, specimen) as microscope:
         probe = MicroscopeProbe(microscope, scope, "A")
-        figures = measure_flat(probe, {5.0: 100.0, 20.0: 100.0})["modalities"]
+        figures = measure_flat(probe, {5.0: 100.0, 20.0: 100.0}).modalities
     for name, limit in (("color1", 0.01), ("color2", 0.006), ("color3", 0.006), ("fluorescence", 0.03)):
         truth = illumination_lattice(specimen.seed, name, (256, 256))
-        grid = np.array(figures[name]["shading"])
+        grid = np.array(figures[name].shading)
         # Truth at the centre of each tile: the lattice has a point every 16 pixels from pixel 0 on.
         at = (np.arange(len(grid)) + 0.5) * 256 / len(grid) / 16
         there = ndimage.map_coordinates(truth, np.meshgrid(at, at, indexing="ij"), order=1)
         away = grid / grid.mean() - there / there.mean()
         assert np.sqrt(np.mean(np.square(away))) < limit, name
-        assert figures[name]["exposure_advice"] == (
-            "keep" if name != "fluorescence" else figures[name]["exposure_advice"]
-        )
-    assert probe.dose()["fluorescence"] == {"exposures": 12, "total_ms": 240.0}
+        assert figures[name].exposure_advice == ("keep" if name != "fluorescence" else figures[name].exposure_advice)
+    assert probe.dose()["fluorescence"] == LightDose(exposures=12, total_ms=240.0)
 
 
 def test_offsets_recover_what_was_planted(make_scope: Callable[..., Scope]) -> None:
@@ -286,12 +287,13 @@ def test_offsets_recover_what_was_planted(make_scope: Callable[..., Scope]) -> N
     scope = scope.model_copy(update={"focus": scope.focus.model_copy(update={"offset_um": 0.0})})
     with planted(scope, specimen, focus_um={"color2": 1.5, "fluorescence": -1.2}) as microscope:
         figures = measure_offsets(MicroscopeProbe(microscope, scope, "A"))
-    offsets = figures["z_offset_um"]
+    offsets = figures.z_offset_um
     assert offsets["color1"] == 0.0
     # Refraction makes the colours look sharpest at planes of their own, some tenths of a micrometre apart.
     assert offsets["color2"] == pytest.approx(1.5, abs=0.4)
     assert offsets["color3"] == pytest.approx(0.0, abs=0.4)
-    assert figures["focus_offset_um"] == pytest.approx(-1.2, abs=0.4 + 3 * figures["focus_offset_se_um"])
+    assert figures.focus_offset_se_um is not None
+    assert figures.focus_offset_um == pytest.approx(-1.2, abs=0.4 + 3 * figures.focus_offset_se_um)
 
 
 def test_stopping_leaves_the_shutter_closed(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
@@ -321,8 +323,8 @@ def test_a_scope_without_a_shutter_takes_its_dark_frames_in_the_dark(
     )
     with planted(scope, specimen) as microscope:
         microscope.switch_light("color1")
-        (first, *_) = measure_dark(MicroscopeProbe(microscope, scope, "A"))["exposures"]
-    assert first["level"] == pytest.approx(100.0, abs=2.0)
+        (first, *_) = measure_dark(MicroscopeProbe(microscope, scope, "A")).exposures
+    assert first.level == pytest.approx(100.0, abs=2.0)
 
 
 def test_an_empty_slot_is_told(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
@@ -333,22 +335,48 @@ def test_an_empty_slot_is_told(make_scope: Callable[..., Scope], specimen: Speci
 
 # --- the file, and doctor
 
+DARK = {
+    "exposure_ms": 5.0,
+    "modalities": ["color1"],
+    "level": 100.0,
+    "level_se": 0.1,
+    "read_noise": 3.5,
+    "pattern": 1.0,
+    "hot_pixels": 1,
+    "hot_share": 0.0,
+    "hot": [[3, 4]],
+    "frames": 6,
+}
 
-def figures_of(scope: Scope) -> dict[str, dict[str, Any]]:
+
+def figures_of(scope: Scope) -> dict[str, Any]:
     """Figures that agree with the demo scope."""
     offset = {"um": 0.1, "se_um": 0.05, "places": 5, "reliable": True}
     return {
         "dark": {
-            "exposures": [{"exposure_ms": 5.0, "level": 100.0, "read_noise": 3.5, "hot_pixels": 1, "hot_share": 0.0}]
+            "exposures": [DARK],
         },
         "flat": {
             "modalities": {
                 "color1": {
+                    "shading": [[1.0]],
+                    "shading_se": 0.001,
                     "falloff": 0.2,
+                    "background": 40_000.0,
+                    "exposure_ms": 5.0,
                     "used_of_full_scale": 0.7,
+                    "saturated_share": 0.0,
                     "exposure_advice": "keep",
                     "better_exposure_ms": 5.0,
-                    "lamp": {"relative_sd": 0.001},
+                    "dark_level": 100.0,
+                    "places": 12,
+                    "lamp": {
+                        "relative_sd": 0.001,
+                        "drift_per_minute": 0.0,
+                        "drift_se": 0.001,
+                        "seconds": 2.0,
+                        "frames": 20,
+                    },
                 }
             }
         },
@@ -356,24 +384,39 @@ def figures_of(scope: Scope) -> dict[str, dict[str, Any]]:
             "pixel_um": scope.camera.pixel_um,
             "pixel_um_se": 1e-5,
             "stage_affine": [[1.0, 0.0], [0.0, 1.0]],
+            "stage_affine_se": [[1e-4, 1e-4], [1e-4, 1e-4]],
+            "pixel_right_um": scope.camera.pixel_um,
+            "pixel_down_um": scope.camera.pixel_um,
             "turn_deg": 0.0,
+            "turn_deg_se": 0.01,
             "skew_deg": 0.0,
-            "backlash": {"x_um": 0.5, "y_um": -0.2, "repeatability_um": 0.1},
+            "skew_deg_se": 0.01,
+            "mirrored": False,
+            "residual_rms_px": 0.05,
+            "moves": 48,
+            "moves_tried": 48,
+            "places": 3,
+            "similarity": 0.9,
+            "backlash": {"repeats": 3, "x_um": 0.5, "y_um": -0.2, "repeatability_um": 0.1},
         },
         "offsets": {
             "reference": "color1",
             "z_offset_um": {"color1": 0.0, "color2": 0.1, "fluorescence": -0.1},
             "from_reference_um": {"color2": offset, "fluorescence": dict(offset)},
             "focus_offset_um": 0.1,
+            "focus_offset_se_um": 0.05,
+            "places": 5,
         },
     }
 
 
 def written(scope: Scope, data: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> Path:
-    parts = figures_of(scope)
-    change(parts)
     path = calibration_path(scope, data)
-    save_calibration(path, new_document(scope, "A", parts, {}, None))
+    record = new_record(scope, "A", CalibrationParts.model_validate(figures_of(scope)), {}, 1.0, None)
+    save_calibration(path, record)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content["parts"])
+    write_json(path, content)
     return path
 
 
@@ -384,8 +427,8 @@ def test_a_calibration_that_agrees_is_no_warning(tmp_path: Path, small_scope: Sc
     assert "pixel size" in found[-1].detail
     reference = calibration_reference(small_scope, tmp_path)
     assert reference is not None
-    assert reference["date"] == json.loads(path.read_text(encoding="utf-8"))["date"]
-    assert len(reference["sha256"]) == 64
+    assert reference.date == json.loads(path.read_text(encoding="utf-8"))["date"]
+    assert len(reference.sha256) == 64
 
 
 @pytest.mark.parametrize(
@@ -394,7 +437,7 @@ def test_a_calibration_that_agrees_is_no_warning(tmp_path: Path, small_scope: Sc
         ("geometry.pixel_um", 0.1015, r"write camera\.pixel_um = 0\.10150"),
         (
             "dark.exposures",
-            [{"exposure_ms": 5.0, "level": 130.0, "read_noise": 3.5, "hot_pixels": 1, "hot_share": 0.0}],
+            [{**DARK, "level": 130.0}],
             r"130\.0 in the dark, the file says 100; write frame_checks\.camera_offset = 130\.0",
         ),
         ("geometry.stage_affine", [[-1.0, 0.0], [0.0, 1.0]], r"flipped .* write camera\.stage_affine = \[\[-1\.0000"),
@@ -406,7 +449,7 @@ def test_a_calibration_that_agrees_is_no_warning(tmp_path: Path, small_scope: Sc
         ("offsets.from_reference_um.fluorescence.reliable", False, "places disagree"),
         ("flat.modalities.color1.exposure_advice", "shorten", r"write modalities\.color1\.exposure_ms = 5"),
         ("flat.modalities.color1.lamp.relative_sd", 0.03, "flickers"),
-        ("geometry.pixel_um", None, "missing or damaged"),
+        ("geometry.pixel_um", None, r"'parts\.geometry\.pixel_um'.*calibrate again"),
     ],
     ids=lambda part: part if isinstance(part, str) and "." in part and " " not in part else "",
 )

@@ -106,10 +106,10 @@ def test_calibration_finds_the_same_figures(make_bridge: BridgeMaker, specimen: 
     bridge = make_bridge()
     parts = ("dark", "geometry")
     figures = [
-        run_calibration(CalibrationRequest(scope, "A", parts, specimen), lambda *_: None)[0]
+        run_calibration(CalibrationRequest(scope, "A", parts, specimen), lambda *_: None).parts
         for scope in (bridge.scope, bridge.headless)
     ]
-    assert set(figures[0]) == set(parts)
+    assert set(figures[0].measured()) == set(parts)
     assert figures[0] == figures[1]
 
 
