@@ -82,8 +82,8 @@ def read(path: Path) -> FoldLogits:
         there = set(file.keys())
         arrays = {name: file.get_tensor(name) for name in there if name.endswith(("logits", "labels"))}
     return FoldLogits(
-        held_logits=arrays["held_logits"],
-        held_labels=arrays["held_labels"].astype(np.int64),
+        calibration_logits=arrays["calibration_logits"],
+        calibration_labels=arrays["calibration_labels"].astype(np.int64),
         test_logits=arrays["test_logits"],
         test_labels=arrays["test_labels"].astype(np.int64),
         faults={what: arrays[name] for name, what in FAULTS.items() if name in arrays},

@@ -44,16 +44,16 @@ class FoldLogits:
     """One fold's network on cells it did not learn from.
 
     Attributes:
-        held_logits: (N, H, K) of cells to fit on.
-        held_labels: (N,) int64.
+        calibration_logits: (N, H, K) of cells to fit on.
+        calibration_labels: (N,) int64.
         test_logits: (n, H, K) of cells to score on.
         test_labels: (n,) int64.
         faults: what was done to the input, to logits (M, n, H, K) of the test cells with it done to modality m:
             ``zeros`` in its place, ``typical`` planes in its place...
     """
 
-    held_logits: NDArray[np.floating[Any]]
-    held_labels: NDArray[np.int64]
+    calibration_logits: NDArray[np.floating[Any]]
+    calibration_labels: NDArray[np.int64]
     test_logits: NDArray[np.floating[Any]]
     test_labels: NDArray[np.int64]
     faults: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def ablations(folds: Sequence[FoldLogits], classes: Sequence[str], modalities: S
         classes: K names.
         modalities: M names.
     """
-    fitted = [calibrate(fold.held_logits, fold.held_labels)[0] for fold in folds]
+    fitted = [calibrate(fold.calibration_logits, fold.calibration_labels)[0] for fold in folds]
     steps: dict[str, Callable[[FoldLogits, ProbabilityCalibration], Figures]] = {
         "fusion": lambda fold, chosen: _fusion(fold, chosen, classes),
         "temperature": lambda fold, _: _temperature(fold),
@@ -129,7 +129,7 @@ def _quality(labels: NDArray[np.int64], probability: NDArray[np.float64], classe
 def _fusion(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str]) -> Figures:
     found: dict[str, NDArray[np.float64]] = {"plain mean": mean_probability(fold.test_logits)}
     for name, stacked in (("mixture", False), ("stacked", True)):
-        fitted = fit_calibration(fold.held_logits, fold.held_labels, stacked=stacked)
+        fitted = fit_calibration(fold.calibration_logits, fold.calibration_labels, stacked=stacked)
         found[name] = _applied(fold.test_logits, fitted)
     found["as bundled (half to certify)"] = _applied(fold.test_logits, chosen)
     return {name: _quality(fold.test_labels, probability, classes) for name, probability in found.items()}
@@ -140,8 +140,8 @@ def _applied(logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibrat
 
 
 def _temperature(fold: FoldLogits) -> Figures:
-    fitted = fit_calibration(fold.held_logits, fold.held_labels)
-    heads = fold.held_logits.shape[1]
+    fitted = fit_calibration(fold.calibration_logits, fold.calibration_labels)
+    heads = fold.calibration_logits.shape[1]
     equal = {"weights": (1 / heads,) * heads, "fused_temperature": 1.0}
     variants = {
         "plain mean": fitted.model_copy(update={**equal, "temperatures": (1.0,) * heads}),
@@ -163,7 +163,7 @@ def _abstention(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
     """The error among accepted test cells at thresholds with and without a guarantee; a broken one counts 1."""
     fused = _applied(fold.test_logits, chosen)
     confidence, right = fused.max(axis=1), fused.argmax(axis=1) == fold.test_labels
-    held = _applied(fold.held_logits, chosen)
+    held = _applied(fold.calibration_logits, chosen)
     figures: Figures = {}
 
     def add(name: str, threshold: float, limit: float) -> None:
@@ -173,7 +173,7 @@ def _abstention(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
         figures[name] = {"error": error, "unidentified": refused, "over the limit": float(error > limit)}
 
     for limit in MAX_ERRORS:
-        aim = choose_threshold(fold.held_labels, held, 1 - limit, 1.0)
+        aim = choose_threshold(fold.calibration_labels, held, 1 - limit, 1.0)
         add(f"aimed at {100 * limit:g} %", aim, limit)
         if chosen.risk_bounds is not None:
             try:

@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from wbcpipe.classify.models.classes import BACKBONE_NAMES
+from wbcpipe.classify.models.classes import BACKBONE_NAMES, METHODS
 from wbcpipe.cli.options import data_option, device_option, json_option
+from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import ConfigError, TrainingDataError
 from wbcpipe.samples.sample import data_root
 
@@ -25,18 +27,63 @@ if TYPE_CHECKING:
     from wbcpipe.classify.study.runner import StudyCells
     from wbcpipe.classify.training.progress import EpochReport
 
-__all__ = ["study"]
+__all__ = ["StudyRequest", "study"]
 
-# Repeated from `jobs`, which must not be imported before --help has answered.
-_METHODS = ("single", "early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd", "mm-mimo-kd")
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """The options of the command.
+
+    Attributes:
+        samples: names of samples, or paths of cells.zarr.
+        out: folder of the study.
+        methods, backbones: names with commas between, or ``all``.
+        folds: of the cross-validation.
+        side: input side in pixels.
+        epochs: of every network; None for the recipe's.
+        recipe: ``published`` trains as the paper does, ``default`` as `wbcpipe train`.
+        settings: recipe keys for all networks, as KEY=VALUE.
+        variants: further rows, as NAME:KEY=VALUE.
+        min_class_size: classes of fewer cells are merged.
+        group_by: cells of one group stay in one fold.
+        calibration_fraction: fraction of the cells not tested on that is kept to calibrate on.
+        seed: of all random numbers.
+        workers: number of networks that train in parallel.
+        threads: CPU threads of each.
+        tables_only: train nothing.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        data: the data root.
+        as_json: print JSON.
+    """
+
+    samples: tuple[str, ...]
+    out: Path
+    methods: str
+    backbones: str
+    folds: int
+    side: int
+    epochs: int | None
+    recipe: Literal["published", "default"]
+    settings: tuple[str, ...]
+    variants: tuple[str, ...]
+    min_class_size: int
+    group_by: Literal["auto", "sample", "field", "cell"]
+    calibration_fraction: float
+    seed: int
+    workers: int | None
+    threads: int
+    tables_only: bool
+    device: str
+    data: Path | None
+    as_json: bool
 
 
 @click.command()
 @click.argument("samples", nargs=-1, required=True, metavar="SAMPLE...")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the study, made or gone on with."
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the study; the command resumes it."
 )
-@click.option("--methods", default="all", show_default=True, help=f"all, or some of {', '.join(_METHODS)}.")
+@click.option("--methods", default="all", show_default=True, help=f"all, or some of {', '.join(METHODS)}.")
 @click.option(
     "--backbones", default="shufflenet", show_default=True, help="shufflenet, resnet34, or shufflenet,resnet34."
 )
@@ -45,62 +92,55 @@ _METHODS = ("single", "early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd
 @click.option(
     "--epochs",
     type=click.IntRange(min=1),
-    show_default="40; by our recipe each is longer where cells are few",
+    show_default="40; longer ones with --recipe default if cells are few",
     help="Of every network.",
 )
-@click.option("--published/--ours", default=True, help="Train as the paper does, or by our recipe.", show_default=True)
+@click.option(
+    "--recipe",
+    type=click.Choice(["published", "default"]),
+    default="published",
+    show_default=True,
+    help="Train as the paper does, or as `wbcpipe train` does.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, for all networks.")
 @click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    metavar="NAME:KEY=VALUE,...",
-    help="Another row: a method with keys of its own.",
+    "--variant", "variants", multiple=True, metavar="NAME:KEY=VALUE,...", help="Another row: a method with other keys."
 )
-@click.option("--merge-below", type=click.IntRange(min=0), default=0, help="Make classes of fewer cells one, 'rare'.")
+@click.option(
+    "--min-class-size", type=click.IntRange(min=0), default=0, help="Merge classes of fewer cells into one, 'rare'."
+)
 @click.option(
     "--group-by",
     type=click.Choice(["auto", "sample", "field", "cell"]),
     default="auto",
     show_default=True,
-    help="What never parts over folds; a sample should be a patient.",
+    help="What stays in one fold; a sample should be a patient.",
 )
-@click.option("--held", type=click.FloatRange(0.02, 0.5), default=0.12, show_default=True, help="Kept to calibrate on.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--calibration-fraction",
+    type=click.FloatRange(0.02, 0.5),
+    default=0.12,
+    show_default=True,
+    help="Fraction of the cells not tested on that is kept to calibrate on.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
 @click.option(
     "--jobs",
     "workers",
     type=click.IntRange(min=1),
-    help="Networks at a time. Default: a GPU each, else cores / threads.",
+    help="Networks that train in parallel. Default: one per GPU, else cores / threads.",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of each.")
-@click.option("--tables-only", is_flag=True, help="Train nothing; write the tables of what is there.")
+@click.option("--tables-only", is_flag=True, help="Train nothing; write the tables of the results so far.")
 @device_option
 @data_option
 @json_option
-def study(
-    samples: tuple[str, ...],
-    out: Path,
-    methods: str,
-    backbones: str,
-    folds: int,
-    merge_below: int,
-    group_by: str,
-    held: float,
-    seed: int,
-    workers: int | None,
-    threads: int,
-    tables_only: bool,
-    device: str,
-    data: Path | None,
-    as_json: bool,
-    **recipe: Any,
-) -> None:
-    """Compare ways to fuse the modalities on labelled cells: the paper's Table 1 and Figure 4, on your own.
+def study(**options: Any) -> None:
+    """Compare ways to fuse the modalities on labelled cells: the paper's Table 1 and Figure 4, for your own cells.
 
-    SAMPLE is the name of a sample below the data root, or the path of a cells.zarr. Every method is trained and tested
-    on the same folds. The same command goes on after a stop; with the same --out, several processes or machines share
-    the work, also under torchrun. OUT/study.html, study.md and study.csv hold the tables.
+    SAMPLE is the name of a sample in the data root, or the path of a cells.zarr. Every method is trained and tested on
+    the same folds. The same command resumes after a stop; with the same --out, several processes or machines share the
+    work, also under torchrun. OUT/study.html, study.md and study.csv contain the tables.
 
     \b
     Examples:
@@ -109,77 +149,91 @@ def study(
       wbcpipe study smears --out studies/s --variant rho5:method=mm-mimo,input_repetition_prob=0.5
       torchrun --nproc-per-node 4 -m wbcpipe study smears --out studies/s
     """
+    request = StudyRequest(**options)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with Reporter() as reporter:
+        reporter.say("loading torch")
+        text = _study(request, reporter)
+    if text is not None:
+        click.echo(text, nl=request.as_json)
+
+
+def _study(request: StudyRequest, reporter: Reporter) -> str | None:
+    """Run the study; return the text for standard output, None in a process that only trains."""
     import torch
 
-    torch.set_num_threads(threads)
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    torch.set_num_threads(request.threads)
+    gpus = 0 if request.device == "cpu" else torch.cuda.device_count()
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
-    root = data_root(data)
-    cells, jobs, by = _plan(samples, root, methods, backbones, folds, merge_below, group_by, held, seed, recipe)
-    counts = ", ".join(f"{name} {count}" for name, count in cells.cells.counts().items())
-    rank = int(os.environ.get("RANK", "0"))
-    if rank == 0:
-        click.echo(f"{len(cells.cells)} cells ({counts}) in {folds} folds that part no {by}", err=True)
-    from wbcpipe.classify.study.runner import check_settings, work
+    reporter.say(f"reading the cells of {', '.join(request.samples)}")
+    cells, jobs, by = _plan(request)
+    first = os.environ.get("RANK", "0") == "0" and "WBCPIPE_STUDY_WORKER" not in os.environ
+    if first:
+        counts = ", ".join(f"{name} {count}" for name, count in cells.cells.counts().items())
+        reporter.say(f"{len(cells.cells)} cells ({counts}) in {request.folds} folds, grouped by {by}")
+    from wbcpipe.classify.study.runner import check_settings
 
-    check_settings(jobs, out, cells)
-    if not tables_only:
+    check_settings(jobs, request.out, cells)
+    if not request.tables_only:
         alone = "WBCPIPE_STUDY_WORKER" in os.environ or "WORLD_SIZE" in os.environ
-        count = 1 if alone else workers or gpus or max(1, (os.cpu_count() or 1) // threads)
-        others = [_start_worker(number) for number in range(1, count)]
-        try:
-            work(jobs, out, cells, device=device, progress=_Clock(jobs, out))
-        except BaseException:
-            for other in others:
-                other.terminate()
-            raise
-        failed = [other for other in others if other.wait()]
-        if failed and _left(jobs, out):
-            raise TrainingDataError(f"{len(failed)} of {count} processes failed; their words stand above.")
-    if rank == 0 and "WBCPIPE_STUDY_WORKER" not in os.environ:
-        _tables(out, as_json)
+        default = gpus or max(1, (os.cpu_count() or 1) // request.threads)
+        _run(request, jobs, cells, reporter, processes=1 if alone else request.workers or default)
+    return _tables(request.out, request.as_json) if first else None
 
 
-def _plan(
-    samples: Sequence[str],
-    root: Path,
-    methods: str,
-    backbones: str,
-    folds: int,
-    merge_below: int,
-    group_by: str,
-    held: float,
-    seed: int,
-    recipe: dict[str, Any],
-) -> tuple[StudyCells, list[Job], str]:
+def _run(request: StudyRequest, jobs: Sequence[Job], cells: StudyCells, reporter: Reporter, *, processes: int) -> None:
+    """Run the jobs in this process and in others.
+
+    Raises:
+        TrainingDataError: a process failed, and jobs are left.
+    """
+    from wbcpipe.classify.study.runner import run_jobs
+
+    others = [_start_worker(number) for number in range(1, processes)]
+    try:
+        run_jobs(jobs, request.out, cells, device=request.device, progress=_StudyReporter(jobs, request.out, reporter))
+    except BaseException:
+        for other in others:
+            other.terminate()
+        raise
+    failed = [other for other in others if other.wait()]
+    if failed and _unfinished(jobs, request.out):
+        raise TrainingDataError(
+            f"{len(failed)} of {processes} processes failed, see the errors above; run the same command to resume."
+        )
+
+
+def _plan(request: StudyRequest) -> tuple[StudyCells, list[Job], str]:
     from wbcpipe.classify.study.jobs import group_cells, plan_jobs, split_cells
     from wbcpipe.classify.study.runner import StudyCells
     from wbcpipe.classify.training.data import cell_source, load_cells
     from wbcpipe.classify.training.recipe import Recipe, merge_keys, parse_settings, with_defaults_for
 
-    chosen = _names(methods, _METHODS, "method")
-    nets = _names(backbones, tuple(BACKBONE_NAMES), "backbone")
-    base = {"side": recipe["side"], "start_side": recipe["side"], "seed": seed}
-    if recipe["epochs"] is not None:
-        base["epochs"] = recipe["epochs"]
-    if recipe["published"]:
-        plain = Recipe.published(**base).model_dump(mode="json", exclude_defaults=True)
-        base = {key: value for key, value in plain.items() if key != "teacher_epochs"} | base | {"normalise": "cell"}
-    for text in recipe["settings"]:
-        base = merge_keys(base, parse_settings(text))
+    methods = _names(request.methods, METHODS, "method")
+    backbones = _names(request.backbones, tuple(BACKBONE_NAMES), "backbone")
+    keys: dict[str, Any] = {"side": request.side, "start_side": request.side, "seed": request.seed}
+    if request.epochs is not None:
+        keys["epochs"] = request.epochs
+    if request.recipe == "published":
+        plain = Recipe.published(**keys).model_dump(mode="json", exclude_defaults=True)
+        keys = {key: value for key, value in plain.items() if key != "teacher_epochs"} | keys | {"normalise": "cell"}
+    for text in request.settings:
+        keys = merge_keys(keys, parse_settings(text))
     variants = {}
-    for text in recipe["variants"]:
-        name, colon, keys = text.partition(":")
+    for text in request.variants:
+        name, colon, settings = text.partition(":")
         if not colon:
-            raise ConfigError(f"variant {text!r} is not NAME:KEY=VALUE,...")
-        variants[name] = parse_settings(keys)
-    cells = load_cells([cell_source(root, text) for text in samples], int(base["side"])).merge_rare_classes(merge_below)
-    base["normalise"] = with_defaults_for(base, cells.source, len(cells)).get("normalise", "cell")  # one for all rows
-    groups, by = group_cells(cells, group_by, folds)
-    jobs = plan_jobs(cells, chosen, nets, folds, base, variants)
-    return StudyCells(cells, split_cells(cells.labels, groups, folds, held, seed)), jobs, by
+            raise ConfigError(f"variant {text!r} is not of the form NAME:KEY=VALUE,...")
+        variants[name] = parse_settings(settings)
+    root = data_root(request.data)
+    cells = load_cells([cell_source(root, text) for text in request.samples], int(keys["side"]))
+    cells = cells.merge_rare_classes(request.min_class_size)
+    keys["normalise"] = with_defaults_for(keys, cells.source, len(cells)).get("normalise", "cell")  # one for all rows
+    groups, by = group_cells(cells, request.group_by, request.folds)
+    jobs = plan_jobs(cells, methods, backbones, request.folds, keys, variants)
+    splits = split_cells(cells.labels, groups, request.folds, request.calibration_fraction, request.seed)
+    return StudyCells(cells, splits), jobs, by
 
 
 def _names(text: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
@@ -188,55 +242,56 @@ def _names(text: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
         if name not in known:
-            raise ConfigError(f"{what} {name!r} is not known; choose of {', '.join(known)}.")
+            raise ConfigError(f"{what} {name!r} is not known; use all, or some of {', '.join(known)}.")
     return names
 
 
 def _start_worker(number: int) -> subprocess.Popen[bytes]:
-    """This very command once more, as a process that only trains, on a GPU of its own where there are several."""
+    """Start this command again as a process that only trains, on a GPU of its own if there are several."""
     words = [sys.executable, "-m", "wbcpipe", *sys.argv[1:]]
     environment = {**os.environ, "WBCPIPE_STUDY_WORKER": "1", "LOCAL_RANK": str(number)}
     return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
 
 
-def _left(jobs: Sequence[Job], out: Path) -> list[Job]:
+def _unfinished(jobs: Sequence[Job], out: Path) -> list[Job]:
     from wbcpipe.classify.study.results import is_done
 
     return [job for job in jobs if not is_done(job.folder(out))]
 
 
-class _Clock:
-    """Prints a line a minute, and one for each network that is done, with the time left for the whole study."""
+class _StudyReporter:
+    """Report a line per minute, and one for each finished network, with the time left for the study."""
 
     _EVERY_S = 60.0
 
-    def __init__(self, jobs: Sequence[Job], out: Path) -> None:
-        self._jobs, self._out = jobs, out
-        self._began_s = self._said_s = time.monotonic()
-        self._first = sum(job.cost for job in _left(jobs, out))
+    def __init__(self, jobs: Sequence[Job], out: Path, reporter: Reporter) -> None:
+        self._jobs, self._out, self._reporter = jobs, out, reporter
+        self._began_s = self._reported_s = time.monotonic()
+        self._first = sum(job.cost for job in _unfinished(jobs, out))
 
     def __call__(self, job: Job, report: EpochReport | None) -> None:
-        """See `runner.work`."""
+        """See `runner.run_jobs`."""
         now_s = time.monotonic()
-        if report is not None and now_s - self._said_s < self._EVERY_S:
+        if report is not None and now_s - self._reported_s < self._EVERY_S:
             return
-        self._said_s = now_s
-        left = _left(self._jobs, self._out)
-        cost = sum(one.cost for one in left) - (job.cost * report.work if report else 0.0)
+        self._reported_s = now_s
+        unfinished = _unfinished(self._jobs, self._out)
+        cost = sum(one.cost for one in unfinished) - (job.cost * report.work if report else 0.0)
         done = self._first - cost
-        span = str(timedelta(seconds=round((now_s - self._began_s) * cost / done))) if done > 0 else "?"
+        left = str(timedelta(seconds=round((now_s - self._began_s) * cost / done))) if done > 0 else "?"
         where = f"{job.backbone} {job.name}, fold {job.fold + 1}"
         what = "done" if report is None else f"epoch {report.epoch}/{report.epochs}, loss {report.loss:.3f}"
-        click.echo(f"{where}: {what}; {len(self._jobs) - len(left)}/{len(self._jobs)} networks, {span} left", err=True)
+        finished = len(self._jobs) - len(unfinished)
+        self._reporter.say(f"{where}: {what}; {finished}/{len(self._jobs)} networks, {left} left")
 
 
-def _tables(out: Path, as_json: bool) -> None:
+def _tables(out: Path, as_json: bool) -> str:
     from wbcpipe.classify.study.results import read_results
     from wbcpipe.classify.study.tables import summarise_study, write_tables
 
     results = read_results(out)
     if not results:
-        raise TrainingDataError(f"{out}: no result is there yet.")
+        raise TrainingDataError(f"{out}: there is no result yet; run the study without --tables-only first.")
     summary = summarise_study(results)
     text = write_tables(out, summary, results)
-    click.echo(json.dumps(summary) if as_json else text, nl=as_json)
+    return json.dumps(summary) if as_json else text

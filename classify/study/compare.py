@@ -1,9 +1,10 @@
-"""Figures of a study: means over folds, paired differences, and the confidence of heads, as plain numbers."""
+"""The figures of a study: means over folds, paired differences, and the confidence of heads."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy import stats
@@ -18,9 +19,21 @@ if TYPE_CHECKING:
 
     from wbcpipe.classify.metrics import Scores
     from wbcpipe.classify.study.results import FoldResult
+    from wbcpipe.classify.study.summary import (
+        BackboneSummary,
+        ClaimSummary,
+        ConfidenceTable,
+        Difference,
+        HeadSummary,
+        MissingF1,
+        Recommendation,
+        RowSummary,
+        StudySummary,
+    )
 
 __all__ = [
     "CLAIMS",
+    "Candidate",
     "class_intervals",
     "confidence_table",
     "paired_difference",
@@ -29,7 +42,8 @@ __all__ = [
     "summarise_study",
 ]
 
-#: The paper's claims: a row, the row it is held against, and the words.
+
+#: The paper's claims: a row, the row that it is compared with, and the text.
 CLAIMS: Final = (
     ("mm-mimo-kd", "late-fusion", "MM-MIMO + KD reaches late fusion"),
     ("mm-mimo-kd", "mm-mimo", "distillation helps MM-MIMO"),
@@ -40,25 +54,23 @@ _CONFIDENCE: Final = 0.95
 _DRAWS: Final = 4000
 
 
-def paired_difference(
-    first: Sequence[float], second: Sequence[float], learned: int, tested: int
-) -> dict[str, float | None]:
-    """Mean difference of two rows on the same folds, its 95 % interval and p, by the corrected resampled t-test.
+def paired_difference(first: Sequence[float], second: Sequence[float], trained: int, tested: int) -> Difference:
+    """Return the mean difference of two rows on the same folds, its 95 % interval and p (corrected resampled t-test).
 
-    Folds share what they learned from, so their scatter says too little: the variance of the mean is taken as
-    (1 / folds + tested / learned) times that of the differences. Nadeau and Bengio,
+    Folds share training cells, so their scatter is too small: the variance of the mean is taken as
+    (1 / folds + tested / trained) times that of the differences. Nadeau and Bengio,
     https://doi.org/10.1023/A:1024068626366.
 
     Args:
         first, second: a figure for each fold.
-        learned, tested: cells of a fold.
+        trained, tested: cells of a fold.
     """
     difference = np.subtract(first, second)
     folds = len(difference)
     mean = float(difference.mean())
     if folds < 2:
         return {"mean": mean, "low": None, "high": None, "p": None}
-    error = float(np.sqrt((1 / folds + tested / max(1, learned)) * difference.var(ddof=1)))
+    error = float(np.sqrt((1 / folds + tested / max(1, trained)) * difference.var(ddof=1)))
     if error == 0:
         return {"mean": mean, "low": mean, "high": mean, "p": 1.0 if mean == 0 else 0.0}
     reach = float(stats.t.ppf((1 + _CONFIDENCE) / 2, folds - 1)) * error
@@ -67,11 +79,11 @@ def paired_difference(
 
 
 def class_intervals(confusion: Sequence[Sequence[int]], *, seed: int = 0) -> list[tuple[float, float] | None]:
-    """95 % interval of each class's F1, by resampling the tested cells of all folds; None for a class without cells.
+    """Return the 95 % interval of each class's F1 over the tested cells of all folds; None for a class without cells.
 
-    F1 depends on how many cells are hits, false calls, misses and neither: these four counts are drawn anew, which is
-    what a bootstrap over cells does (Efron, https://doi.org/10.1214/aos/1176344552). Cells are taken as independent:
-    where few patients gave many cells each, the truth is wider.
+    F1 depends on the numbers of true and false positives and negatives. These four counts are resampled, as a bootstrap
+    over cells does (Efron, https://doi.org/10.1214/aos/1176344552). Cells are taken as independent: if few patients
+    gave many cells each, the true interval is wider.
 
     Args:
         confusion: (K, K); rows are the true class.
@@ -95,113 +107,124 @@ def class_intervals(confusion: Sequence[Sequence[int]], *, seed: int = 0) -> lis
     return found
 
 
-def summarise_study(results: Mapping[str, Mapping[str, Sequence[FoldResult]]]) -> dict[str, Any]:
-    """All figures of a study, as plain numbers; rows in the order of the paper's table."""
-    summary: dict[str, Any] = {"backbones": {}}
+def summarise_study(results: Mapping[str, Mapping[str, Sequence[FoldResult]]]) -> StudySummary:
+    """Return all figures of a study; rows are in the order of the paper's table."""
+    first = next(iter(next(iter(results.values())).values()))[0].info
+    backbones: dict[str, BackboneSummary] = {}
     for backbone, rows in results.items():
         table = {name: _row(rows[name]) for name in sorted(rows, key=lambda name: _rank(name, rows[name][0]))}
-        summary["backbones"][backbone] = {
+        backbones[backbone] = {
             "rows": table,
             "claims": [_claim(rows, *claim) for claim in CLAIMS if claim[0] in rows and claim[1] in rows],
-            "recommended": recommend(table),
+            "recommended": recommend({name: Candidate.of(row) for name, row in table.items()}),
         }
-    first = next(iter(next(iter(results.values())).values()))[0]
-    summary["classes"] = list(first.classes)
-    summary["versions"] = first.info["versions"]
-    return summary
+    return {"backbones": backbones, "classes": list(first.classes), "versions": first.versions}
 
 
 def _rank(name: str, result: FoldResult) -> tuple[int, str]:
     order = ("single", "early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd", "mm-mimo-kd")
-    method = result.info["recipe"]["method"]
+    method = result.info.recipe.method
     own_name = method == "single" or name == method
     return (order.index(method) if own_name else len(order), name if not own_name else "")
 
 
-def _row(folds: Sequence[FoldResult]) -> dict[str, Any]:
-    first = folds[0]
-    scores = [fold.info["scores"] for fold in folds]
-    row: dict[str, Any] = {
-        "method": first.info["recipe"]["method"],
-        "derived": first.info["row"] in first.info["derived"],
-        "folds": [fold.info["fold"] for fold in folds],
-        "expected": first.info["folds"],
-        "mean": metrics.summarise(scores),
-        "f1_by_fold": [score["f1_weighted"] for score in scores],
-        "calibration_error": float(np.mean([fold.info["calibration_error"] for fold in folds])),
-        "parameters": first.info["parameters"],
-        "flops": first.info["flops"],
-        "seconds": [fold.info["seconds"] for fold in folds],
-        "side": first.info["recipe"]["side"],
-        "epochs": first.info["recipe"]["epochs"],
-    }
-    row["f1_interval"] = dict(zip(first.classes, class_intervals(row["mean"]["confusion"]), strict=True))
+def _row(folds: Sequence[FoldResult]) -> RowSummary:
+    first = folds[0].info
+    scores = [fold.info.scores for fold in folds]
+    mean = metrics.summarise(scores)
     fused = [_calibrated(fold) for fold in folds]
-    row["f1_calibrated_by_fold"] = [score["f1_weighted"] for score, _ in fused]
-    row["f1_calibrated"] = float(np.mean(row["f1_calibrated_by_fold"]))
-    row["calibrated_error"] = float(np.mean([error for _, error in fused]))
-    if "alone_logits" in first.arrays:
-        row["confidence"] = confidence_table(folds)
-        row["jacobian"] = np.mean([fold.arrays["jacobian"] for fold in folds], axis=0).tolist()
-        row["heads"] = list(first.modalities) if first.arrays["test_logits"].shape[1] > 1 else ["fused"]
-        row["inputs"] = list(first.modalities)
-        row["missing"] = {name: _f1_without(folds, index) for index, name in enumerate(first.modalities)}
-    return row
+    f1_calibrated = [score["f1_weighted"] for score, _ in fused]
+    return {
+        "method": first.recipe.method,
+        "derived": first.row in first.derived,
+        "folds": [fold.info.fold for fold in folds],
+        "expected": first.folds,
+        "mean": mean,
+        "f1_by_fold": [score["f1_weighted"] for score in scores],
+        "f1_interval": dict(zip(first.classes, class_intervals(mean["confusion"]), strict=True)),
+        "f1_calibrated": float(np.mean(f1_calibrated)),
+        "f1_calibrated_by_fold": f1_calibrated,
+        "calibration_error": float(np.mean([fold.info.calibration_error for fold in folds])),
+        "calibrated_error": float(np.mean([error for _, error in fused])),
+        "parameters": first.parameters,
+        "flops": first.flops,
+        "seconds": [fold.info.seconds for fold in folds],
+        "side": first.recipe.side,
+        "epochs": first.recipe.epochs,
+        "inputs": _heads(folds) if "single_logits" in folds[0].arrays else None,
+    }
+
+
+def _heads(folds: Sequence[FoldResult]) -> HeadSummary:
+    modalities = list(folds[0].info.modalities)
+    return {
+        "heads": modalities if folds[0].arrays["test_logits"].shape[1] > 1 else ["fused"],
+        "inputs": modalities,
+        "confidence": confidence_table(folds),
+        "jacobian": np.mean([fold.arrays["jacobian"] for fold in folds], axis=0).tolist(),
+        "missing": {name: _f1_without(folds, index) for index, name in enumerate(modalities)},
+    }
 
 
 def _calibrated(fold: FoldResult) -> tuple[Scores, float]:
-    """Scores of the heads fused as a bundle would, by what the held cells prefer, and their calibration error."""
-    chosen, _ = calibrate(fold.arrays["held_logits"], fold.arrays["held_labels"])
+    """Return scores and calibration error of the heads fused as in a bundle, fitted on the calibration cells."""
+    chosen, _ = calibrate(fold.arrays["calibration_logits"], fold.arrays["calibration_labels"])
     fused = fuse(head_probability(fold.arrays["test_logits"], chosen), chosen)
     truth = fold.arrays["test_labels"]
-    return metrics.scores(truth, fused, fold.classes), metrics.expected_calibration_error(truth, fused)
+    return metrics.scores(truth, fused, fold.info.classes), metrics.expected_calibration_error(truth, fused)
 
 
-def _f1_without(folds: Sequence[FoldResult], index: int) -> dict[str, float]:
-    """Weighted F1 of the plain mean with one modality's planes zero, or typical."""
-    found = {}
-    for kind in ("missing", "typical"):
-        scores = []
-        for fold in folds:
-            probability = mean_probability(fold.arrays[f"{kind}_logits"][index])
-            scores.append(metrics.scores(fold.arrays["test_labels"], probability, fold.classes)["f1_weighted"])
-        found[kind] = float(np.mean(scores))
-    return found
+def _f1_without(folds: Sequence[FoldResult], index: int) -> MissingF1:
+    """Return the weighted F1 of the plain mean with one modality's planes zero, or typical."""
+
+    def f1(key: str) -> float:
+        scores = [
+            metrics.scores(fold.arrays["test_labels"], mean_probability(fold.arrays[key][index]), fold.info.classes)[
+                "f1_weighted"
+            ]
+            for fold in folds
+        ]
+        return float(np.mean(scores))
+
+    return {"missing": f1("missing_logits"), "typical": f1("typical_logits")}
 
 
-def _claim(rows: Mapping[str, Sequence[FoldResult]], name: str, other: str, words: str) -> dict[str, Any]:
-    one, two = ({fold.info["fold"]: fold for fold in rows[row]} for row in (name, other))
+def _claim(rows: Mapping[str, Sequence[FoldResult]], name: str, other: str, words: str) -> ClaimSummary:
+    one, two = ({fold.info.fold: fold.info for fold in rows[row]} for row in (name, other))
     both = sorted(set(one) & set(two))
-    cells = one[both[0]].info["cells"] if both else {"fit": 1, "test": 1}
-    f1 = [[part[fold].info["scores"]["f1_weighted"] for fold in both] for part in (one, two)]
-    costs = [part[both[0]].info["flops"] for part in (one, two)] if both else [None, None]
+    difference, cost_ratio = None, None
+    if both:
+        f1 = [[part[fold].scores["f1_weighted"] for fold in both] for part in (one, two)]
+        cells, costs = one[both[0]].cells, (one[both[0]].flops, two[both[0]].flops)
+        difference = paired_difference(f1[0], f1[1], cells.train, cells.test)
+        cost_ratio = costs[1] / costs[0] if costs[0] and costs[1] else None
     return {
         "claim": words,
         "row": name,
         "against": other,
         "folds": both,
-        "difference": paired_difference(f1[0], f1[1], cells["fit"], cells["test"]) if both else None,
-        "cost_ratio": costs[1] / costs[0] if costs[0] and costs[1] else None,
+        "difference": difference,
+        "cost_ratio": cost_ratio,
     }
 
 
-def confidence_table(folds: Sequence[FoldResult]) -> dict[str, Any]:
-    """The paper's Figure 4: for M + 1 inputs, each head's mean confidence, its quartiles, and how often it is right.
+def confidence_table(folds: Sequence[FoldResult]) -> ConfidenceTable:
+    """Return the paper's Figure 4: each head's mean confidence, its quartiles and its accuracy for M + 1 inputs.
 
     Returns:
         ``inputs``: names, ``all`` first; ``confidence``, ``low``, ``high``, ``accuracy``: (M + 1, H) lists.
     """
-    modalities = folds[0].modalities
+    modalities = folds[0].info.modalities
     logits = [np.concatenate([fold.arrays["test_logits"] for fold in folds])]
-    logits += [np.concatenate([fold.arrays["alone_logits"][m] for fold in folds]) for m in range(len(modalities))]
+    logits += [np.concatenate([fold.arrays["single_logits"][m] for fold in folds]) for m in range(len(modalities))]
     labels = np.concatenate([fold.arrays["test_labels"] for fold in folds])
     stacked = np.stack([softmax(part.astype(np.float64), axis=-1) for part in logits])  # (M + 1, N, H, K)
-    most = stacked.max(axis=-1)
-    low, high = np.quantile(most, (0.25, 0.75), axis=1)
+    confidence = stacked.max(axis=-1)
+    low, high = np.quantile(confidence, (0.25, 0.75), axis=1)
     right = (stacked.argmax(axis=-1) == labels[None, :, None]).mean(axis=1)
     return {
         "inputs": ["all", *modalities],
-        "confidence": most.mean(axis=1).tolist(),
+        "confidence": confidence.mean(axis=1).tolist(),
         "low": low.tolist(),
         "high": high.tolist(),
         "accuracy": right.tolist(),
@@ -209,7 +232,7 @@ def confidence_table(folds: Sequence[FoldResult]) -> dict[str, Any]:
 
 
 def reliability_bins(folds: Sequence[FoldResult], bins: int = 10) -> list[tuple[float, float, int]]:
-    """Mean confidence, accuracy and cells in equal bins of the plain mean's confidence; empty bins left out."""
+    """Return confidence, accuracy and number of cells of the plain mean, in equal bins of confidence with cells."""
     probability = np.concatenate([mean_probability(fold.arrays["test_logits"]) for fold in folds])
     labels = np.concatenate([fold.arrays["test_labels"] for fold in folds])
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == labels
@@ -221,20 +244,37 @@ def reliability_bins(folds: Sequence[FoldResult], bins: int = 10) -> list[tuple[
     ]
 
 
-def recommend(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The row of highest weighted F1, and the cheapest that is within a standard error of it.
+@dataclass(frozen=True)
+class Candidate:
+    """A row that may be recommended.
 
-    While a study runs some rows are ahead: they are compared on the folds that all have, for folds differ in difficulty
-    (where there is none, on the one that most have).
+    Attributes:
+        f1: calibrated weighted F1 by fold.
+        cost: multiply-adds, or parameters if those are not known.
     """
-    f1 = {name: dict(zip(row["folds"], row["f1_calibrated_by_fold"], strict=True)) for name, row in rows.items()}
-    shared = set.intersection(*(set(by_fold) for by_fold in f1.values()))
+
+    f1: Mapping[int, float]
+    cost: int
+
+    @classmethod
+    def of(cls, row: RowSummary) -> Candidate:
+        """Return the candidate of a row."""
+        f1 = dict(zip(row["folds"], row["f1_calibrated_by_fold"], strict=True))
+        return cls(f1, row["flops"] or row["parameters"])
+
+
+def recommend(rows: Mapping[str, Candidate]) -> Recommendation:
+    """Return the row of highest weighted F1, and the cheapest within a standard error of it.
+
+    In an unfinished study some rows have more folds than others. All are compared on the folds that they share, because
+    folds differ in difficulty; if they share none, on the fold that most rows have.
+    """
+    shared = set.intersection(*(set(row.f1) for row in rows.values()))
     if not shared:
-        shared = {Counter(fold for by_fold in f1.values() for fold in by_fold).most_common(1)[0][0]}
-    compared = {name: [by_fold[k] for k in sorted(shared)] for name, by_fold in f1.items() if shared <= set(by_fold)}
+        shared = {Counter(fold for row in rows.values() for fold in row.f1).most_common(1)[0][0]}
+    compared = {name: [row.f1[fold] for fold in sorted(shared)] for name, row in rows.items() if shared <= set(row.f1)}
     mean = {name: float(np.mean(values)) for name, values in compared.items()}
     best = max(mean, key=lambda name: mean[name])
     error = float(np.std(compared[best], ddof=1) / np.sqrt(len(shared))) if len(shared) > 1 else 0.0
     near = [name for name in mean if mean[name] >= mean[best] - error]
-    cheap = min(near, key=lambda name: (rows[name]["flops"] or rows[name]["parameters"], -mean[name]))
-    return {"best": best, "cheapest": cheap}
+    return {"best": best, "cheapest": min(near, key=lambda name: (rows[name].cost, -mean[name]))}

@@ -1,4 +1,4 @@
-"""What a study has to train: rows of its table, folds of its cells, and what must come before what."""
+"""The jobs of a study: rows of its table, folds of its cells, and their order."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["ALL", "Job", "Split", "group_cells", "plan_jobs", "split_cells"]
 
 #: The rows of the paper's Table 1 below those of single modalities.
 ALL: Final = ("early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd", "mm-mimo-kd")
-#: Cost of an epoch against that of a network which reads one modality; with teachers to ask, against one without.
+#: Cost of an epoch relative to a network that reads one modality; of a student with teachers relative to one without.
 _COST: Final = {"single": 1.0, "late-fusion": 0.01}
-_TAUGHT: Final = 1.6
-#: Recipe keys that no variant has for itself: cells are cut once for all rows, and a backbone is a table of its own.
+_DISTILLATION_COST: Final = 1.6
+#: Recipe keys that all rows share: cells are resized once, and each backbone has its own table.
 _SHARED: Final = ("side", "backbone")
 
 
@@ -40,8 +40,8 @@ class Job:
         backbone: short name.
         name: of the row: a modality, a method, or a variant of one.
         fold: from 0.
-        recipe: what to do.
-        needs: rows of the same backbone and fold that must be there before.
+        recipe: how to train.
+        needs: rows of the same backbone and fold whose results it needs.
     """
 
     backbone: str
@@ -52,21 +52,21 @@ class Job:
 
     @property
     def cost(self) -> float:
-        """Work, against that of an epoch of a single modality."""
-        taught = _TAUGHT if self.recipe.method.endswith("-kd") else 1.0
-        return _COST.get(self.recipe.method, 1.15) * taught * self.recipe.epochs
+        """Work, relative to one epoch of a single modality."""
+        factor = _DISTILLATION_COST if self.recipe.method.endswith("-kd") else 1.0
+        return _COST.get(self.recipe.method, 1.15) * factor * self.recipe.epochs
 
     def folder(self, out: Path) -> Path:
-        """Where its result goes."""
+        """Return the folder of its result."""
         return out / self.backbone / self.name / f"fold-{self.fold}"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the cells: to learn from, to fit calibrations on, to test on; no group is in two of them."""
+    """Rows of the cells to train on, to calibrate on and to test on; no group is in two of them."""
 
-    fit: NDArray[np.int64]
-    held: NDArray[np.int64]
+    train: NDArray[np.int64]
+    calibration: NDArray[np.int64]
     test: NDArray[np.int64]
 
 
@@ -78,7 +78,7 @@ def plan_jobs(
     settings: Mapping[str, Any],
     variants: Mapping[str, Mapping[str, Any]],
 ) -> list[Job]:
-    """All jobs of a study, in an order in which each comes after those it needs.
+    """Return all jobs of a study, each after those it needs.
 
     Args:
         cells: all.
@@ -94,7 +94,7 @@ def plan_jobs(
     rows: dict[str, dict[str, Any]] = {name: {"method": name} for name in methods if name != "single"}
     for name, keys in variants.items():
         if name in rows or name in cells.modalities or not name.replace("-", "").replace("_", "").isalnum():
-            raise ConfigError(f"variant {name!r}: choose a name of its own, of letters, digits, '-' and '_'.")
+            raise ConfigError(f"variant {name!r}: choose another name, of letters, digits, '-' and '_'.")
         _check_variant(name, keys, cells.modalities)
         rows[name] = dict(keys)
     built = {name for name, keys in rows.items() if _is_built_on_singles(_method(keys))}
@@ -108,7 +108,7 @@ def plan_jobs(
             for name, keys in rows.items():
                 recipe = _recipe(keys, backbone, settings, cells)
                 jobs.append(Job(backbone, name, fold, recipe, tuple(singles) if name in built else ()))
-    # Fold by fold, so that a study that is broken off has whole ones; in each, teachers before those they teach.
+    # Fold by fold, so that an interrupted study has complete folds; in each, teachers before their students.
     return sorted(jobs, key=lambda job: (job.fold, bool(job.needs), -job.cost))
 
 
@@ -121,11 +121,14 @@ def _is_built_on_singles(method: str) -> bool:
 
 
 def _check_variant(name: str, keys: Mapping[str, Any], modalities: Sequence[str]) -> None:
-    """Refuse what would fail, or be told wrong, only when the networks that it builds on have been trained."""
+    """Refuse a variant that would fail, or be compared wrongly, only after other networks were trained."""
     method = _method(keys)
     for key in (*_SHARED, *(("normalise",) if _is_built_on_singles(method) else ())):
         if key in keys:
-            raise ConfigError(f"variant {name!r}: {key} is one for the rows that it is compared with or built on.")
+            raise ConfigError(
+                f"variant {name!r}: {key} must be the same for all rows that it is compared with or built on; "
+                "give it with --set."
+            )
     if method == "single" and keys.get("modality") not in modalities:
         raise ConfigError(f"variant {name!r}: modality {keys.get('modality')!r} is none of {', '.join(modalities)}.")
 
@@ -140,40 +143,40 @@ def _recipe(keys: Mapping[str, Any], backbone: str, settings: Mapping[str, Any],
 
 
 def group_cells(cells: CellSet, by: str, folds: int) -> tuple[NDArray[np.int64], str]:
-    """Which cells must stay together (N,) int64, and by what.
+    """Return the group of each cell (N,) int64, and the kind of the groups.
 
     Args:
         cells: all.
-        by: ``sample``, ``field``, ``cell``, or ``auto``: by sample where there are as many as folds, else by field.
+        by: ``sample``, ``field``, ``cell``, or ``auto``: by sample if there are as many as folds, else by field.
         folds: how many.
 
     Raises:
-        TrainingDataError: it is not known which sample a cell is of.
+        TrainingDataError: the sample of each cell is not known.
     """
     known = cells.slides is not None and len(np.unique(cells.slides)) >= folds
     if by == "auto":
         by = "sample" if known else "field"
     if by == "sample":
         if cells.slides is None:
-            raise TrainingDataError("it is not known which sample each cell is of; group by field.")
+            raise TrainingDataError("the sample of each cell is not known; use --group-by field.")
         return cells.slides, by
     return (np.arange(len(cells), dtype=np.int64) if by == "cell" else cells.groups), by
 
 
 def split_cells(
-    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, held_share: float, seed: int
+    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, calibration_fraction: float, seed: int
 ) -> list[Split]:
-    """Each fold's rows.
+    """Return the rows of each fold.
 
     Args:
         labels: (N,) int64.
         groups: (N,) int64; cells of a group stay together.
         folds: how many.
-        held_share: share of the cells to learn from that is kept to fit calibrations on.
+        calibration_fraction: fraction of the cells not tested on that is kept to calibrate on.
         seed: of the order.
     """
     splits = []
-    for learn, test in stratified_folds(labels, groups, folds, seed):
-        fit, held = holdout(labels[learn], groups[learn], held_share, seed + 1)
-        splits.append(Split(learn[fit], learn[held], test))
+    for rest, test in stratified_folds(labels, groups, folds, seed):
+        train, calibration = holdout(labels[rest], groups[rest], calibration_fraction, seed + 1)
+        splits.append(Split(rest[train], rest[calibration], test))
     return splits

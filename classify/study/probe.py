@@ -1,4 +1,4 @@
-"""How independent a network's heads are: single modalities on all inputs, inputs that fail, and the Jacobian."""
+"""Tests of how independent the heads are: one modality on all inputs, missing modalities, and the Jacobian."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _BATCH = 64
 
 
 def probe_inputs(
-    network: FusionNetwork, fit: CellSet, test: CellSet, normalisation: Normalisation, device: str
+    network: FusionNetwork, training: CellSet, test: CellSet, normalisation: Normalisation, device: str
 ) -> dict[str, NDArray[np.float32]]:
-    """Logits (M, N, H, K) of test cells under inputs that are not what the network expects.
+    """Return logits (M, N, H, K) of test cells for changed inputs.
 
-    ``alone``: modality m on all inputs, as in the paper's Figure 4 (b) to (e); ``missing``: zeros in its place;
-    ``typical``: the planes of a typical cell in its place.
+    ``single``: modality m on all inputs, as in the paper's Figure 4 (b) to (e); ``missing``: zeros in its place;
+    ``typical``: a typical image in its place.
     """
     engine = TorchEngine(network, pick_device(device))
     modalities, planes = network.modalities, network.planes
-    typical = typical_profiles_of(fit.images, normalisation).tolist()
+    typical = typical_profiles_of(training.images, normalisation).tolist()
     parts: dict[str, list[list[NDArray[np.float32]]]] = {
-        name: [[] for _ in range(modalities)] for name in ("alone_logits", "missing_logits", "typical_logits")
+        name: [[] for _ in range(modalities)] for name in ("single_logits", "missing_logits", "typical_logits")
     }
     for start in range(0, len(test), _BATCH):
         images = normalisation.apply(test.images[start : start + _BATCH])
@@ -42,7 +42,7 @@ def probe_inputs(
             own = slice(index * planes, (index + 1) * planes)
             zeros = images.copy()
             zeros[:, own] = 0
-            parts["alone_logits"][index].append(engine(np.tile(images[:, own], (1, modalities, 1, 1))))
+            parts["single_logits"][index].append(engine(np.tile(images[:, own], (1, modalities, 1, 1))))
             parts["missing_logits"][index].append(engine(zeros))
             parts["typical_logits"][index].append(engine(blank(images, (index,), planes, typical)))
     return {name: np.stack([np.concatenate(batches) for batches in each]) for name, each in parts.items()}
@@ -51,9 +51,9 @@ def probe_inputs(
 def jacobian_norms(
     network: FusionNetwork, cells: CellSet, normalisation: Normalisation, *, max_cells: int = 64
 ) -> NDArray[np.float64]:
-    """Mean over cells of the Frobenius norm of the Jacobian of head i's logits by input j: (H, M).
+    """Return the mean Frobenius norm over cells of the Jacobian of head i's logits by input j: (H, M).
 
-    Heads that are independent, as those of the paper shall be, depend on their own input alone: the matrix is diagonal.
+    Independent heads, as the paper intends, depend on their own input alone: the matrix is diagonal.
 
     Args:
         network: in evaluation mode.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from wbcpipe.classify.metrics import MeanSd, ScoreSummary
     from wbcpipe.classify.study.results import FoldResult
+    from wbcpipe.classify.study.summary import ClaimSummary, HeadSummary, RowSummary, StudySummary
+
+    Results = Mapping[str, Mapping[str, Sequence[FoldResult]]]
 
 __all__ = ["summarise_study", "write_tables"]
 
-_FIGURES = ("f1_weighted", "sensitivity", "specificity", "auc")
-_FAULTS = {"missing_logits": "zeros", "typical_logits": "typical"}
+_FIGURES: Final = ("f1_weighted", "sensitivity", "specificity", "auc")
+_FAULTS: Final = {"missing_logits": "zeros", "typical_logits": "typical"}
 
 
-def write_tables(
-    out: Path, summary: Mapping[str, Any], results: Mapping[str, Mapping[str, Sequence[FoldResult]]]
-) -> str:
-    """Write ``study.md``, ``study.csv`` and ``study.html`` into a folder; gives back the first."""
+def write_tables(out: Path, summary: StudySummary, results: Results) -> str:
+    """Write ``study.md``, ``study.csv`` and ``study.html`` into a folder; return the tables in Markdown."""
     text = _markdown(summary)
     beyond = _beyond(results)
     page = Environment(
@@ -45,20 +47,25 @@ def write_tables(
     return text
 
 
-def percent(entry: Mapping[str, float | None]) -> str:
-    """``95.43 ± 0.36`` of a mean and deviation in [0, 1]."""
+def percent(entry: MeanSd) -> str:
+    """Return a mean and deviation in [0, 1] as ``95.43 ± 0.36``."""
     mean, sd = entry["mean"], entry["sd"]
     if mean is None:
         return "-"
     return f"{100 * mean:.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")
 
 
-def _cost(row: Mapping[str, Any]) -> tuple[str, str]:
+def _figures(mean: ScoreSummary) -> tuple[MeanSd, ...]:
+    """Return the scores in the order of `_FIGURES`."""
+    return mean["f1_weighted"], mean["sensitivity"], mean["specificity"], mean["auc"]
+
+
+def _cost(row: RowSummary) -> tuple[str, str]:
     flops = "-" if row["flops"] is None else f"{row['flops'] / 1e6:.2f} M"
     return flops, f"{row['parameters'] / 1e6:.3f} M"
 
 
-def _markdown(summary: Mapping[str, Any]) -> str:
+def _markdown(summary: StudySummary) -> str:
     lines = []
     for backbone, part in summary["backbones"].items():
         rows = part["rows"]
@@ -70,7 +77,7 @@ def _markdown(summary: Mapping[str, Any]) -> str:
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for name, row in rows.items():
-            figures = [percent(row["mean"][key]) for key in _FIGURES]
+            figures = [percent(figure) for figure in _figures(row["mean"])]
             short = "" if len(row["folds"]) == row["expected"] else f" ({len(row['folds'])} of {row['expected']} folds)"
             cells = [name + (" (derived)" if row["derived"] else "") + short, *figures]
             cells += [f"{100 * row['f1_calibrated']:.2f}", f"{row['calibration_error']:.3f}", *_cost(row)]
@@ -86,30 +93,37 @@ def _markdown(summary: Mapping[str, Any]) -> str:
         ]
         lines += _class_table(rows, summary["classes"])
         for name, row in rows.items():
-            if len(row.get("heads", ())) > 1:
-                lines += _head_tables(name, row)
+            if (several := _several_heads(row)) is not None:
+                lines += _head_tables(name, several)
     return "\n".join(lines) + "\n"
 
 
-def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
+def _several_heads(row: RowSummary) -> HeadSummary | None:
+    """Return the heads of a row, if it has more than one."""
+    heads = row["inputs"]
+    return heads if heads is not None and len(heads["heads"]) > 1 else None
+
+
+def _claim_cells(claim: ClaimSummary) -> list[str]:
     ratio = "-" if claim["cost_ratio"] is None else f"{claim['cost_ratio']:.2f}"
     found = claim["difference"]
     if found is None:
         return [claim["claim"], "-", "-", "-", ratio]
-    span = "-" if found["low"] is None else f"{100 * found['low']:+.2f} to {100 * found['high']:+.2f}"
+    low, high = found["low"], found["high"]
+    span = "-" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
     p = "-" if found["p"] is None else f"{found['p']:.3f}"
     return [claim["claim"], f"{100 * found['mean']:+.2f}", span, p, ratio]
 
 
-def _class_table(rows: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+def _class_table(rows: Mapping[str, RowSummary], classes: Sequence[str]) -> list[str]:
     lines = ["| F1 by class | " + " | ".join(classes) + " |", "|---|" + "---|" * len(classes)]
     for name, row in rows.items():
         lines.append(f"| {name} | " + " | ".join(_class_cells(row, classes)) + " |")
     return [*lines, ""]
 
 
-def _class_cells(row: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
-    """``92.80 ± 1.10 (88.95 to 95.92)``: mean and deviation over folds, and the interval over cells."""
+def _class_cells(row: RowSummary, classes: Sequence[str]) -> list[str]:
+    """Return ``92.80 ± 1.10 (88.95 to 95.92)``: mean and deviation over folds, and the interval over cells."""
     cells = []
     for name in classes:
         span = row["f1_interval"][name]
@@ -118,20 +132,20 @@ def _class_cells(row: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     return cells
 
 
-def _head_tables(name: str, row: Mapping[str, Any]) -> list[str]:
-    """The numbers of the paper's Figure 4 and of the Jacobian: percent, a column for each head."""
-    table, heads = row["confidence"], row["heads"]
-    lines = [f"| {name}: confidence (right) of head | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+def _head_tables(name: str, summary: HeadSummary) -> list[str]:
+    """Return the numbers of the paper's Figure 4 and of the Jacobian: percent, a column for each head."""
+    table, heads = summary["confidence"], summary["heads"]
+    lines = [f"| {name}: confidence (accuracy) of head | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     for given, sure, right in zip(table["inputs"], table["confidence"], table["accuracy"], strict=True):
         figures = [f"{100 * one:.1f} ({100 * two:.1f})" for one, two in zip(sure, right, strict=True)]
         lines.append(f"| {'all inputs' if given == 'all' else given + ' alone'} | " + " | ".join(figures) + " |")
     lines += ["", f"| {name}: dependence of head, % | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
-    for given, shares in zip(row["inputs"], jacobian_shares(row).T, strict=True):
+    for given, shares in zip(summary["inputs"], jacobian_shares(summary).T, strict=True):
         lines.append(f"| on {given} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + " |")
     return [*lines, ""]
 
 
-def _csv(summary: Mapping[str, Any]) -> str:
+def _csv(summary: StudySummary) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     figures = [f"{name}_{part}" for name in _FIGURES for part in ("mean", "sd")]
@@ -140,46 +154,45 @@ def _csv(summary: Mapping[str, Any]) -> str:
     writer.writerow(["backbone", "row", "method", "folds", *figures, *names, *classes])
     for backbone, part in summary["backbones"].items():
         for name, row in part["rows"].items():
-            values = [row["mean"][key][which] for key in _FIGURES for which in ("mean", "sd")]
+            values = [value for figure in _figures(row["mean"]) for value in (figure["mean"], figure["sd"])]
             by_class = [
                 figure
                 for one in summary["classes"]
                 for figure in (row["mean"]["f1"][one]["mean"], *(row["f1_interval"][one] or (None, None)))
             ]
-            rest = [row[key] for key in names]
+            rest = [row["f1_calibrated"], row["calibration_error"], row["flops"], row["parameters"], row["side"]]
+            rest.append(row["epochs"])
             writer.writerow([backbone, name, row["method"], len(row["folds"]), *values, *rest, *by_class])
     return text.getvalue()
 
 
-def _beyond(results: Mapping[str, Mapping[str, Sequence[FoldResult]]]) -> dict[str, str]:
-    """The ablations of rows with several heads."""
+def _beyond(results: Results) -> dict[str, str]:
+    """Return the ablations of rows with several heads, as Markdown."""
     found = {}
     for backbone, rows in results.items():
         for name, folds in rows.items():
             first = folds[0]
-            if "alone_logits" not in first.arrays or first.arrays["test_logits"].shape[1] < 2:
+            if "single_logits" not in first.arrays or first.arrays["test_logits"].shape[1] < 2:
                 continue
             parts = [
                 FoldLogits(
-                    held_logits=fold.arrays["held_logits"],
-                    held_labels=fold.arrays["held_labels"],
+                    calibration_logits=fold.arrays["calibration_logits"],
+                    calibration_labels=fold.arrays["calibration_labels"],
                     test_logits=fold.arrays["test_logits"],
                     test_labels=fold.arrays["test_labels"],
                     faults={kind: fold.arrays[key] for key, kind in _FAULTS.items()},
                 )
                 for fold in folds
             ]
-            found[f"{name}, {backbone}"] = markdown(ablations(parts, first.classes, first.modalities))
+            found[f"{name}, {backbone}"] = markdown(ablations(parts, first.info.classes, first.info.modalities))
     return found
 
 
-def _page(
-    summary: Mapping[str, Any], results: Mapping[str, Mapping[str, Sequence[FoldResult]]], backbone: str
-) -> dict[str, Any]:
-    """What the template shows of one backbone."""
+def _page(summary: StudySummary, results: Results, backbone: str) -> dict[str, object]:
+    """Return what the template shows of one backbone."""
     part = summary["backbones"][backbone]
     rows = part["rows"]
-    several = {name: row for name, row in rows.items() if len(row.get("heads", ())) > 1}
+    several = {name: heads for name, row in rows.items() if (heads := _several_heads(row)) is not None}
     return {
         "name": backbone,
         "rows": [
@@ -187,7 +200,7 @@ def _page(
                 "name": name,
                 "derived": row["derived"],
                 "folds": f"{len(row['folds'])} of {row['expected']}",
-                "figures": [percent(row["mean"][key]) for key in _FIGURES],
+                "figures": [percent(figure) for figure in _figures(row["mean"])],
                 "calibrated": f"{100 * row['f1_calibrated']:.2f}",
                 "ece": f"{row['calibration_error']:.3f}",
                 "cost": _cost(row),
@@ -202,13 +215,13 @@ def _page(
         "heads": [
             {
                 "name": name,
-                "confidence": confidence_plot(row),
-                "jacobian": jacobian_plot(row),
+                "confidence": confidence_plot(heads),
+                "jacobian": jacobian_plot(heads),
                 "missing": {
-                    one: (100 * found["missing"], 100 * found["typical"]) for one, found in row["missing"].items()
+                    one: (100 * found["missing"], 100 * found["typical"]) for one, found in heads["missing"].items()
                 },
             }
-            for name, row in several.items()
+            for name, heads in several.items()
         ],
         "reliability": reliability_plot({name: reliability_bins(results[backbone][name]) for name in rows}),
         "confusion": [

@@ -84,7 +84,9 @@ def test_the_benchmark_reads_a_study(tmp_path: Path) -> None:
     one = fold(0)
     place = tmp_path / "mm-mimo" / "fold-0"
     place.mkdir(parents=True)
-    arrays = {name: getattr(one, name) for name in ("held_logits", "held_labels", "test_logits", "test_labels")}
+    arrays = {
+        name: getattr(one, name) for name in ("calibration_logits", "calibration_labels", "test_logits", "test_labels")
+    }
     save_file({**arrays, "missing_logits": one.faults["zeros"]}, place / "result.safetensors")
     script = Path(__file__).parents[3] / "benchmarks" / "beyond.py"
     done = subprocess.run([sys.executable, script, tmp_path, "--json"], capture_output=True, text=True, check=True)

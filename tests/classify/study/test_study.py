@@ -16,8 +16,9 @@ from click.testing import CliRunner
 
 from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.networks import build_network
-from wbcpipe.classify.study.cli import _Clock
+from wbcpipe.classify.study.cli import _StudyReporter
 from wbcpipe.classify.study.compare import (
+    Candidate,
     class_intervals,
     confidence_table,
     paired_difference,
@@ -26,9 +27,10 @@ from wbcpipe.classify.study.compare import (
 )
 from wbcpipe.classify.study.jobs import group_cells, plan_jobs, split_cells
 from wbcpipe.classify.study.probe import jacobian_norms
-from wbcpipe.classify.study.results import FoldResult, read_results
+from wbcpipe.classify.study.results import FoldResult, ResultInfo, read_results
 from wbcpipe.classify.training.data import CellSet
 from wbcpipe.classify.training.recipe import parse_settings
+from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import ConfigError, TrainingDataError
 from wbcpipe.pipeline import cli
 from wbcpipe.system.locks import try_lock
@@ -62,7 +64,7 @@ def test_a_study_by_two_processes_one_of_which_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, out = write_store(count=48, fields=16), tmp_path / "study"
-    words = arguments(store, out, "--variant", "rho:method=mm-mimo,input_repetition_prob=0.5", "--merge-below", "4")
+    words = arguments(store, out, "--variant", "rho:method=mm-mimo,input_repetition_prob=0.5", "--min-class-size", "4")
     processes = [start(words, rank) for rank in (0, 1)]
     while not list(out.glob("*/*/fold-*/result.json")):
         assert processes[0].poll() is None
@@ -76,12 +78,12 @@ def test_a_study_by_two_processes_one_of_which_is_killed(
         [*singles, "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd", "rho"]
     )
     for name, folds in results.items():
-        assert [fold.info["fold"] for fold in folds] == [0, 1]
+        assert [fold.info.fold for fold in folds] == [0, 1]
         tested = np.concatenate([fold.arrays["test_rows"] for fold in folds])
         assert sorted(tested) == list(range(48))
         for fold in folds:
-            learned = {*fold.arrays["held_rows"], *fold.arrays["test_rows"]}
-            assert len(learned) + fold.info["cells"]["fit"] == 48
+            learned = {*fold.arrays["calibration_rows"], *fold.arrays["test_rows"]}
+            assert len(learned) + fold.info.cells.train == 48
             if name not in singles:
                 assert fold.arrays["missing_logits"].shape == (3, *fold.arrays["test_logits"].shape)
     late = results["late-fusion"][0].arrays["test_logits"]
@@ -97,7 +99,10 @@ def test_a_study_by_two_processes_one_of_which_is_killed(
     assert again.exit_code == 0, again.output
     claims = json.loads(again.stdout)["backbones"]["shufflenet"]["claims"]
     assert [claim["row"] for claim in claims] == ["mm-mimo-kd", "mm-mimo-kd", "mm-mimo", "early-fusion-kd"]
-    for change, reason in ((("--set", "lr=0.001"), "another recipe"), (("--held", "0.3"), "other cells")):
+    for change, reason in (
+        (("--set", "lr=0.001"), "another recipe"),
+        (("--calibration-fraction", "0.3"), "other cells"),
+    ):
         other = CliRunner().invoke(cli, [*words, *change])
         assert isinstance(other.exception, TrainingDataError)
         assert reason in str(other.exception)
@@ -138,12 +143,12 @@ def test_cells_of_a_sample_stay_together_where_there_are_enough() -> None:
     groups, by = group_cells(many, "auto", 4)
     assert by == "sample"
     for split in split_cells(many.labels, groups, 4, 0.34, 0):
-        parts = [set(groups[rows]) for rows in (split.fit, split.held, split.test)]
+        parts = [set(groups[rows]) for rows in (split.train, split.calibration, split.test)]
         assert not any(one & other for one, other in zip(parts, [*parts[1:], parts[0]], strict=True))
-        assert sum(map(len, (split.fit, split.held, split.test))) == len(many)
+        assert sum(map(len, (split.train, split.calibration, split.test))) == len(many)
     assert group_cells(many, "auto", 5)[1] == "field"
     assert len(np.unique(group_cells(many, "cell", 5)[0])) == 24
-    with pytest.raises(TrainingDataError, match="not known which sample"):
+    with pytest.raises(TrainingDataError, match="the sample of each cell is not known"):
         group_cells(cells_of(None), "sample", 2)
 
 
@@ -163,7 +168,7 @@ def test_jobs_come_after_those_they_need_and_unknown_keys_are_refused() -> None:
     assert {job.recipe.epochs for job in jobs} == {7}
     with pytest.raises(ConfigError, match="no_such_key"):
         plan_jobs(cells_of(None), ["mm-mimo"], ["shufflenet"], 2, {}, {"v": {"method": "mm-mimo", "no_such_key": 1}})
-    with pytest.raises(ConfigError, match="a name of its own"):
+    with pytest.raises(ConfigError, match="choose another name"):
         plan_jobs(cells_of(None), ["mm-mimo"], ["shufflenet"], 2, {}, {"x": {"method": "mm-mimo"}})
     with pytest.raises(ConfigError, match="not of the form KEY=VALUE"):
         parse_settings("input_repetition_prob")
@@ -172,9 +177,9 @@ def test_jobs_come_after_those_they_need_and_unknown_keys_are_refused() -> None:
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"method": "mm-mimo", "side": 64}, "side is one for"),
-        ({"method": "mm-mimo", "backbone": "resnet34"}, "backbone is one for"),
-        ({"method": "mm-mimo-kd", "normalise": "fixed"}, "normalise is one for"),
+        ({"method": "mm-mimo", "side": 64}, "side must be the same"),
+        ({"method": "mm-mimo", "backbone": "resnet34"}, "backbone must be the same"),
+        ({"method": "mm-mimo-kd", "normalise": "fixed"}, "normalise must be the same"),
         ({"method": "single", "modality": "z"}, "'z' is none of x, y"),
     ],
 )
@@ -193,7 +198,7 @@ def test_a_variant_of_late_fusion_has_its_single_modalities_trained() -> None:
 
 
 def test_the_paired_test_is_that_of_nadeau_and_bengio() -> None:
-    found = paired_difference([0.9, 0.8, 0.7], [0.8, 0.8, 0.6], learned=80, tested=20)
+    found = paired_difference([0.9, 0.8, 0.7], [0.8, 0.8, 0.6], trained=80, tested=20)
     # mean 0.0667, variance 0.00333; (1/3 + 1/4) * variance = 0.001944; t = 1.512 at 2 degrees of freedom
     assert found["mean"] == pytest.approx(0.2 / 3)
     assert found["p"] == pytest.approx(0.2696, abs=2e-3)
@@ -202,8 +207,9 @@ def test_the_paired_test_is_that_of_nadeau_and_bengio() -> None:
 
 
 def result(test: Any, alone: Any, labels: list[int]) -> FoldResult:
-    arrays = {"test_logits": np.array(test), "alone_logits": np.array(alone), "test_labels": np.array(labels)}
-    return FoldResult({"modalities": ["x", "y"], "classes": ["a", "b"]}, arrays)
+    arrays = {"test_logits": np.array(test), "single_logits": np.array(alone), "test_labels": np.array(labels)}
+    info = ResultInfo.model_construct(modalities=("x", "y"), classes=("a", "b"))
+    return FoldResult(info, arrays)
 
 
 def test_confidence_of_heads_under_each_input() -> None:
@@ -264,7 +270,7 @@ def test_intervals_of_f1_hold_it_and_shrink_with_more_cells() -> None:
 
 def test_time_left_counts_hours_beyond_a_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = plan_jobs(cells_of(None), ["early-fusion"], ["shufflenet"], 31, {"epochs": 1}, {})
-    clock = _Clock(jobs, tmp_path)
+    clock = _StudyReporter(jobs, tmp_path, Reporter())
     clock._began_s -= 3600
     (folder := jobs[0].folder(tmp_path)).mkdir(parents=True)
     (folder / "result.json").write_text("{}", encoding="utf-8")
@@ -273,16 +279,13 @@ def test_time_left_counts_hours_beyond_a_day(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_cheapest_row_within_an_error_of_the_best_is_recommended() -> None:
-    def row(f1: dict[int, float], flops: int) -> dict[str, Any]:
-        return {"folds": list(f1), "f1_calibrated_by_fold": list(f1.values()), "flops": flops, "parameters": 1}
-
     rows = {
-        "late": row({0: 0.90, 1: 0.94}, 400),
-        "mimo": row({0: 0.91, 1: 0.91}, 110),
-        "single": row({0: 0.85, 1: 0.85}, 100),
+        "late": Candidate({0: 0.90, 1: 0.94}, 400),
+        "mimo": Candidate({0: 0.91, 1: 0.91}, 110),
+        "single": Candidate({0: 0.85, 1: 0.85}, 100),
     }
     assert recommend(rows) == {"best": "late", "cheapest": "mimo"}
-    ahead = rows | {"early": row({0: 0.80, 1: 0.80, 2: 0.999}, 100)}  # an easy fold that the others lack
+    ahead = rows | {"early": Candidate({0: 0.80, 1: 0.80, 2: 0.999}, 100)}  # an easy fold that the others lack
     assert recommend(ahead) == {"best": "late", "cheapest": "mimo"}
-    begun = {"late": rows["late"], "slow": row({2: 0.99}, 1), "mimo": rows["mimo"]}
+    begun = {"late": rows["late"], "slow": Candidate({2: 0.99}, 1), "mimo": rows["mimo"]}
     assert recommend(begun) == {"best": "mimo", "cheapest": "mimo"}  # fold 0 is the one that most have

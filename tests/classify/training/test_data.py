@@ -45,7 +45,7 @@ def test_several_samples_keep_their_fields_apart(write_store: Callable[..., Cell
 
 BAD = [
     pytest.param({"labels": ["NEU"] * 40}, {}, "all 40 labelled cells are 'NEU'", id="one-class"),
-    pytest.param({"labels": ["NEU", "LYM"] * 4}, {}, "8 labelled whole cells, at least 16", id="too-few"),
+    pytest.param({"labels": ["NEU", "LYM"] * 4}, {}, "8 labelled cells inside their field, at least 16", id="too-few"),
     pytest.param({}, {"modalities": ("color1", "fluorescence")}, "different modalities", id="modalities"),
     pytest.param({}, {"pixel_um": 0.2}, "crops of 0.1 um and 0.2 um", id="pixel"),
 ]

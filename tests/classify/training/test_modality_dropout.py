@@ -109,7 +109,7 @@ def test_heads_learn_to_doubt_what_is_not_theirs(cells: CellSet, tmp_path: Path)
     apart = []
     for share in (0.0, 0.5):
         recipe = SMALL.model_copy(update={"method": "mm-mimo", "epochs": 20, "single_modality_prob": share})
-        logits, _ = probed(cells, tmp_path / f"{share}", "alone_logits", recipe)
+        logits, _ = probed(cells, tmp_path / f"{share}", "single_logits", recipe)
         sure = logits.softmax(-1).amax(-1).mean(1)  # (modality, head)
         own = sure.diagonal().mean()
         apart.append(float(own - (sure.sum() - sure.diagonal().sum()) / 6))
