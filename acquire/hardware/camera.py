@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.hardware.protocols import Core
     from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
 
-__all__ = ["CameraFrames", "CoreCamera", "FrameSource", "oriented", "stop_sequence"]
+__all__ = ["CoreCamera", "FrameSource", "oriented", "stop_sequence"]
 
 _POLL_S: Final = 0.0001
 #: Asking the camera itself takes longer than asking for the number of frames: once in so many polls.
@@ -61,29 +61,8 @@ class FrameSource(Protocol):
         ...
 
 
-class CameraFrames:
-    """The camera's own pixels."""
-
-    slow = False
-
-    def __init__(self, camera: Camera) -> None:
-        self._camera = camera
-
-    def observe(self, frame: int | None = None) -> object:
-        """Note nothing: the pixels say it all."""
-        del frame
-        return None
-
-    def fill(
-        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], observed: object
-    ) -> None:
-        """See `FrameSource.fill`."""
-        del exposure_ms, observed
-        np.copyto(out, oriented(pixels, self._camera))
-
-
 class CoreCamera:
-    """Fulfils `protocols.Camera`.
+    """Fulfils `protocols.Camera`, and is the `FrameSource` of its own pixels.
 
     Attributes:
         region_px: x, y, width, height that are read, in unbinned pixels.
@@ -91,12 +70,14 @@ class CoreCamera:
         frames: where the pixels come from; by default the camera.
     """
 
+    slow = False
+
     def __init__(
         self, scope: Scope, core: Core, illumination: CoreIllumination, stage: CoreXYStage, focus: CoreFocusDrive
     ) -> None:
         self._scope, self._core = scope, core
         self._illumination, self._stage, self._focus = illumination, stage, focus
-        self.frames: FrameSource = CameraFrames(scope.camera)
+        self.frames: FrameSource = self
         self.copier = FrameCopier()
         self.region_px = scope.camera.region_px
         self.frame_px = (0, 0)
@@ -162,6 +143,18 @@ class CoreCamera:
         self._store(self.image(), actual_ms, out, observed)
         self.wait_for_frames()
         return Exposure(actual_ms, self._focus.z_um())
+
+    def observe(self, frame: int | None = None) -> object:
+        """See `FrameSource.observe`; the camera's pixels need no note."""
+        del frame
+        return None
+
+    def fill(
+        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], observed: object
+    ) -> None:
+        """See `FrameSource.fill`."""
+        del exposure_ms, observed
+        np.copyto(out, oriented(pixels, self._scope.camera))
 
     def notify_when_complete(self, callback: Callable[[], None]) -> None:
         """See `protocols.Camera.notify_when_complete`."""

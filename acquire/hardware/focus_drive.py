@@ -38,7 +38,10 @@ class CoreFocusDrive:
         self._wait("moving the focus")
         here_um = self.z_um()
         if abs(here_um - z_um) > stage.tolerance_um:
-            raise HardwareError(f"the focus stands at {here_um:g} um, it was sent to {z_um:g} um.")
+            raise HardwareError(
+                f"the focus drive is at {here_um:g} um, its target was {z_um:g} um; 'stage.tolerance_um' allows "
+                f"{stage.tolerance_um:g} um. Check that nothing blocks it."
+            )
         self._last_good_um = here_um
         return here_um
 

@@ -1,4 +1,4 @@
-"""Light: which device properties a modality stands for, set in order and confirmed; the shutter around exposures."""
+"""Light: the device properties of each modality, set in order and confirmed, and the shutter around exposures."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ import atexit
 import concurrent.futures
 import contextlib
 import json
-import queue
 import re
 import socket
-import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
+from wbcpipe.acquire.hardware.call_timeout import DaemonExecutor
 from wbcpipe.errors import CoreLostError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
@@ -207,15 +207,11 @@ class _Socket:
     """One socket to Micro-Manager and its thread; a request on it waits for the reply to the one before."""
 
     def __init__(self, open_core: Callable[[], Any], name: str) -> None:
-        self._todo: queue.SimpleQueue[tuple[Callable[[Any], Any], concurrent.futures.Future[Any]] | None]
-        self._todo = queue.SimpleQueue()
         self._last: concurrent.futures.Future[Any] | None = None
         self._open = open_core
         self._core: Any = None
         self._ended = False
-        # A daemon: a call that never comes back must not keep the process alive.
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        self._executor = DaemonExecutor(name)
 
     def hangs(self) -> bool:
         """Return whether a call has not returned, after a short wait for it."""
@@ -232,25 +228,13 @@ class _Socket:
         """
         if self.hangs():
             raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in Micro-Manager; restart the device.")
-        answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._last = answer
-        self._todo.put((call, answer))
-        return answer
+        self._last = self._executor.submit(partial(self._run, call))
+        return self._last
 
-    def _serve(self) -> None:
-        while (item := self._todo.get()) is not None:
-            call, answer = item
-            if not answer.set_running_or_notify_cancel():
-                continue
-            try:
-                if self._core is None:
-                    self._core = self._open()
-                result = call(self._core)
-            except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-                answer.set_exception(error)
-            else:
-                answer.set_result(result)
-            del item, call, answer
+    def _run(self, call: Callable[[Any], Any]) -> Any:
+        if self._core is None:
+            self._core = self._open()
+        return call(self._core)
 
     def close(self) -> bool:
         """Release the core on Java's side, or abandon it if Micro-Manager does not answer; return whether it did."""
@@ -262,7 +246,7 @@ class _Socket:
             self.abandon()
             return False
         self._ended = True
-        self._todo.put(None)
+        self._executor.shutdown(wait=False)
         return True
 
     def abandon(self) -> None:
@@ -270,7 +254,7 @@ class _Socket:
         if self._ended:
             return
         self._ended = True
-        self._todo.put(None)
+        self._executor.shutdown(wait=False)
         bridge = getattr(self._core, "_bridge", None)
         if bridge is None:
             return

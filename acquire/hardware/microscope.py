@@ -11,7 +11,7 @@ from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.device_sequences import DeviceSequences
 from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
 from wbcpipe.acquire.hardware.illumination import CoreIllumination
-from wbcpipe.acquire.hardware.sequencing import CoreSequencing, Sequencer
+from wbcpipe.acquire.hardware.sequencing import CoreSequencing
 from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
 from wbcpipe.errors import DeviceTimeoutError, HardwareError
 
@@ -50,12 +50,11 @@ class CoreMicroscope:
         try:
             self.sequences = DeviceSequences(scope, self.link)
             self.illumination = CoreIllumination(scope, self.link, self.link.shutter, self.sequences)
-            self._sequencer = Sequencer(scope, self.illumination, self.sequences)
             self.stage = CoreXYStage(scope, self.link)
             self.focus = CoreFocusDrive(scope, self.link)
             self.camera = CoreCamera(scope, self.link, self.illumination, self.stage, self.focus)
             self.sequencing = CoreSequencing(
-                scope, self._sequencer, self.camera, self.illumination, self.stage, self.focus
+                scope, self.sequences, self.camera, self.illumination, self.stage, self.focus
             )
             self.focus.mark_good()
             self.camera.set_up()
@@ -183,7 +182,7 @@ class CoreMicroscope:
     def _forget(self) -> None:
         """Set all devices anew the next time."""
         self.illumination.forget()
-        self._sequencer.forget()
+        self.sequencing.forget()
         self.stage.forget()
         self.camera.forget_exposure()
 

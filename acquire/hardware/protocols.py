@@ -51,7 +51,7 @@ class XYStage(Protocol):
         Raises:
             StageLimitError: outside the limits; nothing moved.
             DeviceTimeoutError: the stage did not arrive before its deadline.
-            HardwareError: the stage failed, or stands farther away than its tolerance.
+            HardwareError: the stage failed, or is farther from its target than its tolerance.
         """
         ...
 
@@ -101,7 +101,7 @@ class Illumination(Protocol):
 class Camera(Protocol):
     """Exposes one frame at a time.
 
-    Frames are (y, x) uint16 and lie as the stage does. They are copied by a thread while the next exposure runs.
+    Frames are (y, x) uint16 in the orientation of the stage. They are copied by a thread while the next exposure runs.
     """
 
     def expose(

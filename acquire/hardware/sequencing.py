@@ -26,18 +26,27 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.hardware.illumination import CoreIllumination
     from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
 
-__all__ = ["CoreSequencing", "Sequencer"]
+__all__ = ["CoreSequencing"]
 
 
-class Sequencer:
-    """Decides whether frames can be taken in one sequence, uploads what that needs, and runs the devices through it.
+class CoreSequencing:
+    """Fulfils `protocols.Sequencing`: checks what the devices can, uploads the values to step through, and exposes.
 
     Raises:
         HardwareError: ``light.sequencing`` is ``on`` and the devices cannot; the text names those that cannot.
     """
 
-    def __init__(self, scope: Scope, illumination: CoreIllumination, sequences: DeviceSequences) -> None:
-        self._scope, self._illumination, self._sequences = scope, illumination, sequences
+    def __init__(
+        self,
+        scope: Scope,
+        sequences: DeviceSequences,
+        camera: CoreCamera,
+        illumination: CoreIllumination,
+        stage: CoreXYStage,
+        focus: CoreFocusDrive,
+    ) -> None:
+        self._scope, self._sequences = scope, sequences
+        self._camera, self._illumination, self._stage, self._focus = camera, illumination, stage, focus
         self._obstacles: dict[tuple[tuple[str, float], ...], list[str]] = {}
         self._loaded: tuple[tuple[str, float], ...] = ()
         self._actual_ms: tuple[float, ...] = ()
@@ -80,8 +89,8 @@ class Sequencer:
                 found.append(f"'modalities.{light}.settle_ms' is {modality.settle_ms:g} and a sequence does not wait")
         return found
 
-    def can(self, events: Sequence[CaptureEvent]) -> bool:
-        """Return whether to take the frames of a field in one sequence; a single frame needs none."""
+    def can_sequence(self, events: Sequence[CaptureEvent]) -> bool:
+        """See `protocols.Sequencing.can_sequence`; a single frame needs no sequence."""
         if (
             self._disabled
             or self._scope.light.sequencing == "off"
@@ -94,7 +103,54 @@ class Sequencer:
             self._obstacles[key] = self.obstacles(dict(key))
         return not self._obstacles[key]
 
-    def load(self, events: Sequence[CaptureEvent], camera: CoreCamera) -> tuple[float, ...]:
+    def disable_sequencing(self) -> None:
+        """See `protocols.Sequencing.disable_sequencing`."""
+        self._disabled = True
+
+    def forget(self) -> None:
+        """Upload anew the next time."""
+        self._loaded, self._actual_ms = (), ()
+
+    def prepare(self, events: Sequence[CaptureEvent]) -> None:
+        """See `protocols.Sequencing.prepare`."""
+        if self.can_sequence(events):
+            self._load(events)
+        self._camera.set_exposure(events[0].exposure_ms)
+        self._illumination.switch_light(events[0].modality)
+
+    def expose_sequence(
+        self,
+        events: Sequence[CaptureEvent],
+        out: NDArray[np.uint16],
+        next_position_um: tuple[float, float] | None = None,
+        on_frame_complete: Callable[[int], None] = lambda _: None,
+    ) -> list[Exposure]:
+        """See `protocols.Sequencing.expose_sequence`."""
+        camera, timeout_s = self._camera, self._scope.reliability.camera_timeout_s
+        actual_ms = self._load(events)
+        camera.set_exposure(events[0].exposure_ms)
+        if lit_ms := sum(ms for event, ms in zip(events, actual_ms, strict=True) if event.modality == "fluorescence"):
+            self._illumination.on_fluorescence(lit_ms)
+        try:
+            with self._running(events[0].modality), self._lit(next_position_um):
+                camera.start_sequence(len(events), timeout_s)
+                exposures, observed = self._collect(actual_ms, out, timeout_s, on_frame_complete)
+            self._stage.start_next_move(next_position_um)
+            last = len(events) - 1
+            exposures[-1] = self._take(exposures[-1], out[last], observed, partial(on_frame_complete, last))
+            camera.copier.release()
+            camera.stop_sequence(timeout_s)
+        except BaseException:
+            camera.copier.drop_held()
+            self.forget()
+            with contextlib.suppress(HardwareError):
+                camera.stop_sequence(self._scope.reliability.switch_timeout_s)
+            raise
+        finally:
+            camera.forget_exposure()  # which step the sequence leaves it at is not known
+        return exposures
+
+    def _load(self, events: Sequence[CaptureEvent]) -> tuple[float, ...]:
         """Upload the values to step through, if they are not there yet; return the camera's own exposures (ms).
 
         Raises:
@@ -105,7 +161,7 @@ class Sequencer:
             return self._actual_ms
         self.forget()
         self._sequences.clear()
-        actual_ms = tuple(camera.send_exposure(exposure_ms) for _, exposure_ms in key)
+        actual_ms = tuple(self._camera.send_exposure(exposure_ms) for _, exposure_ms in key)
         for (device, name), values in self._values(tuple(light for light, _ in key)).items():
             known = tuple(value for value in values if value is not None)
             if len(set(known)) > 1:
@@ -113,12 +169,12 @@ class Sequencer:
         # Also where all exposures are equal: DemoCamera steps through what was uploaded last, started or not.
         if self._sequences.max_exposure_steps() >= len(key):
             self._sequences.load_exposures(tuple(exposure_ms for _, exposure_ms in key))
-        camera.prepare_buffer(len(key))
+        self._camera.prepare_buffer(len(key))
         self._loaded, self._actual_ms = key, actual_ms
         return actual_ms
 
     @contextlib.contextmanager
-    def running(self, first: str) -> Iterator[None]:
+    def _running(self, first: str) -> Iterator[None]:
         """Have the devices step at each exposure; on every way out they obey single commands again.
 
         Args:
@@ -135,14 +191,6 @@ class Sequencer:
                 raise
             self._sequences.stop()
 
-    def disable(self) -> None:
-        """Take no more sequences, whatever the devices say that they can."""
-        self._disabled = True
-
-    def forget(self) -> None:
-        """Upload anew the next time."""
-        self._loaded, self._actual_ms = (), ()
-
     def _values(self, lights: tuple[str, ...]) -> dict[tuple[str, str], list[str | None]]:
         """Return (device, property) to its value in each of ``lights``, ``None`` where one does not set it."""
         table: dict[tuple[str, str], list[str | None]] = {}
@@ -150,69 +198,6 @@ class Sequencer:
             for device, name, value in self._illumination.settings(light):
                 table.setdefault((device, name), [None] * len(lights))[index] = value
         return table
-
-
-class CoreSequencing:
-    """Fulfils `protocols.Sequencing`."""
-
-    def __init__(
-        self,
-        scope: Scope,
-        sequencer: Sequencer,
-        camera: CoreCamera,
-        illumination: CoreIllumination,
-        stage: CoreXYStage,
-        focus: CoreFocusDrive,
-    ) -> None:
-        self._scope, self._sequencer = scope, sequencer
-        self._camera, self._illumination, self._stage, self._focus = camera, illumination, stage, focus
-
-    def prepare(self, events: Sequence[CaptureEvent]) -> None:
-        """See `protocols.Sequencing.prepare`."""
-        if self._sequencer.can(events):
-            self._sequencer.load(events, self._camera)
-        self._camera.set_exposure(events[0].exposure_ms)
-        self._illumination.switch_light(events[0].modality)
-
-    def can_sequence(self, events: Sequence[CaptureEvent]) -> bool:
-        """See `protocols.Sequencing.can_sequence`."""
-        return self._sequencer.can(events)
-
-    def disable_sequencing(self) -> None:
-        """See `protocols.Sequencing.disable_sequencing`."""
-        self._sequencer.disable()
-
-    def expose_sequence(
-        self,
-        events: Sequence[CaptureEvent],
-        out: NDArray[np.uint16],
-        next_position_um: tuple[float, float] | None = None,
-        on_frame_complete: Callable[[int], None] = lambda _: None,
-    ) -> list[Exposure]:
-        """See `protocols.Sequencing.expose_sequence`."""
-        camera, timeout_s = self._camera, self._scope.reliability.camera_timeout_s
-        actual_ms = self._sequencer.load(events, camera)
-        camera.set_exposure(events[0].exposure_ms)
-        if lit_ms := sum(ms for event, ms in zip(events, actual_ms, strict=True) if event.modality == "fluorescence"):
-            self._illumination.on_fluorescence(lit_ms)
-        try:
-            with self._sequencer.running(events[0].modality), self._lit(next_position_um):
-                camera.start_sequence(len(events), timeout_s)
-                exposures, observed = self._collect(actual_ms, out, timeout_s, on_frame_complete)
-            self._stage.start_next_move(next_position_um)
-            last = len(events) - 1
-            exposures[-1] = self._take(exposures[-1], out[last], observed, partial(on_frame_complete, last))
-            camera.copier.release()
-            camera.stop_sequence(timeout_s)
-        except BaseException:
-            camera.copier.drop_held()
-            self._sequencer.forget()
-            with contextlib.suppress(HardwareError):
-                camera.stop_sequence(self._scope.reliability.switch_timeout_s)
-            raise
-        finally:
-            camera.forget_exposure()  # which step the sequence leaves it at is not known
-        return exposures
 
     def _collect(
         self,

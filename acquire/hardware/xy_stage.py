@@ -50,8 +50,8 @@ class CoreXYStage:
         error_um = math.dist(here_um, target_um)
         if error_um > stage.tolerance_um:
             raise HardwareError(
-                f"the stage stands at ({here_um[0]:.2f}, {here_um[1]:.2f}) um, {error_um:.2f} um from where it was "
-                f"sent; 'stage.tolerance_um' allows {stage.tolerance_um:g} um."
+                f"the stage is at ({here_um[0]:.2f}, {here_um[1]:.2f}) um, {error_um:.2f} um from its target; "
+                f"'stage.tolerance_um' allows {stage.tolerance_um:g} um. Check that nothing blocks it."
             )
         offset_um = self._scope.camera.centre_offset_um()
         return here_um[0] + offset_um[0], here_um[1] + offset_um[1]

@@ -244,13 +244,13 @@ def test_a_camera_that_goes_on_without_frames_is_stopped(
     with VirtualScope(scope, specimen) as microscope:
         link = microscope.link
         # The camera is told long exposures, the deadline is worked out from short ones.
-        sequencer = microscope._sequencer
-        load = sequencer.load
-        sequencer.load = lambda events, camera: (load(events, camera), (5.0,) * 4)[1]  # type: ignore[method-assign]
+        sequencing = microscope.sequencing
+        load = sequencing._load
+        sequencing._load = lambda events: (load(events), (5.0,) * 4)[1]  # type: ignore[method-assign]
         with pytest.raises((DroppedFrameError, DeviceTimeoutError)):
             in_sequence(microscope, slow)
         assert not link.shutter.is_open()
-        sequencer.load = load  # type: ignore[method-assign]
+        sequencing._load = load  # type: ignore[method-assign]
         assert link._caller.wait(5.0)
         deadline_s = time.monotonic() + 5
         while link.call("is_sequence_running") and time.monotonic() < deadline_s:
