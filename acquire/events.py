@@ -1,4 +1,4 @@
-"""From a planned field to what the hardware shall do, frame by frame; nothing moves."""
+"""Converts a planned field to capture events, one per frame; nothing moves."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class CaptureEvent:
     """One frame to take.
 
     Attributes:
-        field: index of the field.
-        modality: name of the light.
-        x_um, y_um: where the image's centre shall lie on the stage.
-        z_um: of the focus drive.
-        exposure_ms: of the camera.
-        wavelength_nm: to be noted with the frame.
+        field: Index of the field.
+        modality: Name of the light.
+        x_um, y_um: Stage position of the image's centre.
+        z_um: Position of the focus drive.
+        exposure_ms: Exposure of the camera.
+        wavelength_nm: Wavelength to record with the frame.
     """
 
     field: int
@@ -40,16 +40,16 @@ class CaptureEvent:
 def field_events(
     scope: Scope, field: PlannedField, z_um: float, modalities: tuple[str, ...] = MODALITIES
 ) -> tuple[CaptureEvent, ...]:
-    """The frames of a field in channel order; fluorescence last, as it bleaches.
+    """Return the frames of a field in channel order; fluorescence last, as it bleaches.
 
     Args:
-        scope: exposures and offsets of the modalities.
-        field: where.
-        z_um: of the surface of focus there.
-        modalities: those of the pass.
+        scope: Exposures and offsets of the modalities.
+        field: Planned field.
+        z_um: Z of the focus surface there.
+        modalities: Modalities of the pass.
 
     Raises:
-        StageLimitError: a modality's Z offset leads beyond the soft limits.
+        StageLimitError: A modality's Z offset exceeds the soft limits.
     """
     events = []
     low_um, high_um = scope.stage.z_um

@@ -20,7 +20,7 @@ __all__ = ["AcquisitionPlan", "PlannedField", "PlannedPass"]
 
 @dataclass(frozen=True)
 class PlannedField:
-    """A field that shall be taken.
+    """A planned field.
 
     Attributes:
         index: number in the plan, from 0, in the order of taking.

@@ -163,7 +163,7 @@ class MicroscopeProbe:
             if self.focus() is not None:
                 return
         raise HardwareError(
-            f"no place of {_TRIES} in the slot shows anything to focus on between "
+            f"none of {_TRIES} positions in the slot shows anything to focus on between "
             f"{self.scope.focus.fixed_um - self.scope.focus.range_um:g} and "
             f"{self.scope.focus.fixed_um + self.scope.focus.range_um:g} um: lay a stained slide there, see that the "
             "light of the focusing modality reaches the camera, or correct 'focus.fixed_um' and 'focus.range_um'."

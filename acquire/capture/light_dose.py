@@ -46,10 +46,10 @@ class DoseLedger:
             self._add(exposure.x_um, exposure.y_um, exposure.exposure_ms)
         for info in fields:
             if info.index not in recorded:
-                place = info.slide_transform or info
+                position = info.slide_transform or info
                 for frame in info.frames:
                     if frame.modality == "fluorescence":
-                        self._add(place.x_um, place.y_um, frame.exposure_ms)
+                        self._add(position.x_um, position.y_um, frame.exposure_ms)
 
     def _recorded(self) -> Iterator[LightExposure]:
         """Yield the exposure of each line; skip a truncated line."""

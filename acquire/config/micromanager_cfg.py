@@ -114,24 +114,24 @@ def _check_settings(config: HardwareConfig, path: Path) -> None:
     seen: dict[tuple[str, tuple[tuple[str, str, str], ...]], str] = {}
     for group, presets in config.presets.items():
         for preset, settings in presets.items():
-            place = f"{path.name}: preset {preset!r} of group {group!r}"
-            _check_preset(config, place, settings)
+            where = f"{path.name}: preset {preset!r} of group {group!r}"
+            _check_preset(config, where, settings)
             other = seen.setdefault((group, tuple(sorted(settings))), preset)
             if other != preset:
-                text = f"{place} does the same as {other!r}; the core cannot tell which one is set"
+                text = f"{where} does the same as {other!r}; the core cannot tell which one is set"
                 config.equal_presets.append((group, text))
 
 
-def _check_preset(config: HardwareConfig, place: str, settings: list[tuple[str, str, str]]) -> None:
+def _check_preset(config: HardwareConfig, where: str, settings: list[tuple[str, str, str]]) -> None:
     for device, name, value in settings:
         if device != "Core" and device not in config.devices:
-            config.problems.append(f"{place} names the device {device!r}, which is not declared")
+            config.problems.append(f"{where} names the device {device!r}, which is not declared")
         labels = config.labels.get(device)
         if name == "Label" and labels and value not in labels:
-            config.problems.append(f"{place} sets {device!r} to the label {value!r}; it has {_listed(labels)}")
+            config.problems.append(f"{where} sets {device!r} to the label {value!r}; it has {_listed(labels)}")
     for (device, name), count in Counter((device, name) for device, name, _ in settings).items():
         if count > 1:
-            config.problems.append(f"{place} sets {device}-{name} {count} times")
+            config.problems.append(f"{where} sets {device}-{name} {count} times")
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -199,13 +199,13 @@ def configuration_problems(scope: Scope, config: HardwareConfig) -> list[str]:
         **({"light.shutter_device": scope.light.shutter_device} if scope.light.shutter_device else {}),
         **({"focus.hardware_device": scope.focus.hardware_device} if scope.focus.method == "hardware" else {}),
     }
-    for place, light in lights.items():
+    for where, light in lights.items():
         for number, setting in enumerate(light.settings):
-            devices[f"{place}.settings[{number}].device"] = setting.device
+            devices[f"{where}.settings[{number}].device"] = setting.device
         if light.group and light.group not in config.presets:
-            found.append(_absent(f"{place}.group", light.group, config.presets))
+            found.append(_absent(f"{where}.group", light.group, config.presets))
         elif light.group and light.preset not in config.presets[light.group]:
-            found.append(_absent(f"{place}.preset", light.preset, config.presets[light.group]))
+            found.append(_absent(f"{where}.preset", light.preset, config.presets[light.group]))
     known = {*config.devices, "Core"}
     found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
     return found + staining_problems(scope, config) + _lighting_problems(config, lights)
@@ -216,12 +216,12 @@ def staining_problems(scope: Scope, config: HardwareConfig) -> list[str]:
     found = []
     for key, steps in (("steps", scope.staining.steps), ("safe_state", scope.staining.safe_state or ())):
         for number, step in enumerate(steps):
-            place = f"staining.{key}[{number}]"
+            where = f"staining.{key}[{number}]"
             labels = config.labels.get(step.device)
             if step.device not in (*config.devices, "Core"):
-                found.append(_absent(f"{place}.device", step.device, config.devices))
+                found.append(_absent(f"{where}.device", step.device, config.devices))
             elif step.property == "Label" and labels and step.value not in labels:
-                found.append(_absent(f"{place}.value", step.value, labels))
+                found.append(_absent(f"{where}.value", step.value, labels))
     return found
 
 
@@ -230,14 +230,14 @@ def _lighting_problems(config: HardwareConfig, lights: dict[str, LightSettings])
     found = []
     seen: dict[tuple[tuple[str, str, str], ...], str] = {}
     dark = set(_settings(config, lights["light.dark"])) if "light.dark" in lights else set()
-    for place, light in lights.items():
+    for where, light in lights.items():
         settings = tuple(sorted(_settings(config, light)))
-        if not settings or place == "light.dark":
+        if not settings or where == "light.dark":
             continue
-        if seen.setdefault(settings, place) != place:
-            found.append(f"{place} is lit exactly as {seen[settings]}")
+        if seen.setdefault(settings, where) != where:
+            found.append(f"{where} is lit exactly as {seen[settings]}")
         if dark and dark <= set(settings):
-            found.append(f"light.dark sets nothing that {place} does not also set, so that light would stay on")
+            found.append(f"light.dark sets nothing that {where} does not also set, so that light would stay on")
     return found
 
 

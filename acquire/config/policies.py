@@ -66,7 +66,7 @@ class Focus(Part):
         drift_check_fields: The focus is measured again before every this many fields; 0: only when a run is resumed or
             the devices were reloaded.
         drift_limit_um: From this drift on the surface is shifted and tilted to fit 9 points measured before, or
-            measured anew; larger than the error of the surface.
+            replaced by a new one; larger than the error of the surface.
         hardware_device: Label in the .cfg, for ``hardware``.
         hardware_mode: ``full`` or ``incremental`` focusing, or ``continuous``: hold the focus until the device reports
             that it is locked.
