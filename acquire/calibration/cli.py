@@ -49,13 +49,13 @@ class CalibrateOptions:
 @json_option
 @options_into(CalibrateOptions)
 def calibrate(options: CalibrateOptions) -> None:
-    """Measure what a scope file claims, and what it cannot know.
+    """Measure the figures of a scope file.
 
-    Lay a stained slide with many cells in the slot; fluorescence bleaches some of its places, so take one that you can
-    spare. Measured are: dark level, read noise and hot pixels of every exposure (dark); shading, lamp and use of the
-    full scale of every modality (flat); pixel size, flips and turn of the camera, and the stage's backlash, by known
-    moves (geometry); and where each modality is sharpest (offsets). Figures, their standard errors and what to write
-    into the scope file are shown; nothing is changed there. An earlier calibration is kept beside the new one.
+    Lay a stained slide with many cells in the slot. Use a slide that you can spare: fluorescence bleaches some of its
+    places. The parts are: dark level, read noise and hot pixels of every exposure (dark); shading, lamp and use of the
+    full scale of every modality (flat); pixel size, flip and rotation of the camera, and the stage's backlash, by known
+    moves (geometry); and the sharpest plane of each modality (offsets). The command shows the figures, their standard
+    errors and what to write into the scope file. It does not change the scope file. An earlier calibration is kept.
 
     \b
     Examples:

@@ -159,7 +159,7 @@ def _flat(part: FlatPart) -> Iterator[Finding]:
         if lamp is not None:
             text += f", lamp steady to {100 * lamp.relative_sd:.2f} %"
             if lamp.relative_sd > _LAMP_SD:
-                advice.append("the lamp flickers: warm it up, or expose for whole periods of its supply")
+                advice.append("the lamp flickers: warm it up, or expose for full periods of its supply")
         yield Finding(f"flat-field {name}", "warn" if advice else "ok", "; ".join([text, *advice]))
 
 

@@ -1,4 +1,4 @@
-"""What the camera gives without light: level, read noise, hot pixels."""
+"""Measure the camera without light: level, read noise, hot pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["dark_figures", "measure_dark"]
 
 _FRAMES: Final = 6
-#: A pixel is hot when it stands so many times the read noise, and at least so much of the full scale, above the level.
+#: A pixel is hot when it exceeds the level by this many times the read noise, and this share of the full scale.
 _HOT_NOISE: Final = 10.0
 _HOT_SHARE: Final = 0.001
 _LISTED: Final = 500
@@ -30,7 +30,7 @@ def dark_figures(frames: NDArray[np.uint16], full_scale: int) -> DarkFigures:
         full_scale: value at which a pixel saturates.
     """
     typical = np.median(frames, axis=0)  # (Y, X)
-    level = float(np.mean(typical[_usual(typical)]))
+    level = float(np.mean(typical[_near_median(typical)]))
     counts = frames.astype(np.int32)
     differences = counts[1:] - counts[:-1]  # (N - 1, Y, X)
     read_noise = _robust_sd(differences) / np.sqrt(2.0)
@@ -53,8 +53,8 @@ def dark_figures(frames: NDArray[np.uint16], full_scale: int) -> DarkFigures:
     )
 
 
-def _usual(typical: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """The pixels near the median: those of the dark level, hot ones left out."""
+def _near_median(typical: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return the mask of pixels near the median: those of the dark level, without hot pixels."""
     middle = np.median(typical)
     spread = 1.4826 * np.median(np.abs(typical - middle))
     near: NDArray[np.bool_] = np.abs(typical - middle) <= 5 * max(spread, 1.0)
@@ -62,7 +62,7 @@ def _usual(typical: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 def _robust_sd(differences: NDArray[np.int32]) -> float:
-    """Standard deviation of whole numbers without their outliers: those beyond five of it are left out."""
+    """Return the standard deviation of integers without outliers beyond five of it."""
     values = differences.ravel()[:: max(differences.size // 2_000_000, 1)].astype(np.float64)
     middle = float(np.median(values))
     spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1.0)

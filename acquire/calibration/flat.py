@@ -1,4 +1,4 @@
-"""How evenly each modality is lit, how steady its lamp is, and how well its exposure fits the camera."""
+"""Measure the illumination of each modality: its shading, its lamp, and how well its exposure fits the camera."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _FLUORESCENCE_PLACES: Final = 12
 _STEADY_FRAMES: Final = 12
 #: The empty background is the bright part of a bright-field tile, and the dark part of a fluorescent one.
 _BRIGHT_PERCENTILE: Final = 85
-_GLOW_PERCENTILE: Final = 35
+_FLUORESCENCE_PERCENTILE: Final = 35
 #: Red cells fill a small tile in many bright-field frames; the upper quartile still shows it empty.
 _BRIGHT_QUANTILE: Final = 0.75
 _ORDER: Final = 4
 #: The background should use this share of the full scale; within the limits an exposure is left alone.
-_WANTED: Final = 0.70
-_LEAST: Final = 0.40
-_MOST: Final = 0.90
+_TARGET_SHARE: Final = 0.70
+_MIN_SHARE: Final = 0.40
+_MAX_SHARE: Final = 0.90
 #: In fluorescence it is the brightest nuclei that must fit.
 _NUCLEI_PERCENTILE: Final = 99.9
 
@@ -58,7 +58,7 @@ class Shading:
 
     @property
     def falloff(self) -> float:
-        """Share of light that the mean corner lacks against the middle."""
+        """Share of light that the mean corner lacks, compared with the middle."""
         side = max(1, min(self.grid.shape) // 16)
         corners = [self.grid[rows, columns].mean() for rows in _ends(side) for columns in _ends(side)]
         return float(1.0 - np.mean(corners))
@@ -69,7 +69,7 @@ def _ends(side: int) -> tuple[slice, slice]:
 
 
 def tile_levels(frame: NDArray[np.uint16], percentile: float) -> NDArray[np.float64]:
-    """A percentile of each of equal tiles of a frame (y, x): (rows, columns) float64; a rest at the far sides goes."""
+    """Return a percentile of each of equal tiles of a frame (y, x), as (rows, columns) float64; a remainder is cut."""
     rows, columns = (max(1, min(_GRID, side // _TILE_PX)) for side in frame.shape)
     high, wide = frame.shape[0] // rows, frame.shape[1] // columns
     tiles = frame[: rows * high, : columns * wide].reshape(rows, high, columns, wide)  # (rows, high, columns, wide)
@@ -77,7 +77,7 @@ def tile_levels(frame: NDArray[np.uint16], percentile: float) -> NDArray[np.floa
 
 
 def estimate_shading(levels: NDArray[np.float64], quantile: float = 0.5) -> Shading:
-    """Separate what the frames have in common from what each shows: brightness of a frame times shading of a tile.
+    """Separate the shading that frames share from the brightness of each frame.
 
     Args:
         levels: (N, rows, columns) float64, background of each tile above dark; N at least 3.
@@ -103,7 +103,7 @@ def estimate_shading(levels: NDArray[np.float64], quantile: float = 0.5) -> Shad
 
 
 def _smooth(shading: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A quartic surface, fitted robustly, plus what is left of it, blurred: dust stays, single tiles do not."""
+    """Return a robust quartic surface plus the blurred residual: dust stays, single tiles do not."""
     fitted = fit_surface(shading, _ORDER, outlier_ratio=3.0).values
     return np.asarray(fitted + ndimage.gaussian_filter(shading - fitted, 1.0, mode="nearest"))
 
@@ -114,15 +114,15 @@ def advise_exposure(
     """What to do with an exposure: ``keep``, ``shorten`` or ``lengthen``, and the better one in ms.
 
     Args:
-        exposure_ms: as it is.
-        level: what it gives above dark.
-        full: the full scale above dark.
+        exposure_ms: present exposure.
+        level: counts above dark that it gives.
+        full: full scale above dark, in counts.
     """
     share = level / full
-    if _LEAST <= share <= _MOST:
+    if _MIN_SHARE <= share <= _MAX_SHARE:
         return "keep", exposure_ms
-    better_ms = exposure_ms * _WANTED / max(min(share, 1.0), 1e-3)
-    return ("shorten" if share > _MOST else "lengthen"), float(f"{better_ms:.2g}")
+    better_ms = exposure_ms * _TARGET_SHARE / max(min(share, 1.0), 1e-3)
+    return ("shorten" if share > _MAX_SHARE else "lengthen"), float(f"{better_ms:.2g}")
 
 
 def measure_flat(probe: MicroscopeProbe, dark_level: dict[float, float]) -> FlatPart:
@@ -133,13 +133,13 @@ def measure_flat(probe: MicroscopeProbe, dark_level: dict[float, float]) -> Flat
         dark_level: exposure in ms to the camera's level without light, in counts.
     """
     probe.find_focus()
-    seen: dict[str, list[_Seen]] = {name: [] for name, _ in probe.scope.modalities.items()}
+    seen: dict[str, list[_FrameLevels]] = {name: [] for name, _ in probe.scope.modalities.items()}
     places = probe.places(_PLACES)
     for number, (x_um, y_um) in enumerate(places, 1):
         probe.go(x_um, y_um)
         for name, frames in seen.items():
             if name != "fluorescence" or number <= _FLUORESCENCE_PLACES:
-                frames.append(_look(probe, name))
+                frames.append(_measure_frame(probe, name))
         probe.progress("flat-field, places", number, len(places))
     return FlatPart(
         modalities={
@@ -150,22 +150,22 @@ def measure_flat(probe: MicroscopeProbe, dark_level: dict[float, float]) -> Flat
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What is kept of one frame, in counts: background of its tiles, its brightest part, its saturated share."""
+class _FrameLevels:
+    """One frame, in counts: background of its tiles, level of its brightest part, share of saturated pixels."""
 
     levels: NDArray[np.float64]
     top: float
     saturated: float
 
 
-def _look(probe: MicroscopeProbe, name: str) -> _Seen:
+def _measure_frame(probe: MicroscopeProbe, name: str) -> _FrameLevels:
     frame = probe.frame(name)
-    percentile = _GLOW_PERCENTILE if name == "fluorescence" else _BRIGHT_PERCENTILE
+    percentile = _FLUORESCENCE_PERCENTILE if name == "fluorescence" else _BRIGHT_PERCENTILE
     saturated = float(np.mean(frame >= probe.scope.camera.saturation))
-    return _Seen(tile_levels(frame, percentile), float(np.percentile(frame, _NUCLEI_PERCENTILE)), saturated)
+    return _FrameLevels(tile_levels(frame, percentile), float(np.percentile(frame, _NUCLEI_PERCENTILE)), saturated)
 
 
-def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_Seen], dark: float) -> FlatModality:
+def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_FrameLevels], dark: float) -> FlatModality:
     fluorescent = name == "fluorescence"
     full = probe.scope.camera.saturation
     levels = [entry.levels - dark for entry in seen]
@@ -173,7 +173,7 @@ def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_Seen], dark
     background = float(np.median(shading.levels))
     deciding = max(entry.top for entry in seen) - dark if fluorescent else background * float(shading.grid.max())
     exposure_ms = probe.scope.modalities.named(name).exposure_ms
-    verdict, better_ms = advise_exposure(exposure_ms, deciding, full - dark)
+    advice, better_ms = advise_exposure(exposure_ms, deciding, full - dark)
     return FlatModality(
         shading=tuple(map(tuple, np.round(shading.grid, 4).tolist())),
         shading_se=round(shading.error, 5),
@@ -182,7 +182,7 @@ def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_Seen], dark
         exposure_ms=exposure_ms,
         used_of_full_scale=round(deciding / (full - dark), 4),
         saturated_share=round(float(np.median([entry.saturated for entry in seen])), 7),
-        exposure_advice=verdict,
+        exposure_advice=advice,
         better_exposure_ms=better_ms,
         dark_level=round(dark, 2),
         places=len(seen),
@@ -195,10 +195,10 @@ def _watch_lamp(probe: MicroscopeProbe, name: str, dark: float) -> LampStability
     """Mean of frames taken one after another at one place: their scatter, and their drift per minute."""
     means: list[float] = []
     times_s: list[float] = []
-    began_s = time.monotonic()
+    start_s = time.monotonic()
     for _ in range(_STEADY_FRAMES):
         frame = probe.frame(name)
-        times_s.append(time.monotonic() - began_s)
+        times_s.append(time.monotonic() - start_s)
         means.append(float(frame.mean()) - dark)
     return lamp_figures(np.array(times_s), np.array(means))
 

@@ -1,4 +1,4 @@
-"""How pixels lie on the stage: known moves, what they do to the picture, and the affine map between the two."""
+"""Fit the affine map from camera pixels to the stage: from known moves and the image shifts that they cause."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["AffineFit", "Move", "camera_affine", "file_matrix", "fit_moves", "pr
 #: Band of detail used, standard deviations in pixels of the two Gaussians whose difference it is.
 _FINE_PX: Final = 1.0
 _COARSE_PX: Final = 6.0
-#: Two cut-outs that correlate less show not the same place.
-_LEAST_SIMILARITY: Final = 0.5
+#: Two cut-outs that correlate less do not show the same place.
+_MIN_SIMILARITY: Final = 0.5
 _UPSAMPLING: Final = 200
 #: Residuals beyond this many pixels lose weight in the fit.
 _ROBUST_PX: Final = 0.1
@@ -33,12 +33,12 @@ _ROBUST_PX: Final = 0.1
 
 @dataclass(frozen=True)
 class Move:
-    """A move of the stage and what it did to the picture.
+    """A move of the stage and the image shift that it caused.
 
     Attributes:
         stage_um: (x, y) by which the stage says that the image's centre moved over the specimen.
         shift_px: (x, y) by which the specimen moved in the frame, to the right and down.
-        similarity: correlation of the two pictures where they overlap, once shifted.
+        similarity: correlation of the two images where they overlap after the shift.
     """
 
     stage_um: tuple[float, float]
@@ -81,22 +81,22 @@ def prepare(frame: NDArray[np.uint16]) -> NDArray[np.float32]:
 def register(
     reference: NDArray[np.float32], moved: NDArray[np.float32], guess_px: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[tuple[float, float], float] | None:
-    """By how much the specimen moved from one prepared frame (y, x) to the other.
+    """Return by how much the specimen moved from one prepared frame (y, x) to the other.
 
-    Cuts out what the two have in common by the guess, registers the cut-outs to 1/200 pixel, and repeats
-    with what that found until it stands.
+    Cut out the common part by the guess, register the cut-outs to 1/200 pixel, and repeat with the result until it is
+    stable.
 
     Args:
-        reference, moved: of `prepare`, alike in shape.
+        reference, moved: of `prepare`, of the same shape.
         guess_px: (x, y) of the shift, to within a third of what then overlaps.
 
     Returns:
         The shift (x, y) in pixels and the similarity, or ``None`` where the frames do not show the same place.
     """
-    whole = (round(guess_px[0]), round(guess_px[1]))
+    offset_px = (round(guess_px[0]), round(guess_px[1]))
     found: tuple[tuple[float, float], float] | None = None
     for _ in range(4):
-        cuts = _common(reference, moved, whole)
+        cuts = _common(reference, moved, offset_px)
         if cuts is None:
             return None
         window = np.outer(*(np.hanning(side + 2)[1:-1] for side in cuts[0].shape))
@@ -104,20 +104,20 @@ def register(
         if not here.any() or not there.any():
             return None
         down, right = measure_translation(here, there, _UPSAMPLING)
-        shift_px = (whole[0] + right, whole[1] + down)
+        shift_px = (offset_px[0] + right, offset_px[1] + down)
         found = shift_px, registered_correlation(reference, moved, shift_px[::-1])
         if max(abs(right), abs(down)) <= 0.5:
             break
-        whole = (whole[0] + round(right), whole[1] + round(down))
-    return found if found is not None and found[1] >= _LEAST_SIMILARITY else None
+        offset_px = (offset_px[0] + round(right), offset_px[1] + round(down))
+    return found if found is not None and found[1] >= _MIN_SIMILARITY else None
 
 
 def _common(
-    reference: NDArray[np.float32], moved: NDArray[np.float32], whole_px: tuple[int, int]
+    reference: NDArray[np.float32], moved: NDArray[np.float32], shift_px: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """The parts of both frames that show the same, for a shift (x, y) in whole pixels; ``None`` if too little."""
+    """Return the parts of both frames that show the same area for a shift (x, y); ``None`` if too little."""
     rows, columns = reference.shape
-    right, down = whole_px
+    right, down = shift_px
     height, width = rows - abs(down), columns - abs(right)
     if min(height, width) < 32:
         return None
@@ -130,11 +130,11 @@ def _common(
 def fit_moves(moves: list[Move]) -> AffineFit:
     """Fit the map from pixels to the stage by robust least squares.
 
-    The stage's moves are taken for exact and the registered shifts for the measurement, so the inverse map is what is
-    fitted, and then turned round; standard errors go with it to first order.
+    The stage's moves count as exact and the registered shifts as the measurement: the inverse map is fitted and then
+    inverted; standard errors follow to first order.
 
     Args:
-        moves: four at least, not all along one line.
+        moves: at least four, not all along one line.
 
     Raises:
         HardwareError: the moves do not determine the map.
@@ -152,7 +152,7 @@ def fit_moves(moves: list[Move]) -> AffineFit:
     found = least_squares(residuals, start.ravel(), loss="soft_l1", f_scale=_ROBUST_PX)
     inverse = found.x.reshape(2, 2)
     if abs(np.linalg.det(inverse)) < 1e-6:
-        raise HardwareError("the picture does not follow the stage's moves: is the specimen fixed to the stage?")
+        raise HardwareError("the image does not follow the stage's moves: is the specimen fixed to the stage?")
     rest = residuals(found.x)
     # The scatter of the good moves: the outliers were given up already. No shift is known better than its last step.
     sigma = max(1.4826 * float(np.median(np.abs(rest))), 1 / _UPSAMPLING) * math.sqrt(len(rest) / (len(rest) - 4))
@@ -171,7 +171,7 @@ def fit_moves(moves: list[Move]) -> AffineFit:
 
 
 def file_matrix(camera: Camera) -> NDArray[np.float64]:
-    """The flip or turn by which frames are laid as the stage lies: frame pixels are this (2, 2) times the camera's."""
+    """Return the flip or turn that aligns frames with the stage: frame pixels are this (2, 2) times the camera's."""
     return np.array(camera.stage_affine, np.float64).round()
 
 
@@ -179,7 +179,7 @@ def camera_affine(fit: AffineFit, camera: Camera) -> CameraAffine:
     """The fit in the terms of the scope file: ``pixel_um`` unbinned and ``stage_affine`` of the camera's own pixels."""
 
     def terms(flat: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The figures as a function of the fitted matrix, row by row: side, 4 x affine, right, down, turn, skew."""
+        """Return the figures of a matrix, row by row: side, 4 x affine, right, down, turn, skew."""
         matrix = flat.reshape(2, 2) @ file_matrix(camera) / camera.binning
         side = math.sqrt(abs(float(np.linalg.det(matrix))))
         (a, b), (c, d) = matrix
@@ -220,5 +220,5 @@ def _as_rows(matrix: NDArray[np.float64], digits: int | None = None) -> tuple[tu
 
 
 def _nearest_quarter(angle: float) -> float:
-    """An angle less the nearest multiple of a right one."""
+    """Return an angle minus the nearest multiple of a right angle."""
     return angle - round(angle / (math.pi / 2)) * math.pi / 2

@@ -1,4 +1,4 @@
-"""The microscope as calibration uses it: places approached from one side, frames one by one, light counted."""
+"""The microscope as calibration uses it: it approaches places from one side, takes single frames, counts the light."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["MicroscopeProbe", "spread_places"]
 
 #: Every place is reached by a last move of this length towards +x and +y, so that the stage's backlash does not count.
 APPROACH_UM: Final = 50.0
-#: Places looked at for something to focus on.
+#: Places tried for something to focus on.
 _TRIES: Final = 6
 
 
 def spread_places(
     x_um: tuple[float, float], y_um: tuple[float, float], margin_um: tuple[float, float], count: int
 ) -> list[tuple[float, float]]:
-    """Places spread evenly and on no grid over an area, the same at each call; the first is its middle.
+    """Return places spread evenly over an area, but on no grid; the same at each call, the first in the middle.
 
-    The R2 sequence of Roberts: like random places, without their clumps.
+    This is the R2 sequence of Roberts: like random places, without clumps.
 
     Args:
         x_um, y_um: [lowest, highest] of the area.
@@ -57,8 +57,8 @@ class MicroscopeProbe:
         microscope: opened.
         scope: which it is.
         slot: where the slide lies.
-        progress: told what is being done, and how many of how many steps of it are.
-        check: called before each frame; raises to stop.
+        progress: called with a task, its steps done, and its steps in all.
+        check: called before each frame; raises to stop the calibration.
 
     Attributes:
         light: modality to [exposures made, their milliseconds].
@@ -81,13 +81,13 @@ class MicroscopeProbe:
         self._focus_um: float | None = None
 
     def places(self, count: int, beside_um: float = 0.0) -> list[tuple[float, float]]:
-        """Places of the slot's scan area whose fields lie within it; ``beside_um`` more is kept free."""
+        """Return places of the slot's scan area whose fields lie within it, with ``beside_um`` more kept free."""
         width_um, height_um = self.scope.field_um
         margin_um = (width_um / 2 + beside_um, height_um / 2 + beside_um)
         return spread_places(self._area.x_um, self._area.y_um, margin_um, count)
 
     def go(self, x_um: float, y_um: float, side: tuple[int, int] = (-1, -1)) -> tuple[float, float]:
-        """Bring a place to the middle of the image, from the ``side`` (x, y) of it; gives where the stage says it is.
+        """Move a place to the middle of the image, from its ``side`` (x, y); return the reported position.
 
         Raises:
             HardwareError, StageLimitError: as of `Microscope.move_xy`.
@@ -102,7 +102,7 @@ class MicroscopeProbe:
         return self.microscope.move_xy(x_um, y_um)
 
     def frame(self, modality: str, *, frame_px: tuple[int, int] | None = None) -> NDArray[np.uint16]:
-        """Take one frame (y, x) in its modality's exposure, lying as the stage does by the scope file."""
+        """Take one frame (y, x) with its modality's exposure, aligned with the stage by the scope file."""
         self._check()
         out = np.empty(frame_px or self.scope.camera.image_px, np.uint16)
         exposure_ms = self.scope.modalities.named(modality).exposure_ms
@@ -127,9 +127,9 @@ class MicroscopeProbe:
         self.microscope.move_z(round(min(max(z_um, low), high), 3))
 
     def focus(self, modality: str | None = None) -> float | None:
-        """Focus here in bright field and stay there; gives Z, or ``None`` where nothing shows.
+        """Focus here in bright field and stay there; return Z, or ``None`` where nothing shows.
 
-        The first search goes through the scope's whole range, the later ones begin where the last one ended.
+        The first search covers the scope's full range; the later ones start where the last one ended.
         """
         policy = self.scope.focus
         modality = modality or policy.modality

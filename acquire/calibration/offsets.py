@@ -1,4 +1,4 @@
-"""Where each modality is sharpest: Z offsets between them, and from the sharpest picture to the best focus."""
+"""Measure where each modality is sharpest: Z offsets between them, and from the sharpest image to the best focus."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["measure_offsets"]
 _PLACES: Final = 5
 #: Places that are lit for fluorescence: each is bleached by its series.
 _FLUORESCENCE_PLACES: Final = 5
-#: Steps to each side: of half the scope's fine step in bright field, of whole ones in fluorescence, to spare light.
+#: Steps to each side: half the scope's fine step in bright field, the fine step in fluorescence, to spare light.
 _SIDE_STEPS: Final = 6
 _FLUORESCENCE_SIDE_STEPS: Final = 3
-#: The peak is fitted to what is at least so sharp, as a part of the sharpest.
+#: The peak is fitted to what is at least this share of the sharpest.
 _NEAR_PEAK: Final = 0.6
 #: A series less sharp than this showed no nucleus.
 _NOTHING: Final = 1e-8
@@ -87,7 +87,7 @@ def _bright_peak(probe: MicroscopeProbe, modality: str, near_um: float) -> float
 
 
 def _fluorescent_peak(probe: MicroscopeProbe, near_um: float) -> float | None:
-    """The whole frame, for nuclei are few; up and down again, so that fading tips the curve to neither side."""
+    """Measure the full frame, as nuclei are few; up and down again, so that fading does not tilt the curve."""
     heights = _series(probe, near_um, probe.scope.focus.fine_step_um, _FLUORESCENCE_SIDE_STEPS)
     sharp = np.zeros(len(heights))
     for order in (range(len(heights)), reversed(range(len(heights)))):
@@ -101,7 +101,7 @@ def _fluorescent_peak(probe: MicroscopeProbe, near_um: float) -> float | None:
 
 
 def _series(probe: MicroscopeProbe, near_um: float, step_um: float, side: int) -> NDArray[np.float64]:
-    """Heights around one, within the soft limits."""
+    """Return heights around one, within the soft limits."""
     low, high = probe.scope.stage.z_um
     heights = near_um + step_um * np.arange(-side, side + 1)
     return np.asarray(heights[(heights >= low) & (heights <= high)], np.float64)

@@ -1,4 +1,4 @@
-"""Calibration in a process of its own: a driver that crashes is reported, and the shutter closes on every way out."""
+"""Run a calibration in a child process: a driver that crashes is reported, and the shutter closes at every end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from wbcpipe.acquire.config.calibration_record import CalibrationParts
+from wbcpipe.acquire.config.calibration_record import CalibrationParts, DarkPart
 from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess, shutter_message
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, InterruptedRunError
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
@@ -24,7 +24,6 @@ __all__ = ["CalibrationRequest", "CalibrationResult", "measure", "run_calibratio
 
 #: On top of the scope's own time limits: loading the core, and computing a figure.
 _SPARE_S: Final = 120.0
-_DARK_GUESS: Final = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,24 +65,18 @@ def measure(probe: MicroscopeProbe, parts: tuple[str, ...]) -> CalibrationParts:
     """Measure the requested parts; those that bleach come last.
 
     Raises:
-        HardwareError: a device failed, or the slot shows nothing to measure by.
+        HardwareError: a device failed, or the slot shows nothing to measure.
     """
     from wbcpipe.acquire.calibration.dark import measure_dark
     from wbcpipe.acquire.calibration.flat import measure_flat
     from wbcpipe.acquire.calibration.offsets import measure_offsets
     from wbcpipe.acquire.calibration.travel import measure_geometry
 
-    dark = geometry = offsets = flat = None
-    levels = {modality.exposure_ms: _DARK_GUESS for _, modality in probe.scope.modalities.items()}
-    if "dark" in parts or "flat" in parts:
-        dark = measure_dark(probe)
-        levels = {entry.exposure_ms: entry.level for entry in dark.exposures}
-    if "geometry" in parts:
-        geometry = measure_geometry(probe)
-    if "offsets" in parts:
-        offsets = measure_offsets(probe)
-    if "flat" in parts:
-        flat = measure_flat(probe, levels)
+    dark = measure_dark(probe) if "dark" in parts or "flat" in parts else DarkPart(exposures=())
+    geometry = measure_geometry(probe) if "geometry" in parts else None
+    offsets = measure_offsets(probe) if "offsets" in parts else None
+    levels = {entry.exposure_ms: entry.level for entry in dark.exposures}
+    flat = measure_flat(probe, levels) if "flat" in parts else None
     return CalibrationParts(dark=dark if "dark" in parts else None, flat=flat, geometry=geometry, offsets=offsets)
 
 

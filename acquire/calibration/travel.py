@@ -1,4 +1,4 @@
-"""Move the stage by known lengths and see what the picture does: pixel size, affine, backlash, repeatability."""
+"""Move the stage by known lengths and measure the image shifts: pixel size, affine, backlash, repeatability."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ _REPEATS: Final = 3
 
 
 class _View:
-    """A place seen by the camera, and what the stage said of it."""
+    """An image of a place, and the position that the stage reported."""
 
     def __init__(self, probe: MicroscopeProbe, place_um: tuple[float, float], side: tuple[int, int] = (-1, -1)) -> None:
-        self.there_um = probe.go(*place_um, side)
+        self.stage_um = probe.go(*place_um, side)
         with probe.microscope.focus_region(_SIDE_PX) as frame_px:
-            self.picture = prepare(probe.frame(probe.scope.focus.modality, frame_px=frame_px))
+            self.image = prepare(probe.frame(probe.scope.focus.modality, frame_px=frame_px))
 
     def move_to(self, other: _View, guess_px: NDArray[np.float64]) -> Move | None:
-        """What happened from here to ``other``; ``None`` where the pictures do not show the same."""
-        found = register(self.picture, other.picture, (float(guess_px[0]), float(guess_px[1])))
+        """Return the move from here to ``other``; ``None`` where the images do not show the same area."""
+        found = register(self.image, other.image, (float(guess_px[0]), float(guess_px[1])))
         if found is None:
             return None
-        moved_um = (other.there_um[0] - self.there_um[0], other.there_um[1] - self.there_um[1])
+        moved_um = (other.stage_um[0] - self.stage_um[0], other.stage_um[1] - self.stage_um[1])
         return Move(moved_um, found[0], found[1])
 
 
 def measure_geometry(probe: MicroscopeProbe) -> GeometryPart:
-    """Measure how pixels lie on the stage, and how well the stage comes back.
+    """Measure how pixels lie on the stage, and how well the stage returns to a place.
 
     Raises:
-        HardwareError: the picture does not follow the stage, or the slot shows nothing.
+        HardwareError: the image does not follow the stage, or the slot shows nothing.
     """
     probe.find_focus()
-    # A camera's middle of this size is exact enough, and distorted less than the whole.
+    # A camera's middle of this size is exact enough, and distorted less than the full frame.
     shorter_um = min(*probe.scope.field_um, _SIDE_PX * probe.scope.camera.pixel_um)
     places: list[tuple[float, float]] = []
     moves: list[Move] = []
@@ -73,7 +73,7 @@ def measure_geometry(probe: MicroscopeProbe) -> GeometryPart:
             probe.progress("known moves, places", len(places), _PLACES)
     if len(moves) < tried / 2 or not moves:
         raise HardwareError(
-            f"only {len(moves)} of {tried} moves of the stage could be followed in the picture: lay a slide with many "
+            f"only {len(moves)} of {tried} moves of the stage could be followed in the image: lay a slide with many "
             "cells in the slot, see that it is clamped, that 'camera.pixel_um' is not wrong by a factor, and that "
             "frames are in focus."
         )
@@ -90,7 +90,7 @@ def measure_geometry(probe: MicroscopeProbe) -> GeometryPart:
 def _moves_from(
     probe: MicroscopeProbe, here: _View, place_um: tuple[float, float], shorter_um: float
 ) -> tuple[list[Move], int]:
-    """The moves that could be registered at one place, and how many were made; short ones first."""
+    """Return the moves that could be registered at one place, and how many were made; short moves first."""
     moves: list[Move] = []
     tried = 0
     inverse: NDArray[np.float64] | None = None
@@ -112,14 +112,14 @@ def _moves_from(
 
 
 def _measure_backlash(probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[float, float]) -> Backlash:
-    """Come back to one place from all sides: how far apart the two sides end, and how well one side repeats."""
+    """Return to one place from all sides: measure the distance between sides, and the repeatability of one side."""
     home = _View(probe, place_um)
     ends: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
     for number in range(_REPEATS):
         probe.progress("coming back to one place", number + 1, _REPEATS)
         for side in ((-1, -1), (1, -1), (-1, 1)):
             view = _View(probe, place_um, side)
-            found = register(home.picture, view.picture)
+            found = register(home.image, view.image)
             if found is not None:
                 # Where the stage really stands against its first visit: the specimen moves against it.
                 ends.setdefault(side, []).append(-fit.matrix @ np.array(found[0]))
