@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,14 @@ __all__ = ["bundles"]
 
 
 class _ShowsByName(click.Group):
-    """``bundles`` alone lists, ``bundles NAME`` shows."""
+    """``bundles`` without arguments lists, ``bundles NAME`` shows."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, with_command(args, tuple(self.commands)))
 
 
 def with_command(args: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """The words after ``bundles`` with the command they leave out.
+    """Return the words after ``bundles`` with the command that they omit.
 
     >>> with_command(["--json"], ("list", "show"))
     ['list', '--json']
@@ -39,7 +40,7 @@ def with_command(args: Sequence[str], commands: Sequence[str]) -> list[str]:
 
 @click.group(cls=_ShowsByName, context_settings={"help_option_names": ["-h", "--help"]})
 def bundles() -> None:
-    """List, show, verify and export trained models. Alone it lists; with a name or folder it shows that one.
+    """List, show, verify and export trained models. Without arguments it lists; with a name or folder it shows one.
 
     \b
     Examples:
@@ -76,7 +77,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show the model card of a bundle, by name or folder, once its weights are found to be its own.
+    """Verify the weights of a bundle, given by name or folder, and show its model card.
 
     \b
     Example:
@@ -98,9 +99,9 @@ def show(name: str, as_json: bool) -> None:
 )
 @json_option
 def verify(names: tuple[str, ...], onnx: Path | None, as_json: bool) -> None:
-    """Check weights, network and card of bundles; without a name, of all that come with wbcpipe.
+    """Check weights, network and model card of bundles; without a name, of all that come with wbcpipe.
 
-    The first one that fails ends the command with exit code 40.
+    The first bundle that fails ends the command with exit code 40.
 
     \b
     Examples:
@@ -108,35 +109,37 @@ def verify(names: tuple[str, ...], onnx: Path | None, as_json: bool) -> None:
       wbcpipe bundles verify smear-shufflenet --onnx smear.onnx --json
     """
     if onnx is not None and len(names) != 1:
-        raise click.UsageError("--onnx is compared with one bundle: give its NAME.")
+        raise click.UsageError("--onnx is compared with one bundle; give its NAME.")
     from wbcpipe.classify.inference.verify import verify_bundle
     from wbcpipe.classify.models.bundle import load_bundle, shipped_bundles
 
     found = []
     for bundle in [load_bundle(name) for name in names or shipped_bundles().values()]:
-        row = verify_bundle(bundle)
+        check, compared = verify_bundle(bundle), None
         if onnx is not None:
             from wbcpipe.classify.inference.export import check_onnx
 
-            row["onnx"] = check_onnx(bundle, onnx.read_bytes(), str(onnx))
-        found.append(row)
+            compared = check_onnx(bundle, onnx.read_bytes(), str(onnx))
+        found.append({**asdict(check), **({} if compared is None else {"onnx": asdict(compared)})})
         if not as_json:
-            alike = f", {onnx} gives the same" if onnx is not None else ""
-            click.echo(f"{row['name']}: whole (SHA-256 {row['sha256'][:12]}, {row['parameters']:,} parameters){alike}")
+            agrees = "" if compared is None else f"; {onnx} agrees with it"
+            click.echo(f"{check.name}: valid (SHA-256 {check.sha256[:12]}, {check.parameters:,} parameters){agrees}")
     if as_json:
         click.echo(json.dumps({"bundles": found}))
 
 
 @bundles.command()
 @click.argument("name")
-@click.option("--format", "kind", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Of the file.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write; none may be there.")
+@click.option(
+    "--format", "kind", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Format of the file."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write; it must not exist.")
 @json_option
 def export(name: str, kind: str, out: Path, as_json: bool) -> None:
-    """Write a bundle for other programs, after comparing the export with torch.
+    """Export a bundle for other programs, after comparing the file with torch.
 
-    The file takes any number of pictures at once; its metadata say how to normalise them, what the answers mean and how
-    they are calibrated. Needs the extra: pip install 'wbcpipe[export]'.
+    The network in the file takes batches of any size. Its metadata state the normalisation of the input, the meaning of
+    the output and its calibration. Needs the extra: pip install 'wbcpipe[export]'.
 
     \b
     Example:
@@ -147,9 +150,9 @@ def export(name: str, kind: str, out: Path, as_json: bool) -> None:
 
     found = export_onnx(load_bundle(name), out)
     if as_json:
-        click.echo(json.dumps({"format": kind, **found}))
+        click.echo(json.dumps({"format": kind, **asdict(found)}))
         return
     click.echo(
-        f"{out}: {found['bundle']} as {kind}, {found['bytes'] / 1e6:.1f} MB; logits within "
-        f"{found['largest_difference']:.1g} of torch's on {found['trial_pictures']} trial pictures"
+        f"{out}: {found.bundle} as {kind}, {found.bytes / 1e6:.1f} MB; logits within {found.check.max_difference:.1g} "
+        f"of torch's on {found.check.trial_images} trial images"
     )

@@ -1,8 +1,7 @@
-"""Stage 4 of 4. In: ``cells.zarr`` with calls. Out: ``differential.json``, ``report.html`` and ``cells.csv``.
+"""Stage 4 of 4. In: classified ``cells.zarr``. Out: ``differential.json``, ``report.html`` and ``cells.csv``.
 
-``differential`` counts and weighs (pure), ``gates`` says whether the count can be trusted, ``document`` puts both into
-one versioned JSON object; ``html`` and ``tables`` show that object to people; ``evaluate`` compares a sample with its
-ground truth.
+``differential`` computes percentages and intervals from counts, ``gates`` checks the quality of the sample,
+``document`` combines both in one record, ``html`` and ``tables`` display it; ``evaluate`` compares a sample with its ground truth.
 """
 
 __all__ = ["evaluate_sample", "write_report"]

@@ -7,9 +7,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from wbcpipe.report.agreement import head_agreement
 from wbcpipe.report.gates import check_quality
-from wbcpipe.report.model_checks import check_model, corrected_shares
+from wbcpipe.report.model_checks import check_model, corrected_shares, head_agreement
 from wbcpipe.samples.differential_record import (
     BundleReference,
     CellCounts,

@@ -202,8 +202,8 @@ def _detect(store: CellStore, truth: Truth) -> tuple[Detection, NDArray[np.intp]
     return detection, partner
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
+def _ratio(part: int, total: int) -> float:
+    return part / total if total else 0.0
 
 
 def _compare_predictions(rows: CellRows, labels: Sequence[str]) -> PredictionComparison | None:

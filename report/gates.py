@@ -164,8 +164,8 @@ def _field_figures(figures: FieldFigures) -> dict[GateName, float | None]:
     return found
 
 
-def _percent(part: int, whole: int) -> float | None:
-    return 100 * part / whole if whole else None
+def _percent(part: int, total: int) -> float | None:
+    return 100 * part / total if total else None
 
 
 def _holds(figure: float, comparison: Comparison, limit: float) -> bool:

@@ -10,12 +10,14 @@ import numpy as np
 from wbcpipe.classify.uncertainty.head_disagreement import check_heads
 from wbcpipe.classify.uncertainty.prevalence import correct_counts
 from wbcpipe.classify.uncertainty.probability_calibration import fuse
-from wbcpipe.samples.differential_record import HeadDisagreement, ModelChecks
+from wbcpipe.samples.differential_record import HeadAgreement, HeadDisagreement, ModelChecks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from wbcpipe.report.rows import CellRows
 
-__all__ = ["ClassShare", "check_model", "corrected_shares"]
+__all__ = ["ClassShare", "check_model", "corrected_shares", "head_agreement"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def corrected_shares(rows: CellRows) -> dict[str, ClassShare]:
 
 
 def check_model(rows: CellRows) -> ModelChecks:
-    """Check the heads of a sample's cells, without the rejected ones, and state what the bundle says of its error."""
+    """Check the heads of a sample's cells, without the rejected ones, and return the bundle's error bound."""
     used, fitted, probability = rows.classification, rows.calibration, rows.probability[rows.counted]
     heads: tuple[HeadDisagreement, ...] = ()
     if fitted is not None and fitted.head_disagreement and len(probability) and not used.excluded_modalities:
@@ -65,3 +67,27 @@ def check_model(rows: CellRows) -> ModelChecks:
         excluded_modalities=used.excluded_modalities,
         f1_weighted=used.f1_weighted,
     )
+
+
+def head_agreement(rows: CellRows) -> tuple[HeadAgreement, ...]:
+    """Compare each head with the fused prediction, over the identified cells that are not rejected."""
+    index = {name: position for position, name in enumerate(rows.classes)}
+    fused = np.array([index.get(name, -1) for name in rows.predicted_class], dtype=np.intp)
+    chosen = rows.counted & (fused >= 0)
+    same = rows.head_predictions()[chosen] == fused[chosen, None]  # (n, H)
+    highest = rows.probability[chosen].max(axis=2)  # (n, H)
+    return tuple(
+        HeadAgreement(
+            name=name,
+            agreement_percent=_percent(same[:, head]),
+            class_agreement_percent={
+                label: _percent(same[fused[chosen] == position, head]) for label, position in index.items()
+            },
+            mean_probability=float(highest[:, head].mean(dtype=np.float64)) if len(highest) else None,
+        )
+        for head, name in enumerate(rows.heads)
+    )
+
+
+def _percent(same: NDArray[np.bool_]) -> float | None:
+    return 100 * float(same.mean()) if same.size else None

@@ -118,7 +118,7 @@ def _assign(
 ) -> list[tuple[int, int, float]]:
     row_ids, row = np.unique(rows, return_inverse=True)
     column_ids, column = np.unique(columns, return_inverse=True)
-    # A pair too far apart costs more than any saving among the others could bring.
+    # A pair beyond the tolerance costs more than any other pairs can save.
     forbidden = (len(rows) + 1) * (tolerance_um + 1)
     cost = np.full((len(row_ids), len(column_ids)), forbidden)
     cost[row, column] = distance

@@ -101,7 +101,7 @@ def _add_fields(status: SampleStatus, sample: Sample) -> SampleStatus:
         fields_planned=fields.planned,
         fields_missing=len(fields.missing),
         fields_empty=len(fields.empty),
-        problem="the staining did not finish: inspect the slide; the next command says how to continue"
+        problem="the staining did not finish: inspect the slide; the next command explains how to continue"
         if interrupted
         else "",
     )

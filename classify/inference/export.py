@@ -1,16 +1,17 @@
-"""Bundles as ONNX files for other programs; each is compared with torch before it takes its name."""
+"""Export of bundles as ONNX files for other programs; each file is compared with torch before it is written."""
 
 from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
 from wbcpipe.classify.inference.engine import TorchEngine
-from wbcpipe.classify.inference.verify import check_agreement, trial_pictures
+from wbcpipe.classify.inference.verify import check_agreement, trial_images
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.system.files import write_atomic
@@ -23,10 +24,38 @@ if TYPE_CHECKING:
     from wbcpipe.classify.models.bundle import Bundle, BundleInfo
     from wbcpipe.classify.networks import FusionNetwork
 
-__all__ = ["OnnxNetwork", "check_onnx", "export_onnx", "onnx_metadata", "onnx_model", "traced"]
+__all__ = [
+    "OnnxCheck",
+    "OnnxExport",
+    "OnnxNetwork",
+    "check_onnx",
+    "export_onnx",
+    "onnx_metadata",
+    "onnx_model",
+    "traced",
+]
 
 _INSTALL: Final = "pip install 'wbcpipe[export]'"
 _SHA256: Final = "wbcpipe.sha256"
+
+
+@dataclass(frozen=True)
+class OnnxCheck:
+    """An ONNX file that agrees with its bundle; ``max_difference`` of logits is relative to the largest one."""
+
+    trial_images: int
+    max_difference: float
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """An ONNX file that was written."""
+
+    bundle: str
+    sha256: str
+    path: str
+    bytes: int
+    check: OnnxCheck
 
 
 class OnnxNetwork:
@@ -34,7 +63,7 @@ class OnnxNetwork:
 
     Args:
         model: the bytes of an ONNX file that `export_onnx` made.
-        what: its name in errors.
+        what: name of the file in errors.
 
     Attributes:
         metadata: the metadata in the file.
@@ -64,7 +93,7 @@ class OnnxNetwork:
 
 
 def onnx_metadata(info: BundleInfo) -> dict[str, str]:
-    """What another program must know to feed the network and to read its answers, as text and JSON."""
+    """Return the metadata by which another program prepares the input and reads the output, as text and JSON."""
     content = info.model_dump(mode="json", exclude_none=True)
     kept = ("name", "method", "backbone", "classes", "modalities", "derived", "planes", "kind")
     sizes = ("pixel_um", "crop_px", "side", "normalisation", "calibration")
@@ -74,8 +103,8 @@ def onnx_metadata(info: BundleInfo) -> dict[str, str]:
         "wbcpipe.heads": json.dumps(info.head_names),
         "wbcpipe.input": (
             f"images: float32 (batch, {len(info.modalities) * info.planes}, {info.side}, {info.side}), the planes of "
-            f"the first modality first; from uint16 crops of {info.crop_px} px at {info.pixel_um} um a pixel, reduced "
-            "by averaging over areas. Each plane of each cell is scaled by itself on about 28 x 28 of its pixels: "
+            f"the first modality first; from uint16 crops of {info.crop_px} px at {info.pixel_um} um per pixel, "
+            "reduced by area averaging. Each plane of each cell is scaled by quantiles of about 28 x 28 of its pixels: "
             "polarity bright: value / q90; stained: (value - q2) / (q90 - q2); dark: (value - q10) / (q99 - q10), each "
             "divisor at least 64; fixed: value / 65535. Then (value - mean) / std, clipped to -8 and 8. See "
             "wbcpipe.normalisation."
@@ -89,14 +118,14 @@ def onnx_metadata(info: BundleInfo) -> dict[str, str]:
 
 
 def onnx_model(bundle: Bundle) -> bytes:
-    """An ONNX file's bytes: batch norm folded, any number of pictures at once.
+    """Return an ONNX file as bytes: batch normalisation folded, any batch size.
 
     Raises:
         ConfigError: the exporter is not installed.
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401 - torch's exporter fails late and obscurely without it
+        import onnxscript  # noqa: F401 - without it torch's exporter fails late, with an unclear message
     except ImportError as error:
         raise ConfigError(f"the ONNX exporter is not installed: {_INSTALL}.") from error
     info = bundle.info
@@ -107,7 +136,7 @@ def onnx_model(bundle: Bundle) -> bytes:
 
 
 def traced(network: FusionNetwork, shape: tuple[int, int, int]) -> Any:
-    """The ``onnx.ModelProto`` of a network for pictures of ``shape`` (M * c, side, side), without metadata."""
+    """Return the ``onnx.ModelProto`` of a network for images of ``shape`` (M * c, side, side), without metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         program = torch.onnx.export(
@@ -123,56 +152,50 @@ def traced(network: FusionNetwork, shape: tuple[int, int, int]) -> Any:
     model = program.model_proto
     graph = model.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]  # what torch notes of its own source, paths of this machine among it
+        del part.metadata_props[:]  # torch writes paths of its own source files here
         part.doc_string = ""
     del graph.metadata_props[:]
     return model
 
 
-def check_onnx(bundle: Bundle, model: bytes, what: str) -> dict[str, Any]:
-    """Compare an ONNX file with the bundle it was made of, one picture and several at once.
+def check_onnx(bundle: Bundle, model: bytes, what: str) -> OnnxCheck:
+    """Compare an ONNX file with its bundle, for one image and for several.
 
     Args:
         bundle: the model as torch runs it.
         model: bytes of the ONNX file.
-        what: is named in errors.
-
-    Returns:
-        The number of pictures and the largest difference as a share of the largest logit.
+        what: name of the file in errors.
 
     Raises:
         BundleError: the file is of other weights, or its logits differ by more than rounding.
         ConfigError: ONNX Runtime is not installed.
     """
     network = OnnxNetwork(model, what)
-    made_of = network.metadata.get(_SHA256, "none")
-    if made_of != bundle.info.sha256:
+    exported_from = network.metadata.get(_SHA256, "none")
+    if exported_from != bundle.info.sha256:
         raise BundleError(
-            f"{what}: was exported from weights {made_of[:12]}, bundle {bundle.info.name!r} has "
+            f"{what}: was exported from weights {exported_from[:12]}, bundle {bundle.info.name!r} has "
             f"{bundle.info.sha256[:12]}; export it again."
         )
     reference = TorchEngine(bundle.network(), torch.device("cpu"))
-    pictures = trial_pictures(bundle.info)
-    apart = max(check_agreement(network, reference, some, what) for some in (pictures, pictures[:1]))
-    return {"trial_pictures": len(pictures), "largest_difference": apart}
+    images = trial_images(bundle.info)
+    difference = max(check_agreement(network, reference, some, what) for some in (images, images[:1]))
+    return OnnxCheck(len(images), difference)
 
 
-def export_onnx(bundle: Bundle, out: Path) -> dict[str, Any]:
-    """Write a bundle as an ONNX file, once it was found to give what torch gives.
-
-    Returns:
-        Bundle, path, bytes, and what `check_onnx` found.
+def export_onnx(bundle: Bundle, out: Path) -> OnnxExport:
+    """Write a bundle as an ONNX file, after comparing it with torch.
 
     Raises:
-        BundleError: a file is there already, or the export does not agree with torch; nothing is written.
+        BundleError: the file exists already, or the export does not agree with torch; nothing is written.
         ConfigError: the exporter or ONNX Runtime is not installed.
     """
     if out.exists():
-        raise BundleError(f"{out}: is there already; name another --out, or move it away.")
+        raise BundleError(f"{out}: exists already; give another --out, or move it away.")
     if not out.absolute().parent.is_dir():
-        raise BundleError(f"{out}: its folder is not there; make it, or name another --out.")
+        raise BundleError(f"{out}: its folder does not exist; make it, or give another --out.")
     model = onnx_model(bundle)
     found = check_onnx(bundle, model, f"ONNX export of {bundle.info.name!r}")
     with write_atomic(out) as handle:
         handle.write(model)
-    return {"bundle": bundle.info.name, "sha256": bundle.info.sha256, "path": str(out), "bytes": len(model), **found}
+    return OnnxExport(bundle.info.name, bundle.info.sha256, str(out), len(model), found)

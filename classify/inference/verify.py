@@ -1,8 +1,9 @@
-"""Whether a bundle is whole and works: its weights, its network's answers and its card."""
+"""Checks of a bundle: its weights, the output of its network, and its model card."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -17,16 +18,27 @@ if TYPE_CHECKING:
 
     from wbcpipe.classify.models.bundle import Bundle, BundleInfo
 
-__all__ = ["check_agreement", "trial_pictures", "verify_bundle"]
+__all__ = ["BundleCheck", "check_agreement", "trial_images", "verify_bundle"]
 
-#: Logits of two float32 engines differ by rounding, which grows with the logits: 3e-7 of the largest was seen, 4e-3 and
-#: more where one layer was a tenth off.
+#: Logits of two float32 engines differ by rounding, in proportion to the largest logit: 3e-7 was measured, and 4e-3 or
+#: more with an error of 10 % in one layer.
 TOLERANCE: Final = 1e-4
 TRIAL_CELLS: Final = 16
 
 
-def trial_pictures(info: BundleInfo, cells: int = TRIAL_CELLS) -> NDArray[np.float32]:
-    """Pictures drawn at random, always the same, that went the way of a sample's cells.
+@dataclass(frozen=True)
+class BundleCheck:
+    """A bundle that passed `verify_bundle`."""
+
+    name: str
+    path: str
+    sha256: str
+    parameters: int
+    trial_images: int
+
+
+def trial_images(info: BundleInfo, cells: int = TRIAL_CELLS) -> NDArray[np.float32]:
+    """Return pseudo-random images, always the same, prepared like a sample's cells.
 
     Returns:
         (cells, M * c, side, side) float32, normalised.
@@ -44,45 +56,42 @@ def trial_pictures(info: BundleInfo, cells: int = TRIAL_CELLS) -> NDArray[np.flo
 def check_agreement(
     network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     reference: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-    pictures: NDArray[np.float32],
+    images: NDArray[np.float32],
     what: str,
 ) -> float:
     """Compare the logits of two float32 engines.
 
     Args:
-        network: the one in question.
-        reference: the one that is believed.
-        pictures: (n, M * c, side, side) float32, normalised.
-        what: is named in the error.
+        network: the engine to check.
+        reference: the engine to compare with.
+        images: (n, M * c, side, side) float32, normalised.
+        what: name of the engine or file in errors.
 
     Returns:
-        The largest difference, as a share of the largest logit.
+        The largest difference, divided by the largest logit.
 
     Raises:
         BundleError: shapes differ, or logits by more than rounding.
     """
-    found, expected = network(pictures), reference(pictures)
+    found, expected = network(images), reference(images)
     if found.shape != expected.shape:
-        raise BundleError(f"{what}: answers have shape {found.shape}, torch's {expected.shape}; export it again.")
-    apart = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-9))
-    if not apart <= TOLERANCE:
+        raise BundleError(f"{what}: logits have shape {found.shape}, those of torch {expected.shape}; export it again.")
+    difference = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-9))
+    if not difference <= TOLERANCE:
         raise BundleError(
-            f"{what}: logits differ from torch's by {apart:.2g} of the largest, at most {TOLERANCE:g} is allowed; do "
-            "not use it, and export it again from this bundle."
+            f"{what}: logits differ from torch's by {difference:.2g} of the largest (allowed: {TOLERANCE:g}); "
+            "do not use it; export it again from this bundle."
         )
-    return apart
+    return difference
 
 
-def verify_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Check that the weights fit the network, that it answers with finite numbers, and that the card is theirs.
+def verify_bundle(bundle: Bundle) -> BundleCheck:
+    """Check that the weights fit the network, that its logits are finite, and that the model card is of the weights.
 
-    That the weights are those `bundle.json` names was found when the bundle was loaded.
-
-    Returns:
-        Name, path, SHA-256, parameters and the number of trial pictures, for people and JSON.
+    The SHA-256 of the weights was compared with `bundle.json` when the bundle was loaded.
 
     Raises:
-        BundleError: one of these does not hold.
+        BundleError: one of these checks fails.
     """
     import torch
 
@@ -90,20 +99,15 @@ def verify_bundle(bundle: Bundle) -> dict[str, Any]:
 
     info = bundle.info
     network = bundle.network()
-    logits = TorchEngine(network, torch.device("cpu"))(trial_pictures(info))
+    logits = TorchEngine(network, torch.device("cpu"))(trial_images(info))
     expected = (TRIAL_CELLS, len(info.head_names), len(info.classes))
     if logits.shape != expected or not np.isfinite(logits).all():
         raise BundleError(
-            f"{bundle.path}: the network answers with shape {logits.shape} (expected {expected}) and "
-            f"{np.count_nonzero(~np.isfinite(logits))} values that are no numbers; train it again."
+            f"{bundle.path}: the logits have shape {logits.shape} (expected {expected}) and "
+            f"{np.count_nonzero(~np.isfinite(logits))} values that are not finite; train it again."
         )
     card = bundle.path / CARD
     if not card.is_file() or info.sha256 not in card.read_text(encoding="utf-8"):
-        raise BundleError(f"{card}: not there, or not of the weights {info.sha256[:12]}; copy the whole folder again.")
-    return {
-        "name": info.name,
-        "path": str(bundle.path),
-        "sha256": info.sha256,
-        "parameters": sum(tensor.numel() for tensor in network.parameters()),
-        "trial_pictures": TRIAL_CELLS,
-    }
+        raise BundleError(f"{card}: absent, or not of the weights {info.sha256[:12]}; copy the folder again.")
+    parameters = sum(tensor.numel() for tensor in network.parameters())
+    return BundleCheck(info.name, str(bundle.path), info.sha256, parameters, TRIAL_CELLS)

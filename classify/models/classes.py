@@ -1,4 +1,4 @@
-"""The words classify uses: classes, methods, and how a store's channels form modalities of planes."""
+"""Names of classes, methods and backbones, and the planes of a store's modalities."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 BATCH_SIZE: Final = 32
-"""Cells that are called at once, unless the engine has a better number or another is asked for."""
+"""Default number of cells in a batch."""
 
 PIXEL_TOLERANCE: Final = 0.02
 """Largest relative difference between two pixel sizes that count as equal."""
@@ -43,7 +43,7 @@ def split_channels(channels: Sequence[str]) -> tuple[tuple[str, ...], int]:
         The modality names in order, and the number of planes of each.
 
     Raises:
-        TrainingDataError: modalities with different numbers of planes, or planes of one modality apart.
+        TrainingDataError: modalities have different numbers of planes, or the planes of one modality are not adjacent.
     """
     prefixes = [name.split(":", 1)[0] for name in channels]
     modalities = tuple(dict.fromkeys(prefixes))
@@ -57,7 +57,7 @@ def split_channels(channels: Sequence[str]) -> tuple[tuple[str, ...], int]:
 
 
 def class_order(present: Iterable[str], declared: Sequence[str] = ()) -> tuple[str, ...]:
-    """The classes to train, in the declared order, else the five of the differential first and others by name."""
+    """Return the classes to train, in the declared order; by default the five of the differential, then others."""
     found = set(present) - {"", UNIDENTIFIED}
     if declared:
         return tuple(name for name in declared if name in found)

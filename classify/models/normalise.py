@@ -1,18 +1,19 @@
-"""From raw 16-bit crops to what a network reads: resizing and per-cell normalisation, the same in training and use.
+"""From 16-bit crops to the input of a network: resizing and normalisation of each cell, in training and inference.
 
-Exposure, lamp and stain strength change from day to day, so each plane of each cell is measured against itself:
+Exposure, lamp and stain strength change from day to day, so each plane of each cell is scaled by its own values:
 
-- a *bright* plane (bright-field: light background, dark cell) is divided by its own background, which leaves the
-  transmission of Beer-Lambert's law whatever the lamp did;
-- a *stained* plane is a bright one that is scaled between its own darkest stain and its background instead, which
-  leaves how the stain is spread whatever its strength: what cells stained by another laboratory have in common;
-- a *dark* plane (fluorescence: dark background, bright cell) has its background subtracted and is divided by its own
-  bright level, which leaves the pattern whatever exposure and bleaching did.
+- a *bright* plane (bright-field: light background, dark cell) is divided by its background. The result is the
+  transmission of Beer-Lambert's law, independent of the lamp.
+- a *stained* plane is a bright one that is scaled between its darkest stain and its background. The result is the
+  distribution of the stain, independent of its strength, which differs between laboratories.
+- a *dark* plane (fluorescence: dark background, bright cell) has its background subtracted and is divided by its bright
+  level. The result is the pattern, independent of exposure and bleaching.
 
-Where the amount of light itself tells classes apart (the DNA of a cell before and after it doubled), planes are *fixed*
-instead: grey levels as they are, which asks for one exposure and one lamp for good.
+Where the intensity itself distinguishes classes (the DNA content in the cell cycle), planes are *fixed*: grey levels
+are not changed, which requires a constant exposure and lamp.
 
-All are one offset and one gain a plane; fixed means and deviations from the training cells then centre the values.
+Each is one offset and one gain per plane. Fixed means and standard deviations of the training cells then standardise
+the values.
 """
 
 from __future__ import annotations
@@ -30,26 +31,25 @@ if TYPE_CHECKING:
 __all__ = ["CLIP", "Normalisation", "fit_normalisation", "resize", "row_scale", "scaled"]
 
 BACKGROUND_BRIGHT: Final = 0.90
-"""Quantile taken for the light background of a bright plane: red cells may cover most of a crop."""
+"""Quantile of the light background of a bright plane: red cells may cover most of a crop."""
 BACKGROUND_DARK: Final = 0.10
 STAIN: Final = 0.02
-"""Quantile taken for the darkest stain of a stained plane."""
+"""Quantile of the darkest stain of a stained plane."""
 SIGNAL_DARK: Final = 0.99
 GRID_PX: Final = 28
-"""Quantiles are taken on about this many rows and columns of pixels: exact enough, and cheap."""
-LEAST_RANGE: Final = 64.0
-"""Grey levels; an empty plane divided by its own range would be amplified noise."""
+"""Quantiles are taken on about this many rows and columns of pixels, for speed."""
+MIN_RANGE: Final = 64.0
+"""In grey levels; an empty plane divided by its own range would be amplified noise."""
 CLIP: Final = 8.0
-_CACHED: Final = 1 << 18
-"""Bytes that are sure to stay in a core's cache."""
+_CACHE_BYTES: Final = 1 << 18
+"""Size that fits into a core's cache."""
 
 
 class Normalisation(BaseModel):
-    """How a bundle normalises its input.
+    """Normalisation of a bundle's input.
 
     Attributes:
-        polarity: per plane (M * c), whether the background is light (``bright``, or ``stained`` where the cell's
-            darkest stain is measured too) or not (``dark``), or ``fixed``.
+        polarity: per plane (M * c), how it is scaled; see the module.
         mean: per plane, the mean of the scaled values over the training cells.
         std: per plane, their standard deviation.
     """
@@ -69,7 +69,7 @@ class Normalisation(BaseModel):
         return self
 
     def affine(self, images: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Gain and offset (N, M * c) of each plane, so that ``image * gain + offset`` is normalised.
+        """Return gain and offset (N, M * c) of each plane, so that ``image * gain + offset`` is normalised.
 
         Args:
             images: (N, M * c, side, side) uint16.
@@ -80,11 +80,11 @@ class Normalisation(BaseModel):
         return (scale / std).astype(np.float32), ((shift - mean) / std).astype(np.float32)
 
     def apply(self, images: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Normalised planes (N, M * c, side, side) float32 of raw ones, in ``out``, in C order, if it is given."""
+        """Return the normalised planes (N, M * c, side, side) float32 of raw ones, in ``out`` (C order) if given."""
         return scaled(images, *self.affine(images), out)
 
     def select(self, planes: slice) -> Normalisation:
-        """The part that belongs to some planes, for a network of one modality."""
+        """Return the normalisation of some planes, for a network of one modality."""
         return Normalisation(polarity=self.polarity[planes], mean=self.mean[planes], std=self.std[planes])
 
 
@@ -94,19 +94,19 @@ def scaled(
     offset: NDArray[np.float32],
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """``image * gain + offset`` of each plane, clipped to ``CLIP``.
+    """Return ``image * gain + offset`` of each plane, clipped to -``CLIP`` and ``CLIP``.
 
     Args:
         images: (N, M * c, side, side) uint16.
         gain, offset: (N, M * c) of `Normalisation.affine`.
-        out: where to put the result (N, M * c, side, side) float32, in C order; by default in new memory.
+        out: array for the result, (N, M * c, side, side) float32 in C order; a new one by default.
     """
     gain, offset = gain.reshape(-1, 1), offset.reshape(-1, 1)
     found = np.empty(images.shape, np.float32) if out is None else out
     rows = images.reshape(len(gain), -1)
     results = found.reshape(rows.shape)
-    # So few planes at a time that all steps find them in the processor's cache.
-    planes = max(1, _CACHED // max(1, 4 * rows.shape[1]))
+    # A few planes at a time, so that all steps find them in the processor's cache.
+    planes = max(1, _CACHE_BYTES // max(1, 4 * rows.shape[1]))
     for start in range(0, len(rows), planes):
         some = slice(start, start + planes)
         values = results[some]
@@ -118,7 +118,7 @@ def scaled(
 
 
 def row_scale(images: NDArray[np.uint16], polarity: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scale and shift (N, C) that bring each plane's own background and signal to fixed values.
+    """Return scale and shift (N, C) that bring each plane's background and signal to fixed values.
 
     Args:
         images: (N, C, side, side) uint16.
@@ -133,19 +133,19 @@ def row_scale(images: NDArray[np.uint16], polarity: tuple[str, ...]) -> tuple[ND
     low = np.where(light, 0.0, grid[..., round(BACKGROUND_DARK * last)]).astype(np.float32)
     low = np.where(stained, grid[..., round(STAIN * last)].astype(np.float32), low)
     high = np.where(light, grid[..., round(BACKGROUND_BRIGHT * last)], grid[..., round(SIGNAL_DARK * last)])
-    scale = 1.0 / np.maximum(high.astype(np.float32) - low, np.float32(LEAST_RANGE))
+    scale = 1.0 / np.maximum(high.astype(np.float32) - low, np.float32(MIN_RANGE))
     fixed = np.array([name == "fixed" for name in polarity])
     low, scale = np.where(fixed, np.float32(0), low), np.where(fixed, np.float32(1 / 65535), scale)
     return scale.astype(np.float32), (-low * scale).astype(np.float32)
 
 
 def fit_normalisation(images: NDArray[np.uint16], how: Literal["cell", "stain", "fixed"] = "cell") -> Normalisation:
-    """Find each plane's polarity from the cells themselves, then the mean and deviation of the scaled values.
+    """Find each plane's polarity from the cells, then the mean and standard deviation of the scaled values.
 
     Args:
         images: (N, C, side, side) uint16, the training cells.
-        how: ``cell`` measures each cell against its background and, where that is dark, its signal; ``stain`` also
-            measures light planes against their darkest stain; ``fixed`` leaves grey levels as they are.
+        how: ``cell`` scales each cell by its background and, where that is dark, its signal; ``stain`` also scales
+            light planes by their darkest stain; ``fixed`` keeps grey levels.
     """
     side = images.shape[-1]
     rim = max(1, side // 16)
@@ -167,11 +167,11 @@ def fit_normalisation(images: NDArray[np.uint16], how: Literal["cell", "stain", 
 
 
 def resize(images: NDArray[np.uint16], side: int) -> NDArray[np.uint16]:
-    """Bring crops to the network's side by averaging over areas, rounded half up.
+    """Resize crops to the network's input side by area averaging, rounded half up.
 
     Args:
         images: (N, C, S, S) uint16.
-        side: the side wanted, at most S for an average to make sense; larger sides repeat pixels.
+        side: of the result; above S, pixels are repeated.
 
     Returns:
         (N, C, side, side) uint16.
@@ -181,15 +181,15 @@ def resize(images: NDArray[np.uint16], side: int) -> NDArray[np.uint16]:
         return images
     factor, rest = divmod(size, side)
     if not rest:
-        return _whole_blocks(images, factor)
+        return _block_means(images, factor)
     weights = _area_weights(size, side)
     mean = np.einsum("ij,ncjk,lk->ncil", weights, images.astype(np.float32), weights, optimize=True)
     found: NDArray[np.uint16] = np.floor(mean + np.float32(0.5)).clip(0, 65535).astype(np.uint16)
     return found
 
 
-def _whole_blocks(images: NDArray[np.uint16], factor: int) -> NDArray[np.uint16]:
-    """Means of factor x factor blocks; adding strided rows, then columns, is ten times faster than one sum."""
+def _block_means(images: NDArray[np.uint16], factor: int) -> NDArray[np.uint16]:
+    """Return means of factor x factor blocks; adding strided rows, then columns, is ten times faster than one sum."""
     if factor == 2:
         return bin_2x2(images)
     rows = images[:, :, 0::factor].astype(np.uint32)
@@ -205,7 +205,7 @@ def _whole_blocks(images: NDArray[np.uint16], factor: int) -> NDArray[np.uint16]
 
 
 def _area_weights(size: int, side: int) -> NDArray[np.float32]:
-    """Matrix (side, size) whose row i averages the pixels that output pixel i covers, by how much it covers them."""
+    """Return the matrix (side, size) whose row i averages the pixels that output pixel i covers, by covered area."""
     edges = np.arange(side + 1) * (size / side)
     left, right = edges[:-1, None], edges[1:, None]
     pixel = np.arange(size)[None, :]

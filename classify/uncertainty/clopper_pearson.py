@@ -13,7 +13,7 @@ def clopper_pearson(count: float, total: float, tail: float = 0.025) -> tuple[fl
     The limits are quantiles of beta distributions: Beta(tail; k, n - k + 1) and Beta(1 - tail; k + 1, n - k).
 
     Args:
-        count: k, how many of the total; need not be a whole number, since the limits are continuous in it.
+        count: k, how many of the total; may be a fraction, since the limits are continuous in it.
         total: n.
         tail: probability that the true proportion lies below the lower limit, and above the upper one.
 

@@ -15,7 +15,7 @@ from wbcpipe.classify.bundles_cli import bundles, with_command
 from wbcpipe.classify.inference import export
 from wbcpipe.classify.inference.classifier import Classifier
 from wbcpipe.classify.inference.engine import TorchEngine
-from wbcpipe.classify.inference.verify import check_agreement, trial_pictures, verify_bundle
+from wbcpipe.classify.inference.verify import check_agreement, trial_images, verify_bundle
 from wbcpipe.classify.models.bundle import Bundle, load_bundle, write_bundle
 from wbcpipe.classify.models.bundle_info import BundleInfo, Training, Validation
 from wbcpipe.classify.models.normalise import Normalisation
@@ -73,7 +73,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, bytes]:
 @pytest.mark.parametrize("count", [1, 5])
 def test_an_export_gives_what_torch_gives(exported: tuple[Bundle, bytes], count: int) -> None:
     bundle, model = exported
-    pictures = trial_pictures(bundle.info, count)
+    pictures = trial_images(bundle.info, count)
     found = export.OnnxNetwork(model)(pictures)
     assert found.shape == (count, 2, 3)
     np.testing.assert_allclose(found, TorchEngine(bundle.network(), CPU)(pictures), atol=1e-4)
@@ -91,7 +91,7 @@ def test_an_export_says_how_to_use_it_and_nothing_of_this_machine(exported: tupl
     assert str(Path(export.__file__).parent).encode() not in model
 
 
-def test_an_export_is_written_whole_and_never_over_another(
+def test_an_export_is_written_completely_and_never_over_another(
     exported: tuple[Bundle, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, model = exported
@@ -100,11 +100,11 @@ def test_an_export_is_written_whole_and_never_over_another(
     arguments = ["export", str(bundle.path), "--out", str(out), "--json"]
     found = json.loads(CliRunner().invoke(bundles, arguments, catch_exceptions=False).stdout)
     assert found["bytes"] == out.stat().st_size == len(model)
-    assert found["largest_difference"] < 1e-4
-    with pytest.raises(BundleError, match="is there already"):
+    assert found["check"]["max_difference"] < 1e-4
+    with pytest.raises(BundleError, match="exists already"):
         CliRunner().invoke(bundles, arguments, catch_exceptions=False)
     checked = CliRunner().invoke(bundles, ["verify", str(bundle.path), "--onnx", str(out)], catch_exceptions=False)
-    assert "gives the same" in checked.stdout
+    assert "agrees with it" in checked.stdout
 
 
 def test_an_export_that_disagrees_is_refused_and_not_written(
@@ -170,16 +170,16 @@ def test_an_export_calls_real_cells_alike(tmp_path: Path) -> None:
 
 
 def test_a_bundle_whose_network_or_card_is_wrong_is_refused(tiny: Bundle, tmp_path: Path) -> None:
-    assert verify_bundle(tiny)["parameters"] > 1_000_000
+    assert verify_bundle(tiny).parameters > 1_000_000
     card = tiny.path / "MODEL_CARD.md"
     card.write_text(card.read_text().replace(tiny.info.sha256, "0" * 64))
-    with pytest.raises(BundleError, match=r"MODEL_CARD\.md: not there, or not of the weights"):
+    with pytest.raises(BundleError, match=r"MODEL_CARD\.md: absent, or not of the weights"):
         verify_bundle(tiny)
     network = tiny.network()
     with torch.no_grad():
         network.get_parameter("backbone.fc.bias")[0] = float("nan")
     info = tiny.info.model_copy(update={"name": "broken"})
-    with pytest.raises(BundleError, match="and 16 values that are no numbers"):
+    with pytest.raises(BundleError, match="and 16 values that are not finite"):
         verify_bundle(write_bundle(tmp_path / "broken", info, network))
 
 
@@ -202,7 +202,7 @@ def test_agreement_compares_shapes_and_logits() -> None:
         check_agreement(Says(0.01002), Says(0.01), pictures, "it")
     with pytest.raises(BundleError, match="it: logits differ"):
         check_agreement(Says(float("nan")), Says(10.0), pictures, "it")
-    with pytest.raises(BundleError, match=r"it: answers have shape \(4, 1, 3\)"):
+    with pytest.raises(BundleError, match=r"it: logits have shape \(4, 1, 3\)"):
         check_agreement(Says(1.0, heads=1), Says(1.0), pictures, "it")
 
 
