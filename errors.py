@@ -152,6 +152,9 @@ class TrainingDataError(WbcpipeError, ValueError):
 
 
 class InterruptedRunError(WbcpipeError, RuntimeError):
-    """The operator stopped the run; the same command resumes it."""
+    """The operator or a signal stopped the run; the same command resumes it.
+
+    The command ends with 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP.
+    """
 
     exit_code = 130

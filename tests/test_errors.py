@@ -11,6 +11,7 @@ import pytest
 
 from wbcpipe import errors, pipeline
 from wbcpipe.errors import WbcpipeError
+from wbcpipe.system.signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +21,13 @@ ERRORS = [getattr(errors, name) for name in errors.__all__]
 
 
 @pytest.fixture(autouse=True)
-def heard_interrupts() -> Iterator[None]:
-    """What `pipeline.main` makes of Ctrl-C is for its own process."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def stop_handlers() -> Iterator[None]:
+    """Remove the signal handlers that `pipeline.main` installs for its own process."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -64,5 +67,3 @@ def test_a_defect_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         pipeline.main([])
     assert end.value.code == 1
     assert "a defect in wbcpipe itself: ZeroDivisionError: planted" in capsys.readouterr().err
-    # Python takes its own handler away before the process is gone: one more Ctrl-C would take the exit code away.
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

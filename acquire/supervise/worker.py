@@ -222,7 +222,9 @@ class AcquisitionWorker:
         """Close the shutter that a dead child may have left open; return the result as a sentence."""
         self._is_dark = True
         failure = close_shutter_in_subprocess(self.request.scope)
-        self._log("ended", reason=reason, shutter="closed" if not failure else f"not known to be closed: {failure}")
+        self._log(
+            "process_ended", reason=reason, shutter="closed" if not failure else f"not known to be closed: {failure}"
+        )
         return shutter_message(failure)
 
     def _log(self, event: str, **details: Any) -> None:

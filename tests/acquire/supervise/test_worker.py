@@ -84,7 +84,7 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
     assert read_missing(sample.raw_path()) == {1: _TWICE}
     events = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [event["field"] for event in events if event["event"] == "restarted"] == [1, 1, 2]
-    assert [event["shutter"] for event in events if event["event"] == "ended"] == ["closed"]
+    assert [event["shutter"] for event in events if event["event"] == "process_ended"] == ["closed"]
     with AcquisitionWorker(AcquisitionRequest(sample, make_scope(), plan, specimen)) as worker:
         worker.request_fields(2)
         assert [event.index for event in worker.events() if isinstance(event, FieldTaken)] == [0, 1]
@@ -128,7 +128,7 @@ def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
         take()
     if n_before:
         events = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        assert [event["shutter"] for event in events if event["event"] == "ended"] == ["closed"]
+        assert [event["shutter"] for event in events if event["event"] == "process_ended"] == ["closed"]
 
 
 def test_a_ctrl_c_as_the_child_is_started_ends_the_child(
