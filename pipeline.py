@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.report.differential import Differential
+    from wbcpipe.samples.records import SampleKind
     from wbcpipe.samples.sample import Sample
     from wbcpipe.scan.request import ScanRequest
     from wbcpipe.scan.targets import PrecisionTarget
@@ -59,7 +60,7 @@ class ModelChoice:
 
 
 def run(
-    sample: Sample, request: ScanRequest | None, *, kind: str, model: ModelChoice, reporter: Reporter
+    sample: Sample, request: ScanRequest | None, *, kind: SampleKind, model: ModelChoice, reporter: Reporter
 ) -> Differential:
     """Run the four stages of one sample, in order; each does only what is missing.
 

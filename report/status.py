@@ -17,6 +17,8 @@ from wbcpipe.samples.staining_record import staining_state
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wbcpipe.samples.records import SampleKind
+
 __all__ = ["SampleStatus", "list_samples", "sample_status"]
 
 
@@ -43,7 +45,7 @@ class SampleStatus:
 
     name: str
     state: Literal["created", "acquiring", "segmented", "classified", "reported", "damaged"] = "created"
-    kind: str = ""
+    kind: SampleKind | Literal[""] = ""
     fields_taken: int = 0
     passes: dict[str, int] = field(default_factory=dict)
     staining: str = ""

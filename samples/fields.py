@@ -13,8 +13,10 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import tifffile
+from pydantic import TypeAdapter
 
 from wbcpipe.errors import FrameFileError
+from wbcpipe.samples.records import SampleKind
 from wbcpipe.system.files import write_atomic
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ PASSES: Final[Mapping[Pass, tuple[str, ...]]] = MappingProxyType(
 _FIELD_NAME: Final = re.compile(r"field_(\d{5,})\.ome\.tif")
 #: Stands where the description will be: about as long, so that the file's end need not take it.
 _PLACEHOLDER: Final = " " * 4096
+_SAMPLE_KIND: Final[TypeAdapter[SampleKind]] = TypeAdapter(SampleKind)
 _OME: Final = {"ome": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
 
 
@@ -115,7 +118,7 @@ class FieldInfo:
     pixel_um: float
     frames: tuple[FrameInfo, ...]
     saturation: int = 65535
-    kind: str = "scope"
+    kind: SampleKind = "scope"
     source: str = ""
     dose_ms: float = 0.0
     faded: float | None = None
@@ -343,7 +346,7 @@ def _parse(xml: str, path: Path) -> FieldInfo:
         pixel_um=float(pixels.attrib["PhysicalSizeX"]),
         frames=frames,
         saturation=int(notes["saturation"]),
-        kind=notes["kind"],
+        kind=_SAMPLE_KIND.validate_python(notes["kind"]),
         source=notes["source"],
         dose_ms=float(notes.get("dose_ms", 0.0)),
         faded=float(notes["faded"]) if "faded" in notes else None,

@@ -39,7 +39,8 @@ def read_work_file(path: Path, model: type[_Model]) -> tuple[_Model, dict[str, N
     A result that cannot be read is computed again.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         return model.model_validate_json(str(arrays.pop("record"))), arrays
     except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile, ValidationError):

@@ -21,6 +21,7 @@ from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
     from wbcpipe.classify.networks import FusionNetwork
+    from wbcpipe.samples.records import SampleKind
 
 __all__ = [
     "AUTO_BUNDLES",
@@ -119,7 +120,7 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     return Bundle(path, info)
 
 
-def find_bundle(name: str, *, kind: str | None = None) -> Bundle:
+def find_bundle(name: str, *, kind: SampleKind | None = None) -> Bundle:
     """Return the bundle ``name`` (a shipped one, or a folder); ``auto`` is the shipped one for samples of ``kind``.
 
     Raises:

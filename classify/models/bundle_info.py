@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from wbcpipe.classify.models.classes import Backbone, Method
 from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
+from wbcpipe.samples.records import SampleKind
 
 __all__ = ["FORMAT_VERSION", "BundleInfo", "BundleReference", "Training", "Validation", "ValidationScores"]
 
@@ -110,7 +111,7 @@ class BundleInfo(_Table):
     modalities: Annotated[tuple[str, ...], Field(min_length=1)]
     derived: tuple[str, ...] = ()
     planes: Annotated[int, Field(ge=1)] = 1
-    kind: str
+    kind: SampleKind
     pixel_um: Annotated[float, Field(gt=0)]
     crop_px: Annotated[int, Field(ge=16)]
     side: Annotated[int, Field(ge=16)]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wbcpipe.samples.records import SampleKind
+
 __all__ = [
     "CellSet",
     "Sampling",
@@ -61,7 +63,7 @@ class CellSet:
     planes: int
     pixel_um: float
     samples: tuple[str, ...] = ()
-    source: str = "scope"
+    source: SampleKind = "scope"
     crop_px: int = 224
     derived: tuple[str, ...] = ()
     slides: NDArray[np.int64] | None = None

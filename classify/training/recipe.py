@@ -17,6 +17,8 @@ from wbcpipe.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from wbcpipe.samples.records import SampleKind
+
 __all__ = ["Normalise", "Recipe", "merge_keys", "parse_settings", "with_defaults_for"]
 
 Normalise = Literal["cell", "stain", "fixed"]
@@ -72,7 +74,7 @@ def parse_settings(text: str) -> dict[str, Any]:
     return found
 
 
-def with_defaults_for(content: Mapping[str, Any], source: str, cells: int) -> dict[str, Any]:
+def with_defaults_for(content: Mapping[str, Any], source: SampleKind, cells: int) -> dict[str, Any]:
     """Return a recipe's keys, completed by those that fit the cells.
 
     They are normalisation, augmentation, dropout of inputs, and, if no epochs are given, enough steps for few

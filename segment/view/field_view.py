@@ -81,7 +81,6 @@ class FieldView:
         cells: N cells in order of their positions.
         stored: whether the sample has a ``cells.zarr``.
         trusted: (M,) bool; False where a modality could not be registered.
-        kind: of the sample: ``scope``, ``stained-rgb`` or ``stack``.
         wavelength_nm: (M,) of each modality; NaN where unknown.
     """
 
@@ -95,7 +94,6 @@ class FieldView:
     cells: tuple[CellAnnotation, ...]
     stored: bool
     trusted: NDArray[np.bool_]
-    kind: str
     wavelength_nm: NDArray[np.float64]
 
 
@@ -180,7 +178,6 @@ class FieldViewer:
             cells=self._annotations(index, found),
             stored=self._store is not None,
             trusted=alignment.trusted,
-            kind=statistics.kind,
             wavelength_nm=np.array([wavelengths.get(name) or np.nan for name in statistics.modalities]),
         )
 

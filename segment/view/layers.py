@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Layer(NamedTuple):
 
     data: Any
     options: dict[str, Any]
-    kind: str
+    kind: Literal["image", "labels", "points"]
 
 
 def field_layers(view: FieldView) -> list[Layer]:
