@@ -15,9 +15,11 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
-from wbcpipe.samples.cell_columns import CROP_SIDE_PX, RED_FLUORESCENCE
+from wbcpipe.samples.cell_attributes import CellAttributes
+from wbcpipe.samples.cell_columns import CLASSES, CROP_SIDE_PX, RED_FLUORESCENCE
 from wbcpipe.samples.fields import read_passes, read_passes_info, whole_fields
 from wbcpipe.segment.detection.detectors import OWN, load_detector
+from wbcpipe.segment.features.field_quality import stack_figures
 from wbcpipe.segment.field_cells import FieldCells, load_field, no_cells, save_field
 from wbcpipe.segment.sample_cells import SampleCells
 from wbcpipe.segment.segment_field import process_field
@@ -28,7 +30,7 @@ from wbcpipe.segment.slide_statistics import (
     load_slide_statistics,
     save_slide_statistics,
 )
-from wbcpipe.segment.store_writer import CellsHeader, cells_provenance, load_store_of, write_cells
+from wbcpipe.segment.store_writer import cells_provenance, load_store_of, write_cells
 from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
@@ -196,15 +198,17 @@ class SampleSegmenter:
             raise NoCellsError(
                 f"{self._sample.path}: no white cell in {len(indices)} fields; check focus, exposure and stain."
             )
-        header = CellsHeader(
+        attributes = CellAttributes(
             modalities=self.modalities,
             pixel_um=self._pixel_um,
+            kind=self._record.kind,
+            classes=CLASSES,
             derived=self._record.derived,
-            figures=self._cells.figures(indices),
-            provenance=provenance,
+            field_quality=stack_figures(self._cells.figures(indices)),
+            provenance=provenance.model_dump(mode="json"),
         )
         store = write_cells(
-            self._sample, selection, lambda index: self.segment_field(index).block, header, self._progress
+            self._sample, selection, lambda index: self.segment_field(index).block, attributes, self._progress
         )
         self._sample.log("segmented", cells=len(store), fields=len(indices), damaged=sorted(damaged))
         return store

@@ -1,33 +1,28 @@
-"""Write ``cells.zarr`` from the selected cells of a sample, with the provenance that tells when it is up to date."""
+"""Write ``cells.zarr`` from the selected cells of a sample, with its provenance."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wbcpipe.samples.cell_attributes import CellAttributes
-from wbcpipe.samples.cell_columns import CLASSES
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import passes_on_disk
 from wbcpipe.samples.records import Part, ScopeReference
 from wbcpipe.segment.deduplicate import label_from_truth
-from wbcpipe.segment.features.field_quality import stack_figures
 from wbcpipe.system.version import SOFTWARE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import NDArray
-
+    from wbcpipe.samples.cell_attributes import CellAttributes
     from wbcpipe.samples.sample import Sample
     from wbcpipe.segment.sample_cells import CellSelection
     from wbcpipe.segment.slide_statistics import SlideStatistics
 
-__all__ = ["CellsHeader", "CellsProvenance", "cells_provenance", "load_store_of", "write_cells"]
+__all__ = ["CellsProvenance", "cells_provenance", "load_store_of", "write_cells"]
 
 #: Changes whenever the same cells of a slide's fields would get other flags from the comparison with each other.
 _SAMPLE_FLAGS_VERSION: Final = 1
@@ -61,25 +56,6 @@ class CellsProvenance(Part):
     missing: tuple[int, ...]
     damaged_fields: tuple[int, ...]
     truth_sha256: str | None
-
-
-@dataclass(frozen=True)
-class CellsHeader:
-    """The part of ``cells.zarr`` that is the same for all cells.
-
-    Attributes:
-        modalities: M channel names.
-        pixel_um: pixel size of the crops.
-        derived: those modalities that were computed, not seen by a camera.
-        figures: index and quality figures of each field.
-        provenance: origin of the cells.
-    """
-
-    modalities: tuple[str, ...]
-    pixel_um: float
-    derived: tuple[str, ...]
-    figures: Sequence[tuple[int, Mapping[str, NDArray[np.float32]]]]
-    provenance: CellsProvenance
 
 
 def cells_provenance(
@@ -121,7 +97,7 @@ def write_cells(
     sample: Sample,
     selection: CellSelection,
     load_block: Callable[[int], CellBlock],
-    header: CellsHeader,
+    attributes: CellAttributes,
     progress: Callable[[str, int, int], None],
 ) -> CellStore:
     """Write ``cells.zarr``, field after field, with true classes where the sample holds them.
@@ -130,7 +106,7 @@ def write_cells(
         sample: the caller holds its lock.
         selection: the cells.
         load_block: gives all cells of a field.
-        header: the attributes of the store.
+        attributes: of the store.
         progress: called with (task, fields stored, fields in all).
 
     Raises:
@@ -150,16 +126,4 @@ def write_cells(
             yield CellBlock(block.images[rows], block.masks[rows], columns, [labels[k] for k in here])
             progress("fields stored", done, len(indices))
 
-    return CellStore.create(
-        sample.cells_path,
-        blocks(),
-        CellAttributes(
-            modalities=header.modalities,
-            pixel_um=header.pixel_um,
-            kind=sample.record().kind,
-            classes=CLASSES,
-            derived=header.derived,
-            field_quality=stack_figures(header.figures),
-            provenance=header.provenance.model_dump(mode="json"),
-        ),
-    )
+    return CellStore.create(sample.cells_path, blocks(), attributes)
