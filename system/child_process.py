@@ -182,9 +182,15 @@ class ChildProcess(Generic[MessageT]):
 
 
 class ParentLink:
-    """The child's end of the pipe."""
+    """The child's end of the pipe.
+
+    Attributes:
+        if_hung: called if this process has not ended within its ``end_s`` after its parent, before it is ended; it may
+            start another process.
+    """
 
     def __init__(self, pipe: Connection) -> None:
+        self.if_hung: Callable[[], None] | None = None
         self._pipe = pipe
         self._sending = threading.Lock()
 
@@ -218,8 +224,8 @@ class ParentLink:
 def _child_main(target: Callable[..., None], arguments: tuple[object, ...], pipe: Connection, end_s: float) -> None:
     """Run ``target`` in the child, and send the parent the error that ends it."""
     ignore_stop_signals()
-    threading.Thread(target=_end_with_parent, args=(end_s,), name="wbcpipe-parent", daemon=True).start()
     link = ParentLink(pipe)
+    threading.Thread(target=_end_with_parent, args=(link, end_s), name="wbcpipe-parent", daemon=True).start()
     try:
         target(*arguments, link)
     except InterruptedRunError:
@@ -230,9 +236,14 @@ def _child_main(target: Callable[..., None], arguments: tuple[object, ...], pipe
         pipe.close()
 
 
-def _end_with_parent(end_s: float) -> None:
+def _end_with_parent(link: ParentLink, end_s: float) -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        time.sleep(end_s)
+    if parent is None:
+        return
+    parent.join()
+    time.sleep(end_s)
+    try:
+        if link.if_hung is not None:
+            link.if_hung()
+    finally:
         os._exit(1)

@@ -55,7 +55,8 @@ class _StopHandler:
 
     def __init__(self) -> None:
         reading, self._writing = os.pipe()
-        os.set_blocking(self._writing, False)
+        if sys.platform != "win32":
+            os.set_blocking(self._writing, False)
         self.reset()
         threading.Thread(target=self._watch, args=(reading,), name="wbcpipe-signals", daemon=True).start()
 

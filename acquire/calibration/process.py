@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.config.calibration_record import CalibrationParts, DarkPart
-from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess, shutter_message
+from wbcpipe.acquire.hardware.safe_dark import (
+    close_shutter_after_this_process,
+    close_shutter_in_subprocess,
+    shutter_message,
+)
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, InterruptedRunError
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
 
@@ -125,6 +130,7 @@ def _measure(request: CalibrationRequest, parent: ParentLink) -> None:
     def report(task: str, done: int, total: int) -> None:
         parent.send(_Progress(task, done, total))
 
+    parent.if_hung = functools.partial(close_shutter_after_this_process, request.scope)
     microscope = open_microscope(request.scope, request.specimen)
     try:
         probe = MicroscopeProbe(microscope, request.scope, request.slot, progress=report, check=check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import WbcpipeError
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.system.child_process import ParentLink
 
-__all__ = ["close_shutter_in_subprocess", "shutter_message"]
+__all__ = ["close_shutter_after_this_process", "close_shutter_in_subprocess", "shutter_message"]
 
 #: How long a process may take to load the core and close the shutter.
 _CLOSE_S: Final = 60.0
@@ -34,6 +35,11 @@ def close_shutter_in_subprocess(scope: Scope) -> str:
     return ""
 
 
+def close_shutter_after_this_process(scope: Scope) -> None:
+    """Start a process that closes the shutter once this one, whose driver hangs, is gone."""
+    ChildProcess[None](_close_shutter_after_parent, scope, name="wbcpipe-dark", end_s=_CLOSE_S).start()
+
+
 def shutter_message(failure_reason: str) -> str:
     """Return the result of `close_shutter_in_subprocess` as a sentence for the operator."""
     if not failure_reason:
@@ -45,3 +51,10 @@ def _close_shutter(scope: Scope, _parent: ParentLink) -> None:
     from wbcpipe.acquire.hardware.core_link import CoreLink
 
     CoreLink(scope, take_over=True).close()  # opening closes the shutter, and so does closing
+
+
+def _close_shutter_after_parent(scope: Scope, link: ParentLink) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    _close_shutter(scope, link)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.capture.session_observer import SessionObserver
+from wbcpipe.acquire.hardware.safe_dark import close_shutter_after_this_process
 from wbcpipe.acquire.supervise.messages import (
     DeadlinePassed,
     FieldEmpty,
@@ -114,6 +116,7 @@ def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str],
     """Take fields until the parent requests no more; the target of the child process."""
     from wbcpipe.acquire.capture.session import AcquisitionSession
 
+    parent.if_hung = functools.partial(close_shutter_after_this_process, request.scope)
     commands = CommandListener(parent)
     events = EventReporter(parent)
     session = AcquisitionSession(request, events, given_up=given_up)

@@ -40,6 +40,10 @@ def die(parent):
 def sleep(parent):
     time.sleep(60)
 
+def hang(path, parent):
+    parent.if_hung = lambda: Path(path).write_text("closed")
+    time.sleep(60)
+
 def signal_itself(parent):
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         os.kill(os.getpid(), getattr(signal, name))
@@ -128,7 +132,9 @@ def test_a_child_ignores_stop_signals(targets: Callable[[str], Callable[..., Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
-@pytest.mark.parametrize(("target", "arguments"), [("note_the_end", ["closed.txt"]), ("sleep", [])])
+@pytest.mark.parametrize(
+    ("target", "arguments"), [("note_the_end", ["closed.txt"]), ("hang", ["closed.txt"]), ("sleep", [])]
+)
 def test_a_child_ends_with_a_parent_that_is_killed(
     tmp_path: Path, targets: Callable[[str], Callable[..., None]], target: str, arguments: list[str]
 ) -> None:

@@ -1,0 +1,52 @@
+"""The shutter is closed by another process when the one that opened it cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wbcpipe.tests.acquire.conftest import Bridged
+
+ROOT = Path(__file__).parents[3]
+_HUNG = """
+import os, sys
+from wbcpipe.acquire.config.scope import load_scope
+from wbcpipe.acquire.hardware.core_link import CoreLink
+from wbcpipe.acquire.hardware.safe_dark import close_shutter_after_this_process
+
+if __name__ == "__main__":
+    scope = load_scope(sys.argv[1])
+    CoreLink(scope).shutter.set_open(is_open=True)
+    close_shutter_after_this_process(scope)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    os._exit(1)
+"""
+
+
+def test_the_shutter_is_closed_once_a_process_that_hangs_is_gone(tmp_path: Path, bridged: Bridged) -> None:
+    scope, script = tmp_path / "over.toml", tmp_path / "hung.py"
+    text = (tmp_path / "small.toml").read_text(encoding="utf-8")
+    backend = f'backend = "bridge"\nport = {bridged.port}'
+    scope.write_text(text.replace('backend = "headless"', backend), encoding="utf-8")
+    script.write_text(_HUNG, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, str(script), str(scope)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT.parent,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1.0)
+        assert bridged.order("shutter") == "open"
+        process.communicate("end\n")
+    until_s = time.monotonic() + 30
+    while bridged.order("shutter") == "open":
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
