@@ -1,6 +1,4 @@
-"""Measure the translation between two images: as a whole by phase correlation, or tile by tile by normalised
-cross-correlation.
-"""
+"""Measure the translation between two images, by phase correlation or tile by tile by cross-correlation."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class CellStore:
     ) -> NDArray[np.uint16]:
         """Read crops ``start`` to ``stop`` as (n, M, side, side) uint16.
 
-        Chunks of `CELLS_PER_CHUNK` cells are read as a whole: a span of whole chunks costs least.
+        Chunks of `CELLS_PER_CHUNK` cells are read completely, so a span of complete chunks costs least.
 
         Args:
             start, stop: rows.
@@ -335,7 +335,7 @@ class _Writer:
 
 
 class _ChunkWriter:
-    """Writes cells to one array in whole chunks, each of them once; its memory is that of one chunk."""
+    """Writes cells to one array in complete chunks, each of them once; its memory is that of one chunk."""
 
     def __init__(self, group: zarr.Group, name: str) -> None:
         self._group, self._name = group, name

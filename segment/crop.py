@@ -1,4 +1,4 @@
-"""Cut a cell out of its field: every modality in register, at the model's pixel size, interpolated once."""
+"""Cut a cell out of its field: all modalities registered, at the model's pixel size, interpolated once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["crop_cell", "crop_frame", "outside_field"]
 
-#: Rows of a crop that are made at a time.
+#: Rows of a crop per matrix product.
 _BLOCK: Final = 32
-#: Rotation that moves the corner of a crop by less than this (pixels) is left out, so that rows and columns part.
+#: A rotation that moves the corner of a crop by less than this (pixels) is ignored, so that axes are separable.
 _ROTATION_FREE_PX: Final = 0.03
 
 
@@ -44,7 +44,7 @@ def crop_cell(
         centre_px: (2,) point (y, x) of the reference frame.
         ratio: frame pixels per crop pixel.
         side_px: side of the crop.
-        empty: (M,) what a corrected frame shows where nothing lies.
+        empty: (M,) the value of a corrected frame's empty background.
 
     Returns:
         (M, side_px, side_px) uint16; ``empty`` beyond the border of a field.
@@ -70,7 +70,7 @@ def crop_cell(
 def outside_field(
     centre_px: NDArray[np.float64], ratio: float, side_px: int, shape: tuple[int, ...]
 ) -> NDArray[np.bool_] | None:
-    """Which pixels of a crop lie beyond the border of the reference frame, (side_px, side_px) bool; ``None``: none."""
+    """Return which pixels of a crop lie outside the reference frame, (side_px, side_px) bool; ``None`` if none does."""
     steps = (np.arange(side_px) - (side_px - 1) / 2) * ratio
     below, right = (_outside(centre_px[axis] + steps, shape[axis]) for axis in (0, 1))
     return np.asarray(below[:, None] | right) if below.any() or right.any() else None
@@ -100,7 +100,7 @@ def crop_frame(
     turned = max(abs(linear[0, 1]), abs(linear[1, 0])) * side_px / 2
     steps = np.arange(side_px, dtype=np.float64) - (side_px - 1) / 2
     if turned > _ROTATION_FREE_PX:
-        return _turned(frame, centre_px, linear, steps)
+        return _rotated(frame, centre_px, linear, steps)
     corner = centre_px + linear @ steps[[0, 0]]
     if np.array_equal(linear, np.eye(2)) and np.array_equal(corner, np.floor(corner)):
         return _copied(frame, corner.astype(np.intp), side_px)
@@ -116,7 +116,7 @@ def crop_frame(
 
 
 def _copied(frame: NDArray[np.uint16], corner: NDArray[np.intp], side_px: int) -> NDArray[np.float32]:
-    """A square from whole pixels; edges are repeated."""
+    """Cut a square without interpolation; edges are repeated."""
     rows, columns = (
         np.clip(at + np.arange(side_px), 0, length - 1) for at, length in zip(corner, frame.shape, strict=True)
     )
@@ -128,21 +128,21 @@ def _copied(frame: NDArray[np.uint16], corner: NDArray[np.intp], side_px: int) -
 def _products(
     taps: NDArray[np.intp], weights: NDArray[np.float32]
 ) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
-    """Resampling as matrix products, some places at a time.
+    """Split resampling along one axis into matrix products of `_BLOCK` positions.
 
     Args:
-        taps: (n, taps) pixels that contribute to each of n places, in order of the places.
+        taps: (n, taps) pixels that contribute to each of n positions, in order.
         weights: (n, taps) of these.
 
     Yields:
-        Places, all pixels from the first to the last that contribute, and the weights of these (places, pixels).
+        Positions, the pixels from the first to the last that contribute, and their weights (positions, pixels).
     """
     taps = taps - taps[0, 0]
     firsts = np.repeat(taps[::_BLOCK, 0], _BLOCK)[: len(taps), None]
-    most = int((taps - firsts).max()) + 1
+    width = int((taps - firsts).max()) + 1
     # Beyond an edge several taps are the same pixel: their weights add up.
-    places = taps - firsts + most * np.arange(len(taps))[:, None]
-    matrix = np.bincount(places.ravel(), weights.ravel(), most * len(taps)).reshape(-1, most).astype(np.float32)
+    cells = taps - firsts + width * np.arange(len(taps))[:, None]
+    matrix = np.bincount(cells.ravel(), weights.ravel(), width * len(taps)).reshape(-1, width).astype(np.float32)
     for start in range(0, len(taps), _BLOCK):
         stop = min(start + _BLOCK, len(taps))
         wide = int(taps[stop - 1, -1] - taps[start, 0]) + 1
@@ -151,7 +151,7 @@ def _products(
 
 
 def _taps(at: NDArray[np.float64], scale: float, length: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Pixels (n, taps) that contribute to each place and their weights, which sum to 1; edges are repeated."""
+    """Return the pixels (n, taps) that contribute to each position and their weights, of sum 1; edges are repeated."""
     wide = max(1.0, abs(scale))
     reach = int(np.ceil(2 * wide))
     first = np.floor(at).astype(np.intp) - reach + 1
@@ -164,27 +164,27 @@ def _taps(at: NDArray[np.float64], scale: float, length: int) -> tuple[NDArray[n
     return np.clip(taps, 0, length - 1), weights.astype(np.float32)
 
 
-def _turned(
+def _rotated(
     frame: NDArray[np.uint16], centre_px: NDArray[np.float64], linear: NDArray[np.float64], steps: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """As `crop_frame`, for a crop that is turned against the frame."""
+    """Sample as `crop_frame` a square that is rotated against the frame."""
     grid = np.stack(np.meshgrid(steps, steps, indexing="ij"))  # (2, side, side)
-    places = np.einsum("ij,jyx->iyx", linear, grid) + centre_px[:, None, None]
-    corner = np.floor(places.min((1, 2))).astype(int) - 8
-    stop = np.ceil(places.max((1, 2))).astype(int) + 9
+    points = np.einsum("ij,jyx->iyx", linear, grid) + centre_px[:, None, None]
+    corner = np.floor(points.min((1, 2))).astype(int) - 8
+    stop = np.ceil(points.max((1, 2))).astype(int) + 9
     rows, columns = (np.clip(np.arange(corner[axis], stop[axis]), 0, frame.shape[axis] - 1) for axis in (0, 1))
     window = frame[rows[:, None], columns].astype(np.float32)
     coarser = float(np.sqrt(abs(np.linalg.det(linear))))
     if coarser > 1:
         window = ndimage.gaussian_filter(window, 0.5 * np.sqrt(coarser**2 - 1))
-    sampled = ndimage.map_coordinates(window, places - corner[:, None, None], order=3, mode="nearest")
+    sampled = ndimage.map_coordinates(window, points - corner[:, None, None], order=3, mode="nearest")
     return np.asarray(sampled, np.float32)
 
 
 def _at(
     grid: NDArray[np.float32], y: NDArray[np.float64], x: NDArray[np.float64], shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """A coarse grid of tiles, interpolated to the places ``y`` (n,) and ``x`` (m,) of a frame: (n, m) float32."""
+    """Interpolate a coarse grid of tiles at the coordinates y (n,) and x (m,) of a frame: (n, m) float32."""
     weights = []
     for at, nodes, length in ((y, grid.shape[0], shape[0]), (x, grid.shape[1], shape[1])):
         low, high = (int(max((end + 0.5) * nodes / length - 0.5, 0)) for end in (at[0], at[-1]))

@@ -1,7 +1,7 @@
-"""Uneven illumination of each modality, from the run's own fields.
+"""Estimate the uneven illumination of each modality from the run's own fields.
 
-Bright-field: the empty background is the bright part of every tile, in enough fields. Fluorescence: the free dye glows
-between the cells; what glows unevenly there is lit unevenly, and the glow itself is taken away from the cells.
+Bright field: the empty background is the bright part of every tile, in enough fields. Fluorescence: free dye glows
+between the cells; its glow shows the illumination, and is subtracted from the cells.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FlatField:
         dark: (M, rows, columns) float32.
         base: (M,) float32.
         shading: (M, rows, columns) float32; the illumination itself, in counts.
-        empty: (M,) float32; what a corrected frame shows where nothing lies, NaN where it takes a frame to tell.
+        empty: (M,) float32; the value of a corrected frame's empty background, NaN where it is not known.
     """
 
     gain: NDArray[np.float32]
@@ -50,7 +50,7 @@ class FlatField:
 
 
 def no_flatfield(modalities: int) -> FlatField:
-    """The flat-field of frames that need none."""
+    """Return the flat-field of frames that need no correction."""
     ones = np.ones((modalities, 1, 1), np.float32)
     return FlatField(
         ones, np.zeros_like(ones), np.zeros(modalities, np.float32), ones, np.full(modalities, np.nan, np.float32)
@@ -58,11 +58,11 @@ def no_flatfield(modalities: int) -> FlatField:
 
 
 def tile_levels(coarse: NDArray[np.float32], *, bright: bool) -> NDArray[np.float32]:
-    """Level of the background in each tile of one frame.
+    """Measure the level of the background in each tile of one frame.
 
     Args:
         coarse: (y, x) float32, block means of a frame.
-        bright: the background is the bright part (bright-field), not the dark one (fluorescence).
+        bright: the background is the bright part (bright field), not the dark part (fluorescence).
 
     Returns:
         (rows, columns) float32.
@@ -104,19 +104,19 @@ def estimate_flatfield(fields: Sequence[Sequence[NDArray[np.float32]]], bright: 
     )
 
 
-def smooth_levels(levels: NDArray[np.float32], degree: int = 4, *, rest: bool = True) -> NDArray[np.float32]:
-    """A smooth surface through the levels of tiles, those full of cells losing their say.
+def smooth_levels(levels: NDArray[np.float32], degree: int = 4, *, residual: bool = True) -> NDArray[np.float32]:
+    """Fit a smooth surface to the levels of tiles; tiles full of cells count little.
 
     Args:
         levels: (rows, columns) float32.
         degree: of the polynomial, fitted with reweighting.
-        rest: add what the polynomial leaves, blurred.
+        residual: add the residual of the polynomial, blurred.
 
     Returns:
         (rows, columns) float32.
     """
     surface, weight, _ = fit_surface(levels, degree)
-    if rest:
-        left = np.where(weight > 0.2, levels.astype(float) - surface, 0.0)
-        surface = surface + ndimage.gaussian_filter(left, 2.0, mode="nearest")
+    if residual:
+        remainder = np.where(weight > 0.2, levels.astype(float) - surface, 0.0)
+        surface = surface + ndimage.gaussian_filter(remainder, 2.0, mode="nearest")
     return np.asarray(surface, np.float32)

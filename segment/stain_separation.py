@@ -226,7 +226,7 @@ def _empty_density(red: NDArray[np.float32]) -> NDArray[np.float32]:
     Told by the red plane, where red cells hardly show; a quadratic surface.
     """
     coarse = block_mean(red, max(1, round(max(red.shape) / _COARSE_SIDE_PX)))
-    surface = smooth_levels(-tile_levels(-coarse, bright=True), degree=2, rest=False)
+    surface = smooth_levels(-tile_levels(-coarse, bright=True), degree=2, residual=False)
     return enlarge_grid(np.minimum(surface, 0), red.shape)
 
 

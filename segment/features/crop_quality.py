@@ -1,4 +1,4 @@
-"""Measures of a crop's technical quality, and the flags that follow from them."""
+"""Measure the technical quality of crops, and derive the flags of cells from it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ __all__ = ["SATURATED_SHARE", "blurred", "empty_modality", "find_debris", "focus
 
 #: A cell is blurred when its sharpness is below this share of the median of its sample.
 _BLURRED_SHARE: Final = 0.45
-#: Gaussian widths (um) that part the picture into a fine and a coarse band.
+#: Gaussian widths (um) that separate a fine and a coarse band.
 _BANDS_UM: Final = (0.2, 0.4, 1.0)
-#: No nucleus: shines less than this share of the sample's median...
+#: No nucleus: its fluorescence is less than this share of the sample's median...
 _DIM_SHARE: Final = 0.5
-#: ...and is so many times denser than the median, or so many times clearer...
+#: ...and its absorbance is so many times the median, or the median so many times its absorbance...
 _DENSER_RATIO: Final = 3.0
 _CLEARER_RATIO: Final = 2.0
 #: ...by more than so many standard deviations of the sample's nuclei...
 _DENSER_SD: Final = 6.0
 _CLEARER_SD: Final = 2.5
-#: ...and, if denser, by so much (OD): where nuclei hardly stop any light, many times that is still next to none.
+#: ...and, if denser, by so much (OD): where nuclei hardly absorb, a multiple of that means nothing.
 _DENSER_OD: Final = 0.05
-#: The least number of bright-field modalities that must all be dense: one alone may be that which red cells darken.
-_LEAST_DENSE: Final = 2
-#: The least number of cells whose median tells what is usual.
-_LEAST_USUAL: Final = 8
+#: Bright-field modalities that must all be dense, at least: red cells darken one alone.
+_MIN_DENSE_MODALITIES: Final = 2
+#: Cells from which medians are taken, at least.
+_MIN_CELLS: Final = 8
 #: A cell is saturated when more than this share of its pixels is, in one modality.
 SATURATED_SHARE: Final = 0.01
 
 
 def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: float) -> float:
-    """Sharpness of a nucleus: energy of fine structure relative to that of coarse structure, whatever its brightness.
+    """Measure the sharpness of a nucleus: the energy of fine structure over that of coarse structure.
 
     Args:
         image: (Y, X) uint16, the nuclear channel.
@@ -61,7 +61,7 @@ def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: 
 
 
 def blurred(focus: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which cells (N,) are far less sharp than the sample's typical cell."""
+    """Find the cells (N,) that are far less sharp than the sample's typical cell."""
     sharp = focus[focus > 0]
     return np.asarray(focus < _BLURRED_SHARE * (np.median(sharp) if sharp.size else 0.0))
 
@@ -69,39 +69,39 @@ def blurred(focus: NDArray[np.float32]) -> NDArray[np.bool_]:
 def find_debris(
     absorbance: NDArray[np.float32], fluorescence: NDArray[np.float32], quality: NDArray[np.uint16]
 ) -> NDArray[np.bool_]:
-    """Which objects of one slide are dirt or smudges: dimmer than its nuclei, and far denser or far clearer.
+    """Find the objects of one slide that are dirt or smudges: dimmer than its nuclei, and far denser or far clearer.
 
-    A nucleus that Acridine Orange stains is bright and lets light through. Dust and precipitate may shine by themselves
-    enough to be found, but not as nuclei do, and they stop light of all colours; a smudged nucleus is a dim veil that
-    stops next to none. Red cells beside or below it add density in the blue, so that all modalities must be dense, but
-    one clear one is enough. Dirt on a nucleus that shines as usual hides no more than it covers and is not told.
+    A nucleus stained by Acridine Orange is bright and transmits light. Dust and precipitate may fluoresce enough to be
+    detected, but less than nuclei, and they absorb light of all colours; a smudged nucleus is a dim veil that absorbs
+    almost none. Red cells beside or below it add density in the blue, so all modalities must be dense, but one clear
+    modality is enough. Dirt on a nucleus of typical fluorescence is not found.
 
     Args:
         absorbance: (N, M-1) ``nucleus_absorbance``, OD; NaN where there is none.
         fluorescence: (N,) ``nucleus_fluorescence``.
-        quality: (N,) bits of `QcFlag`; debris does not count among the usual.
+        quality: (N,) bits of `QcFlag`; debris is left out of the medians.
 
     Returns:
-        (N,) bool; none where fewer than 8 cells tell what is usual.
+        (N,) bool; none where fewer than 8 cells can be compared.
     """
     measured = np.isfinite(absorbance).any(axis=1) & np.isfinite(fluorescence)
-    usual = measured & ((quality & np.uint16(QcFlag.DEBRIS)) == 0)
-    if np.count_nonzero(usual) < _LEAST_USUAL:
+    compared = measured & ((quality & np.uint16(QcFlag.DEBRIS)) == 0)
+    if np.count_nonzero(compared) < _MIN_CELLS:
         return np.zeros(len(quality), np.bool_)
-    medians = _medians(absorbance[usual])
-    spread = 1.4826 * _medians(np.abs(absorbance[usual] - medians))
+    medians = _medians(absorbance[compared])
+    spread = 1.4826 * _medians(np.abs(absorbance[compared] - medians))
     densest = np.maximum(_DENSER_RATIO * medians, medians + np.maximum(_DENSER_SD * spread, _DENSER_OD))
     clearest = np.minimum(medians / _CLEARER_RATIO, medians - _CLEARER_SD * spread)
-    # A modality that is missing, here or in all cells, has no say.
-    told = np.isfinite(absorbance) & np.isfinite(medians)
-    dense = (~told | (absorbance > densest)).all(axis=1) & (told.sum(axis=1) >= _LEAST_DENSE)
-    clear = (told & (absorbance < clearest)).any(axis=1)
-    dim = fluorescence < _DIM_SHARE * np.median(fluorescence[usual])
+    # A modality that is missing, here or in all cells, is ignored.
+    known = np.isfinite(absorbance) & np.isfinite(medians)
+    dense = (~known | (absorbance > densest)).all(axis=1) & (known.sum(axis=1) >= _MIN_DENSE_MODALITIES)
+    clear = (known & (absorbance < clearest)).any(axis=1)
+    dim = fluorescence < _DIM_SHARE * np.median(fluorescence[compared])
     return np.asarray(measured & dim & (dense | clear), np.bool_)
 
 
 def _medians(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """The median of each column (N, K) that is finite, (K,); NaN for a column without any."""
+    """Return the median (K,) of the finite values of each column (N, K); NaN for a column without any."""
     finite = (column[np.isfinite(column)] for column in values.T)
     return np.array([np.median(column) if column.size else np.nan for column in finite])
 
@@ -109,7 +109,7 @@ def _medians(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def saturated_share(
     frames: NDArray[np.uint16], saturation: int, centre_px: tuple[float, float], radius_px: float
 ) -> float:
-    """Largest share of saturated pixels of any modality in a disk around a cell.
+    """Measure the largest share of saturated pixels of any modality in a disk around a cell.
 
     Args:
         frames: (M, Y, X) uint16, as the camera gave them.
@@ -132,6 +132,6 @@ def saturated_share(
 
 
 def empty_modality(frames: NDArray[np.uint16]) -> bool:
-    """True when a modality of a field shows nothing: (M, Y, X) uint16 with a plane all but constant."""
+    """Return whether a modality of a field shows nothing: (M, Y, X) uint16 with a nearly constant plane."""
     sample = frames[:, ::16, ::16].reshape(len(frames), -1)
     return bool((np.ptp(sample, axis=1) <= 1).any())

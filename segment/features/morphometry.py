@@ -27,22 +27,22 @@ __all__ = ["count_lobes", "fine_structure", "measure_cell", "shape_of", "stack_m
 
 #: Distance from the cell within which its surroundings are measured.
 _AROUND_UM: Final = (1.0, 3.0)
-#: Of the many pixels there one in every square of this side is enough.
+#: One pixel in every square of this side is measured there.
 _AROUND_PIXEL_UM: Final = 0.2
-#: Pixel size at which outlines are followed; they are smoothed over as much.
+#: Pixel size at which outlines are traced; they are smoothed over as much.
 _SHAPE_PIXEL_UM: Final = 0.2
-#: Lobes: pixel size at which they are told apart, width of a waist against the thinner lobe's, least radius and area.
+#: Lobes: pixel size at which they are separated, neck width over that of the thinner lobe, minimum radius and area.
 _LOBE_PIXEL_UM: Final = 0.1
-_LOBE_WAIST: Final = 0.88
-_LEAST_LOBE_RADIUS_UM: Final = 0.6
-_LEAST_LOBE_UM2: Final = 1.0
+_LOBE_NECK_RATIO: Final = 0.88
+_MIN_LOBE_RADIUS_UM: Final = 0.6
+_MIN_LOBE_UM2: Final = 1.0
 _OUTLINE_UM: Final = 0.2
-#: Gaussian widths between which structure is fine: granules are 0.2 to 1 um wide.
+#: Gaussian widths of the band of fine structure: granules are 0.2 to 1 um wide.
 _FINE_UM: Final = (0.1, 0.5)
 _FINE_TRUNCATE: Final = 3.0
-#: The cytoplasm's rim, left out of its texture, and the least area that tells one.
+#: The rim of the cytoplasm, left out of its texture, and the minimum area for one.
 _RIM_UM: Final = 0.3
-_LEAST_TEXTURE_UM2: Final = 3.0
+_MIN_TEXTURE_UM2: Final = 3.0
 
 
 def measure_cell(
@@ -61,7 +61,7 @@ def measure_cell(
         mask: (Y, X) uint8 from ``masks.cell_mask``.
         pixel_um: size of a pixel.
         reference: index of the nuclear channel; all others are bright-field, but ``red``.
-        empty: (M,) value of the bright-field channels where nothing lies; NaN, or ``None``: measured around the cell.
+        empty: (M,) level of the bright-field channels' empty background; NaN, or ``None``: measured around the cell.
         red: index of a second, red fluorescence channel.
 
     Returns:
@@ -75,7 +75,7 @@ def measure_cell(
         return found
     wide = bounding_box(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
     levels = _levels(image[:, *wide], mask[wide] > 0, pixel_um, above_background=[reference, red], empty=empty)
-    # Only the rim's reach is needed of what lies beside the cell now.
+    # From here on only the rim's reach is needed around the cell.
     box = bounding_box(mask > 0, round(_RIM_UM / pixel_um) + 2)
     image, mask = image[:, *box], mask[box]
     cell, nucleus, cytoplasm = mask > 0, mask == NUCLEUS, mask == CYTOPLASM
@@ -92,16 +92,16 @@ def measure_cell(
     found["total_fluorescence"] = total * pixel_um**2
     if red is not None and total > 0:
         found["red_green_ratio"] = float((image[red] - levels[red])[cell].sum()) / total
-    # A modality that is missing has no level.
+    # A missing modality has no level.
     seen = [k for k in range(len(image)) if k not in (reference, red) and np.isfinite(levels[k])]
     densities = {k: _density(image[k], levels[k]) for k in seen}
     rows = [k for k in range(len(image)) if k != reference]
     for k, density in densities.items():
         found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
         found["cytoplasm_absorbance"][rows.index(k)] = _mean(density, cytoplasm)
-    # What lies exactly that far is no rim.
+    # A pixel at exactly that distance does not belong to the rim.
     inside = erosion(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), border_value=True)
-    if np.count_nonzero(inside) * pixel_um**2 >= _LEAST_TEXTURE_UM2:
+    if np.count_nonzero(inside) * pixel_um**2 >= _MIN_TEXTURE_UM2:
         *fine, above_background = fine_structure(np.stack([*densities.values(), glow]), inside, pixel_um)
         found["granularity"][seen] = fine
         mean = _mean(glow, inside)
@@ -118,7 +118,7 @@ def _levels(
     above_background: list[int | None],
     empty: NDArray[np.floating[Any]] | None,
 ) -> list[np.float32]:
-    """What each channel (M, Y, X) shows beside a cell (Y, X), or ``empty`` (M,) where that is known; NaN: missing."""
+    """Return the level of each channel (M, Y, X) beside a cell (Y, X), or that of ``empty`` (M,); NaN: missing."""
     around = _around(cell, pixel_um)
     levels = []
     for k, plane in enumerate(image):
@@ -127,44 +127,44 @@ def _levels(
         elif not np.ptp(plane):
             levels.append(np.float32(np.nan))
         else:
-            told = np.float32(np.nan) if empty is None else np.float32(empty[k])
-            levels.append(told if np.isfinite(told) else _bare(plane[~cell]))
+            known = np.float32(np.nan) if empty is None else np.float32(empty[k])
+            levels.append(known if np.isfinite(known) else _empty_level(plane[~cell]))
     return levels
 
 
 def count_lobes(nucleus: NDArray[np.bool_], pixel_um: float) -> int:
-    """Lobes of a nucleus: what a waist, or a gap, parts.
+    """Count the lobes of a nucleus, which a neck or a gap separates.
 
     Args:
         nucleus: (Y, X) bool.
         pixel_um: size of a pixel.
 
     Returns:
-        0 for an empty mask, else at least 1. Two lobes joined by a strand are two.
+        0 for an empty mask, else at least 1. Two lobes connected by a filament are two.
     """
     if not nucleus.any():
         return 0
     factor = max(1, round(_LOBE_PIXEL_UM / pixel_um))
     coarse_um = pixel_um * factor
     small = np.pad(block_mean(nucleus, factor) >= 0.5, 2)
-    parts = split_at_necks(small, coarse_um, _LOBE_WAIST, _LEAST_LOBE_RADIUS_UM)
+    parts = split_at_necks(small, coarse_um, _LOBE_NECK_RATIO, _MIN_LOBE_RADIUS_UM)
     areas = np.bincount(parts.ravel())[1:] * coarse_um**2
-    return max(1, int(np.count_nonzero(areas >= _LEAST_LOBE_UM2)))
+    return max(1, int(np.count_nonzero(areas >= _MIN_LOBE_UM2)))
 
 
 def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
-    """Roundness (4 pi area / perimeter^2, at most 1) and eccentricity of a mask (Y, X); NaN for an empty one.
+    """Measure roundness (4 pi area / perimeter^2, at most 1) and eccentricity of a mask (Y, X); NaN for an empty mask.
 
-    Area and perimeter are those of the outline at subpixel places (marching squares), after smoothing over 0.2 um,
-    about what the microscope resolves: right on discs and squares alike, where counting pixel steps is not. The edge of
-    a hole is part of the outline.
+    Area and perimeter are those of the outline between pixels (marching squares), after smoothing over 0.2 um, about
+    the resolution of the microscope: correct on discs and squares, where counting pixel steps is not. The edge of a
+    hole is part of the outline.
     """
     if not part.any():
         return float("nan"), float("nan")
     part = part[bounding_box(part, 0)]
     factor = max(1, round(_SHAPE_PIXEL_UM / pixel_um))
     coarse_um = pixel_um * factor
-    # What is smoothed reaches beyond the part.
+    # The smoothed mask reaches beyond the part.
     padded = np.pad(block_mean(part, factor), 1 + round(4 * _OUTLINE_UM / coarse_um))
     smooth = gaussian(padded, _OUTLINE_UM / coarse_um, mirror=False)
     perimeter, area = 0.0, 0.0
@@ -179,7 +179,7 @@ def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
 
 
 def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: bool = False) -> dict[str, NDArray[Any]]:
-    """Columns (N, ...) from the measures of N cells, which may be none."""
+    """Stack the measures of N cells, or of none, to columns (N, ...)."""
     rows = list(cells)
     return {
         name: np.array([row[name] for row in rows], dtype).reshape(len(rows), *shape)
@@ -192,7 +192,7 @@ def _mean(values: NDArray[np.floating[Any]], part: NDArray[np.bool_]) -> float:
 
 
 def _around(cell: NDArray[np.bool_], pixel_um: float) -> NDArray[np.bool_]:
-    """The surroundings of a cell (Y, X), thinned out."""
+    """Return the surroundings of a cell (Y, X), one pixel in every `_AROUND_PIXEL_UM`."""
     step = max(1, round(_AROUND_PIXEL_UM / pixel_um))
     near, far = (dilation(cell[::step, ::step], disk(reach_um / pixel_um / step)) for reach_um in _AROUND_UM)
     around = np.zeros(cell.shape, bool)
@@ -201,7 +201,7 @@ def _around(cell: NDArray[np.bool_], pixel_um: float) -> NDArray[np.bool_]:
 
 
 def _level(values: NDArray[np.uint16]) -> np.float32:
-    """Median of what surrounds a cell, brighter neighbours left out."""
+    """Return the median of the surroundings of a cell, without brighter neighbours."""
     level = values.astype(np.float32)
     for _ in range(3):
         if not level.size:
@@ -212,21 +212,21 @@ def _level(values: NDArray[np.uint16]) -> np.float32:
     return np.float32(percentiles(level, 50)[0])
 
 
-def _bare(values: NDArray[np.uint16]) -> np.float32:
-    """The empty background among pixels beside a cell: the bright part, whatever red cells lie there."""
+def _empty_level(values: NDArray[np.uint16]) -> np.float32:
+    """Return the level of the empty background beside a cell: the bright part, so that red cells do not count."""
     return np.float32(percentiles(values, 80)[0] if values.size else np.nan)
 
 
-def _density(frame: NDArray[np.uint16], bare: np.float32) -> NDArray[np.float32]:
-    """Decadic optical density (Beer-Lambert) of a frame (Y, X) against the empty background."""
-    return np.asarray(np.log10(max(bare, np.float32(1)) / np.maximum(frame, 1).astype(np.float32)), np.float32)
+def _density(frame: NDArray[np.uint16], empty: np.float32) -> NDArray[np.float32]:
+    """Return the decadic optical density (Beer-Lambert) of a frame (Y, X) against the empty background."""
+    return np.asarray(np.log10(max(empty, np.float32(1)) / np.maximum(frame, 1).astype(np.float32)), np.float32)
 
 
 def fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float) -> NDArray[np.float32]:
-    """Root mean square of the band between two Gaussians, within a mask and from within it alone.
+    """Measure the root mean square of the band between two Gaussians, within a mask and from its pixels alone.
 
     Normalised convolution (H. Knutsson, C.-F. Westin, CVPR 1993, doi:10.1109/CVPR.1993.341081, equation 9), so that
-    the edge of the nucleus is not taken for granules.
+    the edge of the nucleus does not count as granules.
 
     Args:
         values: (M, Y, X) float32.

@@ -1,10 +1,10 @@
-"""Where each modality shows what the reference shows: shift, rotation and scale, below a pixel.
+"""Register the modalities of a field: shift, rotation and scale against the reference, below a pixel.
 
-What is compared are edges (``edges.edge_map``), not brightness. All pairs of modalities are measured and adjusted
-together, as a surveyor's network, so that a weak pair (red light against fluorescence) is held by strong ones.
+Edges are compared (``edges.edge_map``), not brightness. All pairs of modalities are measured and adjusted together, as
+a surveyor's network, so that strong pairs support a weak one (red light against fluorescence).
 
-What stays the same over a slide (rotation and scale, and the usual shift) is found once from several fields
-(``usual.estimate_slide_alignment``); a field then has its own shift (`align`).
+Rotation, scale and typical shift are constant over a slide and estimated once from several fields
+(``slide_alignment.estimate_slide_alignment``); a field then has its own shift (`align`).
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Alignment", "align", "compose_alignments", "identity", "slide_transform_alignment", "warp"]
 
-#: Search radii around the slide's usual shift: of any field, and of one that strayed.
-_USUAL_UM: Final = 2.0
-_STRAYED_UM: Final = 8.0
-#: A field's registration of a pair counts when its correlation stands out by this much.
-_LEAST_PROMINENCE: Final = 0.04
-#: Field-to-field variation taken for granted where too few fields tell.
+#: Search radii around the slide's shift: first, and where that fails.
+_SEARCH_UM: Final = 2.0
+_WIDE_SEARCH_UM: Final = 8.0
+#: Prominence of a correlation peak from which the registration of a pair is used.
+_MIN_PROMINENCE: Final = 0.04
+#: Field-to-field variation assumed where too few fields were measured.
 UNKNOWN_SCATTER_PX: Final = 1.0
-#: A field's own shift is not trusted beyond this error.
-_WORST_ERROR_PX: Final = 2.0
+#: A field's own shift is trusted up to this error.
+_MAX_ERROR_PX: Final = 2.0
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Maps reference pixels to each of M modalities' pixels: ``q = linear @ (p - centre) + centre + shift``, as (y, x).
+    """The map from reference pixels to those of M modalities, (y, x): ``q = linear @ (p - centre) + centre + shift``.
 
     Attributes:
         linear: (M, 2, 2) float64, rotation and scale.
         shift_px: (M, 2) float64, in pixels of the frames.
         residual_px: (M,) float64, estimated standard error of the shift.
         scatter_px: (M, M) float64, how much the shift between two modalities varies from field to field.
-        trusted: (M,) bool; False where the usual shift of the slide had to be used.
+        trusted: (M,) bool; False where the shift of the slide is used.
         centre_px: (2,) float64, centre of the frames.
     """
 
@@ -60,14 +60,14 @@ class Alignment:
     centre_px: NDArray[np.float64]
 
     def to_modality(self, modality: int, points_px: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points (N, 2) of the reference as points (N, 2) of a modality."""
+        """Map points (N, 2) of the reference to points (N, 2) of a modality."""
         return np.asarray(
             (points_px - self.centre_px) @ self.linear[modality].T + self.centre_px + self.shift_px[modality]
         )
 
 
 def identity(modalities: int, shape: tuple[int, ...]) -> Alignment:
-    """The alignment of frames (Y, X) that are registered by construction."""
+    """Return the alignment of frames (Y, X) that are registered by construction."""
     return Alignment(
         linear=np.tile(np.eye(2), (modalities, 1, 1)),
         shift_px=np.zeros((modalities, 2)),
@@ -93,7 +93,7 @@ def slide_transform_alignment(info: FieldInfo, modalities: int, shape: tuple[int
     if info.slide_transform is None:
         return plain
     angle = np.deg2rad(info.slide_transform.rotation_deg)
-    # As (y, x): what lies at q of the turned slide lay at R(-angle) q.
+    # As (y, x): the point q of the rotated slide was at R(-angle) q before.
     back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shift = np.array([info.slide_transform.y_um - info.y_um, info.slide_transform.x_um - info.x_um]) / info.pixel_um
     linear, shifts = plain.linear.copy(), plain.shift_px.copy()
@@ -102,33 +102,33 @@ def slide_transform_alignment(info: FieldInfo, modalities: int, shape: tuple[int
     return replace(plain, linear=linear, shift_px=shifts)
 
 
-def compose_alignments(usual: Alignment, transform: Alignment) -> Alignment:
+def compose_alignments(slide: Alignment, transform: Alignment) -> Alignment:
     """Compose two alignments: apply ``transform`` (see `slide_transform_alignment`) first, then the slide's."""
-    shift = np.einsum("mij,mj->mi", usual.linear, transform.shift_px) + usual.shift_px
-    return replace(usual, linear=usual.linear @ transform.linear, shift_px=shift)
+    shift = np.einsum("mij,mj->mi", slide.linear, transform.shift_px) + slide.shift_px
+    return replace(slide, linear=slide.linear @ transform.linear, shift_px=shift)
 
 
 def align(
     edges: Sequence[NDArray[np.float32]],
-    usual: Alignment,
+    slide: Alignment,
     pixel_um: float,
     *,
     reference: int,
 ) -> Alignment:
-    """Register one field, starting from the slide's usual alignment.
+    """Register one field, starting from the alignment of its slide.
 
     Args:
         edges: M arrays (y, x) from ``edges.edge_map``.
-        usual: from ``estimate_slide_alignment``.
+        slide: from ``estimate_slide_alignment``.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
 
     Returns:
-        The field's alignment; linear part as usual.
+        The field's alignment; the linear part is that of the slide.
     """
-    found = _align_within(edges, usual, pixel_um, reference, _USUAL_UM)
+    found = _align_within(edges, slide, pixel_um, reference, _SEARCH_UM)
     if not found.trusted.all():
-        wider = _align_within(edges, usual, pixel_um, reference, _STRAYED_UM)
+        wider = _align_within(edges, slide, pixel_um, reference, _WIDE_SEARCH_UM)
         if wider.trusted.sum() > found.trusted.sum():
             return wider
     return found
@@ -136,13 +136,13 @@ def align(
 
 def _align_within(
     edges: Sequence[NDArray[np.float32]],
-    usual: Alignment,
+    slide: Alignment,
     pixel_um: float,
     reference: int,
     search_um: float,
 ) -> Alignment:
     factor = coarse_factor(pixel_um)
-    warped = [values if k == reference else warp(values, usual, k, factor) for k, values in enumerate(edges)]
+    warped = [values if k == reference else warp(values, slide, k, factor) for k, values in enumerate(edges)]
     shape = warped[0].shape
     search = max(2, min(round(search_um / pixel_um / factor), min(shape) // 6))
     half = (min(shape) - 2 * search) // 4
@@ -151,29 +151,29 @@ def _align_within(
     shifts: list[NDArray[np.float64]] = []
     errors: list[float] = []
     for pair, (surface, weight) in surfaces.items():
-        place, _, prominence = subpixel_peaks((surface * weight[:, None, None]).sum(0, keepdims=True))
-        if not np.isfinite(place).all() or prominence[0] < _LEAST_PROMINENCE:
+        peak, _, prominence = subpixel_peaks((surface * weight[:, None, None]).sum(0, keepdims=True))
+        if not np.isfinite(peak).all() or prominence[0] < _MIN_PROMINENCE:
             continue
         pairs.append(pair)
-        shifts.append(place[0] * factor)
-        errors.append(_spread(surface, place[0]) * factor)
+        shifts.append(peak[0] * factor)
+        errors.append(_standard_error(surface, peak[0]) * factor)
     measured = np.array(shifts).reshape(-1, 2), np.array(errors)
-    shift, error, known = _adjust(reference, pairs, *measured, usual.scatter_px)
-    known &= error <= _WORST_ERROR_PX
-    moved = np.einsum("mij,mj->mi", usual.linear, shift)
+    shift, error, known = _adjust(reference, pairs, *measured, slide.scatter_px)
+    known &= error <= _MAX_ERROR_PX
+    shift_of_frames = np.einsum("mij,mj->mi", slide.linear, shift)
     return replace(
-        usual,
-        shift_px=usual.shift_px + np.where(known[:, None], moved, 0.0),
-        residual_px=np.where(known, error, usual.residual_px),
+        slide,
+        shift_px=slide.shift_px + np.where(known[:, None], shift_of_frames, 0.0),
+        residual_px=np.where(known, error, slide.residual_px),
         trusted=known,
     )
 
 
-def _spread(surfaces: NDArray[np.float32], place: NDArray[np.float64]) -> float:
-    """Standard error (coarse pixels) of a shift, from how far the tiles' own peaks lie from it."""
-    places, _, prominence = subpixel_peaks(surfaces)
-    off = np.hypot(*(places - place).T)
-    good = np.isfinite(off) & (prominence > _LEAST_PROMINENCE) & (off < 2.0)
+def _standard_error(surfaces: NDArray[np.float32], shift: NDArray[np.float64]) -> float:
+    """Return the standard error of a shift, in coarse pixels, from the distances of the tiles' own peaks to it."""
+    peaks, _, prominence = subpixel_peaks(surfaces)
+    off = np.hypot(*(peaks - shift).T)
+    good = np.isfinite(off) & (prominence > _MIN_PROMINENCE) & (off < 2.0)
     if good.sum() < 2:
         return 0.25
     return float(np.sqrt(np.mean(off[good] ** 2) / 2 / good.sum()))
@@ -186,17 +186,17 @@ def _adjust(
     errors: NDArray[np.float64],
     scatter: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Least-squares shifts of all M modalities against the reference, from measured pairs.
+    """Adjust the shifts of all M modalities against the reference by least squares, from measured pairs.
 
     Args:
         reference: index of the reference.
         pairs: P pairs of modalities.
         shifts: (P, 2) of the second against the first.
         errors: (P,) standard errors of these.
-        scatter: (M, M) how far the shift of one against another lies from the usual, 0 here: holds weak measurements.
+        scatter: (M, M) typical deviation of a pair's shift from that of the slide; bounds weak measurements.
 
     Returns:
-        (M, 2) shifts, (M,) standard errors, (M,) whether a chain of pairs leads to the reference.
+        (M, 2) shifts, (M,) standard errors, (M,) whether a chain of pairs connects the modality to the reference.
     """
     modalities = len(scatter)
     known = np.zeros(modalities, bool)
@@ -209,10 +209,10 @@ def _adjust(
     if not free:
         return shift, error, known
     used = [k for k, (first, _) in enumerate(pairs) if known[first]]
-    bonds = _bonds(scatter, [reference, *free])
-    rows = [pairs[k] for k in used] + bonds
-    observed = np.concatenate([shifts[used], np.zeros((len(bonds), 2))])
-    sigma = np.concatenate([np.maximum(errors[used], 0.02), [scatter[bond] for bond in bonds]])
+    priors = _tightest_pairs(scatter, [reference, *free])
+    rows = [pairs[k] for k in used] + priors
+    observed = np.concatenate([shifts[used], np.zeros((len(priors), 2))])
+    sigma = np.concatenate([np.maximum(errors[used], 0.02), [scatter[pair] for pair in priors]])
     design = np.zeros((len(rows), len(free)))
     for row, pair in enumerate(rows):
         for sign, modality in zip((-1.0, 1.0), pair, strict=True):
@@ -225,34 +225,35 @@ def _adjust(
     return shift, error, known
 
 
-def _bonds(scatter: NDArray[np.float64], members: Sequence[int]) -> list[tuple[int, int]]:
-    """The pairs that hold ``members`` together most tightly: the spanning tree of least scatter."""
-    inside, bonds = {members[0]}, []
+def _tightest_pairs(scatter: NDArray[np.float64], members: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the spanning tree of least scatter (Prim): the pairs that connect ``members`` most tightly."""
+    inside, pairs = {members[0]}, []
     while len(inside) < len(members):
         outside = [k for k in members if k not in inside]
         one, other = min(((i, j) for i in sorted(inside) for j in outside), key=lambda pair: (scatter[pair], pair))
         inside.add(other)
-        bonds.append((one, other))
-    return bonds
+        pairs.append((one, other))
+    return pairs
 
 
-def warp(values: NDArray[np.float32], usual: Alignment, modality: int, factor: int) -> NDArray[np.float32]:
+def warp(values: NDArray[np.float32], alignment: Alignment, modality: int, factor: int) -> NDArray[np.float32]:
     """Return a modality's edge map in the reference's pixels, (y, x) float32."""
-    linear = usual.linear[modality]
-    centre = (usual.centre_px + 0.5) / factor - 0.5
-    offset = centre + usual.shift_px[modality] / factor - linear @ centre
+    linear = alignment.linear[modality]
+    centre = (alignment.centre_px + 0.5) / factor - 0.5
+    offset = centre + alignment.shift_px[modality] / factor - linear @ centre
     if max(abs(linear[0, 1]), abs(linear[1, 0])) * max(values.shape) < 0.05:
-        # Without rotation rows and columns part, which is several times faster.
+        # Without rotation rows and columns are separable, which is several times faster.
         for axis in (0, 1):
-            values = _stretched(values, axis, float(linear[axis, axis]), float(offset[axis]))
+            values = _interpolate_axis(values, axis, float(linear[axis, axis]), float(offset[axis]))
         return values
     return np.asarray(ndimage.affine_transform(values, linear, offset, order=1, mode="nearest"), np.float32)
 
 
-def _stretched(values: NDArray[np.float32], axis: int, scale: float, offset: float) -> NDArray[np.float32]:
-    """Linear interpolation along one axis at ``scale * k + offset``; the edge is repeated."""
-    at = np.clip(np.arange(values.shape[axis]) * scale + offset, 0, values.shape[axis] - 1)
-    low = np.minimum(at.astype(np.intp), values.shape[axis] - 2)
-    share = (at - low).astype(np.float32)
-    share = share[:, None] if axis == 0 else share
-    return np.asarray(np.take(values, low, axis) * (1 - share) + np.take(values, low + 1, axis) * share, np.float32)
+def _interpolate_axis(values: NDArray[np.float32], axis: int, scale: float, offset: float) -> NDArray[np.float32]:
+    """Interpolate linearly along one axis at ``scale * k + offset``; the edge is repeated."""
+    positions = np.clip(np.arange(values.shape[axis]) * scale + offset, 0, values.shape[axis] - 1)
+    low = np.minimum(positions.astype(np.intp), values.shape[axis] - 2)
+    high_weight = (positions - low).astype(np.float32)
+    high_weight = high_weight[:, None] if axis == 0 else high_weight
+    low_values, high_values = np.take(values, low, axis), np.take(values, low + 1, axis)
+    return np.asarray(low_values * (1 - high_weight) + high_values * high_weight, np.float32)
