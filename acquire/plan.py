@@ -1,4 +1,4 @@
-"""Where the fields of a slide lie: data in, positions out, nothing moves."""
+"""The positions of a slide's fields; nothing moves."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class PlannedField:
     """A planned field.
 
     Attributes:
-        index: number in the plan, from 0, in the order of taking.
-        x_um, y_um: where the centre of its image lies on the stage.
+        index: Number in the plan, from 0.
+        x_um, y_um: Stage position of the image's centre.
     """
 
     index: int
@@ -46,14 +46,14 @@ class AcquisitionPlan(PlanRecord):
 
     @classmethod
     def from_scope(cls, scope: Scope, slot: str, *, overlap: float = 0.1) -> Self:
-        """The plan over the scan area of one of a scope's slots.
+        """Return the plan over the scan area of a slot.
 
         Raises:
-            ConfigError: no such slot, an area smaller than a field, or an overlap outside 0 to 0.5.
-            StageLimitError: the scan area leaves the stage's limits.
+            ConfigError: There is no such slot, its area is smaller than a field, or the overlap is not 0 to 0.5.
+            StageLimitError: The scan area exceeds the stage's limits.
         """
         if not 0 <= overlap <= 0.5:
-            raise ConfigError(f"an overlap of {overlap:g} is refused: give 0 to 0.5, a fraction of a field's side.")
+            raise ConfigError(f"the overlap {overlap:g} is not allowed: give 0 to 0.5, a fraction of a field's side.")
         area = scope.slot(slot)
         for axis, scanned, reach in (("x", area.x_um, scope.stage.x_um), ("y", area.y_um, scope.stage.y_um)):
             if scanned[0] < reach[0] or scanned[1] > reach[1]:
@@ -75,7 +75,7 @@ class AcquisitionPlan(PlanRecord):
             raise ConfigError(f"{scope.path}: slot {slot!r}: {error.errors()[0]['ctx']['error']}.") from error
 
     def fields(self) -> tuple[PlannedField, ...]:
-        """All fields that the area allows, in the order of taking: from the corner of lowest x and y, row by row."""
+        """Return all fields of the area in order: from the corner of lowest x and y, row by row, back and forth."""
         pitch_x_um = self.field_width_um * (1 - self.overlap)
         pitch_y_um = self.field_height_um * (1 - self.overlap)
         planned: list[PlannedField] = []

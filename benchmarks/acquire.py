@@ -171,7 +171,7 @@ def ours(folder: Path, sequencing: str, *, look: bool = False) -> tuple[float, f
         seconds = time.perf_counter() - start_s
     files = list(sample.raw_path().glob("*.ome.tif"))
     assert len(files) == WARM + FIELDS, files
-    first, last = session.taken[WARM], session.taken[WARM + FIELDS - 1]
+    first, last = session.inventory.taken[WARM], session.inventory.taken[WARM + FIELDS - 1]
     apart = datetime.fromisoformat(last.acquired) - datetime.fromisoformat(first.acquired)
     return seconds, apart.total_seconds() + last.frames[-1].time_s + last.frames[-1].exposure_ms / 1000
 

@@ -1,4 +1,4 @@
-"""``sample.json`` of a sample taken on a scope: what it is, written first, and refused where a later call differs."""
+"""``sample.json`` of a sample taken on a scope: written first; later calls must agree with it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["TimeEstimate", "check_disk_space", "check_sample", "create_sample_record", "time_estimate"]
 
 _PACKAGES: Final = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "numpy", "tifffile")
-#: Room left over for everything else that a run writes: log, tables, cells.
+#: Disk space for everything else that a run writes: log, tables, cells.
 _SPARE_BYTES: Final = 64 * 2**20
-#: Measured: what a frame costs beyond its exposure, and a rendered megapixel of the virtual scope on one core.
+#: Measured: time of a frame beyond its exposure, and of a rendered megapixel of the virtual scope on one core.
 _FRAME_OVERHEAD_S: Final = 0.002
 _RENDER_S_PER_MEGAPIXEL: Final = 0.06
 
@@ -169,28 +169,28 @@ def _software() -> dict[str, str]:
 def check_disk_space(
     path: Path, scope: Scope, n_fields: int, *, pass_name: Pass = "single", then: Mapping[Pass, int] | None = None
 ) -> None:
-    """See that ``n_fields`` more fields fit on the disk.
+    """Check that ``n_fields`` more fields fit on the disk.
 
     Args:
-        path: of the sample; it need not exist yet.
-        scope: for the size of a frame.
-        n_fields: to come.
-        pass_name: which frames each of them has.
-        then: fields of later passes, for which there must be room as well.
+        path: Folder of the sample; it need not exist yet.
+        scope: For the size of a frame.
+        n_fields: Number of fields to take.
+        pass_name: Pass, for the number of frames of a field.
+        then: Number of fields of each later pass, which must fit too.
 
     Raises:
-        DiskFullError: they do not; nothing was written.
+        DiskFullError: They do not fit; nothing was written.
     """
     there = path
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
-    to_come = {pass_name: n_fields, **(then or {})}
-    needed = sum(number * scope.field_bytes(PASSES[name]) for name, number in to_come.items())
-    needed += _SPARE_BYTES if any(to_come.values()) else 0
+    to_take = {pass_name: n_fields, **(then or {})}
+    needed = sum(number * scope.field_bytes(PASSES[name]) for name, number in to_take.items())
+    needed += _SPARE_BYTES if any(to_take.values()) else 0
     if needed > free:
-        passes = ", ".join(f"{number} of {name}" for name, number in to_come.items())
-        what = f"{n_fields} fields" if len(to_come) == 1 else f"the fields of all passes ({passes})"
+        passes = ", ".join(f"{number} of {name}" for name, number in to_take.items())
+        what = f"{n_fields} fields" if len(to_take) == 1 else f"the fields of all passes ({passes})"
         raise DiskFullError(
             f"{path}: {what} need {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; free space, ask "
             "for fewer fields, or give another disk with --data."
@@ -199,11 +199,11 @@ def check_disk_space(
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """What some fields will cost.
+    """Estimated time and disk space of some fields.
 
     Attributes:
-        seconds: of the run, start and focusing included.
-        disk_bytes: of their files.
+        seconds: Duration of the run, with start and focusing.
+        disk_bytes: Size of the files.
     """
 
     seconds: float
@@ -211,7 +211,7 @@ class TimeEstimate:
 
 
 def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int, *, pass_name: Pass = "single") -> TimeEstimate:
-    """Estimate what taking the first ``n_fields`` of a plan costs: exposures, moves, settling, focusing, rendering."""
+    """Estimate time and disk space of the first ``n_fields``: exposures, moves, settling, focusing, rendering."""
     fields = plan.fields()[:n_fields]
     modalities = [scope.modalities.named(name) for name in PASSES[pass_name]]
     frame_s = sum(modality.exposure_ms + modality.settle_ms for modality in modalities) / 1000

@@ -138,16 +138,6 @@ class AcquisitionSession:
             "worked on"
         )
 
-    @property
-    def taken(self) -> dict[int, FieldInfo]:
-        """The fields that are complete on disk, by index."""
-        return dict(self.inventory.taken)
-
-    @property
-    def empty(self) -> dict[int, float]:
-        """The foreground area (um2) of the fields skipped as empty, by index."""
-        return dict(self.inventory.empty)
-
     def stop(self) -> None:
         """Ask from another thread to end after the present frame; `take` then raises `InterruptedRunError`."""
         self._stop.set()

@@ -1,4 +1,4 @@
-"""The policies of a scope file: focus, time limits, frame checks, quality limits."""
+"""The policies of a scope file: focus, staining, time limits, frame checks, quality limits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 __all__ = [
     "MAX_FOCUS_FRAMES",
     "CalibrationPolicy",
+    "DeviceSetting",
     "Focus",
     "FrameChecks",
     "NotNegative",
@@ -19,6 +20,8 @@ __all__ = [
     "QualityLimits",
     "Reliability",
     "Scan",
+    "Staining",
+    "StainingStep",
     "max_climb_frames",
 ]
 
@@ -110,6 +113,58 @@ class Focus(Part):
     def _hardware_is_named(self) -> Self:
         if self.method == "hardware" and not self.hardware_device:
             raise ValueError("method \"hardware\" needs 'hardware_device', the focusing device's label in the .cfg")
+        return self
+
+
+class DeviceSetting(Part):
+    """A device property and its value."""
+
+    device: str
+    property: str
+    value: str
+
+
+class StainingStep(DeviceSetting):
+    """One step of a staining by devices: set a property, wait for the device, then wait ``wait_s`` more."""
+
+    wait_s: NotNegative = 0.0
+
+
+class Staining(Part):
+    """How the slide is stained with Acridine Orange between the passes of `--protocol two-pass`.
+
+    Attributes:
+        method: ``prompt`` asks the operator; ``devices`` sets properties of pumps and valves; ``command`` runs a
+            program.
+        message: Instruction to the operator.
+        steps: Steps for ``devices``.
+        safe_state: For ``devices``: the steps that bring the devices into a safe state when Ctrl-C or a failure
+            interrupts the staining. All of them run, in order. If left out, each property that was set gets its last
+            value in ``steps``.
+        command: For ``command``: the program and its arguments, without a shell. On interruption it gets SIGTERM and
+            has 10 s to close its valves; on Windows it is ended at once.
+        timeout_s: Time limit of the program, and of each step's device.
+        incubate_s: Wait after the stain is applied, before the fluorescence pass.
+        max_missing_percent: Maximum share of missing bright fields among those that are not bare glass. With more, the
+            slide is not stained, because no bright field can be added afterwards.
+    """
+
+    method: Literal["prompt", "devices", "command"] = "prompt"
+    message: str = "Stain the slide with Acridine Orange and put it back the same way round."
+    steps: tuple[StainingStep, ...] = ()
+    safe_state: tuple[StainingStep, ...] | None = None
+    command: tuple[str, ...] = ()
+    timeout_s: Positive = 600.0
+    incubate_s: NotNegative = 0.0
+    max_missing_percent: Percent = 20.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for method, key in (("devices", "steps"), ("command", "command")):
+            if bool(getattr(self, key)) != (self.method == method):
+                raise ValueError(f"'{key}' belongs to method {method!r}, and that method needs it")
+        if self.safe_state is not None and self.method != "devices":
+            raise ValueError("'safe_state' belongs to method 'devices'")
         return self
 
 

@@ -125,7 +125,7 @@ def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str],
         done = 0
         while (requested := commands.next_request(done)) is not None:
             # A field given up stays so for this process: the fields a run takes must not depend on when it is asked.
-            known: dict[int, float | None] = {**dict.fromkeys(session.taken), **session.empty}
+            known: dict[int, float | None] = {**dict.fromkeys(session.inventory.taken), **session.inventory.empty}
             todo = [index for index in range(done, requested) if index not in known]
             events.resume({index: known[index] for index in range(done, requested) if index in known})
             events.flush(todo[0] if todo else requested)

@@ -72,7 +72,7 @@ def test_an_area_smaller_than_a_field_is_refused() -> None:
 
 
 def test_an_overlap_beyond_half_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"an overlap of 0\.6 is refused: give 0 to 0.5"):
+    with pytest.raises(ConfigError, match=r"the overlap 0\.6 is not allowed: give 0 to 0.5"):
         AcquisitionPlan.from_scope(load_scope("demo"), "A", overlap=0.6)
 
 

@@ -90,7 +90,7 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
     # Another run opens the microscope, and looks at nothing again.
     before = (raw / "skipped_fields.json").stat().st_mtime_ns
     with AcquisitionSession(AcquisitionRequest(sample, island_scope, plan, ISLAND, microscope=watched)) as session:
-        assert session.empty == empty
+        assert session.inventory.empty == empty
         session.take(range(FIELDS))
     assert opened[1].lights == []
     assert (raw / "skipped_fields.json").stat().st_mtime_ns == before
@@ -123,9 +123,9 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
 
         session.microscope.camera.start_sequence = spied  # type: ignore[method-assign]
         session.take(range(FIELDS))
-        assert session.empty
+        assert session.inventory.empty
         lit = (whole.raw_path() / "light.jsonl").read_text(encoding="utf-8").splitlines()
-        assert [json.loads(line)["field"] for line in lit] == list(session.taken)
+        assert [json.loads(line)["field"] for line in lit] == list(session.inventory.taken)
     assert set(bursts) == ({3} if sequencing == "on" else set())
     for wanted in (7, FIELDS):
         with AcquisitionSession(AcquisitionRequest(broken, scope, plan, ISLAND)) as session:
