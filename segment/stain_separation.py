@@ -1,10 +1,10 @@
-"""Nuclear density of a stained smear, from the colours of an RGB picture: nuclei bright on dark, like Acridine Orange.
+"""Compute the nuclear density of a stained smear from an RGB image: nuclei bright on dark, as with Acridine Orange.
 
-The picture is made independent of white balance and exposure by dividing by its own empty background, taken to optical
-density (Beer-Lambert), and the share of the red cells is removed: thiazin dyes in chromatin absorb red and green light,
-haemoglobin and eosin absorb blue at least as strongly as red. How strongly depends on stain and camera. The derived
-channel that is kept takes the usual share, alike for all laboratories; cells are found, and their nuclei outlined, with
-the share of the picture's own red cells where that is far from it.
+Dividing by its own empty background makes the image independent of white balance and exposure. It is converted to
+optical density (Beer-Lambert), and the density of red cells is subtracted: thiazin dyes in chromatin absorb red and
+green light, haemoglobin and eosin absorb blue at least as strongly as red. The ratio depends on stain and camera. The
+stored derived channel uses the typical ratio for all laboratories; detection and nuclear outlines use the ratio of the
+image's own red cells where that is far from it.
 """
 
 from __future__ import annotations
@@ -36,37 +36,37 @@ __all__ = [
 #: Density (optical density units) that becomes 65535 in the derived channel.
 DENSITY_FULL_SCALE: Final = 2.0
 _FLOOR: Final = 1 / 255
-#: The light is looked at in so many pixels along the longer side.
+#: Pixels along the longer side for the illumination.
 _COARSE_SIDE_PX: Final = 160
-#: Density of red cells in red and green together, as a multiple of that in blue, with the usual stain and camera.
-_USUAL_SHARE: Final = 2.0
-#: Shares within this factor of the usual one are taken for it, and none beyond these limits is believed.
-_USUAL_WITHIN: Final = 1.5
-_SHARES: Final = (0.7, 5.0)
-#: Nor one that leaves less than this of what nuclei have with the usual one.
-_LEAST_LEFT: Final = 0.5
-#: So far from their hue to that of nuclei do red cells come where they lie on each other or fold.
-_ON_THE_WAY: Final = 0.3
-#: Colours are looked at in so many pixels along the longer side.
+#: Density of red cells in red and green together over that in blue, with a typical stain and camera.
+_TYPICAL_RATIO: Final = 2.0
+#: A ratio within this factor of the typical one is replaced by it; ratios are limited to this range.
+_TYPICAL_WITHIN: Final = 1.5
+_RATIO_RANGE: Final = (0.7, 5.0)
+#: A ratio must leave at least this share of the density that nuclei have with the typical one.
+_MIN_DENSITY_LEFT: Final = 0.5
+#: Overlapping or folded red cells shift their hue by this share of the way to that of nuclei.
+_OVERLAP_HUE: Final = 0.3
+#: Pixels along the longer side for the colours.
 _COLOUR_SIDE_PX: Final = 320
-#: Less light than this is no picture: beyond a round field stop, a frame.
+#: Pixels with less light are no image: outside a round field stop, a frame.
 _DARK: Final = 0.03
-#: Least density, of the three planes together, that has a colour; and as a share of the densest there is.
+#: Minimum density, of the three planes together, of a coloured pixel; and as a share of the densest pixels.
 _COLOURED: Final = (0.12, 0.2)
-_LEAST_PX: Final = 50
-#: Two colours are there when they differ by so much (-1 to 1), and lie apart by this share of the whole variance.
+_MIN_PIXELS: Final = 50
+#: There are two colours when they differ by this much (-1 to 1) and explain this share of the variance.
 _TWO_COLOURS: Final = (0.2, 0.65)
-#: More density in red or green than this, and than so many times the most in blue, is a camera's black, not more stain.
+#: A density in red or green above this, and above this multiple of the highest in blue, is the camera's black.
 _BLACK_DENSITY: Final = 1.2
 _BLACK_TO_BLUE: Final = 3.0
-#: A picture in which nothing has this density, of the three planes together, is pale; what it has is enlarged, up to
-#: so many times.
+#: An image whose densest pixels have less than this density, of the three planes together, is pale and amplified, up
+#: to this gain.
 _PALE: Final = 0.3
-_MOST_GAIN: Final = 3.0
+_MAX_GAIN: Final = 3.0
 
 
 def scale_16bit(rgb: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Planes of a picture over the full 16-bit range.
+    """Convert an image to planes over the full 16-bit range.
 
     Args:
         rgb: (Y, X, 3) uint8 or uint16.
@@ -84,7 +84,7 @@ def scale_16bit(rgb: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint1
 
 
 def background_colour(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Colour of the empty background: the brightest considerable mode of the green plane.
+    """Measure the colour of the empty background: the brightest considerable mode of the green plane.
 
     Args:
         planes: (3, Y, X) uint16, full range.
@@ -105,7 +105,7 @@ def background_colour(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def optical_density(planes: NDArray[Any], background: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Decadic optical density against the background.
+    """Compute the decadic optical density against the background.
 
     Args:
         planes: (3, Y, X) of any number type, over the full range of uint16.
@@ -121,7 +121,7 @@ def optical_density(planes: NDArray[Any], background: NDArray[np.floating[Any]])
 
 
 def nuclear_density(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Optical density due to nuclear stain.
+    """Compute the optical density due to nuclear stain.
 
     Args:
         planes: (3, Y, X) uint16 R, G, B over the full range.
@@ -131,49 +131,49 @@ def nuclear_density(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
     """
     red, green, blue = optical_density(planes, background_colour(planes))
     return np.asarray(
-        np.maximum(red + green - np.float32(_USUAL_SHARE) * np.maximum(blue, _empty_density(red)), 0), np.float32
+        np.maximum(red + green - np.float32(_TYPICAL_RATIO) * np.maximum(blue, _empty_density(red)), 0), np.float32
     )
 
 
 @dataclass(frozen=True)
 class NuclearStain:
-    """How nuclei are told from all else in one picture.
+    """The parameters that separate nuclei from everything else in one image.
 
     Attributes:
         background: (3,) float32 in [0, 1], its empty background.
-        share: density of its red cells in red and green together, as a multiple of that in blue.
-        finding_share: the same of what is on the way from red cells to nuclei: red cells that lie on each other.
-        most: density in red and in green beyond which there is no more to tell.
-        gain: by which all densities are enlarged.
+        ratio: density of its red cells in red and green together over that in blue.
+        detection_ratio: the same of overlapping red cells, whose hue is closer to that of nuclei.
+        max_density: limit of the density in red and in green.
+        gain: factor of all densities.
     """
 
     background: NDArray[np.float32]
-    share: float
-    finding_share: float
-    most: float
+    ratio: float
+    detection_ratio: float
+    max_density: float
     gain: float
 
     def channel(self, planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        """Like `density_channel`, of the picture's planes (3, Y, X) or of a part of them: (Y, X) uint16."""
-        return self._channel(planes, self.share)
+        """Return the channel of `density_channel` for the image's planes (3, Y, X) or a part of them: (Y, X) uint16."""
+        return self._channel(planes, self.ratio)
 
-    def finding_channel(self, planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        """The same to find cells in: paler nuclei, but nothing else that looks like one."""
-        return self._channel(planes, self.finding_share)
+    def detection_channel(self, planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """Return the same for detection: paler nuclei, but nothing else that resembles one."""
+        return self._channel(planes, self.detection_ratio)
 
-    def _channel(self, planes: NDArray[np.uint16], share: float) -> NDArray[np.uint16]:
+    def _channel(self, planes: NDArray[np.uint16], ratio: float) -> NDArray[np.uint16]:
         red, green, blue = optical_density(planes, self.background)
         empty = _empty_density(red)
-        most = np.float32(self.most)
-        density = np.minimum(red, most) + np.minimum(green, most) - np.float32(share) * np.maximum(blue, empty)
+        limit = np.float32(self.max_density)
+        density = np.minimum(red, limit) + np.minimum(green, limit) - np.float32(ratio) * np.maximum(blue, empty)
         return _channel(np.maximum(np.float32(self.gain) * density, 0))
 
 
 def nuclear_stain(planes: NDArray[np.uint16]) -> NuclearStain:
-    """How nuclei are told in a picture, from its own colours.
+    """Estimate the nuclear stain of an image from its own colours.
 
-    Of two colours the one with more of its density in blue is that of red cells (or of cytoplasm), the other that of
-    nuclei. Where there are no two, or where it is about the usual one, the usual one is taken.
+    Of two colours, the one with more of its density in blue is that of red cells (or of cytoplasm), the other that of
+    nuclei. Where there are not two, or the ratio is near the typical one, the typical one is used.
 
     Args:
         planes: (3, Y, X) uint16 R, G, B over the full range.
@@ -181,49 +181,51 @@ def nuclear_stain(planes: NDArray[np.uint16]) -> NuclearStain:
     background = background_colour(planes)
     coarse = block_mean(planes, max(1, round(max(planes.shape[1:]) / _COLOUR_SIDE_PX)))
     lit = coarse.max(0) > _DARK * 65535
-    if np.count_nonzero(lit) < _LEAST_PX:
-        return NuclearStain(background, _USUAL_SHARE, _USUAL_SHARE, np.inf, 1.0)
+    if np.count_nonzero(lit) < _MIN_PIXELS:
+        return NuclearStain(background, _TYPICAL_RATIO, _TYPICAL_RATIO, np.inf, 1.0)
     density = optical_density(coarse, background)[:, lit]  # (3, n)
-    most = max(_BLACK_DENSITY, _BLACK_TO_BLUE * percentiles(density[2], 99.5)[0])
-    density[:2] = np.minimum(density[:2], np.float32(most))
+    max_density = max(_BLACK_DENSITY, _BLACK_TO_BLUE * percentiles(density[2], 99.5)[0])
+    density[:2] = np.minimum(density[:2], np.float32(max_density))
     densest = percentiles(density.sum(0), 99)[0]
-    gain = min(max(_PALE / max(densest, 1e-3), 1.0), _MOST_GAIN)
-    return NuclearStain(background, *_shares(*density), most, gain)
+    gain = min(max(_PALE / max(densest, 1e-3), 1.0), _MAX_GAIN)
+    return NuclearStain(background, *_ratios(*density), max_density, gain)
 
 
-def _shares(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32]) -> tuple[float, float]:
-    """Both shares from densities (n,) of a picture's pixels."""
+def _ratios(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32]) -> tuple[float, float]:
+    """Return both ratios of `NuclearStain` from the densities (n,) of an image's pixels."""
     total = red + green + blue
     coloured = total > max(_COLOURED[0], _COLOURED[1] * percentiles(total, 99)[0])
-    if np.count_nonzero(coloured) < _LEAST_PX:
-        return _USUAL_SHARE, _USUAL_SHARE
+    if np.count_nonzero(coloured) < _MIN_PIXELS:
+        return _TYPICAL_RATIO, _TYPICAL_RATIO
     warm, blue = (red + green)[coloured], blue[coloured]
-    # From -1, all in blue, to 1, nothing in blue.
+    # From -1 (all in blue) to 1 (nothing in blue).
     hue = np.clip((warm - 2 * blue) / (warm + np.maximum(blue, 0)), -1, 1)
-    other = hue <= otsu_threshold(hue)
-    part = float(other.mean())
-    apart = float(hue[~other].mean() - hue[other].mean()) if 0 < part < 1 else 0.0
-    if apart < _TWO_COLOURS[0] or part * (1 - part) * apart**2 < _TWO_COLOURS[1] * float(hue.var()):
-        return _USUAL_SHARE, _USUAL_SHARE
-    left = warm[~other], np.maximum(blue[~other], 0)
-    usual_left = float(np.median(left[0] - _USUAL_SHARE * left[1]))
+    is_red_cell = hue <= otsu_threshold(hue)
+    share = float(is_red_cell.mean())
+    difference = float(hue[~is_red_cell].mean() - hue[is_red_cell].mean()) if 0 < share < 1 else 0.0
+    explained = share * (1 - share) * difference**2
+    if difference < _TWO_COLOURS[0] or explained < _TWO_COLOURS[1] * float(hue.var()):
+        return _TYPICAL_RATIO, _TYPICAL_RATIO
+    nuclei = warm[~is_red_cell], np.maximum(blue[~is_red_cell], 0)
+    typical_density = float(np.median(nuclei[0] - _TYPICAL_RATIO * nuclei[1]))
 
-    def believed(share: float) -> float:
-        share = min(max(share, _SHARES[0]), _SHARES[1])
-        return share if np.median(left[0] - share * left[1]) >= _LEAST_LEFT * usual_left else _USUAL_SHARE
+    def checked(ratio: float) -> float:
+        ratio = min(max(ratio, _RATIO_RANGE[0]), _RATIO_RANGE[1])
+        left = np.median(nuclei[0] - ratio * nuclei[1])
+        return ratio if left >= _MIN_DENSITY_LEFT * typical_density else _TYPICAL_RATIO
 
-    own = believed(float(np.median(warm[other])) / max(float(np.median(blue[other])), 1e-3))
-    if abs(log(own / _USUAL_SHARE)) <= log(_USUAL_WITHIN):
-        own = _USUAL_SHARE
-    low, high = float(np.median(hue[other])), float(np.median(hue[~other]))
-    between = low + _ON_THE_WAY * (high - low)
-    return own, max(own, believed((2 + between) / max(1 - between, 1e-3)))
+    own = checked(float(np.median(warm[is_red_cell])) / max(float(np.median(blue[is_red_cell])), 1e-3))
+    if abs(log(own / _TYPICAL_RATIO)) <= log(_TYPICAL_WITHIN):
+        own = _TYPICAL_RATIO
+    low, high = float(np.median(hue[is_red_cell])), float(np.median(hue[~is_red_cell]))
+    overlap_hue = low + _OVERLAP_HUE * (high - low)
+    return own, max(own, checked((2 + overlap_hue) / max(1 - overlap_hue, 1e-3)))
 
 
 def _empty_density(red: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Density (Y, X), at most 0, of background that is lit more brightly than most of it, in all colours alike.
+    """Return the density (Y, X), at most 0, of background that is brighter than its mode, in all colours alike.
 
-    Told by the red plane, where red cells hardly show; a quadratic surface.
+    A quadratic surface through the red plane, where red cells hardly show.
     """
     coarse = block_mean(red, max(1, round(max(red.shape) / _COARSE_SIDE_PX)))
     surface = smooth_levels(-tile_levels(-coarse, bright=True), degree=2, residual=False)
@@ -231,7 +233,7 @@ def _empty_density(red: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def density_channel(planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """The derived channel that stands in for fluorescence: (Y, X) uint16 from (3, Y, X) uint16 planes."""
+    """Return the derived channel in place of fluorescence: (Y, X) uint16 from (3, Y, X) uint16 planes."""
     return _channel(nuclear_density(planes))
 
 

@@ -152,7 +152,7 @@ def bccd_counts(folder: Path, pixel_um: float = 0.075) -> tuple[int, int, int]:
             ]
         ).reshape(-1, 4)
         planes = scale_16bit(np.asarray(Image.open(path)))
-        found = detect_cells(nuclear_stain(planes).finding_channel(planes), pixel_um, "stained")
+        found = detect_cells(nuclear_stain(planes).detection_channel(planes), pixel_um, "stained")
         ours = places(found)[(found.quality & QcFlag.DEBRIS) == 0]
         inside = ((ours[:, None] >= boxes[:, :2]) & (ours[:, None] <= boxes[:, 2:])).all(-1)
         rows, columns = linear_sum_assignment(~inside)
