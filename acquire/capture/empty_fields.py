@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.hardware.protocols import Microscope
 
-__all__ = ["EMPTY_BELOW_UM2", "EmptyFieldDetector", "EmptyFieldError", "foreground_area_um2", "is_empty"]
+__all__ = ["EMPTY_BELOW_UM2", "EmptyFieldDetector", "EmptyFieldError", "foreground_area_um2"]
 
 #: A field is empty when its foreground within the size of a cell is below this area. Measured on the virtual scope, up
 #: to 5 um out of focus, each object alone on bare glass: platelets 1 to 12; lymphocytes, the faintest cells, at least
@@ -68,12 +68,12 @@ class EmptyFieldDetector:
     def __init__(self, pixel_um: float, saturation: int) -> None:
         self._pixel_um, self._saturation = pixel_um, saturation
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="wbcpipe-empty")
-        self._figure_um2: Future[float] | None = None
+        self._area_um2: Future[float] | None = None
         self._started = threading.Event()
 
     def start(self, frame: NDArray[np.uint16]) -> None:
         """Start the check of a bright-field frame (Y, X) uint16, which must not change until `raise_if_empty`."""
-        self._figure_um2 = self._pool.submit(foreground_area_um2, frame, self._pixel_um, self._saturation)
+        self._area_um2 = self._pool.submit(foreground_area_um2, frame, self._pixel_um, self._saturation)
         self._started.set()
 
     def raise_if_empty(self, microscope: Microscope) -> None:
@@ -87,9 +87,9 @@ class EmptyFieldDetector:
         """
         if not self._started.wait(_FIRST_FRAME_S):
             microscope.wait_for_frames()  # raises the error that prevented the frame
-        if self._figure_um2 is None:
+        if self._area_um2 is None:
             return
-        foreground_um2 = self._figure_um2.result()
+        foreground_um2 = self._area_um2.result()
         self.reset()
         if foreground_um2 < EMPTY_BELOW_UM2:
             microscope.wait_for_frames()
@@ -97,17 +97,12 @@ class EmptyFieldDetector:
 
     def reset(self) -> None:
         """Discard the result before the next field."""
-        self._figure_um2 = None
+        self._area_um2 = None
         self._started.clear()
 
     def close(self) -> None:
         """Stop the thread."""
         self._pool.shutdown()
-
-
-def is_empty(frame: NDArray[np.uint16], pixel_um: float, saturation: int = 65535) -> bool:
-    """Return whether a bright-field frame (Y, X) uint16 shows bare glass; arguments as in `foreground_area_um2`."""
-    return foreground_area_um2(frame, pixel_um, saturation) < EMPTY_BELOW_UM2
 
 
 def foreground_area_um2(frame: NDArray[np.uint16], pixel_um: float, saturation: int = 65535) -> float:
