@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from wbcpipe.classify.models.classes import Backbone
     from wbcpipe.classify.models.normalise import Normalisation
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe
@@ -224,7 +225,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 
 
-def late_fusion_of(members: list[FusionNetwork], backbone: str) -> LateFusion:
+def late_fusion_of(members: list[FusionNetwork], backbone: Backbone) -> LateFusion:
     """Return the late-fusion network of M trained single-modality networks: the teacher of the distillation."""
     first = members[0]
     network = LateFusion(backbone, len(members), first.planes, first.classes)

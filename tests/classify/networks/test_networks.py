@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
 import pytest
 import torch
 
 from wbcpipe.classify.networks import LateFusion, build_network
 from wbcpipe.classify.networks.fuse import fused_copy
 
-SHUFFLE, RESNET = "shufflenet_v2_x1_0", "resnet34"
+if TYPE_CHECKING:
+    from wbcpipe.classify.models.classes import Backbone, Method
+
+SHUFFLE: Final = "shufflenet_v2_x1_0"
+RESNET: Final = "resnet34"
 #: The paper's Table 1: its four rows of single modalities are one network, distillation changes none.
 TABLE = [
     pytest.param("single", SHUFFLE, 1, 1_258_729, 147.79, id="single-shufflenet"),
@@ -28,7 +34,7 @@ TABLE = [
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(("method", "backbone", "modalities", "parameters", "mflops"), TABLE)
-def test_the_papers_table(method: str, backbone: str, modalities: int, parameters: int, mflops: float) -> None:
+def test_the_papers_table(method: Method, backbone: Backbone, modalities: int, parameters: int, mflops: float) -> None:
     from fvcore.nn import FlopCountAnalysis  # warns when imported
 
     network = build_network(method, backbone, modalities, 3, 5).eval()
@@ -42,7 +48,7 @@ def test_the_papers_table(method: str, backbone: str, modalities: int, parameter
 @pytest.mark.parametrize(
     ("method", "heads"), [("single", 1), ("early-fusion", 1), ("late-fusion", 3), ("mm-mimo", 3)], ids=str
 )
-def test_shapes(method: str, heads: int, side: int) -> None:
+def test_shapes(method: Method, heads: int, side: int) -> None:
     modalities = 1 if method == "single" else 3
     network = build_network(method, SHUFFLE, modalities, 2, 7).eval()
     assert network(torch.zeros(2, modalities * 2, side, side)).shape == (2, heads, 7)
@@ -94,7 +100,7 @@ def test_permuting_a_mimo_networks_first_layer_with_its_input_changes_nothing() 
 
 
 @pytest.mark.parametrize("backbone", [SHUFFLE, RESNET])
-def test_folding_batch_norm_keeps_the_answer(backbone: str) -> None:
+def test_folding_batch_norm_keeps_the_answer(backbone: Backbone) -> None:
     torch.manual_seed(0)
     network = build_network("mm-mimo", backbone, 2, 1, 3)
     network.train()(torch.randn(8, 2, 48, 48))
@@ -108,8 +114,8 @@ def test_folding_batch_norm_keeps_the_answer(backbone: str) -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="method 'middle' is not known; use 'single'"):
-        build_network("middle", SHUFFLE, 4, 1, 5)
+        build_network("middle", SHUFFLE, 4, 1, 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="backbone 'vgg' is not known; use 'shufflenet_v2_x1_0'"):
-        build_network("mm-mimo", "vgg", 4, 1, 5)
+        build_network("mm-mimo", "vgg", 4, 1, 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'single' reads 1 modality, got 4"):
         build_network("single", SHUFFLE, 4, 1, 5)
