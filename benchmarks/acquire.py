@@ -332,7 +332,7 @@ def measure(repeats: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where the files are written")
     parser.add_argument("--run", choices=list(RUNS), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,10 +1,11 @@
-"""Cells found in the fields of another laboratory, against the boxes of its authors.
+"""Detect white cells in the fields of another laboratory, and compare with the boxes of its authors.
 
-    git clone https://github.com/draaslan/blood-cell-detection-dataset
-    python benchmarks/boxed_fields.py --folder blood-cell-detection-dataset [--json]
+    python benchmarks/boxed_fields.py [--folder FOLDER] [--json]
 
-100 fields of 256 x 256 pixels, 103 boxes of white cells, of which three hold a red cell (images 100, 104 and 114). The
-pixel size is read off the whole red cells' boxes (7.5 um). Right, wrong and missed are told as in `detection_bccd`.
+The default is `../shared/data/chula/fields`: 16 fields of 1440 x 900 pixels, 0.1 um each, in which some white cells
+have no box. A clone of github.com/draaslan/blood-cell-detection-dataset works too: 100 fields of 256 x 256 pixels, 103
+boxes of white cells, three of which hold a red cell (images 100, 104 and 114); its pixel size follows from the boxes of
+uncut red cells (7.5 um). Correct, wrong and missed are counted as in `detection_bccd`.
 """
 
 from __future__ import annotations
@@ -25,34 +26,49 @@ from PIL import Image
 from wbcpipe.segment.stain_separation import scale_16bit
 
 _RED_CELL_UM = 7.5
+_CHULA = Path(__file__).parents[2] / "shared" / "data" / "chula" / "fields"
+_CHULA_UM = 0.1
 
 
-def read_boxes(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Of each picture and kind of cell the boxes (N, 4) as ymin, xmin, ymax, xmax in shares of its sides."""
-    boxes: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: {"rbc": [], "wbc": []})
+def read_boxes(folder: Path) -> tuple[dict[Path, np.ndarray], float]:
+    """Return the white cells' boxes (N, 4) of each image as ymin, xmin, ymax, xmax in pixels, and the pixel size."""
+    sides = ("ymin", "xmin", "ymax", "xmax")
+    white: dict[Path, list[list[float]]] = defaultdict(list)
+    red: list[list[float]] = []
+    if (folder / "boxes.csv").is_file():
+        with (folder / "boxes.csv").open(newline="") as handle:
+            for row in csv.DictReader(handle):
+                white[folder / row["file"]].append([float(row[side]) for side in sides])
+        return {path: np.array(boxes) for path, boxes in sorted(white.items())}, _CHULA_UM
+    if not (folder / "annotations.csv").is_file():
+        raise SystemExit(
+            f"{folder}: neither boxes.csv nor annotations.csv is there; give the folder of a set named above."
+        )
     with (folder / "annotations.csv").open(newline="") as handle:
         for row in csv.DictReader(handle):
-            boxes[row["image"]][row["label"]].append([float(row[side]) for side in ("ymin", "xmin", "ymax", "xmax")])
-    return {
-        name: {kind: np.array(values).reshape(-1, 4) for kind, values in kinds.items()}
-        for name, kinds in sorted(boxes.items())
-    }
+            path = folder / "images" / row["image"]
+            side_px = Image.open(path).width
+            box = [side_px * float(row[side]) for side in sides]
+            boxes = white[path]
+            if row["label"] == "wbc":
+                boxes.append(box)
+            elif min(box) > 2 and max(box) < side_px - 3:
+                red.append(box)
+    extents = np.array(red)
+    diameter_px = np.median(np.concatenate([extents[:, 2] - extents[:, 0], extents[:, 3] - extents[:, 1]]))
+    return {path: np.array(boxes).reshape(-1, 4) for path, boxes in sorted(white.items())}, _RED_CELL_UM / diameter_px
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """The one row."""
-    boxes = read_boxes(folder)
-    side = Image.open(folder / "images" / next(iter(boxes))).width
-    red = side * np.concatenate([kinds["rbc"] for kinds in boxes.values()])
-    red = red[(red.min(1) > 2) & (red.max(1) < side - 3)]
-    pixel_um = _RED_CELL_UM / float(np.median(np.concatenate([red[:, 2] - red[:, 0], red[:, 3] - red[:, 1]])))
+    """Return the one row of the table."""
+    boxes, pixel_um = read_boxes(folder)
     counts, wrong_in = np.zeros(3, int), []
-    for name, kinds in boxes.items():
-        planes = scale_16bit(np.asarray(Image.open(folder / "images" / name).convert("RGB")))
-        result = compare(centres(planes, pixel_um), side * kinds["wbc"])
+    for path, white in boxes.items():
+        planes = scale_16bit(np.asarray(Image.open(path).convert("RGB")))
+        result = compare(centres(planes, pixel_um), white)
         counts += result
         if result[1] or result[2]:
-            wrong_in.append(name)
+            wrong_in.append(path.name)
     right, wrong, missed = counts.tolist()
     return {
         "pixel_um": pixel_um,
@@ -67,11 +83,9 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("blood-cell-detection-dataset"), help="clone of the set")
+    parser.add_argument("--folder", type=Path, default=_CHULA, help="folder of fields and boxes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    if not (arguments.folder / "annotations.csv").is_file():
-        raise SystemExit(f"{arguments.folder}: no annotations.csv there; clone the repository named above.")
     row = measure(arguments.folder)
     if arguments.json:
         versions = {name: version(name) for name in ("wbcpipe", "numpy", "scipy")}

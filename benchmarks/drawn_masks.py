@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
+    if not arguments.folder.is_dir():
+        raise SystemExit(f"skipped: {arguments.folder} is not there; clone the repository named above for --folder.")
     rows = []
     for title, change in CHANGES.items() if arguments.changes else [("as given", CHANGES["as given"])]:
         for name in SETS:

@@ -227,7 +227,7 @@ def _read(path: Path) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--pictures", type=int, default=45, help="of each set, for each change")
+    parser.add_argument("--pictures", type=int, default=9, help="of each set, for each change")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     arguments = parser.parse_args()
     rows = measure(arguments.folder, arguments.pictures)

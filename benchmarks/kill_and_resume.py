@@ -68,8 +68,8 @@ def timed(words: list[str], kill_after_s: float | None = None) -> tuple[float, i
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--cells", type=int, default=60)
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--cells", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options, extra = parser.parse_known_args()

@@ -64,7 +64,7 @@ def measure(n_fields: int, folder: Path, *, bare: bool) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", type=int, default=2000)
+    parser.add_argument("--fields", type=int, default=600)
     parser.add_argument("--bare", action="store_true", help="no specimen: the demo camera's own frames")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args()

@@ -1,13 +1,11 @@
-"""A bundle on white cells that other laboratories stained and photographed, for which it never saw a picture.
+"""Classify white cells of other laboratories with a bundle that never saw an image of theirs.
 
-    git clone https://github.com/zxaoyou/segmentation_WBC
-    git clone https://github.com/Shenggan/BCCD_Dataset; git clone https://github.com/dhruvp/wbc-classification
-    python benchmarks/other_laboratories.py --zheng segmentation_WBC --bccd BCCD_Dataset/BCCD/JPEGImages \
-        --bccd-labels wbc-classification/labels.csv [--bundle smear-shufflenet] [--json]
+    python benchmarks/other_laboratories.py [--bundle smear-shufflenet] [--zheng CLONE] [--fields N] [--json]
 
-Two sets of single cells (Zheng, Wang, Wang and Liu, Micron 107 (2018) 55, doi:10.1016/j.micron.2018.01.010), imported
-as such, and the fields of BCCD in which one whole white cell is found, segmented first. Given are the pixel size and
-the kind of stain. Figures count every cell as called, then those only whose call is accepted.
+The default sets are in `../shared/data`: the single cells of `chula`, and the fields of `bccd` in which one complete
+white cell is found, segmented first (every third field; `--fields 1` takes all). `--zheng` adds two sets of single
+cells (github.com/zxaoyou/segmentation_WBC: Zheng et al., Micron 107 (2018) 55, doi:10.1016/j.micron.2018.01.010).
+Given are the pixel size and the kind of stain. Scores count every cell, then only the cells that are not unidentified.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +39,8 @@ SETS = {"Dataset 1": 0.2, "Dataset 2": 0.1}
 NUMBERS = {"1": "NEU", "2": "LYM", "3": "MO", "4": "EOS", "5": "BAS"}
 BCCD_UM = 0.075
 CROP_UM = 0.1
-NAMES = {"NEUTROPHIL": "NEU", "EOSINOPHIL": "EOS", "LYMPHOCYTE": "LYM", "MONOCYTE": "MO", "BASOPHIL": "BAS"}
+NAMES = {"neutrophil": "NEU", "eosinophil": "EOS", "lymphocyte": "LYM", "monocyte": "MO", "basophil": "BAS"}
+DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def drawn_cells(folder: Path, name: str, scratch: Path) -> tuple[Sample, list[str]]:
@@ -58,20 +57,31 @@ def drawn_cells(folder: Path, name: str, scratch: Path) -> tuple[Sample, list[st
     return sample, import_cells([pictures], sample, CellImport("stained-rgb", SETS[name])).labels()
 
 
-def single_cell_fields(folder: Path, table: Path, scratch: Path) -> tuple[Sample, list[str]]:
-    """BCCD as a segmented sample, and the class of each cell that is whole and alone in its field; else ""."""
-    with table.open(encoding="utf-8") as file:
-        classes = {int(row[1]): NAMES.get(row[2].strip(), "") for row in list(csv.reader(file))[1:] if len(row) > 2}
-    files = sorted(folder.glob("*.jpg"))
+def labelled_crops(folder: Path, scratch: Path) -> tuple[Sample, list[str]]:
+    """Import the single cells of `chula`; return the sample and each cell's class."""
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        target = scratch / "chula-images" / NAMES[row["label"]] / Path(row["file"]).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / row["file"], target)
+    sample = Sample.open(scratch, "chula")
+    return sample, import_cells([scratch / "chula-images"], sample, CellImport("stained-rgb", CROP_UM)).labels()
+
+
+def single_cell_fields(folder: Path, every: int, scratch: Path) -> tuple[Sample, list[str]]:
+    """Segment the fields of BCCD; return the class of each complete cell that is alone in its field, else ""."""
+    with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
+        classes = {row["file"]: NAMES.get(row["label"].strip(), "") for row in csv.DictReader(file)}
+    files = sorted((folder / "JPEGImages").glob("*.jpg"))[::every]
     sample = Sample.open(scratch, "bccd")
     import_fields(files, sample, FieldImport("stained-rgb", BCCD_UM))
     store = segment_sample(sample, pixel_um=CROP_UM)
     field, quality = store.column("field_index"), store.column("qc_flags")
-    numbers = [int(re.findall(r"\d+", file.stem)[0]) for file in files]
     alone = np.bincount(field, minlength=len(files))[field] == 1
     whole = (quality & (QcFlag.DEBRIS | QcFlag.BORDER)) == 0
     return sample, [
-        classes.get(numbers[index], "") if use else "" for index, use in zip(field, alone & whole, strict=True)
+        classes.get(files[index].name, "") if use else "" for index, use in zip(field, alone & whole, strict=True)
     ]
 
 
@@ -105,17 +115,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", default="smear-shufflenet", help="name or folder of a bundle")
     parser.add_argument("--zheng", type=Path, help="clone of the drawn cells' repository")
-    parser.add_argument("--bccd", type=Path, help="folder of BCCD's pictures")
-    parser.add_argument("--bccd-labels", type=Path, help="table of the white cell's class of each of them")
+    parser.add_argument("--fields", type=int, default=3, metavar="N", help="take every N-th field of bccd")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         sets = [drawn_cells(arguments.zheng, name, scratch) for name in SETS] if arguments.zheng else []
-        if arguments.bccd and arguments.bccd_labels:
-            sets.append(single_cell_fields(arguments.bccd, arguments.bccd_labels, scratch))
+        if DATA.is_dir():
+            sets.append(labelled_crops(DATA / "chula", scratch))
+            sets.append(single_cell_fields(DATA / "bccd", arguments.fields, scratch))
         if not sets:
-            parser.error("give --zheng, or --bccd and --bccd-labels.")
+            parser.error(f"{DATA} is not there; give --zheng.")
         rows = [measure(sample, labels, arguments.bundle) for sample, labels in sets]
     if arguments.json:
         worst = min(row["weighted_f1"] for row in rows)

@@ -378,7 +378,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bccd", type=Path, help="folder with JPEGImages")
     parser.add_argument("--jurkat", type=Path, help="experiment_1.npz")
-    parser.add_argument("--seeds", type=int, default=2, help="virtual slides of each kind")
+    parser.add_argument("--seeds", type=int, default=1, help="virtual slides of each kind")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     rows, nothing = measure(arguments.seeds, arguments.bccd, arguments.jurkat)

@@ -277,9 +277,9 @@ def peak_mb(pid: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=2, help="unseen slides of each preparation")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--growth", type=int, default=24, metavar="N", help="fields of the smaller sample; 0: none")
+    parser.add_argument("--seeds", type=int, default=1, help="unseen slides of each preparation")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--growth", type=int, default=8, metavar="N", help="fields of the smaller sample; 0: none")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

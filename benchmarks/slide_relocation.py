@@ -77,7 +77,7 @@ def place_once(seed: int, rng: np.random.Generator, n_fields: int) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--placements", type=int, default=20)
+    parser.add_argument("--placements", type=int, default=6)
     parser.add_argument("--fields", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")

@@ -423,7 +423,7 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", type=int, default=600)
+    parser.add_argument("--fields", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--side", type=int, default=128, help="pixels of the sensor's side")
     parser.add_argument("--sequencing", choices=["auto", "on", "off"], default="auto")
