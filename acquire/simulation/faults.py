@@ -11,12 +11,11 @@ import os
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
 from wbcpipe.acquire.hardware.core_link import CoreLink
-from wbcpipe.acquire.simulation.specimen.bleaching import DoseMap
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.errors import HardwareError
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField, PlannedPass
     from wbcpipe.acquire.simulation.optics.light_path import OpticalState
-    from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
 __all__ = ["KINDS", "Fault", "FaultKind", "FaultyOpener", "FaultyScope", "read_strikes"]
@@ -147,39 +145,6 @@ class _FaultyLink(CoreLink):
             super().call("unload_all_devices")
 
 
-class _NoDose(DoseMap):
-    """A dye that does not bleach."""
-
-    def add(self, x_um: float, y_um: float, exposure_ms: float) -> None:
-        """Ignore the exposure."""
-
-
-class _FaultyLight:
-    """The renderer under a lamp, or of a camera, that fails with the link's ``fault``."""
-
-    def __init__(self, renderer: VirtualMicroscope, link: _FaultyLink) -> None:
-        self._renderer, self._link = renderer, link
-        self.modality = ""
-        self._shown: dict[str, NDArray[np.uint16]] = {}
-
-    def expose(self, state: OpticalState, out: NDArray[np.uint16]) -> None:
-        """See `VirtualMicroscope.expose`."""
-        fault = self._link.fault if state.light == self.modality else None
-        if fault == "lamp dark":
-            state = replace(state, light="")
-        elif fault is not None and fault in _POWER:
-            state = replace(state, exposure_ms=state.exposure_ms * _POWER[fault])
-        self._renderer.expose(state, out=out)
-        before = self._shown.get(state.light)
-        if fault == "camera frozen" and before is not None and before.shape == out.shape:
-            out[:] = before
-        elif state.light:
-            self._shown[state.light] = out.copy()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._renderer, name)
-
-
 class FaultyScope(VirtualScope):
     """The virtual scope with faults; see `FaultyOpener`."""
 
@@ -187,12 +152,11 @@ class FaultyScope(VirtualScope):
         self, scope: Scope, plan: SpecimenPlan, opener: FaultyOpener, planned: PlannedPass | None = None
     ) -> None:
         link = _FaultyLink(scope)
-        super().__init__(scope, plan, planned, link=link)
-        if not opener.bleaching:
-            height_px, width_px = scope.camera.image_px
-            self._renderer._dose = _NoDose(width_px, height_px)
-        self._light = _FaultyLight(self._renderer, link)
-        self._renderer = cast("VirtualMicroscope", self._light)
+        super().__init__(scope, plan, planned, link=link, bleaches=opener.bleaching)
+        #: Modality whose frame the present fault affects.
+        self._modality = ""
+        #: Light to the last frame taken in it.
+        self._shown: dict[str, NDArray[np.uint16]] = {}
         self._faulty_link = link
         self._opener = opener
         self._fields = opener.plan.fields()
@@ -204,7 +168,7 @@ class FaultyScope(VirtualScope):
         fault = self._due(x_um, y_um)
         self._faulty_link.arm(None if fault is None else fault.kind)
         if fault is not None:
-            self._light.modality = fault.modality
+            self._modality = fault.modality
             self._strikes[fault] += 1
             self._note(fault)
         return super().move_xy(x_um, y_um)
@@ -213,6 +177,20 @@ class FaultyScope(VirtualScope):
         """See `protocols.Microscope.close`."""
         self._faulty_link.arm(None)
         super().close()
+
+    def _render(self, state: OpticalState, out: NDArray[np.uint16]) -> None:
+        """Render under a lamp, or with a camera, that fails."""
+        fault = self._faulty_link.fault if state.light == self._modality else None
+        if fault == "lamp dark":
+            state = replace(state, light="")
+        elif fault is not None and fault in _POWER:
+            state = replace(state, exposure_ms=state.exposure_ms * _POWER[fault])
+        super()._render(state, out)
+        before = self._shown.get(state.light)
+        if fault == "camera frozen" and before is not None and before.shape == out.shape:
+            out[:] = before
+        elif state.light:
+            self._shown[state.light] = out.copy()
 
     def _due(self, x_um: float, y_um: float) -> Fault | None:
         distance_um = np.hypot(*(self._positions_um - (x_um, y_um)).T)  # (F,)

@@ -55,6 +55,7 @@ class VirtualScope(CoreMicroscope):
             is written when the scope is closed.
         link: a core that is open already.
         placement: how the slide lies; by default as in ``planned``.
+        bleaches: whether fluorescence bleaches the specimen.
     """
 
     slow = True
@@ -67,6 +68,7 @@ class VirtualScope(CoreMicroscope):
         *,
         link: CoreLink | None = None,
         placement: SlideTransform | None = None,
+        bleaches: bool = True,
     ) -> None:
         super().__init__(scope, link)
         camera = scope.camera
@@ -74,13 +76,14 @@ class VirtualScope(CoreMicroscope):
         self.specimen = Specimen(plan)
         self._planned = planned
         self._placement = placement or slide_placement(plan, planned)
-        self._is_aged = planned is None
+        self._is_aged = planned is None or not bleaches
         self._renderer = VirtualMicroscope(
             self.specimen,
             sensor_px=(height_px, width_px),
             pixel_um=camera.pixel_um,
             bit_depth=camera.bits,
             placement=self._placement,
+            bleaches=bleaches,
         )
         self.camera.frames = self
 
@@ -103,9 +106,7 @@ class VirtualScope(CoreMicroscope):
         state = OpticalState(
             *observed.xy_um, observed.z_um, observed.light, lit_ms, self.scope.camera.binning, self.camera.region_px
         )
-        if state.light == "fluorescence" and not self._is_aged:
-            self._age()
-        self._renderer.expose(state, out=out)
+        self._render(state, out)
 
     def close(self) -> None:
         """See `protocols.Microscope.close`; write the truth of the fields on disk."""
@@ -115,6 +116,12 @@ class VirtualScope(CoreMicroscope):
             with contextlib.suppress(DiskFullError):
                 write_field_truth(self._planned, self.specimen, self.scope)
             self._planned = None
+
+    def _render(self, state: OpticalState, out: NDArray[np.uint16]) -> None:
+        """Write the specimen's frame in a state of the devices into ``out``."""
+        if state.light == "fluorescence" and not self._is_aged:
+            self._age()
+        self._renderer.expose(state, out=out)
 
     def _age(self) -> None:
         """Bleach the specimen by the exposures of earlier runs.

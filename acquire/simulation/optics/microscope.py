@@ -72,6 +72,8 @@ class VirtualMicroscope:
         Bits of the camera's converter; frames are uint16 whatever it is.
     placement
         Position of the slide on the stage in this pass.
+    bleaches
+        Whether fluorescence exposures bleach the dye.
 
     A frame depends on the specimen, the state and the fluorescence dose received so far, and on nothing else: the
     same exposure gives the same bytes, noise included, in any process and in any order.
@@ -85,6 +87,7 @@ class VirtualMicroscope:
         pixel_um: float = 0.1,
         bit_depth: int = 16,
         placement: SlideTransform = IDENTITY_TRANSFORM,
+        bleaches: bool = True,
     ) -> None:
         if not 8 <= bit_depth <= 16:
             raise ValueError(f"bit_depth is {bit_depth}: 8 to 16 are possible")
@@ -95,6 +98,7 @@ class VirtualMicroscope:
         self.pixel_um = pixel_um
         self.bit_depth = bit_depth
         self.placement = placement
+        self._bleaches = bleaches
         self._dose = DoseMap(sensor_px[1] * pixel_um, sensor_px[0] * pixel_um)
         self._hot = hot_pixels(specimen.plan.seed, sensor_px)
         self._cell_layers = lru_cache(maxsize=48)(lambda item: cell_layers(item, specimen.biology))
@@ -168,7 +172,7 @@ class VirtualMicroscope:
             develop(bands[0])
         else:
             list(self._pool.map(develop, bands))
-        if state.light == "fluorescence":
+        if state.light == "fluorescence" and self._bleaches:
             with self._lock:
                 self._dose.add(state.x_um, state.y_um, state.exposure_ms)
         return frame
