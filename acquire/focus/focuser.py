@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from wbcpipe.acquire.focus.autofocus import hill_climb, search_focus
+from wbcpipe.acquire.throttled_progress import ThrottledProgress
 from wbcpipe.errors import DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ __all__ = ["DeviceFocuser", "FieldFocuser", "FocusCount"]
 #: How often the device is asked at a place, and how many places in a row it may fail at before it is left alone.
 _ATTEMPTS: Final = 2
 _FAILURES: Final = 3
-#: Between two signs of life while the focus is sought.
+#: Seconds between two progress messages of a search.
 _HEARTBEAT_S: Final = 2.0
 
 
@@ -66,7 +67,7 @@ class FieldFocuser:
         frame_px: (height, width) of that region's frames.
         check: called before each frame; raises to stop.
         log: told of deadlines that pass.
-        progress: told in words, every 2 s, that the search lives.
+        progress: receives a sentence about the search every 2 s.
     """
 
     def __init__(
@@ -82,9 +83,8 @@ class FieldFocuser:
         self._scope = scope
         self._check = check
         self._log = log
-        self._progress = progress
+        self._progress = ThrottledProgress(progress, _HEARTBEAT_S)
         self._frame = np.empty(frame_px, np.uint16)
-        self._last_sign_s = time.monotonic()
         self.restart()
 
     def restart(self) -> None:
@@ -126,11 +126,8 @@ class FieldFocuser:
 
     def _take(self, z_um: float) -> NDArray[np.uint16]:
         self._check()
-        now_s = time.monotonic()
-        if now_s - self._last_sign_s > _HEARTBEAT_S:
-            self._last_sign_s = now_s
-            self._progress(f"finding the focus: {self.count.places} places, {self.count.frames} frames")
-        if now_s > self._until_s:
+        self._progress(f"finding the focus: point {self.count.places}, frame {self.count.frames + 1}")
+        if time.monotonic() > self._until_s:
             raise _LateError
         self.count.frames += 1
         self._microscope.move_z(z_um)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.focus.focus_map import FocusSurface, apart_um, load_surface
 from wbcpipe.acquire.focus.focuser import DeviceFocuser, FieldFocuser, FocusCount
-from wbcpipe.acquire.throttled_progress import ThrottledProgress
 from wbcpipe.errors import CoreLostError, HardwareError, StageLimitError
 from wbcpipe.samples.records import DriftCheck, FocusPoint
 
@@ -96,12 +95,12 @@ class FocusManager:
         total = (len(self.surface.coarse) or coarse) + len(self.surface.fine) + len(self.surface.missing_nodes(places))
         self._progress(f"finding the focus at {total - self.surface.points} points")
         started_s, before = time.monotonic(), self.surface.points
-        count = self._measure_point_by_point(places, total)
+        count = self._measure_point_by_point(places)
         self.surface.save(self._path)
         seconds = round(time.monotonic() - started_s, 2)
         self._sample.log("focused", points=self.surface.points - before, **vars(count), seconds=seconds)
 
-    def _measure_point_by_point(self, places: Sequence[tuple[float, float]], total: int) -> FocusCount:
+    def _measure_point_by_point(self, places: Sequence[tuple[float, float]]) -> FocusCount:
         """Measure the surface, each point as often as the scope allows; one that fails to the end is passed over.
 
         After some such points the rest is left for later: what was measured so far serves until then.
@@ -110,14 +109,13 @@ class FocusManager:
             HardwareError: nothing at all was measured yet, on this slide.
         """
         by_image: FieldFocuser | None = None
-        progress = ThrottledProgress(self._progress)
         failed_at: tuple[float, ...] | None = ()
         attempt = given_up = 0
         while True:
             try:
                 with self._microscope.focus_region(self._scope.focus.window_px) as frame_px:
                     finder, by_image = self._focuser(frame_px, anew=by_image is None)
-                    self.surface.measure(places, self._reported(finder, progress, total))
+                    self.surface.measure(places, finder)
                 return by_image.count
             except HardwareError as error:
                 attempt = attempt + 1 if self.surface.pending == failed_at else 0
@@ -132,15 +130,6 @@ class FocusManager:
                     failed_at = ()
                     if given_up == _POINTS_GIVEN_UP:
                         return by_image.count if by_image else FocusCount()
-
-    def _reported(self, finder: Finder, progress: ThrottledProgress, total: int) -> Finder:
-        """Return ``finder`` with a report of the measured points before each search."""
-
-        def find(x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
-            progress(f"finding the focus: {self.surface.points} of {total} points")
-            return finder(x_um, y_um, near_um, wide=wide)
-
-        return find
 
     def _pass_over(self, error: HardwareError, *, for_good: bool) -> None:
         """Give up the point that failed; ``for_good`` also those that follow, if there is a focus to go on with."""

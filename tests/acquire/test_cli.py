@@ -114,6 +114,12 @@ def test_acquire_stops_at_the_deadline_and_says_so(tmp_path: Path, make_scope: C
         (["--slide", "S", "--fields", "100000"], ConfigError, "has room for 1 to 729"),
         (["--slide", "S", "--fields", "3", "--cells", "9"], ConfigError, "not both"),
         (["--slide", "S", "--overlap", "0.9"], ConfigError, "give 0 to 0.5"),
+        (
+            ["--slide", "S", "--protocol", "one-pass", "--pass", "brightfield"],
+            ConfigError,
+            "--pass brightfield is not a pass of --protocol one-pass, which has single",
+        ),
+        (["--slide", "S", "--protocol", "two-pass", "--pass", "single"], ConfigError, "brightfield and fluorescence"),
     ],
     ids=lambda part: " ".join(part[2:]) if isinstance(part, list) else None,
 )

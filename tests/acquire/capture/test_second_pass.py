@@ -121,6 +121,19 @@ def test_the_second_pass_takes_the_fields_of_the_first(
     assert sample.record().protocol == "two-pass"
 
 
+def test_finding_the_slide_reports_its_frames(
+    passes: Passes, sample: Sample, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbcpipe.acquire.capture.second_pass.ThrottledProgress", lambda progress: progress)
+    passes.take("brightfield", 1)
+    request = AcquisitionRequest(sample, passes.scope, passes.plan, passes.specimen, pass_name="fluorescence")
+    with AcquisitionSession(request, recorder) as session:
+        session.take([0])
+    (entry,) = stored_transforms(sample.raw_path("fluorescence"))
+    frames = [text for text in recorder.messages if text.startswith("finding the slide: frame ")]
+    assert frames == [f"finding the slide: frame {number}" for number in range(1, entry.frames + 1)]
+
+
 def test_a_second_pass_in_pieces_equals_one_at_a_stretch(
     tmp_path: Path, wide_scope: Scope, wide_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:

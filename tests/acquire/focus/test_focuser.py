@@ -213,7 +213,7 @@ def test_a_place_that_takes_too_long_is_given_up(
     assert [fields["which"] for _, fields in journal.events] == ["point", "mapping"]
     assert find.count.late == 2
     assert heard
-    assert heard[0].startswith("finding the focus: 1 places")
+    assert heard[0].startswith("finding the focus: point 1, frame ")
 
 
 def test_a_run_follows_a_drift_and_a_resumed_one_too(
