@@ -30,7 +30,7 @@ def dark_figures(frames: NDArray[np.uint16], full_scale: int) -> DarkFigures:
         full_scale: value at which a pixel saturates.
     """
     typical = np.median(frames, axis=0)  # (Y, X)
-    level = float(np.mean(typical[_near_median(typical)]))
+    level = float(np.mean(typical[_inliers(typical)]))
     counts = frames.astype(np.int32)
     differences = counts[1:] - counts[:-1]  # (N - 1, Y, X)
     read_noise = _robust_sd(differences) / np.sqrt(2.0)
@@ -53,20 +53,17 @@ def dark_figures(frames: NDArray[np.uint16], full_scale: int) -> DarkFigures:
     )
 
 
-def _near_median(typical: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Return the mask of pixels near the median: those of the dark level, without hot pixels."""
-    middle = np.median(typical)
-    spread = 1.4826 * np.median(np.abs(typical - middle))
-    near: NDArray[np.bool_] = np.abs(typical - middle) <= 5 * max(spread, 1.0)
-    return near
+def _inliers(values: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return the mask of values within five robust standard deviations (at least one count) of the median."""
+    middle = np.median(values)
+    spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1.0)
+    return np.asarray(np.abs(values - middle) <= 5 * spread)
 
 
 def _robust_sd(differences: NDArray[np.int32]) -> float:
-    """Return the standard deviation of integers without outliers beyond five of it."""
+    """Return the standard deviation of integers, without outliers."""
     values = differences.ravel()[:: max(differences.size // 2_000_000, 1)].astype(np.float64)
-    middle = float(np.median(values))
-    spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1.0)
-    return float(values[np.abs(values - middle) <= 5 * spread].std())
+    return float(values[_inliers(values)].std())
 
 
 def measure_dark(probe: MicroscopeProbe) -> DarkPart:

@@ -8,7 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.tests.acquire.conftest import Bridged
 
 ROOT = Path(__file__).parents[3]
@@ -50,3 +55,11 @@ def test_the_shutter_is_closed_once_a_process_that_hangs_is_gone(tmp_path: Path,
     while bridged.order("shutter") == "open":
         assert time.monotonic() < until_s
         time.sleep(0.05)
+
+
+def test_the_shutter_is_closed_by_a_process_of_its_own_or_it_is_said_why_not(make_scope: Callable[..., Scope]) -> None:
+    assert close_shutter_in_subprocess(make_scope()) == ""
+    crash = "Property,Camera,BitDepth,16\nProperty,Camera,SimulateCrash,Dereference Null Pointer"
+    assert (
+        close_shutter_in_subprocess(make_scope(("Property,Camera,BitDepth,16", crash))) == "the process died (SIGSEGV)"
+    )

@@ -17,14 +17,11 @@ import pytest
 
 from wbcpipe.acquire.capture.field_accounting import check_all_fields_accounted
 from wbcpipe.acquire.capture.session import AcquisitionSession
-from wbcpipe.acquire.config.scope import Reliability
-from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener, FaultyScope, read_strikes
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.supervise.messages import FieldMissing, FieldTaken, Progress
-from wbcpipe.acquire.supervise.restart_policy import RestartDecision, RestartPolicy
 from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.errors import AcquisitionError, CoreLostError, DiskFullError
 from wbcpipe.samples.field_status import read_missing, write_missing
@@ -314,34 +311,6 @@ def test_a_shutter_found_open_is_closed_told_and_noted(
         assert not session.microscope.link.shutter.is_open()
     (event,) = [event for event in events_of(sample) if event["event"] == "shutter_found_open"]
     assert any(f"the slide may have been lit since {event['last_field']}" in text for text in recorder.messages)
-
-
-def test_the_shutter_is_closed_by_a_process_of_its_own_or_it_is_said_why_not(make_scope: Callable[..., Scope]) -> None:
-    assert close_shutter_in_subprocess(make_scope()) == ""
-    crash = "Property,Camera,BitDepth,16\nProperty,Camera,SimulateCrash,Dereference Null Pointer"
-    assert (
-        close_shutter_in_subprocess(make_scope(("Property,Camera,BitDepth,16", crash))) == "the process died (SIGSEGV)"
-    )
-
-
-def test_deaths_are_counted_by_field_and_in_a_row() -> None:
-    policy = RestartPolicy(Reliability(max_crashes_per_field=2, max_consecutive_restarts=3))
-    policy.start_field(7)
-    assert policy.died() == RestartDecision(restart=True, field=7, give_up=False, deaths=1)
-    policy.start_field(7)
-    assert policy.died() == RestartDecision(restart=True, field=7, give_up=True, deaths=2)
-    assert policy.died() == RestartDecision(restart=True, field=None, give_up=False, deaths=0)  # while focusing
-    policy.end_field(7, taken=False)
-    assert not policy.died().restart
-    policy = RestartPolicy(Reliability(max_consecutive_restarts=1))
-    for index in range(5):
-        policy.start_field(index)
-        assert policy.died().restart
-        policy.start_field(index)
-        policy.end_field(index, taken=True)
-    policy.start_field(5)
-    policy.idle()
-    assert policy.died().field is None
 
 
 def test_planned_is_taken_plus_missing_or_the_fields_are_named(tmp_path: Path) -> None:
