@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["MicroscopeOpener", "open_microscope", "specimen_for"]
+__all__ = ["MicroscopeOpener", "open_for_staining", "open_microscope", "specimen_for"]
 
 
 class MicroscopeOpener(Protocol):
@@ -49,6 +49,28 @@ def open_microscope(
     from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 
     return VirtualScope(scope, specimen, planned)
+
+
+def open_for_staining(
+    scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+) -> Microscope:
+    """Open the microscope for the first of two passes, as `open_microscope` does, if it can stain the slide after it.
+
+    Raises:
+        ConfigError: its devices cannot carry out the staining steps.
+        HardwareError: it does not open.
+    """
+    from wbcpipe.acquire.hardware.microscope import CoreMicroscope
+    from wbcpipe.acquire.staining.checks import check_steps
+
+    microscope = open_microscope(scope, specimen, planned)
+    try:
+        if isinstance(microscope, CoreMicroscope):
+            check_steps(scope, microscope.link)
+    except BaseException:
+        microscope.close()
+        raise
+    return microscope
 
 
 def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> SpecimenPlan | None:

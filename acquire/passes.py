@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from wbcpipe.acquire.staining.checks import open_checked
+from wbcpipe.acquire.open_microscope import open_for_staining
 from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def take_passes(job: PassJob, reporter: Reporter) -> dict[Pass, PassResult]:
                 results[name] = PassResult(in_time=False)
                 break
         if job.stain and name == "brightfield" and request.microscope is None:
-            request = replace(request, microscope=open_checked)
+            request = replace(request, microscope=open_for_staining)
         results[name] = take_pass(request, job.n_fields, reporter)
     return results
 

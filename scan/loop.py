@@ -239,9 +239,9 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
         AcquisitionError: the deadline leaves no time to stain the slide, or the pass is not good enough to stain it;
             see `stain_between_passes`.
     """
+    from wbcpipe.acquire.open_microscope import open_for_staining
     from wbcpipe.acquire.passes import slide_is_stained, stain_between_passes, take_pass
     from wbcpipe.acquire.request import AcquisitionRequest
-    from wbcpipe.acquire.staining.checks import open_checked
 
     raw = sample.raw_path("brightfield")
     wanted = max(request.estimated_fields(), min(at_least, request.max_fields))
@@ -255,7 +255,7 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
                 request.specimen,
                 deadline_s=request.deadline_s,
                 pass_name="brightfield",
-                microscope=open_checked,
+                microscope=open_for_staining,
             )
             if request.fields is None:
                 reporter.say(

@@ -14,11 +14,8 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope, StainingStep
     from wbcpipe.acquire.hardware.core_link import CoreLink
-    from wbcpipe.acquire.hardware.protocols import Microscope
-    from wbcpipe.acquire.plan import PlannedPass
-    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["check_staining", "check_steps", "open_checked", "program_problem", "property_problem", "step_problems"]
+__all__ = ["check_staining", "check_steps", "program_problem", "property_problem", "step_problems"]
 
 
 def program_problem(scope: Scope) -> str:
@@ -86,25 +83,3 @@ def check_steps(scope: Scope, link: CoreLink) -> None:
     """
     if problems := step_problems(scope, link):
         raise ConfigError(f"{scope.path}: {'; '.join(problems)}.")
-
-
-def open_checked(
-    scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
-) -> Microscope:
-    """Open the microscope for the first of two passes, if its devices can stain the slide after it.
-
-    Raises:
-        ConfigError: they cannot.
-        HardwareError: it does not open.
-    """
-    from wbcpipe.acquire.hardware.microscope import CoreMicroscope
-    from wbcpipe.acquire.open_microscope import open_microscope
-
-    microscope = open_microscope(scope, specimen, planned)
-    try:
-        if isinstance(microscope, CoreMicroscope):
-            check_steps(scope, microscope.link)
-    except BaseException:
-        microscope.close()
-        raise
-    return microscope

@@ -20,10 +20,11 @@ from wbcpipe.acquire.capture.sample_record import create_sample_record
 from wbcpipe.acquire.cli import acquire
 from wbcpipe.acquire.config.micromanager_cfg import configuration_problems, read_config
 from wbcpipe.acquire.config.scope import Staining
+from wbcpipe.acquire.open_microscope import open_for_staining
 from wbcpipe.acquire.passes import PassResult
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
-from wbcpipe.acquire.staining.checks import check_staining, open_checked, program_problem
+from wbcpipe.acquire.staining.checks import check_staining, program_problem
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import AcquisitionError, ConfigError, DiskFullError, SampleStateError
 from wbcpipe.samples.field_status import write_missing, write_skipped
@@ -128,7 +129,7 @@ def test_a_whole_bright_field_is_stained(bench: Bench, both: Callable[..., dict[
     bench.fate = {3: "the lamp was dark.", 4: "the stage was busy.", 5: 0.2}  # 2 of the 11 that are not empty
     assert both()["passes"] == {"brightfield": 9, "fluorescence": 9}
     assert bench.log == ["brightfield", "stain", "fluorescence"]
-    assert bench.openers == [open_checked, None]
+    assert bench.openers == [open_for_staining, None]
 
 
 @pytest.mark.parametrize(
@@ -335,8 +336,8 @@ def test_a_property_that_only_the_devices_know_is_refused_on_opening(
         (gain, "Camera-Gain = 9 is outside -5 to 8"),
     ):
         with pytest.raises(ConfigError, match=words):
-            open_checked(make_scope((VALVE, new)), specimen)
-    open_checked(make_scope(), specimen).close()
+            open_for_staining(make_scope((VALVE, new)), specimen)
+    open_for_staining(make_scope(), specimen).close()
 
 
 def test_a_staining_program_that_is_not_there_is_refused(small_scope: Scope, tmp_path: Path) -> None:
