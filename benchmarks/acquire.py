@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbcpipe.acquire.capture import empty_fields as quicklook
+from wbcpipe.acquire.capture import empty_fields
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.scope import Scope, load_scope
 from wbcpipe.acquire.hardware.camera import stop_sequence
@@ -161,7 +161,7 @@ def core_alone(folder: Path) -> tuple[float, float]:
 def ours(folder: Path, sequencing: str, *, look: bool = False) -> tuple[float, float]:
     """Seconds until the last file is whole on the disk, and from light to dark."""
     scope = bench_scope(sequencing, look=look)
-    quicklook.EMPTY_BELOW_UM2 = -1.0  # type: ignore[misc] # this camera's frames show nothing, and are all taken
+    empty_fields.EMPTY_BELOW_UM2 = -1.0  # type: ignore[misc] # this camera's frames show nothing, and are all taken
     sample = Sample.open(folder, "bench")
     with AcquisitionSession(AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"))) as session:
         session.take(range(WARM))
