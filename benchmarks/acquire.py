@@ -1,7 +1,7 @@
 """12 fields of 4 x 2048 x 2048, exposures 5/5/5/20 ms, on the real core: wbcpipe, pycromanager and pymmcore-plus.
 
 The floor is what no software can save: the exposures, and the same stage moves with nothing between them. wbcpipe
-runs its own path (`AcquisitionSession`: OME-TIFF, one file a field, flushed to the disk) with bursts that the hardware
+runs its own path (`AcquisitionSession`: OME-TIFF, one file a field, flushed) with sequences that the hardware
 times, the same with a look at the first frame that decides about fluorescence, and with a command for each frame.
 pycromanager's `Acquisition` writes NDTiff; pymmcore-plus's engine writes OME-TIFF, or discards its frames. Neither of
 these flushes its files to the disk. "Light to dark" is the time from the first exposure's beginning to the last one's
@@ -50,9 +50,9 @@ EXPOSURE_MS = (5.0, 5.0, 5.0, 20.0)
 FIELD_BYTES = 4 * 2 * 2048 * 2048
 ROWS = {
     "floor": "floor: exposures + stage moves",
-    "core": "the core alone: bursts, frames dropped",
+    "core": "the core alone: hardware sequences, frames dropped",
     "files": "the files alone, flushed",
-    "burst": "wbcpipe, bursts, OME-TIFF flushed",
+    "sequence": "wbcpipe, hardware sequences, OME-TIFF flushed",
     "look": "the same, bare glass left without fluorescence",
     "command": "wbcpipe, by command, OME-TIFF flushed",
     "pycromanager": "pycromanager Acquisition, NDTiff",
@@ -134,7 +134,7 @@ def floor(folder: Path) -> tuple[float, float]:
 
 
 def core_alone(folder: Path) -> tuple[float, float]:
-    """Seconds of the same moves and bursts with nothing done to their frames: what the core and its camera take."""
+    """Seconds of the same moves and sequences with nothing done to their frames: what the core and its camera take."""
     del folder
     scope = bench_scope("off")
     link = CoreLink(scope)
@@ -259,7 +259,7 @@ RUNS: dict[str, Callable[[Path], tuple[float, float]]] = {
     "floor": floor,
     "core": core_alone,
     "files": files_alone,
-    "burst": lambda folder: ours(folder, "on"),
+    "sequence": lambda folder: ours(folder, "on"),
     "look": lambda folder: ours(folder, "on", look=True),
     "command": lambda folder: ours(folder, "off"),
     "pycromanager": pycromanager,
@@ -297,7 +297,7 @@ def cpu_name() -> str:
 
 
 def measure(repeats: int, folder: Path) -> dict[str, Any]:
-    """Every row of the table; the ratio is that of the bursts."""
+    """Every row of the table; the ratio is that of the hardware sequences."""
     keys = [key for key in ROWS if key not in NEEDS or importlib.util.find_spec(NEEDS[key])]
     runs: dict[str, list[tuple[float, float]]] = {key: [] for key in keys}
     for _ in range(repeats):
@@ -320,7 +320,7 @@ def measure(repeats: int, folder: Path) -> dict[str, Any]:
         rows.append(row)
     return {
         "name": "acquire",
-        "ratio": next(row["x_floor"] for row in rows if row["what"] == ROWS["burst"]),
+        "ratio": next(row["x_floor"] for row in rows if row["what"] == ROWS["sequence"]),
         "rows": rows,
         "versions": {"python": platform.python_version(), "numpy": np.__version__}
         | {package: installed(package) for package in PACKAGES},

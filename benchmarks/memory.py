@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--fields 2000] [--bare] [--json]
 
-One process takes fields of 128 px on the real core, in bursts, as `soak.py` does; nothing breaks. With ``--bare`` the
+One process takes fields of 128 px on the real core, in hardware sequences, as `soak.py` does. With ``--bare`` the
 frames are the demo camera's own: what grows then is wbcpipe's, not the specimen's. The ratio is the last size over
 that at a third of the way, when caches are warm.
 """

@@ -112,13 +112,13 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
     )
     plan = AcquisitionPlan.from_scope(scope, "A")
     whole, broken = Sample.open(tmp_path, "whole"), Sample.open(tmp_path, "broken")
-    bursts: list[int] = []
+    sequences: list[int] = []
     with AcquisitionSession(AcquisitionRequest(whole, scope, plan, ISLAND)) as session:
         assert isinstance(session.microscope, VirtualScope)
         start = session.microscope.camera.start_sequence
 
         def spied(n_frames: int, timeout_s: float) -> None:
-            bursts.append(n_frames)
+            sequences.append(n_frames)
             start(n_frames, timeout_s)
 
         session.microscope.camera.start_sequence = spied  # type: ignore[method-assign]
@@ -126,7 +126,7 @@ def test_bursts_leave_an_empty_field_in_the_dark_too(
         assert session.inventory.empty
         lit = (whole.raw_path() / "light.jsonl").read_text(encoding="utf-8").splitlines()
         assert [json.loads(line)["field"] for line in lit] == list(session.inventory.taken)
-    assert set(bursts) == ({3} if sequencing == "on" else set())
+    assert set(sequences) == ({3} if sequencing == "on" else set())
     for wanted in (7, FIELDS):
         with AcquisitionSession(AcquisitionRequest(broken, scope, plan, ISLAND)) as session:
             session.take(range(wanted))
