@@ -6,7 +6,7 @@ focus has no blurred cell, but a large blur.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -153,14 +153,14 @@ def with_cells(
     nucleus, cytoplasm = (
         _median(block.columns[f"{part}_fluorescence"].astype(float)) for part in ("nucleus", "cytoplasm")
     )
-    measured: dict[str, Any] = {
+    measured: dict[str, float | NDArray[np.float64]] = {
         "blur_um": _median(np.array(widths, float)),
         "nuclear_contrast_percent": 100 * nucleus / full_range,
         "nucleus_cytoplasm_contrast_ratio": nucleus / cytoplasm if cytoplasm > 0 else np.nan,
     }
     if alignment is not None:
         measured["residual_px"] = alignment.residual_px
-        measured["unregistered_modalities"] = np.count_nonzero(~alignment.trusted)
+        measured["unregistered_modalities"] = float(np.count_nonzero(~alignment.trusted))
     return {**figures, **{name: np.asarray(value, np.float32) for name, value in measured.items()}}
 
 

@@ -53,7 +53,7 @@ def measure_cell(
     reference: int,
     empty: NDArray[np.floating[Any]] | None = None,
     red: int | None = None,
-) -> dict[str, Any]:
+) -> dict[str, NDArray[Any]]:
     """Measure one cell.
 
     Args:
@@ -65,9 +65,9 @@ def measure_cell(
         red: index of a second, red fluorescence channel.
 
     Returns:
-        A value or array for each of `morphometry_columns`.
+        The entry of each of `morphometry_columns`.
     """
-    found: dict[str, Any] = {
+    found: dict[str, NDArray[Any]] = {
         name: np.full(shape, np.nan, np.float32) if dtype == "float32" else np.zeros(shape, dtype)
         for name, (dtype, shape) in morphometry_columns(len(image), red=red is not None).items()
     }
@@ -78,20 +78,14 @@ def measure_cell(
     # From here on only the rim's reach is needed around the cell.
     box = bounding_box(mask > 0, round(_RIM_UM / pixel_um) + 2)
     image, mask = image[:, *box], mask[box]
-    cell, nucleus, cytoplasm = mask > 0, mask == NUCLEUS, mask == CYTOPLASM
-    areas = {name: np.count_nonzero(part) * pixel_um**2 for name, part in (("n", nucleus), ("c", cytoplasm))}
-    found["cytoplasm_area_um2"] = areas["c"]
-    if areas["c"]:
-        found["nucleus_cytoplasm_ratio"] = areas["n"] / areas["c"]
-    found["lobes"] = count_lobes(nucleus, pixel_um)
-    for name, part in (("nucleus", nucleus), ("cell", cell)):
-        found[f"{name}_roundness"], found[f"{name}_eccentricity"] = shape_of(part, pixel_um)
-    glow = image[reference] - levels[reference]
-    found["nucleus_fluorescence"], found["cytoplasm_fluorescence"] = _mean(glow, nucleus), _mean(glow, cytoplasm)
-    total = float(glow[cell].sum())
-    found["total_fluorescence"] = total * pixel_um**2
+    nucleus, cytoplasm = mask == NUCLEUS, mask == CYTOPLASM
+    above = image[reference] - levels[reference]
+    scalars = _shape(nucleus, cytoplasm, pixel_um) | _fluorescence(above, nucleus, cytoplasm, pixel_um)
+    total = float(above[mask > 0].sum())
     if red is not None and total > 0:
-        found["red_green_ratio"] = float((image[red] - levels[red])[cell].sum()) / total
+        scalars["red_green_ratio"] = float((image[red] - levels[red])[mask > 0].sum()) / total
+    for name, value in scalars.items():
+        found[name][...] = value
     # A missing modality has no level.
     seen = [k for k in range(len(image)) if k not in (reference, red) and np.isfinite(levels[k])]
     densities = {k: _density(image[k], levels[k]) for k in seen}
@@ -102,12 +96,34 @@ def measure_cell(
     # A pixel at exactly that distance does not belong to the rim.
     inside = erosion(cytoplasm, disk(_RIM_UM / pixel_um - 1e-6), border_value=True)
     if np.count_nonzero(inside) * pixel_um**2 >= _MIN_TEXTURE_UM2:
-        *fine, above_background = fine_structure(np.stack([*densities.values(), glow]), inside, pixel_um)
+        *fine, fine_above = fine_structure(np.stack([*densities.values(), above]), inside, pixel_um)
         found["granularity"][seen] = fine
-        mean = _mean(glow, inside)
+        mean = _mean(above, inside)
         if mean > 0:
-            found["granularity"][reference] = above_background / mean
+            found["granularity"][reference] = fine_above / mean
     return found
+
+
+def _shape(nucleus: NDArray[np.bool_], cytoplasm: NDArray[np.bool_], pixel_um: float) -> dict[str, float]:
+    """Measure areas, lobes, roundness and eccentricity."""
+    nucleus_um2, cytoplasm_um2 = (np.count_nonzero(part) * pixel_um**2 for part in (nucleus, cytoplasm))
+    found = {"cytoplasm_area_um2": cytoplasm_um2, "lobes": float(count_lobes(nucleus, pixel_um))}
+    if cytoplasm_um2:
+        found["nucleus_cytoplasm_ratio"] = nucleus_um2 / cytoplasm_um2
+    for name, part in (("nucleus", nucleus), ("cell", nucleus | cytoplasm)):
+        found[f"{name}_roundness"], found[f"{name}_eccentricity"] = shape_of(part, pixel_um)
+    return found
+
+
+def _fluorescence(
+    above: NDArray[np.float32], nucleus: NDArray[np.bool_], cytoplasm: NDArray[np.bool_], pixel_um: float
+) -> dict[str, float]:
+    """Measure the nuclear channel (Y, X) above its surroundings."""
+    return {
+        "nucleus_fluorescence": _mean(above, nucleus),
+        "cytoplasm_fluorescence": _mean(above, cytoplasm),
+        "total_fluorescence": float(above[nucleus | cytoplasm].sum()) * pixel_um**2,
+    }
 
 
 def _levels(
@@ -178,7 +194,9 @@ def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
     return roundness, float(np.sqrt(1 - small / large)) if large > 0 else 0.0
 
 
-def stack_measures(cells: Iterable[dict[str, Any]], modalities: int, *, red: bool = False) -> dict[str, NDArray[Any]]:
+def stack_measures(
+    cells: Iterable[dict[str, NDArray[Any]]], modalities: int, *, red: bool = False
+) -> dict[str, NDArray[Any]]:
     """Stack the measures of N cells, or of none, to columns (N, ...)."""
     rows = list(cells)
     return {
