@@ -76,6 +76,7 @@ def scan_until(
     *,
     next_target: Callable[[int], int],
     progress: Callable[[int, int], None],
+    first_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[int]:
     """Take and segment fields until ``next_target`` asks for no more.
 
@@ -84,6 +85,7 @@ def scan_until(
         segmenter: segments them.
         next_target: maps the number of fields examined so far to the number of fields to have.
         progress: called with fields done and fields wanted.
+        first_progress: called with fields segmented and fields taken, of those that waited for the slide statistics.
 
     Returns:
         The indices of the fields segmented, in order.
@@ -104,9 +106,12 @@ def scan_until(
                 # A deadline that left too few fields gives statistics that hold for this report only.
                 segmenter.estimate_statistics(list(waiting), keep=enough or not source.deadline_passed)
                 estimated = True
+            total = len(waiting)
             while estimated and waiting:
                 done.append(waiting.pop(0))
                 segmenter.segment_field(done[-1])
+                if total > 1:
+                    first_progress(total - len(waiting), total)
             progress(source.settled(position), wanted)
         examined = wanted
     return done
@@ -336,8 +341,13 @@ def acquire_and_segment(
         if count is not None:
             _show_count(request, count.counts(), reporter)
 
+    def first_progress(done: int, total: int) -> None:
+        reporter.update("first fields segmented", done, total)
+
     with SlideFields(sample, request, reporter.say, retry_missing=not at_least) as slide:
-        indices = scan_until(slide, count or segmenter, next_target=next_target, progress=progress)
+        indices = scan_until(
+            slide, count or segmenter, next_target=next_target, progress=progress, first_progress=first_progress
+        )
         counts = None if count is None else dict(count.tally().counts)
         outcome = request.outcome(slide.settled(asked), asked, counts, in_time=not slide.deadline_passed)
     outcome.save(sample)

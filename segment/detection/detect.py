@@ -120,12 +120,31 @@ class Detections:
         return len(self.y_px)
 
 
+@dataclass(frozen=True)
+class _CoarseChannel:
+    """The nuclear channel of an image at coarse pixels.
+
+    Attributes:
+        signal: (y, x) float32, without background.
+        noise: standard deviation of the background.
+        factor: image pixels per coarse pixel.
+        coarse_um: size of a coarse pixel.
+        image_shape: (Y, X) of the image.
+    """
+
+    signal: NDArray[np.float32]
+    noise: float
+    factor: int
+    coarse_um: float
+    image_shape: tuple[int, ...]
+
+    def shows_nuclei(self, level: float, rules: DetectionRules) -> bool:
+        """Return whether nuclei of this level exceed the background."""
+        return level >= max(rules.min_level, rules.min_contrast * self.noise)
+
+
 def detect_cells(
-    nuclear: NDArray[Any],
-    pixel_um: float,
-    kind: NuclearKind,
-    *,
-    level: float | None = None,
+    nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind, *, level: float | None = None
 ) -> Detections:
     """Find the nucleated cells.
 
@@ -139,21 +158,17 @@ def detect_cells(
         The cells; none where no object is as bright as a nucleus.
     """
     rules = rules_for(kind)
-    factor = max(1, round(rules.coarse_um / pixel_um))
-    coarse_um = pixel_um * factor
-    signal, noise = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
-    level = _level(signal, coarse_um, rules) if level is None else level
-    if level < max(rules.min_level, rules.min_contrast * noise):
-        return _measure(
-            np.zeros(signal.shape, np.int32), signal > np.inf, factor, pixel_um, level, rules, nuclear.shape
-        )
+    channel = _coarse_channel(nuclear, pixel_um, rules)
+    signal, coarse_um = channel.signal, channel.coarse_um
+    level = _level(channel, rules) if level is None else level
+    if not channel.shows_nuclei(level, rules):
+        return _measure(np.zeros(signal.shape, np.int32), np.zeros(signal.shape, bool), channel, level, rules)
     nuclei = opening(signal > np.float32(rules.nucleus * level), _disk(0.45 / coarse_um))
-    body = signal > np.float32(max(rules.body * level, 5 * noise))
+    body = signal > np.float32(max(rules.body * level, 5 * channel.noise))
     if np.isfinite(rules.reach_um):
         body &= dilation(nuclei, disk(rules.reach_um / coarse_um))
     body |= nuclei
-    parts = _label_cells(body, nuclei, coarse_um, rules)
-    return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
+    return _measure(_label_cells(body, nuclei, coarse_um, rules), nuclei, channel, level, rules)
 
 
 def cells_from_labels(
@@ -169,17 +184,16 @@ def cells_from_labels(
         level: brightness of nuclei above background; measured in this image if ``None``.
     """
     rules = rules_for(kind)
-    factor = max(1, round(rules.coarse_um / pixel_um))
-    coarse_um = pixel_um * factor
-    signal, _ = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
-    level = _level(signal, coarse_um, rules) if level is None else level
+    channel = _coarse_channel(nuclear, pixel_um, rules)
+    signal, factor = channel.signal, channel.factor
+    level = _level(channel, rules) if level is None else level
     half = factor // 2
     coarse = np.pad(labels, ((0, factor), (0, factor)), mode="edge")[half::factor, half::factor]
     coarse = coarse[: signal.shape[0], : signal.shape[1]]
     # Labels of cells include cytoplasm.
     nuclei = (coarse > 0) & (signal > rules.nucleus * level)
-    parts = merge_lobes(coarse, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
-    return _measure(parts, nuclei, factor, pixel_um, level, rules, nuclear.shape)
+    parts = merge_lobes(coarse, nuclei, channel.coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
+    return _measure(parts, nuclei, channel, level, rules)
 
 
 def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> float:
@@ -188,15 +202,15 @@ def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> 
     The median over fields with cells is a good ``level`` for a field without.
     """
     rules = rules_for(kind)
+    channel = _coarse_channel(nuclear, pixel_um, rules)
+    level = _level(channel, rules)
+    return level if channel.shows_nuclei(level, rules) else 0.0
+
+
+def _coarse_channel(nuclear: NDArray[Any], pixel_um: float, rules: DetectionRules) -> _CoarseChannel:
     factor = max(1, round(rules.coarse_um / pixel_um))
     coarse_um = pixel_um * factor
-    signal, noise = _signal(smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um), coarse_um, rules)
-    level = _level(signal, coarse_um, rules)
-    return level if level >= max(rules.min_level, rules.min_contrast * noise) else 0.0
-
-
-def _signal(smooth: NDArray[np.float32], coarse_um: float, rules: DetectionRules) -> tuple[NDArray[np.float32], float]:
-    """Return the channel without its background, and its noise."""
+    smooth = smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um)
     tile = max(4, round(rules.background_um / coarse_um))
     rows, columns = (max(1, side // tile) for side in smooth.shape)
     tiles = [
@@ -209,13 +223,13 @@ def _signal(smooth: NDArray[np.float32], coarse_um: float, rules: DetectionRules
     sample = signal[::3, ::3]
     low = sample[sample < percentiles(sample, 75)[0]]
     noise = 1.4826 * percentiles(np.abs(low - percentiles(low, 50)[0]), 50)[0] if low.size else 0.0
-    return signal, noise
+    return _CoarseChannel(signal, noise, factor, coarse_um, nuclear.shape)
 
 
-def _level(signal: NDArray[np.float32], coarse_um: float, rules: DetectionRules) -> float:
+def _level(channel: _CoarseChannel, rules: DetectionRules) -> float:
     """Return the median peak of objects as wide as a nuclear lobe, without those far dimmer than the brightest."""
-    half = block_mean(signal, 2)
-    coarse_um = 2 * coarse_um
+    half = block_mean(channel.signal, 2)
+    coarse_um = 2 * channel.coarse_um
     side = 2 * max(1, round(0.9 / coarse_um)) + 1
     grey = ndimage.grey_opening(half, size=(side, side))
     pixels = min(grey.size, max(1, round(15.0 / coarse_um**2)))
@@ -277,13 +291,11 @@ def _label_group(
 def _measure(
     parts: NDArray[np.int32],
     nuclei: NDArray[np.bool_],
-    factor: int,
-    pixel_um: float,
+    channel: _CoarseChannel,
     level: float,
     rules: DetectionRules,
-    shape: tuple[int, ...],
 ) -> Detections:
-    coarse_um = pixel_um * factor
+    factor, coarse_um, shape = channel.factor, channel.coarse_um, channel.image_shape
     size = int(parts.max()) + 1
     y, x = np.nonzero(parts)
     cell = parts[y, x]
