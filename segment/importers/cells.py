@@ -63,12 +63,7 @@ def import_cells(
         SampleBusyError: another process works on the sample.
     """
     files = find_image_files(paths, options.kind, labels=options.labels)
-    labels, channels = [], set()
-    for done, file in enumerate(files, 1):
-        images, found = read_images(file, options.kind, options.label_array)
-        channels.add(images.shape[1] + len(options.derived))
-        labels += found if options.labels else [""] * len(images)
-        progress("files checked", done, len(files))
+    labels, channels = _check_files(files, options, progress)
     names = options.modality_names(channels)
     inputs = ImportInputs(
         content="cells",
@@ -105,6 +100,19 @@ def import_cells(
         )
         sample.log("cells_imported", cells=len(store), files=len(files), kind=options.kind)
         return store
+
+
+def _check_files(
+    files: Sequence[ImageFile], options: CellImport, progress: Callable[[str, int, int], None]
+) -> tuple[list[str], set[int]]:
+    """Read every file once; return the label of each cell, and the numbers of channels."""
+    labels, channels = [], set()
+    for done, file in enumerate(files, 1):
+        images, found = read_images(file, options.kind, options.label_array)
+        channels.add(images.shape[1] + len(options.derived))
+        labels += found if options.labels else [""] * len(images)
+        progress("files checked", done, len(files))
+    return labels, channels
 
 
 def _blocks(

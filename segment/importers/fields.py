@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.sample import Sample
     from wbcpipe.segment.importers.inputs import FieldImport
+    from wbcpipe.segment.importers.readers import ImageFile
 
 __all__ = ["import_fields"]
 
@@ -74,31 +75,36 @@ def import_fields(
     with sample.lock("import fields"):
         refuse_other_inputs(sample, inputs)
         start_import(sample, inputs, options.derived, paths)
-        step_um = _SPACING * options.pixel_um * max(max(shape[1:]) for shape in shapes)
-        columns = math.ceil(math.sqrt(len(shapes)))
         raw = sample.raw_path()
         with disk_errors(raw):
             raw.mkdir(parents=True, exist_ok=True)
-        present = fields_on_disk(raw).keys()
-        frames = tuple(FrameInfo(name, derived=name in options.derived) for name in names)
-        index = 0
-        for file in files:
-            for image in read_images(file, options.kind)[0]:
-                if index not in present:
-                    row, column = divmod(index, columns)
-                    info = FieldInfo(
-                        index,
-                        column * step_um,
-                        row * step_um,
-                        options.pixel_um,
-                        frames,
-                        kind=options.kind,
-                        source=file.name,
-                    )
-                    planes = np.ascontiguousarray(add_derived_channel(image, options.kind))
-                    write_field(field_path(raw, index), planes, info)
-                index += 1
-                progress("fields imported", index, len(shapes))
-        if len(present) < index:
-            sample.log("fields_imported", fields=index, kind=options.kind)
-        return index
+        present = len(fields_on_disk(raw))
+        _write_fields(files, raw, options, names, shapes, progress)
+        if present < len(shapes):
+            sample.log("fields_imported", fields=len(shapes), kind=options.kind)
+        return len(shapes)
+
+
+def _write_fields(
+    files: Sequence[ImageFile],
+    raw: Path,
+    options: FieldImport,
+    modalities: tuple[str, ...],
+    shapes: Sequence[tuple[int, ...]],
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Write the fields that are not on the disk yet, in rows on the assumed stage."""
+    step_um = _SPACING * options.pixel_um * max(max(shape[1:]) for shape in shapes)
+    columns = math.ceil(math.sqrt(len(shapes)))
+    present = fields_on_disk(raw).keys()
+    frames = tuple(FrameInfo(name, derived=name in options.derived) for name in modalities)
+    index = 0
+    for file in files:
+        for image in read_images(file, options.kind)[0]:
+            if index not in present:
+                y_um, x_um = (number * step_um for number in divmod(index, columns))
+                info = FieldInfo(index, x_um, y_um, options.pixel_um, frames, kind=options.kind, source=file.name)
+                planes = np.ascontiguousarray(add_derived_channel(image, options.kind))
+                write_field(field_path(raw, index), planes, info)
+            index += 1
+            progress("fields imported", index, len(shapes))
