@@ -1,9 +1,9 @@
-"""Calling cells without one of the modalities: its lamp was dead, or the microscope does not have it.
+"""Classification without one of the modalities: its lamp failed, or the microscope does not have it.
 
-A network of several inputs must be given something in the place of what is missing. Zeros, a grey square, are unlike
-anything it learned from; so is another modality's picture. A *typical* plane, the mean of the training cells by
-distance from the middle, is unremarkable: on smears (`benchmarks/beyond.py`) it keeps most of what zeros lose. It takes
-17 numbers a plane. A bundle is calibrated for each single modality that may be missing, with the typical plane in its
+A network with several inputs needs something in place of a missing modality. Zeros, a grey square, are unlike all
+training images, and so is another modality. A *typical* plane, the mean of the training cells by distance from the
+centre, is unremarkable: on smears (``benchmarks/beyond.py``) it keeps most of the accuracy that zeros lose. Its profile
+takes 17 numbers per plane. A bundle is calibrated for each single missing modality, with the typical plane in its
 place.
 """
 
@@ -39,13 +39,13 @@ __all__ = [
 
 RINGS: Final = 16
 FLAT_RANGE: Final = 1
-"""A plane whose grey levels differ by no more shows nothing; segment flags its field by the same measure."""
+"""A plane with a smaller range of grey levels shows nothing; segment flags its field by the same limit."""
 CHECKED_CELLS: Final = 64
-"""Cells whose pictures are looked at to tell which modality is missing."""
+"""Number of cells whose images decide which modality is missing."""
 
 
 def typical_profiles(images: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean (C, 17) of normalised planes (N, C, side, side) in rings around the middle, and in the corners beyond."""
+    """Return the mean (C, 17) of normalised planes (N, C, side, side) in 16 rings and in the corners."""
     ring = _rings(images.shape[-1])
     mean = images.mean(axis=0, dtype=np.float64).reshape(images.shape[1], -1)
     count = np.bincount(ring, minlength=RINGS + 1)
@@ -55,17 +55,17 @@ def typical_profiles(images: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def typical_profiles_of(images: NDArray[np.uint16], normalisation: Normalisation) -> NDArray[np.float64]:
-    """`typical_profiles` (C, 17) of up to 1,024 raw pictures (N, C, side, side)."""
+    """Return the `typical_profiles` (C, 17) of up to 1,024 raw images (N, C, side, side)."""
     return typical_profiles(normalisation.apply(images[evenly_spaced_rows(len(images), 1024)]))
 
 
-def evenly_spaced_rows(count: int, most: int) -> NDArray[np.int64]:
-    """Up to ``most`` of ``count`` rows, evenly spread: stores often hold class after class, sample after sample."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+def evenly_spaced_rows(count: int, max_rows: int) -> NDArray[np.int64]:
+    """Return up to ``max_rows`` of ``count`` rows, evenly spaced: many stores are sorted by class and sample."""
+    return np.unique(np.linspace(0, count - 1, min(count, max_rows)).round().astype(np.int64))
 
 
 def _rings(side: int) -> NDArray[np.intp]:
-    """Ring (side * side,) of each pixel: 0 the middle, ``RINGS`` beyond the inscribed circle."""
+    """Return the ring (side * side,) of each pixel: 0 at the centre, ``RINGS`` outside the inscribed circle."""
     return np.minimum((_radius(side) * RINGS).astype(np.intp), RINGS).ravel()
 
 
@@ -77,13 +77,13 @@ def _radius(side: int) -> NDArray[np.float64]:
 def blank(
     images: NDArray[np.float32], missing: Sequence[int], planes: int, typical: Sequence[Sequence[float]]
 ) -> NDArray[np.float32]:
-    """A copy of normalised planes (N, M * planes, side, side) in which missing modalities look typical.
+    """Return a copy of normalised planes (N, M * planes, side, side) in which missing modalities are typical.
 
     Args:
         images: the input.
         missing: indices of the modalities.
         planes: of each modality.
-        typical: (M * planes, 17) from `typical_profiles`; empty, the planes are zeros.
+        typical: (M * planes, 17) from `typical_profiles`; if it is empty, the planes are zeros.
     """
     filled = images.copy()
     rows = modality_rows(missing, planes)
@@ -92,31 +92,31 @@ def blank(
 
 
 def typical_images(typical: Sequence[Sequence[float]], side: int) -> NDArray[np.float32]:
-    """Pictures (C, side, side) of `typical_profiles` (C, 17)."""
-    middles = (np.arange(RINGS + 1) + 0.5) / RINGS
+    """Return the images (C, side, side) of `typical_profiles` (C, 17)."""
+    centres = (np.arange(RINGS + 1) + 0.5) / RINGS
     radius = _radius(side)
-    return np.stack([np.interp(radius, middles, plane).astype(np.float32) for plane in typical])
+    return np.stack([np.interp(radius, centres, plane).astype(np.float32) for plane in typical])
 
 
 def modality_rows(modalities: Sequence[int], planes: int) -> list[int]:
-    """The planes of some modalities."""
+    """Return the planes of some modalities."""
     return [index * planes + plane for index in modalities for plane in range(planes)]
 
 
 def calibration_without(info: BundleInfo, missing: Sequence[str]) -> ProbabilityCalibration:
-    """The calibration that holds when some modalities are missing.
+    """Return the calibration for some missing modalities.
 
-    The one fitted for it if one modality is missing and the bundle has it; else that of the remaining heads.
+    For one missing modality it is the one fitted for it, if the bundle has one; else that of the remaining heads.
 
     Raises:
-        BundleError: a name that is no modality of the bundle, or nothing remains.
+        BundleError: a name is no modality of the bundle, or no modality remains.
     """
     if unknown := [name for name in missing if name not in info.modalities]:
         raise BundleError(
-            f"modality {unknown[0]!r} cannot be left out: bundle {info.name!r} reads {', '.join(info.modalities)}."
+            f"modality {unknown[0]!r} cannot be excluded: bundle {info.name!r} reads {', '.join(info.modalities)}."
         )
     if len(set(missing)) == len(info.modalities):
-        raise BundleError(f"all modalities of bundle {info.name!r} are left out; at least one must remain.")
+        raise BundleError(f"all modalities of bundle {info.name!r} are excluded; at least one must remain.")
     if not missing:
         return info.calibration
     if len(set(missing)) == 1 and missing[0] in info.missing_modality:
@@ -127,9 +127,9 @@ def calibration_without(info: BundleInfo, missing: Sequence[str]) -> Probability
 
 
 def dead_modalities(store: CellStore, modalities: Sequence[str], planes: Sequence[int]) -> tuple[str, ...]:
-    """The modalities that show nothing in most cells of a sample.
+    """Return the modalities that show nothing in most cells of a sample.
 
-    Only cells that segment has flagged are looked at, so that a sample without such a flag costs nothing.
+    Only cells that segment has flagged are read, so that a sample without the flag costs nothing.
 
     Args:
         store: the sample's cells.
@@ -137,7 +137,7 @@ def dead_modalities(store: CellStore, modalities: Sequence[str], planes: Sequenc
         planes: the store's channel of each of the bundle's planes.
 
     Returns:
-        Their names; none where all are dead, which no network can help.
+        Their names; none if all are dead, because no network can classify such cells.
     """
     flagged = np.flatnonzero(store.column("qc_flags") & QcFlag.MISSING_MODALITY.value)
     if 2 * len(flagged) <= len(store):

@@ -1,4 +1,4 @@
-"""What each step beyond the published method is worth: fitted on held-out cells, scored on test cells, fold by fold."""
+"""Ablations of the steps beyond the published method: fitted on calibration cells, scored on test cells, per fold."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["BLOOD", "FoldLogits", "Row", "ablations", "markdown"]
 
 BLOOD: Final = {"NEU": 60.0, "LYM": 28.0, "MO": 7.0, "EOS": 3.0, "BAS": 1.0}
-"""Per cent of each class in blood, for samples drawn as blood is."""
+"""Percentage of each class in blood, for simulated samples."""
 MAX_ERRORS: Final = (0.02, 0.05, 0.10)
 SAMPLE_CELLS: Final = 200
 SAMPLES: Final = 40
@@ -41,15 +41,15 @@ SAMPLES: Final = 40
 
 @dataclass(frozen=True)
 class FoldLogits:
-    """One fold's network on cells it did not learn from.
+    """The logits of one fold's network on cells that it was not trained on.
 
     Attributes:
-        calibration_logits: (N, H, K) of cells to fit on.
+        calibration_logits: (N, H, K) of the cells to fit on.
         calibration_labels: (N,) int64.
-        test_logits: (n, H, K) of cells to score on.
+        test_logits: (n, H, K) of the cells to score.
         test_labels: (n,) int64.
-        faults: what was done to the input, to logits (M, n, H, K) of the test cells with it done to modality m:
-            ``zeros`` in its place, ``typical`` planes in its place...
+        faults: name of a fault to logits (M, n, H, K) of the test cells with this fault in modality m: ``zeros`` or
+            ``typical`` planes in its place...
     """
 
     calibration_logits: NDArray[np.floating[Any]]
@@ -64,11 +64,11 @@ class Row:
     """One figure of one variant over the folds.
 
     Attributes:
-        ablation: which step.
-        variant: which way to do it.
+        ablation: the step.
+        variant: how it is done.
         figure: name of the figure.
-        by_fold: one value a fold; NaN where it could not be had.
-        less_base: the same less that of the ablation's first variant, fold by fold.
+        by_fold: one value per fold; NaN if there is none.
+        less_base: the difference from the ablation's first variant, per fold.
     """
 
     ablation: str
@@ -79,11 +79,11 @@ class Row:
 
 
 Figures = dict[str, dict[str, float]]
-"""Variant to figure to value; the first variant is what the others are compared with."""
+"""Variant to figure to value; the others are compared with the first variant."""
 
 
 def ablations(folds: Sequence[FoldLogits], classes: Sequence[str], modalities: Sequence[str]) -> list[Row]:
-    """Every ablation over some folds.
+    """Return every ablation over some folds.
 
     Args:
         folds: one or more.
@@ -160,7 +160,7 @@ def _temperature(fold: FoldLogits) -> Figures:
 
 
 def _abstention(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
-    """The error among accepted test cells at thresholds with and without a guarantee; a broken one counts 1."""
+    """Return the error of accepted test cells at thresholds with and without a bound; a broken bound counts as 1."""
     fused = _applied(fold.test_logits, chosen)
     confidence, right = fused.max(axis=1), fused.argmax(axis=1) == fold.test_labels
     held = _applied(fold.calibration_logits, chosen)
@@ -186,12 +186,12 @@ def _abstention(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
 def _missing(
     fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str], modalities: Sequence[str]
 ) -> Figures:
-    """F1 without each modality: by what fills its input, and by what the calibration knows of it.
+    """Return F1 without each modality, for each replacement of its input and each calibration.
 
-    The calibration for the fault is fitted on half of the test cells and scored on the other, both ways.
+    The calibration for the fault is fitted on half of the test cells and scored on the other half, both ways.
     """
-    whole = _quality(fold.test_labels, _applied(fold.test_logits, chosen), classes)["weighted F1"]
-    figures: Figures = {"none missing": dict.fromkeys((*modalities, "mean"), whole)}
+    complete = _quality(fold.test_labels, _applied(fold.test_logits, chosen), classes)["weighted F1"]
+    figures: Figures = {"none missing": dict.fromkeys((*modalities, "mean"), complete)}
     heads = fold.test_logits.shape[1]
     for fault, logits in fold.faults.items():
         kept: dict[str, float] = {}
@@ -210,9 +210,9 @@ def _missing(
 def _refitted(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     part = stratified_parts(labels, parts=2)
     fused = np.empty((len(labels), logits.shape[2]))
-    for apart in (part == 0, part == 1):
-        known, theirs = logits[~apart], labels[~apart]
-        fused[apart] = _applied(logits[apart], fit_calibration(known, theirs, stacked=stacking_helps(known, theirs)))
+    for scored in (part == 0, part == 1):
+        known, truth = logits[~scored], labels[~scored]
+        fused[scored] = _applied(logits[scored], fit_calibration(known, truth, stacked=stacking_helps(known, truth)))
     return fused
 
 
@@ -246,18 +246,18 @@ def _disagreement(fold: FoldLogits, chosen: ProbabilityCalibration, modalities: 
 
 
 def _draw(
-    rng: np.random.Generator, labels: NDArray[np.int64], share: NDArray[np.float64], count: int
+    rng: np.random.Generator, labels: NDArray[np.int64], share: NDArray[np.float64], number: int
 ) -> NDArray[np.int64]:
-    """Rows of cells drawn with replacement, classes with some shares; classes without cells are passed over."""
-    there = np.bincount(labels, minlength=len(share))
-    wanted = np.where(there > 0, share, 0.0)
-    numbers = rng.multinomial(count, wanted / wanted.sum())
+    """Draw rows of cells with replacement, with given class shares; classes without cells are skipped."""
+    count = np.bincount(labels, minlength=len(share))
+    wanted = np.where(count > 0, share, 0.0)
+    numbers = rng.multinomial(number, wanted / wanted.sum())
     parts = [rng.choice(np.flatnonzero(labels == k), number) for k, number in enumerate(numbers) if number]
     return np.concatenate(parts).astype(np.int64)
 
 
 def _prevalence(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str]) -> Figures:
-    """Mean absolute error, in points, of each class's percentage in samples drawn as blood is."""
+    """Return the mean absolute error, in points, of each class's percentage in simulated samples of blood."""
     if chosen.confusion is None:
         return {}
     natural = np.array([BLOOD.get(name, 0.0) for name in classes])
@@ -298,13 +298,13 @@ def _prevalence(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Seque
 
 
 def _uneven(classes: int) -> NDArray[np.float64]:
-    """Shares of classes that are not those of blood: each half of the one before it."""
+    """Return shares for classes that are not those of blood: each is half of the one before it."""
     share = 0.5 ** np.arange(classes)
     return np.asarray(share / share.sum(), np.float64)
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table for each ablation: folds, mean and deviation, and the paired difference from its first variant."""
+    """Return a table for each ablation: folds, mean and deviation, and the paired difference from its first variant."""
     lines: list[str] = []
     for ablation in dict.fromkeys(row.ablation for row in rows):
         some = [row for row in rows if row.ablation == ablation]

@@ -26,35 +26,14 @@ if TYPE_CHECKING:
     from wbcpipe.classify.study.jobs import Job
     from wbcpipe.classify.study.runner import StudyCells
     from wbcpipe.classify.training.progress import EpochReport
+    from wbcpipe.classify.training.recipe import RecipeKeys
 
 __all__ = ["StudyRequest", "study"]
 
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """The options of the command.
-
-    Attributes:
-        samples: names of samples, or paths of cells.zarr.
-        out: folder of the study.
-        methods, backbones: names with commas between, or ``all``.
-        folds: of the cross-validation.
-        side: input side in pixels.
-        epochs: of every network; None for the recipe's.
-        recipe: ``published`` trains as the paper does, ``default`` as `wbcpipe train`.
-        settings: recipe keys for all networks, as KEY=VALUE.
-        variants: further rows, as NAME:KEY=VALUE.
-        min_class_size: classes of fewer cells are merged.
-        group_by: cells of one group stay in one fold.
-        calibration_fraction: fraction of the cells not tested on that is kept to calibrate on.
-        seed: of all random numbers.
-        workers: number of networks that train in parallel.
-        threads: CPU threads of each.
-        tables_only: train nothing.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        data: the data root.
-        as_json: print JSON.
-    """
+    """The options of the command; see their help texts."""
 
     samples: tuple[str, ...]
     out: Path
@@ -212,7 +191,7 @@ def _plan(request: StudyRequest) -> tuple[StudyCells, list[Job], str]:
 
     methods = _names(request.methods, METHODS, "method")
     backbones = _names(request.backbones, tuple(BACKBONE_NAMES), "backbone")
-    keys: dict[str, Any] = {"side": request.side, "start_side": request.side, "seed": request.seed}
+    keys: RecipeKeys = {"side": request.side, "start_side": request.side, "seed": request.seed}
     if request.epochs is not None:
         keys["epochs"] = request.epochs
     if request.recipe == "published":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.classify.training.data import CellSet
+    from wbcpipe.classify.training.recipe import RecipeKeys
 
 __all__ = ["ALL", "Job", "Split", "group_cells", "plan_jobs", "split_cells"]
 
@@ -75,8 +76,8 @@ def plan_jobs(
     methods: Sequence[str],
     backbones: Sequence[str],
     folds: int,
-    settings: Mapping[str, Any],
-    variants: Mapping[str, Mapping[str, Any]],
+    settings: RecipeKeys,
+    variants: Mapping[str, RecipeKeys],
 ) -> list[Job]:
     """Return all jobs of a study, each after those it needs.
 
@@ -91,7 +92,7 @@ def plan_jobs(
     Raises:
         ConfigError: a name or a recipe key is not known, or a variant's key is one that all rows share.
     """
-    rows: dict[str, dict[str, Any]] = {name: {"method": name} for name in methods if name != "single"}
+    rows: dict[str, RecipeKeys] = {name: {"method": name} for name in methods if name != "single"}
     for name, keys in variants.items():
         if name in rows or name in cells.modalities or not name.replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"variant {name!r}: choose another name, of letters, digits, '-' and '_'.")
@@ -112,7 +113,7 @@ def plan_jobs(
     return sorted(jobs, key=lambda job: (job.fold, bool(job.needs), -job.cost))
 
 
-def _method(keys: Mapping[str, Any]) -> str:
+def _method(keys: RecipeKeys) -> str:
     return str(keys.get("method", Recipe().method))
 
 
@@ -120,7 +121,7 @@ def _is_built_on_singles(method: str) -> bool:
     return method == "late-fusion" or method.endswith("-kd")
 
 
-def _check_variant(name: str, keys: Mapping[str, Any], modalities: Sequence[str]) -> None:
+def _check_variant(name: str, keys: RecipeKeys, modalities: Sequence[str]) -> None:
     """Refuse a variant that would fail, or be compared wrongly, only after other networks were trained."""
     method = _method(keys)
     for key in (*_SHARED, *(("normalise",) if _is_built_on_singles(method) else ())):
@@ -133,7 +134,7 @@ def _check_variant(name: str, keys: Mapping[str, Any], modalities: Sequence[str]
         raise ConfigError(f"variant {name!r}: modality {keys.get('modality')!r} is none of {', '.join(modalities)}.")
 
 
-def _recipe(keys: Mapping[str, Any], backbone: str, settings: Mapping[str, Any], cells: CellSet) -> Recipe:
+def _recipe(keys: RecipeKeys, backbone: str, settings: RecipeKeys, cells: CellSet) -> Recipe:
     content = merge_keys(settings, {**keys, "backbone": BACKBONE_NAMES[backbone]})
     content.setdefault("teacher_epochs", content.get("epochs", Recipe().epochs))
     try:

@@ -1,8 +1,8 @@
-"""Augmentation of batches of multi-plane 16-bit pictures, as float tensors, for whole batches at once.
+"""Augmentation of batches of multi-plane images, as float tensors, one operation per batch.
 
-Cells have no up and no side: flips, any rotation, a little scale and shift, by one grid sampling a batch. Each plane's
-lamp and camera differ from day to day: gain, offset and a bend of the response. Focus and noise differ too. Where the
-inputs of a network are independent cells, each has its own geometry; where they are one cell, they share it.
+Cells have no orientation: flips, any rotation, a little scale and shift, by one grid sampling per batch. Lamp and
+camera of each plane vary from day to day: gain, offset and gamma. Focus and noise vary too. If the inputs of a network
+show different cells, each has its own geometry; if they show one cell, they share it.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Augmentation", "augment", "restain", "sample_affine"]
 
-#: Shares of the light between which a change of stain is reckoned: optical densities of 2.3 and -0.2.
+#: Limits of transmitted light for a change of stain: optical densities of 2.3 and -0.2.
 _DARKEST: Final = 0.005
 _BRIGHTEST: Final = math.log(1.6)
 
 
 class Augmentation(BaseModel):
-    """How strongly to augment; zero everywhere switches it off.
+    """Strength of the augmentation; zeros switch it off.
 
     Attributes:
-        rotate: turn by any angle, and mirror, if true.
-        lossless_prob: share of the pictures that are only mirrored, turned by right angles and shifted by whole pixels.
-        interpolation: of the others. Interpolated pictures are softer than those a microscope takes: a network that has
-            seen none but them calls sharp ones wrong (see ``docs/results/resampling.md``).
+        rotate: rotate by any angle and mirror, if true.
+        lossless_prob: fraction of the images that are only mirrored, rotated by 90 degrees and shifted by full pixels.
+        interpolation: of the others. Interpolated images are less sharp than those of a microscope: a network that was
+            trained on them alone misclassifies sharp ones (see ``docs/results/resampling.md``).
         scale: largest relative change of size.
-        shift: largest shift, as a share of the side.
+        shift: largest shift, relative to the side.
         gain: standard deviation of the relative change of contrast, per plane.
         offset: standard deviation of the change of brightness, in normalised units.
-        gamma: largest gamma-like bend of the response, per plane.
-        blur: largest share of a smoothed copy mixed in; its half may also be taken away (sharpening).
+        gamma: largest gamma-like change of the response, per plane.
+        blur: largest weight of a smoothed copy that is added; up to half of it may be subtracted (sharpening).
         noise: largest standard deviation of pixel noise, in normalised units.
-        stain: standard deviation of the logarithm of how much more, or less, stain a plane shows: its optical density
-            is multiplied, as by Beer-Lambert's law another dye, time or light does.
+        stain: standard deviation of the logarithm of a factor on the optical density of a plane, which by
+            Beer-Lambert's law models another dye, staining time or light.
         stain_mixing: standard deviation of the share of another plane's optical density that is added to a plane, where
             they show one cell: no two cameras separate the colours alike.
-        restained: share of the pictures to which the last two are done.
+        restained: fraction of the images that the last two change.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,15 +64,15 @@ class Augmentation(BaseModel):
 
 
 def restain(light: Tensor, bright: Tensor, same: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
-    """A batch as another stain, dye lot or camera would show it; changed in place.
+    """Change a batch, in place, to another stain, dye lot or camera.
 
     Args:
-        light: (B, C, side, side) float32; light planes as shares of their background's light, or of what is between
-            that and their darkest stain, see `normalise`.
-        bright: (C,) bool, which planes are such.
-        same: (B,) bool, true where all planes show one cell.
-        options: how strongly.
-        generator: source of all randomness, on the CPU.
+        light: (B, C, side, side) float32; bright planes as light relative to their background, or relative to the
+            range between background and darkest stain, see `normalise`.
+        bright: (C,) bool, which planes are bright.
+        same: (B,) bool, true if all planes show one cell.
+        options: strength.
+        generator: source of the random numbers, on the CPU.
 
     Returns:
         (B, C, side, side) float32.
@@ -89,7 +89,7 @@ def restain(light: Tensor, bright: Tensor, same: Tensor, options: Augmentation, 
         other = ~torch.eye(planes, dtype=torch.bool) & same[:, None, None]
         mixed = mixed + torch.where(other, others, 0.0)
     where = (torch.nonzero(chosen).to(light.device), torch.nonzero(bright)[:, 0].to(light.device))
-    density = light[where].clamp_min(_DARKEST).log_()  # of bright planes alone: a dark one's scale is its own
+    density = light[where].clamp_min(_DARKEST).log_()  # bright planes only: dark ones have another scale
     changed = torch.einsum("bij,bjyx->biyx", mixed.to(light.device), density)
     light[where] = changed.clamp_(max=_BRIGHTEST).exp_()
     return light
@@ -104,31 +104,31 @@ def augment(
     *,
     side: int | None = None,
 ) -> Tensor:
-    """A changed copy of a batch.
+    """Return an augmented copy of a batch.
 
     Args:
         images: (B, C, side, side) float32, normalised; C = inputs * planes.
-        same: (B,) bool, true where all inputs show one cell and must keep one geometry.
-        inputs: how many independent inputs the planes form.
-        options: how strongly.
-        generator: source of all randomness, on the CPU.
-        side: the side to sample at, by default that of the input.
+        same: (B,) bool, true if all inputs show one cell and share its geometry.
+        inputs: number of independent inputs.
+        options: strength.
+        generator: source of the random numbers, on the CPU.
+        side: side of the result, by default that of the input.
 
     Returns:
         (B, C, side, side) float32.
     """
     batch, channels, size, _ = images.shape
     side = side or size
-    theta, whole = _geometry(batch, inputs, side, options, generator)  # (B, inputs, 2, 3), (B, inputs)
-    theta[same], whole[same] = theta[same][:, :1], whole[same][:, :1]
+    theta, lossless = _geometry(batch, inputs, side, options, generator)  # (B, inputs, 2, 3), (B, inputs)
+    theta[same], lossless[same] = theta[same][:, :1], lossless[same][:, :1]
     parts = images.reshape(batch * inputs, channels // inputs, size, size)
     moved = images.new_empty((len(parts), parts.shape[1], side, side))
-    # At another side no pixel falls on a pixel.
-    lossless = whole.flatten() & (side == size)
-    for rows, how in ((lossless, "nearest"), (~lossless, options.interpolation)):
+    # At another side every pixel is interpolated.
+    exact = lossless.flatten() & (side == size)
+    for rows, mode in ((exact, "nearest"), (~exact, options.interpolation)):
         if rows.any():
-            there = rows.to(images.device)
-            moved[there] = sample_affine(parts[there], theta.flatten(0, 1)[rows], side, how)
+            chosen = rows.to(images.device)
+            moved[chosen] = sample_affine(parts[chosen], theta.flatten(0, 1)[rows], side, mode)
     return _photometric(moved.reshape(batch, channels, side, side), options, generator)
 
 
@@ -139,34 +139,34 @@ def _uniform(shape: tuple[int, ...], limit: float, generator: torch.Generator) -
 def _geometry(
     batch: int, inputs: int, side: int, options: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Affine matrices (B, inputs, 2, 3) of grid sampling, and which of them (B, inputs) move whole pixels only."""
+    """Return affine matrices (B, inputs, 2, 3) for grid sampling, and which of them (B, inputs) are lossless."""
     shape = (batch, inputs)
     angle = _uniform(shape, math.pi if options.rotate else 0.0, generator)
     mirror = torch.where(torch.rand(shape, generator=generator) < 0.5 * options.rotate, -1.0, 1.0)
     scale = torch.exp(_uniform(shape, options.scale, generator))
     shift = _uniform((*shape, 2), 2 * options.shift, generator)  # the grid runs from -1 to 1
-    whole = torch.rand(shape, generator=generator) < options.lossless_prob
+    lossless = torch.rand(shape, generator=generator) < options.lossless_prob
     if options.lossless_prob:
         quarter = math.pi / 2
-        angle = torch.where(whole, torch.round(angle / quarter) * quarter, angle)
-        scale = torch.where(whole, 1.0, scale)
-        shift = torch.where(whole.unsqueeze(-1), torch.round(shift * side / 2) * 2 / side, shift)
+        angle = torch.where(lossless, torch.round(angle / quarter) * quarter, angle)
+        scale = torch.where(lossless, 1.0, scale)
+        shift = torch.where(lossless.unsqueeze(-1), torch.round(shift * side / 2) * 2 / side, shift)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
     rows = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=-1)
     rows = rows.reshape(batch, inputs, 2, 2)  # (B, inputs, 4) -> (B, inputs, 2, 2)
-    return torch.cat([rows, shift.unsqueeze(-1)], dim=-1), whole
+    return torch.cat([rows, shift.unsqueeze(-1)], dim=-1), lossless
 
 
 def sample_affine(images: Tensor, theta: Tensor, side: int, interpolation: str) -> Tensor:
-    """Pictures (N, C, side, side) of ``images`` (N, C, S, S) moved by affine matrices (N, 2, 3); edges are mirrored."""
+    """Transform images (N, C, S, S) by affine matrices (N, 2, 3) to (N, C, side, side); edges are mirrored."""
     grid = _grid(theta.to(images.device), side)
     return functional.grid_sample(images, grid, mode=interpolation, padding_mode="reflection", align_corners=False)
 
 
 def _grid(theta: Tensor, side: int) -> Tensor:
-    """Sampling points (N, side, side, 2), x before y, of affine matrices (N, 2, 3).
+    """Return sampling points (N, side, side, 2), x before y, of affine matrices (N, 2, 3).
 
-    What ``functional.affine_grid`` gives, at a fifth of its time: rows and columns are added, not multiplied out.
+    The result is that of ``functional.affine_grid`` in a fifth of its time: rows and columns are added.
     """
     axis = (torch.arange(side, device=theta.device, dtype=theta.dtype) * 2 + 1) / side - 1
     across = theta[:, None, None, :, 0] * axis[None, None, :, None]  # (N, 1, side, 2)
@@ -175,7 +175,7 @@ def _grid(theta: Tensor, side: int) -> Tensor:
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """(B, C, side, side) under the binomial filter (1, 2, 1) / 4 along both axes; edges repeat."""
+    """Return images (B, C, side, side) after the binomial filter (1, 2, 1) / 4 along both axes, with repeated edges."""
     for axis in (-1, -2):
         size = images.shape[axis]
         before = torch.cat([images.narrow(axis, 0, 1), images.narrow(axis, 0, size - 1)], dim=axis)
@@ -195,14 +195,14 @@ def _photometric(images: Tensor, options: Augmentation, generator: torch.Generat
     offset = torch.randn(plane, generator=generator) * options.offset
     if options.gamma:
         gamma = _uniform(plane, options.gamma, generator).to(device)
-        # A quadratic bend in place of a power: monotone over the values met, and much cheaper.
+        # A quadratic curve in place of a power: monotone over the range of values, and much faster.
         curve = images.clamp(-3, 3).mul_(gamma / 3).add_(gain.to(device))
         images = images.mul_(curve).add_(offset.to(device))
     else:
         images = images.mul_(gain.to(device)).add_(offset.to(device))
     if options.noise:
         level = torch.rand(plane, generator=generator) * options.noise
-        # One field of noise for the batch, of another strength in each plane: noise is costly to draw.
+        # One noise field for the batch, with another strength in each plane: random numbers are slow.
         field = torch.randn((1, *images.shape[1:]), generator=generator)
         images = images.add_(field.to(device) * level.to(device))
     return images

@@ -1,13 +1,13 @@
-"""Training state on disk: one safetensors file, whole or absent, with its JSON inside the header."""
+"""Training state on disk: one safetensors file, written atomically, with JSON in its header."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
 from wbcpipe.errors import TrainingDataError
@@ -20,25 +20,53 @@ if TYPE_CHECKING:
 
     from wbcpipe.classify.training.data import CellSet
 
-__all__ = ["fingerprint", "load_state", "module_tensors", "optimizer_tensors", "restore_optimizer", "save_state"]
+__all__ = [
+    "CheckpointInfo",
+    "fingerprint",
+    "load_state",
+    "module_tensors",
+    "optimizer_tensors",
+    "restore_optimizer",
+    "save_state",
+]
 
 
-def save_state(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write tensors and a JSON object as one file, atomically."""
+class CheckpointInfo(BaseModel):
+    """The JSON of a training state.
+
+    Attributes:
+        fingerprint: of the training cells and the recipe.
+        epoch: epochs done.
+        history: [loss, accuracy] of each epoch.
+        best_loss: lowest loss on the watched cells; None without one.
+        stale_epochs: epochs since.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    epoch: int
+    history: list[list[float]]
+    best_loss: float | None = None
+    stale_epochs: int = 0
+
+
+def save_state(path: Path, tensors: dict[str, Tensor], info: CheckpointInfo) -> None:
+    """Write tensors and their JSON as one file, atomically."""
     payload = safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        metadata={"wbcpipe": json.dumps(state)},
+        metadata={"wbcpipe": info.model_dump_json()},
     )
     with write_atomic(path) as handle:
         handle.write(payload)
 
 
-def load_state(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read what ``save_state`` wrote; None where there is no file.
+def load_state(path: Path, expected: str) -> tuple[dict[str, Tensor], CheckpointInfo] | None:
+    """Read what ``save_state`` wrote; return None if there is no file.
 
     Args:
         path: the file.
-        expected: fingerprint that its state must carry.
+        expected: the fingerprint that it must have.
 
     Raises:
         TrainingDataError: the file belongs to other cells or another recipe, or cannot be read.
@@ -47,20 +75,20 @@ def load_state(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, 
         return None
     try:
         with safe_open(path, framework="pt") as handle:
-            state = json.loads((handle.metadata() or {}).get("wbcpipe", "{}"))
+            info = CheckpointInfo.model_validate_json((handle.metadata() or {}).get("wbcpipe", ""))
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}
     except (SafetensorError, ValueError, OSError) as error:
         raise TrainingDataError(f"{path}: training state cannot be read ({error}); move it away.") from error
-    if state.get("fingerprint") != expected:
+    if info.fingerprint != expected:
         raise TrainingDataError(
             f"{path}: this folder holds a training of other cells or another recipe (fingerprint "
-            f"{state.get('fingerprint')}, wanted {expected}); give another --out, or move the folder away."
+            f"{info.fingerprint}, expected {expected}); give another --out, or move the folder away."
         )
-    return tensors, state
+    return tensors, info
 
 
 def fingerprint(cells: CellSet, text: str) -> str:
-    """A short hash of the training cells and of a text that says what is done with them."""
+    """Return a short hash of the training cells and of a text that identifies the training."""
     digest = hashlib.blake2b(digest_size=12)
     for array in (cells.images, cells.labels, cells.groups):
         digest.update(repr((array.shape, str(array.dtype))).encode())
@@ -71,25 +99,25 @@ def fingerprint(cells: CellSet, text: str) -> str:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors."""
+    """Return the optimizer's state as named tensors."""
     state = optimizer.state_dict()["state"]
     return {f"opt.{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` gave."""
+    """Restore what ``optimizer_tensors`` returned."""
     content = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith("opt."):
             _, index, key = name.split(".")
             like = parameters[int(index)]
-            # Fused steps walk through memory: a moment must lie as its parameter does.
+            # Fused steps go through memory in order: a moment needs the memory layout of its parameter.
             entry = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.ndim else tensor
             content["state"].setdefault(int(index), {})[key] = entry
     optimizer.load_state_dict(content)
 
 
 def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Parameters and buffers by name."""
+    """Return parameters and buffers by name."""
     return {prefix + name: tensor for name, tensor in module.state_dict().items()}

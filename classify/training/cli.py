@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.progress import EpochReport, StepReport, TrainingOptions
-    from wbcpipe.classify.training.recipe import Recipe
+    from wbcpipe.classify.training.recipe import Recipe, RecipeKeys
 
 __all__ = ["TrainRequest", "train"]
 
@@ -34,23 +34,7 @@ _DISTILLATION_COST: Final = 1.6
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The options of the command, beside the keys of the recipe.
-
-    Attributes:
-        samples: names of samples, or paths of cells.zarr.
-        out: work folder.
-        name: name of the bundle.
-        validation: samples to validate and calibrate on.
-        folds: number of folds of a cross-validation.
-        fold: the one fold to run.
-        recipe_path: a recipe as a JSON file.
-        published: start from the paper's recipe.
-        init_from: name or folder of the bundle to initialise from.
-        threads: CPU threads.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        data: the data root.
-        as_json: print JSON.
-    """
+    """The options of the command, beside the keys of the recipe; see their help texts."""
 
     samples: tuple[str, ...]
     out: Path
@@ -206,7 +190,7 @@ def _bundle_text(bundle: Bundle, as_json: bool) -> str:
     return "\n".join([*lines, f"bundle {bundle.path} (SHA-256 {bundle.info.sha256[:12]})"])
 
 
-def _recipe_keys(request: TrainRequest, options: Mapping[str, Any], init_from: Bundle | None) -> dict[str, Any]:
+def _recipe_keys(request: TrainRequest, options: Mapping[str, Any], init_from: Bundle | None) -> RecipeKeys:
     """Return the keys of the recipe that the user gave, all of them valid."""
     from pydantic import ValidationError
 

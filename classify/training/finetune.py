@@ -1,12 +1,12 @@
-"""Training that starts from the weights of a bundle, for few cells of another stain or microscope.
+"""Fine-tuning of a bundle, for few cells of another stain or microscope.
 
-What a network has learned of cells carries over where its answers do not: started so it needs a fifth of the steps, and
-is a little more often right (``docs/results/other-laboratories.md``).
+The features that a network has learned transfer even where its classes do not: it needs a fifth of the steps, and is
+right a little more often (``docs/results/other-laboratories.md``).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.training.data import CellSet
-    from wbcpipe.classify.training.recipe import Recipe
+    from wbcpipe.classify.training.recipe import Recipe, RecipeKeys
 
 __all__ = ["check_init_from", "init_from_keys", "load_pretrained_weights"]
 
 LR: Final = 1e-3
-"""A quarter of what a training from nothing takes, which unlearns: on 100 cells 79 and 76 % were right."""
+"""A quarter of the rate for random weights, which destroys what was learned: of 100 cells 79 and 76 % were right."""
 _LAST_LAYER: Final = "backbone.fc."
-"""Its outputs are heads x classes, of all backbones."""
+"""Its outputs are heads x classes, in all backbones."""
 
 
-def init_from_keys(bundle: Bundle) -> dict[str, Any]:
-    """The keys of a recipe that go on from a bundle; what is said besides may change all but the network.
+def init_from_keys(bundle: Bundle) -> RecipeKeys:
+    """Return the recipe keys for fine-tuning a bundle; other keys may change all but the network.
 
-    Distillation is left out: teachers would have to learn from the few cells alone.
+    There is no distillation: teachers would have to learn from the few cells alone.
     """
     info = bundle.info
     kinds = set(info.normalisation.polarity)
@@ -49,56 +49,59 @@ def init_from_keys(bundle: Bundle) -> dict[str, Any]:
 
 
 def check_init_from(recipe: Recipe, bundle: Bundle | None, cells: CellSet) -> None:
-    """See that a recipe's training can start from a bundle's weights, where it says that it does.
+    """Check that a recipe's network can be initialised from a bundle, if the recipe names one.
 
     Args:
         recipe: the recipe.
-        bundle: the bundle, ``None`` if none is at hand.
-        cells: to learn from, as the recipe's method reads them.
+        bundle: the bundle; None without one.
+        cells: the training cells, as the recipe's method reads them.
 
     Raises:
-        ConfigError: the recipe starts from other weights, or its network is another.
-        TrainingDataError: the cells' modalities, scale or classes are not those that the bundle knows.
+        ConfigError: the recipe names other weights, or has another network.
+        TrainingDataError: the bundle was trained on other modalities, another pixel size or other classes.
     """
     if recipe.init_from != ("" if bundle is None else bundle.info.sha256):
         raise ConfigError(
-            f"this recipe starts from {f'weights {recipe.init_from[:12]}' if recipe.init_from else 'nothing'}; "
-            "name the bundle that has them with --init-from, or take `init_from` out of it."
+            f"this recipe starts from {f'weights {recipe.init_from[:12]}' if recipe.init_from else 'random weights'}; "
+            "name the bundle that has them with --init-from, or remove `init_from` from the recipe."
         )
     if bundle is None:
         return
     info = bundle.info
     if info.method == "late-fusion" or recipe.method == "late-fusion":
-        raise ConfigError(f"late fusion has a network for each modality, which no bundle starts: {info.name!r}.")
+        raise ConfigError(
+            f"late fusion has a network for each modality and cannot start from a bundle, here {info.name!r}; choose "
+            "another --method."
+        )
     own = (info.method.removesuffix("-kd"), info.backbone)
     if own != (recipe.method.removesuffix("-kd"), recipe.backbone):
         raise ConfigError(
             f"bundle {info.name!r} is {own[0]} on {own[1]}, the recipe {recipe.method} on {recipe.backbone}: "
-            "weights of one do not fit the other; leave --method and --backbone out."
+            "weights of one do not fit the other; omit --method and --backbone."
         )
     if (info.modalities, info.planes) != (cells.modalities, cells.planes):
         raise TrainingDataError(
-            f"bundle {info.name!r} knows modalities {list(info.modalities)} of {info.planes} plane(s), "
-            f"these cells have {list(cells.modalities)} of {cells.planes}."
+            f"bundle {info.name!r} was trained on modalities {list(info.modalities)} of {info.planes} plane(s), "
+            f"these cells have {list(cells.modalities)} of {cells.planes}; choose another bundle."
         )
     if abs(cells.pixel_um / info.pixel_um - 1) > PIXEL_TOLERANCE:
         raise TrainingDataError(
-            f"bundle {info.name!r} knows crops of {info.pixel_um} um a pixel, these have {cells.pixel_um}; segment or "
-            f"import them again with --pixel-um {info.pixel_um}."
+            f"bundle {info.name!r} was trained on crops of {info.pixel_um} um a pixel, these have {cells.pixel_um}; "
+            f"segment or import them again with --pixel-um {info.pixel_um}."
         )
     if not set(info.classes) & set(cells.classes):
         raise TrainingDataError(
-            f"bundle {info.name!r} knows the classes {', '.join(info.classes)}, these cells are of none of them "
-            f"({', '.join(cells.classes)})."
+            f"bundle {info.name!r} was trained on the classes {', '.join(info.classes)}, these cells are of none of "
+            f"them ({', '.join(cells.classes)}); choose another bundle."
         )
 
 
 def load_pretrained_weights(network: FusionNetwork, bundle: Bundle, classes: Sequence[str]) -> None:
-    """Give a network a bundle's weights; in the last layer those of the classes that both know.
+    """Copy a bundle's weights into a network; in the last layer, those of the classes that both have.
 
     Args:
-        network: of the bundle's kind, for ``classes``.
-        bundle: whose weights to take.
+        network: of the bundle's method and backbone, for ``classes``.
+        bundle: the source of the weights.
         classes: K names, in the network's order.
     """
     before = bundle.network().state_dict()
@@ -110,6 +113,6 @@ def load_pretrained_weights(network: FusionNetwork, bundle: Bundle, classes: Seq
                 continue
             new = values.view(network.heads, len(classes), -1)
             old = before[name].view(network.heads, len(known), -1)
-            for place, text in enumerate(classes):
+            for index, text in enumerate(classes):
                 if text in known:
-                    new[:, place] = old[:, known.index(text)]
+                    new[:, index] = old[:, known.index(text)]

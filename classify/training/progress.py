@@ -68,9 +68,11 @@ class TrainingOptions:
         device: ``auto``, ``cpu`` or ``cuda``.
         on_epoch: called after each epoch.
         on_step: called after each step.
+        fold: number of the fold for the reports.
     """
 
     init_from: Bundle | None = None
     device: str = "auto"
     on_epoch: Callable[[EpochReport], None] | None = None
     on_step: Callable[[StepReport], None] | None = None
+    fold: int | None = None

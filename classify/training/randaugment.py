@@ -1,9 +1,9 @@
-"""RandAugment of multi-plane pictures, for whole batches at once: the augmentation of the MM-MIMO + KD paper.
+"""RandAugment of multi-plane images, one operation per batch: the augmentation of the MM-MIMO + KD paper.
 
 Cubuk et al., https://doi.org/10.48550/arXiv.1909.13719, with the operations and ranges of torchvision's
-``RandAugment``. Its 14th operation, colour, means nothing on a single plane and is left out. Where the inputs of a
-network are independent cells, each has operations of its own; where they are one cell, what moves it is shared, and
-what changes its light is drawn for each input, as each has a lamp of its own.
+``RandAugment``. Its 14th operation, colour, is undefined for a single plane and omitted. If the inputs of a network
+show different cells, each has its own operations; if they show one cell, they share its geometry, and the operations on
+light are drawn for each input, because each has its own lamp.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional
-from torchvision.transforms.v2 import functional as pictures
+from torchvision.transforms.v2 import functional as vision
 
 from wbcpipe.classify.training.augment import sample_affine
 
@@ -27,7 +27,7 @@ __all__ = ["RandAugment", "rand_augment"]
 
 BINS: Final = 30
 """The largest magnitude."""
-_MOVING: Final = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+_GEOMETRIC: Final = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 _LIGHT: Final = (
     *("identity", "brightness", "contrast", "sharpness"),
     *("posterize", "solarize", "autocontrast", "equalize"),
@@ -35,10 +35,10 @@ _LIGHT: Final = (
 
 
 class RandAugment(BaseModel):
-    """How many operations, and how strong.
+    """Number and strength of the operations.
 
     Attributes:
-        operations: N, applied to each cell one after the other.
+        operations: N, applied to each cell in sequence.
         magnitude: M, of 30.
     """
 
@@ -57,18 +57,18 @@ def rand_augment(
     *,
     side: int | None = None,
 ) -> Tensor:
-    """A changed copy of a batch.
+    """Return an augmented copy of a batch.
 
-    Operations on light need a range of grey levels: it is that of each input over the batch. Pictures that are moved
-    are moved once, by all that moves them together; the others keep every pixel.
+    Operations on light need a range of grey levels: that of each input over the batch. An image is resampled at most
+    once, by all its geometric operations together.
 
     Args:
         images: (B, C, S, S) float32, normalised; C = inputs * planes.
-        same: (B,) bool, true where all inputs show one cell.
-        inputs: how many independent inputs the planes form.
-        options: how strongly.
-        generator: source of all randomness, on the CPU.
-        side: the side to resize to, by default S.
+        same: (B,) bool, true if all inputs show one cell.
+        inputs: number of independent inputs.
+        options: strength.
+        generator: source of the random numbers, on the CPU.
+        side: side of the result, by default S.
 
     Returns:
         (B, C, side, side) float32.
@@ -82,14 +82,14 @@ def rand_augment(
     theta = torch.eye(2, 3).expand(*shape, 2, 3).clone()
     share = options.magnitude / BINS
     for _ in range(options.operations):
-        number = torch.randint(len(_MOVING) + len(_LIGHT), shape, generator=generator)
+        number = torch.randint(len(_GEOMETRIC) + len(_LIGHT), shape, generator=generator)
         sign = torch.randint(2, shape, generator=generator).mul(2).sub(1).float()
-        light = torch.randint(len(_LIGHT), shape, generator=generator) + len(_MOVING)
+        light = torch.randint(len(_LIGHT), shape, generator=generator) + len(_GEOMETRIC)
         first = number[:, :1].expand(shape)
-        number = torch.where(same[:, None], torch.where(first < len(_MOVING), first, light), number)
-        moves = _movements(number, torch.where(same[:, None], sign[:, :1].expand(shape), sign), share)
-        theta = _after(theta, moves)
-        _relight(unit, number.flatten(), sign.flatten(), share)
+        number = torch.where(same[:, None], torch.where(first < len(_GEOMETRIC), first, light), number)
+        moves = _geometry(number, torch.where(same[:, None], sign[:, :1].expand(shape), sign), share)
+        theta = _compose(theta, moves)
+        _change_light(unit, number.flatten(), sign.flatten(), share)
     flat = theta.flatten(0, 1)
     moved = (flat != torch.eye(2, 3)).flatten(1).any(dim=1).to(unit.device)
     if moved.any():
@@ -100,8 +100,8 @@ def rand_augment(
     return changed
 
 
-def _movements(number: Tensor, sign: Tensor, share: float) -> Tensor:
-    """Affine matrices (B, inputs, 2, 3) of the operations (B, inputs); unity for those that move nothing."""
+def _geometry(number: Tensor, sign: Tensor, share: float) -> Tensor:
+    """Return affine matrices (B, inputs, 2, 3) of the operations (B, inputs); the identity for operations on light."""
     amounts = {
         "shear_x": 0.3 * share,
         "shear_y": 0.3 * share,
@@ -109,32 +109,32 @@ def _movements(number: Tensor, sign: Tensor, share: float) -> Tensor:
         "translate_y": 2 * 150 / 331 * share,
         "rotate": math.radians(30) * share,
     }
-    amount = torch.stack([sign * amounts[name] * (number == index) for index, name in enumerate(_MOVING)])
+    amount = torch.stack([sign * amounts[name] * (number == index) for index, name in enumerate(_GEOMETRIC)])
     shear_x, shear_y, right, down, angle = amount
     cosine, sine = torch.cos(angle), torch.sin(angle)
     rows = torch.stack([cosine, shear_x - sine, right, shear_y + sine, cosine, down], dim=-1)
     return rows.reshape(*number.shape, 2, 3)
 
 
-def _after(first: Tensor, second: Tensor) -> Tensor:
-    """One affine matrix (..., 2, 3) for two in a row."""
+def _compose(first: Tensor, second: Tensor) -> Tensor:
+    """Return the affine matrix (..., 2, 3) of two in sequence."""
     linear = first[..., :2] @ second[..., :2]
     shift = first[..., :2] @ second[..., 2:] + first[..., 2:]
     return torch.cat([linear, shift], dim=-1)
 
 
-def _relight(unit: Tensor, number: Tensor, sign: Tensor, share: float) -> None:
-    """Apply the operations on light, in place, to pictures (n, c, S, S) in [0, 1]."""
+def _change_light(unit: Tensor, number: Tensor, sign: Tensor, share: float) -> None:
+    """Apply the operations on light, in place, to images (n, c, S, S) in [0, 1]."""
     operations: dict[str, Callable[[Tensor, float], Tensor]] = {
-        "brightness": lambda part, way: _by_plane(pictures.adjust_brightness, part, 1 + way * 0.9 * share),
-        "contrast": lambda part, way: _by_plane(pictures.adjust_contrast, part, 1 + way * 0.9 * share),
-        "sharpness": lambda part, way: _by_plane(pictures.adjust_sharpness, part, 1 + way * 0.9 * share),
-        "posterize": lambda part, _: pictures.posterize(part, 8 - round(4 * share)),
-        "solarize": lambda part, _: pictures.solarize(part, 1 - share),
-        "autocontrast": lambda part, _: _by_plane(pictures.autocontrast, part),
-        "equalize": lambda part, _: _by_plane(_equalized, part),
+        "brightness": lambda part, way: _by_plane(vision.adjust_brightness, part, 1 + way * 0.9 * share),
+        "contrast": lambda part, way: _by_plane(vision.adjust_contrast, part, 1 + way * 0.9 * share),
+        "sharpness": lambda part, way: _by_plane(vision.adjust_sharpness, part, 1 + way * 0.9 * share),
+        "posterize": lambda part, _: vision.posterize(part, 8 - round(4 * share)),
+        "solarize": lambda part, _: vision.solarize(part, 1 - share),
+        "autocontrast": lambda part, _: _by_plane(vision.autocontrast, part),
+        "equalize": lambda part, _: _by_plane(_equalize, part),
     }
-    for index, name in enumerate(_LIGHT, start=len(_MOVING)):
+    for index, name in enumerate(_LIGHT, start=len(_GEOMETRIC)):
         for way in (-1.0, 1.0):
             rows = torch.nonzero((number == index) & (sign == way)).flatten().to(unit.device)
             if name in operations and len(rows):
@@ -142,11 +142,11 @@ def _relight(unit: Tensor, number: Tensor, sign: Tensor, share: float) -> None:
 
 
 def _by_plane(operation: Callable[..., Tensor], part: Tensor, *factor: float) -> Tensor:
-    """An operation that takes pictures of one plane or three, on each plane of (n, c, S, S) alone."""
+    """Apply an operation for images of one or three planes to each plane of (n, c, S, S)."""
     return operation(part.flatten(0, 1).unsqueeze(1), *factor).reshape(part.shape)
 
 
-def _equalized(planes: Tensor) -> Tensor:
-    """Equalised over 256 grey levels."""
-    levels: Tensor = pictures.equalize((planes * 255).round().to(torch.uint8))
+def _equalize(planes: Tensor) -> Tensor:
+    """Equalise planes over 256 grey levels."""
+    levels: Tensor = vision.equalize((planes * 255).round().to(torch.uint8))
     return levels.float() / 255

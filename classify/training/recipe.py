@@ -15,13 +15,13 @@ from wbcpipe.classify.training.randaugment import RandAugment
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from wbcpipe.samples.records import SampleKind
 
-__all__ = ["Normalise", "Recipe", "merge_keys", "parse_settings", "with_defaults_for"]
+__all__ = ["Normalise", "Recipe", "RecipeKeys", "merge_keys", "parse_settings", "with_defaults_for"]
 
 Normalise = Literal["cell", "stain", "fixed"]
+RecipeKeys = dict[str, Any]
+"""Keys of a recipe as they were given: not complete, and not yet validated."""
 
 _AUGMENTATIONS: Final[dict[str, dict[str, float]]] = {
     "cell": {},
@@ -39,7 +39,7 @@ _INPUT_DROPOUT: Final = {"single_modality_prob": 0.05, "modality_dropout": 0.1}
 """For MM-MIMO on modalities that can fail one by one. Measured in docs/results/study-jurkat.md."""
 
 
-def merge_keys(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_keys(content: RecipeKeys, changes: RecipeKeys) -> RecipeKeys:
     """Return a recipe's keys with some of them changed; in a nested part, keys that are not named stay.
 
     >>> merge_keys({"side": 64, "randaugment": {"operations": 1}}, {"randaugment": {"magnitude": 9}})
@@ -52,13 +52,13 @@ def merge_keys(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     return merged
 
 
-def parse_settings(text: str) -> dict[str, Any]:
+def parse_settings(text: str) -> RecipeKeys:
     """Return the recipe keys of ``key=value,key=value``; values are JSON or plain words, ``a.b=c`` sets a nested key.
 
     >>> parse_settings("method=mm-mimo,input_repetition_prob=0.5,distillation.weight=2")
     {'method': 'mm-mimo', 'input_repetition_prob': 0.5, 'distillation': {'weight': 2}}
     """
-    found: dict[str, Any] = {}
+    found: RecipeKeys = {}
     for part in filter(None, text.split(",")):
         key, sign, value = part.partition("=")
         if not sign:
@@ -74,7 +74,7 @@ def parse_settings(text: str) -> dict[str, Any]:
     return found
 
 
-def with_defaults_for(content: Mapping[str, Any], source: SampleKind, cells: int) -> dict[str, Any]:
+def with_defaults_for(content: RecipeKeys, source: SampleKind, cells: int) -> RecipeKeys:
     """Return a recipe's keys, completed by those that fit the cells.
 
     They are normalisation, augmentation, dropout of inputs, and, if no epochs are given, enough steps for few

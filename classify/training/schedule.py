@@ -1,4 +1,4 @@
-"""The learning rate over a training: one cycle (Smith and Topin, https://doi.org/10.48550/arXiv.1708.07120)."""
+"""The learning rate of a training: one cycle (Smith and Topin, https://doi.org/10.48550/arXiv.1708.07120)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final
 __all__ = ["one_cycle"]
 
 WARM_UP: Final = 0.2
-"""Share of the steps over which the rate rises."""
+"""Fraction of the steps in which the rate rises."""
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """Share of the peak rate: a cosine up from a twentieth, a cosine down to nearly zero.
+    """Return the learning rate relative to its peak: a cosine up from 0.05, then a cosine down to 0.001.
 
     Args:
         step: from 0.
-        steps: in all.
+        steps: number of steps in all.
     """
     rise = max(1, round(WARM_UP * steps))
     if step < rise:

@@ -31,7 +31,6 @@ from wbcpipe.classify.training.training_run import TrainingRun, TrainingTask, ge
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -75,17 +74,19 @@ def train_network(task: TrainingTask, work: Path, options: TrainingOptions | Non
     first = run.restore(path, mark)
     if (first == recipe.epochs or run.stopped) and options.on_epoch is not None:
         loss, accuracy = run.history[-1]
-        options.on_epoch(EpochReport(task.role, first, recipe.epochs, loss, accuracy, seconds=0.0, share=0.0, work=1.0))
+        before = EpochReport(task.role, first, recipe.epochs, loss, accuracy, seconds=0.0, share=0.0, work=1.0)
+        options.on_epoch(replace(before, fold=options.fold))
     for epoch in range(first, recipe.epochs):
         if run.stopped:
             break
-        report = _epoch(run, epoch, options.on_step)
+        report = _epoch(run, epoch, options)
         run.history.append([report.loss, report.accuracy])
         _watch(run)
         run.save(path, mark, epoch + 1)
         if options.on_epoch is not None:
             work_done = 1.0 if run.stopped else report.work
-            options.on_epoch(replace(report, work=work_done, validation_accuracy=_validation_accuracy(run)))
+            accuracy = _validation_accuracy(run)
+            options.on_epoch(replace(report, work=work_done, validation_accuracy=accuracy, fold=options.fold))
     return run.result()
 
 
@@ -108,7 +109,7 @@ def _validation_accuracy(run: TrainingRun) -> float | None:
     return float((mean_probability(logits).argmax(axis=1) == cells.labels).mean())
 
 
-def _epoch(run: TrainingRun, epoch: int, on_step: Callable[[StepReport], None] | None) -> EpochReport:
+def _epoch(run: TrainingRun, epoch: int, options: TrainingOptions) -> EpochReport:
     began_s = time.perf_counter()
     recipe, steps = run.recipe, run.steps_per_epoch
     numbers, tensors = generators(recipe, run.task.role, epoch + 1)
@@ -128,8 +129,8 @@ def _epoch(run: TrainingRun, epoch: int, on_step: Callable[[StepReport], None] |
         dropout = _modality_dropout(run, shown, tensors)
         loss, hits, asked = _step(run, images, labels, recipe.side_at(epoch), dropout)
         losses, right, answers = losses + loss, right + hits, answers + asked
-        if on_step is not None:
-            on_step(StepReport(run.task.role, step + 1, steps * recipe.epochs))
+        if options.on_step is not None:
+            options.on_step(StepReport(run.task.role, step + 1, steps * recipe.epochs, options.fold))
     return EpochReport(
         run.task.role,
         epoch + 1,

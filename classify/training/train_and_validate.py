@@ -15,7 +15,7 @@ from wbcpipe.classify.metrics import Scores, ScoreSummary
 from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.training.finetune import check_init_from
 from wbcpipe.classify.training.folds import stratified_folds
-from wbcpipe.classify.training.progress import EpochReport, StepReport, TrainingOptions
+from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.training.train import TrainingTask, late_fusion_of, predict_logits, train_network
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
 from wbcpipe.errors import TrainingDataError
@@ -190,7 +190,7 @@ def cross_validate(
             began_s = time.perf_counter()
             folder = work / f"fold-{number}"
             result = train_and_validate(
-                cells.subset(train), cells.subset(test), recipe, folder, _in_fold(options, number)
+                cells.subset(train), cells.subset(test), recipe, folder, replace(options, fold=number)
             )
             _write_fold(folder / "fold.json", result, test, time.perf_counter() - began_s)
     table = _fold_table(work, recipe, cells, folds)
@@ -198,24 +198,6 @@ def cross_validate(
     with write_atomic(work / "folds.md") as handle:
         handle.write(markdown_table(table).encode())
     return table
-
-
-def _in_fold(options: TrainingOptions, fold: int) -> TrainingOptions:
-    """Return the options with the fold in each report."""
-
-    def on_epoch(report: EpochReport) -> None:
-        if options.on_epoch is not None:
-            options.on_epoch(replace(report, fold=fold))
-
-    def on_step(report: StepReport) -> None:
-        if options.on_step is not None:
-            options.on_step(replace(report, fold=fold))
-
-    return replace(
-        options,
-        on_epoch=None if options.on_epoch is None else on_epoch,
-        on_step=None if options.on_step is None else on_step,
-    )
 
 
 def _write_fold(path: Path, result: TrainingResult, rows: NDArray[np.int64], seconds: float) -> None:

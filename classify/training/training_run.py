@@ -15,6 +15,7 @@ from wbcpipe.classify.inference.missing_modality import typical_images, typical_
 from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.classify.training.checkpoint import (
+    CheckpointInfo,
     load_state,
     module_tensors,
     optimizer_tensors,
@@ -185,15 +186,15 @@ class TrainingRun:
         loaded = load_state(path, fingerprint)
         if loaded is None:
             return 0
-        tensors, state = loaded
+        tensors, info = loaded
         self.network.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
         if self.average is not None:
             self.average.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("ema.")})
         restore_optimizer(self.optimizer, tensors)
-        self.history = list(state["history"])
+        self.history = list(info.history)
         if self.patience is not None:
-            self.patience.restore(tensors, state)
-        return int(state["epoch"])
+            self.patience.restore(tensors, info.best_loss, info.stale_epochs)
+        return info.epoch
 
     def save(self, path: Path, fingerprint: str, epochs_done: int) -> None:
         """Write the state after an epoch; a finished training needs no optimiser."""
@@ -202,11 +203,19 @@ class TrainingRun:
             tensors |= module_tensors(self.average, "ema.")
         if epochs_done < self.recipe.epochs and not self.stopped:
             tensors |= optimizer_tensors(self.optimizer)
-        state: dict[str, object] = {"fingerprint": fingerprint, "epoch": epochs_done, "history": self.history}
+        best_loss, stale_epochs = None, 0
         if self.patience is not None:
             tensors |= self.patience.tensors()
-            state |= self.patience.state()
-        save_state(path, tensors, state)
+            best_loss = self.patience.best_loss if self.patience.weights else None
+            stale_epochs = self.patience.stale_epochs
+        info = CheckpointInfo(
+            fingerprint=fingerprint,
+            epoch=epochs_done,
+            history=self.history,
+            best_loss=best_loss,
+            stale_epochs=stale_epochs,
+        )
+        save_state(path, tensors, info)
 
     def result(self) -> FusionNetwork:
         """Return the trained network on the CPU, in evaluation mode."""

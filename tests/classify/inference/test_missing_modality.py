@@ -43,7 +43,7 @@ def test_which_calibration_holds(tiny_bundle: Bundle) -> None:
     two = calibration_without(info, ["color2", "fluorescence"])
     assert two.weights == (1, 0, 0)
     assert two.risk_bounds is None
-    with pytest.raises(BundleError, match=r"'colour2' cannot be left out: bundle 'tiny' reads color1, color2, fluor"):
+    with pytest.raises(BundleError, match=r"'colour2' cannot be excluded: bundle 'tiny' reads color1, color2, fluor"):
         calibration_without(info, ["colour2"])
     with pytest.raises(BundleError, match="at least one must remain"):
         calibration_without(info, MODALITIES)

@@ -98,7 +98,7 @@ def test_the_keys_are_those_of_the_bundle(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"init_from": ""}, ConfigError, "this recipe starts from nothing; name the bundle"),
+        ({"init_from": ""}, ConfigError, "this recipe starts from random weights; name the bundle"),
         ({"init_from": "0" * 64}, ConfigError, "starts from weights 000000000000; name the bundle that has them"),
         ({"backbone": "resnet34"}, ConfigError, "'taught' is mm-mimo on shufflenet_v2_x1_0, the recipe mm-mimo on res"),
         ({"method": "early-fusion"}, ConfigError, "the recipe early-fusion on shufflenet"),
@@ -119,11 +119,14 @@ def test_a_recipe_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"modalities": ("color1", "color2")}, r"knows modalities \['color1', 'color2', 'fluorescence'\] of 1 plane"),
-        ({"pixel_um": 0.2}, "knows crops of 0.1 um a pixel, these have 0.2"),
+        (
+            {"modalities": ("color1", "color2")},
+            r"was trained on modalities \['color1', 'color2', 'fluorescence'\] of 1 plane",
+        ),
+        ({"pixel_um": 0.2}, "was trained on crops of 0.1 um a pixel, these have 0.2"),
         (
             {"labels": ["EOS", "BAS"] * 30, "attributes": {"classes": ["EOS", "BAS"]}},
-            r"knows the classes NEU, LYM, MO, these cells are of none of them \(EOS, BAS",
+            r"was trained on the classes NEU, LYM, MO, these cells are of none of them \(EOS, BAS",
         ),
     ],
 )
