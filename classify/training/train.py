@@ -85,8 +85,8 @@ def train_network(task: TrainingTask, work: Path, options: TrainingOptions | Non
         run.save(path, mark, epoch + 1)
         if options.on_epoch is not None:
             work_done = 1.0 if run.stopped else report.work
-            accuracy = _validation_accuracy(run)
-            options.on_epoch(replace(report, work=work_done, validation_accuracy=accuracy, fold=options.fold))
+            validated = _validation_accuracy(run)
+            options.on_epoch(replace(report, work=work_done, validation_accuracy=validated, fold=options.fold))
     return run.result()
 
 
