@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("without", [[], ["color2"]])
 def test_crops_are_called_as_their_pictures_are(without: list[str]) -> None:
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
     bundle = load_bundle("virtual-shufflenet")
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 65536, (11, 4, 14, 14)).astype(np.uint16)
@@ -79,7 +79,7 @@ def test_an_engine_always_gets_whole_batches(takes: str) -> None:
 
 @pytest.mark.skipif(not PICTURES.is_dir(), reason=f"{PICTURES} is not there")
 def test_engines_call_real_cells_alike(tmp_path: Path) -> None:
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
     chosen = sorted(PICTURES.rglob("*.jpg"))[::25]
     folder = tmp_path / "pictures"
     folder.mkdir()

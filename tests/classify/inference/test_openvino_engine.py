@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def test_openvino_gives_what_torch_gives(network: FusionNetwork, pictures: NDArray[np.float32]) -> None:
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
     found = OpenVinoEngine(network, (3, 32, 32), threads=1)
     assert found.name == "openvino-cpu-float32"
     expected = TorchEngine(network, CPU)(pictures)
@@ -42,7 +42,7 @@ def crops() -> tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32
 def test_openvino_normalises_crops_on_the_way(
     network: FusionNetwork, crops: tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
     found = OpenVinoEngine(network, (3, 32, 32), threads=1)
     assert found.crop_logits is not None
     values, gain, offset = crops
@@ -58,7 +58,7 @@ def test_openvino_normalises_crops_on_the_way(
 def test_an_engine_whose_requests_cannot_be_made_fails_each_time(
     network: FusionNetwork, pictures: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
     def fail(_self: object) -> None:
         raise RuntimeError("no memory")
