@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.classify.networks import FusionNetwork
+    from wbcpipe.system.compute import Device
 
 __all__ = ["CropLogits", "Engine", "Precision", "TorchEngine", "pick_device", "share_threads"]
 
@@ -66,12 +67,14 @@ class Engine(Protocol):
         ...
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the torch device for ``auto``, ``cpu`` or ``cuda``.
+def pick_device(name: Device | torch.device) -> torch.device:
+    """Return the torch device for ``auto``, ``cpu`` or ``cuda``; a torch device stays as it is.
 
     Raises:
         ConfigError: ``cuda`` is requested and torch finds no GPU.
     """
+    if isinstance(name, torch.device):
+        return name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

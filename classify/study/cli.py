@@ -23,10 +23,11 @@ from wbcpipe.samples.sample import data_root
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wbcpipe.classify.study.jobs import Job
+    from wbcpipe.classify.study.jobs import GroupBy, Job
     from wbcpipe.classify.study.runner import StudyCells
     from wbcpipe.classify.training.progress import EpochReport
     from wbcpipe.classify.training.recipe import RecipeKeys
+    from wbcpipe.system.compute import Device
 
 __all__ = ["StudyRequest", "study"]
 
@@ -46,13 +47,13 @@ class StudyRequest:
     settings: tuple[str, ...]
     variants: tuple[str, ...]
     min_class_size: int
-    group_by: Literal["auto", "sample", "field", "cell"]
+    group_by: GroupBy
     calibration_fraction: float
     seed: int
     workers: int | None
     threads: int
     tables_only: bool
-    device: str
+    device: Device
     data: Path | None
     as_json: bool
 
@@ -183,7 +184,7 @@ def _run(request: StudyRequest, jobs: Sequence[Job], cells: StudyCells, reporter
         )
 
 
-def _plan(request: StudyRequest) -> tuple[StudyCells, list[Job], str]:
+def _plan(request: StudyRequest) -> tuple[StudyCells, list[Job], GroupBy]:
     from wbcpipe.classify.study.jobs import group_cells, plan_jobs, split_cells
     from wbcpipe.classify.study.runner import StudyCells
     from wbcpipe.classify.training.data import cell_source, load_cells

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import RecipeKeys
 
-__all__ = ["ALL", "Job", "Split", "group_cells", "plan_jobs", "split_cells"]
+__all__ = ["ALL", "GroupBy", "Job", "Split", "group_cells", "plan_jobs", "split_cells"]
 
+GroupBy = Literal["auto", "sample", "field", "cell"]
 #: The rows of the paper's Table 1 below those of single modalities.
 ALL: Final = ("early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd", "mm-mimo-kd")
 #: Cost of an epoch relative to a network that reads one modality; of a student with teachers relative to one without.
@@ -143,7 +144,7 @@ def _recipe(keys: RecipeKeys, backbone: str, settings: RecipeKeys, cells: CellSe
         raise ConfigError(f"recipe of {_method(content)}: {' '.join(str(error).split())}") from error
 
 
-def group_cells(cells: CellSet, by: str, folds: int) -> tuple[NDArray[np.int64], str]:
+def group_cells(cells: CellSet, by: GroupBy, folds: int) -> tuple[NDArray[np.int64], GroupBy]:
     """Return the group of each cell (N,) int64, and the kind of the groups.
 
     Args:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.models.normalise import Normalisation
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.training.data import CellSet
+    from wbcpipe.system.compute import Device
 
 __all__ = ["jacobian_norms", "probe_inputs"]
 
@@ -23,7 +24,7 @@ _BATCH = 64
 
 
 def probe_inputs(
-    network: FusionNetwork, training: CellSet, test: CellSet, normalisation: Normalisation, device: str
+    network: FusionNetwork, training: CellSet, test: CellSet, normalisation: Normalisation, device: Device
 ) -> dict[str, NDArray[np.float32]]:
     """Return logits (M, N, H, K) of test cells for changed inputs.
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.study.jobs import Job, Split
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.progress import EpochReport
+    from wbcpipe.system.compute import Device
 
 __all__ = ["StudyCells", "check_settings", "run_job", "run_jobs"]
 
@@ -84,7 +85,7 @@ def run_jobs(
     out: Path,
     study: StudyCells,
     *,
-    device: str = "auto",
+    device: Device = "auto",
     progress: Callable[[Job, EpochReport | None], None] | None = None,
 ) -> None:
     """Run the jobs that no process runs yet, until all are done; several processes may do so at once.
@@ -105,7 +106,7 @@ def _try_job(
     job: Job,
     out: Path,
     study: StudyCells,
-    device: str,
+    device: Device,
     progress: Callable[[Job, EpochReport | None], None] | None,
 ) -> bool:
     """Run a job if the jobs it needs are done and no process runs it; return whether it was run."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Augmentation", "augment", "restain", "sample_affine"]
 
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 #: Limits of transmitted light for a change of stain: optical densities of 2.3 and -0.2.
 _DARKEST: Final = 0.005
 _BRIGHTEST: Final = math.log(1.6)
@@ -125,7 +126,8 @@ def augment(
     moved = images.new_empty((len(parts), parts.shape[1], side, side))
     # At another side every pixel is interpolated.
     exact = lossless.flatten() & (side == size)
-    for rows, mode in ((exact, "nearest"), (~exact, options.interpolation)):
+    modes: tuple[Interpolation, Interpolation] = ("nearest", options.interpolation)
+    for rows, mode in zip((exact, ~exact), modes, strict=True):
         if rows.any():
             chosen = rows.to(images.device)
             moved[chosen] = sample_affine(parts[chosen], theta.flatten(0, 1)[rows], side, mode)
@@ -157,7 +159,7 @@ def _geometry(
     return torch.cat([rows, shift.unsqueeze(-1)], dim=-1), lossless
 
 
-def sample_affine(images: Tensor, theta: Tensor, side: int, interpolation: str) -> Tensor:
+def sample_affine(images: Tensor, theta: Tensor, side: int, interpolation: Interpolation) -> Tensor:
     """Transform images (N, C, S, S) by affine matrices (N, 2, 3) to (N, C, side, side); edges are mirrored."""
     grid = _grid(theta.to(images.device), side)
     return functional.grid_sample(images, grid, mode=interpolation, padding_mode="reflection", align_corners=False)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe
+    from wbcpipe.system.compute import Device
 
 __all__ = ["build_bundle"]
 
@@ -127,7 +128,7 @@ def _logits_without(
     normalisation: Normalisation,
     missing: int,
     typical: tuple[tuple[float, ...], ...],
-    device: str,
+    device: Device,
 ) -> NDArray[np.float32]:
     """Return logits (N, heads, K) of every cell, with one modality replaced by its typical image."""
     engine = TorchEngine(network, pick_device(device))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.progress import EpochReport, StepReport, TrainingOptions
     from wbcpipe.classify.training.recipe import Recipe, RecipeKeys
+    from wbcpipe.system.compute import Device
 
 __all__ = ["TrainRequest", "train"]
 
@@ -46,7 +47,7 @@ class TrainRequest:
     published: bool
     init_from: str | None
     threads: int | None
-    device: str
+    device: Device
     data: Path | None
     as_json: bool
 

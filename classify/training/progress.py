@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wbcpipe.classify.models.bundle import Bundle
+    from wbcpipe.system.compute import Device
 
 __all__ = ["EpochReport", "StepReport", "TrainingOptions"]
 
@@ -72,7 +73,7 @@ class TrainingOptions:
     """
 
     init_from: Bundle | None = None
-    device: str = "auto"
+    device: Device = "auto"
     on_epoch: Callable[[EpochReport], None] | None = None
     on_step: Callable[[StepReport], None] | None = None
     fold: int | None = None

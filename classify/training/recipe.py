@@ -17,9 +17,18 @@ from wbcpipe.errors import ConfigError
 if TYPE_CHECKING:
     from wbcpipe.samples.records import SampleKind
 
-__all__ = ["Normalise", "Recipe", "RecipeKeys", "merge_keys", "parse_settings", "with_defaults_for"]
+__all__ = [
+    "Normalise",
+    "Recipe",
+    "RecipeKeys",
+    "TrainingPrecision",
+    "merge_keys",
+    "parse_settings",
+    "with_defaults_for",
+]
 
 Normalise = Literal["cell", "stain", "fixed"]
+TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 RecipeKeys = dict[str, Any]
 """Keys of a recipe as they were given: not complete, and not yet validated."""
 
@@ -170,7 +179,7 @@ class Recipe(BaseModel):
     holdout: float = Field(default=0.15, gt=0, lt=1)
     target_accuracy: float = Field(default=0.99, gt=0, le=1)
     max_unidentified_fraction: float = Field(default=0.05, ge=0, lt=1)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: TrainingPrecision = "auto"
     seed: int = Field(default=0, ge=0)
     augmentation: Augmentation = Augmentation()
     randaugment: RandAugment | None = None

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from wbcpipe.classify.models.classes import Backbone
     from wbcpipe.classify.models.normalise import Normalisation
     from wbcpipe.classify.training.data import CellSet
-    from wbcpipe.classify.training.recipe import Recipe
+    from wbcpipe.classify.training.recipe import Recipe, TrainingPrecision
+    from wbcpipe.system.compute import Device
 
 __all__ = ["TrainingTask", "late_fusion_of", "predict_logits", "train_network"]
 
@@ -94,7 +95,7 @@ def _watch(run: TrainingRun) -> None:
     """Tell patience the loss on the watched cells."""
     if run.watched is None or run.patience is None:
         return
-    logits = torch.from_numpy(predict_logits(run.kept, run.watched, run.task.normalisation, device=run.device.type))
+    logits = torch.from_numpy(predict_logits(run.kept, run.watched, run.task.normalisation, device=run.device))
     labels = torch.from_numpy(run.watched.labels)[:, None].expand(logits.shape[:2])
     run.patience.observe(float(cross_entropy_over_heads(logits, labels)), run.kept)
 
@@ -105,7 +106,7 @@ def _validation_accuracy(run: TrainingRun) -> float | None:
         return None
     count = min(_REPORTED_CELLS, max(32, len(run.cells) // _REPORTED_SHARE))
     cells = run.task.validation.subset(evenly_spaced_rows(len(run.task.validation), count))
-    logits = predict_logits(run.kept, cells, run.task.normalisation, device=run.device.type)
+    logits = predict_logits(run.kept, cells, run.task.normalisation, device=run.device)
     return float((mean_probability(logits).argmax(axis=1) == cells.labels).mean())
 
 
@@ -220,7 +221,7 @@ def _teacher_logits(run: TrainingRun, images: Tensor) -> Tensor:
         return logits if run.network.heads > 1 else fused_log_probability(logits)
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: TrainingPrecision) -> torch.autocast:
     """Return the context of mixed precision: bfloat16 on request, or by ``auto`` on a GPU."""
     mixed = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
@@ -241,7 +242,7 @@ def predict_logits(
     normalisation: Normalisation,
     *,
     batch_size: int = 64,
-    device: str = "auto",
+    device: Device | torch.device = "auto",
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return logits (N, heads, K) float32 of every cell, with the same cell on all inputs."""
     engine = TorchEngine(network, pick_device(device))
