@@ -79,7 +79,8 @@ class Run:
 
     def check(self, code: int) -> None:
         """See that it has ended with ``code``, in the dark, with all that is on disk in order."""
-        assert self.process.wait(60) == code, self.said
+        # A signal that arrives in the last moments of Python's exit ends it itself; a shell shows the same code.
+        assert self.process.wait(60) in (code, 128 - code), self.said
         for word in ("Traceback", "Exception ignored", "KeyboardInterrupt", "StopRequested"):
             assert word not in self.said, self.said
         assert "same command" in self.said
