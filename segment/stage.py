@@ -77,7 +77,8 @@ class SampleSegmenter:
     ) -> None:
         if not 0.01 <= pixel_um <= 2:
             raise SampleStateError(
-                f"crops of {pixel_um} um a pixel; 0.01 to 2 um hold a white cell in {CROP_SIDE_PX} px."
+                f"crops with a pixel size of {pixel_um:g} um; allowed are 0.01 to 2 um, so that {CROP_SIDE_PX} px hold a "
+                "white cell: give the pixel size of the model."
             )
         self._sample = sample
         self._raw = sample.path / "raw"
@@ -231,14 +232,15 @@ class SampleSegmenter:
 
     def _readings(self, indices: Sequence[int]) -> Iterator[tuple[NDArray[np.uint16], FieldInfo]]:
         """Read the first fields that have every modality; if none has, those with the modalities of the first."""
-        readable, reason = {}, "no field there; run `wbcpipe acquire` or `wbcpipe import fields` first."
+        readable, reason = {}, ""
         for index in indices:
             try:
                 readable[index] = read_passes_info(self._raw, index).modalities
             except FrameFileError as error:
                 reason = str(error)
         if not readable:
-            raise FrameFileError(f"{self._raw}: no field can be read, last: {reason}")
+            advice = "no field there; run `wbcpipe acquire` or `wbcpipe import fields` first."
+            raise FrameFileError(f"{self._raw}: " + (f"no field can be read, last: {reason}" if reason else advice))
         wanted = self._record.modalities
         if wanted not in readable.values():
             wanted = next(iter(readable.values()))

@@ -106,7 +106,7 @@ class CellImport(FieldImport):
 
 def _check_pixel_size(pixel_um: float, option: str) -> None:
     if not 0.005 <= pixel_um <= 10:
-        raise ImportDataError(f"{option} {pixel_um} um; a pixel of a microscope image is 0.005 to 10 um wide.")
+        raise ImportDataError(f"--{option} {pixel_um:g}; allowed are 0.005 to 10 um: measure the size of a pixel.")
 
 
 def start_import(sample: Sample, inputs: ImportInputs, derived: tuple[str, ...], paths: Sequence[Path]) -> None:
