@@ -77,8 +77,8 @@ class SampleSegmenter:
     ) -> None:
         if not 0.01 <= pixel_um <= 2:
             raise SampleStateError(
-                f"crops with a pixel size of {pixel_um:g} um; allowed are 0.01 to 2 um, so that {CROP_SIDE_PX} px hold a "
-                "white cell: give the pixel size of the model."
+                f"crops with a pixel size of {pixel_um:g} um; allowed are 0.01 to 2 um, so that {CROP_SIDE_PX} px hold "
+                "a white cell: give the pixel size of the model."
             )
         self._sample = sample
         self._raw = sample.path / "raw"
