@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from wbcpipe.classify.uncertainty.confusion import class_scores, confusion_matrix
@@ -91,6 +90,8 @@ def _auc(
     labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], weight: NDArray[np.float64]
 ) -> float | None:
     """Return the mean area under the ROC curve of each class against the rest, weighted by support."""
+    from sklearn.metrics import roc_auc_score  # slow to import, and not needed to read a bundle
+
     found = [
         (float(weight[k]), float(roc_auc_score(labels == k, probability[:, k])))
         for k in range(probability.shape[1])

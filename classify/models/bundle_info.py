@@ -6,32 +6,19 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from wbcpipe.classify.metrics import Scores
 from wbcpipe.classify.models.classes import Backbone, Method
 from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.samples.records import SampleKind
 
-__all__ = ["FORMAT_VERSION", "BundleInfo", "BundleReference", "Training", "Validation", "ValidationScores"]
+__all__ = ["FORMAT_VERSION", "BundleInfo", "BundleReference", "Training", "Validation"]
 
 FORMAT_VERSION: Final = 1
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ValidationScores(_Table):
-    """Scores of one method; see `wbcpipe.classify.metrics.scores`."""
-
-    cells: int
-    f1_weighted: float
-    sensitivity: float
-    specificity: float
-    auc: float | None
-    accuracy: float
-    f1: dict[str, float | None]
-    sensitivity_by_class: dict[str, float | None]
-    confusion: list[list[int]]
 
 
 class Validation(_Table):
@@ -44,7 +31,7 @@ class Validation(_Table):
     """
 
     samples: tuple[str, ...] = ()
-    rows: dict[str, ValidationScores] = {}
+    rows: dict[str, Scores] = {}
     calibration_error: float | None = None
 
 

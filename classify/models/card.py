@@ -68,8 +68,8 @@ def _scores(info: BundleInfo) -> list[str]:
         return ["No figures."]
     lines = ["| method | cells | weighted F1 | sensitivity | specificity | AUC |", "|---|---|---|---|---|---|"]
     for name, row in info.validation.rows.items():
-        figures = (row.f1_weighted, row.sensitivity, row.specificity, row.auc)
-        lines.append(f"| {name} | {row.cells} | {' | '.join(_percent(value) for value in figures)} |")
+        figures = (row["f1_weighted"], row["sensitivity"], row["specificity"], row["auc"])
+        lines.append(f"| {name} | {row['cells']} | {' | '.join(_percent(value) for value in figures)} |")
     return lines
 
 
@@ -80,8 +80,8 @@ def _by_class(info: BundleInfo) -> list[str]:
         return []
     lines = ["", f"{info.method}, class by class; the columns on the right count the cells by predicted class:", ""]
     lines += [f"| class | F1 | sensitivity | {' | '.join(info.classes)} |", "|---" * (3 + len(info.classes)) + "|"]
-    for name, counts in zip(info.classes, row.confusion, strict=True):
-        figures = f"{_percent(row.f1.get(name))} | {_percent(row.sensitivity_by_class.get(name))}"
+    for name, counts in zip(info.classes, row["confusion"], strict=True):
+        figures = f"{_percent(row['f1'].get(name))} | {_percent(row['sensitivity_by_class'].get(name))}"
         lines.append(f"| {name} | {figures} | {' | '.join(map(str, counts))} |")
     error = info.validation.calibration_error
     if error is not None:

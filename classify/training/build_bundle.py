@@ -14,7 +14,7 @@ from wbcpipe.classify import metrics
 from wbcpipe.classify.inference.engine import TorchEngine, pick_device
 from wbcpipe.classify.inference.missing_modality import blank, typical_profiles
 from wbcpipe.classify.models.bundle import Bundle, BundleInfo, half_precision, write_bundle
-from wbcpipe.classify.models.bundle_info import BundleReference, Training, Validation, ValidationScores
+from wbcpipe.classify.models.bundle_info import BundleReference, Training, Validation
 from wbcpipe.classify.training.folds import holdout
 from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.training.train import predict_logits
@@ -107,7 +107,7 @@ def build_bundle(
         typical_profiles=typical,
         validation=Validation(
             samples=validation.samples,
-            rows={method: ValidationScores.model_validate(row) for method, row in scores.items()},
+            rows=scores,
             calibration_error=metrics.expected_calibration_error(labels, fused),
         ),
         training=_provenance(training, recipe, options.init_from),

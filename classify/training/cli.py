@@ -185,7 +185,7 @@ def _bundle_text(bundle: Bundle, as_json: bool) -> str:
     if as_json:
         return json.dumps({"bundle": str(bundle.path), **bundle.info.model_dump(mode="json")})
     lines = [
-        f"{row:>16}  F1 {100 * values.f1_weighted:.2f}  sensitivity {100 * values.sensitivity:.2f}"
+        f"{row:>16}  F1 {100 * values['f1_weighted']:.2f}  sensitivity {100 * values['sensitivity']:.2f}"
         for row, values in bundle.info.validation.rows.items()
     ]
     return "\n".join([*lines, f"bundle {bundle.path} (SHA-256 {bundle.info.sha256[:12]})"])
