@@ -80,16 +80,16 @@ def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, A
     seconds = time.perf_counter() - start_s
     count = focuser.count
     exposure_s = scope.modalities.named(scope.focus.modality).exposure_ms / 1000
-    real_s = count.frames * (exposure_s + READ_S + Z_MOVE_S) + count.places * XY_SETTLE_S
+    real_s = count.frames * (exposure_s + READ_S + Z_MOVE_S) + count.positions * XY_SETTLE_S
     real_s += bare.travel_um / scope.stage.speed_um_s
     row = {
         "seed": seed,
         **errors(surface, specimen, places),
         "points": surface.points,
         "empty_points": sum(point.z_um is None for point in (*surface.coarse, *surface.fine.values())),
-        "places": count.places,
+        "places": count.positions,
         "frames": count.frames,
-        "frames_per_place": count.frames / count.places,
+        "frames_per_place": count.frames / count.positions,
         "frames_per_field": count.frames / len(places),
         "real_s_per_field": real_s / len(places),
         "seconds": seconds,
@@ -120,11 +120,11 @@ def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: Focus
             session.focus.measure(fields)
             surface = session.focus.surface
     seconds = time.perf_counter() - start_s
-    apart_um = np.array([surface.z_um(*place) - bare.z_um(*place) for place in places])
+    distance_um = np.array([surface.z_um(*place) - bare.z_um(*place) for place in places])
     return {
         "seed": seed,
         **errors(surface, Specimen(SpecimenPlan(seed)), places),
-        "largest_difference_um": float(np.abs(apart_um).max()),
+        "largest_difference_um": float(np.abs(distance_um).max()),
         "seconds": seconds,
     }
 

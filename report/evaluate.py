@@ -14,7 +14,7 @@ from wbcpipe.report.scores import match_points, score_predictions
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.field_status import read_skipped
-from wbcpipe.samples.fields import passes_on_disk, whole_fields
+from wbcpipe.samples.fields import complete_fields, passes_on_disk
 from wbcpipe.samples.truth import read_truth
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def visible_truth(sample: Sample) -> Truth:
     field = np.array([row.field for row in white], dtype=np.int64)
     visible = field >= 0
     raw = sample.path / "raw"
-    if on_disk := whole_fields(raw):
+    if on_disk := complete_fields(raw):
         # A cell in a field that was skipped as empty was there to be seen: it counts as missed.
         visible &= np.isin(field, [*on_disk, *read_skipped(raw / passes_on_disk(raw)[0])])
     return Truth(

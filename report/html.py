@@ -12,7 +12,7 @@ from wbcpipe.errors import FrameFileError
 from wbcpipe.report.cell_thumbnails import cell_strip, choose_cells, data_uri, measure_contrast
 from wbcpipe.report.tables import flag_names, flag_words
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
-from wbcpipe.samples.fields import read_passes_info, whole_fields
+from wbcpipe.samples.fields import complete_fields, read_passes_info
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,7 +156,7 @@ def _thumbnail(rows: CellRows, index: int, crop: NDArray[np.uint16], contrast: C
 
 def _wavelengths(sample: Sample) -> dict[str, float]:
     raw = sample.path / "raw"
-    for index in whole_fields(raw):
+    for index in complete_fields(raw):
         try:
             frames = read_passes_info(raw, index).frames
         except FrameFileError:

@@ -1,4 +1,4 @@
-"""One OME-TIFF a field and pass: written whole or not at all, read back with positions, exposures and pixel size."""
+"""One OME-TIFF per field and pass, written atomically, with positions, exposures, light and pixel size."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ __all__ = [
     "FieldTransform",
     "FrameInfo",
     "Pass",
+    "complete_fields",
     "field_path",
     "fields_on_disk",
     "passes_on_disk",
@@ -39,7 +40,6 @@ __all__ = [
     "read_info",
     "read_passes",
     "read_passes_info",
-    "whole_fields",
     "write_field",
     "write_planes",
 ]
@@ -47,12 +47,12 @@ __all__ = [
 #: The modalities of a scope, in the channel order of every array.
 MODALITIES: Final = ("color1", "color2", "color3", "fluorescence")
 Pass = Literal["single", "brightfield", "fluorescence"]
-#: The modalities of each pass over a slide: all at once, or bright field before the stain and fluorescence after it.
+#: The modalities of each pass over a slide: all at once, or bright field before staining and fluorescence after it.
 PASSES: Final[Mapping[Pass, tuple[str, ...]]] = MappingProxyType(
     {"single": MODALITIES, "brightfield": MODALITIES[:3], "fluorescence": MODALITIES[3:]}
 )
 _FIELD_NAME: Final = re.compile(r"field_(\d{5,})\.ome\.tif")
-#: Stands where the description will be: about as long, so that the file's end need not take it.
+#: Reserves space for the description, which is written last.
 _PLACEHOLDER: Final = " " * 4096
 _SAMPLE_KIND: Final[TypeAdapter[SampleKind]] = TypeAdapter(SampleKind)
 _OME: Final = {"ome": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
@@ -64,11 +64,11 @@ class FrameInfo:
 
     Attributes:
         modality: channel name.
-        exposure_ms: camera exposure; 0 where unknown (imported pictures).
+        exposure_ms: camera exposure; 0 where unknown (imported images).
         wavelength_nm: of a transmitted light source, or of the fluorescence emission; ``None`` where unknown.
         z_um: focus position at the exposure.
-        time_s: seconds since the field's first exposure began.
-        derived: computed from other channels, not seen by a camera.
+        time_s: since the start of the field's first exposure.
+        derived: computed from other channels, not taken by a camera.
     """
 
     modality: str
@@ -81,11 +81,11 @@ class FrameInfo:
 
 @dataclass(frozen=True)
 class FieldTransform:
-    """How a field of a later pass lies on the slide as the first pass saw it.
+    """Position of a later pass's field on the slide, in the stage coordinates of the first pass.
 
     Attributes:
-        x_um, y_um: the stage position of the first pass that shows what is in the middle of this image.
-        rotation_deg: how far the slide is turned since; positive is clockwise in the image, whose y grows downwards.
+        x_um, y_um: of the image centre.
+        rotation_deg: of the slide since the first pass; positive is clockwise in the image, whose y axis points down.
     """
 
     x_um: float
@@ -95,7 +95,7 @@ class FieldTransform:
 
 @dataclass(frozen=True)
 class FieldInfo:
-    """A field: where it lies and what frames it has.
+    """A field: its position and its frames.
 
     Attributes:
         index: number in the plan, from 0.
@@ -106,10 +106,10 @@ class FieldInfo:
         saturation: pixel value from which a pixel counts as saturated.
         kind: ``scope``, ``stained-rgb`` (registered by construction) or ``stack``.
         source: the file an imported field came from.
-        dose_ms: fluorescence exposure that the middle of the field has had so far, this field's own included.
-        faded: estimated share of the dye that earlier exposures have bleached there; ``None`` where it is not known.
-        slide_transform: where the fluorescence frame lies, when it was taken in a pass of its own; ``None`` otherwise.
-        acquired: when its first exposure began, UTC in ISO 8601; empty where unknown.
+        dose_ms: fluorescence exposure of the field's centre so far, including its own.
+        faded: estimated fraction of the dye bleached there by earlier exposures; ``None`` where unknown.
+        slide_transform: of the fluorescence frame, if it was taken in a pass of its own; else ``None``.
+        acquired: start of the first exposure, UTC in ISO 8601; empty where unknown.
     """
 
     index: int
@@ -127,17 +127,17 @@ class FieldInfo:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Channel names in order."""
+        """Return the channel names in order."""
         return tuple(frame.modality for frame in self.frames)
 
 
 def field_path(raw: Path, index: int) -> Path:
-    """The file of field ``index`` below ``raw``."""
+    """Return the file of field ``index`` below ``raw``."""
     return raw / f"field_{index:05d}.ome.tif"
 
 
 def fields_on_disk(raw: Path) -> dict[int, Path]:
-    """Field index to file, in order of the index; files of other names are not fields."""
+    """Return field index to file, in order of the index; files of other names are ignored."""
     if not raw.is_dir():
         return {}
     matches = [(_FIELD_NAME.fullmatch(path.name), path) for path in raw.iterdir()]
@@ -154,7 +154,7 @@ def write_field(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> None
 
     Raises:
         ValueError: shape or dtype differ from the above.
-        DiskFullError: no space left; no file stays.
+        DiskFullError: no space left; no file remains.
     """
     if images.dtype != np.uint16 or images.ndim != 3 or len(images) != len(info.frames):
         raise ValueError(
@@ -170,14 +170,14 @@ def write_planes(
     describe: Callable[[], FieldInfo],
     opened: Callable[[IO[bytes]], None] = lambda _: None,
 ) -> None:
-    """Write a field as its frames come, atomically and flushed to the disk.
+    """Write a field while its frames arrive, atomically and flushed to the disk.
 
     Args:
         path: the file, see `field_path`.
         shape: (C, Y, X).
-        planes: gives each frame (Y, X) uint16 once it is whole; may wait for it, or raise to write no file at all.
-        describe: gives the field, after the last frame.
-        opened: told the file that is written aside.
+        planes: yields each frame (Y, X) uint16 once it is complete; it may wait, or raise to write no file.
+        describe: returns the field, after the last frame.
+        opened: called with the temporary file.
 
     Raises:
         DiskFullError: no space left; no file stays.
@@ -194,7 +194,7 @@ def write_planes(
                 metadata=None,
                 description=_PLACEHOLDER,
             )
-            # What was read back from the devices is known last, so the description takes its place afterwards.
+            # Values read back from the devices are known last, so the description is written afterwards.
             tiff.overwrite_description(_ome_xml(shape, describe()))  # type: ignore[arg-type] # UTF-8, so bytes
 
 
@@ -309,7 +309,7 @@ def _read(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint16]]:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Keep tifffile from telling of a damaged file by itself: the error does."""
+    """Suppress tifffile's own messages about a damaged file: the error reports it."""
     logger, drop = logging.getLogger("tifffile"), logging.Filter("nothing of this name")
     logger.addFilter(drop)
     try:
@@ -363,40 +363,40 @@ def _wavelength_nm(channel: ElementTree.Element) -> float | None:
 
 
 def passes_on_disk(raw: Path) -> tuple[Pass, ...]:
-    """The passes that the fields of a sample consist of: ``single``, or bright field and fluorescence.
+    """Return the passes of a sample: ``single``, or bright field and fluorescence.
 
     Args:
-        raw: ``raw/`` of the sample, which holds a folder for each pass.
+        raw: ``raw/`` of the sample, which has a folder for each pass.
     """
     two = (raw / "brightfield").is_dir() and not (raw / "single").is_dir()
     return ("brightfield", "fluorescence") if two else ("single",)
 
 
-def whole_fields(raw: Path) -> list[int]:
-    """The fields that every pass of a sample has a file of, in order; ``raw`` as for `passes_on_disk`."""
+def complete_fields(raw: Path) -> list[int]:
+    """Return the fields that have a file in every pass, in order; ``raw`` as for `passes_on_disk`."""
     there = [set(fields_on_disk(raw / name)) for name in passes_on_disk(raw)]
     return sorted(set.intersection(*there))
 
 
 def read_passes_info(raw: Path, index: int) -> FieldInfo:
-    """The description of a field, of all its passes together; ``raw`` as for `passes_on_disk`.
+    """Read the description of a field, with all its passes; ``raw`` as for `passes_on_disk`.
 
     Raises:
         FrameFileError: a file is not there or damaged.
     """
-    return _together([read_info(field_path(raw / name, index)) for name in passes_on_disk(raw)], raw)
+    return _merge_passes([read_info(field_path(raw / name, index)) for name in passes_on_disk(raw)], raw)
 
 
 def read_passes(raw: Path, index: int) -> tuple[NDArray[np.uint16], FieldInfo]:
-    """A field with the frames of all its passes: (C, Y, X) uint16 and its description.
+    """Read a field with the frames of all its passes: (C, Y, X) uint16 and its description.
 
-    The position is that of the first pass; ``slide_transform`` says how the fluorescence frame lies against it.
+    The position is that of the first pass; ``slide_transform`` relates the fluorescence frame to it.
 
     Raises:
         FrameFileError: a file is not there or damaged, or the passes do not fit together.
     """
     parts = [read_field(field_path(raw / name, index)) for name in passes_on_disk(raw)]
-    info = _together([part[1] for part in parts], raw)
+    info = _merge_passes([part[1] for part in parts], raw)
     if len(parts) == 1:
         return parts[0]
     if len({images.shape[1:] for images, _ in parts}) > 1:
@@ -404,7 +404,7 @@ def read_passes(raw: Path, index: int) -> tuple[NDArray[np.uint16], FieldInfo]:
     return np.concatenate([images for images, _ in parts]), info
 
 
-def _together(infos: Sequence[FieldInfo], raw: Path) -> FieldInfo:
+def _merge_passes(infos: Sequence[FieldInfo], raw: Path) -> FieldInfo:
     first, last = infos[0], infos[-1]
     if last.pixel_um != first.pixel_um:
         raise FrameFileError(
@@ -416,7 +416,7 @@ def _together(infos: Sequence[FieldInfo], raw: Path) -> FieldInfo:
 
 
 def _since(first: FieldInfo, info: FieldInfo) -> tuple[FrameInfo, ...]:
-    """The frames of a pass, their times counted from the beginning of the first pass."""
+    """Return the frames of a pass, with times from the start of the first pass."""
     if info is first or not (first.acquired and info.acquired):
         return info.frames
     later_s = (datetime.fromisoformat(info.acquired) - datetime.fromisoformat(first.acquired)).total_seconds()

@@ -1,7 +1,7 @@
-"""The sample directory: identity, atomic files, the lock, and what is done.
+"""The sample directory: name, paths, record, log and lock.
 
-State is what is on disk. A file that is there is whole: it was written aside, flushed and renamed. A lock is held by
-the operating system for as long as its process lives, so a crash leaves none behind.
+The state of a sample is its files. A file that exists is complete: it was written under another name, flushed and
+renamed. The operating system releases a lock when its process dies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RESERVED: Final = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in 
 
 
 def check_sample_name(name: str) -> str:
-    """Give back ``name`` if it can safely name a directory on every system.
+    """Return ``name`` if it is a safe directory name on every system.
 
     Raises:
         SampleNameError: characters other than letters, digits and ``-_.``; a leading dot or dash, a trailing dot;
@@ -46,7 +46,7 @@ def check_sample_name(name: str) -> str:
 
 
 def data_root(option: Path | None = None) -> Path:
-    """The folder that holds the samples: ``option``, else ``WBCPIPE_DATA``, else ``./wbc-data``."""
+    """Return the folder of the samples: ``option``, else ``WBCPIPE_DATA``, else ``./wbc-data``."""
     return Path(option or os.environ.get("WBCPIPE_DATA") or "wbc-data").absolute()
 
 
@@ -64,7 +64,7 @@ class Sample:
 
     @classmethod
     def open(cls, root: Path, name: str) -> Sample:
-        """The sample ``name`` below ``root``; nothing is created.
+        """Return the sample ``name`` below ``root``; nothing is created.
 
         Raises:
             SampleNameError: the name is refused.
@@ -78,21 +78,21 @@ class Sample:
 
     @property
     def cells_path(self) -> Path:
-        """``cells.zarr``."""
+        """Path of ``cells.zarr``."""
         return self.path / "cells.zarr"
 
     @property
     def truth_path(self) -> Path:
-        """``truth.csv``, on the virtual scope only."""
+        """Path of ``truth.csv``, on the virtual scope only."""
         return self.path / "truth.csv"
 
     @property
     def work_path(self) -> Path:
-        """``work/``: per-field results that let a broken stage go on; safe to delete once a report stands."""
+        """Folder of intermediate results; you may delete it when the report is written."""
         return self.path / "work"
 
     def raw_path(self, pass_name: str = "single") -> Path:
-        """``raw/<pass>``: one OME-TIFF a field."""
+        """Return the folder ``raw/<pass>``: one OME-TIFF per field."""
         return self.path / "raw" / pass_name
 
     def exists(self) -> bool:
@@ -123,10 +123,10 @@ class Sample:
 
     @contextlib.contextmanager
     def log_failure(self, purpose: str) -> Iterator[None]:
-        """Note in ``log.jsonl`` what ended the block before its time, as far as the disk takes it.
+        """Log the error that ends the block, if the disk has space.
 
         Args:
-            purpose: what was being done.
+            purpose: of the block.
         """
         try:
             yield
@@ -146,9 +146,9 @@ class Sample:
         """Hold the sample for this process alone.
 
         Args:
-            purpose: what is being done, shown to whoever is refused.
-            name: which lock; a stage in a child process holds its own.
-            wait_s: how long to wait for another holder to end.
+            purpose: of the block, shown to a process that is refused.
+            name: of the lock; a stage in a child process holds its own.
+            wait_s: time to wait for another process to release it.
 
         Raises:
             SampleBusyError: another process holds it; the text names its process id and purpose.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from wbcpipe.acquire.deadline import clock_text, earliest_deadline_s
 from wbcpipe.errors import AcquisitionError, FrameFileError, HardwareError
 from wbcpipe.samples.field_status import read_missing, read_skipped
-from wbcpipe.samples.fields import fields_on_disk, read_info, whole_fields
+from wbcpipe.samples.fields import complete_fields, fields_on_disk, read_info
 from wbcpipe.scan.live_count import LiveCount
 from wbcpipe.scan.request import STATISTICS_FIELDS
 from wbcpipe.scan.targets import cells_for_half_width, precision_reached
@@ -318,7 +318,7 @@ def acquire_and_segment(
     from wbcpipe.segment.stage import SampleSegmenter
 
     if request is None:
-        if whole_fields(sample.path / "raw"):
+        if complete_fields(sample.path / "raw"):
             segment_sample(sample, pixel_um=model.info.pixel_um, progress=reporter.update)
         return None
     request = replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, time.time()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wbcpipe.samples.fields import whole_fields
+from wbcpipe.samples.fields import complete_fields
 from wbcpipe.segment.detection.detectors import OWN
 from wbcpipe.segment.parallel import default_jobs, segment_fields_ahead
 from wbcpipe.segment.stage import SampleSegmenter
@@ -41,7 +41,7 @@ def segment_sample(
         FrameFileError: no field can be read.
         NoCellsError: the fields hold no cell.
     """
-    indices = whole_fields(sample.path / "raw")
+    indices = complete_fields(sample.path / "raw")
     segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=detector, progress=progress)
     segmenter.estimate_statistics(indices)
     jobs = jobs or default_jobs(len(indices))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import CLASSES, CROP_SIDE_PX, RED_FLUORESCENCE
-from wbcpipe.samples.fields import read_passes, read_passes_info, whole_fields
+from wbcpipe.samples.fields import complete_fields, read_passes, read_passes_info
 from wbcpipe.segment.detection.detectors import OWN, load_detector
 from wbcpipe.segment.features.field_quality import stack_figures
 from wbcpipe.segment.field_cells import FieldCells, load_field, no_cells, save_field
@@ -140,7 +140,7 @@ class SampleSegmenter:
     def segment_field(self, index: int) -> FieldCells:
         """Segment a field, or load its result; a damaged field has no cells and states its damage."""
         if self._statistics is None:
-            self.estimate_statistics(whole_fields(self._raw))
+            self.estimate_statistics(complete_fields(self._raw))
         cells = load_field(self._field_path(index), self._basis_sha256)
         if cells is None:
             try:

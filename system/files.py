@@ -6,9 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sys
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from wbcpipe.errors import DiskFullError, SampleStateError
 
@@ -27,6 +28,8 @@ __all__ = [
     "write_json",
 ]
 
+_EVENT: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
@@ -38,7 +41,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             error, DiskFullError
         ):
             raise DiskFullError(
-                f"{path}: no space left on the disk. What was written before is whole; free space and run the same "
+                f"{path}: no space left on the disk. Earlier files are complete; free space and run the same "
                 "command again."
             ) from error
         raise
@@ -56,14 +59,14 @@ def sync_directory(path: Path) -> None:
 
 
 def begin_flush(handle: IO[bytes], start: int) -> int:
-    """Have the disk take what was written from byte ``start`` on, without waiting for it; gives where that ends.
+    """Start to flush a file from byte ``start`` on, without waiting; return the file's end. Linux only.
 
-    It promises nothing: `os.fsync` stays to be called, and finds less to wait for. Does nothing but on Linux.
+    `os.fsync` must still be called, but has less to wait for.
     """
     handle.flush()
     end = handle.tell()
     if sys.platform == "linux":
-        # Linux begins to write what is dirty and drops what is not: of bytes that were just written, hardly any.
+        # Linux starts to write dirty pages and drops clean ones: of bytes just written, almost none are clean.
         os.posix_fadvise(handle.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
     return end
 
@@ -83,10 +86,10 @@ def sync_tree(path: Path, *, skip: tuple[str, ...] = ()) -> None:
 
 @contextlib.contextmanager
 def write_atomic(path: Path, *, tag: str = "partial") -> Iterator[IO[bytes]]:
-    """Open a file aside of ``path`` for writing; it takes the name ``path`` only when whole and on the disk.
+    """Open a temporary file beside ``path`` for writing; rename it to ``path`` when it is complete and flushed.
 
     Raises:
-        DiskFullError: no space left; nothing of the new file stays.
+        DiskFullError: no space left; nothing of the new file remains.
     """
     aside = path.with_name(f".{path.name}.{tag}")
     try:
@@ -123,7 +126,19 @@ def read_json(path: Path) -> Any:
 
 
 def append_event(path: Path, event: str, **details: Any) -> None:
-    """Append one structured event, with its UTC time, as a line of ``log.jsonl``; on a full disk nothing of it."""
+    """Append an event with its UTC time as one line; on a full disk, append nothing.
+
+    Args:
+        path: of ``log.jsonl``.
+        event: name in snake_case.
+        details: figures of the event.
+
+    Raises:
+        ValueError: the name is not in snake_case.
+        DiskFullError: no space left.
+    """
+    if not _EVENT.fullmatch(event):
+        raise ValueError(f"event {event!r}; names of events are in snake_case, as 'field_missing'.")
     content = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
     line = f"{json.dumps(content)}\n".encode()
     with disk_errors(path), path.open("ab", buffering=0) as handle:

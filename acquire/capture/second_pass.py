@@ -67,7 +67,7 @@ def relocate_fields(
     else:
         if known:
             progress("the slide was moved since; searching for it again")
-            focus.begin_anew()
+            focus.discard_surface()
             focus.measure([])
         found = retries.retry(lambda: finder.find(fields), doing="finding the slide")
         transform = save_transform(raw, found)

@@ -1,1 +1,1 @@
-"""Focus: search at one place, a surface over the slot, drift during a run."""
+"""Focus: search at one position, a surface over the slot, drift during a run."""

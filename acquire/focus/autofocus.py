@@ -1,7 +1,7 @@
-"""Find the sharpest Z from images alone; works on a callable z -> image and moves nothing itself.
+"""Find the sharpest Z from images alone, on a callable z -> image.
 
-The image is looked at in tiles, and a tile counts for what it shows relative to its own best: a particle of dirt that
-outshines everything has no more say than the few tiles it lies on.
+The image is divided into tiles, and each tile is weighted by its own maximum: a bright particle of dirt counts no more
+than the few tiles that it covers.
 """
 
 from __future__ import annotations
@@ -23,37 +23,36 @@ if TYPE_CHECKING:
 
 __all__ = ["FocusResult", "hill_climb", "search_focus", "sharpness"]
 
-#: One step beside its peak the curve of sharpness must fall to this part of it, on average of the two sides; else
-#: nothing was in view.
+#: One step beside the peak, the mean sharpness of both sides must fall to this fraction; else nothing was in view.
 _FALL: Final = 0.97
-#: Pixels merged along each side before looking: for the climb, and for the broad look of a wide search.
+#: Pixels binned along each side: for the climb, and for the coarse steps of a wide search.
 _FINE_MERGE: Final = 2
 _BROAD_MERGE: Final = 8
-#: Standard deviations, in merged pixels, of the two Gaussians whose difference is the detail looked at.
+#: Standard deviations, in binned pixels, of the two Gaussians whose difference is the detail.
 _FINE_PX: Final = 1.5
 _COARSE_PX: Final = 3.0
-#: What that difference passes of the energy of white noise: the integral of its squared kernel.
+#: Fraction of the energy of white noise that the difference passes: the integral of its squared kernel.
 _NOISE_PASSED: Final = (1 / _FINE_PX**2 + 1 / _COARSE_PX**2 - 4 / (_FINE_PX**2 + _COARSE_PX**2)) / (4 * math.pi)
-#: Tiles along each side of an image, and the fewest merged pixels a tile has along its own.
+#: Tiles along each side of an image, and the smallest side of a tile in binned pixels.
 _TILES: Final = 8
 _TILE_PX: Final = 12
-#: A tile shows something where its detail has this many times the noise's energy: noise alone, which has about 14
-#: independent patches in a tile, gets there once in thousands.
+#: A tile shows something if its detail has this many times the noise's energy: noise alone, with about 14 independent
+#: patches in a tile, reaches it once in thousands.
 _SIGNAL: Final = 3.0
-#: Part of the tiles, and how many at least, that must show something besides the strongest and those around it: one
-#: particle is no specimen.
-_LEAST_SHARE: Final = 0.08
-_LEAST_TILES: Final = 3
+#: Fraction and smallest number of tiles that must show something beside the strongest and its neighbours: one particle
+#: is not a specimen.
+_MIN_SHARE: Final = 0.08
+_MIN_TILES: Final = 3
 
 
 @dataclass(frozen=True)
 class FocusResult:
-    """Where an image is sharpest.
+    """The sharpest Z.
 
     Attributes:
-        z_um: the position, between the steps of the search.
-        sharpness: see `sharpness`, at the sharpest frame.
-        frames: how many were taken.
+        z_um: interpolated between the steps of the search.
+        sharpness: of the sharpest frame, see `sharpness`.
+        frames: number taken.
     """
 
     z_um: float
@@ -63,12 +62,12 @@ class FocusResult:
 
 @dataclass(frozen=True)
 class _Detail:
-    """What the T tiles of an image show.
+    """The detail in the T tiles of an image.
 
     Attributes:
         energy: (T,) float64, row by row, of the detail above the noise's, relative to the image's squared mean; may be
             negative by chance.
-        shown: (T,) bool, true where it stands out of the noise.
+        shown: (T,) bool, true where it exceeds the noise.
         columns: of tiles.
     """
 
@@ -77,18 +76,18 @@ class _Detail:
     columns: int
 
     def is_specimen(self) -> bool:
-        """Whether more is shown than one particle and its halo."""
+        """Return whether the image shows more than one particle and its halo."""
         row, column = divmod(int(self.energy.argmax()), self.columns)
         shown = self.shown.reshape(-1, self.columns).copy()
         shown[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = False
-        return bool(shown.sum() >= max(_LEAST_SHARE * shown.size, _LEAST_TILES))
+        return bool(shown.sum() >= max(_MIN_SHARE * shown.size, _MIN_TILES))
 
 
 def sharpness(image: NDArray[np.uint16]) -> float:
-    """Energy of the image's detail of 3 to 6 pixels above the noise's, relative to its squared mean; free of units.
+    """Return the energy of an image's detail of 3 to 6 pixels above the noise, relative to its squared mean.
 
-    A difference of Gaussians leaves out most shot noise (finer) and uneven light (coarser); dividing by the mean takes
-    out the lamp's drift. An image of noise alone gives 0.
+    A difference of Gaussians removes most shot noise (finer) and uneven light (coarser); division by the mean removes
+    the lamp's drift. An image of noise alone gives 0.
 
     Args:
         image: (y, x) uint16.
@@ -110,14 +109,14 @@ def _detail(image: NDArray[np.uint16], merge: int) -> _Detail:
     band = ndimage.gaussian_filter(merged, _FINE_PX) - ndimage.gaussian_filter(merged, _COARSE_PX)
     tiles = np.square(band)[: down * side, : right * side].reshape(down, side, right, side)  # (rows, y, columns, x)
     energy = tiles.mean(axis=(1, 3), dtype=np.float64).ravel()
-    # The median difference of neighbours sees the noise and not the few pixels at edges.
+    # The median difference of neighbours measures the noise, not the few pixels at edges.
     noise = 1.4826 * float(np.median(np.abs(np.diff(merged, axis=1)))) / math.sqrt(2)
     noise_energy = _NOISE_PASSED * noise**2
     return _Detail((energy - noise_energy) / mean**2, energy > _SIGNAL * noise_energy, right)
 
 
 class _Curve:
-    """What is seen at whole steps of Z, each taken once, and how sharp each is among them."""
+    """The detail at each integer step of Z, each taken once, and the sharpness of each step."""
 
     def __init__(
         self,
@@ -127,44 +126,44 @@ class _Curve:
         limits_um: tuple[float, float],
         merge: int = _FINE_MERGE,
     ) -> None:
-        self._take = take
+        self._take_image = take
         self._origin_um = origin_um
         self._step_um = step_um
         self._limits_um = limits_um
         self._merge = merge
         self.seen: dict[int, _Detail] = {}
-        self.refused: set[int] = set()
+        self.out_of_range: set[int] = set()
 
     def z_um(self, step: float) -> float:
         return round(self._origin_um + step * self._step_um, 3)
 
-    def look(self, step: int) -> None:
-        """Take the frame of a step, unless it was taken or lies beyond the limits."""
-        if step in self.seen or step in self.refused:
+    def take(self, step: int) -> None:
+        """Take the frame of a step, unless it was taken or is beyond the limits."""
+        if step in self.seen or step in self.out_of_range:
             return
         if self._limits_um[0] <= self.z_um(step) <= self._limits_um[1]:
-            self.seen[step] = _detail(self._take(self.z_um(step)), self._merge)
+            self.seen[step] = _detail(self._take_image(self.z_um(step)), self._merge)
         else:
-            self.refused.add(step)
+            self.out_of_range.add(step)
 
-    def values(self, *, whatever: bool = False) -> dict[int, float]:
-        """Sharpness by step: the sum over the tiles that show something, each weighed against its own best.
+    def values(self, *, all_tiles: bool = False) -> dict[int, float]:
+        """Return the sharpness by step: the sum over the tiles that show something, each relative to its own maximum.
 
-        ``whatever``: over all tiles; for images so blurred that what they show does not stand out.
+        ``all_tiles``: use all tiles; for images so blurred that their detail does not exceed the noise.
         """
         steps = sorted(self.seen)
         if not steps:
             return {}
         energy = np.array([self.seen[step].energy for step in steps])  # (S, T)
         shown = np.ones(energy.shape[1], np.bool_)
-        if not whatever:
+        if not all_tiles:
             shown = np.any([self.seen[step].shown for step in steps], axis=0)
         if not shown.any():
             return dict.fromkeys(steps, 0.0)
         best = np.maximum(energy[:, shown].max(axis=0), 0.0)  # (T,)
-        # The usual tile is added so that a tile which shows next to nothing is not blown up to the others' weight.
-        usual = max(float(np.median(best)), np.finfo(np.float64).tiny)
-        curve = (energy[:, shown] / (best + usual)).sum(axis=1) / energy.shape[1]
+        # The median is added so that a tile with almost no detail does not get the weight of the others.
+        typical = max(float(np.median(best)), np.finfo(np.float64).tiny)
+        curve = (energy[:, shown] / (best + typical)).sum(axis=1) / energy.shape[1]
         return dict(zip(steps, (max(float(value), 0.0) for value in curve), strict=True))
 
 
@@ -173,23 +172,23 @@ def hill_climb(
     start_um: float,
     step_um: float,
     limits_um: tuple[float, float],
-    most: int = MAX_FOCUS_FRAMES,
+    max_frames: int = MAX_FOCUS_FRAMES,
 ) -> FocusResult | None:
     """Climb from a Z near the focus to the peak of sharpness, and interpolate it.
 
     Args:
-        take: gives the image (y, x) uint16 at a Z in micrometres.
-        start_um: where to begin, within some steps of the focus.
+        take: returns the image (y, x) uint16 at a Z in micrometres.
+        start_um: within some steps of the focus.
         step_um: between two images; the result is finer, about a tenth of it.
-        limits_um: soft limits of Z, never left.
-        most: frames.
+        limits_um: soft limits of Z.
+        max_frames: largest number of frames.
 
     Returns:
-        The focus, or ``None`` where the images show no peak (an empty place, a lone particle, or too far away).
+        The focus, or ``None`` where the images show no peak (nothing in view, a single particle, or too far away).
     """
     curve = _Curve(take, start_um, step_um, limits_um)
     for step in (0, -1, 1):
-        curve.look(step)
+        curve.take(step)
     while True:
         values = curve.values()
         if not values:
@@ -198,10 +197,10 @@ def hill_climb(
         wanted = [step for step in (peak - 1, peak + 1) if step not in curve.seen]
         if not wanted:
             break
-        if len(curve.seen) + len(wanted) > most or curve.refused.intersection(wanted):
+        if len(curve.seen) + len(wanted) > max_frames or curve.out_of_range.intersection(wanted):
             return None
         for step in wanted:
-            curve.look(step)
+            curve.take(step)
     detail = curve.seen[peak]
     offset = gaussian_vertex(values[peak - 1], values[peak], values[peak + 1])
     flat = values[peak - 1] + values[peak + 1] > 2 * _FALL * values[peak]
@@ -219,26 +218,26 @@ def search_focus(
     step_um: float,
     limits_um: tuple[float, float],
 ) -> FocusResult | None:
-    """Look through a wide range of Z in coarse steps at coarse detail, then climb from the sharpest of them.
+    """Search a wide range of Z in coarse steps by coarse detail, then climb from the sharpest step.
 
-    Coarse detail lives longer out of focus, so the steps may be wide. With a third of ``range_um`` or more they are 7
+    Coarse detail survives defocus, so the steps may be wide. With a third of ``range_um`` or more they are 7
     frames, and 5 are left for the climb: 12 in all.
 
     Args:
         take, start_um, step_um, limits_um: see `hill_climb`.
-        range_um: how far to look to each side of ``start_um``.
-        coarse_step_um: of the first look; less than the depth over which the specimen is recognisable.
+        range_um: of the search, to each side of ``start_um``.
+        coarse_step_um: less than the depth over which the specimen is recognisable.
     """
     curve = _Curve(take, start_um, coarse_step_um, limits_um, _BROAD_MERGE)
     steps = math.ceil(range_um / coarse_step_um)
     for step in range(-steps, steps + 1):
-        curve.look(step)
-    values = curve.values(whatever=True)
+        curve.take(step)
+    values = curve.values(all_tiles=True)
     if not values:
         return None
     peak = max(values, key=lambda step: (values[step], -abs(step)))
     near = [values.get(step, 0.0) for step in (peak - 1, peak, peak + 1)]
-    # At an end of the range the focus lies in the half step within it: from its middle the climb is shortest.
+    # At an end of the range the focus is in the half step within it: from its middle the climb is shortest.
     inwards = 0.25 * ((peak - 1 in values) - (peak + 1 in values))
     offset = -inwards if inwards else gaussian_vertex(*near) or 0.0
     left = max_climb_frames(len(curve.seen))

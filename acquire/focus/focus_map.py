@@ -1,8 +1,8 @@
-"""The surface of focus over a slot: a coarse fit over all of it, refined where fields are taken.
+"""The focus surface over a slot: a coarse fit over all of it, refined where fields are taken.
 
-Every Z follows from the scan area and the images alone, never from which fields were wanted first: a run that is
-broken off, resumed or extended finds the same surface and so takes the same frames. What has moved since it was
-measured is told by looking again at places that were focused before: the difference there is the drift's alone.
+Every Z follows from the scan area and the images alone, not from the order of the fields: a run that is interrupted,
+resumed or extended finds the same surface and takes the same frames. Drift is measured by focusing again at points
+that were focused before.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Focus
     from wbcpipe.acquire.plan import AcquisitionPlan
 
-__all__ = ["Finder", "FocusSurface", "apart_um", "load_surface"]
+__all__ = ["Finder", "FocusSurface", "distance_um", "load_surface"]
 
-#: Where a point shows nothing, its neighbourhood is tried, this far away in x and y.
+#: Where a point shows nothing, its neighbourhood is tried, at these distances in x and y.
 _DETOUR_UM: Final = ((0.0, 0.0), (150.0, 0.0), (0.0, 150.0), (-150.0, 0.0), (0.0, -150.0))
-#: A field is looked up on this many points of the fine grid along each side: two to each of its sides.
+#: Number of nodes of the fine grid beyond a cell, along each side, that its local surface uses.
 _REACH: Final = 1
-#: Places focused before at which a drift is measured.
-_LANDMARKS: Final = 9
+#: Number of points focused before at which a drift is measured.
+_REFERENCE_POINTS: Final = 9
 
 
 class Finder(Protocol):
-    """Focuses at a place; ``near_um`` is a guess of Z, ``wide`` asks for the whole range."""
+    """Focuses at a stage position; ``near_um`` is a guess of Z, ``wide`` asks for the full range."""
 
     def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
-        """Z of best focus in um; ``None`` where there is nothing to see."""
+        """Return Z of best focus in um; ``None`` where nothing is visible."""
         ...
 
 
@@ -49,12 +49,12 @@ class FocusSurface:
     Attributes:
         plan: whose area it spans.
         policy: of the scope.
-        coarse: focused points over the whole area.
-        fine: (column, row) of the fine grid to what was focused there or beside it; only those needed so far.
+        coarse: focused points over the scan area.
+        fine: (column, row) of the fine grid to the point focused there or beside it; only those needed so far.
         checks: of the drift, in the order in which they were made.
-        outdated: a drift was found that no shift and tilt describe: the surface has to be measured anew.
+        outdated: a drift was found that no shift and tilt describe: the surface must be measured again.
         resumed: read from a file: the microscope may have drifted since it was measured.
-        pending: place in um whose focus is being sought, or was when that failed.
+        pending: position in um that is being focused, or was when that failed.
     """
 
     plan: AcquisitionPlan
@@ -68,24 +68,24 @@ class FocusSurface:
 
     def __post_init__(self) -> None:
         self._surface = fit_surface(self.coarse) if self.coarse else None
-        self._begun: list[FocusPoint] = []
+        self._coarse_so_far: list[FocusPoint] = []
         self._given_up: set[tuple[int, int]] = set()
         self._local: dict[tuple[int, int], Callable[[float, float], float]] = {}
 
     @property
     def fine_shape(self) -> tuple[int, int]:
-        """(columns, rows) of the fine grid, which spans the scan area."""
+        """Return (columns, rows) of the fine grid, which spans the scan area."""
         sides = (self.plan.x_um, self.plan.y_um)
         columns, rows = (max(math.ceil((high - low) / self.policy.spacing_um), 1) + 1 for low, high in sides)
         return columns, rows
 
     def node_um(self, column: int, row: int) -> tuple[float, float]:
-        """Where a point of the fine grid lies."""
+        """Return the stage position of a node of the fine grid."""
         columns, rows = self.fine_shape
         return _between(self.plan.x_um, column, columns), _between(self.plan.y_um, row, rows)
 
     def _cell(self, x_um: float, y_um: float) -> tuple[int, int]:
-        """The fine grid's cell around a place: its first column and row."""
+        """Return the first column and row of the fine grid's cell around a position."""
         first = []
         spans_um = (self.plan.x_um, self.plan.y_um)
         for value, (low, high), count in zip((x_um, y_um), spans_um, self.fine_shape, strict=True):
@@ -93,38 +93,38 @@ class FocusSurface:
         return first[0], first[1]
 
     def _nodes_around(self, column: int, row: int) -> list[tuple[int, int]]:
-        """The points of the fine grid that a cell of it is looked up on."""
+        """Return the nodes of the fine grid that the local surface of a cell uses."""
         columns, rows = self.fine_shape
         across = range(max(column - _REACH, 0), min(column + 1 + _REACH, columns - 1) + 1)
         down = range(max(row - _REACH, 0), min(row + 1 + _REACH, rows - 1) + 1)
         return list(itertools.product(across, down))
 
-    def missing_nodes(self, places_um: Iterable[tuple[float, float]]) -> list[tuple[int, int]]:
-        """The points of the fine grid around the places that are not focused yet, row by row, back and forth."""
-        cells = {self._cell(x_um, y_um) for x_um, y_um in places_um}
+    def missing_nodes(self, positions_um: Iterable[tuple[float, float]]) -> list[tuple[int, int]]:
+        """Return the nodes around the positions that are not focused yet, row by row, back and forth."""
+        cells = {self._cell(x_um, y_um) for x_um, y_um in positions_um}
         nodes = {node for cell in cells for node in self._nodes_around(*cell)}
         return sorted(nodes - set(self.fine), key=lambda node: (node[1], node[0] if node[1] % 2 == 0 else -node[0]))
 
     @property
     def points(self) -> int:
-        """How many points were focused or found to show nothing."""
-        return len(self.coarse or self._begun) + len(self.fine)
+        """Return the number of points that were focused or found to show nothing."""
+        return len(self.coarse or self._coarse_so_far) + len(self.fine)
 
-    def measure(self, places_um: Iterable[tuple[float, float]], find: Finder) -> None:
-        """Focus where it is needed to know Z at the places; after a failure, asked again, it goes on at `pending`.
+    def measure(self, positions_um: Iterable[tuple[float, float]], find: Finder) -> None:
+        """Focus the points needed to know Z at the positions; after a failure, a second call goes on at `pending`.
 
         Raises:
-            HardwareError: that of the finder, or no point of the whole slot shows anything.
+            HardwareError: that of the finder, or no point of the slot shows anything.
         """
         if self.policy.method == "fixed":
             return
         if not self.coarse:
             self._measure_coarse(find)
-            found, self._begun = self._begun, []
+            found, self._coarse_so_far = self._coarse_so_far, []
             self.pending = None
             self._surface = fit_surface(found)
             self.coarse = found
-        for node in self.missing_nodes(places_um):
+        for node in self.missing_nodes(positions_um):
             if node not in self._given_up:
                 self.pending = self.node_um(*node)
                 self.fine[node] = self._measure_node(*self.pending, find)
@@ -133,41 +133,43 @@ class FocusSurface:
         self._local.clear()
 
     def give_up(self) -> None:
-        """Pass over `pending` in the measurement that follows; a later one tries a point of the fine grid again."""
+        """Skip `pending` in the measurement that follows; a later one tries a node of the fine grid again."""
         if self.pending is None:
             return
         where, self.pending = self.pending, None
         if not self.coarse:
-            self._begun.append(FocusPoint(*where, None))
+            self._coarse_so_far.append(FocusPoint(*where, None))
         else:
             self._given_up |= {node for node in self.missing_nodes([where]) if self.node_um(*node) == where}
 
     def fall_back(self) -> bool:
-        """Make do with what was measured, until `measure` is asked again; false where that is nothing at all."""
+        """Use the points measured so far, until `measure` is called again; return false if there are none."""
         self._given_up.clear()
         self._local.clear()
         if not self.coarse:
-            self._surface = fit_surface(self._begun) if any(one.z_um is not None for one in self._begun) else None
+            self._surface = (
+                fit_surface(self._coarse_so_far) if any(one.z_um is not None for one in self._coarse_so_far) else None
+            )
         return self._surface is not None
 
     def _measure_coarse(self, find: Finder) -> None:
         side = self.policy.coarse_points
-        for number in range(len(self._begun), side * side):
+        for number in range(len(self._coarse_so_far), side * side):
             row, step = divmod(number, side)
             column = side - 1 - step if row % 2 else step
             x_um, y_um = _between(self.plan.x_um, column, side), _between(self.plan.y_um, row, side)
             self.pending = (x_um, y_um)
-            known = [point for point in self._begun if point.z_um is not None]
+            known = [point for point in self._coarse_so_far if point.z_um is not None]
             z_um: float | None = None
             if known:
                 nearest = min(known, key=lambda point: math.hypot(point.x_um - x_um, point.y_um - y_um))
                 z_um = find(x_um, y_um, nearest.z_um or 0.0, wide=False)
             if z_um is None:
                 z_um = find(x_um, y_um, self.policy.fixed_um, wide=True)
-            self._begun.append(FocusPoint(x_um, y_um, z_um))
+            self._coarse_so_far.append(FocusPoint(x_um, y_um, z_um))
 
     def _measure_node(self, x_um: float, y_um: float, find: Finder) -> FocusPoint:
-        """Focus at a point of the fine grid, or beside it; as it would have been before the drift seen so far."""
+        """Focus at a node of the fine grid, or beside it; return the focus without the drift seen so far."""
         assert self._surface is not None
         for point in self.coarse:
             if point.z_um is not None and (point.x_um, point.y_um) == (x_um, y_um):
@@ -185,16 +187,16 @@ class FocusSurface:
         return FocusPoint(x_um, y_um, None)
 
     def drift_um(self, x_um: float, y_um: float) -> float:
-        """By how much the drift seen so far has raised the focus at a place since it was measured."""
+        """Return the drift of the focus at a position since it was measured."""
         return self._drift_of(self.checks[-1], x_um, y_um) if self.checks else 0.0
 
     def _drift_of(self, check: DriftCheck, x_um: float, y_um: float) -> float:
-        """What a check says of the drift at a place."""
+        """Return the drift at a position that a check describes."""
         dx_mm, dy_mm = ((at - sum(span) / 2) / 1000 for at, span in ((x_um, self.plan.x_um), (y_um, self.plan.y_um)))
         return check.shift_um + check.tilt_x_um_mm * dx_mm + check.tilt_y_um_mm * dy_mm
 
     def z_um(self, x_um: float, y_um: float) -> float:
-        """Z of best focus at a place by now, to the nanometre; `measure` must have been asked for it."""
+        """Return Z of best focus at a position now, to the nanometre; call `measure` for it first."""
         if self.policy.method == "fixed":
             return self.policy.fixed_um
         return round(self._undrifted_um(x_um, y_um) + self.drift_um(x_um, y_um), 3)
@@ -207,7 +209,7 @@ class FocusSurface:
         return self._surface(x_um, y_um) + self._local[cell](x_um, y_um)
 
     def _fit_cell(self, column: int, row: int) -> Callable[[float, float], float]:
-        """What is to be added to the coarse surface in a cell of the fine grid, from the points around it alone."""
+        """Fit the correction of the coarse surface in a cell of the fine grid, from the points around it alone."""
         assert self._surface is not None
         around = [self.fine[node] for node in self._nodes_around(column, row) if node in self.fine]
         off = [
@@ -218,25 +220,25 @@ class FocusSurface:
         local = fit_local(off, self.policy.spacing_um)
         if local is not None:
             return local
-        # One or two points say how high, not how it leans.
+        # One or two points give the height, not the slope.
         level_um = float(np.mean([point.z_um for point in off])) if off else 0.0
         return lambda _x_um, _y_um: level_um
 
     def check_is_due(self, index: int) -> bool:
-        """Whether the drift is to be measured before this field: at the first one taken of every so many."""
+        """Return whether the drift must be measured before this field: at the first one of every so many."""
         every = self.policy.drift_check_fields
         if self.policy.method == "fixed" or not every or index < every or not self.coarse:
-            return False  # what a makeshift surface is off by is no drift
+            return False  # the error of a provisional surface is not drift
         return all(check.field // every != index // every for check in self.checks)
 
     def check_drift(self, index: int, x_um: float, y_um: float, find: Finder, *, keep: bool = True) -> DriftCheck:
-        """Measure at a place how far the focus has moved since the surface was measured; beyond the limit, everywhere.
+        """Measure the drift at a position; beyond the limit, measure it at the reference points too.
 
         Args:
             index: of the field of the plan that is taken next.
-            x_um, y_um: a place whose surface was measured.
+            x_um, y_um: a position whose surface was measured.
             find: focuses.
-            keep: also a check that changes nothing, so that it is not made again.
+            keep: also record a check that changes nothing, so that it is not repeated.
         """
         measured_um = self._confirmed_drift(x_um, y_um, find)
         now = self.checks[-1] if self.checks else DriftCheck(index, None, 0.0)
@@ -252,13 +254,13 @@ class FocusSurface:
             )
             if moved:
                 check = refitted or replace(check, shift_um=round(now.shift_um + off_um, 3))
-        # An alarm that the landmarks do not confirm, of dirt or of cells on another level, changes nothing.
+        # A drift that the reference points do not confirm (dirt, cells on another level) changes nothing.
         if moved or keep:
             self.note(check)
         return check
 
-    def landmarks(self) -> list[FocusPoint]:
-        """Places that were focused, as far from each other as there are, beginning in the middle."""
+    def reference_points(self) -> list[FocusPoint]:
+        """Return focused points in the order of farthest-point sampling from the middle of the area."""
         assert self._surface is not None
         good = [
             point
@@ -267,28 +269,28 @@ class FocusSurface:
         ]
         middle = FocusPoint(sum(self.plan.x_um) / 2, sum(self.plan.y_um) / 2, None)
         chosen: list[FocusPoint] = []
-        away_um = [-apart_um(point, middle) for point in good]
-        while good and len(chosen) < _LANDMARKS and (max(away_um) > 0 or not chosen):
+        away_um = [-distance_um(point, middle) for point in good]
+        while good and len(chosen) < _REFERENCE_POINTS and (max(away_um) > 0 or not chosen):
             farthest = good[away_um.index(max(away_um))]
             away_um = [
-                min(apart_um(point, farthest), away if chosen else math.inf)
+                min(distance_um(point, farthest), away if chosen else math.inf)
                 for point, away in zip(good, away_um, strict=True)
             ]
             chosen.append(farthest)
         return chosen
 
     def _refit(self, check: DriftCheck, seen: FocusPoint, find: Finder) -> DriftCheck | None:
-        """The shift and tilt that the landmarks show; ``None`` where they do not agree on one.
+        """Fit shift and tilt to the drift at the reference points; ``None`` where they do not agree.
 
         Args:
             check: to be filled in.
-            seen: the drift at the place that told of it.
+            seen: the drift at the position of the check.
             find: focuses.
         """
         known, drifts = [seen], []
-        for point in sorted(self.landmarks(), key=lambda point: apart_um(point, seen)):
+        for point in sorted(self.reference_points(), key=lambda point: distance_um(point, seen)):
             assert point.z_um is not None
-            near = min(known, key=lambda one: apart_um(one, point))
+            near = min(known, key=lambda one: distance_um(one, point))
             found_um = find(point.x_um, point.y_um, round(point.z_um + (near.z_um or 0.0), 2), wide=False)
             if found_um is not None:
                 drifts.append(FocusPoint(point.x_um, point.y_um, found_um - point.z_um))
@@ -300,9 +302,9 @@ class FocusSurface:
         return replace(check, shift_um=shift_um, tilt_x_um_mm=tilts_um_mm[0], tilt_y_um_mm=tilts_um_mm[1])
 
     def _confirmed_drift(self, x_um: float, y_um: float, find: Finder) -> float | None:
-        """How far above the surface the focus is; beyond the limit only if a place beside says so too.
+        """Return the focus relative to the surface; beyond the limit only if a position beside it confirms it.
 
-        A particle of dirt thus shifts nothing. ``None`` where there is nothing to see, or no agreement to be had.
+        So a particle of dirt shifts nothing. ``None`` where nothing is visible, or the positions disagree.
         """
         shift_um = self.drift_um(x_um, y_um)
 
@@ -326,7 +328,7 @@ class FocusSurface:
         return by_distance[(len(seen_um) - 1) // 2]
 
     def note(self, check: DriftCheck) -> None:
-        """Hold a check from now on."""
+        """Record a check."""
         self.checks.append(check)
 
     def save(self, path: Path) -> None:
@@ -353,11 +355,11 @@ def load_surface(path: Path, plan: AcquisitionPlan, policy: Focus) -> FocusSurfa
     return FocusSurface(plan, policy, list(record.coarse), fine, list(record.drift), resumed=True)
 
 
-def apart_um(one: FocusPoint, other: FocusPoint) -> float:
-    """Distance of two places."""
+def distance_um(one: FocusPoint, other: FocusPoint) -> float:
+    """Return the distance of two points."""
     return math.hypot(one.x_um - other.x_um, one.y_um - other.y_um)
 
 
 def _between(span_um: tuple[float, float], number: int, count: int) -> float:
-    """Point ``number`` of ``count`` evenly spread over ``span_um``, ends included."""
+    """Return point ``number`` of ``count`` evenly spread over ``span_um``, ends included."""
     return round(span_um[0] + (span_um[1] - span_um[0]) * number / (count - 1), 3)

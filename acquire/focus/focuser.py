@@ -1,4 +1,4 @@
-"""Focus at one place of the slide: by images, or by the microscope's own device with the images to fall back on."""
+"""Focus at one stage position: by images, or by the microscope's own device with images as the fallback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceFocuser", "FieldFocuser", "FocusCount"]
 
-#: How often the device is asked at a place, and how many places in a row it may fail at before it is left alone.
+#: Attempts of the device at a position, and positions in a row at which it may fail before it is no longer used.
 _ATTEMPTS: Final = 2
 _FAILURES: Final = 3
 #: Seconds between two progress messages of a search.
@@ -31,27 +31,27 @@ _HEARTBEAT_S: Final = 2.0
 
 
 class _Log(Protocol):
-    """Notes an event with its figures, as `samples.Sample.log` does."""
+    """Logs an event, as `samples.Sample.log` does."""
 
     def __call__(self, event: str, **fields: Any) -> None: ...
 
 
 class _LateError(Exception):
-    """A place's deadline has passed."""
+    """The time limit of a position has passed."""
 
 
 @dataclass
 class FocusCount:
-    """What focusing has cost so far.
+    """Number of positions and frames so far.
 
     Attributes:
-        places, empty: where the focus was sought by images, and where nothing was found.
+        positions, empty: searched by images; of these, without a focus.
         frames: taken for that.
-        by_device: places that the focusing device found.
-        late: places given up for their deadline, or not begun for that of all.
+        by_device: positions focused by the device.
+        late: positions given up at their time limit, or not started at the limit of the mapping.
     """
 
-    places: int = 0
+    positions: int = 0
     empty: int = 0
     frames: int = 0
     by_device: int = 0
@@ -59,15 +59,15 @@ class FocusCount:
 
 
 class FieldFocuser:
-    """Focuses at a place of the slide by images of the camera's middle.
+    """Focuses by images of the centre of the sensor.
 
     Args:
         microscope: reading only the region for focusing.
         scope: for the policy and the limits of Z.
         frame_px: (height, width) of that region's frames.
         check: called before each frame; raises to stop.
-        log: told of deadlines that pass.
-        progress: receives a sentence about the search every 2 s.
+        log: called with each time limit that passes.
+        progress: called with a line about the search every 2 s.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class FieldFocuser:
         self.restart()
 
     def restart(self) -> None:
-        """Count anew, and give all places that follow the time of a mapping."""
+        """Reset the count, and start the time limit of a mapping."""
         self.count = FocusCount()
         self._all_until_s = time.monotonic() + self._scope.focus.mapping_deadline_s
         self._until_s = self._all_until_s
 
     def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
-        """Z of best focus at a place near ``near_um``, or through the whole range; ``None`` where nothing shows.
+        """Return Z of best focus near ``near_um``, or within the full range; ``None`` where nothing is visible.
 
-        Where nothing shows, or not before the deadline, Z goes back to where the search began.
+        Where nothing is found within the time limit, Z returns to the start of the search.
         """
         policy, limits_um = self._scope.focus, self._scope.stage.z_um
         now_s = time.monotonic()
@@ -104,7 +104,7 @@ class FieldFocuser:
             self._late("mapping", policy.mapping_deadline_s, x_um, y_um)
             return None
         self._until_s = min(now_s + policy.deadline_s, self._all_until_s)
-        self.count.places += 1
+        self.count.positions += 1
         self._microscope.move_xy(x_um, y_um)
         self._microscope.switch_light(policy.modality)
         start_um = min(max(near_um - policy.offset_um, limits_um[0]), limits_um[1])
@@ -126,7 +126,7 @@ class FieldFocuser:
 
     def _take(self, z_um: float) -> NDArray[np.uint16]:
         self._check()
-        self._progress(f"finding the focus: point {self.count.places}, frame {self.count.frames + 1}")
+        self._progress(f"finding the focus: point {self.count.positions}, frame {self.count.frames + 1}")
         if time.monotonic() > self._until_s:
             raise _LateError
         self.count.frames += 1
@@ -141,17 +141,17 @@ class FieldFocuser:
 
 
 class DeviceFocuser:
-    """Focuses at a place by the microscope's own focusing device; by images where it fails.
+    """Focuses by the microscope's own focusing device; by images where it fails.
 
-    The first places it focuses are looked at by images too, until one of them shows something: a device that holds
-    to the wrong side of the glass, or does nothing, says so only there. A device that is found wrong, hangs, or fails
-    at three places in a row is left alone from then on.
+    Its first positions are verified by images, until one of them shows something: only that reveals a device that
+    locks to the wrong side of the glass. A device that is wrong, hangs, or fails at three positions in a row is no
+    longer used.
 
     Args:
         microscope: opened.
         scope: for the policy.
         by_image: focuses where the device does not.
-        log: told of each failure.
+        log: called with each failure.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class DeviceFocuser:
         self._last_um: tuple[float, float] | None = None
 
     def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
-        """Z of best focus at a place; `FieldFocuser` tells the rest."""
+        """Return Z of best focus at a position; see `FieldFocuser`."""
         if self._failures >= _FAILURES:
             return self._by_image(x_um, y_um, near_um, wide=wide)
         found_um = self._by_device(x_um, y_um, near_um)
@@ -189,7 +189,7 @@ class DeviceFocuser:
         return seen_um
 
     def _by_device(self, x_um: float, y_um: float, near_um: float) -> float | None:
-        """Z of best focus as the device finds it; ``None`` where it fails."""
+        """Return Z of best focus from the device; ``None`` where it fails."""
         policy, limits_um = self._scope.focus, self._scope.stage.z_um
         self._microscope.move_xy(x_um, y_um)
         last_um, self._last_um = self._last_um, (x_um, y_um)

@@ -1,4 +1,4 @@
-"""Surfaces through focused points: a robust polynomial over a slot, and a smooth local one through its neighbours."""
+"""Surfaces through focused points: a robust polynomial over a slot, and a smooth local surface by Kriging."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 __all__ = ["OUTLIER_UM", "fit_drift", "fit_local", "fit_surface"]
 
-#: A point this far from the plane through the others was focused on dirt or the wrong side of the glass.
+#: A point this far from the plane of the others was focused on dirt or on the wrong side of the glass.
 OUTLIER_UM: Final = 4.0
-#: The same, from what the neighbours within a spacing or two say.
+#: The same, from the prediction of the neighbours within a spacing or two.
 _LOCAL_OUTLIER_UM: Final = 0.75
-#: Planes tried at most when looking for the one that most points agree on.
-_MOST_PLANES: Final = 2000
-#: Over how many spacings a slide's height stays alike, and the error of a focus against what it varies by.
+#: Number of planes tried in the search for the one that most points agree on.
+_MAX_PLANES: Final = 2000
+#: Correlation length of a slide's height in spacings, and the error of a focus relative to the height's variation.
 _LENGTH: Final = 1.25
 _NOISE: Final = 0.05
-#: How far a point may be off the plane of a drift, and how many points it takes at least: a plane has three terms.
+#: Largest distance of a point from the plane of a drift, and the smallest number of points: a plane has three terms.
 _DRIFT_UM: Final = 0.15
 _DRIFT_POINTS: Final = 5
-#: Variance of the plane under the local surface, against that of the surface: nearly free.
+#: Variance of the plane under the local surface, relative to the surface's: nearly free.
 _PLANE: Final = 25.0
 
 
 def fit_surface(points: Iterable[FocusPoint]) -> Callable[[float, float], float]:
-    """A robust surface through focused points: quadratic from 7 good ones, plane from 3, else their median.
+    """Fit a robust surface to focused points: quadratic from 7 good ones, plane from 3, else their median.
 
     From 5 points on, those more than 4 um off the plane that most points agree on are left out.
 
@@ -69,18 +69,18 @@ def fit_surface(points: Iterable[FocusPoint]) -> Callable[[float, float], float]
 
 
 def _agreeing(terms: NDArray[np.float64], z_um: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points (N,) lie near the plane of least median distance: nearly half of them may be wrong.
+    """Find the points (N,) near the plane of smallest median distance: nearly half of them may be wrong.
 
     Args:
         terms: (N, 3) of the plane.
         z_um: (N,).
     """
     count = len(z_um)
-    if math.comb(count, 3) <= _MOST_PLANES:
+    if math.comb(count, 3) <= _MAX_PLANES:
         triples = np.array(list(itertools.combinations(range(count), 3)))
     else:
         rng = np.random.default_rng(0)  # the same triples for the same points, always
-        triples = np.array([rng.choice(count, 3, replace=False) for _ in range(_MOST_PLANES)])
+        triples = np.array([rng.choice(count, 3, replace=False) for _ in range(_MAX_PLANES)])
     corners = terms[triples]  # (P, 3, 3)
     usable = np.abs(np.linalg.det(corners)) > 1e-3
     if not usable.any():
@@ -95,45 +95,45 @@ def _agreeing(terms: NDArray[np.float64], z_um: NDArray[np.float64]) -> NDArray[
 
 
 def fit_local(points: Sequence[FocusPoint], spacing_um: float) -> Callable[[float, float], float] | None:
-    """A smooth surface through some neighbouring points (Kriging over a plane), without those that stand out.
+    """Fit a smooth surface to neighbouring points (Kriging over a plane), without outliers.
 
-    Each point is foretold from the others; while the worst is off by more than 0.75 um, it is left out. It takes a
-    majority to say who is wrong, so at most a third goes.
+    Each point is predicted from the others (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006,
+    eq. 5.12); while the largest error exceeds 0.75 um, that point is removed, but at most a third of them.
 
     Args:
         points: of a neighbourhood a few spacings wide.
         spacing_um: typical distance of neighbours.
 
     Returns:
-        Z in um at (x_um, y_um); ``None`` with fewer than 3 points to go by.
+        Function of (x_um, y_um) that returns Z in um; ``None`` with fewer than 3 points.
     """
     data = _measured(points)
-    least = max(math.ceil(len(data) * 2 / 3), 4)
+    min_points = max(math.ceil(len(data) * 2 / 3), 4)
     while len(data) >= 3:
         middle = data.mean(axis=0)
         where = (data[:, :2] - middle[:2]) / spacing_um
         inverse = np.linalg.inv(_covariance(where, where) + _NOISE**2 * np.eye(len(where)))
         weights = inverse @ (data[:, 2] - middle[2])
         off_um = np.abs(weights / np.diag(inverse))
-        if len(data) <= least or off_um.max() <= _LOCAL_OUTLIER_UM:
+        if len(data) <= min_points or off_um.max() <= _LOCAL_OUTLIER_UM:
             return _predictor(where, weights, middle, spacing_um)
         data = np.delete(data, int(off_um.argmax()), axis=0)
     return None
 
 
 def fit_drift(points: Sequence[FocusPoint], centre_um: tuple[float, float]) -> tuple[float, float, float] | None:
-    """The plane through drifts measured at some places, without those that stand out: at most a quarter goes.
+    """Fit a plane to drifts measured at some points, without outliers: at most a quarter of them.
 
     Args:
-        points: places with their drift as ``z_um``.
-        centre_um: x and y of the place at which the level is given.
+        points: positions with their drift as ``z_um``.
+        centre_um: position (x, y) at which the level is given.
 
     Returns:
         Level in um and slopes along x and y in um per mm; ``None`` where no plane is within 0.15 um of the points, or
-        where they are too few or in a line.
+        where they are too few or on a line.
     """
     data = _measured(points)
-    least = max(math.ceil(len(data) * 3 / 4), _DRIFT_POINTS)
+    min_points = max(math.ceil(len(data) * 3 / 4), _DRIFT_POINTS)
     while len(data) >= _DRIFT_POINTS:
         terms = np.column_stack([np.ones(len(data)), (data[:, :2] - centre_um) / 1000])  # (N, 3)
         plane, _, rank, _ = np.linalg.lstsq(terms, data[:, 2], rcond=1e-6)
@@ -142,7 +142,7 @@ def fit_drift(points: Sequence[FocusPoint], centre_um: tuple[float, float]) -> t
             return None
         if off_um.max() <= _DRIFT_UM:
             return float(plane[0]), float(plane[1]), float(plane[2])
-        if len(data) <= least:
+        if len(data) <= min_points:
             return None
         data = np.delete(data, int(off_um.argmax()), axis=0)
     return None
@@ -159,12 +159,12 @@ def _predictor(
 
 
 def _covariance(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the heights at places (N, 2) and (M, 2), in spacings: (N, M)."""
+    """Return the covariance (N, M) of the heights at positions (N, 2) and (M, 2), in spacings."""
     square = np.square(one[:, None, :] - other[None, :, :]).sum(axis=-1)
     covariance: NDArray[np.float64] = np.exp(-square / (2 * _LENGTH**2)) + _PLANE * (1 + one @ other.T)
     return covariance
 
 
 def _measured(points: Iterable[FocusPoint]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The points that have a focus: (N, 3) x, y, z."""
+    """Return the points that have a focus: (N, 3) as x, y, z."""
     return np.array([(point.x_um, point.y_um, point.z_um) for point in points if point.z_um is not None]).reshape(-1, 3)

@@ -17,7 +17,7 @@ from wbcpipe.errors import FrameFileError
 from wbcpipe.imaging.arrays import enlarge_grid
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
-from wbcpipe.samples.fields import read_passes, whole_fields
+from wbcpipe.samples.fields import complete_fields, read_passes
 from wbcpipe.segment.detection.detectors import OWN
 from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.segment_field import crop_centres, process_field, register_field
@@ -131,7 +131,7 @@ class FieldViewer:
         self._store = CellStore(sample.cells_path) if (sample.cells_path / "zarr.json").is_file() else None
         pixel_um = pixel_um if self._store is None else self._store.pixel_um
         self._segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=self._detector(), progress=progress)
-        self.fields = tuple(whole_fields(self._raw))
+        self.fields = tuple(complete_fields(self._raw))
         self._segmenter.estimate_statistics(self.fields, keep=False)
 
     @property

@@ -113,3 +113,12 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: P
     deadline = time.monotonic() + 5
     with sample.lock("after the crash", wait_s=5):
         assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("event", ["scan ended", "ScanEnded", "scan-ended", "_scan", ""])
+def test_names_of_events_are_in_snake_case(tmp_path: Path, event: str) -> None:
+    sample = Sample.open(tmp_path, "S1")
+    sample.write(SampleRecord(sample="S1"))
+    with pytest.raises(ValueError, match="snake_case"):
+        sample.log(event)
+    assert not (sample.path / "log.jsonl").exists()

@@ -22,12 +22,12 @@ from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain
 from wbcpipe.errors import AcquisitionError, ConfigError, HardwareError, SampleStateError
 from wbcpipe.samples.fields import (
     MODALITIES,
+    complete_fields,
     field_path,
     fields_on_disk,
     read_field,
     read_info,
     read_passes,
-    whole_fields,
 )
 from wbcpipe.samples.sample import Sample
 
@@ -102,11 +102,11 @@ def test_the_second_pass_takes_the_fields_of_the_first(
     passes: Passes, sample: Sample, wide_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:
     assert passes.take("brightfield") == (list(range(N_FIELDS)), {})
-    assert whole_fields(sample.path / "raw") == []
+    assert complete_fields(sample.path / "raw") == []
     assert passes.take("fluorescence") == (list(range(N_FIELDS)), {})
     placement = slide_placement(specimen, PlannedPass(sample, wide_plan, "fluorescence"))
     assert math.hypot(placement.dx_um, placement.dy_um) > 50, "the slide was not taken off at all"
-    assert whole_fields(sample.path / "raw") == list(range(N_FIELDS))
+    assert complete_fields(sample.path / "raw") == list(range(N_FIELDS))
     for index in range(N_FIELDS):
         images, info = read_passes(sample.path / "raw", index)
         assert images.shape == (4, 256, 256)

@@ -370,12 +370,12 @@ def test_a_slide_that_leans_is_followed_all_over(
     assert [surface.z_um(*place) for place in places] == pytest.approx([find.true_um(*at) for at in places], abs=0.05)
 
 
-def test_a_landmark_that_stands_out_has_no_say_in_a_drift(
+def test_a_reference_point_that_stands_out_has_no_say_in_a_drift(
     mapped: tuple[FocusSurface, Drifting, list[tuple[float, float]]],
 ) -> None:
     surface, find, places = mapped
     find.drift_um = 2.0
-    first, second, *_ = ((point.x_um, point.y_um) for point in surface.landmarks())
+    first, second, *_ = ((point.x_um, point.y_um) for point in surface.reference_points())
     find.dirty.add(first)
     find.blind.add(second)
     assert surface.check_drift(5, *places[5], find).shift_um == pytest.approx(2.0, abs=0.01)

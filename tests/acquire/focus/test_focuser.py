@@ -266,4 +266,4 @@ def test_a_run_with_a_device_that_does_nothing_is_in_focus(
     assert "focus_device_disagrees" in {event["event"] for event in log}
     (focused,) = [event for event in log if event["event"] == "focused"]
     assert focused["by_device"] == 1
-    assert focused["frames"] > focused["places"] > 0
+    assert focused["frames"] > focused["positions"] > 0

@@ -17,7 +17,7 @@ from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.faults import Fault, FaultyOpener, FaultyScope, read_strikes
 from wbcpipe.pipeline import cli
 from wbcpipe.samples.field_status import read_missing
-from wbcpipe.samples.fields import fields_on_disk, read_field, whole_fields
+from wbcpipe.samples.fields import complete_fields, fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_the_second_pass_finds_the_fields_of_the_first(
     for sample, scope in zip(samples, (bridge.scope, bridge.headless), strict=True):
         for name in TWO_PASSES:
             take(sample, scope, specimen, 3, name)
-    assert whole_fields(samples[0].path / "raw") == [0, 1, 2]
+    assert complete_fields(samples[0].path / "raw") == [0, 1, 2]
     assert events_of(samples[0], "slide_found")
     for name in TWO_PASSES:
         assert_same_frames(samples, name)
@@ -99,7 +99,7 @@ def test_both_passes_in_one_command(tmp_path: Path, make_bridge: BridgeMaker) ->
     words += ["--protocol", "two-pass"]
     result = CliRunner().invoke(cli, [*words, "--data", str(tmp_path / "data"), "--json"], input="y\n")
     assert result.exit_code == 0, result.output
-    assert whole_fields(tmp_path / "data" / "B1" / "raw") == [0, 1, 2]
+    assert complete_fields(tmp_path / "data" / "B1" / "raw") == [0, 1, 2]
 
 
 def test_calibration_finds_the_same_figures(make_bridge: BridgeMaker, specimen: SpecimenPlan) -> None:
