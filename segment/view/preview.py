@@ -7,13 +7,11 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from scipy import ndimage
-from skimage.measure import find_contours
 
 from wbcpipe.imaging.arrays import block_mean
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
@@ -75,9 +73,8 @@ def preview_png(view: FieldView, *, title: str) -> bytes:
         axis = panels[len(view.modalities)]
         _show(axis, view, np.stack([_stretch(_panel_pixels(view.images[k])) for k in planes], -1))
         _set_title(axis, " + ".join(view.modalities[k] for k in planes))
-    outlines = _outlines(view)
     for axis in panels[: count - 1]:
-        _annotate(axis, view, outlines)
+        _annotate(axis, view)
     _list_cells(panels[count - 1], view)
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png", pil_kwargs={"compress_level": 4})
@@ -137,6 +134,7 @@ def _show(axis: Axes, view: FieldView, image: NDArray[Any], **options: Any) -> N
     """Show an image of any resolution in the field's pixels."""
     height, width = view.owner.shape
     axis.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **options)
+    axis.autoscale(False)
 
 
 def _set_title(axis: Axes, text: str) -> None:
@@ -149,38 +147,25 @@ def _stretch(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(255 * np.clip((image - low) / max(high - low, 1.0), 0, 1), np.uint8)
 
 
-def _outlines(view: FieldView) -> list[tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]]:
-    """Return, for each cell, the closed lines (n, 2) as (x, y) around the parts of its nucleus, and around the cell."""
-    boxes = ndimage.find_objects(view.owner, max_label=len(view.cells))
-    found = []
-    for number, box in enumerate(boxes, 1):
-        if box is None:
-            found.append(([], []))
-            continue
-        cell = view.owner[box] == number
-        corner = np.array([box[1].start - 1, box[0].start - 1])
-        nucleus, outer = (
-            [line[:, ::-1] + corner for line in find_contours(np.pad(mask, 1).astype(np.float32), 0.5)]  # type: ignore[no-untyped-call]
-            for mask in (cell & (view.parts[box] == NUCLEUS), cell)
-        )
-        found.append((nucleus, outer))
-    return found
-
-
-def _annotate(
-    axis: Axes, view: FieldView, outlines: list[tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]]
-) -> None:
+def _annotate(axis: Axes, view: FieldView) -> None:
     """Add outlines, the cells' numbers and a scale bar to a panel."""
     width = view.owner.shape[1]
-    for number, (cell, (nucleus, outer)) in enumerate(zip(view.cells, outlines, strict=True), 1):
-        axis.add_collection(LineCollection(nucleus, colors=_NUCLEUS_LINE, linewidths=0.8, antialiaseds=False))
-        axis.add_collection(LineCollection(outer, colors=_colour(cell), linewidths=1.4))
-        x_px = outer[0][:, 0] if outer else np.array([cell.x_px])
-        outside_left = x_px.max() > 0.9 * width
+    boxes = ndimage.find_objects(view.owner, max_label=len(view.cells))
+    for number, (cell, box) in enumerate(zip(view.cells, boxes, strict=True), 1):
+        left = right = cell.x_px
+        if box is not None:
+            rows, columns = (np.arange(side.start - 1, side.stop + 1) for side in box)
+            inside = np.pad(view.owner[box] == number, 1)
+            nucleus = inside & np.pad(view.parts[box] == NUCLEUS, 1)
+            if nucleus.any():
+                axis.contour(columns, rows, nucleus, [0.5], colors=_NUCLEUS_LINE, linewidths=0.8, antialiased=False)
+            axis.contour(columns, rows, inside, [0.5], colors=_colour(cell), linewidths=1.4)
+            left, right = columns[0], columns[-1]
+        outside_left = right > 0.9 * width
         call = {"": "", UNIDENTIFIED: " ?"}.get(cell.call, f" {cell.call}")
         axis.annotate(
             f"{number}{call}",
-            (x_px.min() if outside_left else x_px.max(), cell.y_px),
+            (left if outside_left else right, cell.y_px),
             xytext=(-5 if outside_left else 5, 0),
             textcoords="offset points",
             ha="right" if outside_left else "left",
