@@ -43,7 +43,7 @@ __all__ = [
     "TransformMatch",
 ]
 
-#: Origin of the pictures: a microscope, or imported RGB smears or channel stacks.
+#: Origin of the images: a microscope, imported RGB smears, or imported channel stacks.
 SampleKind = Literal["scope", "stained-rgb", "stack"]
 ImportKind = Literal["stained-rgb", "stack"]
 Protocol = Literal["one-pass", "two-pass"]
@@ -65,7 +65,7 @@ class Record(Part):
         format_version: of the file's layout.
     """
 
-    #: What a user does about a file that does not hold.
+    #: Advice for a file that is refused.
     remedy: ClassVar[str] = "restore the file, or move it away and run the command again"
 
     format_version: Literal[1] = 1
@@ -126,7 +126,7 @@ class ScopeReference(Part):
     Attributes:
         name: of the scope file.
         sha256: of its content.
-        virtual: the pictures were simulated.
+        virtual: the images were simulated.
     """
 
     name: str
@@ -217,7 +217,7 @@ class CalibrationReference(Part):
 
 
 class ImportInputs(Part):
-    """The pictures of an import and the options that shape the result."""
+    """The images of an import and the options that determine the result."""
 
     content: Literal["fields", "cells"]
     sha256: str
@@ -235,7 +235,7 @@ class SampleRecord(Record):
 
     Attributes:
         sample: name of the sample.
-        kind: origin of the pictures.
+        kind: origin of the images.
         created: UTC time, ISO 8601.
         software: package to version.
         modalities: channel names in order.

@@ -1,4 +1,4 @@
-"""Why a scan ended: ``scan.json``, beside what was taken, for whoever reads the report later."""
+"""``scan.json``: the reason why a scan ended."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ StopReason = Literal["cells", "precision", "fields", "area", "brightfield", "dea
 
 @dataclass(frozen=True, config=STRICT)
 class PrecisionReached:
-    """How precisely the share of one class is known.
+    """The precision of the share of one class.
 
     Attributes:
         name: of the class.
         percent: its share of the identified cells; ``None`` without cells.
         half_width_percent: half of the 95 % interval, in percentage points.
-        target_percent: the half-width asked for.
+        target_percent: the half-width requested.
     """
 
     name: str
@@ -36,7 +36,7 @@ class PrecisionReached:
 
     @property
     def met(self) -> bool:
-        """True when it is as precise as asked for."""
+        """Return whether the requested precision is reached."""
         return self.half_width_percent <= self.target_percent
 
     def __str__(self) -> str:
@@ -48,11 +48,11 @@ class ScanOutcome(Record):
     """``scan.json``: the reason why a scan ended, and the figures reached.
 
     Attributes:
-        reason: ``cells`` or ``precision`` (the target is reached), ``fields`` (as many as asked for), ``area`` (the
-            plan is used up), ``brightfield`` (what was taken of it before the stain is used up), ``deadline``.
-        fields_done: planned fields that were taken, found empty, or given up.
-        fields_wanted: planned fields that would have been looked at, as far as was known.
-        cells: counted, as the report counts; ``None`` where nobody counted.
+        reason: ``cells`` or ``precision`` (the target is reached), ``fields`` (the number requested), ``area`` (the
+            plan is used up), ``brightfield`` (the bright-field pass is used up), ``deadline``.
+        fields_done: planned fields that were taken, skipped as empty, or missing.
+        fields_wanted: planned fields that the scan would have taken, as far as known.
+        cells: counted as in the report; ``None`` if they were not counted.
         cells_wanted: the target; ``None`` without one.
         precision: one entry for each target.
     """
@@ -66,7 +66,7 @@ class ScanOutcome(Record):
 
     @property
     def text(self) -> str:
-        """The same in a line for people."""
+        """Return the outcome as a line for people."""
         cells = "" if self.cells is None else f"{self.cells} cells"
         if cells and self.cells_wanted is not None:
             cells += f" of {self.cells_wanted}"
@@ -95,7 +95,7 @@ def _path(sample: Sample) -> Path:
 
 
 def load_scan_outcome(sample: Sample) -> ScanOutcome | None:
-    """Read why the sample's scan ended; ``None`` where that was not noted, as for imported pictures.
+    """Read why the sample's scan ended; ``None`` if it was not recorded, as for imported images.
 
     Raises:
         SampleStateError: ``scan.json`` is damaged.
