@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from wbcpipe.classify.inference.engine import TorchEngine, pick_device
 from wbcpipe.classify.inference.missing_modality import blank, evenly_spaced_rows, typical_profiles_of
+from wbcpipe.classify.training.train import predict_logits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from wbcpipe.classify.models.normalise import Normalisation
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
     from wbcpipe.system.compute import Device
 
 __all__ = ["jacobian_norms", "probe_inputs"]
-
-_BATCH = 64
 
 
 def probe_inputs(
@@ -31,22 +32,24 @@ def probe_inputs(
     ``single``: modality m on all inputs, as in the paper's Figure 4 (b) to (e); ``missing``: zeros in its place;
     ``typical``: a typical image in its place.
     """
-    engine = TorchEngine(network, pick_device(device))
     modalities, planes = network.modalities, network.planes
     typical = typical_profiles_of(training.images, normalisation).tolist()
-    parts: dict[str, list[list[NDArray[np.float32]]]] = {
-        name: [[] for _ in range(modalities)] for name in ("single_logits", "missing_logits", "typical_logits")
+
+    def logits(prepare: Callable[[int, NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.float32]:
+        by_modality = [
+            predict_logits(network, test, normalisation, device=device, prepare=partial(prepare, index))
+            for index in range(modalities)
+        ]
+        return np.stack(by_modality)
+
+    def single(index: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.tile(images[:, index * planes : (index + 1) * planes], (1, modalities, 1, 1))
+
+    return {
+        "single_logits": logits(single),
+        "missing_logits": logits(lambda index, images: blank(images, (index,), planes, ())),
+        "typical_logits": logits(lambda index, images: blank(images, (index,), planes, typical)),
     }
-    for start in range(0, len(test), _BATCH):
-        images = normalisation.apply(test.images[start : start + _BATCH])
-        for index in range(modalities):
-            own = slice(index * planes, (index + 1) * planes)
-            zeros = images.copy()
-            zeros[:, own] = 0
-            parts["single_logits"][index].append(engine(np.tile(images[:, own], (1, modalities, 1, 1))))
-            parts["missing_logits"][index].append(engine(zeros))
-            parts["typical_logits"][index].append(engine(blank(images, (index,), planes, typical)))
-    return {name: np.stack([np.concatenate(batches) for batches in each]) for name, each in parts.items()}
 
 
 def jacobian_norms(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wbcpipe.classify import metrics
-from wbcpipe.classify.inference.engine import TorchEngine, pick_device
 from wbcpipe.classify.inference.missing_modality import blank, typical_profiles
 from wbcpipe.classify.models.bundle import Bundle, BundleInfo, half_precision, write_bundle
 from wbcpipe.classify.models.bundle_info import BundleReference, Training, Validation
@@ -26,17 +26,11 @@ from wbcpipe.errors import TrainingDataError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from wbcpipe.classify.models.normalise import Normalisation
-    from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe
-    from wbcpipe.system.compute import Device
 
 __all__ = ["build_bundle"]
-
-_BATCH: Final = 64
 
 
 def build_bundle(
@@ -62,14 +56,7 @@ def build_bundle(
         TrainingDataError: a field is both in ``cells`` and in ``validation``.
     """
     options = options or TrainingOptions()
-    training = cells
-    if validation is None:
-        train, test = holdout(cells.labels, cells.groups, recipe.holdout, recipe.seed)
-        training, validation = cells.subset(train), cells.subset(test)
-    elif (both := sorted(set(validation.samples) & set(cells.samples))) and (
-        set(validation.groups.tolist()) & set(cells.groups.tolist())
-    ):
-        raise TrainingDataError(f"samples {both} are named for training and for validation; choose one for each.")
+    training, validation = _split(cells, validation, recipe)
     result = train_and_validate(training, validation, recipe, out, options)
     # Calibrated as shipped: with the weights rounded to what the bundle stores.
     network = half_precision(result.network)
@@ -82,10 +69,10 @@ def build_bundle(
     calibration, certified = calibrate(logits, tested.labels, **limits)
     typical = _typical_profiles(select_modality(training, recipe), result.normalisation)
     missing_modality = {}
-    if len(tested.modalities) > 1:
-        for index, missing in enumerate(tested.modalities):
-            left = _logits_without(network, tested, result.normalisation, index, typical, options.device)
-            missing_modality[missing] = calibrate(left, tested.labels, **limits)[0]
+    for index, missing in enumerate(tested.modalities if len(tested.modalities) > 1 else ()):
+        replace = partial(blank, missing=[index], planes=tested.planes, typical=typical)
+        left = predict_logits(network, tested, result.normalisation, device=options.device, prepare=replace)
+        missing_modality[missing] = calibrate(left, tested.labels, **limits)[0]
     fused = fuse(head_probability(logits[certified], calibration), calibration)
     labels = tested.labels[certified]
     scores = {**result.scores, "calibrated": metrics.scores(labels, fused, tested.classes)}
@@ -115,28 +102,22 @@ def build_bundle(
     return write_bundle(out / name, info, network)
 
 
+def _split(cells: CellSet, validation: CellSet | None, recipe: Recipe) -> tuple[CellSet, CellSet]:
+    """Return the cells to train on and to validate on."""
+    if validation is None:
+        train, test = holdout(cells.labels, cells.groups, recipe.holdout, recipe.seed)
+        return cells.subset(train), cells.subset(test)
+    both = sorted(set(validation.samples) & set(cells.samples))
+    if both and set(validation.groups.tolist()) & set(cells.groups.tolist()):
+        raise TrainingDataError(f"samples {both} are named for training and for validation; choose one for each.")
+    return cells, validation
+
+
 def _typical_profiles(training: CellSet, normalisation: Normalisation) -> tuple[tuple[float, ...], ...]:
     """Return the profiles (M * c, 17) that replace a missing plane, from at most 1,024 training cells."""
     some = training.images[:: max(1, len(training) // 512)]
     rings = np.round(typical_profiles(normalisation.apply(some)), 4)
     return tuple(tuple(float(value) for value in plane) for plane in rings)
-
-
-def _logits_without(
-    network: FusionNetwork,
-    cells: CellSet,
-    normalisation: Normalisation,
-    missing: int,
-    typical: tuple[tuple[float, ...], ...],
-    device: Device,
-) -> NDArray[np.float32]:
-    """Return logits (N, heads, K) of every cell, with one modality replaced by its typical image."""
-    engine = TorchEngine(network, pick_device(device))
-    parts = []
-    for start in range(0, len(cells), _BATCH):
-        prepared = normalisation.apply(cells.images[start : start + _BATCH])
-        parts.append(engine(blank(prepared, [missing], cells.planes, typical)))
-    return np.concatenate(parts)
 
 
 def _provenance(cells: CellSet, recipe: Recipe, init_from: Bundle | None) -> Training:

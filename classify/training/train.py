@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from wbcpipe.classify.training.training_run import TrainingRun, TrainingTask, ge
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -243,8 +244,12 @@ def predict_logits(
     *,
     batch_size: int = 64,
     device: Device | torch.device = "auto",
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return logits (N, heads, K) float32 of every cell, with the same cell on all inputs."""
+    prepare: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda images: images,
+) -> NDArray[np.float32]:
+    """Return logits (N, heads, K) float32 of every cell, with the same cell on all inputs.
+
+    ``prepare`` may change the normalised images (n, M * c, side, side) of each batch, for example to blank a modality.
+    """
     engine = TorchEngine(network, pick_device(device))
-    starts = range(0, len(cells), batch_size)
-    return np.concatenate([engine(normalisation.apply(cells.images[start : start + batch_size])) for start in starts])
+    batches = (cells.images[start : start + batch_size] for start in range(0, len(cells), batch_size))
+    return np.concatenate([engine(prepare(normalisation.apply(batch))) for batch in batches])
