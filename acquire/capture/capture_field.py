@@ -99,15 +99,22 @@ class FieldCapture:
             exposures += self._take_one_by_one(
                 rest, out[len(first) :], next_position_um, lambda channel: on_frame_complete(len(first) + channel)
             )
-        started_s = exposures[0].started_s or time.monotonic()
-        acquired = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_s)
+        info = self._field_info(events, exposures, (x_um, y_um))
         microscope.wait_for_frames()
         if detector is not None and not rest and has_bright_field:
             detector.raise_if_empty(microscope)
+        return info
+
+    def _field_info(
+        self, events: tuple[CaptureEvent, ...], exposures: list[Exposure], position_um: tuple[float, float]
+    ) -> FieldInfo:
+        """Return the record of a field that was just exposed."""
+        started_s = exposures[0].started_s or time.monotonic()
+        acquired = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_s)
         return FieldInfo(
             index=events[0].field,
-            x_um=x_um,
-            y_um=y_um,
+            x_um=position_um[0],
+            y_um=position_um[1],
             pixel_um=self.scope.camera.image_pixel_um,
             frames=tuple(
                 _frame_info(event, exposure, started_s) for event, exposure in zip(events, exposures, strict=True)

@@ -99,9 +99,7 @@ class AcquisitionSession:
         request, scope = self.request, self.request.scope
         camera = scope.camera
         self._retries = Retries(scope, request.sample, self.microscope, self._stop, self._observer.progress)
-        self.focus = FocusManager(
-            request.sample, self._raw, scope, request.plan, self.microscope, self._retries, self._observer.progress
-        )
+        self.focus = FocusManager(request, self.microscope, self._retries, self._observer.progress)
         validator = FrameValidator(
             scope.frame_checks, camera.saturation, scope.light.shutter_device, camera.image_pixel_um
         )

@@ -14,14 +14,12 @@ from wbcpipe.samples.records import DriftCheck, FocusPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
-    from pathlib import Path
 
-    from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.focus.focus_map import Finder
     from wbcpipe.acquire.hardware.protocols import Microscope
     from wbcpipe.acquire.hardware.retry import Retries
-    from wbcpipe.acquire.plan import AcquisitionPlan, PlannedField
-    from wbcpipe.samples.sample import Sample
+    from wbcpipe.acquire.plan import PlannedField
+    from wbcpipe.acquire.request import AcquisitionRequest
 
 __all__ = ["FocusManager"]
 
@@ -35,34 +33,25 @@ class FocusManager:
     """Maintains the focus surface of a pass in ``focus.json``.
 
     Args:
-        sample: for its log.
-        raw: folder of the pass.
-        scope, plan: the policy and the area.
-        microscope: opened.
-        retries: of the session.
-        progress: called with a line about the current action.
+        request: The pass, with its scope, plan and sample.
+        microscope: An open microscope.
+        retries: Retries of the session.
+        progress: Receives a sentence about the current work.
 
     Attributes:
         surface: of focus, as far as it is measured.
     """
 
     def __init__(
-        self,
-        sample: Sample,
-        raw: Path,
-        scope: Scope,
-        plan: AcquisitionPlan,
-        microscope: Microscope,
-        retries: Retries,
-        progress: Callable[[str], None],
+        self, request: AcquisitionRequest, microscope: Microscope, retries: Retries, progress: Callable[[str], None]
     ) -> None:
-        self._sample, self._scope, self._plan = sample, scope, plan
-        self._path = raw / "focus.json"
+        self._sample, self._scope, self._plan = request.sample, request.scope, request.plan
+        self._path = self._sample.raw_path(request.pass_name) / "focus.json"
         self._microscope, self._retries, self._progress = microscope, retries, progress
         self._finder: tuple[Finder, FieldFocuser] | None = None
         self._remaining: list[PlannedField] = []
         self._loaded = retries.reload_count
-        self.surface: FocusSurface = load_surface(self._path, plan, scope.focus)
+        self.surface: FocusSurface = load_surface(self._path, request.plan, request.scope.focus)
 
     def z_um(self, x_um: float, y_um: float) -> float:
         """See `FocusSurface.z_um`."""
