@@ -12,12 +12,12 @@ from torchvision.transforms.v2 import functional as pictures
 
 from wbcpipe.classify.training.augment import Augmentation, augment, restain, sample_affine
 from wbcpipe.classify.training.randaugment import (
+    _GEOMETRIC,
     _LIGHT,
-    _MOVING,
     RandAugment,
-    _after,
-    _movements,
-    _relight,
+    _change_light,
+    _compose,
+    _geometry,
     rand_augment,
 )
 
@@ -100,15 +100,15 @@ def test_randaugment_comes_from_the_seed_and_does_nothing_at_no_operations() -> 
 
 
 def test_movements_are_those_of_the_published_magnitude() -> None:
-    number = torch.tensor([[_MOVING.index("rotate"), _MOVING.index("translate_x"), len(_MOVING)]])
-    rotated, shifted, still = _movements(number, torch.ones(1, 3), 18 / 30)[0]
+    number = torch.tensor([[_GEOMETRIC.index("rotate"), _GEOMETRIC.index("translate_x"), len(_GEOMETRIC)]])
+    rotated, shifted, still = _geometry(number, torch.ones(1, 3), 18 / 30)[0]
     assert torch.rad2deg(torch.arcsin(rotated[1, 0])) == pytest.approx(18.0, abs=1e-4)
     assert shifted[0, 2] / 2 == pytest.approx(150 / 331 * 0.6)
     assert torch.equal(still, torch.eye(2, 3))
 
 
 def moved(name: str) -> torch.Tensor:
-    return _movements(torch.tensor([[_MOVING.index(name)]]), -torch.ones(1, 1), 18 / 30)[0]
+    return _geometry(torch.tensor([[_GEOMETRIC.index(name)]]), -torch.ones(1, 1), 18 / 30)[0]
 
 
 def test_movements_are_torchvisions() -> None:
@@ -133,7 +133,7 @@ def test_two_movements_in_a_row_are_one_in_their_order() -> None:
     first, second = moved("rotate"), moved("translate_x")
     in_a_row = sample_affine(sample_affine(smooth, first, 64, "bicubic"), second, 64, "bicubic")[middle]
     errors = [
-        float((sample_affine(smooth, _after(*order), 64, "bicubic")[middle] - in_a_row).abs().max() / smooth.std())
+        float((sample_affine(smooth, _compose(*order), 64, "bicubic")[middle] - in_a_row).abs().max() / smooth.std())
         for order in ((first, second), (second, first))
     ]
     assert errors[0] < 0.1 < 0.5 < errors[1]
@@ -144,7 +144,7 @@ def test_operations_on_light(name: str) -> None:
     levels = torch.linspace(0.2, 0.6, 1024)[torch.randperm(1024, generator=generator())]
     unit = levels.reshape(1, 1, 32, 32).repeat(2, 2, 1, 1)
     before = unit.clone()
-    _relight(unit, torch.full((2,), len(_MOVING) + _LIGHT.index(name)), torch.tensor([1.0, -1.0]), 0.6)
+    _change_light(unit, torch.full((2,), len(_GEOMETRIC) + _LIGHT.index(name)), torch.tensor([1.0, -1.0]), 0.6)
     assert ((unit >= 0) & (unit <= 1)).all()
     up, down = unit[0, 0], unit[1, 0]
     match name:
