@@ -146,7 +146,7 @@ def test_a_few_cells_at_a_time_are_normalised_as_all_at_once(monkeypatch: pytest
     gain, offset = (values[:, :, None, None] for values in normalisation.affine(images))
     expected = np.clip(images.astype(np.float32) * gain + offset, -8, 8)
     assert expected.max() == 8
-    monkeypatch.setattr(normalise, "_CACHED", 2 * 4 * 3 * 32 * 32)
+    monkeypatch.setattr(normalise, "_CACHE_BYTES", 2 * 4 * 3 * 32 * 32)
     assert np.array_equal(normalisation.apply(images), expected)
     room = np.full((9, 3, 32, 32), 3, np.float32)
     assert normalisation.apply(images, room[:7]).base is room
