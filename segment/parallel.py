@@ -61,12 +61,13 @@ def segment_fields_ahead(
     if jobs <= 1:
         yield from indices
         return
-    executor = ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_process,
-        initargs=(sample, pixel_um, detector),
-    )
+    with ignore_stop_signals_in_children():  # its semaphores start a process too
+        executor = ProcessPoolExecutor(
+            jobs,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_process,
+            initargs=(sample, pixel_um, detector),
+        )
     remaining = iter(indices)
     try:
         with contextlib.suppress(BrokenProcessPool):

@@ -182,11 +182,21 @@ def ignore_stop_signals_in_children() -> Iterator[None]:
             return
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
-            multiprocessing.resource_tracker.ensure_running()  # it unblocks SIGINT and SIGTERM
+            _start_resource_tracker()  # it unblocks SIGINT and SIGTERM
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_resource_tracker() -> None:
+    """Start Python's process that removes semaphores, without its warning where this process ends at once."""
+    quiet = "ignore:resource_tracker:UserWarning"
+    sys.warnoptions.append(quiet)
+    try:
+        multiprocessing.resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(quiet)
 
 
 @contextlib.contextmanager
