@@ -5,7 +5,7 @@ This is the only module that chooses between the two; no other module outside `s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from wbcpipe.errors import ConfigError
 
@@ -15,17 +15,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["MicroscopeOpener", "open_for_staining", "open_microscope", "specimen_for"]
-
-
-class MicroscopeOpener(Protocol):
-    """Any function that opens a microscope as `open_microscope` does."""
-
-    def __call__(
-        self, scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
-    ) -> Microscope:
-        """Open it."""
-        ...
+__all__ = ["open_for_staining", "open_microscope", "specimen_for"]
 
 
 def open_microscope(

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.open_microscope import MicroscopeOpener
-    from wbcpipe.acquire.plan import AcquisitionPlan
+    from wbcpipe.acquire.hardware.protocols import Microscope
+    from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["AcquisitionRequest"]
+__all__ = ["AcquisitionRequest", "MicroscopeOpener"]
+
+
+class MicroscopeOpener(Protocol):
+    """Any function that opens a microscope as `open_microscope.open_microscope` does."""
+
+    def __call__(
+        self, scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+    ) -> Microscope:
+        """Open it."""
+        ...
 
 
 @dataclass(frozen=True)
