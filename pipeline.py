@@ -85,7 +85,7 @@ def run(
     from wbcpipe.scan.targets import check_targets
 
     # First of all: a missing model or engine must not cost a night.
-    reporter.say("loading the model")
+    reporter.start_phase("loading the model")
     bundle = find_bundle(model.bundle, kind=kind)
     if (model.device, model.engine) != ("auto", "auto"):
         from wbcpipe.classify.inference.select_engine import check_engine

@@ -131,11 +131,15 @@ class Reporter:
             self._lines[task] = (now_s, done)
             self._print(line)
 
+    def start_phase(self, text: str) -> None:
+        """Name what happens now; it is printed only if it takes long."""
+        self._phase, self._phase_began_s = text, time.monotonic()
+
     def say(self, text: str) -> None:
         """Print one line among the bars, and name the phase that begins with it."""
         if self._quiet:
             return
-        self._phase, self._phase_began_s = text, time.monotonic()
+        self.start_phase(text)
         if self._bars is None:
             self._print(text)
             return
