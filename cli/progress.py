@@ -87,9 +87,10 @@ class Reporter:
         self._bars.start()
 
     def _report_silence(self) -> None:
-        while not self._closed.wait(self._line_every_s / 8):
+        # A little later than the line of a task that progresses, which says more.
+        while not self._closed.wait(self._line_every_s / 16):
             now_s = time.monotonic()
-            if now_s - self._printed_s >= self._line_every_s:
+            if now_s - self._printed_s >= 1.1 * self._line_every_s:
                 self._print(f"still running after {now_s - self._phase_began_s:.0f} s: {self._phase}")
 
     def _print(self, text: str) -> None:
