@@ -99,7 +99,7 @@ MORPHOMETRY: Final[dict[str, Column]] = {
         "float32", ("M",), "OD; of the nuclear channel: share of its mean", "fine structure of the cytoplasm, root mean"
     ),
     "red_green_ratio": Column(
-        "float32", (), "", f"integral of {RED_FLUORESCENCE} over that of the nuclear channel; where there is such"
+        "float32", (), "", f"integral of {RED_FLUORESCENCE} over that of the nuclear channel, if that channel exists"
     ),
 }
 
