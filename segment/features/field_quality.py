@@ -59,16 +59,16 @@ class Figure(NamedTuple):
 FIELD_FIGURES: Final[dict[str, Figure]] = {
     "blur_um": Figure(False, "um", "Gaussian width of the edges of nuclei, median of the cells"),
     "saturated_percent": Figure(True, "%", "pixels at or above the camera's saturation"),
-    "background_percent": Figure(True, "% of the range", "brightness where nothing lies; bright-field modalities"),
+    "background_percent": Figure(True, "% of the range", "brightness of the empty background; bright-field modalities"),
     "residual_px": Figure(True, "px", "estimated error of the registration"),
     "unregistered_modalities": Figure(
-        False, "modalities", "whose registration is not trusted; that of the slide is used"
+        False, "modalities", "number whose registration is not reliable; that of the slide is used"
     ),
     "nuclear_contrast_percent": Figure(
         False, "% of the range", "nuclear channel in nuclei above its surroundings, median of the cells"
     ),
     "nucleus_cytoplasm_contrast_ratio": Figure(False, "", "the same of nuclei over that of cytoplasm"),
-    "red_cover_percent": Figure(False, "%", "of a bright field covered by cells, nearly all of them red ones"),
+    "red_cover_percent": Figure(False, "%", "area of a bright field covered by cells, nearly all of them red cells"),
 }
 
 
