@@ -149,11 +149,10 @@ def acquire(options: AcquireOptions) -> None:
     """
     from wbcpipe.acquire.capture.sample_record import check_sample
     from wbcpipe.acquire.config.scope import load_scope
-    from wbcpipe.acquire.deadline import earliest_deadline_s
     from wbcpipe.acquire.open_microscope import specimen_for
     from wbcpipe.acquire.passes import TWO_PASS, PassJob, check_space_for_passes, passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.acquire.request import AcquisitionRequest
+    from wbcpipe.acquire.request import AcquisitionRequest, earliest_deadline_s
     from wbcpipe.acquire.staining.checks import check_staining
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.fields import fields_on_disk

@@ -116,10 +116,7 @@ def _check_cfg(scope: Scope) -> Iterator[Check]:
 
 
 def _check_disk(data: Path, needed_bytes: int) -> Check:
-    folder = data
-    while not folder.exists():
-        folder = folder.parent
-    free_bytes = shutil.disk_usage(folder).free
+    free_bytes = shutil.disk_usage(next(folder for folder in (data, *data.parents) if folder.exists())).free
     detail = f"{needed_bytes / 1e9:.1f} GB for a slide, {free_bytes / 1e9:.1f} GB free at {data}"
     if free_bytes < needed_bytes:
         return Check("disk", "fail", detail + "; free space or give another disk with --data")

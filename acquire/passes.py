@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from wbcpipe.acquire.capture.sample_record import check_disk_space
 from wbcpipe.acquire.open_microscope import open_for_staining
+from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, remaining_s, stain
+from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
+from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError
+from wbcpipe.samples.field_status import read_missing, read_skipped
+from wbcpipe.samples.fields import fields_on_disk
+from wbcpipe.samples.staining_record import staining_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +31,6 @@ __all__ = [
     "TWO_PASS",
     "PassJob",
     "PassResult",
-    "check_bright_field_complete",
     "check_space_for_passes",
     "no_field_before_deadline",
     "passes_to_take",
@@ -99,9 +105,6 @@ def passes_to_take(sample: Sample, passes: tuple[Pass, ...], *, already_stained:
         SampleStateError: The slide is stained, and bright field is requested or was never taken; or an earlier
             staining did not end, and the operator has not stated whether the slide is stained.
     """
-    from wbcpipe.samples.fields import fields_on_disk
-    from wbcpipe.samples.staining_record import staining_state
-
     if already_stained and passes != TWO_PASS:
         raise ConfigError(
             f"--already-stained is for --protocol two-pass, and the {passes[0]} pass is requested; leave it out. "
@@ -136,10 +139,6 @@ def check_space_for_passes(sample: Sample, scope: Scope, passes: Sequence[Pass],
     Raises:
         DiskFullError: They do not; nothing was written.
     """
-    from wbcpipe.acquire.capture.sample_record import check_disk_space
-    from wbcpipe.samples.field_status import read_skipped
-    from wbcpipe.samples.fields import fields_on_disk
-
     first = sample.raw_path("brightfield")
     to_take: dict[Pass, int] = {}
     for name in passes:
@@ -148,15 +147,11 @@ def check_space_for_passes(sample: Sample, scope: Scope, passes: Sequence[Pass],
         if tuple(passes) == ("fluorescence",):
             possible &= set(fields_on_disk(first))  # no more bright field can be added
         to_take[name] = len(possible - known)
-    name, *later = to_take
-    check_disk_space(sample.path, scope, to_take[name], pass_name=name, then={one: to_take[one] for one in later})
+    check_disk_space(sample.path, scope, to_take)
 
 
 def take_pass(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassResult:
     """Take the first ``n_fields`` planned fields in an acquisition process and show the progress."""
-    from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
-    from wbcpipe.acquire.supervise.worker import AcquisitionWorker
-
     result = PassResult()
     title = "fields" if request.pass_name == "single" else f"fields, {request.pass_name}"
     with AcquisitionWorker(request) as worker:
@@ -214,13 +209,10 @@ def slide_is_stained(sample: Sample) -> bool:
     Raises:
         SampleStateError: Staining was started and did not end.
     """
-    from wbcpipe.acquire.staining.workflow import is_stained
-    from wbcpipe.samples.fields import fields_on_disk
-
     return bool(fields_on_disk(sample.raw_path("fluorescence"))) or is_stained(sample)
 
 
-def check_bright_field_complete(sample: Sample, scope: Scope, n_fields: int) -> None:
+def _check_bright_field_complete(sample: Sample, scope: Scope, n_fields: int) -> None:
     """Check that the bright-field pass is complete enough to stain the slide: no bright field can be added afterwards.
 
     Each of the first ``n_fields`` must be on disk, empty, or missing after all attempts; at least one must be on disk;
@@ -229,9 +221,6 @@ def check_bright_field_complete(sample: Sample, scope: Scope, n_fields: int) -> 
     Raises:
         AcquisitionError: It is not; the slide is not changed.
     """
-    from wbcpipe.samples.field_status import read_missing, read_skipped
-    from wbcpipe.samples.fields import fields_on_disk
-
     raw = sample.raw_path("brightfield")
     taken, empty, wanted = fields_on_disk(raw), read_skipped(raw), range(n_fields)
     missing = {index: why for index, why in read_missing(raw).items() if index not in taken and index in wanted}
@@ -278,10 +267,6 @@ def stain_between_passes(
         SampleStateError: An earlier staining did not end.
         HardwareError: A device or the staining program failed.
     """
-    from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, remaining_s, stain
-    from wbcpipe.samples.fields import fields_on_disk
-    from wbcpipe.samples.staining_record import staining_state
-
     if already_stained:
         mark_stained(sample)
     if fields_on_disk(sample.raw_path("fluorescence")) or staining_state(sample) == "stained":
@@ -291,7 +276,7 @@ def stain_between_passes(
         state = "is still incubating" if incubating else "is not stained"
         return f"the slide {state}: the deadline leaves no time for that and fluorescence"
     if not incubating:
-        check_bright_field_complete(sample, scope, n_fields)
+        _check_bright_field_complete(sample, scope, n_fields)
 
     def ask(message: str) -> None:
         with reporter.paused():

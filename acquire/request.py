@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Microscope
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
@@ -14,17 +16,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["AcquisitionRequest", "MicroscopeOpener"]
-
-
-class MicroscopeOpener(Protocol):
-    """Any function that opens a microscope as `open_microscope.open_microscope` does."""
-
-    def __call__(
-        self, scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
-    ) -> Microscope:
-        """Open it."""
-        ...
+__all__ = ["AcquisitionRequest", "earliest_deadline_s"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class AcquisitionRequest:
         specimen: On a virtual scope, the specimen on its stage.
         pass_name: Pass over the slide.
         deadline_s: Time (of `time.time`) after which no new field is started; ``None`` for no deadline.
-        microscope: Opens the microscope, in place of the scope's own; sent to the child process, so it must pickle.
+        microscope: Opens the microscope, in place of `open_microscope`; sent to the child process, so it must pickle.
         slide: Id of the physical slide; the sample's name by default.
     """
 
@@ -47,9 +39,22 @@ class AcquisitionRequest:
     specimen: SpecimenPlan | None = None
     pass_name: Pass = "single"
     deadline_s: float | None = None
-    microscope: MicroscopeOpener | None = None
+    microscope: Callable[[Scope, SpecimenPlan | None, PlannedPass | None], Microscope] | None = None
     slide: str = ""
 
     def in_time(self) -> bool:
         """Return whether new fields may still be started."""
         return self.deadline_s is None or time.time() < self.deadline_s
+
+
+def earliest_deadline_s(scope: Scope, asked_s: float | None, started_s: float) -> float | None:
+    """Return the earlier of the user's deadline and the scope file's time limit for a slide.
+
+    Args:
+        scope: For ``reliability.slide_time_limit_s``.
+        asked_s: As `time.time` gives it; ``None`` if the user gave none.
+        started_s: As `time.time` gives it, when the slide was started.
+    """
+    limit_s = scope.reliability.slide_time_limit_s
+    own_s = started_s + limit_s if limit_s else None
+    return min((at for at in (asked_s, own_s) if at is not None), default=None)

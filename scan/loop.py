@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, Self
 
-from wbcpipe.acquire.deadline import clock_text, earliest_deadline_s
+from wbcpipe.acquire.request import earliest_deadline_s
 from wbcpipe.errors import AcquisitionError, FrameFileError, HardwareError
 from wbcpipe.samples.field_status import read_missing, read_skipped
 from wbcpipe.samples.fields import complete_fields, fields_on_disk, read_info
@@ -232,7 +233,8 @@ class SlideFields:
         self._give_up_missing()
         if self.settled(wanted) < wanted and not self.deadline_passed:
             self.deadline_passed = True
-            self._say(f"the deadline, {clock_text(self._deadline_s)}, has passed: no further field is taken")
+            deadline = datetime.fromtimestamp(self._deadline_s).strftime("%Y-%m-%d %H:%M:%S")
+            self._say(f"the deadline, {deadline}, has passed: no further field is taken")
 
 
 def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_least: int) -> ScanRequest:

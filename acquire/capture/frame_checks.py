@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.acquire.config.scope import FrameChecks
+    from wbcpipe.acquire.config.policies import FrameChecks
 
 __all__ = ["FrameValidator", "contains_cells", "is_noise", "subsample"]
 

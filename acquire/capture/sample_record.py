@@ -166,31 +166,23 @@ def _software() -> dict[str, str]:
     return versions
 
 
-def check_disk_space(
-    path: Path, scope: Scope, n_fields: int, *, pass_name: Pass = "single", then: Mapping[Pass, int] | None = None
-) -> None:
-    """Check that ``n_fields`` more fields fit on the disk.
+def check_disk_space(path: Path, scope: Scope, to_take: Mapping[Pass, int]) -> None:
+    """Check that more fields fit on the disk.
 
     Args:
         path: Folder of the sample; it need not exist yet.
         scope: For the size of a frame.
-        n_fields: Number of fields to take.
-        pass_name: Pass, for the number of frames of a field.
-        then: Number of fields of each later pass, which must fit too.
+        to_take: Number of fields to take in each pass.
 
     Raises:
         DiskFullError: They do not fit; nothing was written.
     """
-    there = path
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    to_take = {pass_name: n_fields, **(then or {})}
+    free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
     needed = sum(number * scope.field_bytes(PASSES[name]) for name, number in to_take.items())
     needed += _SPARE_BYTES if any(to_take.values()) else 0
     if needed > free:
         passes = ", ".join(f"{number} of {name}" for name, number in to_take.items())
-        what = f"{n_fields} fields" if len(to_take) == 1 else f"the fields of all passes ({passes})"
+        what = f"{sum(to_take.values())} fields" if len(to_take) == 1 else f"the fields of all passes ({passes})"
         raise DiskFullError(
             f"{path}: {what} need {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; free space, ask "
             "for fewer fields, or give another disk with --data."
@@ -210,15 +202,14 @@ class TimeEstimate:
     disk_bytes: int
 
 
-def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int, *, pass_name: Pass = "single") -> TimeEstimate:
+def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int) -> TimeEstimate:
     """Estimate time and disk space of the first ``n_fields``: exposures, moves, settling, focusing, rendering."""
     fields = plan.fields()[:n_fields]
-    modalities = [scope.modalities.named(name) for name in PASSES[pass_name]]
-    frame_s = sum(modality.exposure_ms + modality.settle_ms for modality in modalities) / 1000
+    frame_s = sum(modality.exposure_ms + modality.settle_ms for _, modality in scope.modalities.items()) / 1000
     height_px, width_px = scope.camera.image_px
     megapixels = height_px * width_px / 1e6
     render_s = _RENDER_S_PER_MEGAPIXEL if scope.virtual else 0.0
-    field_s = frame_s + len(modalities) * (_FRAME_OVERHEAD_S + megapixels * render_s) + scope.stage.settle_ms / 1000
+    field_s = frame_s + len(MODALITIES) * (_FRAME_OVERHEAD_S + megapixels * render_s) + scope.stage.settle_ms / 1000
     travel_um = sum(math.hypot(b.x_um - a.x_um, b.y_um - a.y_um) for a, b in itertools.pairwise(fields))
     focus_s = 0.0
     if scope.focus.method != "fixed":
@@ -229,4 +220,4 @@ def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int, *, pass_na
         travel_um += 2 * sum(high - low for low, high in (plan.x_um, plan.y_um))
         focus_s = focus_frame_s * (2 * scope.focus.range_um / scope.focus.coarse_step_um + 6 * coarse + 4 * fine)
     seconds = 2.0 + focus_s + travel_um / scope.stage.speed_um_s + len(fields) * field_s
-    return TimeEstimate(round(seconds, 1), len(fields) * scope.field_bytes(PASSES[pass_name]))
+    return TimeEstimate(round(seconds, 1), len(fields) * scope.field_bytes(MODALITIES))

@@ -167,7 +167,7 @@ class AcquisitionSession:
         if (todo or unusable) and (in_time := self.request.in_time()):
             if todo and self.request.pass_name == "fluorescence":
                 self._find_slide()
-            check_disk_space(self._raw, self.request.scope, len(todo), pass_name=self.request.pass_name)
+            check_disk_space(self._raw, self.request.scope, {self.request.pass_name: len(todo)})
             if todo:
                 usable = [self._positions[index] for index in wanted if index not in unusable]
                 self.focus.measure(usable, self.inventory.taken)
@@ -210,7 +210,7 @@ class AcquisitionSession:
             for field, following in itertools.zip_longest(todo, todo[1:]):
                 if not (in_time := self.request.in_time()):
                     break
-                check_disk_space(self._raw, self.request.scope, 1, pass_name=self.request.pass_name)
+                check_disk_space(self._raw, self.request.scope, {self.request.pass_name: 1})
                 if field.index in self._given_up:
                     self._record_missing(writer, field.index, self._given_up[field.index])
                     continue

@@ -22,36 +22,12 @@ from wbcpipe.acquire.config.policies import (
     Reliability,
     Scan,
     Staining,
-    StainingStep,
 )
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.system.validation_messages import explain
 
-__all__ = [
-    "CalibrationPolicy",
-    "Camera",
-    "DeviceSetting",
-    "Focus",
-    "FrameChecks",
-    "Light",
-    "LightSettings",
-    "MicroManager",
-    "Modality",
-    "ModalitySet",
-    "QualityLimits",
-    "Range",
-    "Reliability",
-    "Scan",
-    "Scope",
-    "Slot",
-    "Stage",
-    "Staining",
-    "StainingStep",
-    "list_scopes",
-    "load_scope",
-    "scope_folders",
-]
+__all__ = ["TEST_ADAPTERS", "Camera", "LightSettings", "Modality", "Scope", "Slot", "list_scopes", "load_scope"]
 
 #: ``micromanager.folder`` of the virtual scope: the adapters of the package mm-test-adapters.
 TEST_ADAPTERS: Final = "mm-test-adapters"
@@ -345,24 +321,20 @@ class Scope(Part):
         height_px, width_px = self.camera.image_px
         return width_px * self.camera.image_pixel_um, height_px * self.camera.image_pixel_um
 
-    def field_bytes(self, modalities: tuple[str, ...] = MODALITIES) -> int:
+    def field_bytes(self, modalities: tuple[str, ...]) -> int:
         """Return the approximate size of a field's file with frames of ``modalities``."""
         height_px, width_px = self.camera.image_px
         return 2 * len(modalities) * height_px * width_px + 8192
 
 
-def scope_folders() -> list[Path]:
-    """Return the folders that are searched for scope files: WBCPIPE_SCOPES first, then the shipped ones."""
-    own = os.environ.get("WBCPIPE_SCOPES")
-    return [*([Path(own).absolute()] if own else []), Path(__file__).parents[2] / "hardware_configs"]
-
-
 def list_scopes() -> dict[str, Path]:
-    """Return scope names and their files, sorted by name; a user's file replaces a shipped one of the same name."""
-    found: dict[str, Path] = {}
-    for folder in scope_folders():
-        for path in sorted(folder.glob("*.toml")):
-            found.setdefault(path.stem, path)
+    """Return scope names and their files, sorted by name.
+
+    A file in the folder WBCPIPE_SCOPES replaces a shipped one of the same name.
+    """
+    own = os.environ.get("WBCPIPE_SCOPES")
+    folders = [Path(__file__).parents[2] / "hardware_configs", *([Path(own).absolute()] if own else [])]
+    found = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
     return dict(sorted(found.items()))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from wbcpipe.acquire.config.scope import Focus
+    from wbcpipe.acquire.config.policies import Focus
     from wbcpipe.acquire.plan import AcquisitionPlan
 
 __all__ = ["Finder", "FocusSurface", "distance_um", "load_surface"]

@@ -12,7 +12,8 @@ from wbcpipe.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wbcpipe.acquire.config.scope import Scope, StainingStep
+    from wbcpipe.acquire.config.policies import StainingStep
+    from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.core_link import CoreLink
 
 __all__ = ["check_staining", "check_steps", "program_problem", "property_problem", "step_problems"]

@@ -18,7 +18,8 @@ from wbcpipe.system.signals import stop_reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from wbcpipe.acquire.config.scope import Scope, Staining, StainingStep
+    from wbcpipe.acquire.config.policies import Staining, StainingStep
+    from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.core_link import CoreLink
     from wbcpipe.system.child_process import ParentLink
 

@@ -15,7 +15,7 @@ from wbcpipe.system.signals import stop_reason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wbcpipe.acquire.config.scope import Staining
+    from wbcpipe.acquire.config.policies import Staining
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["stain_by_program"]

@@ -16,7 +16,8 @@ from wbcpipe.samples.staining_record import read_staining, staining_path, staini
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wbcpipe.acquire.config.scope import Scope, Staining
+    from wbcpipe.acquire.config.policies import Staining
+    from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["is_stained", "mark_stained", "remaining_s", "stain"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
-    from wbcpipe.acquire.config.scope import Reliability, Scope
+    from wbcpipe.acquire.config.policies import Reliability
+    from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.system.child_process import ChildLostError
 
 __all__ = ["Death", "RestartDecision", "RestartPolicy", "describe_death", "max_silence_s"]

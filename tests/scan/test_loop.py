@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.config.scope import load_scope
-from wbcpipe.acquire.deadline import earliest_deadline_s
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.request import earliest_deadline_s
 from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldMissing, FieldTaken
 from wbcpipe.errors import ConfigError, HardwareError, SampleStateError
 from wbcpipe.samples.field_status import read_missing, write_missing

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.capture.frame_checks import FrameValidator, is_noise, subsample
-from wbcpipe.acquire.config.scope import FrameChecks
+from wbcpipe.acquire.config.policies import FrameChecks
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan

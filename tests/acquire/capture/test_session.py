@@ -14,7 +14,7 @@ import pytest
 
 from wbcpipe.acquire.capture.sample_record import create_sample_record
 from wbcpipe.acquire.capture.session import AcquisitionSession
-from wbcpipe.acquire.config.scope import QualityLimits
+from wbcpipe.acquire.config.policies import QualityLimits
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest

@@ -104,7 +104,7 @@ class Bench:
 def bench(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(sample)
     monkeypatch.setattr("wbcpipe.acquire.passes.take_pass", made.take_pass)
-    monkeypatch.setattr("wbcpipe.acquire.staining.workflow.stain", made.stain)
+    monkeypatch.setattr("wbcpipe.acquire.passes.stain", made.stain)
     monkeypatch.setattr("os.fsync", lambda _handle: None)
     return made
 
@@ -170,7 +170,7 @@ def test_acquire_stains_nothing_after_the_deadline(
     bench: Bench, both: Callable[..., dict[str, Any]], sample: Sample, done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.ends_at = done
-    monkeypatch.setattr("wbcpipe.acquire.deadline.earliest_deadline_s", lambda *_: time.time() - 1)
+    monkeypatch.setattr("wbcpipe.acquire.request.earliest_deadline_s", lambda *_: time.time() - 1)
     if done:
         outcome = both()
         assert (outcome["stopped_by_deadline"], outcome["passes"]) == (True, {"brightfield": 5, "fluorescence": 0})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wbcpipe.acquire.config.scope import Reliability, load_scope
+from wbcpipe.acquire.config.policies import Reliability
+from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.supervise.restart_policy import RestartDecision, RestartPolicy, describe_death
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError
 from wbcpipe.system.child_process import ChildLostError
