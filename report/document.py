@@ -20,15 +20,13 @@ from wbcpipe.samples.differential_record import (
     ModalityEntry,
     Provenance,
     RejectedCells,
-    ScanEntry,
-    ScanPrecision,
     ScopeEntry,
     UnidentifiedCells,
     WarnedCells,
 )
 from wbcpipe.samples.field_status import read_missing, read_skipped
 from wbcpipe.samples.fields import fields_on_disk
-from wbcpipe.samples.scan_outcome import load_scan_outcome
+from wbcpipe.samples.scan_outcome import ScanEntry, load_scan_outcome
 from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
@@ -132,24 +130,8 @@ def _scan_entry(sample: Sample) -> ScanEntry | None:
     outcome = load_scan_outcome(sample)
     if outcome is None:
         return None
-    return ScanEntry(
-        reason=outcome.reason,
-        fields_done=outcome.fields_done,
-        fields_wanted=outcome.fields_wanted,
-        cells=outcome.cells,
-        cells_wanted=outcome.cells_wanted,
-        precision=tuple(
-            ScanPrecision(
-                name=reached.name,
-                percent=reached.percent,
-                half_width_percent=reached.half_width_percent,
-                target_percent=reached.target_percent,
-            )
-            for reached in outcome.precision
-        ),
-        met=outcome.reason in ("cells", "precision", "fields"),
-        text=outcome.text,
-    )
+    figures = outcome.model_dump(exclude={"format_version"})
+    return ScanEntry(**figures, met=outcome.reason in ("cells", "precision", "fields"), text=outcome.text)
 
 
 def _provenance(record: SampleRecord, store: CellStore, rows: CellRows) -> Provenance:

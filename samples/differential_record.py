@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from wbcpipe.samples.records import Part, Record, SampleKind, SpecimenRecord
+from wbcpipe.samples.records import Count, Part, Record, SampleKind, SpecimenRecord
+from wbcpipe.samples.scan_outcome import ScanEntry
 
 __all__ = [
     "NOTICE",
@@ -31,8 +32,6 @@ __all__ = [
     "QualityGate",
     "RejectedCells",
     "RiskControl",
-    "ScanEntry",
-    "ScanPrecision",
     "ScopeEntry",
     "UnidentifiedCells",
     "WarnedCells",
@@ -68,7 +67,6 @@ def _rounded(value: object) -> object:
     return round(value, 4) if isinstance(value, float) and math.isfinite(value) else value
 
 
-Count = Annotated[int, Field(ge=0)]
 Number = Annotated[float, BeforeValidator(_rounded), Field(allow_inf_nan=False)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
@@ -177,33 +175,6 @@ class FieldCounts(Part):
     taken: Count
     missing: tuple[MissingField, ...]
     empty: tuple[Count, ...]
-
-
-class ScanPrecision(Part):
-    """Precision that a scan reached for one class."""
-
-    name: str
-    percent: Percent | None
-    half_width_percent: Annotated[float, Field(ge=0, le=50)]
-    target_percent: Annotated[float, Field(ge=0.5, le=49)]
-
-
-class ScanEntry(Part):
-    """Why the scan ended.
-
-    Attributes:
-        met: the target was reached.
-        text: the same for people.
-    """
-
-    reason: Literal["cells", "precision", "fields", "area", "brightfield", "deadline"]
-    fields_done: Count
-    fields_wanted: Count
-    cells: Count | None
-    cells_wanted: Count | None
-    precision: tuple[ScanPrecision, ...]
-    met: bool
-    text: str
 
 
 class QualityGate(Part):

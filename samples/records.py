@@ -50,6 +50,7 @@ Protocol = Literal["one-pass", "two-pass"]
 #: For small parts of a record that are built by position.
 STRICT = ConfigDict(extra="forbid")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Part(BaseModel):

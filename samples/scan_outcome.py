@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from wbcpipe.samples.records import STRICT, Record
+from wbcpipe.samples.records import STRICT, Count, Part, Record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["PrecisionReached", "ScanOutcome", "StopReason", "load_scan_outcome"]
+__all__ = ["PrecisionReached", "ScanEntry", "ScanOutcome", "StopReason", "load_scan_outcome"]
 
 StopReason = Literal["cells", "precision", "fields", "area", "brightfield", "deadline"]
 
@@ -30,9 +31,9 @@ class PrecisionReached:
     """
 
     name: str
-    percent: float | None
-    half_width_percent: float
-    target_percent: float
+    percent: Annotated[float, Field(ge=0, le=100)] | None
+    half_width_percent: Annotated[float, Field(ge=0, le=50)]
+    target_percent: Annotated[float, Field(ge=0.5, le=49)]
 
     @property
     def met(self) -> bool:
@@ -44,8 +45,8 @@ class PrecisionReached:
         return f"{self.name} {share} +- {self.half_width_percent:.1f} (target {self.target_percent:g})"
 
 
-class ScanOutcome(Record):
-    """``scan.json``: the reason why a scan ended, and the figures reached.
+class _ScanFigures(Part):
+    """The reason why a scan ended, and the figures reached.
 
     Attributes:
         reason: ``cells`` or ``precision`` (the target is reached), ``fields`` (the number requested), ``area`` (the
@@ -58,11 +59,22 @@ class ScanOutcome(Record):
     """
 
     reason: StopReason
-    fields_done: int
-    fields_wanted: int
-    cells: int | None = None
-    cells_wanted: int | None = None
+    fields_done: Count
+    fields_wanted: Count
+    cells: Count | None = None
+    cells_wanted: Count | None = None
     precision: tuple[PrecisionReached, ...] = ()
+
+
+class ScanEntry(_ScanFigures):
+    """Why the scan ended, in ``differential.json``; ``met``: the target is reached; ``text``: the same for people."""
+
+    met: bool
+    text: str
+
+
+class ScanOutcome(_ScanFigures, Record):
+    """``scan.json``: the reason why a scan ended, and the figures reached."""
 
     @property
     def text(self) -> str:
