@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from wbcpipe.imaging.arrays import block_mean
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -23,10 +21,8 @@ __all__ = [
     "disk",
     "erosion",
     "gaussian",
-    "gaussian_taps",
     "gradient_magnitude",
     "opening",
-    "smoothed_means",
 ]
 
 #: Rows per matrix product where an image is larger than its filter.
@@ -71,11 +67,6 @@ def gaussian(
     """
     both = _Filter(sigma_px, truncate, mirror)
     return _filtered(values, both, both)
-
-
-def smoothed_means(frame: NDArray[np.uint16], factor: int, sigma_px: float) -> NDArray[np.float32]:
-    """Return block means of a frame (Y, X), see `block_mean`, under a Gaussian: (y, x) float32."""
-    return gaussian(block_mean(frame, factor), sigma_px)
 
 
 def gradient_magnitude(values: NDArray[Any], sigma_px: float) -> NDArray[np.float32]:

@@ -5,17 +5,4 @@
 ground truth.
 """
 
-__all__ = ["evaluate_sample", "write_report"]
-
-
-def __getattr__(name: str) -> object:
-    # Imported on first use: zarr must not load for `wbcpipe --help`.
-    if name == "write_report":
-        from wbcpipe.report.stage import write_report
-
-        return write_report
-    if name == "evaluate_sample":
-        from wbcpipe.report.evaluate import evaluate_sample
-
-        return evaluate_sample
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__: list[str] = []

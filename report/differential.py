@@ -10,7 +10,7 @@ import numpy as np
 
 from wbcpipe.classify.uncertainty.clopper_pearson import clopper_pearson
 from wbcpipe.errors import SampleStateError
-from wbcpipe.samples.cell_columns import UNIDENTIFIED, QcFlag
+from wbcpipe.samples.cell_columns import REJECTED, UNIDENTIFIED, QcFlag, flag_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADULT",
-    "COUNTED_WITH_WARNING",
-    "REJECTED",
-    "ClassCount",
     "Differential",
-    "Interval",
     "Reference",
     "Tally",
     "count_cells",
@@ -36,9 +32,6 @@ __all__ = [
 
 Interval = tuple[float, float]
 
-#: Flags that exclude a cell from the differential; of several, the first is its reason. The class of such a cell is not
-#: reliable.
-REJECTED: Final = (QcFlag.DEBRIS, QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.BLURRED)
 #: Flags of cells that count, with a warning and a gate: excluding them would bias the count, since neutrophils touch
 #: other cells more often.
 COUNTED_WITH_WARNING: Final = (QcFlag.DOUBLET, QcFlag.SATURATED, QcFlag.UNREGISTERED)
@@ -212,13 +205,8 @@ def exclusion_reasons(qc_flags: NDArray[np.uint16]) -> list[str]:
     """
     reasons = np.full(len(qc_flags), "", dtype=object)
     for flag in reversed(REJECTED):
-        reasons[(qc_flags & flag.value) != 0] = flag_name(flag)
+        reasons[(qc_flags & flag.value) != 0] = flag_names(flag)[0]
     return [str(reason) for reason in reasons]
-
-
-def flag_name(flag: QcFlag) -> str:
-    """Return the name of one quality flag in lower case, as documents show it."""
-    return str(flag.name).lower()
 
 
 def count_cells(predicted: Sequence[str], qc_flags: NDArray[np.uint16], classes: Sequence[str]) -> Tally:
@@ -244,8 +232,10 @@ def count_cells(predicted: Sequence[str], qc_flags: NDArray[np.uint16], classes:
     return Tally(
         counts={name: counted[name] for name in classes},
         unidentified=counted[UNIDENTIFIED],
-        rejected={flag_name(flag): rejected[flag_name(flag)] for flag in REJECTED},
+        rejected={name: rejected[name] for flag in REJECTED for name in flag_names(flag)},
         counted_with_warning={
-            flag_name(flag): int(np.count_nonzero(qc_flags[good] & flag.value)) for flag in COUNTED_WITH_WARNING
+            name: int(np.count_nonzero(qc_flags[good] & flag.value))
+            for flag in COUNTED_WITH_WARNING
+            for name in flag_names(flag)
         },
     )

@@ -145,7 +145,10 @@ def _provenance(record: SampleRecord, store: CellStore, rows: CellRows) -> Prove
         plan_sha256=_json_digest(record.content()["plan"]) if record.plan else None,
         modalities=tuple(ModalityEntry(name=name, derived=name in derived) for name in store.modalities),
         pixel_um=store.pixel_um,
-        cells=CellsReference(sha256=rows.digest(), provenance=_shortened(store.attributes.provenance)),
+        cells=CellsReference(
+            sha256=rows.digest(),
+            provenance={name: _shorten(value) for name, value in store.attributes.provenance.items()},
+        ),
         bundle=BundleReference(
             name=rows.classification.bundle,
             sha256=rows.classification.sha256,
@@ -156,14 +159,10 @@ def _provenance(record: SampleRecord, store: CellStore, rows: CellRows) -> Prove
     )
 
 
-def _shortened(content: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Replace long lists (a thousand file names) by their length and hash."""
-    return {name: _shorten(value) for name, value in content.items()}
-
-
 def _shorten(value: JsonValue) -> JsonValue:
+    """Replace long lists (a thousand file names) by their length and hash."""
     if isinstance(value, dict):
-        return _shortened(value)
+        return {name: _shorten(entry) for name, entry in value.items()}
     if isinstance(value, list) and len(value) > _LONG_LIST:
         return {"count": len(value), "sha256": _json_digest(value)}
     return value

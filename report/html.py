@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -10,8 +11,8 @@ import jinja2
 
 from wbcpipe.errors import FrameFileError
 from wbcpipe.report.cell_thumbnails import cell_strip, choose_cells, data_uri, measure_contrast
-from wbcpipe.report.tables import flag_names, flag_words
-from wbcpipe.samples.cell_columns import UNIDENTIFIED
+from wbcpipe.report.tables import flag_words, format_number
+from wbcpipe.samples.cell_columns import UNIDENTIFIED, flag_names
 from wbcpipe.samples.fields import complete_fields, read_passes_info
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"position": axis_position, "number": format_number}
+    environment.filters |= {"position": axis_position, "number": functools.partial(format_number, none="–")}
     return environment.get_template("report.html.j2").render(
         document=document,
         content_id=content_id,
@@ -101,11 +102,6 @@ def axis_position(percent: float) -> str:
     '50.00'
     """
     return f"{10 * math.sqrt(min(max(percent, 0.0), 100.0)):.2f}"
-
-
-def format_number(value: float | None, decimals: int = 1) -> str:
-    """Return a number as text; a dash for none."""
-    return "–" if value is None else f"{value:.{decimals}f}"
 
 
 def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery]:

@@ -8,6 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from wbcpipe.report.tables import format_number
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -71,16 +73,12 @@ def _print_shares(shares: Sequence[Share], console: Console) -> None:
     for share in shares:
         table.add_row(
             Text(share.name),
-            _number(share.true_percent),
-            _number(share.predicted_percent),
+            format_number(share.true_percent),
+            format_number(share.predicted_percent),
             "{:.1f} - {:.1f}".format(*share.interval_percent),
             _verdict(share.inside, "yes", "no"),
         )
     console.print(table)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
 
 
 def _verdict(good: bool | None, yes: str, no: str) -> Text:

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.cell_columns import flag_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,16 +22,11 @@ if TYPE_CHECKING:
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.differential_record import ClassEntry, DifferentialRecord
 
-__all__ = ["cells_csv", "flag_names", "flag_words", "print_differential"]
+__all__ = ["cells_csv", "flag_words", "format_number", "print_differential"]
 
 _STYLE: Final = {"high": "bold red", "low": "bold red", "borderline": "yellow", "normal": "green"}
 #: Width of the other columns, in characters.
 _BESIDE_BAR: Final = 67
-
-
-def flag_names(qc_flags: int) -> list[str]:
-    """Return the names of the flags in one cell's bits, in lower case."""
-    return [str(flag.name).lower() for flag in QcFlag if qc_flags & flag.value]
 
 
 def cells_csv(rows: CellRows) -> bytes:
@@ -39,21 +34,9 @@ def cells_csv(rows: CellRows) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     per_head = [column for head in rows.heads for column in (f"{head}_predicted_class", f"{head}_probability")]
-    names = ("field_index", "y_px", "x_px", "y_um", "x_um", "area_um2", "nucleus_area_um2", "sharpness")
-    writer.writerow(
-        [
-            "index",
-            *names,
-            "qc_flags",
-            "counted",
-            "exclusion_reason",
-            "label",
-            "predicted_class",
-            "confidence",
-            "disagreement",
-            *map(_safe, per_head),
-        ]
-    )
+    names = [name for name in rows.columns if name != "qc_flags"]
+    of_cell = ("qc_flags", "counted", "exclusion_reason", "label", "predicted_class", "confidence", "disagreement")
+    writer.writerow(["index", *names, *of_cell, *map(_safe, per_head)])
     best = rows.head_predictions()
     for index in range(len(rows)):
         heads: list[str] = []
@@ -139,36 +122,28 @@ def _class_table(document: DifferentialRecord, console: Console) -> Table:
     corrected = any(entry.corrected_percent is not None for entry in document.classes)
     bar_cells = min(max(console.width - _BESIDE_BAR - (20 if corrected else 0), 8), 40)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in (
-        "class",
-        "count",
-        "%",
-        "",
-        "95 %",
-        "normal",
-        *(["10^9/L"] if absolute else []),
-        *(["corrected"] if corrected else []),
-        "flag",
-    ):
+    optional = (["10^9/L"] if absolute else []) + (["corrected"] if corrected else [])
+    for heading in ("class", "count", "%", "", "95 %", "normal", *optional, "flag"):
         table.add_column(heading, justify="left" if heading in ("class", "", "flag") else "right", no_wrap=True)
     for entry in document.classes:
         row = [
             Text(entry.name, style="bold"),
             Text(str(entry.count)),
-            Text(_fixed(entry.percent, 1)),
+            Text(format_number(entry.percent)),
             Text(block * round(bar_cells * (entry.percent or 0) / 100), style="cyan"),
             Text("{:.1f} - {:.1f}".format(*entry.interval_percent)),
             Text("{:g} - {:g}".format(*entry.reference_percent) if entry.reference_percent else ""),
         ]
         if absolute:
-            row.append(Text(_fixed(entry.concentration_1e9_per_l, 2)))
+            row.append(Text(format_number(entry.concentration_1e9_per_l, 2)))
         if corrected:
             interval = entry.corrected_interval_percent
             bounds = "" if interval is None else " ({:.1f} - {:.1f})".format(*interval)
-            row.append(Text(_fixed(entry.corrected_percent, 1) + bounds))
+            row.append(Text(format_number(entry.corrected_percent) + bounds))
         table.add_row(*row, Text(flag_words(entry), style=_STYLE.get(entry.flag or "", "")))
     return table
 
 
-def _fixed(value: float | None, decimals: int) -> str:
-    return "" if value is None else f"{value:.{decimals}f}"
+def format_number(value: float | None, decimals: int = 1, none: str = "") -> str:
+    """Return a number as text; ``none`` for none."""
+    return none if value is None else f"{value:.{decimals}f}"

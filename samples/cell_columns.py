@@ -14,10 +14,12 @@ __all__ = [
     "CROP_SIDE_PX",
     "MORPHOMETRY",
     "RED_FLUORESCENCE",
+    "REJECTED",
     "UNIDENTIFIED",
     "Column",
     "QcFlag",
     "entry_shape",
+    "flag_names",
     "morphometry_columns",
     "nuclear_index",
 ]
@@ -48,6 +50,20 @@ class QcFlag(IntFlag):
     """A modality of the field is absent or empty."""
     DEBRIS = 64
     """Size or intensity unlike a white cell: kept for review, left out of the differential."""
+
+
+#: Flags that exclude a cell from the differential; of several, the first is its reason. The class of such a cell is not
+#: reliable.
+REJECTED: Final = (QcFlag.DEBRIS, QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.BLURRED)
+
+
+def flag_names(qc_flags: int) -> tuple[str, ...]:
+    """Return the names of the flags in one cell's bits, in lower case.
+
+    >>> flag_names(QcFlag.BORDER | QcFlag.DOUBLET)
+    ('border', 'doublet')
+    """
+    return tuple(str(flag.name).lower() for flag in QcFlag if qc_flags & flag.value)
 
 
 class Column(NamedTuple):

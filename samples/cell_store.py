@@ -175,15 +175,11 @@ class CellStore:
     def blocks(self, cells: int = CELLS_PER_CHUNK) -> Iterator[tuple[int, NDArray[np.uint16]]]:
         """Walk through the crops in order: (index of the first, (n, M, side, side) uint16)."""
         for start in range(0, len(self), cells):
-            yield start, self.images(start, min(start + cells, len(self)))
+            yield start, self.images(start, start + cells)
 
     def column(self, name: str) -> NDArray[Any]:
         """Read one column of the cell table."""
         return np.asarray(self._array(name)[...])
-
-    def has_column(self, name: str) -> bool:
-        """Return whether there is such a column."""
-        return name in self._group
 
     def labels(self) -> list[str]:
         """Read the true class of each cell, empty where unknown."""

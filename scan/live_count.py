@@ -14,8 +14,8 @@ import numpy as np
 
 from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.errors import SampleStateError
-from wbcpipe.report.differential import REJECTED, count_cells
-from wbcpipe.samples.cell_columns import UNIDENTIFIED, QcFlag
+from wbcpipe.report.differential import count_cells
+from wbcpipe.samples.cell_columns import REJECTED, UNIDENTIFIED, QcFlag
 from wbcpipe.system.files import read_json, write_json
 
 if TYPE_CHECKING:

@@ -27,14 +27,7 @@ if TYPE_CHECKING:
     from wbcpipe.scan.request import ScanRequest
     from wbcpipe.system.compute import Device, EngineName
 
-__all__ = [
-    "FieldSource",
-    "Segmenter",
-    "SlideFields",
-    "acquire_and_segment",
-    "scan_until",
-    "unmet_targets",
-]
+__all__ = ["SlideFields", "acquire_and_segment", "scan_until", "unmet_targets"]
 
 
 class FieldSource(Protocol):
@@ -137,7 +130,6 @@ class SlideFields:
         self._request = request
         self._say = say
         self.deadline_passed = False
-        self._deadline_s = request.deadline_s
         self._worker: AcquisitionWorker | None = None
         self._closing = contextlib.ExitStack()
         self._raw = sample.raw_path(request.last_pass)
@@ -190,20 +182,11 @@ class SlideFields:
         return sum(index in self._known for index in range(wanted))
 
     def _events(self, wanted: int) -> Iterator[bool]:
-        from wbcpipe.acquire.request import AcquisitionRequest
         from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
         from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 
         if self._worker is None:
-            request = self._request
-            acquisition = AcquisitionRequest(
-                self._sample,
-                request.scope,
-                request.plan,
-                request.specimen,
-                deadline_s=self._deadline_s,
-                pass_name=request.last_pass,
-            )
+            acquisition = self._request.acquisition(self._sample, self._request.last_pass)
             if not acquisition.in_time():
                 self._stop_at_deadline(wanted)
                 return
@@ -229,11 +212,11 @@ class SlideFields:
 
     def _stop_at_deadline(self, wanted: int) -> None:
         """Take no further field; those on disk are still segmented."""
-        assert self._deadline_s is not None
+        assert self._request.deadline_s is not None
         self._give_up_missing()
         if self.settled(wanted) < wanted and not self.deadline_passed:
             self.deadline_passed = True
-            deadline = datetime.fromtimestamp(self._deadline_s).strftime("%Y-%m-%d %H:%M:%S")
+            deadline = datetime.fromtimestamp(self._request.deadline_s).strftime("%Y-%m-%d %H:%M:%S")
             self._say(f"the deadline, {deadline}, has passed: no further field is taken")
 
 
@@ -248,22 +231,13 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
     """
     from wbcpipe.acquire.open_microscope import open_for_staining
     from wbcpipe.acquire.passes import slide_is_stained, stain_between_passes, take_pass
-    from wbcpipe.acquire.request import AcquisitionRequest
 
     raw = sample.raw_path("brightfield")
     wanted = max(request.estimated_fields(), min(at_least, request.max_fields))
     if not (request.already_stained or slide_is_stained(sample)):
         known = {*fields_on_disk(raw), *read_skipped(raw)}
         if not known.issuperset(range(wanted)):
-            acquisition = AcquisitionRequest(
-                sample,
-                request.scope,
-                request.plan,
-                request.specimen,
-                deadline_s=request.deadline_s,
-                pass_name="brightfield",
-                microscope=open_for_staining,
-            )
+            acquisition = replace(request.acquisition(sample, "brightfield"), microscope=open_for_staining)
             if request.fields is None:
                 reporter.say(
                     f"taking {wanted} bright fields for up to {request.estimated_cells()} cells: no bright field can "

@@ -110,6 +110,12 @@ class ScanRequest:
         """The pass that completes a field."""
         return "fluorescence" if self.two_pass else "single"
 
+    def acquisition(self, sample: Sample, pass_name: Pass) -> AcquisitionRequest:
+        """Return the request of one pass over the slide."""
+        return AcquisitionRequest(
+            sample, self.scope, self.plan, self.specimen, pass_name=pass_name, deadline_s=self.deadline_s
+        )
+
     def estimated_cells(self) -> int:
         """Return the cells that all targets together are expected to need, before any is counted.
 
@@ -189,9 +195,7 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
         raise ConfigError("give --fields or --precision, not both: --fields takes that many fields in any case.")
     if request.fields is None and request.cells is None and not request.precision:
         raise ConfigError("the scan has no target; give --cells, --precision or --fields.")
-    check_sample(
-        AcquisitionRequest(sample, request.scope, request.plan, request.specimen, pass_name=request.first_pass)
-    )
+    check_sample(request.acquisition(sample, request.first_pass))
     requested = TWO_PASS if request.two_pass else ("single",)
     passes = passes_to_take(sample, requested, already_stained=request.already_stained)
     if "brightfield" in passes:

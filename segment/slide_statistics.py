@@ -165,24 +165,14 @@ def load_slide_statistics(work: Path) -> SlideStatistics | None:
         return None
     record, arrays = found
     return SlideStatistics(
-        field_indices=record.field_indices,
-        kind=record.kind,
-        modalities=record.modalities,
-        pixel_um=record.pixel_um,
+        **record.model_dump(exclude={"format_version"}),
         flatfield=FlatField(**{field.name: arrays[_FLATFIELD + field.name] for field in fields(FlatField)}),
         alignment=Alignment(**{field.name: arrays[_ALIGNMENT + field.name] for field in fields(Alignment)}),
-        nuclear_level=record.nuclear_level,
     )
 
 
 def _record(statistics: SlideStatistics) -> _StatisticsRecord:
-    return _StatisticsRecord(
-        field_indices=statistics.field_indices,
-        kind=statistics.kind,
-        modalities=statistics.modalities,
-        pixel_um=statistics.pixel_um,
-        nuclear_level=statistics.nuclear_level,
-    )
+    return _StatisticsRecord.model_validate(statistics, from_attributes=True)
 
 
 def _arrays(statistics: SlideStatistics) -> dict[str, NDArray[Any]]:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import FieldInfo
     from wbcpipe.samples.records import SampleRecord
     from wbcpipe.samples.sample import Sample
-    from wbcpipe.segment.detection.detectors import Detector
     from wbcpipe.segment.sample_cells import CellSelection
 
 __all__ = ["SampleSegmenter"]
@@ -61,6 +60,10 @@ class SampleSegmenter:
         pixel_um: pixel size of the crops.
         detector: name of the nucleus detector, see `segment.detection.detectors`.
         progress: called with (task, units done, units in all) in the tasks that take long.
+
+    Attributes:
+        pixel_um: pixel size of the crops.
+        detector: of nuclei; ``None`` is the built-in one.
 
     Raises:
         SampleStateError: a crop of such pixels does not hold a cell.
@@ -82,9 +85,9 @@ class SampleSegmenter:
             )
         self._sample = sample
         self._raw = sample.path / "raw"
-        self._pixel_um = pixel_um
+        self.pixel_um = pixel_um
         self._detector_name = detector
-        self._detector = load_detector(detector)
+        self.detector = load_detector(detector)
         self._progress = progress
         self._statistics: SlideStatistics | None = None
         self._basis_sha256 = ""
@@ -94,16 +97,6 @@ class SampleSegmenter:
     def _record(self) -> SampleRecord:
         # Not before a field is there: the record is written once the microscope has opened.
         return self._sample.record()
-
-    @property
-    def pixel_um(self) -> float:
-        """Pixel size of the crops."""
-        return self._pixel_um
-
-    @property
-    def detector(self) -> Detector | None:
-        """Detector of nuclei; ``None`` is the built-in one."""
-        return self._detector
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -134,7 +127,7 @@ class SampleSegmenter:
             if keep:
                 save_slide_statistics(self._sample.work_path, found)
         self._statistics = found
-        basis = [_METHOD_VERSION, VERSION, self._pixel_um, CROP_SIDE_PX, found.digest(), self._detector_name]
+        basis = [_METHOD_VERSION, VERSION, self.pixel_um, CROP_SIDE_PX, found.digest(), self._detector_name]
         self._basis_sha256 = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
 
     def segment_field(self, index: int) -> FieldCells:
@@ -201,7 +194,7 @@ class SampleSegmenter:
             )
         attributes = CellAttributes(
             modalities=self.modalities,
-            pixel_um=self._pixel_um,
+            pixel_um=self.pixel_um,
             kind=self._record.kind,
             classes=CLASSES,
             derived=self._record.derived,
@@ -219,7 +212,7 @@ class SampleSegmenter:
 
     def _segmented(self, index: int) -> FieldCells:
         frames, info = read_passes(self._raw, index)
-        cells = process_field(frames, info, self.statistics, crop_pixel_um=self._pixel_um, detector=self._detector)
+        cells = process_field(frames, info, self.statistics, crop_pixel_um=self.pixel_um, detector=self.detector)
         save_field(self._field_path(index), cells, self._basis_sha256)
         return cells
 

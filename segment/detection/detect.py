@@ -15,22 +15,14 @@ import numpy as np
 from scipy import ndimage
 
 from wbcpipe.imaging.arrays import block_mean, enlarge_grid, fill_holes, percentiles
-from wbcpipe.imaging.filters import dilation, disk, erosion, opening, smoothed_means
+from wbcpipe.imaging.filters import dilation, disk, erosion, gaussian, opening
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.segment.detection.separate import merge_lobes, split_at_necks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "DetectionRules",
-    "Detections",
-    "NuclearKind",
-    "cells_from_labels",
-    "detect_cells",
-    "nuclear_level",
-    "rules_for",
-]
+__all__ = ["Detections", "NuclearKind", "cells_from_labels", "detect_cells", "nuclear_level"]
 
 NuclearKind = Literal["fluorescence", "stained"]
 
@@ -78,16 +70,12 @@ class DetectionRules:
     background_um: float = 25.0
 
 
-_RULES: Final[dict[str, DetectionRules]] = {
+#: For Acridine Orange, and for a density derived from a stained smear.
+_RULES: Final[dict[NuclearKind, DetectionRules]] = {
     "fluorescence": DetectionRules(),
     # Density in units of the derived channel (65535 is an optical density of 2).
     "stained": DetectionRules(nucleus=0.45, body=0.12, min_level=3000.0, reach_um=3.0, closing_um=1.2, lobe_gap_um=3.0),
 }
-
-
-def rules_for(kind: NuclearKind) -> DetectionRules:
-    """Return the rules for Acridine Orange ``fluorescence``, or for a density derived from a ``stained`` smear."""
-    return _RULES[kind]
 
 
 @dataclass(frozen=True)
@@ -157,7 +145,7 @@ def detect_cells(
     Returns:
         The cells; none where no object is as bright as a nucleus.
     """
-    rules = rules_for(kind)
+    rules = _RULES[kind]
     channel = _coarse_channel(nuclear, pixel_um, rules)
     signal, coarse_um = channel.signal, channel.coarse_um
     level = _level(channel, rules) if level is None else level
@@ -183,7 +171,7 @@ def cells_from_labels(
         kind: of the channel.
         level: brightness of nuclei above background; measured in this image if ``None``.
     """
-    rules = rules_for(kind)
+    rules = _RULES[kind]
     channel = _coarse_channel(nuclear, pixel_um, rules)
     signal, factor = channel.signal, channel.factor
     level = _level(channel, rules) if level is None else level
@@ -201,7 +189,7 @@ def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> 
 
     The median over fields with cells is a good ``level`` for a field without.
     """
-    rules = rules_for(kind)
+    rules = _RULES[kind]
     channel = _coarse_channel(nuclear, pixel_um, rules)
     level = _level(channel, rules)
     return level if channel.shows_nuclei(level, rules) else 0.0
@@ -210,7 +198,7 @@ def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> 
 def _coarse_channel(nuclear: NDArray[Any], pixel_um: float, rules: DetectionRules) -> _CoarseChannel:
     factor = max(1, round(rules.coarse_um / pixel_um))
     coarse_um = pixel_um * factor
-    smooth = smoothed_means(nuclear, factor, _SMOOTH_UM / coarse_um)
+    smooth = gaussian(block_mean(nuclear, factor), _SMOOTH_UM / coarse_um)
     tile = max(4, round(rules.background_um / coarse_um))
     rows, columns = (max(1, side // tile) for side in smooth.shape)
     tiles = [

@@ -9,7 +9,6 @@ import numpy as np
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import nuclear_index
 from wbcpipe.samples.cell_store import CellBlock, CellStore
-from wbcpipe.samples.records import ImportInputs
 from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.features.crop_quality import focus_measure
 from wbcpipe.segment.importers.inputs import refuse_other_inputs, start_import
@@ -65,17 +64,7 @@ def import_cells(
     files = find_image_files(paths, options.kind, labels=options.labels)
     labels, channels = _check_files(files, options, progress)
     names = options.modality_names(channels)
-    inputs = ImportInputs(
-        content="cells",
-        sha256=files_sha256(files),
-        kind=options.kind,
-        pixel_um=options.pixel_um,
-        modalities=names,
-        crop_pixel_um=options.crop_pixel_um,
-        side_px=options.side_px,
-        labels=options.labels,
-        label_array=options.label_array,
-    )
+    inputs = options.inputs("cells", files_sha256(files), names)
     refuse_other_inputs(sample, inputs)
     with sample.lock("import cells"):
         refuse_other_inputs(sample, inputs)

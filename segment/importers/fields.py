@@ -9,7 +9,6 @@ import numpy as np
 
 from wbcpipe.errors import ImportDataError
 from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, fields_on_disk, write_field
-from wbcpipe.samples.records import ImportInputs
 from wbcpipe.segment.importers.inputs import NUCLEAR, refuse_other_inputs, start_import
 from wbcpipe.segment.importers.readers import add_derived_channel, files_sha256, find_image_files, read_images
 from wbcpipe.system.files import disk_errors
@@ -64,13 +63,7 @@ def import_fields(
         raise ImportDataError(
             f"modalities {', '.join(names)}; cells are found in one named {NUCLEAR!r}, which is missing."
         )
-    inputs = ImportInputs(
-        content="fields",
-        sha256=files_sha256(files),
-        kind=options.kind,
-        pixel_um=options.pixel_um,
-        modalities=names,
-    )
+    inputs = options.inputs("fields", files_sha256(files), names)
     refuse_other_inputs(sample, inputs)
     with sample.lock("import fields"):
         refuse_other_inputs(sample, inputs)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from wbcpipe.errors import ImportDataError, SampleStateError
 from wbcpipe.samples.cell_columns import CROP_SIDE_PX
@@ -52,6 +52,10 @@ class FieldImport:
     def derived(self) -> tuple[str, ...]:
         """Modalities that are computed from the others."""
         return (NUCLEAR,) if self.kind == "stained-rgb" else ()
+
+    def inputs(self, content: Literal["fields", "cells"], sha256: str, modalities: tuple[str, ...]) -> ImportInputs:
+        """Return the record of this import of the files with this digest, see `files_sha256`."""
+        return ImportInputs(content=content, sha256=sha256, **{**asdict(self), "modalities": modalities})
 
     def modality_names(self, channels: set[int]) -> tuple[str, ...]:
         """Return the channel names.

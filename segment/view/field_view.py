@@ -15,11 +15,10 @@ from scipy.spatial import cKDTree
 
 from wbcpipe.errors import FrameFileError
 from wbcpipe.imaging.arrays import enlarge_grid
-from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.cell_columns import REJECTED, flag_names
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import complete_fields, read_passes
 from wbcpipe.segment.detection.detectors import OWN
-from wbcpipe.segment.detection.masks import CYTOPLASM, NUCLEUS
 from wbcpipe.segment.segment_field import crop_centres, process_field, register_field
 from wbcpipe.segment.stage import SampleSegmenter
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from wbcpipe.segment.registration.register import Alignment
     from wbcpipe.segment.slide_statistics import SlideStatistics
 
-__all__ = ["CellAnnotation", "FieldView", "FieldViewer", "flag_names"]
+__all__ = ["CellAnnotation", "FieldView", "FieldViewer"]
 
 #: A stored cell and one found again are the same within this distance.
 _SAME_CELL_PX: Final = 1.0
@@ -63,7 +62,7 @@ class CellAnnotation:
     @property
     def counts(self) -> bool:
         """Whether the differential counts the cell; debris and cut, blurred or incomplete cells are rejected."""
-        return not {"debris", "border", "blurred", "missing_modality"} & set(self.flags)
+        return not set(flag_names(sum(REJECTED))) & set(self.flags)
 
 
 @dataclass(frozen=True)
@@ -97,15 +96,6 @@ class FieldView:
     wavelength_nm: NDArray[np.float64]
 
 
-def flag_names(qc_flags: int) -> tuple[str, ...]:
-    """Return the names of the flags of one cell, in lower case.
-
-    >>> flag_names(QcFlag.BORDER | QcFlag.DOUBLET)
-    ('border', 'doublet')
-    """
-    return tuple(str(flag.name).lower() for flag in QcFlag if qc_flags & flag.value)
-
-
 class FieldViewer:
     """Loads views of a sample's fields.
 
@@ -134,11 +124,6 @@ class FieldViewer:
         self.fields = tuple(complete_fields(self._raw))
         self._segmenter.estimate_statistics(self.fields, keep=False)
 
-    @property
-    def statistics(self) -> SlideStatistics:
-        """Statistics of the slide."""
-        return self._segmenter.statistics
-
     def _detector(self) -> str:
         """Return the detector of the stored cells; a function named in a file is never loaded."""
         named = None if self._store is None else self._store.attributes.provenance.get("detector")
@@ -157,13 +142,7 @@ class FieldViewer:
             )
         frames, info = read_passes(self._raw, index)
         statistics, pixel_um = self._segmenter.statistics, self._segmenter.pixel_um
-        found = process_field(
-            frames,
-            info,
-            statistics,
-            crop_pixel_um=pixel_um,
-            detector=self._segmenter.detector,
-        ).block
+        found = process_field(frames, info, statistics, crop_pixel_um=pixel_um, detector=self._segmenter.detector).block
         ordered, alignment = register_field(frames, info, statistics)
         parts, owner = _paint_masks(found, pixel_um / info.pixel_um, frames.shape[1:])
         wavelengths = {frame.modality: frame.wavelength_nm for frame in info.frames}
@@ -232,7 +211,6 @@ def _paint_masks(found: CellBlock, ratio: float, shape: tuple[int, ...]) -> tupl
         mine = mask > parts[window]
         parts[window][mine] = mask[mine]
         owner[window][mine] = k + 1
-    assert parts.max(initial=0) <= max(CYTOPLASM, NUCLEUS)
     return parts, owner
 
 
