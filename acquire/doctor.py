@@ -221,11 +221,9 @@ def _check_exposures(scope: Scope, link: CoreLink) -> Check:
 
 
 def _check_focusing_device(scope: Scope, link: CoreLink) -> Check:
-    from wbcpipe.acquire.hardware.focus_drive import choose_focusing_device
-
     device = scope.focus.hardware_device
     try:
-        choose_focusing_device(link, device)
+        link.call("set_auto_focus_device", device)
     except HardwareError as error:
         problem = f"{error} Name a focusing device of the .cfg in 'focus.hardware_device'."
         return _hardware("focusing device", problem)

@@ -73,18 +73,13 @@ class CoreLink:
         try:
             if take_over:
                 self._end_running_sequence()
-            self.call("set_timeout_ms", int(scope.reliability.move_timeout_s * 1000))
             self._assign_roles()
         except BaseException:
             self.close()
             raise
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a method of the core by its snake_case name.
-
-        Raises:
-            HardwareError: the call failed, or the link is closed; the text names the call and its arguments.
-        """
+        """See `protocols.Core.call`."""
         if self._core is None:
             raise HardwareError("the microscope is closed.")
         try:
@@ -98,35 +93,17 @@ class CoreLink:
     def call_with_deadline(
         self, call: Callable[[], None], timeout_s: float, doing: str, *, focusing: bool = False
     ) -> None:
-        """Run a call that blocks inside a driver; after the deadline it is left behind, and no other is started.
-
-        Args:
-            call: runs in a thread.
-            timeout_s: of the call.
-            doing: names it in the error.
-            focusing: it is the focusing device's; while it hangs, the other devices can still be called.
-
-        Raises:
-            DeviceTimeoutError: it did not end in time, or an earlier one still hangs.
-        """
+        """See `protocols.Core.call_with_deadline`."""
         (self._focus_caller if focusing else self._caller).run(call, timeout_s, doing)
 
     def wait_for(self, devices: tuple[str, ...], timeout_s: float, doing: str) -> None:
-        """Wait until no device is busy.
-
-        Raises:
-            DeviceTimeoutError: one is busy after ``timeout_s``.
-        """
+        """See `protocols.Core.wait_for`."""
         deadline = time.monotonic() + timeout_s
         for device in devices:
             while self.call("device_busy", device):
                 if time.monotonic() >= deadline:
                     raise DeviceTimeoutError(f"{doing}: {device!r} is still busy after {timeout_s:g} s.")
                 time.sleep(_POLL_S)
-
-    def stop(self, device: str) -> None:
-        """Stop a stage where it is."""
-        self.call("stop", device)
 
     def reload(self) -> None:
         """Initialise all devices anew from the .cfg file; a running Micro-Manager keeps its own, its roles are set.
@@ -151,7 +128,7 @@ class CoreLink:
         return {group: _strings(self.call("get_available_configs", group)) for group in groups}
 
     def has_property(self, device: str, name: str) -> bool:
-        """Return whether a device has a property."""
+        """See `protocols.Core.has_property`."""
         return bool(self.call("has_property", device, name))
 
     def properties(self, device: str) -> list[str]:
@@ -170,11 +147,7 @@ class CoreLink:
         return float(low), float(high)
 
     def set_property(self, device: str, name: str, value: str) -> None:
-        """Set a device property.
-
-        Raises:
-            HardwareError: no such device or property, or not a value it takes; the text lists those it takes.
-        """
+        """See `protocols.Core.set_property`."""
         try:
             self.call("set_property", device, name, value)
         except HardwareError as error:
@@ -183,7 +156,7 @@ class CoreLink:
             raise HardwareError(f"{error}{hint}") from error.__cause__
 
     def get_property(self, device: str, name: str) -> str:
-        """Return a property's value, read from the device."""
+        """See `protocols.Core.get_property`."""
         return str(self.call("get_property", device, name))
 
     def close(self) -> None:
@@ -265,7 +238,6 @@ class CoreLink:
         if self._headless:
             self.call("unload_all_devices")
             self.call("load_system_configuration", str(self._scope.config_path))
-        self.call("set_timeout_ms", int(self._scope.reliability.move_timeout_s * 1000))
         self._assign_roles()
 
     def _end_running_sequence(self) -> None:
@@ -276,6 +248,8 @@ class CoreLink:
         stop_sequence(self, self._scope.reliability.camera_timeout_s)
 
     def _assign_roles(self) -> None:
+        """Give the devices their roles, and make the slide dark."""
+        self.call("set_timeout_ms", int(self._scope.reliability.move_timeout_s * 1000))
         self.call("set_camera_device", self._scope.camera.device)
         self.call("set_xy_stage_device", self._scope.stage.xy_device)
         self.call("set_focus_device", self._scope.stage.z_device)

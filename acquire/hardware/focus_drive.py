@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Core
 
-__all__ = ["CoreFocusDrive", "choose_focusing_device"]
+__all__ = ["CoreFocusDrive"]
 
 _LOCK_POLL_S: Final = 0.02
 
@@ -83,7 +83,7 @@ class CoreFocusDrive:
             HardwareError: the device failed, or did not lock in time.
         """
         policy = self._scope.focus
-        choose_focusing_device(self._core, policy.hardware_device)
+        self._core.call("set_auto_focus_device", policy.hardware_device)
         if policy.device_offset is not None:
             self._core.call("set_auto_focus_offset", float(policy.device_offset))
         if policy.hardware_mode != "continuous":
@@ -99,12 +99,3 @@ class CoreFocusDrive:
         finally:
             # Held on, it would work against the Z offsets of the modalities.
             self._core.call("enable_continuous_focus", False)
-
-
-def choose_focusing_device(core: Core, device: str) -> None:
-    """Give a device the role of the focusing device.
-
-    Raises:
-        HardwareError: the device is none.
-    """
-    core.call("set_auto_focus_device", device)

@@ -273,13 +273,24 @@ class _Socket:
 
 def failure_reason(port: int, timeout_s: float) -> str:
     """Return why no Micro-Manager answers on a port, in a few words; empty if one does."""
+    import zmq
+
     if not _listens(port):
         return "nothing listens there"
-    try:
-        _greet(port, timeout_s)
-    except HardwareError as error:
-        return str(error)
-    return ""
+    # Without a greeting pyjavaz spins on another program, and then fails in a thread.
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        link = stack.enter_context(context.socket(zmq.REQ))
+        link.setsockopt(zmq.LINGER, 0)
+        link.connect(f"tcp://{_HOST}:{port}")
+        link.send(json.dumps({"command": "connect", "debug": False}).encode("iso-8859-1"))
+        if not link.poll(int(1000 * timeout_s)):
+            return f"what listens there does not answer within {timeout_s:g} s: it hangs, or is another program"
+        with contextlib.suppress(ValueError):
+            reply = json.loads(link.recv().decode("iso-8859-1"))
+            if isinstance(reply, dict) and "type" in reply:
+                return ""
+        return "what listens there is not Micro-Manager"
 
 
 def java_message(text: str) -> str:
@@ -326,29 +337,3 @@ def _listens(port: int) -> bool:
         return False
     except OSError:
         return True
-
-
-def _greet(port: int, timeout_s: float) -> None:
-    """Check that a server of the bridge answers; without it pyjavaz spins, and then fails in a thread.
-
-    Raises:
-        HardwareError: it does not answer, or is no Micro-Manager.
-    """
-    import zmq
-
-    with contextlib.ExitStack() as stack:
-        context = stack.enter_context(zmq.Context())
-        link = stack.enter_context(context.socket(zmq.REQ))
-        link.setsockopt(zmq.LINGER, 0)
-        link.connect(f"tcp://{_HOST}:{port}")
-        link.send(json.dumps({"command": "connect", "debug": False}).encode("iso-8859-1"))
-        if not link.poll(int(1000 * timeout_s)):
-            raise HardwareError(
-                f"what listens there does not answer within {timeout_s:g} s: it hangs, or is another program"
-            )
-        try:
-            reply = json.loads(link.recv().decode("iso-8859-1"))
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict) or "type" not in reply:
-            raise HardwareError("what listens there is not Micro-Manager")

@@ -192,4 +192,4 @@ class CoreMicroscope:
             settle_s = min(_SETTLE_S, self.scope.reliability.move_timeout_s)
             self.link.wait_for((device,), settle_s, "stopping")
         except DeviceTimeoutError:
-            self.link.stop(device)
+            self.link.call("stop", device)

@@ -212,13 +212,27 @@ class Core(Protocol):
     """Micro-Manager's core, as far as the device classes call it; see `core_link.CoreLink`."""
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a method of the core; raise `HardwareError` if it fails."""
+        """Call a method of the core by its snake_case name.
+
+        Raises:
+            HardwareError: the call failed, or the link is closed; the text names the call and its arguments.
+        """
         ...
 
     def call_with_deadline(
         self, call: Callable[[], None], timeout_s: float, doing: str, *, focusing: bool = False
     ) -> None:
-        """Run a call that blocks inside a driver; raise `DeviceTimeoutError` after the deadline."""
+        """Run a call that blocks inside a driver; after the deadline it is left behind, and no other is started.
+
+        Args:
+            call: runs in a thread.
+            timeout_s: of the call.
+            doing: names it in the error.
+            focusing: it is the focusing device's; while it hangs, the other devices can still be called.
+
+        Raises:
+            DeviceTimeoutError: it did not end in time, or an earlier one still hangs.
+        """
         ...
 
     def wait_for(self, devices: tuple[str, ...], timeout_s: float, doing: str) -> None:
@@ -230,9 +244,13 @@ class Core(Protocol):
         ...
 
     def set_property(self, device: str, name: str, value: str) -> None:
-        """Set a device property."""
+        """Set a device property.
+
+        Raises:
+            HardwareError: no such device or property, or not a value it takes; the text lists those it takes.
+        """
         ...
 
     def get_property(self, device: str, name: str) -> str:
-        """Return the value of a device property."""
+        """Return a property's value, read from the device."""
         ...

@@ -30,19 +30,33 @@ class CoreXYStage:
 
     def start_move_xy(self, x_um: float, y_um: float) -> None:
         """See `protocols.XYStage.start_move_xy`."""
-        self._start(x_um, y_um)
+        stage = self._scope.stage
+        offset_um = self._scope.camera.centre_offset_um()
+        target_um = (x_um - offset_um[0], y_um - offset_um[1])
+        if target_um == self._target_um:
+            return
+        self._target_um = None
+        for axis, asked_um, limits_um in zip("xy", target_um, (stage.x_um, stage.y_um), strict=True):
+            if not limits_um[0] <= asked_um <= limits_um[1]:
+                raise StageLimitError(
+                    f"{axis} = {asked_um:g} um is beyond the stage's limits, {limits_um[0]:g} to {limits_um[1]:g}; "
+                    "nothing moved."
+                )
+        self._core.call("set_xy_position", float(target_um[0]), float(target_um[1]))
+        self._target_um = target_um
 
     def start_next_move(self, position_um: tuple[float, float] | None) -> None:
         """Start the move to the next field, if there is one; `move_xy` to that field raises what fails here."""
         if position_um is not None:
             with contextlib.suppress(HardwareError, StageLimitError):
-                self._start(*position_um)
+                self.start_move_xy(*position_um)
 
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
         """See `protocols.XYStage.move_xy`."""
         stage = self._scope.stage
-        target_um = self._start(x_um, y_um)
-        self._target_um = None
+        self.start_move_xy(x_um, y_um)
+        target_um, self._target_um = self._target_um, None
+        assert target_um is not None
         self._core.wait_for((stage.xy_device,), self._scope.reliability.move_timeout_s, "moving the stage")
         if stage.settle_ms:
             time.sleep(stage.settle_ms / 1000)
@@ -59,21 +73,3 @@ class CoreXYStage:
     def forget(self) -> None:
         """Send the stage anew at the next move."""
         self._target_um = None
-
-    def _start(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """Start a move that brings (x, y) to the centre of the image; return the stage's own target."""
-        stage = self._scope.stage
-        offset_um = self._scope.camera.centre_offset_um()
-        target_um = (x_um - offset_um[0], y_um - offset_um[1])
-        if target_um == self._target_um:
-            return target_um
-        self._target_um = None
-        for axis, asked_um, limits_um in zip("xy", target_um, (stage.x_um, stage.y_um), strict=True):
-            if not limits_um[0] <= asked_um <= limits_um[1]:
-                raise StageLimitError(
-                    f"{axis} = {asked_um:g} um is beyond the stage's limits, {limits_um[0]:g} to {limits_um[1]:g}; "
-                    "nothing moved."
-                )
-        self._core.call("set_xy_position", float(target_um[0]), float(target_um[1]))
-        self._target_um = target_um
-        return target_um
