@@ -205,20 +205,21 @@ class ParentLink:
         Raises:
             InterruptedRunError: the parent has closed the pipe or is gone.
         """
-        self._wait(None)
+        self.stop_requested(None)
         with contextlib.suppress(EOFError, OSError):
             if self._pipe.poll(0):
                 return self._pipe.recv()
         raise InterruptedRunError("the process that started this one has ended.")
 
-    def stop_requested(self, wait_s: float = 0.0) -> bool:
-        """Return whether the parent has sent a message, closed the pipe or ended; wait for that up to ``wait_s``."""
-        return self._wait(wait_s)
+    def stop_requested(self, wait_s: float | None = 0.0) -> bool:
+        """Return whether the parent has sent a message, closed the pipe or ended.
 
-    def _wait(self, timeout_s: float | None) -> bool:
+        Args:
+            wait_s: how long to wait for that; ``None`` for ever.
+        """
         parent = multiprocessing.parent_process()
         watched: list[Any] = [self._pipe, *([] if parent is None else [parent.sentinel])]
-        return bool(multiprocessing.connection.wait(watched, timeout_s))
+        return bool(multiprocessing.connection.wait(watched, wait_s))
 
 
 def _child_main(target: Callable[..., None], arguments: tuple[object, ...], pipe: Connection, end_s: float) -> None:

@@ -71,11 +71,9 @@ def begin_flush(handle: IO[bytes], start: int) -> int:
     return end
 
 
-def sync_tree(path: Path, *, skip: tuple[str, ...] = ()) -> None:
-    """Flush every file below ``path`` to the disk, leaving out its direct children named in ``skip``."""
+def sync_tree(path: Path) -> None:
+    """Flush every file below ``path`` to the disk."""
     for child in path.iterdir():
-        if child.name in skip:
-            continue
         if child.is_dir():
             sync_tree(child)
         else:
@@ -85,13 +83,13 @@ def sync_tree(path: Path, *, skip: tuple[str, ...] = ()) -> None:
 
 
 @contextlib.contextmanager
-def write_atomic(path: Path, *, tag: str = "partial") -> Iterator[IO[bytes]]:
+def write_atomic(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path`` for writing; rename it to ``path`` when it is complete and flushed.
 
     Raises:
         DiskFullError: no space left; nothing of the new file remains.
     """
-    aside = path.with_name(f".{path.name}.{tag}")
+    aside = path.with_name(f".{path.name}.partial")
     try:
         with disk_errors(path):
             with aside.open("wb") as handle:
