@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
@@ -204,8 +204,7 @@ class FaultyScope(VirtualScope):
         return None
 
     def _note(self, fault: Fault) -> None:
-        content = {name: getattr(fault, name) for name in ("kind", "field", "attempts", "modality")}
         with self._opener.journal.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(content) + "\n")
+            handle.write(json.dumps(asdict(fault)) + "\n")
             handle.flush()
             os.fsync(handle.fileno())

@@ -62,20 +62,13 @@ def digitise(
 ) -> None:
     """Turn expected electrons into numbers.
 
-    Parameters
-    ----------
-    electrons
-        (rows, columns) float32 mean electrons per unbinned pixel; overwritten.
-    window
-        Position on the binned sensor, on which the noise depends.
-    frame_key
-        Identifies the exposure.
-    out
-        (rows, columns) uint16, written.
-    pixels_averaged
-        Pixels in one bin.
-    bit_depth
-        Bits of the converter; a full well fills its scale.
+    Args:
+        electrons: (rows, columns) float32 mean electrons per unbinned pixel; overwritten.
+        window: position on the binned sensor, on which the noise depends.
+        frame_key: identifies the exposure.
+        out: (rows, columns) uint16, written.
+        pixels_averaged: pixels in one bin.
+        bit_depth: of the converter; a full well fills its scale.
     """
     top = float(2**bit_depth - 1)
     offset = OFFSET_DN * 2.0 ** (bit_depth - 16)

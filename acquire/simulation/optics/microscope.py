@@ -60,23 +60,16 @@ class _Canvas:
 class VirtualMicroscope:
     """A microscope with a four-light source and a monochrome camera over a :class:`Specimen`.
 
-    Parameters
-    ----------
-    specimen
-        The objects on the stage.
-    sensor_px
-        Rows and columns of the camera.
-    pixel_um
-        Size of an unbinned pixel in the specimen, um.
-    bit_depth
-        Bits of the camera's converter; frames are uint16 whatever it is.
-    placement
-        Position of the slide on the stage in this pass.
-    bleaches
-        Whether fluorescence exposures bleach the dye.
-
     A frame depends on the specimen, the state and the fluorescence dose received so far, and on nothing else: the
     same exposure gives the same bytes, noise included, in any process and in any order.
+
+    Args:
+        specimen: the objects on the stage.
+        sensor_px: rows and columns of the camera.
+        pixel_um: size of an unbinned pixel in the specimen, um.
+        bit_depth: of the camera's converter; frames are uint16 whatever it is.
+        placement: position of the slide on the stage in this pass.
+        bleaches: whether fluorescence exposures bleach the dye.
     """
 
     def __init__(
@@ -146,11 +139,9 @@ class VirtualMicroscope:
         full frame; a bin is the mean of its pixels. ``out``, when given, is filled and returned.
         """
         window = self._window(state)
-        if out is None:
-            out = np.empty(window.shape, np.uint16)
-        elif out.shape != window.shape or out.dtype != np.uint16:
-            raise ValueError(f"out is {out.dtype} {out.shape}: this state needs uint16 {window.shape}")
-        frame = out
+        frame = np.empty(window.shape, np.uint16) if out is None else out
+        if frame.shape != window.shape or frame.dtype != np.uint16:
+            raise ValueError(f"out is {frame.dtype} {frame.shape}: this state needs uint16 {window.shape}")
         with self._lock:
             faded = self._dose.faded(state.x_um, state.y_um) if state.light == "fluorescence" else []
         tops = range(window.top, window.bottom, _BAND_ROWS)
@@ -159,14 +150,8 @@ class VirtualMicroscope:
 
         def develop(band: Window) -> None:
             electrons = self._electrons(state, band, faded)
-            digitise(
-                electrons,
-                band,
-                frame_key,
-                frame[band.top - window.top : band.bottom - window.top],
-                pixels_averaged=state.binning**2,
-                bit_depth=self.bit_depth,
-            )
+            rows = frame[band.top - window.top : band.bottom - window.top]
+            digitise(electrons, band, frame_key, rows, pixels_averaged=state.binning**2, bit_depth=self.bit_depth)
 
         if len(bands) == 1:
             develop(bands[0])

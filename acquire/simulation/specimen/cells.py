@@ -130,19 +130,14 @@ def cell_layers(item: SpecimenObject, biology: Biology) -> Layers:
             depth = nucleus_depth_um(label, own, item.radius_um * 0.97, body.side, biology)
             nuclei[label] = np.minimum(depth, np.float32(2.0))
             # All modalities see the same granules at the same positions.
-            granules[label] = _granule_image(
-                biology.classes[label].granules,
-                body,
-                smoothstep(depth, 0.2),
-                stream(Purpose.APPEARANCE, body.seed, index),
-            )
+            appearance = stream(Purpose.APPEARANCE, body.seed, index)
+            granules[label] = _granule_image(biology.classes[label].granules, body, smoothstep(depth, 0.2), appearance)
     absorbance = np.empty((3, body.side, body.side), np.float32)
     bend = np.empty_like(absorbance)
+    contents = [(nuclei[label], granules[label]) for label in shown]
     for band in range(3):
-        absorbance[band], bend[band] = _bright_field(
-            shown[band], band, body, (nuclei[shown[band]], granules[shown[band]]), biology, rng
-        )
-    emission = _fluorescence(shown[3], body, (nuclei[shown[3]], granules[shown[3]]), biology, rng)
+        absorbance[band], bend[band] = _bright_field(shown[band], band, body, contents[band], biology, rng)
+    emission = _fluorescence(shown[3], body, contents[3], biology, rng)
     blur = np.abs(rng.normal(0.0, biology.motion_um, 4))
     return Layers(absorbance, bend, emission, (float(blur[0]), float(blur[1]), float(blur[2]), float(blur[3])))
 

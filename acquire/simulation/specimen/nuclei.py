@@ -120,22 +120,15 @@ def nucleus_depth_um(
 ) -> NDArray[np.float32]:
     """Return the depth of each grid point inside the nucleus.
 
-    Parameters
-    ----------
-    label
-        Class whose nucleus it is.
-    rng
-        The cell's stream.
-    cell_um
-        Radius of the cell, um.
-    side
-        Side of the object grid, even.
-    biology
-        Lobe frequencies.
+    Args:
+        label: class whose nucleus it is.
+        rng: the cell's stream.
+        cell_um: radius of the cell, um.
+        side: of the object grid, even.
+        biology: lobe frequencies.
 
-    Returns
-    -------
-    (side, side) float32, um; negative outside.
+    Returns:
+        (side, side) float32, um; negative outside.
     """
     # Half the grid's resolution is enough for a smooth depth and four times cheaper.
     coarse = side // 2
@@ -144,8 +137,7 @@ def nucleus_depth_um(
     x = x_axis + sway_um * texture(rng, 2.0, side)[::2, ::2]
     y = y_axis + sway_um * texture(rng, 2.0, side)[::2, ::2]
     tubes, blend_um = _tubes(label, rng, cell_um, biology)
-    tubes = _centred(tubes)
-    depth = _union_um(tubes, blend_um, x, y)
+    depth = _union_um(_centred(tubes), blend_um, x, y)
     if label == "LYM" and rng.random() < biology.indented_rate:
         angle = rng.uniform(0.0, 2.0 * np.pi)
         reach = cell_um * rng.uniform(0.85, 1.1)

@@ -102,20 +102,13 @@ def red_cell_tile(
 ) -> RedCells:
     """Return the red cells of one tile.
 
-    Parameters
-    ----------
-    rng
-        The tile's stream.
-    tile
-        x0, y0 and side of the tile, um.
-    crowding
-        Local density relative to the mean at x, y (um).
-    occupied
-        (M, 3) float64: x, y and radius (um) of white cells, which red cells keep clear of.
-    overlaid
-        (K, 3) float64: white cells over which one red cell lies.
-    sparse
-        A buffy coat, where red cells are a third as many.
+    Args:
+        rng: the tile's stream.
+        tile: x0, y0 and side of the tile, um.
+        crowding: local density relative to the mean at x, y (um).
+        occupied: (M, 3) float64: x, y and radius (um) of white cells, which red cells keep clear of.
+        overlaid: (K, 3) float64: white cells over which one red cell lies.
+        sparse: a buffy coat, where red cells are a third as many.
     """
     x0_um, y0_um, side_um = tile
     points = _scattered(rng, tile, crowding, RED_CELLS_PER_FIELD / (3.0 if sparse else 1.0))
@@ -187,20 +180,13 @@ def draw_red_cells(
 ) -> None:
     """Add red cells to ``plane``, which is changed.
 
-    Parameters
-    ----------
-    plane
-        (rows, columns) float32, a window of the sensor.
-    origin
-        Row and column of the window's first pixel on the sensor.
-    cells
-        The cells; ``centres_px`` (N, 2) float64 holds their column and row on the sensor.
-    centres_px
-        See ``cells``.
-    view
-        The map from the slide to the sensor.
-    tables
-        Per variant: the profile that scales with haemoglobin, the one that does not, and the r^2 they end at.
+    Args:
+        plane: (rows, columns) float32, a window of the sensor.
+        origin: row and column of the window's first pixel on the sensor.
+        cells: the N cells.
+        centres_px: (N, 2) float64, column and row of the cells on the sensor.
+        view: the map from the slide to the sensor.
+        tables: per variant, the profile that scales with haemoglobin, the one that does not, and the r^2 they end at.
     """
     um_per_px = view.um_per_px
     for variant, (scaled, fixed, r2_max) in enumerate(tables):

@@ -1,6 +1,6 @@
 """The objects on an infinite slide: white cells, platelets and debris, generated tile by tile on demand."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -58,6 +58,15 @@ class _Candidate:
     seed: int
 
 
+def _tiles(x0_um: float, y0_um: float, x1_um: float, y1_um: float) -> list[tuple[int, int]]:
+    """Return (column, row) of an area's tiles and of those around: a doublet's partner may lie outside its tile."""
+    columns, rows = (
+        range(int(np.floor(low_um / TILE_UM)) - 1, int(np.floor(high_um / TILE_UM)) + 2)
+        for low_um, high_um in ((x0_um, x1_um), (y0_um, y1_um))
+    )
+    return [(column, row) for row in rows for column in columns]
+
+
 class Specimen:
     """A specimen without edges, generated from its plan.
 
@@ -85,21 +94,14 @@ class Specimen:
         """
         return [
             item
-            for row in range(int(np.floor(y0_um / TILE_UM)) - 1, int(np.floor(y1_um / TILE_UM)) + 2)
-            for column in range(int(np.floor(x0_um / TILE_UM)) - 1, int(np.floor(x1_um / TILE_UM)) + 2)
+            for column, row in _tiles(x0_um, y0_um, x1_um, y1_um)
             for item in self._objects(column, row)
-            # The partner of a doublet may be just outside its tile, hence the ring of tiles around.
             if x0_um <= item.x_um < x1_um and y0_um <= item.y_um < y1_um
         ]
 
     def red_cells_in(self, x0_um: float, y0_um: float, x1_um: float, y1_um: float) -> RedCells:
         """Return the red cells with their centres in ``[x0, x1) x [y0, y1)``, um, in a fixed order."""
-        tiles = [
-            self._red_cells(column, row)
-            for row in range(int(np.floor(y0_um / TILE_UM)) - 1, int(np.floor(y1_um / TILE_UM)) + 2)
-            for column in range(int(np.floor(x0_um / TILE_UM)) - 1, int(np.floor(x1_um / TILE_UM)) + 2)
-        ]
-        everything = RedCells.joined(tiles)
+        everything = RedCells.joined([self._red_cells(*tile) for tile in _tiles(x0_um, y0_um, x1_um, y1_um)])
         x, y = everything.x_um, everything.y_um
         return everything.chosen((x >= x0_um) & (x < x1_um) & (y >= y0_um) & (y < y1_um))
 
@@ -149,17 +151,8 @@ class Specimen:
                 angle = rng.uniform(0.0, 2.0 * np.pi)
                 partner = self._white_cell(0.0, 0.0, "doublet", rng)
                 reach = 0.97 * (cell.radius_um + partner.radius_um)
-                found.append(
-                    SpecimenObject(
-                        cell.x_um + reach * float(np.cos(angle)),
-                        cell.y_um + reach * float(np.sin(angle)),
-                        partner.label,
-                        "doublet",
-                        partner.radius_um,
-                        partner.height_um,
-                        partner.shape_seed,
-                    )
-                )
+                x_um, y_um = cell.x_um + reach * float(np.cos(angle)), cell.y_um + reach * float(np.sin(angle))
+                found.append(replace(partner, x_um=x_um, y_um=y_um))
         return (*found, *self._particles(column, row, found))
 
     def _particles(self, column: int, row: int, cells: list[SpecimenObject]) -> list[SpecimenObject]:

@@ -16,20 +16,15 @@ def truth_rows(
 ) -> list[TruthRow]:
     """Return the white cells, platelets and debris of a scan area.
 
-    Parameters
-    ----------
-    specimen
-        The specimen.
-    area_um
-        Lowest x, lowest y, highest x and highest y, on the slide.
-    fields
-        Index and position (um) of each field taken.
-    half_width_um
-        Half the side of a field. An object that several fields show belongs to the one whose centre is nearest.
+    Args:
+        specimen: the specimen.
+        area_um: lowest x, lowest y, highest x and highest y, on the slide.
+        fields: index and position (um) of each field taken.
+        half_width_um: half the side of a field. An object that several fields show belongs to the one whose centre is
+            nearest.
 
-    Returns
-    -------
-    Rows in the specimen's fixed order; ``field`` is -1 where no field shows the centre.
+    Returns:
+        Rows in the specimen's fixed order; ``field`` is -1 where no field shows the centre.
     """
     rows: list[TruthRow] = []
     for item in specimen.objects_in(*area_um):
