@@ -30,12 +30,8 @@ _WAIT_S: Final = 3.0
 
 
 @contextlib.contextmanager
-def microscope_lock(scope: Scope, *, wait_s: float | None = None) -> Iterator[None]:
+def microscope_lock(scope: Scope) -> Iterator[None]:
     """Lock the microscope of ``scope`` while the block runs.
-
-    Args:
-        scope: names the microscope.
-        wait_s: how long to wait for another process to end.
 
     Raises:
         HardwareBusyError: another process drives it; the text names its process id and command.
@@ -57,7 +53,7 @@ def microscope_lock(scope: Scope, *, wait_s: float | None = None) -> Iterator[No
     for file in (path, holder):
         file.touch()
         _let_all_write(file, 0o666)
-    with exclusive_lock(path, holder, _purpose(), busy, wait_s=_WAIT_S if wait_s is None else wait_s):
+    with exclusive_lock(path, holder, _purpose(), busy, wait_s=_WAIT_S):
         yield
 
 

@@ -49,11 +49,11 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(real_scope: Sc
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         told = rf"small\.cfg is driven by another process \(process {process.pid}, -c\)"
-        with pytest.raises(HardwareBusyError, match=told), microscope_lock(real_scope, wait_s=0.0):
+        with pytest.raises(HardwareBusyError, match=told), microscope_lock(real_scope):
             pass
         process.kill()
         process.wait(10)
-    with microscope_lock(real_scope, wait_s=0.0):
+    with microscope_lock(real_scope):
         pass
 
 
@@ -62,10 +62,10 @@ def test_whatever_loads_the_core_is_refused_beside_a_run(real_scope: Scope) -> N
         with pytest.raises(HardwareBusyError, match="is driven by another process"):
             CoreLink(real_scope)
     link = CoreLink(real_scope)
-    with pytest.raises(HardwareBusyError), microscope_lock(real_scope, wait_s=0.0):
+    with pytest.raises(HardwareBusyError), microscope_lock(real_scope):
         pass
     link.close()
-    with microscope_lock(real_scope, wait_s=0.0):
+    with microscope_lock(real_scope):
         pass
 
 
@@ -78,10 +78,10 @@ def test_a_micro_manager_is_known_by_its_port_and_a_virtual_scope_is_nobodys(
         microscope_lock(first),
         microscope_lock(second),
         microscope_lock(virtual),
-        microscope_lock(virtual, wait_s=0.0),
+        microscope_lock(virtual),
     ):
         with (
             pytest.raises(HardwareBusyError, match="Micro-Manager on port 5001 is driven by another"),
-            microscope_lock(over_bridge(virtual, 5001), wait_s=0.0),
+            microscope_lock(over_bridge(virtual, 5001)),
         ):
             pass
