@@ -55,14 +55,12 @@ class AffineFit:
         covariance: (4, 4) float64, of its elements row by row.
         rms_px: residual of the moves.
         moves: how many were fitted.
-        residuals_px: (N, 2) float64.
     """
 
     matrix: NDArray[np.float64]
     covariance: NDArray[np.float64]
     rms_px: float
     moves: int
-    residuals_px: NDArray[np.float64]
 
 
 def prepare(frame: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -166,7 +164,6 @@ def fit_moves(moves: list[Move]) -> AffineFit:
         covariance=jacobian @ covariance @ jacobian.T,
         rms_px=float(np.sqrt(np.mean(np.square(rest)) * 2)),
         moves=len(moves),
-        residuals_px=rest.reshape(-1, 2),
     )
 
 

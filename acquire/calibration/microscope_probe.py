@@ -126,20 +126,19 @@ class MicroscopeProbe:
         low, high = self.scope.stage.z_um
         self.microscope.move_z(round(min(max(z_um, low), high), 3))
 
-    def focus(self, modality: str | None = None) -> float | None:
+    def focus(self) -> float | None:
         """Focus here in bright field and stay there; return Z, or ``None`` where nothing shows.
 
         The first search covers the scope's full range; the later ones start where the last one ended.
         """
         policy = self.scope.focus
-        modality = modality or policy.modality
         start_um = policy.fixed_um if self._focus_um is None else self._focus_um
         range_um = policy.range_um if self._focus_um is None else 2 * policy.coarse_step_um
         with self.microscope.focus_region(policy.window_px) as frame_px:
 
             def take(z_um: float) -> NDArray[np.uint16]:
                 self.at_z(z_um)
-                return self.frame(modality, frame_px=frame_px)
+                return self.frame(policy.modality, frame_px=frame_px)
 
             limits_um = self.scope.stage.z_um
             found = search_focus(take, start_um, range_um, policy.coarse_step_um, policy.fine_step_um, limits_um)

@@ -29,6 +29,8 @@ __all__ = ["CalibrationRequest", "CalibrationResult", "measure", "run_calibratio
 
 #: On top of the scope's own time limits: loading the core, and computing a figure.
 _SPARE_S: Final = 120.0
+#: A task, its steps done, and its steps in all.
+_Progress = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,6 @@ class CalibrationRequest:
     slot: str
     parts: tuple[str, ...]
     specimen: SpecimenPlan | None = None
-
-
-@dataclass(frozen=True)
-class _Progress:
-    """How much of a task is done."""
-
-    task: str
-    done: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -101,8 +94,8 @@ def run_calibration(request: CalibrationRequest, progress: Callable[[str, int, i
     try:
         # At its end the child sees the pipe close before its next frame, closes the shutter and exits.
         with child:
-            while isinstance(message := child.receive(_SPARE_S + limits_s), _Progress):
-                progress(message.task, message.done, message.total)
+            while isinstance(message := child.receive(_SPARE_S + limits_s), tuple):
+                progress(*message)
             return message
     except ChildLostError as lost:
         is_dark = True
@@ -127,13 +120,12 @@ def _measure(request: CalibrationRequest, parent: ParentLink) -> None:
         if parent.stop_requested():
             raise InterruptedRunError("calibration stopped.")
 
-    def report(task: str, done: int, total: int) -> None:
-        parent.send(_Progress(task, done, total))
-
     parent.if_hung = functools.partial(close_shutter_after_this_process, request.scope)
     microscope = open_microscope(request.scope, request.specimen)
     try:
-        probe = MicroscopeProbe(microscope, request.scope, request.slot, progress=report, check=check)
+        probe = MicroscopeProbe(
+            microscope, request.scope, request.slot, progress=lambda *step: parent.send(step), check=check
+        )
         start_s = time.monotonic()
         figures = measure(probe, request.parts)
         result = CalibrationResult(figures, probe.dose(), round(time.monotonic() - start_s, 1))
