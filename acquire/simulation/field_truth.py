@@ -6,55 +6,71 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbcpipe.acquire.simulation.specimen.truth import truth_rows
 from wbcpipe.samples.field_status import read_skipped
 from wbcpipe.samples.fields import fields_on_disk, read_info
 from wbcpipe.samples.truth import TruthRow, write_truth
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.plan import PlannedField, PlannedPass
+    from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.slide import Specimen
-    from wbcpipe.samples.fields import FieldInfo
 
-__all__ = ["field_truth", "write_field_truth"]
+__all__ = ["truth_rows", "write_field_truth"]
 
 
 def write_field_truth(planned: PlannedPass, specimen: Specimen, scope: Scope) -> None:
-    """Write ``truth.csv`` for the fields of a pass on disk and those skipped as empty; without a field, nothing."""
+    """Write ``truth.csv`` for the fields of a pass on disk and those skipped as empty; without a field, nothing.
+
+    It lists the objects in the rectangle around these fields.
+    """
     sample = planned.sample
-    fields = {index: read_info(path) for index, path in fields_on_disk(sample.raw_path(planned.pass_name)).items()}
-    if not fields:
+    infos = {index: read_info(path) for index, path in fields_on_disk(sample.raw_path(planned.pass_name)).items()}
+    if not infos:
         return
     # Empty fields are found in the pass that takes bright field.
     first_pass = "brightfield" if planned.pass_name == "fluorescence" else planned.pass_name
+    on_slide = {index: info.slide_transform or info for index, info in sorted(infos.items())}
+    fields = [(index, position.x_um, position.y_um) for index, position in on_slide.items()]
     positions = planned.plan.fields()
-    skipped = [positions[index] for index in sorted(read_skipped(sample.raw_path(first_pass))) if index not in fields]
-    write_truth(sample.truth_path, field_truth(specimen, scope, fields, skipped))
-
-
-def field_truth(
-    specimen: Specimen, scope: Scope, fields: Mapping[int, FieldInfo], skipped: Sequence[PlannedField] = ()
-) -> list[TruthRow]:
-    """Return the objects in the rectangle around the fields, each with the field whose centre is nearest, or -1.
-
-    An object that only a skipped field shows belongs to that field: it was missed.
-    """
-    index = np.array([*sorted(fields), *(field.index for field in skipped)])
-    taken = [fields[number].slide_transform or fields[number] for number in sorted(fields)]
-    centre_um = np.array([(position.x_um, position.y_um) for position in (*taken, *skipped)])  # (F, 2)
-    is_skipped = np.arange(len(index)) >= len(fields)  # (F,)
+    empty = sorted(set(read_skipped(sample.raw_path(first_pass))) - set(infos))
+    skipped = [(positions[index].index, positions[index].x_um, positions[index].y_um) for index in empty]
+    centre_um = np.array([at_um for _, *at_um in (*fields, *skipped)])  # (F, 2)
     half_um = np.array(scope.field_um) / 2
     x0_um, y0_um = (float(value) for value in centre_um.min(axis=0) - half_um)
     x1_um, y1_um = (float(value) for value in centre_um.max(axis=0) + half_um)
+    write_truth(sample.truth_path, truth_rows(specimen, (x0_um, y0_um, x1_um, y1_um), fields, half_um, skipped))
+
+
+def truth_rows(
+    specimen: Specimen,
+    area_um: tuple[float, float, float, float],
+    fields: Sequence[tuple[int, float, float]],
+    half_um: float | NDArray[np.float64],
+    skipped: Sequence[tuple[int, float, float]] = (),
+) -> list[TruthRow]:
+    """Return the white cells, platelets and debris of an area, in the specimen's fixed order.
+
+    Args:
+        specimen: on the stage.
+        area_um: lowest x, lowest y, highest x and highest y, on the slide.
+        fields: index and position (x, y) of each field taken; an object belongs to the one whose centre is nearest, and
+            to -1 where none shows its centre.
+        half_um: half the width and height of a field.
+        skipped: the fields skipped as empty; an object that only a skipped field shows belongs to it: it was missed.
+    """
+    index = np.array([number for number, *_ in (*fields, *skipped)])  # (F,)
+    centre_um = np.array([at_um for _, *at_um in (*fields, *skipped)])  # (F, 2)
     rows = []
-    for row in truth_rows(specimen, (x0_um, y0_um, x1_um, y1_um)):
-        away_um = np.abs(centre_um - (row.x_um, row.y_um))  # (F, 2)
-        shown = (away_um <= half_um).all(axis=1)
-        if (shown & ~is_skipped).any():
-            shown &= ~is_skipped
+    for item in specimen.objects_in(*area_um):
+        away_um = np.abs(centre_um - (item.x_um, item.y_um))  # (F, 2)
+        shown = np.asarray((away_um <= half_um).all(axis=1))  # (F,)
+        if shown[: len(fields)].any():
+            shown[len(fields) :] = False
         nearest = np.where(shown, np.square(away_um).sum(axis=1), np.inf)
-        rows.append(row._replace(field=int(index[nearest.argmin()]) if shown.any() else -1))
+        field = int(index[nearest.argmin()]) if shown.any() else -1
+        rows.append(TruthRow(item.x_um, item.y_um, field, item.label, item.kind))
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
@@ -25,24 +25,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 
-__all__ = ["ObservedState", "VirtualScope"]
-
-
-@dataclass(frozen=True)
-class ObservedState:
-    """State of the devices at an exposure.
-
-    Attributes:
-        xy_um: position of the stage.
-        z_um: position of the focus drive.
-        light: modality whose light falls on the slide; empty for darkness.
-        step_ms: exposure to which a hardware sequence stepped the camera; ``None`` under single commands.
-    """
-
-    xy_um: tuple[float, float]
-    z_um: float
-    light: str
-    step_ms: float | None
+__all__ = ["VirtualScope"]
 
 
 class VirtualScope(CoreMicroscope):
@@ -87,13 +70,15 @@ class VirtualScope(CoreMicroscope):
         )
         self.camera.frames = self
 
-    def observe(self, frame: int | None = None) -> ObservedState:
-        """See `FrameSource.observe`."""
-        return ObservedState(
-            self.stage.xy_um(),
+    def observe(self, frame: int | None = None) -> OpticalState:
+        """See `FrameSource.observe`; the exposure is 0 unless a hardware sequence stepped the camera."""
+        return OpticalState(
+            *self.stage.xy_um(),
             self.focus.z_um(),
             self.illumination.observed(frame),
-            self.sequences.exposure_ms(frame),
+            self.sequences.exposure_ms(frame) or 0.0,
+            self.scope.camera.binning,
+            self.camera.region_px,
         )
 
     def fill(
@@ -101,12 +86,8 @@ class VirtualScope(CoreMicroscope):
     ) -> None:
         """See `FrameSource.fill`."""
         del pixels  # a test pattern; its arrival and shape were checked
-        assert isinstance(observed, ObservedState)
-        lit_ms = exposure_ms if observed.step_ms is None else observed.step_ms
-        state = OpticalState(
-            *observed.xy_um, observed.z_um, observed.light, lit_ms, self.scope.camera.binning, self.camera.region_px
-        )
-        self._render(state, out)
+        assert isinstance(observed, OpticalState)
+        self._render(observed if observed.exposure_ms else replace(observed, exposure_ms=exposure_ms), out)
 
     def close(self) -> None:
         """See `protocols.Microscope.close`; write the truth of the fields on disk."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from wbcpipe.acquire.simulation.field_truth import truth_rows
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.simulation.specimen.truth import truth_rows
 from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, write_field
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample

@@ -105,17 +105,6 @@ class VirtualMicroscope:
             for x_um, y_um, exposure_ms in exposures:
                 self._dose.add(x_um, y_um, exposure_ms)
 
-    def true_shift_px(self, light: str, x_um: float, y_um: float) -> tuple[float, float]:
-        """Return (row, column) by which ``light``'s image is displaced against the ideal one at the image centre.
-
-        In unbinned pixels, at the stage position (um); away from the centre magnification adds to it, see
-        :meth:`true_transform`.
-        """
-        transform = self.true_transform(light, x_um, y_um)
-        centre = np.array([(self.sensor_px[1] - 1) / 2.0, (self.sensor_px[0] - 1) / 2.0])
-        moved = transform[:2, :2] @ centre + transform[:2, 2]
-        return float(moved[1] - centre[1]), float(moved[0] - centre[0])
-
     def true_transform(self, light: str, x_um: float, y_um: float) -> NDArray[np.float64]:
         """Return the (3, 3) affine map from ideal pixels to ``light``'s, acting on (column, row, 1).
 

@@ -7,6 +7,7 @@ color2 (550 nm), color3 (635 nm); modalities are the three bands and then fluore
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Final
 
 __all__ = ["BIOLOGY", "Biology", "Granules", "Traits"]
 
@@ -51,78 +52,75 @@ class Traits:
     vacuoles: tuple[int, int] = (0, 0)
 
 
-_NEU = Traits(
-    diameter_um=(13.2, 0.9, 11.2, 15.4),
-    irregularity=0.035,
-    granules=Granules((150, 320), 0.16, 0.2, (0.085, 0.020, 0.010), 0.006, 0.02, 0.15),
-    nucleus_absorbance=(0.020, 0.030, 0.026),
-    cytoplasm_absorbance=(0.022, 0.012, 0.008),
-    nucleus_emission=1.0,
-    cytoplasm_emission=0.07,
-    chromatin_um=0.55,
-    chromatin_contrast=0.22,
+_CLASSES: Final[Mapping[str, Traits]] = MappingProxyType(
+    {
+        "NEU": Traits(
+            diameter_um=(13.2, 0.9, 11.2, 15.4),
+            irregularity=0.035,
+            granules=Granules((150, 320), 0.16, 0.2, (0.085, 0.020, 0.010), 0.006, 0.02, 0.15),
+            nucleus_absorbance=(0.020, 0.030, 0.026),
+            cytoplasm_absorbance=(0.022, 0.012, 0.008),
+            nucleus_emission=1.0,
+            cytoplasm_emission=0.07,
+            chromatin_um=0.55,
+            chromatin_contrast=0.22,
+        ),
+        "LYM": Traits(
+            diameter_um=(9.6, 1.35, 7.2, 13.2),
+            irregularity=0.025,
+            granules=Granules((0, 8), 0.25, 0.2, (0.04, 0.05, 0.02), 0.008, 0.03, 0.1),
+            nucleus_absorbance=(0.026, 0.036, 0.030),
+            cytoplasm_absorbance=(0.020, 0.014, 0.010),
+            nucleus_emission=0.92,
+            cytoplasm_emission=0.15,
+            chromatin_um=0.7,
+            chromatin_contrast=0.24,
+        ),
+        "EOS": Traits(
+            diameter_um=(13.6, 0.95, 11.6, 16.2),
+            irregularity=0.03,
+            granules=Granules((110, 200), 0.42, 0.15, (0.24, 0.055, 0.030), 0.028, -0.015, 0.2),
+            nucleus_absorbance=(0.020, 0.030, 0.026),
+            cytoplasm_absorbance=(0.022, 0.012, 0.008),
+            nucleus_emission=0.96,
+            cytoplasm_emission=0.07,
+            chromatin_um=0.55,
+            chromatin_contrast=0.2,
+        ),
+        "MO": Traits(
+            diameter_um=(15.8, 1.35, 12.8, 19.5),
+            irregularity=0.06,
+            granules=Granules((40, 140), 0.14, 0.3, (0.04, 0.018, 0.012), 0.005, 0.06, 0.15),
+            nucleus_absorbance=(0.018, 0.024, 0.022),
+            cytoplasm_absorbance=(0.024, 0.018, 0.014),
+            nucleus_emission=0.74,
+            cytoplasm_emission=0.17,
+            chromatin_um=0.4,
+            chromatin_contrast=0.17,
+            vacuoles=(1, 9),
+        ),
+        "BAS": Traits(
+            diameter_um=(11.8, 0.95, 9.8, 14.2),
+            irregularity=0.04,
+            granules=Granules((30, 80), 0.42, 0.35, (0.06, 0.20, 0.060), 0.016, 0.08, 0.85),
+            nucleus_absorbance=(0.018, 0.026, 0.024),
+            cytoplasm_absorbance=(0.020, 0.014, 0.010),
+            nucleus_emission=0.72,
+            cytoplasm_emission=0.09,
+            chromatin_um=0.6,
+            chromatin_contrast=0.14,
+        ),
+    }
 )
-_LYM = Traits(
-    diameter_um=(9.6, 1.35, 7.2, 13.2),
-    irregularity=0.025,
-    granules=Granules((0, 8), 0.25, 0.2, (0.04, 0.05, 0.02), 0.008, 0.03, 0.1),
-    nucleus_absorbance=(0.026, 0.036, 0.030),
-    cytoplasm_absorbance=(0.020, 0.014, 0.010),
-    nucleus_emission=0.92,
-    cytoplasm_emission=0.15,
-    chromatin_um=0.7,
-    chromatin_contrast=0.24,
+_LOOKALIKES: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
+    {
+        "NEU": {"EOS": 0.30, "MO": 0.30, "BAS": 0.20, "LYM": 0.20},
+        "LYM": {"MO": 0.35, "BAS": 0.40, "NEU": 0.25},
+        "EOS": {"NEU": 0.80, "BAS": 0.20},
+        "MO": {"LYM": 0.45, "NEU": 0.55},
+        "BAS": {"NEU": 0.50, "LYM": 0.50},
+    }
 )
-_EOS = Traits(
-    diameter_um=(13.6, 0.95, 11.6, 16.2),
-    irregularity=0.03,
-    granules=Granules((110, 200), 0.42, 0.15, (0.24, 0.055, 0.030), 0.028, -0.015, 0.2),
-    nucleus_absorbance=(0.020, 0.030, 0.026),
-    cytoplasm_absorbance=(0.022, 0.012, 0.008),
-    nucleus_emission=0.96,
-    cytoplasm_emission=0.07,
-    chromatin_um=0.55,
-    chromatin_contrast=0.2,
-)
-_MO = Traits(
-    diameter_um=(15.8, 1.35, 12.8, 19.5),
-    irregularity=0.06,
-    granules=Granules((40, 140), 0.14, 0.3, (0.04, 0.018, 0.012), 0.005, 0.06, 0.15),
-    nucleus_absorbance=(0.018, 0.024, 0.022),
-    cytoplasm_absorbance=(0.024, 0.018, 0.014),
-    nucleus_emission=0.74,
-    cytoplasm_emission=0.17,
-    chromatin_um=0.4,
-    chromatin_contrast=0.17,
-    vacuoles=(1, 9),
-)
-_BAS = Traits(
-    diameter_um=(11.8, 0.95, 9.8, 14.2),
-    irregularity=0.04,
-    granules=Granules((30, 80), 0.42, 0.35, (0.06, 0.20, 0.060), 0.016, 0.08, 0.85),
-    nucleus_absorbance=(0.018, 0.026, 0.024),
-    cytoplasm_absorbance=(0.020, 0.014, 0.010),
-    nucleus_emission=0.72,
-    cytoplasm_emission=0.09,
-    chromatin_um=0.6,
-    chromatin_contrast=0.14,
-)
-
-
-def _classes() -> Mapping[str, Traits]:
-    return MappingProxyType({"NEU": _NEU, "LYM": _LYM, "EOS": _EOS, "MO": _MO, "BAS": _BAS})
-
-
-def _lookalikes() -> Mapping[str, Mapping[str, float]]:
-    return MappingProxyType(
-        {
-            "NEU": {"EOS": 0.30, "MO": 0.30, "BAS": 0.20, "LYM": 0.20},
-            "LYM": {"MO": 0.35, "BAS": 0.40, "NEU": 0.25},
-            "EOS": {"NEU": 0.80, "BAS": 0.20},
-            "MO": {"LYM": 0.45, "NEU": 0.55},
-            "BAS": {"NEU": 0.50, "LYM": 0.50},
-        }
-    )
 
 
 @dataclass(frozen=True)
@@ -133,12 +131,12 @@ class Biology:
     trusted everywhere, the four together nearly can.
     """
 
-    classes: Mapping[str, Traits] = field(default_factory=_classes)
+    classes: Mapping[str, Traits] = field(default_factory=lambda: _CLASSES)
     #: Probability that a cell shows another class's signature in one modality (a merged or edge-on nucleus,
     #: degranulated or toxic granules), drawn per modality independently. Raises the error of that modality alone.
     atypical_rate: tuple[float, float, float, float] = (0.045, 0.055, 0.05, 0.045)
     #: Which class an atypical cell resembles.
-    lookalikes: Mapping[str, Mapping[str, float]] = field(default_factory=_lookalikes)
+    lookalikes: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: _LOOKALIKES)
     #: Spread (logarithmic) of granule visibility per band, independent per band.
     granule_visibility_sd: tuple[float, float, float] = (0.50, 0.55, 0.55)
     #: Spread (logarithmic) of AO uptake of the cell, and of cytoplasm against nucleus.

@@ -38,7 +38,7 @@ from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.simulation.virtual_scope import ObservedState, VirtualScope
+from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.errors import ConfigError, DeviceCrashError, HardwareError, InterruptedRunError, SampleStateError
 from wbcpipe.system.files import write_json
 
@@ -68,11 +68,11 @@ class PlantedScope(VirtualScope):
         self._side = np.where(going == 0, self._side, going)
         return super().move_xy(x_um, y_um)
 
-    def observe(self, frame: int | None = None) -> ObservedState:
+    def observe(self, frame: int | None = None) -> OpticalState:
         seen = super().observe(frame)
-        x_um, y_um = self.transform @ seen.xy_um + np.where(self._side < 0, self.backlash_um, 0.0)
+        x_um, y_um = self.transform @ (seen.x_um, seen.y_um) + np.where(self._side < 0, self.backlash_um, 0.0)
         away_um = getattr(self, "focus_um", {}).get(seen.light, 0.0)
-        return replace(seen, xy_um=(float(x_um), float(y_um)), z_um=seen.z_um - away_um)
+        return replace(seen, x_um=float(x_um), y_um=float(y_um), z_um=seen.z_um - away_um)
 
 
 def turned(degrees: float, *, scale: float = 1.0, skew_deg: float = 0.0) -> NDArray[np.float64]:

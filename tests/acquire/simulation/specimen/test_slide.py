@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from wbcpipe.acquire.simulation.field_truth import truth_rows
 from wbcpipe.acquire.simulation.specimen.plan import (
     CELL_CLASSES,
     REFERENCE_INTERVALS_PERCENT,
@@ -15,7 +16,6 @@ from wbcpipe.acquire.simulation.specimen.plan import (
     class_frequencies,
 )
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.simulation.specimen.truth import truth_rows
 from wbcpipe.samples.truth import write_truth
 
 if TYPE_CHECKING:
