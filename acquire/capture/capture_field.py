@@ -76,7 +76,7 @@ class FieldCapture:
         # The focus moves, and light and camera are set, while the stage moves.
         microscope.start_move_xy(events[0].x_um, events[0].y_um)
         microscope.move_z(events[0].z_um)
-        microscope.prepare(first)
+        microscope.sequencing.prepare(first)
         x_um, y_um = microscope.move_xy(events[0].x_um, events[0].y_um)
 
         def frame_complete(channel: int) -> None:
@@ -86,9 +86,9 @@ class FieldCapture:
 
         rest = events[len(first) :]
         move_to_um = None if rest else next_position_um
-        if microscope.can_sequence(first):
+        if microscope.sequencing.can_sequence(first):
             self.check_stop()
-            exposures = microscope.expose_sequence(first, out[: len(first)], move_to_um, frame_complete)
+            exposures = microscope.sequencing.expose_sequence(first, out[: len(first)], move_to_um, frame_complete)
         else:
             exposures = self._take_one_by_one(first, out, move_to_um, frame_complete)
         if rest:

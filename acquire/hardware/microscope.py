@@ -16,14 +16,13 @@ from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
 from wbcpipe.errors import DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware.protocols import Exposure
 
 __all__ = ["CoreMicroscope"]
@@ -117,28 +116,6 @@ class CoreMicroscope:
     def wait_for_frames(self) -> None:
         """See `protocols.Camera.wait_for_frames`."""
         self.camera.wait_for_frames()
-
-    def prepare(self, events: Sequence[CaptureEvent]) -> None:
-        """See `protocols.Sequencing.prepare`."""
-        self.sequencing.prepare(events)
-
-    def can_sequence(self, events: Sequence[CaptureEvent]) -> bool:
-        """See `protocols.Sequencing.can_sequence`."""
-        return self.sequencing.can_sequence(events)
-
-    def disable_sequencing(self) -> None:
-        """See `protocols.Sequencing.disable_sequencing`."""
-        self.sequencing.disable_sequencing()
-
-    def expose_sequence(
-        self,
-        events: Sequence[CaptureEvent],
-        out: NDArray[np.uint16],
-        next_position_um: tuple[float, float] | None = None,
-        on_frame_complete: Callable[[int], None] = lambda _: None,
-    ) -> list[Exposure]:
-        """See `protocols.Sequencing.expose_sequence`."""
-        return self.sequencing.expose_sequence(events, out, next_position_um, on_frame_complete)
 
     def recover(self) -> None:
         """See `protocols.Microscope.recover`."""

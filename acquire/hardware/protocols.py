@@ -187,8 +187,13 @@ class Sequencing(Protocol):
         ...
 
 
-class Microscope(XYStage, Focus, Illumination, Camera, Sequencing, Protocol):
+class Microscope(XYStage, Focus, Illumination, Camera, Protocol):
     """An opened microscope."""
+
+    @property
+    def sequencing(self) -> Sequencing:
+        """Return its hardware sequences."""
+        ...
 
     def recover(self) -> None:
         """Bring the devices to rest after a failure: shutter closed, stage stopped, focus at the last good Z."""

@@ -76,7 +76,7 @@ class SequencingCheck:
             HardwareError: ``light.sequencing`` is ``on`` and the light does not follow.
         """
         bright = [event for event in events if event.modality != "fluorescence"]
-        can_sequence = self._microscope.can_sequence
+        can_sequence = self._microscope.sequencing.can_sequence
         if not self._fields_left or not can_sequence(events) or not can_sequence(bright):
             return
         self._fields_left -= 1
@@ -102,7 +102,7 @@ class SequencingCheck:
             microscope.switch_light(event.modality)
             microscope.expose(event.exposure_ms, frame)
         microscope.wait_for_frames()
-        microscope.expose_sequence(events, sequence)
+        microscope.sequencing.expose_sequence(events, sequence)
         microscope.wait_for_frames()
         return single, sequence
 
@@ -111,4 +111,4 @@ class SequencingCheck:
         self._log("sequencing_disabled", reason=reason)
         if self._scope.light.sequencing == "on":
             raise HardwareError(f"{self._scope.path}: {reason} Or set 'light.sequencing' to \"off\".")
-        self._microscope.disable_sequencing()
+        self._microscope.sequencing.disable_sequencing()

@@ -41,6 +41,11 @@ class Dying(VirtualScope):
     dies_at: int
     lit = 0
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._expose_sequence = self.sequencing.expose_sequence
+        self.sequencing.expose_sequence = self.expose_sequence  # type: ignore[method-assign]
+
     def expose(self, *arguments: Any, **options: Any) -> Exposure:
         exposure = super().expose(*arguments, **options)
         if self.illumination.current == "fluorescence":
@@ -50,7 +55,7 @@ class Dying(VirtualScope):
         return exposure
 
     def expose_sequence(self, *arguments: Any, **options: Any) -> list[Exposure]:
-        exposures = super().expose_sequence(*arguments, **options)
+        exposures = self._expose_sequence(*arguments, **options)
         if arguments[0][-1].modality == "fluorescence":
             type(self).lit += 1
             if type(self).lit - 1 == self.dies_at:

@@ -142,8 +142,8 @@ def take(microscope: CoreMicroscope, scope: Scope, index: int, lights: tuple[str
     out = np.zeros((len(events), 128, 128), np.uint16)
     microscope.move_xy(field.x_um, field.y_um)
     microscope.move_z(7.0)
-    if microscope.can_sequence(events):
-        microscope.expose_sequence(events, out)
+    if microscope.sequencing.can_sequence(events):
+        microscope.sequencing.expose_sequence(events, out)
     else:
         for event, frame in zip(events, out, strict=True):
             microscope.switch_light(event.modality)

@@ -46,7 +46,7 @@ def in_sequence(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) ->
     out = np.zeros((len(events), 256, 256), np.uint16)
     microscope.move_xy(events[0].x_um, events[0].y_um)
     microscope.move_z(events[0].z_um)
-    microscope.expose_sequence(events, out)
+    microscope.sequencing.expose_sequence(events, out)
     microscope.wait_for_frames()
     return out
 
@@ -110,8 +110,8 @@ def test_any_modalities_in_a_sequence_and_commands_in_between(
     bright, whole = events_at(scope, 0, MODALITIES[:3]), events_at(scope, 1)
     with VirtualScope(scope, specimen) as microscope:
         expected = by_command(microscope, bright)
-        assert microscope.can_sequence(bright)
-        assert not microscope.can_sequence(whole[3:]), "one frame needs no sequence"
+        assert microscope.sequencing.can_sequence(bright)
+        assert not microscope.sequencing.can_sequence(whole[3:]), "one frame needs no sequence"
         np.testing.assert_array_equal(in_sequence(microscope, bright), expected)
         np.testing.assert_array_equal(by_command(microscope, bright), expected)
         four = in_sequence(microscope, whole)
@@ -170,7 +170,7 @@ def test_hardware_that_cannot_is_named(
         VirtualScope(make_scope(change, sequencing="on"), specimen)
     scope = make_scope(change, sequencing="auto")
     with VirtualScope(scope, specimen) as microscope:
-        assert not microscope.can_sequence(events_at(scope))
+        assert not microscope.sequencing.can_sequence(events_at(scope))
 
 
 def test_equal_exposures_need_no_camera_that_steps(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
@@ -307,7 +307,7 @@ def test_the_shutter_closes_whatever_fails_in_a_sequence(
         microscope.move_z(events_at(scope)[0].z_um)
         z_um, microscope.focus.z_um = microscope.focus.z_um, failing  # type: ignore[method-assign]
         with pytest.raises(HardwareError, match="fell silent"):
-            microscope.expose_sequence(events_at(scope), np.zeros((4, 256, 256), np.uint16))
+            microscope.sequencing.expose_sequence(events_at(scope), np.zeros((4, 256, 256), np.uint16))
         microscope.focus.z_um = z_um  # type: ignore[method-assign]
         assert seen[0], "open while exposing"
         assert not link.shutter.is_open()
