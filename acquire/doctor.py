@@ -231,8 +231,7 @@ def _check_focusing_device(scope: Scope, link: CoreLink) -> Check:
 
 
 def _check_position(scope: Scope, link: CoreLink) -> Check:
-    from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
-    from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
+    from wbcpipe.acquire.hardware.stages import CoreFocusDrive, CoreXYStage
 
     x_um, y_um = CoreXYStage(scope, link).xy_um()
     z_um, stage = CoreFocusDrive(scope, link).z_um(), scope.stage

@@ -5,27 +5,27 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from wbcpipe.acquire.hardware.frame_copier import FrameCopier
 from wbcpipe.acquire.hardware.protocols import Exposure
 from wbcpipe.errors import HardwareError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
     from wbcpipe.acquire.config.scope import Camera, Scope
-    from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
     from wbcpipe.acquire.hardware.illumination import CoreIllumination
     from wbcpipe.acquire.hardware.protocols import Core
-    from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
+    from wbcpipe.acquire.hardware.stages import CoreFocusDrive, CoreXYStage
 
-__all__ = ["CoreCamera", "FrameSource", "oriented", "stop_sequence"]
+__all__ = ["CoreCamera", "FrameCopier", "FrameSource", "oriented", "stop_sequence"]
 
 _POLL_S: Final = 0.0001
 #: Asking the camera itself takes longer than asking for the number of frames: once in so many polls.
@@ -59,6 +59,42 @@ class FrameSource(Protocol):
             observed: what `observe` returned.
         """
         ...
+
+
+class FrameCopier:
+    """Copies frames in order on one thread while the next exposure runs; some wait until they are released."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="wbcpipe-copy")
+        self._running: list[Future[None]] = []
+        self._held: list[Callable[[], None]] = []
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Run a job after those before it."""
+        self._running.append(self._pool.submit(job))
+
+    def hold(self, job: Callable[[], None]) -> None:
+        """Keep a job until `release`."""
+        self._held.append(job)
+
+    def release(self) -> None:
+        """Run the jobs that were held."""
+        for job in self._held:
+            self.run(job)
+        self._held.clear()
+
+    def drop_held(self) -> None:
+        """Forget the jobs that were held."""
+        self._held.clear()
+
+    def wait(self) -> None:
+        """Wait for all jobs that run; raise what one of them raised."""
+        while self._running:
+            self._running.pop().result()
+
+    def close(self) -> None:
+        """End the thread after its jobs."""
+        self._pool.shutdown()
 
 
 class CoreCamera:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from wbcpipe.acquire.hardware.call_timeout import DeadlineCaller
 from wbcpipe.acquire.hardware.camera import stop_sequence
 from wbcpipe.acquire.hardware.device_adapters import adapter_folder, check_interface
+from wbcpipe.acquire.hardware.illumination import CoreShutter
 from wbcpipe.acquire.hardware.java_bridge import BridgedCore
 from wbcpipe.acquire.hardware.microscope_lock import microscope_lock
-from wbcpipe.acquire.hardware.shutter import CoreShutter
 from wbcpipe.errors import ConfigError, CoreLostError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Final
 from wbcpipe.acquire.hardware.camera import CoreCamera
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.device_sequences import DeviceSequences
-from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
 from wbcpipe.acquire.hardware.illumination import CoreIllumination
 from wbcpipe.acquire.hardware.sequencing import CoreSequencing
-from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
+from wbcpipe.acquire.hardware.stages import CoreFocusDrive, CoreXYStage
 from wbcpipe.errors import DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware.camera import CoreCamera
     from wbcpipe.acquire.hardware.device_sequences import DeviceSequences
-    from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
     from wbcpipe.acquire.hardware.illumination import CoreIllumination
-    from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
+    from wbcpipe.acquire.hardware.stages import CoreFocusDrive, CoreXYStage
 
 __all__ = ["CoreSequencing"]
 

@@ -19,9 +19,8 @@ import zmq
 from wbcpipe.acquire.hardware import core_link as mmcore
 from wbcpipe.acquire.hardware.camera import CoreCamera
 from wbcpipe.acquire.hardware.core_link import CoreLink
-from wbcpipe.acquire.hardware.focus_drive import CoreFocusDrive
 from wbcpipe.acquire.hardware.java_bridge import java_message
-from wbcpipe.acquire.hardware.xy_stage import CoreXYStage
+from wbcpipe.acquire.hardware.stages import CoreFocusDrive, CoreXYStage
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
