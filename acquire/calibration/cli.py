@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from wbcpipe.acquire.calibration.compare import Finding
-    from wbcpipe.acquire.config.calibration_record import CalibrationRecord
 
 __all__ = ["calibrate"]
 
@@ -100,7 +99,10 @@ def calibrate(options: CalibrateOptions) -> None:
         click.echo(json.dumps({**files, "findings": shown, **record.content()}))
         return
     _print_findings(findings)
-    _print_end(record, path, kept)
+    fluorescence = record.light.get("fluorescence")
+    if fluorescence is not None:
+        click.echo(f"light dose: {fluorescence.exposures} fluorescence exposures, {fluorescence.total_ms:.0f} ms")
+    click.echo(f"calibration: {path}" + (f" (the earlier one: {kept.name})" if kept else ""))
 
 
 def _parts(only: str | None) -> tuple[str, ...]:
@@ -126,10 +128,3 @@ def _print_findings(findings: Iterable[Finding]) -> None:
     for item in findings:
         table.add_row(item.name, Text(item.status, "yellow" if item.status == "warn" else "green"), Text(item.detail))
     Console(highlight=False).print(table)
-
-
-def _print_end(record: CalibrationRecord, path: Path, kept: Path | None) -> None:
-    fluorescence = record.light.get("fluorescence")
-    if fluorescence is not None:
-        click.echo(f"light dose: {fluorescence.exposures} fluorescence exposures, {fluorescence.total_ms:.0f} ms")
-    click.echo(f"calibration: {path}" + (f" (the earlier one: {kept.name})" if kept else ""))

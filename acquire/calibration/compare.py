@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
         CalibrationRecord,
         DarkPart,
         FlatPart,
-        FocusOffset,
         GeometryPart,
         OffsetsPart,
     )
@@ -78,9 +78,7 @@ def check_calibration(scope: Scope, data: Path, now: datetime | None = None) -> 
             yield Finding("calibration", "warn", f"none at {path}; lay a stained slide in a slot and run {command}")
         return
     yield _age(scope, record, path, command, now or datetime.now(UTC))
-    setup = _setup(scope, record, command)
-    if setup is not None:
-        yield setup
+    yield from _setup(scope, record, command)
     figures = list(compare(scope, record.parts))
     yield from (found for found in figures if found.status == "warn")
     agree = [found.name for found in figures if found.status == "ok"]
@@ -104,19 +102,17 @@ def _age(scope: Scope, record: CalibrationRecord, path: Path, command: str, now:
     return Finding("calibration", "ok", text)
 
 
-def _setup(scope: Scope, record: CalibrationRecord, command: str) -> Finding | None:
-    """Return a warning if devices, lights or the objective have changed since."""
+def _setup(scope: Scope, record: CalibrationRecord, command: str) -> Iterator[Finding]:
+    """Yield a warning if devices, lights or the objective have changed since."""
     if record.objective != scope.calibration.objective:
         what = f"made with the objective {record.objective!r}, the scope file says {scope.calibration.objective!r}"
-        return Finding("calibrated setup", "warn", f"{what}; run {command}")
-    try:
+        yield Finding("calibrated setup", "warn", f"{what}; run {command}")
+        return
+    with contextlib.suppress(ConfigError):  # the check of the .cfg reports it
         here = setup_sha256(scope)
-    except ConfigError:
-        return None  # the check of the .cfg reports it
-    if any(part.setup_sha256 != here for part in record.parts.measured().values()):
-        what = "devices, camera or lights have changed in the scope file or its .cfg since"
-        return Finding("calibrated setup", "warn", f"{what}; run {command}")
-    return None
+        if any(part.setup_sha256 != here for part in record.parts.measured().values()):
+            what = "devices, camera or lights have changed in the scope file or its .cfg since"
+            yield Finding("calibrated setup", "warn", f"{what}; run {command}")
 
 
 def compare(scope: Scope, parts: CalibrationParts) -> Iterator[Finding]:
@@ -204,25 +200,15 @@ def _offsets(scope: Scope, part: OffsetsPart) -> Iterator[Finding]:
         if offset_um is None or figures is None or part.focus_offset_um is None:
             yield Finding(f"focus of {name}", "warn", "could not be measured; try a slide with more cells")
             continue
-        if name == "fluorescence":
-            yield _best_focus(scope, part.reference, part.focus_offset_um, figures)
-            continue
+        title, what, key = f"focus of {name}", "", f"modalities.{name}.z_offset_um"
         file_um = scope.modalities.named(name).z_offset_um
-        text = f"sharpest {offset_um:+.2f} um from {part.reference}, the file says {file_um:+.2f}"
-        yield _offset(f"focus of {name}", text, offset_um, file_um, figures, f"modalities.{name}.z_offset_um")
-
-
-def _best_focus(scope: Scope, reference: str, offset_um: float, figures: FocusOffset) -> Finding:
-    """Compare `focus.offset_um`: nuclei are sharpest in fluorescence at the best focus."""
-    best_um = offset_um - scope.modalities.fluorescence.z_offset_um
-    file_um = scope.focus.offset_um
-    text = f"nuclei sharpest {best_um:+.2f} um from {reference}, the file says {file_um:+.2f}"
-    return _offset("focus offset", text, best_um, file_um, figures, "focus.offset_um")
-
-
-def _offset(name: str, text: str, measured: float, file: float, figures: FocusOffset, key: str) -> Finding:
-    if not figures.reliable:
-        return Finding(name, "warn", f"{text}; places disagree: measure again on a slide with more cells")
-    if abs(measured - file) > max(_OFFSET_UM, 2 * (figures.se_um or 0.0)):
-        return Finding(name, "warn", f"{text}; write {key} = {measured:.2f}")
-    return Finding(name, "ok", text)
+        if name == "fluorescence":  # nuclei are sharpest in fluorescence at the best focus
+            title, what, key = "focus offset", "nuclei ", "focus.offset_um"
+            offset_um, file_um = part.focus_offset_um - file_um, scope.focus.offset_um
+        text = f"{what}sharpest {offset_um:+.2f} um from {part.reference}, the file says {file_um:+.2f}"
+        if not figures.reliable:
+            yield Finding(title, "warn", f"{text}; places disagree: measure again on a slide with more cells")
+        elif abs(offset_um - file_um) > max(_OFFSET_UM, 2 * (figures.se_um or 0.0)):
+            yield Finding(title, "warn", f"{text}; write {key} = {offset_um:.2f}")
+        else:
+            yield Finding(title, "ok", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -95,15 +96,13 @@ def _moves_from(
     tried = 0
     inverse: NDArray[np.float64] | None = None
     for lengths in (_SHORT, _LONG):
-        for length in lengths:
-            for right, down in _DIRECTIONS:
-                step_um = np.array([right, down]) * length * shorter_um
-                there = _View(probe, (place_um[0] + float(step_um[0]), place_um[1] + float(step_um[1])))
-                tried += 1
-                guess_px = np.zeros(2) if inverse is None else -inverse @ step_um
-                move = here.move_to(there, guess_px)
-                if move is not None:
-                    moves.append(move)
+        for length, direction in itertools.product(lengths, _DIRECTIONS):
+            step_um = np.array(direction) * length * shorter_um
+            there = _View(probe, (place_um[0] + float(step_um[0]), place_um[1] + float(step_um[1])))
+            tried += 1
+            guess_px = np.zeros(2) if inverse is None else -inverse @ step_um
+            if (move := here.move_to(there, guess_px)) is not None:
+                moves.append(move)
         if inverse is None:
             if len(moves) < 4:
                 return [], tried
