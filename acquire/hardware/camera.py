@@ -98,9 +98,10 @@ class FrameCopier:
 
 
 class CoreCamera:
-    """Fulfils `protocols.Camera`, and is the `FrameSource` of its own pixels.
+    """The camera of `protocols.Camera`, and the `FrameSource` of its own pixels.
 
     Attributes:
+        copier: completes the frames.
         region_px: x, y, width, height that are read, in unbinned pixels.
         frame_px: height and width of a frame of the camera.
         frames: where the pixels come from; by default the camera.
@@ -177,7 +178,7 @@ class CoreCamera:
         self.snap(self._scope.reliability.camera_timeout_s + exposure_ms / 1000)
         observed = self.frames.observe()
         self._store(self.image(), actual_ms, out, observed)
-        self.wait_for_frames()
+        self.copier.wait()
         return Exposure(actual_ms, self._focus.z_um())
 
     def observe(self, frame: int | None = None) -> object:
@@ -191,14 +192,6 @@ class CoreCamera:
         """See `FrameSource.fill`."""
         del exposure_ms, observed
         np.copyto(out, oriented(pixels, self._scope.camera))
-
-    def notify_when_complete(self, callback: Callable[[], None]) -> None:
-        """See `protocols.Camera.notify_when_complete`."""
-        self.copier.run(callback)
-
-    def wait_for_frames(self) -> None:
-        """See `protocols.Camera.wait_for_frames`."""
-        self.copier.wait()
 
     def set_exposure(self, exposure_ms: float) -> float:
         """Set the exposure unless it is set already; return that of the camera, in ms."""

@@ -70,6 +70,7 @@ class CoreIllumination:
     on for an exposure and off after it.
 
     Attributes:
+        settings: modality to its (device, property, value) settings, in order.
         on_fluorescence: see `protocols.Illumination`.
         current: modality that was switched to, or will be lit; empty where that is not known.
     """
@@ -78,13 +79,9 @@ class CoreIllumination:
         self._scope, self._core, self._shutter, self._sequences = scope, core, shutter, sequences
         self._timeout_s = scope.reliability.switch_timeout_s
         config = read_config(scope.config_path)
-        self._settings = {name: light_settings(scope, config, modality) for name, modality in scope.modalities.items()}
+        self.settings = {name: light_settings(scope, config, modality) for name, modality in scope.modalities.items()}
         self.on_fluorescence: Callable[[float], None] = lambda _: None
         self.current = ""
-
-    def settings(self, modality: str) -> tuple[tuple[str, str, str], ...]:
-        """Return the (device, property, value) settings of ``modality``, in order."""
-        return self._settings[modality]
 
     def switch_light(self, modality: str) -> None:
         """See `protocols.Illumination.switch_light`; does nothing if that light is set."""
@@ -114,7 +111,7 @@ class CoreIllumination:
             return ""
         values: dict[tuple[str, str], str] = {}
         for modality in MODALITIES:
-            for device, name, value in self._settings[modality]:
+            for device, name, value in self.settings[modality]:
                 if (device, name) not in values:
                     uploaded = self._sequences.value(device, name, frame)
                     values[device, name] = self._core.get_property(device, name) if uploaded is None else uploaded
@@ -165,7 +162,7 @@ class CoreIllumination:
             yield
 
     def _set(self, modality: str) -> None:
-        settings = self._settings[modality]
+        settings = self.settings[modality]
         for device, name, value in settings:
             self._core.set_property(device, name, value)
         devices = tuple(dict.fromkeys(device for device, _, _ in settings if device != "Core"))

@@ -110,11 +110,11 @@ class CoreMicroscope:
 
     def notify_when_complete(self, callback: Callable[[], None]) -> None:
         """See `protocols.Camera.notify_when_complete`."""
-        self.camera.notify_when_complete(callback)
+        self.camera.copier.run(callback)
 
     def wait_for_frames(self) -> None:
         """See `protocols.Camera.wait_for_frames`."""
-        self.camera.wait_for_frames()
+        self.camera.copier.wait()
 
     def recover(self) -> None:
         """See `protocols.Microscope.recover`."""

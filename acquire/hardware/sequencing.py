@@ -194,7 +194,7 @@ class CoreSequencing:
         """Return (device, property) to its value in each of ``lights``, ``None`` where one does not set it."""
         table: dict[tuple[str, str], list[str | None]] = {}
         for index, light in enumerate(lights):
-            for device, name, value in self._illumination.settings(light):
+            for device, name, value in self._illumination.settings[light]:
                 table.setdefault((device, name), [None] * len(lights))[index] = value
         return table
 
