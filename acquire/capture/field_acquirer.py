@@ -98,7 +98,7 @@ class FieldAcquirer:
         self, field: PlannedField, next_position_um: tuple[float, float] | None, pending: PendingField
     ) -> FieldInfo:
         self.focus.check_after_loading(field)
-        z_um = self.focus.z_um(field.x_um, field.y_um)
+        z_um = self.focus.surface.z_um(field.x_um, field.y_um)
         events = field_events(self.request.scope, field, z_um, PASSES[self.request.pass_name])
         self.sequencing_check.consider(self._capture.events_before_empty_check(events))
         info = self._capture.take(events, pending.buffer, next_position_um, pending.complete_frame)

@@ -6,16 +6,10 @@ import itertools
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.slide_relocation.alignment import (
-    SlideFinder,
-    first_fields,
-    save_transform,
-    second_fields,
-    stored_transforms,
-    transform_of,
-)
+from wbcpipe.acquire.plan import PlannedField
+from wbcpipe.acquire.slide_relocation.alignment import SlideFinder, first_fields, save_transform, stored_transforms
+from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.acquire.throttled_progress import ThrottledProgress
-from wbcpipe.samples.fields import fields_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +17,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.focus.manager import FocusManager
     from wbcpipe.acquire.hardware.protocols import Microscope
     from wbcpipe.acquire.hardware.retry import Retries
-    from wbcpipe.acquire.plan import PlannedField
     from wbcpipe.acquire.request import AcquisitionRequest
-    from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 
 __all__ = ["relocate_fields"]
 
@@ -50,21 +42,25 @@ def relocate_fields(
         HardwareError: A device failed at every attempt.
     """
     first, raw = request.sample.raw_path("brightfield"), request.sample.raw_path(request.pass_name)
-    fields = first_fields(first, fields_on_disk(first))
+    fields = first_fields(first)
     still_searching, frames = ThrottledProgress(progress), itertools.count(1)
 
     def before_frame() -> None:
         retries.check_stop()
         still_searching(f"finding the slide: frame {next(frames)}")
 
-    finder = SlideFinder(microscope, request.scope, first, focus.z_um, before_frame)
+    def focus_um(x_um: float, y_um: float) -> float:
+        return focus.surface.z_um(x_um, y_um)  # the surface may be measured again while the slide is searched for
+
+    finder = SlideFinder(microscope, request.scope, first, focus_um, before_frame)
     focus.measure([])
     progress("finding the slide of the bright-field pass")
-    known = stored_transforms(raw)
-    unmoved = bool(known) and retries.retry(lambda: finder.is_unmoved(known[-1]), doing="finding the slide")
-    if unmoved:
-        transform = transform_of(known[-1])
-    else:
+    unmoved = False
+    if known := stored_transforms(raw):
+        last = known[-1]
+        transform = SlideTransform(last.rotation_deg, last.dx_um, last.dy_um)
+        unmoved = retries.retry(lambda: finder.is_unmoved(transform, last.matches), doing="finding the slide")
+    if not unmoved:
         if known:
             progress("the slide was moved since; searching for it again")
             focus.discard_surface()
@@ -74,4 +70,8 @@ def relocate_fields(
         request.sample.log(
             "slide_found", **asdict(transform), rms_um=round(found.rms_um, 3), matches=len(found.matches)
         )
-    return transform, second_fields(fields, transform)
+    planned = {}
+    for index, info in fields.items():
+        x_um, y_um = transform.to_stage_um(info.x_um, info.y_um)
+        planned[index] = PlannedField(index, round(x_um, 3), round(y_um, 3))
+    return transform, planned

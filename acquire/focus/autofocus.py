@@ -7,7 +7,7 @@ than the few tiles that it covers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -51,12 +51,10 @@ class FocusResult:
 
     Attributes:
         z_um: interpolated between the steps of the search.
-        sharpness: of the sharpest frame, see `sharpness`.
         frames: number taken.
     """
 
     z_um: float
-    sharpness: float
     frames: int
 
 
@@ -115,34 +113,27 @@ def _detail(image: NDArray[np.uint16], merge: int) -> _Detail:
     return _Detail((energy - noise_energy) / mean**2, energy > _SIGNAL * noise_energy, right)
 
 
+@dataclass
 class _Curve:
     """The detail at each integer step of Z, each taken once, and the sharpness of each step."""
 
-    def __init__(
-        self,
-        take: Callable[[float], NDArray[np.uint16]],
-        origin_um: float,
-        step_um: float,
-        limits_um: tuple[float, float],
-        merge: int = _FINE_MERGE,
-    ) -> None:
-        self._take_image = take
-        self._origin_um = origin_um
-        self._step_um = step_um
-        self._limits_um = limits_um
-        self._merge = merge
-        self.seen: dict[int, _Detail] = {}
-        self.out_of_range: set[int] = set()
+    take_image: Callable[[float], NDArray[np.uint16]]
+    origin_um: float
+    step_um: float
+    limits_um: tuple[float, float]
+    merge: int = _FINE_MERGE
+    seen: dict[int, _Detail] = field(default_factory=dict)
+    out_of_range: set[int] = field(default_factory=set)
 
     def z_um(self, step: float) -> float:
-        return round(self._origin_um + step * self._step_um, 3)
+        return round(self.origin_um + step * self.step_um, 3)
 
     def take(self, step: int) -> None:
         """Take the frame of a step, unless it was taken or is beyond the limits."""
         if step in self.seen or step in self.out_of_range:
             return
-        if self._limits_um[0] <= self.z_um(step) <= self._limits_um[1]:
-            self.seen[step] = _detail(self._take_image(self.z_um(step)), self._merge)
+        if self.limits_um[0] <= self.z_um(step) <= self.limits_um[1]:
+            self.seen[step] = _detail(self.take_image(self.z_um(step)), self.merge)
         else:
             self.out_of_range.add(step)
 
@@ -206,8 +197,7 @@ def hill_climb(
     flat = values[peak - 1] + values[peak + 1] > 2 * _FALL * values[peak]
     if offset is None or flat or not detail.is_specimen():
         return None
-    shown = float(np.where(detail.shown, detail.energy, 0.0).mean())
-    return FocusResult(curve.z_um(peak + offset), shown, len(curve.seen))
+    return FocusResult(curve.z_um(peak + offset), len(curve.seen))
 
 
 def search_focus(
@@ -244,4 +234,4 @@ def search_focus(
     found = hill_climb(take, curve.z_um(peak + offset), step_um, limits_um, left)
     if found is None:
         return None
-    return FocusResult(found.z_um, found.sharpness, found.frames + len(curve.seen))
+    return FocusResult(found.z_um, found.frames + len(curve.seen))

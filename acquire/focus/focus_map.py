@@ -86,11 +86,12 @@ class FocusSurface:
 
     def _cell(self, x_um: float, y_um: float) -> tuple[int, int]:
         """Return the first column and row of the fine grid's cell around a position."""
-        first = []
         spans_um = (self.plan.x_um, self.plan.y_um)
-        for value, (low, high), count in zip((x_um, y_um), spans_um, self.fine_shape, strict=True):
-            first.append(int(min(max(math.floor((value - low) / (high - low) * (count - 1)), 0), count - 2)))
-        return first[0], first[1]
+        column, row = (
+            min(max(math.floor((value - low) / (high - low) * (count - 1)), 0), count - 2)
+            for value, (low, high), count in zip((x_um, y_um), spans_um, self.fine_shape, strict=True)
+        )
+        return column, row
 
     def _nodes_around(self, column: int, row: int) -> list[tuple[int, int]]:
         """Return the nodes of the fine grid that the local surface of a cell uses."""
@@ -147,9 +148,8 @@ class FocusSurface:
         self._given_up.clear()
         self._local.clear()
         if not self.coarse:
-            self._surface = (
-                fit_surface(self._coarse_so_far) if any(one.z_um is not None for one in self._coarse_so_far) else None
-            )
+            known = any(point.z_um is not None for point in self._coarse_so_far)
+            self._surface = fit_surface(self._coarse_so_far) if known else None
         return self._surface is not None
 
     def _measure_coarse(self, find: Finder) -> None:
@@ -256,7 +256,7 @@ class FocusSurface:
                 check = refitted or replace(check, shift_um=round(now.shift_um + off_um, 3))
         # A drift that the reference points do not confirm (dirt, cells on another level) changes nothing.
         if moved or keep:
-            self.note(check)
+            self.checks.append(check)
         return check
 
     def reference_points(self) -> list[FocusPoint]:
@@ -326,10 +326,6 @@ class FocusSurface:
             return None
         by_distance = sorted(seen_um, key=lambda one: abs(one - shift_um))
         return by_distance[(len(seen_um) - 1) // 2]
-
-    def note(self, check: DriftCheck) -> None:
-        """Record a check."""
-        self.checks.append(check)
 
     def save(self, path: Path) -> None:
         """Write the surface as JSON, atomically."""

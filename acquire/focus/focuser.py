@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -28,12 +28,6 @@ _ATTEMPTS: Final = 2
 _FAILURES: Final = 3
 #: Seconds between two progress messages of a search.
 _HEARTBEAT_S: Final = 2.0
-
-
-class _Log(Protocol):
-    """Logs an event, as `samples.Sample.log` does."""
-
-    def __call__(self, event: str, **fields: Any) -> None: ...
 
 
 class _LateError(Exception):
@@ -66,7 +60,7 @@ class FieldFocuser:
         scope: for the policy and the limits of Z.
         frame_px: (height, width) of that region's frames.
         check: called before each frame; raises to stop.
-        log: called with each time limit that passes.
+        log: called with each time limit that passes, as `Sample.log` is.
         progress: called with a line about the search every 2 s.
     """
 
@@ -76,7 +70,7 @@ class FieldFocuser:
         scope: Scope,
         frame_px: tuple[int, int],
         check: Callable[[], None] = lambda: None,
-        log: _Log = lambda event, **fields: None,
+        log: Callable[..., None] = lambda event, **fields: None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._microscope = microscope
@@ -140,6 +134,7 @@ class FieldFocuser:
         self._log("focus_deadline", which=which, deadline_s=deadline_s, x_um=x_um, y_um=y_um)
 
 
+@dataclass
 class DeviceFocuser:
     """Focuses by the microscope's own focusing device; by images where it fails.
 
@@ -147,51 +142,44 @@ class DeviceFocuser:
     locks to the wrong side of the glass. A device that is wrong, hangs, or fails at three positions in a row is no
     longer used.
 
-    Args:
+    Attributes:
         microscope: opened.
         scope: for the policy.
         by_image: focuses where the device does not.
         log: called with each failure.
     """
 
-    def __init__(
-        self,
-        microscope: Microscope,
-        scope: Scope,
-        by_image: FieldFocuser,
-        log: _Log = lambda event, **fields: None,
-    ) -> None:
-        self._microscope = microscope
-        self._scope = scope
-        self._by_image = by_image
-        self._log = log
-        self._failures = 0
-        self._verified = False
-        self._last_um: tuple[float, float] | None = None
+    microscope: Microscope
+    scope: Scope
+    by_image: FieldFocuser
+    log: Callable[..., None]
+    _failures: int = field(default=0, init=False)
+    _verified: bool = field(default=False, init=False)
+    _last_um: tuple[float, float] | None = field(default=None, init=False)
 
     def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
         """Return Z of best focus at a position; see `FieldFocuser`."""
         if self._failures >= _FAILURES:
-            return self._by_image(x_um, y_um, near_um, wide=wide)
+            return self.by_image(x_um, y_um, near_um, wide=wide)
         found_um = self._by_device(x_um, y_um, near_um)
         if found_um is None:
             if self._failures >= _FAILURES:
-                self._log("focus_device_given_up", device=self._scope.focus.hardware_device)
-            return self._by_image(x_um, y_um, near_um, wide=wide)
+                self.log("focus_device_given_up", device=self.scope.focus.hardware_device)
+            return self.by_image(x_um, y_um, near_um, wide=wide)
         if self._verified:
             return found_um
-        seen_um = self._by_image(x_um, y_um, found_um, wide=wide)
+        seen_um = self.by_image(x_um, y_um, found_um, wide=wide)
         self._verified = seen_um is not None
-        if seen_um is None or abs(seen_um - found_um) <= self._scope.focus.drift_limit_um:
+        if seen_um is None or abs(seen_um - found_um) <= self.scope.focus.drift_limit_um:
             return found_um
         self._failures = _FAILURES
-        self._log("focus_device_disagrees", x_um=x_um, y_um=y_um, device_um=found_um, images_um=seen_um)
+        self.log("focus_device_disagrees", x_um=x_um, y_um=y_um, device_um=found_um, images_um=seen_um)
         return seen_um
 
     def _by_device(self, x_um: float, y_um: float, near_um: float) -> float | None:
         """Return Z of best focus from the device; ``None`` where it fails."""
-        policy, limits_um = self._scope.focus, self._scope.stage.z_um
-        self._microscope.move_xy(x_um, y_um)
+        policy, limits_um = self.scope.focus, self.scope.stage.z_um
+        self.microscope.move_xy(x_um, y_um)
         last_um, self._last_um = self._last_um, (x_um, y_um)
         if last_um is None or math.dist(last_um, (x_um, y_um)) > policy.long_move_um:
             time.sleep(policy.hardware_settle_s)
@@ -199,21 +187,21 @@ class DeviceFocuser:
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(policy.hardware_settle_s)
-            self._microscope.move_z(start_um)
+            self.microscope.move_z(start_um)
             try:
-                found_um = self._microscope.focus_by_device()
+                found_um = self.microscope.focus_by_device()
                 if abs(found_um - start_um) > policy.range_um:
                     raise HardwareError(
                         f"{policy.hardware_device!r} went {found_um - start_um:+.1f} um, farther than 'focus.range_um'."
                     )
             except HardwareError as error:
-                self._log("focus_device_failed", x_um=x_um, y_um=y_um, attempt=attempt + 1, reason=str(error))
+                self.log("focus_device_failed", x_um=x_um, y_um=y_um, attempt=attempt + 1, reason=str(error))
                 if isinstance(error, DeviceTimeoutError):
                     self._failures = _FAILURES
                     return None
             else:
                 self._failures = 0
-                self._by_image.count.by_device += 1
+                self.by_image.count.by_device += 1
                 return round(found_um + policy.hardware_offset_um, 3)
         self._failures += 1
         return None

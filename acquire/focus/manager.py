@@ -53,10 +53,6 @@ class FocusManager:
         self._loaded = retries.reload_count
         self.surface: FocusSurface = load_surface(self._path, request.plan, request.scope.focus)
 
-    def z_um(self, x_um: float, y_um: float) -> float:
-        """See `FocusSurface.z_um`."""
-        return self.surface.z_um(x_um, y_um)
-
     def discard_surface(self) -> None:
         """Discard the surface of a slide that was moved; keep its file as ``focus_1.json`` or the next free name."""
         if self._path.is_file():
@@ -204,12 +200,12 @@ class FocusManager:
         """Return a point beside a field's centre: a failure at the centre itself belongs to the field."""
         return FocusPoint(field.x_um + self._plan.field_width_um / 4, field.y_um, None)
 
-    def check_drift(self, field: PlannedField, *, keep: bool = True) -> None:
+    def check_drift(self, field: PlannedField) -> None:
         """Measure the drift at the field that is taken next; see `FocusSurface.check_drift`.
 
         If that fails, the surface is used as it is.
         """
-        self._check_at(FocusPoint(field.x_um, field.y_um, None), field.index, keep=keep)
+        self._check_at(FocusPoint(field.x_um, field.y_um, None), field.index, keep=True)
         self._measure_again(field.index)
 
     def _check_at(self, point: FocusPoint, index: int, *, keep: bool, firmly: bool = False) -> DriftCheck | None:
@@ -235,7 +231,7 @@ class FocusManager:
             self._sample.log("focus_check_failed", field=index, reason=str(error))
             if keep:
                 now = self.surface.checks[-1] if self.surface.checks else DriftCheck(index, None, 0.0)
-                self.surface.note(replace(now, field=index, measured_um=None))
+                self.surface.checks.append(replace(now, field=index, measured_um=None))
                 self.surface.save(self._path)
             return None
         finally:
@@ -267,5 +263,5 @@ class FocusManager:
             self._sample.log("focus_check_failed", field=index, reason=str(error))
             self.surface, old.outdated = old, False
         else:
-            self.surface.note(DriftCheck(index, 0.0, 0.0))
+            self.surface.checks.append(DriftCheck(index, 0.0, 0.0))
         self.surface.save(self._path)

@@ -116,9 +116,16 @@ def fit_local(points: Sequence[FocusPoint], spacing_um: float) -> Callable[[floa
         weights = inverse @ (data[:, 2] - middle[2])
         off_um = np.abs(weights / np.diag(inverse))
         if len(data) <= min_points or off_um.max() <= _LOCAL_OUTLIER_UM:
-            return _predictor(where, weights, middle, spacing_um)
+            break
         data = np.delete(data, int(off_um.argmax()), axis=0)
-    return None
+    else:
+        return None
+
+    def predict(x_um: float, y_um: float) -> float:
+        here = (np.array([[x_um, y_um]]) - middle[:2]) / spacing_um
+        return float(middle[2] + (_covariance(here, where) @ weights)[0])
+
+    return predict
 
 
 def fit_drift(points: Sequence[FocusPoint], centre_um: tuple[float, float]) -> tuple[float, float, float] | None:
@@ -146,16 +153,6 @@ def fit_drift(points: Sequence[FocusPoint], centre_um: tuple[float, float]) -> t
             return None
         data = np.delete(data, int(off_um.argmax()), axis=0)
     return None
-
-
-def _predictor(
-    where: NDArray[np.float64], weights: NDArray[np.float64], middle: NDArray[np.float64], spacing_um: float
-) -> Callable[[float, float], float]:
-    def predict(x_um: float, y_um: float) -> float:
-        here = (np.array([[x_um, y_um]]) - middle[:2]) / spacing_um
-        return float(middle[2] + (_covariance(here, where) @ weights)[0])
-
-    return predict
 
 
 def _covariance(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Relocate a slide for its second pass: find it, store its position, plan its fields."""
+"""Relocate a slide for its second pass: find it, and store its position."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from wbcpipe.acquire.plan import PlannedField
 from wbcpipe.acquire.slide_relocation.search import displacement_um, relocate_slide
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.errors import FrameFileError, SampleStateError, StageLimitError
-from wbcpipe.samples.fields import FieldTransform, field_path, read_field, read_info
+from wbcpipe.samples.fields import FieldTransform, field_path, fields_on_disk, read_field, read_info
 from wbcpipe.samples.records import SlideTransformEntry, SlideTransformRecord, TransformMatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,15 +26,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.slide_relocation.search import RelocationResult
     from wbcpipe.samples.fields import FieldInfo
 
-__all__ = [
-    "SlideFinder",
-    "add_slide_transform",
-    "first_fields",
-    "save_transform",
-    "second_fields",
-    "stored_transforms",
-    "transform_of",
-]
+__all__ = ["SlideFinder", "add_slide_transform", "first_fields", "save_transform", "stored_transforms"]
 
 _FILE_NAME: Final = "slide_transforms.json"
 #: A slide at least this far from its stored position was moved.
@@ -86,21 +78,13 @@ class SlideFinder:
         return frame
 
     def find(self, fields: dict[int, FieldInfo]) -> RelocationResult:
-        """Find the slide.
-
-        Args:
-            fields: of the first pass, by index.
-
-        Raises:
-            AcquisitionError: the slide is not found.
-        """
+        """Find the slide by the fields of the first pass, by index; see `relocate_slide`."""
         first = [PlannedField(index, info.x_um, info.y_um) for index, info in sorted(fields.items())]
         return relocate_slide(first, self._reference, self._take_frame, self._scope.camera.image_pixel_um)
 
-    def is_unmoved(self, entry: SlideTransformEntry) -> bool:
-        """Return whether the slide is where an entry of ``slide_transforms.json`` says; takes one or two frames."""
-        now = transform_of(entry)
-        for match in entry.matches[:2]:
+    def is_unmoved(self, now: SlideTransform, matches: Sequence[TransformMatch]) -> bool:
+        """Return whether the slide is where a stored transform with its matches says; takes one or two frames."""
+        for match in matches[:2]:
             x_um, y_um = now.to_stage_um(match.x_um, match.y_um)
             dx_um, dy_um, agreement = displacement_um(
                 self._reference(match.field),
@@ -148,19 +132,14 @@ def save_transform(raw: Path, found: RelocationResult) -> SlideTransform:
     return transform
 
 
-def transform_of(entry: SlideTransformEntry) -> SlideTransform:
-    """Return the rigid map of an entry of ``slide_transforms.json``."""
-    return SlideTransform(entry.rotation_deg, entry.dx_um, entry.dy_um)
-
-
-def first_fields(first: Path, fields: dict[int, Path]) -> dict[int, FieldInfo]:
-    """Read the descriptions of the first pass's fields, by index.
+def first_fields(first: Path) -> dict[int, FieldInfo]:
+    """Read the descriptions of the first pass's fields in the folder ``first``, by index.
 
     Raises:
         SampleStateError: one is damaged.
     """
     readable = {}
-    for index, path in fields.items():
+    for index, path in fields_on_disk(first).items():
         try:
             readable[index] = read_info(path)
         except FrameFileError as error:
@@ -169,15 +148,6 @@ def first_fields(first: Path, fields: dict[int, Path]) -> dict[int, FieldInfo]:
                 f"the file, or move it out of {first} to go on without this field."
             ) from error
     return readable
-
-
-def second_fields(first: dict[int, FieldInfo], now: SlideTransform) -> dict[int, PlannedField]:
-    """Plan the stage positions of the first pass's fields on the moved slide, by index."""
-    planned = {}
-    for index, info in first.items():
-        x_um, y_um = now.to_stage_um(info.x_um, info.y_um)
-        planned[index] = PlannedField(index, round(x_um, 3), round(y_um, 3))
-    return planned
 
 
 def add_slide_transform(info: FieldInfo, now: SlideTransform) -> FieldInfo:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -347,11 +347,8 @@ def _fitted(matches: Sequence[Match], before: SlideTransform) -> SlideTransform:
 
 def _result(matches: list[Match], now: SlideTransform, frames: int) -> RelocationResult | None:
     """Remove matches that contradict the others, the worst first, and fit again; ``None`` if none is left."""
-    while len(matches) >= 1:
-        judged = [
-            Match(m.field, m.x_um, m.y_um, m.agreement, math.dist(now.to_stage_um(*_xy(m.field)), _xy(m)))
-            for m in matches
-        ]
+    while matches:
+        judged = [replace(m, residual_um=math.dist(now.to_stage_um(*_xy(m.field)), _xy(m))) for m in matches]
         worst = max(judged, key=lambda match: match.residual_um)
         if worst.residual_um <= _OUTLIER_UM:
             return RelocationResult(now, tuple(judged), frames)
