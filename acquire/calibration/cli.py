@@ -64,12 +64,8 @@ def calibrate(options: CalibrateOptions) -> None:
     """
     from wbcpipe.acquire.calibration.compare import compare
     from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
-    from wbcpipe.acquire.config.calibration_file import (
-        calibration_path,
-        load_calibration,
-        new_record,
-        save_calibration,
-    )
+    from wbcpipe.acquire.config.calibration_file import calibration_path, new_record, save_calibration
+    from wbcpipe.acquire.config.calibration_record import CalibrationRecord
     from wbcpipe.acquire.config.micromanager_cfg import check_configuration
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.open_microscope import specimen_for
@@ -87,7 +83,7 @@ def calibrate(options: CalibrateOptions) -> None:
     specimen = specimen_for(scope, options.specimen_seed, options.specimen_preparation)
     request = CalibrationRequest(scope, slot, parts, specimen)
     path = (options.out or calibration_path(scope, data_root(options.data))).absolute()
-    earlier = load_calibration(path)
+    earlier = CalibrationRecord.read_if_present(path)
     with Reporter(quiet=options.as_json) as reporter:
         result = run_calibration(request, reporter.update)
     record = new_record(scope, slot, result.parts, result.light, result.seconds, earlier)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from wbcpipe.acquire.config.calibration_file import PARTS, calibration_path, load_calibration, setup_sha256
+from wbcpipe.acquire.config.calibration_file import PARTS, calibration_path, setup_sha256
+from wbcpipe.acquire.config.calibration_record import CalibrationRecord
 from wbcpipe.errors import ConfigError, SampleStateError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.calibration_record import (
         CalibrationParts,
-        CalibrationRecord,
         DarkPart,
         FlatPart,
         GeometryPart,
@@ -67,7 +67,7 @@ def check_calibration(scope: Scope, data: Path, now: datetime | None = None) -> 
     path = calibration_path(scope, data)
     command = f"`wbcpipe calibrate --scope {scope.name}`"
     try:
-        record = load_calibration(path)
+        record = CalibrationRecord.read_if_present(path)
     except SampleStateError as error:
         yield Finding("calibration", "warn", str(error))
         return

@@ -110,15 +110,17 @@ class FieldCapture:
     ) -> FieldInfo:
         """Return the record of a field that was just exposed."""
         started_s = exposures[0].started_s or time.monotonic()
+        frames = []
+        for event, exposure in zip(events, exposures, strict=True):
+            later_s = round((exposure.started_s or started_s) - started_s, 3)
+            frames.append(FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, later_s))
         acquired = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_s)
         return FieldInfo(
             index=events[0].field,
             x_um=position_um[0],
             y_um=position_um[1],
             pixel_um=self.scope.camera.image_pixel_um,
-            frames=tuple(
-                _frame_info(event, exposure, started_s) for event, exposure in zip(events, exposures, strict=True)
-            ),
+            frames=tuple(frames),
             saturation=self.scope.camera.saturation,
             acquired=acquired.isoformat(timespec="milliseconds"),
         )
@@ -145,9 +147,3 @@ class FieldCapture:
             exposures.append(replace(exposure, started_s=started_s))
             microscope.notify_when_complete(partial(on_frame_complete, channel))
         return exposures
-
-
-def _frame_info(event: CaptureEvent, exposure: Exposure, started_s: float) -> FrameInfo:
-    """Return a frame's record; ``started_s`` (of `time.monotonic`) is the start of its field."""
-    later_s = round((exposure.started_s or started_s) - started_s, 3)
-    return FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, later_s)

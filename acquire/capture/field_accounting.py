@@ -17,26 +17,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import FieldInfo, Pass
     from wbcpipe.samples.sample import Sample
 
-__all__ = [
-    "FieldCount",
-    "FieldInventory",
-    "check_all_fields_accounted",
-    "drop_taken_from_missing",
-    "quarantine_damaged",
-]
-
-
-@dataclass(frozen=True)
-class FieldCount:
-    """Result of the wanted fields.
-
-    Attributes:
-        taken: Indices with a file, in order.
-        missing: Index to reason of the others.
-    """
-
-    taken: tuple[int, ...]
-    missing: dict[int, str]
+__all__ = ["FieldInventory", "check_all_fields_accounted"]
 
 
 @dataclass
@@ -59,13 +40,15 @@ class FieldInventory:
         """
         raw = sample.raw_path(pass_name)
         raw.mkdir(parents=True, exist_ok=True)
-        taken = quarantine_damaged(sample, scope, pass_name)
-        drop_taken_from_missing(raw, taken)
+        taken = _quarantine_damaged(sample, scope, pass_name)
+        recorded = read_missing(raw)
+        if recorded.keys() & taken.keys():  # a run can be killed between the two writes
+            write_missing(raw, {index: reason for index, reason in recorded.items() if index not in taken})
         checked = sample.raw_path("brightfield") if pass_name == "fluorescence" else raw
         return cls(taken, {index: area for index, area in read_skipped(checked).items() if index not in taken})
 
 
-def check_all_fields_accounted(raw: Path, wanted: Iterable[int], empty: Container[int] = ()) -> FieldCount:
+def check_all_fields_accounted(raw: Path, wanted: Iterable[int], empty: Container[int] = ()) -> None:
     """Check that each wanted field is either on disk or recorded as missing.
 
     Args:
@@ -86,21 +69,9 @@ def check_all_fields_accounted(raw: Path, wanted: Iterable[int], empty: Containe
         raise AcquisitionError(
             f"{raw}: {'; '.join(parts)}. Nothing but wbcpipe may write there; run the same command again."
         )
-    return FieldCount(
-        tuple(index for index in indices if index in there),
-        {index: recorded[index] for index in indices if index in recorded},
-    )
 
 
-def drop_taken_from_missing(raw: Path, taken: Iterable[int]) -> None:
-    """Remove fields that are on disk from ``missing.json``: a run can be killed between the two writes."""
-    recorded = read_missing(raw)
-    stale = recorded.keys() & set(taken)
-    if stale:
-        write_missing(raw, {index: text for index, text in recorded.items() if index not in stale})
-
-
-def quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass = "single") -> dict[int, FieldInfo]:
+def _quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass) -> dict[int, FieldInfo]:
     """Move damaged fields of a pass to ``raw/quarantine`` and return the complete ones by index."""
     raw = sample.raw_path(pass_name)
     height_px, width_px = scope.camera.image_px
@@ -116,11 +87,8 @@ def quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass = "single")
             folder = raw.parent / "quarantine"
             folder.mkdir(exist_ok=True)
             name = path.name if pass_name == "single" else f"{pass_name}_{path.name}"
-            target = folder / name
-            for number in range(1, 10_000):
-                if not target.exists():
-                    break
-                target = folder / f"{name}.{number}"
+            names = (name, *(f"{name}.{number}" for number in range(1, 10_000)))
+            target = next(folder / one for one in names if not (folder / one).exists())
             path.rename(target)
             sample.log("quarantined", field=index, file=str(target.relative_to(sample.path)), reason=str(error))
     return complete

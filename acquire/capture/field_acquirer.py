@@ -17,9 +17,6 @@ from wbcpipe.samples.fields import PASSES, field_path, read_field
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from wbcpipe.acquire.capture.empty_fields import EmptyFieldDetector
     from wbcpipe.acquire.capture.field_writer import PendingField
     from wbcpipe.acquire.capture.frame_checks import FrameValidator
@@ -102,8 +99,8 @@ class FieldAcquirer:
         events = field_events(self.request.scope, field, z_um, PASSES[self.request.pass_name])
         self.sequencing_check.consider(self._capture.events_before_empty_check(events))
         info = self._capture.take(events, pending.buffer, next_position_um, pending.complete_frame)
-        bright_field = functools.partial(self._bright_field, field.index)
-        self.validator.validate(info.modalities, pending.buffer, bright_field)
+        first = field_path(self.request.sample.raw_path("brightfield"), field.index)
+        self.validator.validate(info.modalities, pending.buffer, lambda: read_field(first)[0][0])
         return info
 
     def _on_slide_um(self, field: PlannedField) -> tuple[float, float]:
@@ -119,9 +116,3 @@ class FieldAcquirer:
         faded = round(1 - math.exp(-before_ms / bleach_ms), 4) if bleach_ms else None
         info = replace(info, dose_ms=dose_ms, faded=faded)
         return info if self.slide_transform is None else add_slide_transform(info, self.slide_transform)
-
-    def _bright_field(self, index: int) -> NDArray[np.uint16]:
-        """Return the first bright-field frame (Y, X) of a field from the pass before."""
-        path = field_path(self.request.sample.raw_path("brightfield"), index)
-        frame: NDArray[np.uint16] = read_field(path)[0][0]
-        return frame

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.policies import FrameChecks
 
-__all__ = ["FrameValidator", "contains_cells", "is_noise", "subsample"]
+__all__ = ["FrameValidator", "is_noise", "subsample"]
 
 #: Pixels used along each side of a frame: enough for a percentile, few enough to be fast.
 _SIDE: Final = 96
@@ -68,12 +68,6 @@ def _noise(values: NDArray[np.floating] | NDArray[np.uint16]) -> float:
     """Return the standard deviation of the darker pixels, where a dark frame has only noise; at least 0.5."""
     low, median = np.quantile(values, [0.1587, 0.5])
     return max(float(median - low), 0.5)
-
-
-def contains_cells(frame: NDArray[np.uint16], pixel_um: float, saturation: int) -> bool:
-    """Return whether a bright-field frame (Y, X) certainly shows cells."""
-    foreground_um2 = foreground_area_um2(frame, pixel_um, saturation)
-    return EMPTY_BELOW_UM2 <= foreground_um2 < float("inf")
 
 
 @dataclass(frozen=True)
@@ -166,7 +160,10 @@ class FrameValidator:
             )
 
     def _check_dark_fluorescence(self, bright_field: NDArray[np.uint16] | None) -> None:
-        if bright_field is not None and contains_cells(bright_field, self._pixel_um, self._saturation):
+        if bright_field is None:
+            return
+        foreground_um2 = foreground_area_um2(bright_field, self._pixel_um, self._saturation)
+        if EMPTY_BELOW_UM2 <= foreground_um2 < float("inf"):
             raise HardwareError(
                 "fluorescence: the frame is dark: it shows nothing but the camera's noise where bright field shows "
                 f"cells. Check {self._light_source}, the light path with its filters, and that the slide is stained."

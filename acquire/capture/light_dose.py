@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 from collections import defaultdict
@@ -14,7 +15,7 @@ from wbcpipe.samples.records import LightExposure
 from wbcpipe.system.files import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from wbcpipe.samples.fields import FieldInfo
@@ -41,23 +42,18 @@ class DoseLedger:
         self._buckets: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
         self._file = -1
         recorded = set()
-        for exposure in self._recorded():
-            recorded.add(exposure.field)
-            self._add(exposure.x_um, exposure.y_um, exposure.exposure_ms)
+        content = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
+        for line in content.splitlines():
+            with contextlib.suppress(ValidationError):  # a truncated line
+                exposure = LightExposure.model_validate_json(line)
+                recorded.add(exposure.field)
+                self._add(exposure.x_um, exposure.y_um, exposure.exposure_ms)
         for info in fields:
             if info.index not in recorded:
                 position = info.slide_transform or info
                 for frame in info.frames:
                     if frame.modality == "fluorescence":
                         self._add(position.x_um, position.y_um, frame.exposure_ms)
-
-    def _recorded(self) -> Iterator[LightExposure]:
-        """Yield the exposure of each line; skip a truncated line."""
-        if not self._path.is_file():
-            return
-        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValidationError):
-                yield LightExposure.model_validate_json(line)
 
     def _bucket(self, x_um: float, y_um: float) -> tuple[int, int]:
         return int(x_um // self._width_um), int(y_um // self._height_um)
@@ -81,12 +77,8 @@ class DoseLedger:
     def dose_ms(self, x_um: float, y_um: float) -> float:
         """Return the dose (ms) so far at a position of the slide, to the microsecond."""
         column, row = self._bucket(x_um, y_um)
-        near = (
-            exposure
-            for dx in (-1, 0, 1)
-            for dy in (-1, 0, 1)
-            for exposure in self._buckets.get((column + dx, row + dy), ())
-        )
+        around = itertools.product(range(column - 1, column + 2), range(row - 1, row + 2))
+        near = (exposure for bucket in around for exposure in self._buckets.get(bucket, ()))
         half = self._width_um / 2, self._height_um / 2
         return round(math.fsum(ms for x, y, ms in near if abs(x - x_um) <= half[0] and abs(y - y_um) <= half[1]), 3)
 

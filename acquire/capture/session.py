@@ -165,8 +165,10 @@ class AcquisitionSession:
         todo = [index for index in wanted if index not in self.inventory.taken and index not in unusable]
         in_time = True
         if (todo or unusable) and (in_time := self.request.in_time()):
-            if todo and self.request.pass_name == "fluorescence":
-                self._find_slide()
+            if todo and self.request.pass_name == "fluorescence" and self.acquirer.slide_transform is None:
+                self.acquirer.slide_transform, self._positions = relocate_fields(
+                    self.request, self.microscope, self._retries, self.focus, self._observer.progress
+                )
             check_disk_space(self._raw, self.request.scope, {self.request.pass_name: len(todo)})
             if todo:
                 usable = [self._positions[index] for index in wanted if index not in unusable]
@@ -182,14 +184,6 @@ class AcquisitionSession:
             return {}
         first = fields_on_disk(self.request.sample.raw_path("brightfield"))
         return {index: "it has no bright-field frames." for index in wanted if index not in first}
-
-    def _find_slide(self) -> None:
-        """Find the slide of the first pass and the positions of its fields, once in a session."""
-        if self.acquirer.slide_transform is not None:
-            return
-        self.acquirer.slide_transform, self._positions = relocate_fields(
-            self.request, self.microscope, self._retries, self.focus, self._observer.progress
-        )
 
     def _take_fields(self, todo: Sequence[PlannedField], unusable: Mapping[int, str]) -> bool:
         """Take fields and record the unusable ones as missing; False if the deadline passed before the last."""

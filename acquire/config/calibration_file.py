@@ -24,7 +24,6 @@ __all__ = [
     "PARTS",
     "calibration_path",
     "calibration_reference",
-    "load_calibration",
     "new_record",
     "save_calibration",
     "setup_sha256",
@@ -100,15 +99,6 @@ def new_record(
     )
 
 
-def load_calibration(path: Path) -> CalibrationRecord | None:
-    """Read the calibration at ``path``; ``None`` if there is no such file.
-
-    Raises:
-        SampleStateError: It is damaged, or of another format.
-    """
-    return CalibrationRecord.read_if_present(path)
-
-
 def save_calibration(path: Path, record: CalibrationRecord) -> Path | None:
     """Write a calibration, and return the path of the earlier one if there was one.
 
@@ -117,18 +107,16 @@ def save_calibration(path: Path, record: CalibrationRecord) -> Path | None:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    kept = _keep(path)
+    kept = None
+    if earlier := CalibrationRecord.read_if_present(path):
+        kept = _keep(path, earlier)
     record.write(path)
     return kept
 
 
-def _keep(path: Path) -> Path | None:
+def _keep(path: Path, earlier: CalibrationRecord) -> Path:
     """Copy the file at ``path`` to a name with its date; the file stays until the new one is complete."""
-    if not path.is_file():
-        return None
     content = path.read_bytes()
-    earlier = load_calibration(path)
-    assert earlier is not None
     date = earlier.date.replace(":", "").replace("+0000", "Z")
     for number in range(1, 10_000):
         beside = path.with_name(f"{path.stem}.{date}{'' if number == 1 else f'.{number}'}.json")
@@ -142,15 +130,10 @@ def _keep(path: Path) -> Path | None:
 
 
 def calibration_reference(scope: Scope, data: Path) -> CalibrationReference | None:
-    """Return the date and the SHA-256 of the calibration in force; ``None`` if there is none, or it is damaged.
-
-    Args:
-        scope: Microscope.
-        data: Data root.
-    """
+    """Return the date and the SHA-256 of the calibration below ``data``; ``None`` without one, or a damaged one."""
     path = calibration_path(scope, data)
     try:
-        record = load_calibration(path)
+        record = CalibrationRecord.read_if_present(path)
     except SampleStateError:
         return None
     if record is None:

@@ -202,8 +202,7 @@ class CalibrationParts(Part):
 
     def measured(self) -> dict[str, MeasuredPart]:
         """Return the parts that were measured, by name."""
-        parts = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {name: part for name, part in self if part is not None}
 
 
 class CalibrationRecord(Record):

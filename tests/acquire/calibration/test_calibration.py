@@ -26,12 +26,11 @@ from wbcpipe.acquire.calibration.travel import measure_geometry
 from wbcpipe.acquire.config.calibration_file import (
     calibration_path,
     calibration_reference,
-    load_calibration,
     new_record,
     save_calibration,
     setup_sha256,
 )
-from wbcpipe.acquire.config.calibration_record import CalibrationParts, LightDose
+from wbcpipe.acquire.config.calibration_record import CalibrationParts, CalibrationRecord, LightDose
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.simulation.optics.illumination import illumination_lattice
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
@@ -483,7 +482,7 @@ def test_age_setup_and_damage_are_told(tmp_path: Path, make_scope: Callable[...,
     found = list(check_calibration(scope, tmp_path))
     assert [finding.status for finding in found] == ["warn"]
     with pytest.raises(SampleStateError, match="not readable as JSON"):
-        load_calibration(path)
+        CalibrationRecord.read_if_present(path)
     assert calibration_reference(scope, tmp_path) is None
 
 
