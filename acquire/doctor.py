@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.calibration.compare import check_calibration
-from wbcpipe.acquire.capture.sample_record import time_estimate
+from wbcpipe.acquire.capture.sample_record import estimate_seconds
 from wbcpipe.acquire.config.micromanager_cfg import (
     configuration_problems,
     configuration_warnings,
@@ -18,6 +18,7 @@ from wbcpipe.acquire.config.micromanager_cfg import (
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.staining.checks import program_problem, property_problem, step_problems
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
+from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
 
 if TYPE_CHECKING:
@@ -96,10 +97,9 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
             "warn",
             f"{n_fields} fields requested, the slot holds {max_fields}; request fewer, or enlarge 'slots.{slot}'",
         )
-    estimate = time_estimate(scope, plan, n_fields)
-    fields = min(n_fields, max_fields)
-    yield Check("time", "ok", f"about {_duration(estimate.seconds)} for {fields} fields (estimated, not measured)")
-    yield _check_disk(data, estimate.disk_bytes)
+    fields, seconds = min(n_fields, max_fields), estimate_seconds(scope, plan, n_fields)
+    yield Check("time", "ok", f"about {_duration(seconds)} for {fields} fields (estimated, not measured)")
+    yield _check_disk(data, fields * scope.field_bytes(MODALITIES))
 
 
 def _check_cfg(scope: Scope) -> Iterator[Check]:

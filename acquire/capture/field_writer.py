@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wbcpipe.acquire.capture.field_accounting import FieldInventory
+    from wbcpipe.acquire.capture.session_observer import SessionObserver
 
 __all__ = ["FieldWriter", "PendingField", "field_buffers"]
 
@@ -119,21 +121,18 @@ class FieldWriter:
     Args:
         raw: Folder of the fields.
         buffers: Buffers for fields, (C, Y, X) uint16 each; see `field_buffers`.
-        on_field: Called with each field once its file is complete, from the writing thread.
-        on_missing: Called with the index and the reason of a field that could not be taken, in the same order.
-        on_empty: Called with the index and the foreground area of a field skipped as empty, in the same order.
+        inventory: Receives each field once its file is complete, and those skipped as empty.
+        observer: Receives the same and the missing fields, in the order of the fields, from the writing thread.
     """
 
     def __init__(
         self,
         raw: Path,
         buffers: list[NDArray[np.uint16]],
-        on_field: Callable[[FieldInfo], None],
-        on_missing: Callable[[int, str], None],
-        on_empty: Callable[[int, float], None] = lambda _index, _foreground_um2: None,
+        inventory: FieldInventory,
+        observer: SessionObserver,
     ) -> None:
-        self._raw = raw
-        self._on_field, self._on_missing, self._on_empty = on_field, on_missing, on_empty
+        self._raw, self._inventory, self._observer = raw, inventory, observer
         self._free: queue.SimpleQueue[NDArray[np.uint16]] = queue.SimpleQueue()
         for buffer in buffers:
             self._free.put(buffer)
@@ -167,13 +166,9 @@ class FieldWriter:
         """Queue a field; its buffer belongs to the writer from here on."""
         self._jobs.put((pending, info))
 
-    def record_missing(self, index: int, reason: str) -> None:
-        """Queue the entry of a missing field."""
-        self._jobs.put((PendingField(index, _NOTHING, self._jobs.put), reason))
-
-    def record_empty(self, index: int, foreground_um2: float) -> None:
-        """Queue the entry of an empty field, with its foreground area."""
-        self._jobs.put((PendingField(index, _NOTHING, self._jobs.put), foreground_um2))
+    def record(self, index: int, entry: str | float) -> None:
+        """Queue the entry of a field without a file: why it is missing, or the foreground area (um2) if it is empty."""
+        self._jobs.put((PendingField(index, _NOTHING, self._jobs.put), entry))
 
     def check(self) -> None:
         """Raise the error of the writing thread, if there is one."""
@@ -214,16 +209,18 @@ class FieldWriter:
         match content:
             case FieldInfo():
                 self._forget_missing(index)
-                self._on_field(content)
+                self._inventory.taken[index] = content
+                self._observer.taken(index)
             case float():
                 self._empty[index] = content
                 write_skipped(self._raw, self._empty)
                 self._forget_missing(index)
-                self._on_empty(index, content)
+                self._inventory.empty[index] = content
+                self._observer.empty(index, content)
             case str():
                 self._missing[index] = content
-                self._save_missing()
-                self._on_missing(index, content)
+                write_missing(self._raw, self._missing)
+                self._observer.missing(index, content)
         return content
 
     def _stream(self, pending: PendingField) -> FieldInfo | _AbandonedError:
@@ -240,7 +237,4 @@ class FieldWriter:
 
     def _forget_missing(self, index: int) -> None:
         if self._missing.pop(index, None) is not None:
-            self._save_missing()
-
-    def _save_missing(self) -> None:
-        write_missing(self._raw, self._missing)
+            write_missing(self._raw, self._missing)

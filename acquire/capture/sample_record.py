@@ -7,7 +7,7 @@ import itertools
 import math
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["TimeEstimate", "check_disk_space", "check_sample", "create_sample_record", "time_estimate"]
+__all__ = ["check_disk_space", "check_sample", "create_sample_record", "estimate_seconds"]
 
 _PACKAGES: Final = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "numpy", "tifffile")
 #: Disk space for everything else that a run writes: log, tables, cells.
@@ -189,21 +189,8 @@ def check_disk_space(path: Path, scope: Scope, to_take: Mapping[Pass, int]) -> N
         )
 
 
-@dataclass(frozen=True)
-class TimeEstimate:
-    """Estimated time and disk space of some fields.
-
-    Attributes:
-        seconds: Duration of the run, with start and focusing.
-        disk_bytes: Size of the files.
-    """
-
-    seconds: float
-    disk_bytes: int
-
-
-def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int) -> TimeEstimate:
-    """Estimate time and disk space of the first ``n_fields``: exposures, moves, settling, focusing, rendering."""
+def estimate_seconds(scope: Scope, plan: AcquisitionPlan, n_fields: int) -> float:
+    """Estimate the time of the first ``n_fields``: start, exposures, moves, settling, focusing, rendering."""
     fields = plan.fields()[:n_fields]
     frame_s = sum(modality.exposure_ms + modality.settle_ms for _, modality in scope.modalities.items()) / 1000
     height_px, width_px = scope.camera.image_px
@@ -219,5 +206,4 @@ def time_estimate(scope: Scope, plan: AcquisitionPlan, n_fields: int) -> TimeEst
         fine = 12 + n_fields * plan.field_width_um * plan.field_height_um / scope.focus.spacing_um**2
         travel_um += 2 * sum(high - low for low, high in (plan.x_um, plan.y_um))
         focus_s = focus_frame_s * (2 * scope.focus.range_um / scope.focus.coarse_step_um + 6 * coarse + 4 * fine)
-    seconds = 2.0 + focus_s + travel_um / scope.stage.speed_um_s + len(fields) * field_s
-    return TimeEstimate(round(seconds, 1), len(fields) * scope.field_bytes(MODALITIES))
+    return round(2.0 + focus_s + travel_um / scope.stage.speed_um_s + len(fields) * field_s, 1)

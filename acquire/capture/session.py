@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.plan import PlannedField
     from wbcpipe.acquire.request import AcquisitionRequest
-    from wbcpipe.samples.fields import FieldInfo
 
 __all__ = ["AcquisitionSession"]
 
@@ -187,16 +186,7 @@ class AcquisitionSession:
 
     def _take_fields(self, todo: Sequence[PlannedField], unusable: Mapping[int, str]) -> bool:
         """Take fields and record the unusable ones as missing; False if the deadline passed before the last."""
-
-        def written(info: FieldInfo) -> None:
-            self.inventory.taken[info.index] = info
-            self._observer.taken(info.index)
-
-        def empty(index: int, foreground_um2: float) -> None:
-            self.inventory.empty[index] = foreground_um2
-            self._observer.empty(index, foreground_um2)
-
-        writer = FieldWriter(self._raw, self._buffers, written, self._observer.missing, empty)
+        writer = FieldWriter(self._raw, self._buffers, self.inventory, self._observer)
         consecutive, in_time = 0, True
         try:
             for index, reason in unusable.items():
@@ -235,7 +225,7 @@ class AcquisitionSession:
             pending, info = self.acquirer.take(field, next_position_um, lambda: writer.start_field(field.index, buffer))
         except EmptyFieldError as found:
             writer.release_buffer(buffer)
-            writer.record_empty(field.index, found.foreground_um2)
+            writer.record(field.index, found.foreground_um2)
         except CoreLostError:
             raise
         except HardwareError as error:
@@ -250,4 +240,4 @@ class AcquisitionSession:
         # A process that replaces a dead one finds the entries of that process.
         if read_missing(self._raw).get(index) != reason:
             self.request.sample.log("field_missing", field=index, reason=reason)
-        writer.record_missing(index, reason)
+        writer.record(index, reason)

@@ -214,14 +214,12 @@ def configuration_problems(scope: Scope, config: HardwareConfig) -> list[str]:
 def staining_problems(scope: Scope, config: HardwareConfig) -> list[str]:
     """Return sentences about devices and labels of the staining steps that are not in the .cfg."""
     found = []
-    for key, steps in (("steps", scope.staining.steps), ("safe_state", scope.staining.safe_state or ())):
-        for number, step in enumerate(steps):
-            where = f"staining.{key}[{number}]"
-            labels = config.labels.get(step.device)
-            if step.device not in (*config.devices, "Core"):
-                found.append(_absent(f"{where}.device", step.device, config.devices))
-            elif step.property == "Label" and labels and step.value not in labels:
-                found.append(_absent(f"{where}.value", step.value, labels))
+    for where, step in scope.staining.keyed_steps():
+        labels = config.labels.get(step.device)
+        if step.device not in (*config.devices, "Core"):
+            found.append(_absent(f"{where}.device", step.device, config.devices))
+        elif step.property == "Label" and labels and step.value not in labels:
+            found.append(_absent(f"{where}.value", step.value, labels))
     return found
 
 

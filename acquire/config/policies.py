@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "MAX_FOCUS_FRAMES",
@@ -166,6 +169,12 @@ class Staining(Part):
         if self.safe_state is not None and self.method != "devices":
             raise ValueError("'safe_state' belongs to method 'devices'")
         return self
+
+    def keyed_steps(self) -> Iterator[tuple[str, StainingStep]]:
+        """Yield each step with its key in the scope file."""
+        for key, steps in (("steps", self.steps), ("safe_state", self.safe_state or ())):
+            for number, step in enumerate(steps):
+                yield f"staining.{key}[{number}]", step
 
 
 class Reliability(Part):

@@ -52,10 +52,11 @@ class FocusCount:
     late: int = 0
 
 
+@dataclass
 class FieldFocuser:
     """Focuses by images of the centre of the sensor.
 
-    Args:
+    Attributes:
         microscope: reading only the region for focusing.
         scope: for the policy and the limits of Z.
         frame_px: (height, width) of that region's frames.
@@ -64,27 +65,22 @@ class FieldFocuser:
         progress: called with a line about the search every 2 s.
     """
 
-    def __init__(
-        self,
-        microscope: Microscope,
-        scope: Scope,
-        frame_px: tuple[int, int],
-        check: Callable[[], None] = lambda: None,
-        log: Callable[..., None] = lambda event, **fields: None,
-        progress: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._microscope = microscope
-        self._scope = scope
-        self._check = check
-        self._log = log
-        self._progress = ThrottledProgress(progress, _HEARTBEAT_S)
-        self._frame = np.empty(frame_px, np.uint16)
+    microscope: Microscope
+    scope: Scope
+    frame_px: tuple[int, int]
+    check: Callable[[], None]
+    log: Callable[..., None]
+    progress: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._report = ThrottledProgress(self.progress, _HEARTBEAT_S)
+        self._frame = np.empty(self.frame_px, np.uint16)
         self.restart()
 
     def restart(self) -> None:
         """Reset the count, and start the time limit of a mapping."""
         self.count = FocusCount()
-        self._all_until_s = time.monotonic() + self._scope.focus.mapping_deadline_s
+        self._all_until_s = time.monotonic() + self.scope.focus.mapping_deadline_s
         self._until_s = self._all_until_s
 
     def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
@@ -92,15 +88,15 @@ class FieldFocuser:
 
         Where nothing is found within the time limit, Z returns to the start of the search.
         """
-        policy, limits_um = self._scope.focus, self._scope.stage.z_um
+        policy, limits_um = self.scope.focus, self.scope.stage.z_um
         now_s = time.monotonic()
         if now_s > self._all_until_s:
             self._late("mapping", policy.mapping_deadline_s, x_um, y_um)
             return None
         self._until_s = min(now_s + policy.deadline_s, self._all_until_s)
         self.count.positions += 1
-        self._microscope.move_xy(x_um, y_um)
-        self._microscope.switch_light(policy.modality)
+        self.microscope.move_xy(x_um, y_um)
+        self.microscope.switch_light(policy.modality)
         start_um = min(max(near_um - policy.offset_um, limits_um[0]), limits_um[1])
         try:
             if wide:
@@ -114,24 +110,24 @@ class FieldFocuser:
             self._late("point", policy.deadline_s, x_um, y_um)
         if found is None:
             self.count.empty += 1
-            self._microscope.move_z(start_um)
+            self.microscope.move_z(start_um)
             return None
         return round(found.z_um + policy.offset_um, 3)
 
     def _take(self, z_um: float) -> NDArray[np.uint16]:
-        self._check()
-        self._progress(f"finding the focus: point {self.count.positions}, frame {self.count.frames + 1}")
+        self.check()
+        self._report(f"finding the focus: point {self.count.positions}, frame {self.count.frames + 1}")
         if time.monotonic() > self._until_s:
             raise _LateError
         self.count.frames += 1
-        self._microscope.move_z(z_um)
-        self._microscope.expose(self._scope.modalities.named(self._scope.focus.modality).exposure_ms, self._frame)
-        self._microscope.wait_for_frames()
+        self.microscope.move_z(z_um)
+        self.microscope.expose(self.scope.modalities.named(self.scope.focus.modality).exposure_ms, self._frame)
+        self.microscope.wait_for_frames()
         return self._frame
 
     def _late(self, which: str, deadline_s: float, x_um: float, y_um: float) -> None:
         self.count.late += 1
-        self._log("focus_deadline", which=which, deadline_s=deadline_s, x_um=x_um, y_um=y_um)
+        self.log("focus_deadline", which=which, deadline_s=deadline_s, x_um=x_um, y_um=y_um)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -34,10 +34,11 @@ _MOVED_UM: Final = 5.0
 _MIN_AGREEMENT: Final = 0.3
 
 
+@dataclass(frozen=True)
 class SlideFinder:
     """Finds the slide of the first pass by bright-field frames, which do not bleach the stain.
 
-    Args:
+    Attributes:
         microscope: opened.
         scope: for light, exposure and pixel size.
         first: folder of the bright-field pass.
@@ -45,42 +46,36 @@ class SlideFinder:
         check: called before each frame; raises to stop.
     """
 
-    def __init__(
-        self,
-        microscope: Microscope,
-        scope: Scope,
-        first: Path,
-        focus_um: Callable[[float, float], float],
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._microscope, self._scope, self._first = microscope, scope, first
-        self._focus_um, self._check = focus_um, check
-        self._light = scope.focus.modality
+    microscope: Microscope
+    scope: Scope
+    first: Path
+    focus_um: Callable[[float, float], float]
+    check: Callable[[], None]
 
     def _reference(self, index: int) -> NDArray[np.uint16]:
-        images, info = read_field(field_path(self._first, index))
-        frame: NDArray[np.uint16] = images[info.modalities.index(self._light)]
+        images, info = read_field(field_path(self.first, index))
+        frame: NDArray[np.uint16] = images[info.modalities.index(self.scope.focus.modality)]
         return frame
 
     def _take_frame(self, x_um: float, y_um: float) -> NDArray[np.uint16]:
         """Take a frame (Y, X) uint16 at a stage position; all zero where the stage cannot go."""
-        self._check()
-        frame = np.zeros(self._scope.camera.image_px, np.uint16)
-        modality = self._scope.modalities.named(self._light)
+        self.check()
+        frame = np.zeros(self.scope.camera.image_px, np.uint16)
+        modality = self.scope.modalities.named(self.scope.focus.modality)
         try:
-            self._microscope.move_xy(x_um, y_um)
-            self._microscope.move_z(round(self._focus_um(x_um, y_um) + modality.z_offset_um, 3))
+            self.microscope.move_xy(x_um, y_um)
+            self.microscope.move_z(round(self.focus_um(x_um, y_um) + modality.z_offset_um, 3))
         except StageLimitError:
             return frame
-        self._microscope.switch_light(self._light)
-        self._microscope.expose(modality.exposure_ms, frame)
-        self._microscope.wait_for_frames()
+        self.microscope.switch_light(self.scope.focus.modality)
+        self.microscope.expose(modality.exposure_ms, frame)
+        self.microscope.wait_for_frames()
         return frame
 
     def find(self, fields: dict[int, FieldInfo]) -> RelocationResult:
         """Find the slide by the fields of the first pass, by index; see `relocate_slide`."""
         first = [PlannedField(index, info.x_um, info.y_um) for index, info in sorted(fields.items())]
-        return relocate_slide(first, self._reference, self._take_frame, self._scope.camera.image_pixel_um)
+        return relocate_slide(first, self._reference, self._take_frame, self.scope.camera.image_pixel_um)
 
     def is_unmoved(self, now: SlideTransform, matches: Sequence[TransformMatch]) -> bool:
         """Return whether the slide is where a stored transform with its matches says; takes one or two frames."""
@@ -89,7 +84,7 @@ class SlideFinder:
             dx_um, dy_um, agreement = displacement_um(
                 self._reference(match.field),
                 self._take_frame(x_um, y_um),
-                self._scope.camera.image_pixel_um,
+                self.scope.camera.image_pixel_um,
                 now.rotation_deg,
             )
             if agreement >= _MIN_AGREEMENT and np.hypot(dx_um, dy_um) <= _MOVED_UM:

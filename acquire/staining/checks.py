@@ -10,9 +10,6 @@ from wbcpipe.acquire.config.micromanager_cfg import read_config, staining_proble
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from wbcpipe.acquire.config.policies import StainingStep
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.core_link import CoreLink
 
@@ -47,14 +44,9 @@ def check_staining(scope: Scope) -> None:
 
 def step_problems(scope: Scope, link: CoreLink) -> list[str]:
     """Return what the loaded devices lack or do not accept of the staining's steps; nothing is set."""
-    found = ((key, property_problem(link, step.device, step.property, step.value)) for key, step in _steps(scope))
+    steps = scope.staining.keyed_steps()
+    found = ((key, property_problem(link, step.device, step.property, step.value)) for key, step in steps)
     return [f"{key}: {problem}" for key, problem in found if problem]
-
-
-def _steps(scope: Scope) -> Iterator[tuple[str, StainingStep]]:
-    for key, steps in (("steps", scope.staining.steps), ("safe_state", scope.staining.safe_state or ())):
-        for number, step in enumerate(steps):
-            yield f"staining.{key}[{number}]", step
 
 
 def property_problem(link: CoreLink, device: str, name: str, value: str) -> str:

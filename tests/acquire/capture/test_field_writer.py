@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from wbcpipe.acquire.capture.field_accounting import FieldInventory
 from wbcpipe.acquire.capture.field_writer import FieldWriter, field_buffers
 from wbcpipe.acquire.capture.session import AcquisitionSession
+from wbcpipe.acquire.capture.session_observer import SessionObserver
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, fields_on_disk, read_field
@@ -38,10 +40,12 @@ INFO = FieldInfo(0, 1.0, 2.0, 0.1, tuple(FrameInfo(f"light{number}") for number 
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
+from wbcpipe.acquire.capture.field_accounting import FieldInventory
 from wbcpipe.acquire.capture.field_writer import FieldWriter, field_buffers
+from wbcpipe.acquire.capture.session_observer import SessionObserver
 raw = Path(sys.argv[1])
 (buffer, *_), aside = field_buffers(4, (128, 128)), raw / ".field_00000.ome.tif.partial"
-pending = FieldWriter(raw, [buffer], print, print).start_field(0, buffer)
+pending = FieldWriter(raw, [buffer], FieldInventory(), SessionObserver()).start_field(0, buffer)
 pending.complete_frame(0)
 pending.complete_frame(1)
 while not aside.exists() or aside.stat().st_size < 2 * 2 * 128 * 128:
@@ -66,8 +70,8 @@ def take_whole(raw: Path) -> NDArray[np.uint16]:
     """Have a field written of which three frames are on the disk before the last comes; gives its pixels."""
     (buffer, *_) = field_buffers(4, (SIDE_PX, SIDE_PX))
     buffer[:] = np.random.default_rng(1).integers(0, 65536, buffer.shape, np.uint16)
-    written: list[FieldInfo] = []
-    writer = FieldWriter(raw, [buffer], written.append, lambda *_: None)
+    inventory = FieldInventory()
+    writer = FieldWriter(raw, [buffer], inventory, SessionObserver())
     pending = writer.start_field(0, buffer)
     for channel in range(3):
         pending.complete_frame(channel)
@@ -76,7 +80,7 @@ def take_whole(raw: Path) -> NDArray[np.uint16]:
     pending.complete_frame(3)
     writer.write(pending, INFO)
     writer.finish()
-    assert written == [INFO]
+    assert inventory.taken == {0: INFO}
     return buffer
 
 
@@ -106,7 +110,7 @@ def test_each_frame_is_sent_to_the_disk_once(tmp_path: Path, monkeypatch: pytest
 
 def test_a_field_whose_frames_were_not_told_is_written_at_its_end(tmp_path: Path) -> None:
     (buffer, *_) = field_buffers(4, (SIDE_PX, SIDE_PX))
-    writer = FieldWriter(tmp_path, [buffer], lambda _: None, lambda *_: None)
+    writer = FieldWriter(tmp_path, [buffer], FieldInventory(), SessionObserver())
     writer.write(writer.start_field(0, buffer), INFO)
     writer.finish()
     np.testing.assert_array_equal(read_field(field_path(tmp_path, 0))[0], buffer)

@@ -73,7 +73,7 @@ def microscope(scope: Scope, specimen: SpecimenPlan) -> Iterator[CoreMicroscope]
 
 def focusers(microscope: CoreMicroscope, scope: Scope) -> tuple[DeviceFocuser, FieldFocuser, Journal]:
     journal = Journal()
-    by_image = FieldFocuser(microscope, scope, (256, 256), log=journal)
+    by_image = FieldFocuser(microscope, scope, (256, 256), lambda: None, journal, lambda _: None)
     return DeviceFocuser(microscope, scope, by_image, journal), by_image, journal
 
 
@@ -203,7 +203,7 @@ def test_a_place_that_takes_too_long_is_given_up(
 
         monkeypatch.setattr(microscope, "expose", slow)
         monkeypatch.setattr("wbcpipe.acquire.focus.focuser._HEARTBEAT_S", 0.01)
-        find = FieldFocuser(microscope, scope, frame_px, log=journal, progress=heard.append)
+        find = FieldFocuser(microscope, scope, frame_px, lambda: None, journal, heard.append)
         assert find(0.0, 0.0, 2.0, wide=False) is None
         assert microscope.focus.z_um() == pytest.approx(2.0 - scope.focus.offset_um, abs=1e-3)
         time.sleep(0.5)
