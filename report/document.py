@@ -78,14 +78,7 @@ def build_document(
 ) -> DifferentialRecord:
     """Combine the differential, its quality gates and its provenance.
 
-    The same cells, predictions and options give the same record, except for ``created``.
-
-    Args:
-        sample: that was counted.
-        store: the sample's cells.
-        rows: the table of these cells.
-        differential: of these cells.
-        created: UTC time, ISO 8601.
+    The same cells, predictions and options give the same record, except for ``created``, a UTC time in ISO 8601.
     """
     record = sample.record()
     fields = count_fields(sample, record)

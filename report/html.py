@@ -65,14 +65,10 @@ class Gallery:
 def render_page(
     sample: Sample, store: CellStore, rows: CellRows, document: DifferentialRecord, *, content_id: str
 ) -> str:
-    """Return the page.
+    """Return the page of a sample's cells.
 
-    Args:
-        sample: that was counted; its first field gives the wavelengths.
-        store: the cells, for their images.
-        rows: the table of these cells.
-        document: of these cells.
-        content_id: written into the page, by which an unchanged page is recognised.
+    The sample's first field gives the wavelengths. ``content_id`` is written into the page: by it an unchanged page is
+    recognised.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("wbcpipe.report"),

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from wbcpipe.classify.uncertainty.confusion import class_scores, confusion_matrix
@@ -99,23 +97,9 @@ def match_points(
     if not len(true) or not len(found):
         return []
     near = cKDTree(true).sparse_distance_matrix(cKDTree(found), tolerance_um, output_type="ndarray")
-    rows, columns, distance = near["i"].astype(np.intp), near["j"].astype(np.intp), near["v"].astype(np.float64)
+    rows, columns, distance = near["i"], near["j"], near["v"]
     if not len(rows):
         return []
-    # Points that can pair at all fall into small groups, each solved exactly.
-    size = len(true) + len(found)
-    graph = coo_array((np.ones(len(rows)), (rows, columns + len(true))), shape=(size, size))
-    _, group = connected_components(graph, directed=False)
-    pairs: list[tuple[int, int, float]] = []
-    order = np.argsort(group[rows], kind="stable")
-    for part in np.split(order, np.flatnonzero(np.diff(group[rows[order]])) + 1):
-        pairs += _assign(rows[part], columns[part], distance[part], tolerance_um)
-    return sorted(pairs)
-
-
-def _assign(
-    rows: NDArray[np.intp], columns: NDArray[np.intp], distance: NDArray[np.float64], tolerance_um: float
-) -> list[tuple[int, int, float]]:
     row_ids, row = np.unique(rows, return_inverse=True)
     column_ids, column = np.unique(columns, return_inverse=True)
     # A pair beyond the tolerance costs more than any other pairs can save.

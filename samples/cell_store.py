@@ -209,8 +209,7 @@ class CellStore:
         Raises:
             SampleStateError: the cells have not been classified.
         """
-        if not self.is_classified():
-            raise SampleStateError(f"{self.path}: cells are not classified yet; run `wbcpipe classify` first.")
+        self.classification()
         return [str(text) for text in self.column("predicted_class")]
 
     def write_predictions(

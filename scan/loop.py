@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from dataclasses import replace
 from datetime import datetime
@@ -45,11 +46,9 @@ class FieldSource(Protocol):
         Yields:
             The index of each field when it is available, in order; ``None`` for a missing or empty field.
         """
-        ...
 
     def settled(self, wanted: int) -> int:
         """Count those of the first ``wanted`` fields that are taken, empty or missing."""
-        ...
 
 
 class Segmenter(Protocol):
@@ -57,11 +56,9 @@ class Segmenter(Protocol):
 
     def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None:
         """Estimate the statistics of the slide; without ``keep`` they are not stored."""
-        ...
 
     def segment_field(self, index: int) -> object:
         """Segment one field."""
-        ...
 
 
 def scan_until(
@@ -317,12 +314,13 @@ def acquire_and_segment(
         if count is not None:
             _show_count(request, count.counts(), reporter)
 
-    def first_progress(done: int, total: int) -> None:
-        reporter.update("first fields segmented", done, total)
-
     with SlideFields(sample, request, reporter.say, retry_missing=not at_least) as slide:
         indices = scan_until(
-            slide, count or segmenter, next_target=next_target, progress=progress, first_progress=first_progress
+            slide,
+            count or segmenter,
+            next_target=next_target,
+            progress=progress,
+            first_progress=functools.partial(reporter.update, "first fields segmented"),
         )
         counts = None if count is None else dict(count.tally().counts)
         outcome = request.outcome(slide.settled(asked), asked, counts, in_time=not slide.deadline_passed)

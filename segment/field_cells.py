@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
+from wbcpipe.samples.cell_columns import COLUMNS, RED_FLUORESCENCE, entry_shape
 from wbcpipe.samples.cell_store import CellBlock
 from wbcpipe.samples.records import Record
 from wbcpipe.segment.features.field_quality import FIELD_FIGURES
@@ -56,15 +56,14 @@ class _FieldRecord(Record):
     centre_x_um: float
 
 
-def no_cells(modalities: int, side_px: int, *, red: bool = False) -> CellBlock:
-    """Return a block of 0 cells; ``red`` where one modality is a second fluorescence."""
+def no_cells(modalities: tuple[str, ...], side_px: int) -> CellBlock:
+    """Return a block of 0 cells."""
+    count = len(modalities)
     return CellBlock(
-        images=np.zeros((0, modalities, side_px, side_px), np.uint16),
+        images=np.zeros((0, count, side_px, side_px), np.uint16),
         masks=np.zeros((0, side_px, side_px), np.uint8),
-        columns={
-            name: np.zeros((0, *entry_shape(column, modalities)), column.dtype) for name, column in COLUMNS.items()
-        }
-        | stack_measures([], modalities, red=red),
+        columns={name: np.zeros((0, *entry_shape(column, count)), column.dtype) for name, column in COLUMNS.items()}
+        | stack_measures([], count, red=RED_FLUORESCENCE in modalities),
         label=[],
     )
 

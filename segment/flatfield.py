@@ -84,15 +84,10 @@ def estimate_flatfield(fields: Sequence[Sequence[NDArray[np.float32]]], bright: 
     Args:
         fields: for each field its M frames (y, x) float32, block means.
         bright: for each modality, whether its background is bright.
-
-    Returns:
-        The flat-field.
     """
     levels = [[tile_levels(frame, bright=b) for frame, b in zip(frames, bright, strict=True)] for frames in fields]
-    shading = np.stack(
-        [smooth_levels(np.median(stack, axis=0)) for stack in zip(*levels, strict=True)]
-    )  # (M, rows, columns)
-    shading = np.maximum(shading, 1.0)
+    smooth = [smooth_levels(np.median(stack, axis=0)) for stack in zip(*levels, strict=True)]
+    shading = np.maximum(smooth, 1.0)  # (M, rows, columns)
     middle = np.median(shading, axis=(1, 2), keepdims=True)
     seen = np.array(bright)[:, None, None]
     return FlatField(

@@ -116,8 +116,7 @@ def process_field(
     found = _detect(nuclear, info.pixel_um, statistics, detector)
     centre_um = (info.y_um, info.x_um)
     if not len(found):
-        none = no_cells(len(field.frames), side_px, red=RED_FLUORESCENCE in statistics.modalities)
-        return FieldCells(info.index, centre_um, none, figures)
+        return FieldCells(info.index, centre_um, no_cells(statistics.modalities, side_px), figures)
     alignment = _register(field)
     block = _cut_out(field, found, alignment, stain, crop_pixel_um, side_px)
     block.columns["qc_flags"] = _flags(field, found, alignment)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.samples.cell_attributes import CellAttributes
-from wbcpipe.samples.cell_columns import CLASSES, CROP_SIDE_PX, RED_FLUORESCENCE
+from wbcpipe.samples.cell_columns import CLASSES, CROP_SIDE_PX
 from wbcpipe.samples.fields import complete_fields, read_passes, read_passes_info
 from wbcpipe.segment.detection.detectors import OWN, load_detector
 from wbcpipe.segment.features.field_quality import stack_figures
@@ -220,8 +220,7 @@ class SampleSegmenter:
         if index not in self._cells:
             self._sample.log("field_damaged", field=index, reason=damage)
             print(f"field {index} is left out: {damage}", file=sys.stderr, flush=True)
-        nothing = no_cells(len(self.modalities), CROP_SIDE_PX, red=RED_FLUORESCENCE in self.modalities)
-        return FieldCells(index, (0.0, 0.0), nothing, damage=damage)
+        return FieldCells(index, (0.0, 0.0), no_cells(self.modalities, CROP_SIDE_PX), damage=damage)
 
     def _readings(self, indices: Sequence[int]) -> Iterator[tuple[NDArray[np.uint16], FieldInfo]]:
         """Read the first fields that have every modality; if none has, those with the modalities of the first."""

@@ -23,13 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "DENSITY_FULL_SCALE",
     "NuclearStain",
     "background_colour",
     "density_channel",
     "nuclear_density",
     "nuclear_stain",
-    "optical_density",
     "scale_16bit",
 ]
 
@@ -129,10 +127,7 @@ def nuclear_density(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
     Returns:
         (Y, X) float32, at least 0.
     """
-    red, green, blue = optical_density(planes, background_colour(planes))
-    return np.asarray(
-        np.maximum(red + green - np.float32(_TYPICAL_RATIO) * np.maximum(blue, _empty_density(red)), 0), np.float32
-    )
+    return NuclearStain(background_colour(planes)).density(planes, _TYPICAL_RATIO)
 
 
 @dataclass(frozen=True)
@@ -148,25 +143,26 @@ class NuclearStain:
     """
 
     background: NDArray[np.float32]
-    ratio: float
-    detection_ratio: float
-    max_density: float
-    gain: float
+    ratio: float = _TYPICAL_RATIO
+    detection_ratio: float = _TYPICAL_RATIO
+    max_density: float = np.inf
+    gain: float = 1.0
 
     def channel(self, planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
         """Return the channel of `density_channel` for the image's planes (3, Y, X) or a part of them: (Y, X) uint16."""
-        return self._channel(planes, self.ratio)
+        return _channel(self.density(planes, self.ratio))
 
     def detection_channel(self, planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
         """Return the same for detection: paler nuclei, but nothing else that resembles one."""
-        return self._channel(planes, self.detection_ratio)
+        return _channel(self.density(planes, self.detection_ratio))
 
-    def _channel(self, planes: NDArray[np.uint16], ratio: float) -> NDArray[np.uint16]:
+    def density(self, planes: NDArray[np.uint16], ratio: float) -> NDArray[np.float32]:
+        """Return the optical density due to nuclear stain, (Y, X) float32, at least 0, for a ratio of red cells."""
         red, green, blue = optical_density(planes, self.background)
         empty = _empty_density(red)
         limit = np.float32(self.max_density)
         density = np.minimum(red, limit) + np.minimum(green, limit) - np.float32(ratio) * np.maximum(blue, empty)
-        return _channel(np.maximum(np.float32(self.gain) * density, 0))
+        return np.asarray(np.maximum(np.float32(self.gain) * density, 0), np.float32)
 
 
 def nuclear_stain(planes: NDArray[np.uint16]) -> NuclearStain:
@@ -182,7 +178,7 @@ def nuclear_stain(planes: NDArray[np.uint16]) -> NuclearStain:
     coarse = block_mean(planes, max(1, round(max(planes.shape[1:]) / _COLOUR_SIDE_PX)))
     lit = coarse.max(0) > _DARK * 65535
     if np.count_nonzero(lit) < _MIN_PIXELS:
-        return NuclearStain(background, _TYPICAL_RATIO, _TYPICAL_RATIO, np.inf, 1.0)
+        return NuclearStain(background)
     density = optical_density(coarse, background)[:, lit]  # (3, n)
     max_density = max(_BLACK_DENSITY, _BLACK_TO_BLUE * percentiles(density[2], 99.5)[0])
     density[:2] = np.minimum(density[:2], np.float32(max_density))

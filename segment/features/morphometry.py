@@ -144,7 +144,9 @@ def _levels(
             levels.append(np.float32(np.nan))
         else:
             known = np.float32(np.nan) if empty is None else np.float32(empty[k])
-            levels.append(known if np.isfinite(known) else _empty_level(plane[~cell]))
+            if not np.isfinite(known) and not cell.all():  # the bright part, so that red cells do not count
+                known = np.float32(percentiles(plane[~cell], 80)[0])
+            levels.append(known)
     return levels
 
 
@@ -228,11 +230,6 @@ def _level(values: NDArray[np.uint16]) -> np.float32:
         spread = 1.4826 * percentiles(np.abs(level - np.float32(middle)), 50)[0]
         level = level[level <= np.float32(middle + 3 * spread)]
     return np.float32(percentiles(level, 50)[0])
-
-
-def _empty_level(values: NDArray[np.uint16]) -> np.float32:
-    """Return the level of the empty background beside a cell: the bright part, so that red cells do not count."""
-    return np.float32(percentiles(values, 80)[0] if values.size else np.nan)
 
 
 def _density(frame: NDArray[np.uint16], empty: np.float32) -> NDArray[np.float32]:

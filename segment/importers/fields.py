@@ -39,19 +39,10 @@ def import_fields(
     Each becomes ``raw/single/field_00000.ome.tif`` and so on, in the order of their names, with an assumed stage
     position of its own. Fields that are there already stay untouched: an interrupted import resumes.
 
-    Args:
-        paths: files and folders.
-        sample: a new sample, or one that holds the same import.
-        options: of the import.
-        progress: called with (task, units done, units in all).
+    Arguments and errors are those of `importers.cells.import_cells`.
 
     Returns:
         Number of fields.
-
-    Raises:
-        ImportDataError: an image cannot be used; nothing is written then.
-        SampleStateError: the sample holds something else.
-        SampleBusyError: another process works on the sample.
     """
     files = find_image_files(paths, options.kind, labels=False)
     shapes = []

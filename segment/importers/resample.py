@@ -30,7 +30,7 @@ def centred_crop(planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: flo
     """
     ratio = crop_pixel_um / pixel_um  # image pixels per crop pixel
     if abs(ratio - 1) < 1e-6:
-        rows, columns = (_centred_indices(side, side_px) for side in planes.shape[1:])
+        rows, columns = (np.clip(np.arange(side_px) + (side - side_px) // 2, 0, side - 1) for side in planes.shape[1:])
         return np.ascontiguousarray(planes[:, rows[:, None], columns])
     offset = [(side - 1) / 2 - ratio * (side_px - 1) / 2 for side in planes.shape[1:]]
     crop = np.empty((len(planes), side_px, side_px), np.uint16)
@@ -38,18 +38,7 @@ def centred_crop(planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: flo
         source = plane.astype(np.float32)
         if ratio > 1:  # a coarser crop: blur first, or fine structure aliases
             source = ndimage.gaussian_filter(source, 0.5 * np.sqrt(ratio**2 - 1), mode="nearest")
-        value = ndimage.affine_transform(
-            source,
-            [ratio, ratio],
-            offset,
-            output_shape=(side_px, side_px),
-            order=3 if ratio <= 1 else 1,
-            mode="nearest",
-        )
+        order = 3 if ratio <= 1 else 1
+        value = ndimage.affine_transform(source, [ratio, ratio], offset, crop.shape[1:], order=order, mode="nearest")
         out[...] = np.clip(value + 0.5, 0, 65535)
     return crop
-
-
-def _centred_indices(length: int, side_px: int) -> NDArray[np.intp]:
-    """Return the indices of the middle pixels of a row, ``side_px`` of them; a short row repeats its ends."""
-    return np.clip(np.arange(side_px) + (length - side_px) // 2, 0, length - 1)

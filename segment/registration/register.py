@@ -9,6 +9,7 @@ Rotation, scale and typical shift are constant over a slide and estimated once f
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -20,13 +21,13 @@ from wbcpipe.imaging.translation import correlate_pairs, tile_centres
 from wbcpipe.segment.registration.edges import coarse_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from wbcpipe.samples.fields import FieldInfo
 
-__all__ = ["Alignment", "align", "compose_alignments", "identity", "slide_transform_alignment", "warp"]
+__all__ = ["Alignment", "align", "compose_alignments", "connected", "identity", "slide_transform_alignment", "warp"]
 
 #: Search radii around the slide's shift: first, and where that fails.
 _SEARCH_UM: Final = 2.0
@@ -199,11 +200,7 @@ def _adjust(
         (M, 2) shifts, (M,) standard errors, (M,) whether a chain of pairs connects the modality to the reference.
     """
     modalities = len(scatter)
-    known = np.zeros(modalities, bool)
-    known[reference] = True
-    for _ in range(modalities):
-        for first, second in pairs:
-            known[first] = known[second] = known[first] or known[second]
+    known = connected(pairs, modalities, reference)
     shift, error = np.zeros((modalities, 2)), np.zeros(modalities)
     free = [k for k in range(modalities) if known[k] and k != reference]
     if not free:
@@ -223,6 +220,14 @@ def _adjust(
     shift[free] = covariance @ weighted.T @ (observed / sigma[:, None])
     error[free] = np.sqrt(np.diag(covariance))
     return shift, error, known
+
+
+def connected(pairs: Iterable[tuple[int, int]], modalities: int, reference: int) -> NDArray[np.bool_]:
+    """Return whether a chain of measured pairs connects each modality (M,) to the reference."""
+    known = np.arange(modalities) == reference
+    for _, (first, second) in itertools.product(range(modalities), set(pairs)):
+        known[first] = known[second] = known[first] or known[second]
+    return known
 
 
 def _tightest_pairs(scatter: NDArray[np.float64], members: Sequence[int]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from scipy import ndimage
 from wbcpipe.imaging.peaks import subpixel_peaks
 from wbcpipe.imaging.translation import correlate_pairs, tile_centres
 from wbcpipe.segment.registration.edges import coarse_factor
-from wbcpipe.segment.registration.register import UNKNOWN_SCATTER_PX, Alignment, identity, warp
+from wbcpipe.segment.registration.register import UNKNOWN_SCATTER_PX, Alignment, connected, identity, warp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,9 +127,10 @@ def _measure_tiles(
 def _fit(tiles: Sequence[_TileShift], start: Alignment, reference: int, factor: int) -> Alignment:
     """Fit rotation and scale per modality and a shift per modality and field to all tiles, by robust least squares."""
     modalities = len(start.shift_px)
-    free = [k for k in range(modalities) if k != reference and _reached(tiles, k, reference)]
+    trusted = connected(((tile.first, tile.second) for tile in tiles), modalities, reference)
+    free = [k for k in np.flatnonzero(trusted).tolist() if k != reference]
     if not free:
-        return replace(start, trusted=np.arange(modalities) == reference)
+        return replace(start, trusted=trusted)
     numbers = {index: row for row, index in enumerate(sorted({tile.field for tile in tiles}))}
     radius = float(np.linalg.norm(start.centre_px))
     used = [s for s in tiles if {s.first, s.second} <= {*free, reference}]
@@ -160,7 +161,6 @@ def _fit(tiles: Sequence[_TileShift], start: Alignment, reference: int, factor: 
         shift[modality] += start.linear[modality] @ np.median(shifts, axis=0)
         moved[modality, seen] = shifts - np.median(shifts, axis=0)
         residual[modality] = np.sqrt(np.mean(moved[modality, seen] ** 2))
-    trusted = np.isin(np.arange(modalities), [*free, reference])
     return replace(
         start, linear=linear, shift_px=shift, residual_px=residual, scatter_px=_scatter(moved), trusted=trusted
     )
@@ -181,14 +181,6 @@ def _scatter(moved: NDArray[np.float64]) -> NDArray[np.float64]:
         if len(difference) >= _MIN_FIELDS:
             scatter[pair] = max(1.4826 * float(np.median(np.abs(difference))), _MIN_SCATTER_PX)
     return scatter
-
-
-def _reached(tiles: Sequence[_TileShift], modality: int, reference: int) -> bool:
-    """Return whether a chain of measured pairs connects a modality to the reference."""
-    reached = {reference}
-    for _ in range(8):
-        reached |= {k for s in tiles for k in (s.first, s.second) if s.first in reached or s.second in reached}
-    return modality in reached
 
 
 def _robust(

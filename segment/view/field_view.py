@@ -6,7 +6,7 @@ of ``cells.zarr`` at the same positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -174,21 +174,20 @@ class FieldViewer:
             return tuple(plain)
         stored = np.stack([self._store.column(name)[rows] for name in ("y_px", "x_px")], -1)
         distance, nearest = map(np.asarray, cKDTree(stored).query(centres))
-        rows_of = {int(cell): int(rows[nearest[cell]]) for cell in np.flatnonzero(distance <= _SAME_CELL_PX)}
-        return tuple(self._stored(cell, rows_of[k]) if k in rows_of else cell for k, cell in enumerate(plain))
-
-    def _stored(self, cell: CellAnnotation, row: int) -> CellAnnotation:
-        assert self._store is not None
-        called = self._store.is_classified()
-        return CellAnnotation(
-            cell.y_px,
-            cell.x_px,
-            flag_names(int(self._store.column("qc_flags")[row])),
-            call=self._store.predicted_classes()[row] if called else "",
-            confidence=float(self._store.column("confidence")[row]) if called else None,
-            label=self._store.labels()[row],
-            row=row,
-        )
+        predicted = self._store.predicted_classes() if self._store.is_classified() else None
+        confidence = self._store.column("confidence") if predicted else None
+        labels, flags = self._store.labels(), self._store.column("qc_flags")
+        for cell in np.flatnonzero(distance <= _SAME_CELL_PX):
+            row = int(rows[nearest[cell]])
+            plain[cell] = replace(
+                plain[cell],
+                flags=flag_names(int(flags[row])),
+                call="" if predicted is None else predicted[row],
+                confidence=None if confidence is None else float(confidence[row]),
+                label=labels[row],
+                row=row,
+            )
+        return tuple(plain)
 
 
 def _paint_masks(found: CellBlock, ratio: float, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
