@@ -26,7 +26,7 @@ from scipy import ndimage
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.segment.detection.detect import detect_cells
 from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
-from wbcpipe.segment.importers.resample import centred_crop
+from wbcpipe.segment.importers.cells import centred_crop
 from wbcpipe.segment.stain_separation import background_colour, nuclear_stain, scale_16bit
 
 Change = Callable[[np.ndarray, float], tuple[np.ndarray, float]]

@@ -91,7 +91,7 @@ def evaluate(name: str, data: Path | None, as_json: bool) -> None:
     from rich.console import Console
 
     from wbcpipe.report.evaluate import evaluate_sample
-    from wbcpipe.report.overview import print_evaluation
+    from wbcpipe.report.tables import print_evaluation
 
     result = evaluate_sample(Sample.open(data_root(data), name))
     if as_json:
@@ -117,8 +117,8 @@ def status(data: Path | None, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from wbcpipe.report.overview import print_status
     from wbcpipe.report.status import list_samples
+    from wbcpipe.report.tables import print_status
 
     root = data_root(data)
     samples = list_samples(root)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.differential_record import FieldCounts, GateName
 
-__all__ = ["LIMITS", "Comparison", "Limit", "check_quality", "failed_fields", "limits_of"]
+__all__ = ["LIMITS", "check_quality", "failed_fields", "limits_of"]
 
 Comparison = Literal[">=", "<="]
 #: One entry per field: a number, one number per modality, or ``None`` where nothing was measured.

@@ -195,14 +195,10 @@ def write_planes(
                 description=_PLACEHOLDER,
             )
             # Values read back from the devices are known last, so the description is written afterwards.
-            tiff.overwrite_description(_ome_xml(shape, describe()))  # type: ignore[arg-type] # UTF-8, so bytes
-
-
-def _ome_xml(shape: tuple[int, ...], info: FieldInfo) -> bytes:
-    channels, rows, columns = shape
-    xml = tifffile.OmeXml()
-    xml.addimage(np.uint16, shape, (channels, 1, 1, rows, columns, 1), **_metadata(info))
-    return xml.tostring(declaration=True).encode()
+            xml = tifffile.OmeXml()
+            xml.addimage(np.uint16, shape, (shape[0], 1, 1, *shape[1:], 1), **_metadata(describe()))
+            content = xml.tostring(declaration=True).encode()
+            tiff.overwrite_description(content)  # type: ignore[arg-type] # UTF-8, so bytes
 
 
 def _metadata(info: FieldInfo) -> dict[str, Any]:

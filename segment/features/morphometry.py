@@ -88,7 +88,8 @@ def measure_cell(
         found[name][...] = value
     # A missing modality has no level.
     seen = [k for k in range(len(image)) if k not in (reference, red) and np.isfinite(levels[k])]
-    densities = {k: _density(image[k], levels[k]) for k in seen}
+    # Decadic optical density (Beer-Lambert) against the empty background.
+    densities = {k: np.log10(max(levels[k], np.float32(1)) / np.maximum(image[k], 1).astype(np.float32)) for k in seen}
     rows = [k for k in range(len(image)) if k != reference]
     for k, density in densities.items():
         found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
@@ -230,11 +231,6 @@ def _level(values: NDArray[np.uint16]) -> np.float32:
         spread = 1.4826 * percentiles(np.abs(level - np.float32(middle)), 50)[0]
         level = level[level <= np.float32(middle + 3 * spread)]
     return np.float32(percentiles(level, 50)[0])
-
-
-def _density(frame: NDArray[np.uint16], empty: np.float32) -> NDArray[np.float32]:
-    """Return the decadic optical density (Beer-Lambert) of a frame (Y, X) against the empty background."""
-    return np.asarray(np.log10(max(empty, np.float32(1)) / np.maximum(frame, 1).astype(np.float32)), np.float32)
 
 
 def fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float) -> NDArray[np.float32]:

@@ -224,7 +224,8 @@ def _adjust(
 
 def connected(pairs: Iterable[tuple[int, int]], modalities: int, reference: int) -> NDArray[np.bool_]:
     """Return whether a chain of measured pairs connects each modality (M,) to the reference."""
-    known = np.arange(modalities) == reference
+    known = np.zeros(modalities, bool)
+    known[reference] = True
     for _, (first, second) in itertools.product(range(modalities), set(pairs)):
         known[first] = known[second] = known[first] or known[second]
     return known
