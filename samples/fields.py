@@ -195,8 +195,8 @@ def write_planes(
                 description=_PLACEHOLDER,
             )
             # Values read back from the devices are known last, so the description is written afterwards.
-            xml = tifffile.OmeXml()
-            xml.addimage(np.uint16, shape, (shape[0], 1, 1, *shape[1:], 1), **_metadata(describe()))
+            xml, (channels, rows, columns) = tifffile.OmeXml(), shape
+            xml.addimage(np.uint16, shape, (channels, 1, 1, rows, columns, 1), **_metadata(describe()))
             content = xml.tostring(declaration=True).encode()
             tiff.overwrite_description(content)  # type: ignore[arg-type] # UTF-8, so bytes
 

@@ -45,7 +45,7 @@ class FakeSegmenter:
                 columns["qc_flags"][row] = flags.get(number, QcFlag(0)).value
                 number += 1
             images = rng.integers(0, 60000, (size, len(MODALITIES), CROP_SIDE_PX, CROP_SIDE_PX), dtype=np.uint16)
-            block = CellBlock(images, no_cells(4, CROP_SIDE_PX).masks, columns, [""] * size)
+            block = CellBlock(images, no_cells(MODALITIES, CROP_SIDE_PX).masks, columns, [""] * size)
             self.fields.append(FieldCells(index, (0.0, 0.0), block))
         self.done: list[int] = []
 
