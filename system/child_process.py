@@ -15,25 +15,20 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import wbcpipe.errors
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
 from wbcpipe.system.signals import ignore_stop_signals, ignore_stop_signals_in_children
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
 __all__ = ["ChildLostError", "ChildProcess", "ParentLink"]
 
 MessageT = TypeVar("MessageT")
-
-#: The errors that cross the pipe, by class name.
-_ERROR_CLASSES: Final[Mapping[str, type[WbcpipeError]]] = {
-    name: getattr(wbcpipe.errors, name) for name in wbcpipe.errors.__all__
-}
 
 
 class ChildLostError(Exception):
@@ -58,8 +53,8 @@ class _Failure:
     traceback: str
 
     def rebuild(self) -> Exception:
-        error_class = _ERROR_CLASSES.get(self.error)
-        if error_class is not None:
+        if self.error in wbcpipe.errors.__all__:
+            error_class: type[WbcpipeError] = getattr(wbcpipe.errors, self.error)
             return error_class(self.text)
         failure = RuntimeError(f"a child process failed: {self.error}: {self.text}")
         failure.add_note(self.traceback)

@@ -11,6 +11,7 @@ from wbcpipe.samples.fields import MODALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.device_sequences import DeviceSequences
@@ -140,26 +141,17 @@ class CoreIllumination:
 
         Without a shutter there is light from here on, and none on any way out.
         """
-        if self._shutter.device:
-            self.switch_light(first)
-            self.current = ""
-            yield
-            return
-        self.current = ""
         try:
-            self._set(first)
+            (self.switch_light if self._shutter.device else self._set)(first)
             yield
         finally:
-            self.darken()
+            self.current = ""
+            if not self._shutter.device:
+                self.darken()
 
-    @contextlib.contextmanager
-    def lit_sequence(self) -> Iterator[None]:
+    def lit_sequence(self) -> AbstractContextManager[None]:
         """Let light pass during a hardware sequence; without a shutter `stepping` has set the light."""
-        if not self._shutter.device:
-            yield
-            return
-        with self.lit():
-            yield
+        return self.lit() if self._shutter.device else contextlib.nullcontext()
 
     def _set(self, modality: str) -> None:
         settings = self.settings[modality]

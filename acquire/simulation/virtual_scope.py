@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.simulation.field_truth import write_field_truth
-from wbcpipe.acquire.simulation.optics.light_path import OpticalState
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState, random_placement
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
-from wbcpipe.acquire.simulation.slide_history import earlier_exposures, slide_placement
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM
 from wbcpipe.errors import DiskFullError
 from wbcpipe.samples.fields import fields_on_disk, read_info
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -24,8 +27,12 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.acquire.slide_relocation.transform import SlideTransform
+    from wbcpipe.samples.fields import FieldInfo
 
-__all__ = ["VirtualScope"]
+__all__ = ["VirtualScope", "earlier_exposures", "slide_placement"]
+
+#: A field that lies farther from where it was taken than the relocation may err: the slide was moved since.
+_MOVED_UM: Final = 5.0
 
 
 class VirtualScope(CoreMicroscope):
@@ -118,3 +125,31 @@ class VirtualScope(CoreMicroscope):
             (x_um - dx_um, y_um - dy_um, exposure_ms)
             for x_um, y_um, exposure_ms in earlier_exposures(map(read_info, paths), self._placement)
         )
+
+
+def slide_placement(specimen: SpecimenPlan, planned: PlannedPass | None) -> SlideTransform:
+    """Return how a virtual slide lies in a pass: for fluorescence it was taken off, stained and put back."""
+    if planned is None or planned.pass_name != "fluorescence":
+        return IDENTITY_TRANSFORM
+    plan = planned.plan
+    return random_placement(specimen.seed, (sum(plan.x_um) / 2, sum(plan.y_um) / 2))
+
+
+def earlier_exposures(fields: Iterable[FieldInfo], placement: SlideTransform) -> Iterator[tuple[float, float, float]]:
+    """Yield the fluorescence exposures of the fields on disk as (x_um, y_um, exposure_ms).
+
+    The position is that of the image centre on the stage, where the slide lies now.
+
+    Args:
+        fields: on disk.
+        placement: how the slide lies now; a field may have been taken while it lay elsewhere.
+    """
+    for info in fields:
+        position_um = info.x_um, info.y_um
+        if info.slide_transform is not None:
+            now_um = placement.to_stage_um(info.slide_transform.x_um, info.slide_transform.y_um)
+            if math.dist(now_um, position_um) > _MOVED_UM:
+                position_um = now_um
+        for frame in info.frames:
+            if frame.modality == "fluorescence":
+                yield *position_um, frame.exposure_ms

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from wbcpipe.acquire.simulation.optics.camera import Window
 from wbcpipe.acquire.simulation.optics.light_path import LIGHTS
+from wbcpipe.acquire.simulation.optics.projection import split
 from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
 
 __all__ = ["illuminate", "illumination_lattice"]
@@ -42,14 +43,8 @@ def illumination_lattice(seed: int, light: str, sensor_px: tuple[int, int]) -> N
 
 def illuminate(electrons: NDArray[np.float32], lattice: NDArray[np.float32], window: Window, binning: int) -> None:
     """Multiply ``electrons``, (rows, columns) float32 of a window of the binned sensor, by the illumination."""
-
-    def split(start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        at = ((np.arange(start, stop) + 0.5) * binning - 0.5) / LATTICE_PX
-        floor = np.floor(at).astype(np.intp)
-        return floor, (at - floor).astype(np.float32)
-
-    column, right = split(window.left, window.right)
-    row, below = split(window.top, window.bottom)
+    column, right = split(((np.arange(window.left, window.right) + 0.5) * binning - 0.5) / LATTICE_PX)
+    row, below = split(((np.arange(window.top, window.bottom) + 0.5) * binning - 0.5) / LATTICE_PX)
     first = int(row[0])
     rows = np.pad(lattice, ((0, 1), (0, 1)), mode="edge")[first : int(row[-1]) + 2]
     across = rows[:, column] * (1.0 - right) + rows[:, column + 1] * right

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.optics.camera import Window
     from wbcpipe.acquire.simulation.optics.light_path import View
 
-__all__ = ["coarseness", "enlarged", "projected"]
+__all__ = ["coarseness", "enlarged", "projected", "split"]
 
 
 def coarseness(sigma_px: float) -> int:
@@ -57,16 +57,16 @@ def projected(
     return patch, (int(first[1]), int(first[0]))
 
 
+def split(at: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return the index of the pixel before each position (N,), and the rest, the weight of the pixel after it."""
+    floor = np.floor(at).astype(np.intp)
+    return floor, (at - floor).astype(np.float32)
+
+
 def enlarged(small: NDArray[np.float32], origin: tuple[int, int], window: Window, factor: int) -> NDArray[np.float32]:
     """Interpolate a coarse plane, whose first pixel is ``origin``, to the window, (rows, columns) float32."""
-
-    def split(start: int, stop: int, first: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        at = (np.arange(start, stop) + 0.5) / factor - 0.5 - first
-        floor = np.floor(at).astype(np.intp)
-        return floor, (at - floor).astype(np.float32)
-
-    row, below = split(window.top, window.bottom, origin[0])
-    column, right = split(window.left, window.right, origin[1])
+    row, below = split((np.arange(window.top, window.bottom) + 0.5) / factor - 0.5 - origin[0])
+    column, right = split((np.arange(window.left, window.right) + 0.5) / factor - 0.5 - origin[1])
     across = small[:, column] * (1.0 - right) + small[:, column + 1] * right
     plane: NDArray[np.float32] = across[row] * (1.0 - below)[:, None]
     plane += across[row + 1] * below[:, None]

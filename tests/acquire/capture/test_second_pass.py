@@ -14,8 +14,7 @@ from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.capture.session_observer import SessionObserver
 from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
 from wbcpipe.acquire.request import AcquisitionRequest
-from wbcpipe.acquire.simulation.slide_history import slide_placement
-from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
+from wbcpipe.acquire.simulation.virtual_scope import VirtualScope, slide_placement
 from wbcpipe.acquire.slide_relocation.alignment import stored_transforms
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
-from wbcpipe.acquire.simulation.slide_history import earlier_exposures, slide_placement
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.virtual_scope import earlier_exposures, slide_placement
 from wbcpipe.acquire.slide_relocation.alignment import add_slide_transform
 from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
 from wbcpipe.samples.fields import FieldInfo, FrameInfo
