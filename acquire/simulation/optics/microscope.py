@@ -94,7 +94,7 @@ class VirtualMicroscope:
         self._bleaches = bleaches
         self._dose = DoseMap(sensor_px[1] * pixel_um, sensor_px[0] * pixel_um)
         self._hot = hot_pixels(specimen.plan.seed, sensor_px)
-        self._cell_layers = lru_cache(maxsize=48)(lambda item: cell_layers(item, specimen.biology))
+        self._cell_layers = lru_cache(maxsize=48)(cell_layers)
         self._particle_layers = lru_cache(maxsize=160)(particle_layers)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="specimen")
         self._lock = threading.Lock()

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from wbcpipe.acquire.simulation.specimen.biology import Biology, Granules
+from wbcpipe.acquire.simulation.specimen.biology import BIOLOGY, Granules
 from wbcpipe.acquire.simulation.specimen.nuclei import doubled, nucleus_depth_um
 from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
 from wbcpipe.acquire.simulation.specimen.slide import SpecimenObject
@@ -105,40 +105,40 @@ def _granule_image(
     return discs
 
 
-def _seen_as(item: SpecimenObject, biology: Biology, rng: np.random.Generator) -> tuple[str, ...]:
+def _seen_as(item: SpecimenObject, rng: np.random.Generator) -> tuple[str, ...]:
     """Return the class whose signature the cell shows in each of the four modalities; nearly always its own."""
-    others = biology.lookalikes[item.label]
+    others = BIOLOGY.lookalikes[item.label]
     names, weights = list(others), np.array(list(others.values()))
     shown: list[str] = []
-    for rate in biology.atypical_rate:
+    for rate in BIOLOGY.atypical_rate:
         is_atypical = rng.random() < rate
         other = str(rng.choice(names, p=weights / weights.sum()))
         shown.append(other if is_atypical else item.label)
     return tuple(shown)
 
 
-def cell_layers(item: SpecimenObject, biology: Biology) -> Layers:
+def cell_layers(item: SpecimenObject) -> Layers:
     """Return the layers of a white cell; the same object gives the same layers."""
     rng = stream(Purpose.SHAPE, item.shape_seed)
-    shown = _seen_as(item, biology, rng)
-    body = _body(item, biology.classes[item.label].irregularity, rng)
+    shown = _seen_as(item, rng)
+    body = _body(item, BIOLOGY.classes[item.label].irregularity, rng)
     nuclei: dict[str, NDArray[np.float32]] = {}
     granules: dict[str, NDArray[np.float32]] = {}
     for index, label in enumerate(("NEU", "LYM", "EOS", "MO", "BAS")):
         if label in shown:
             own = stream(Purpose.SHAPE, item.shape_seed, index)
-            depth = nucleus_depth_um(label, own, item.radius_um * 0.97, body.side, biology)
+            depth = nucleus_depth_um(label, own, item.radius_um * 0.97, body.side)
             nuclei[label] = np.minimum(depth, np.float32(2.0))
             # All modalities see the same granules at the same positions.
             appearance = stream(Purpose.APPEARANCE, body.seed, index)
-            granules[label] = _granule_image(biology.classes[label].granules, body, smoothstep(depth, 0.2), appearance)
+            granules[label] = _granule_image(BIOLOGY.classes[label].granules, body, smoothstep(depth, 0.2), appearance)
     absorbance = np.empty((3, body.side, body.side), np.float32)
     bend = np.empty_like(absorbance)
     contents = [(nuclei[label], granules[label]) for label in shown]
     for band in range(3):
-        absorbance[band], bend[band] = _bright_field(shown[band], band, body, contents[band], biology, rng)
-    emission = _fluorescence(shown[3], body, contents[3], biology, rng)
-    blur = np.abs(rng.normal(0.0, biology.motion_um, 4))
+        absorbance[band], bend[band] = _bright_field(shown[band], band, body, contents[band], rng)
+    emission = _fluorescence(shown[3], body, contents[3], rng)
+    blur = np.abs(rng.normal(0.0, BIOLOGY.motion_um, 4))
     return Layers(absorbance, bend, emission, (float(blur[0]), float(blur[1]), float(blur[2]), float(blur[3])))
 
 
@@ -147,24 +147,23 @@ def _bright_field(
     band: int,
     body: _Body,
     contents: tuple[NDArray[np.float32], NDArray[np.float32]],
-    biology: Biology,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Absorbance with rims, and bend, of the cell at one band."""
-    traits = biology.classes[label]
+    traits = BIOLOGY.classes[label]
     depth, granules = contents
     nucleus = smoothstep(depth, 0.2) * body.mask
     thick = np.clip(depth, 0.0, 2.0) * np.float32(0.5) * body.mask
-    visible = np.exp(rng.normal(0.0, biology.granule_visibility_sd[band]))
-    strength = np.exp(rng.normal(0.0, biology.refraction_sd, 2))
+    visible = np.exp(rng.normal(0.0, BIOLOGY.granule_visibility_sd[band]))
+    strength = np.exp(rng.normal(0.0, BIOLOGY.refraction_sd, 2))
     ground_glass = 1.0 + 0.25 * texture(rng, 0.3, body.side)
     absorbance = traits.cytoplasm_absorbance[band] * np.exp(rng.normal(0.0, 0.3)) * body.dome * ground_glass
     chromatin = 1.0 + 0.7 * traits.chromatin_contrast * texture(rng, traits.chromatin_um, body.side)
     absorbance += traits.nucleus_absorbance[band] * np.exp(rng.normal(0.0, 0.25)) * nucleus * chromatin
     absorbance += traits.granules.absorbance[band] * visible * granules
     path = _CYTOPLASM_INDEX * body.radius_um * body.dome * body.mask
-    path += _NUCLEUS_INDEX * biology.nucleus_refraction[band] * strength[0] * 2.0 * thick * chromatin
-    path += traits.granules.path_um * biology.granule_refraction[band] * strength[1] * granules
+    path += _NUCLEUS_INDEX * BIOLOGY.nucleus_refraction[band] * strength[0] * 2.0 * thick * chromatin
+    path += traits.granules.path_um * BIOLOGY.granule_refraction[band] * strength[1] * granules
     path -= _vacuoles_um(traits.vacuoles, body, nucleus)
     rim, bend = refracted(path.astype(np.float32))
     return absorbance.astype(np.float32) + rim, bend
@@ -184,18 +183,17 @@ def _fluorescence(
     label: str,
     body: _Body,
     contents: tuple[NDArray[np.float32], NDArray[np.float32]],
-    biology: Biology,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
     """AO emission of the cell; a bright nucleus is 1."""
-    traits = biology.classes[label]
+    traits = BIOLOGY.classes[label]
     depth, granules = contents
     nucleus = smoothstep(depth, 0.16) * body.mask
     dome = 0.62 + 0.19 * np.clip(depth, 0.0, 2.0)
     clumps = texture(rng, traits.chromatin_um, body.side) + 0.5 * texture(rng, 0.3, body.side)
     chromatin = np.clip(1.0 + traits.chromatin_contrast * clumps, 0.25, 1.7)
-    uptake = np.exp(rng.normal(0.0, biology.uptake_sd))
-    rna = traits.cytoplasm_emission * np.exp(rng.normal(0.0, biology.cytoplasm_uptake_sd))
+    uptake = np.exp(rng.normal(0.0, BIOLOGY.uptake_sd))
+    rna = traits.cytoplasm_emission * np.exp(rng.normal(0.0, BIOLOGY.cytoplasm_uptake_sd))
     cytoplasm = rna * (0.35 + 0.65 * body.dome) * (1.0 + 0.2 * texture(rng, 0.5, body.side))
     cytoplasm += traits.granules.emission * np.exp(rng.normal(0.0, 0.6)) * granules
     emission = traits.nucleus_emission * nucleus * dome * chromatin + np.clip(cytoplasm, 0.0, None) * body.mask

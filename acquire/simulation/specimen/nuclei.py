@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from wbcpipe.acquire.simulation.specimen.biology import Biology
+from wbcpipe.acquire.simulation.specimen.biology import BIOLOGY
 from wbcpipe.acquire.simulation.specimen.textures import GRID_UM, coordinates, texture
 
 __all__ = ["doubled", "nucleus_depth_um"]
@@ -67,14 +67,14 @@ def _arc(
     ]
 
 
-def _tubes(label: str, rng: np.random.Generator, cell_um: float, biology: Biology) -> tuple[list[_Tube], float]:
+def _tubes(label: str, rng: np.random.Generator, cell_um: float) -> tuple[list[_Tube], float]:
     """Return the tubes of a nucleus, and the width over which they blend, um."""
-    if label == "NEU" and rng.random() < biology.band_rate:
+    if label == "NEU" and rng.random() < BIOLOGY.band_rate:
         return _arc(rng, 0.5 * cell_um, rng.uniform(3.0, 4.6), 0.23 * cell_um, 0.08), 0.3
     if label == "NEU":
-        return _segmented(rng, _pick(rng, biology.neutrophil_lobes), cell_um, rng.uniform(0.26, 0.35)), 0.17
+        return _segmented(rng, _pick(rng, BIOLOGY.neutrophil_lobes), cell_um, rng.uniform(0.26, 0.35)), 0.17
     if label == "EOS":
-        return _segmented(rng, _pick(rng, biology.eosinophil_lobes), cell_um, rng.uniform(0.33, 0.43)), 0.22
+        return _segmented(rng, _pick(rng, BIOLOGY.eosinophil_lobes), cell_um, rng.uniform(0.33, 0.43)), 0.22
     if label == "MO":
         span = rng.uniform(1.2, 4.4)
         return _arc(rng, 0.42 * cell_um, span, rng.uniform(0.32, 0.40) * cell_um, 0.09), 0.5
@@ -115,9 +115,7 @@ def _union_um(
     return union
 
 
-def nucleus_depth_um(
-    label: str, rng: np.random.Generator, cell_um: float, side: int, biology: Biology
-) -> NDArray[np.float32]:
+def nucleus_depth_um(label: str, rng: np.random.Generator, cell_um: float, side: int) -> NDArray[np.float32]:
     """Return the depth of each grid point inside the nucleus.
 
     Args:
@@ -125,7 +123,6 @@ def nucleus_depth_um(
         rng: the cell's stream.
         cell_um: radius of the cell, um.
         side: of the object grid, even.
-        biology: lobe frequencies.
 
     Returns:
         (side, side) float32, um; negative outside.
@@ -136,9 +133,9 @@ def nucleus_depth_um(
     sway_um = 0.045 * cell_um
     x = x_axis + sway_um * texture(rng, 2.0, side)[::2, ::2]
     y = y_axis + sway_um * texture(rng, 2.0, side)[::2, ::2]
-    tubes, blend_um = _tubes(label, rng, cell_um, biology)
+    tubes, blend_um = _tubes(label, rng, cell_um)
     depth = _union_um(_centred(tubes), blend_um, x, y)
-    if label == "LYM" and rng.random() < biology.indented_rate:
+    if label == "LYM" and rng.random() < BIOLOGY.indented_rate:
         angle = rng.uniform(0.0, 2.0 * np.pi)
         reach = cell_um * rng.uniform(0.85, 1.1)
         notch = _union_um(

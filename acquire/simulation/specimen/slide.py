@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from wbcpipe.acquire.simulation.specimen.biology import BIOLOGY, Biology
+from wbcpipe.acquire.simulation.specimen.biology import BIOLOGY
 from wbcpipe.acquire.simulation.specimen.landscape import Landscape
 from wbcpipe.acquire.simulation.specimen.plan import CELL_CLASSES, SpecimenPlan, class_frequencies
 from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
@@ -74,9 +74,8 @@ class Specimen:
     the order of calls, and any number of threads may call at once.
     """
 
-    def __init__(self, plan: SpecimenPlan, *, biology: Biology = BIOLOGY) -> None:
+    def __init__(self, plan: SpecimenPlan) -> None:
         self.plan = plan
-        self.biology = biology
         self.frequencies = class_frequencies(plan)
         self._landscape = Landscape(plan.seed)
         self._candidates = lru_cache(maxsize=256)(self._make_candidates)
@@ -134,9 +133,9 @@ class Specimen:
 
     def _white_cell(self, x_um: float, y_um: float, kind: ObjectKind, rng: np.random.Generator) -> SpecimenObject:
         label = str(rng.choice(CELL_CLASSES, p=[self.frequencies[name] for name in CELL_CLASSES]))
-        mean, sd, least, greatest = self.biology.classes[label].diameter_um
+        mean, sd, least, greatest = BIOLOGY.classes[label].diameter_um
         diameter = float(np.clip(rng.normal(mean, sd), least, greatest))
-        height = float(rng.normal(0.0, self.biology.height_sd_um))
+        height = float(rng.normal(0.0, BIOLOGY.height_sd_um))
         return SpecimenObject(x_um, y_um, label, kind, diameter / 2.0, height, int(rng.integers(0, 2**62)))
 
     def _make_objects(self, column: int, row: int) -> tuple[SpecimenObject, ...]:
@@ -144,7 +143,7 @@ class Specimen:
         found: list[SpecimenObject] = []
         for one in primaries:
             rng = stream(one.seed)
-            is_doublet = rng.random() < self.biology.doublet_rate
+            is_doublet = rng.random() < BIOLOGY.doublet_rate
             cell = self._white_cell(one.x_um, one.y_um, "doublet" if is_doublet else "cell", rng)
             found.append(cell)
             if is_doublet:
@@ -183,7 +182,7 @@ class Specimen:
         near = self.objects_in(x0 - 16.0, y0 - 16.0, x0 + TILE_UM + 16.0, y0 + TILE_UM + 16.0)
         cells = [item for item in near if item.label]
         occupied: NDArray[np.float64] = np.array([(c.x_um, c.y_um, c.radius_um) for c in cells]).reshape(-1, 3)
-        overlaid = [c for c in cells if stream(c.shape_seed, Purpose.RED_CELLS).random() < self.biology.overlaid_rate]
+        overlaid = [c for c in cells if stream(c.shape_seed, Purpose.RED_CELLS).random() < BIOLOGY.overlaid_rate]
         above: NDArray[np.float64] = np.array([(c.x_um, c.y_um, c.radius_um) for c in overlaid]).reshape(-1, 3)
         return red_cell_tile(
             stream(Purpose.RED_CELLS, self.plan.seed, column, row),
