@@ -33,7 +33,8 @@ def dark_figures(frames: NDArray[np.uint16], full_scale: int) -> DarkFigures:
     level = float(np.mean(typical[_inliers(typical)]))
     counts = frames.astype(np.int32)
     differences = counts[1:] - counts[:-1]  # (N - 1, Y, X)
-    read_noise = _robust_sd(differences) / np.sqrt(2.0)
+    sampled = differences.ravel()[:: max(differences.size // 2_000_000, 1)].astype(np.float64)
+    read_noise = float(sampled[_inliers(sampled)].std()) / np.sqrt(2.0)
     limit = level + max(_HOT_NOISE * read_noise, _HOT_SHARE * full_scale)
     hot = typical > limit
     levels = frames[:, ~hot].mean(axis=1, dtype=np.float64)  # (N,)
@@ -58,12 +59,6 @@ def _inliers(values: NDArray[np.floating]) -> NDArray[np.bool_]:
     middle = np.median(values)
     spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1.0)
     return np.asarray(np.abs(values - middle) <= 5 * spread)
-
-
-def _robust_sd(differences: NDArray[np.int32]) -> float:
-    """Return the standard deviation of integers, without outliers."""
-    values = differences.ravel()[:: max(differences.size // 2_000_000, 1)].astype(np.float64)
-    return float(values[_inliers(values)].std())
 
 
 def measure_dark(probe: MicroscopeProbe) -> DarkPart:

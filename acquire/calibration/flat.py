@@ -92,7 +92,9 @@ def estimate_shading(levels: NDArray[np.float64], quantile: float = 0.5) -> Shad
         shading = np.quantile(logs - brightness[:, None, None], quantile, axis=0)
     residual = logs - shading - brightness[:, None, None]
     spread = 1.4826 * np.median(np.abs(residual - np.median(residual, axis=0)), axis=0)
-    smooth = np.exp(_smooth(shading))
+    # A robust quartic surface plus the blurred residual: dust stays, single tiles do not.
+    fitted = fit_surface(shading, _ORDER, outlier_ratio=3.0).values
+    smooth = np.exp(fitted + ndimage.gaussian_filter(shading - fitted, 1.0, mode="nearest"))
     middle = smooth[smooth.shape[0] // 2, smooth.shape[1] // 2]
     return Shading(
         grid=smooth / middle,
@@ -100,12 +102,6 @@ def estimate_shading(levels: NDArray[np.float64], quantile: float = 0.5) -> Shad
         error=float(1.36 * np.median(spread) / np.sqrt(len(levels))),
         levels=np.exp(brightness) * middle,
     )
-
-
-def _smooth(shading: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a robust quartic surface plus the blurred residual: dust stays, single tiles do not."""
-    fitted = fit_surface(shading, _ORDER, outlier_ratio=3.0).values
-    return np.asarray(fitted + ndimage.gaussian_filter(shading - fitted, 1.0, mode="nearest"))
 
 
 def advise_exposure(

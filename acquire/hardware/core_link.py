@@ -71,8 +71,11 @@ class CoreLink:
             raise
         _open.append(self)
         try:
-            if take_over:
-                self._end_running_sequence()
+            if take_over:  # while the camera runs, no role can be given to a device
+                if self.shutter.device:
+                    self.call("set_shutter_device", self.shutter.device)
+                self.shutter.darken()
+                stop_sequence(self, scope.reliability.camera_timeout_s)
             self._assign_roles()
         except BaseException:
             self.close()
@@ -239,13 +242,6 @@ class CoreLink:
             self.call("unload_all_devices")
             self.call("load_system_configuration", str(self._scope.config_path))
         self._assign_roles()
-
-    def _end_running_sequence(self) -> None:
-        """Darken the slide, then stop the camera: while it runs, no role can be given to a device."""
-        if self.shutter.device:
-            self.call("set_shutter_device", self.shutter.device)
-        self.shutter.darken()
-        stop_sequence(self, self._scope.reliability.camera_timeout_s)
 
     def _assign_roles(self) -> None:
         """Give the devices their roles, and make the slide dark."""

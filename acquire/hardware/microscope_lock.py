@@ -53,7 +53,9 @@ def microscope_lock(scope: Scope) -> Iterator[None]:
     for file in (path, holder):
         file.touch()
         _let_all_write(file, 0o666)
-    with exclusive_lock(path, holder, _purpose(), busy, wait_s=_WAIT_S):
+    process = multiprocessing.current_process().name
+    purpose = Path(sys.argv[0]).name if process == "MainProcess" else process
+    with exclusive_lock(path, holder, purpose, busy, wait_s=_WAIT_S):
         yield
 
 
@@ -69,8 +71,3 @@ def _folder() -> Path:
 def _let_all_write(path: Path, mode: int) -> None:
     with contextlib.suppress(PermissionError):  # another user's, which that user made writable for all
         path.chmod(mode)
-
-
-def _purpose() -> str:
-    name = multiprocessing.current_process().name
-    return Path(sys.argv[0]).name if name == "MainProcess" else name

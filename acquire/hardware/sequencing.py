@@ -131,9 +131,12 @@ class CoreSequencing:
         if lit_ms := sum(ms for event, ms in zip(events, actual_ms, strict=True) if event.modality == "fluorescence"):
             self._illumination.on_fluorescence(lit_ms)
         try:
-            with self._running(events[0].modality), self._lit(next_position_um):
-                camera.start_sequence(len(events), timeout_s)
-                exposures, observed = self._collect(actual_ms, out, timeout_s, on_frame_complete)
+            with self._running(events[0].modality):
+                with self._illumination.lit_sequence():
+                    camera.start_sequence(len(events), timeout_s)
+                    exposures, observed = self._collect(actual_ms, out, timeout_s, on_frame_complete)
+                if self._scope.light.shutter_device:  # the slide is dark: the stage moves while the devices stop
+                    self._stage.start_next_move(next_position_um)
             self._stage.start_next_move(next_position_um)
             last = len(events) - 1
             exposures[-1] = self._take(exposures[-1], out[last], observed, partial(on_frame_complete, last))
@@ -223,14 +226,6 @@ class CoreSequencing:
             if channel < len(actual_ms) - 1:
                 exposures[-1] = self._take(exposures[-1], out[channel], observed, partial(on_frame_complete, channel))
         return exposures, observed
-
-    @contextlib.contextmanager
-    def _lit(self, next_position_um: tuple[float, float] | None) -> Iterator[None]:
-        """Light a sequence; once the slide is dark the stage moves on, and the last frame is read meanwhile."""
-        with self._illumination.lit_sequence():
-            yield
-        if self._scope.light.shutter_device:
-            self._stage.start_next_move(next_position_um)
 
     def _take(
         self, exposure: Exposure, out: NDArray[np.uint16], observed: object, on_complete: Callable[[], None]

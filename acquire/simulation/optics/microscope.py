@@ -246,7 +246,8 @@ class VirtualMicroscope:
         centre = view.to_px(np.array([item.x_um]), np.array([item.y_um]))[0]
         widest_um = LARGEST_RADIUS_UM if item.kind == "debris" else 1.2 * item.radius_um
         half = int(np.ceil((widest_um + MARGIN_UM + 3.0 * sigma_um) / view.um_per_px)) + 2
-        if not _touches(plane.shape, origin, centre, half):
+        column, row = centre[0] - origin[1], centre[1] - origin[0]
+        if not (-half <= column <= plane.shape[1] + half and -half <= row <= plane.shape[0] + half):
             return
         layers: Layers = self._cell_layers(item) if item.label else self._particle_layers(item)
         sigma_um = float(np.hypot(np.hypot(sigma_um, canvas.box_um), layers.blur_um[light.index]))
@@ -281,8 +282,3 @@ def _slide_bounds(view: View, origin: tuple[int, int], shape: tuple[int, ...]) -
     um = (corners - view.offset) @ inverse.T
     (x0, y0), (x1, y1) = um.min(axis=0), um.max(axis=0)
     return float(x0), float(y0), float(x1), float(y1)
-
-
-def _touches(shape: tuple[int, ...], origin: tuple[int, int], centre: NDArray[np.float64], half: int) -> bool:
-    column, row = centre[0] - origin[1], centre[1] - origin[0]
-    return bool(-half <= column <= shape[1] + half and -half <= row <= shape[0] + half)
