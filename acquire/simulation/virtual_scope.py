@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.simulation.field_truth import write_field_truth
-from wbcpipe.acquire.simulation.optics.light_path import OpticalState, random_placement
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
-from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM
+from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
 from wbcpipe.errors import DiskFullError
 from wbcpipe.samples.fields import fields_on_disk, read_info
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.hardware.core_link import CoreLink
     from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-    from wbcpipe.acquire.slide_relocation.transform import SlideTransform
     from wbcpipe.samples.fields import FieldInfo
 
 __all__ = ["VirtualScope", "earlier_exposures", "slide_placement"]
@@ -128,11 +128,17 @@ class VirtualScope(CoreMicroscope):
 
 
 def slide_placement(specimen: SpecimenPlan, planned: PlannedPass | None) -> SlideTransform:
-    """Return how a virtual slide lies in a pass: for fluorescence it was taken off, stained and put back."""
+    """Return how a virtual slide lies in a pass: for fluorescence it was taken off, stained and put back.
+
+    The insert holds it near the middle of its slot: within 300 um and 2 degrees.
+    """
     if planned is None or planned.pass_name != "fluorescence":
         return IDENTITY_TRANSFORM
     plan = planned.plan
-    return random_placement(specimen.seed, (sum(plan.x_um) / 2, sum(plan.y_um) / 2))
+    rng = stream(Purpose.SLIDE_PLACEMENT, specimen.seed)
+    dx_um, dy_um = rng.uniform(-300.0, 300.0, 2)
+    pivot_um = (sum(plan.x_um) / 2, sum(plan.y_um) / 2)
+    return SlideTransform.about(pivot_um, float(rng.uniform(-2.0, 2.0)), float(dx_um), float(dy_um))
 
 
 def earlier_exposures(fields: Iterable[FieldInfo], placement: SlideTransform) -> Iterator[tuple[float, float, float]]:

@@ -18,7 +18,6 @@ __all__ = [
     "OpticalState",
     "View",
     "blur_sigma_um",
-    "random_placement",
     "sensor_view",
 ]
 
@@ -53,16 +52,6 @@ class OpticalState:
     exposure_ms: float
     binning: int = 1
     roi: tuple[int, int, int, int] | None = None
-
-
-def random_placement(seed: int, pivot_um: tuple[float, float]) -> SlideTransform:
-    """Draw the placement of slide ``seed`` after staining off the stage: within 300 um and 2 degrees.
-
-    The insert holds the slide near ``pivot_um`` (x, y), the middle of its slot.
-    """
-    rng = stream(Purpose.SLIDE_PLACEMENT, seed)
-    dx_um, dy_um = rng.uniform(-300.0, 300.0, 2)
-    return SlideTransform.about(pivot_um, float(rng.uniform(-2.0, 2.0)), float(dx_um), float(dy_um))
 
 
 @dataclass(frozen=True)
@@ -104,15 +93,6 @@ def blur_sigma_um(defocus_um: float) -> float:
     return float(np.hypot(PSF_UM, DEFOCUS_BLUR * defocus_um))
 
 
-def jitter_px(seed: int, light: str, x_um: float, y_um: float) -> tuple[float, float]:
-    """Return the field's own shift (column, row) in pixels of 0.1 um; nought in bright-field."""
-    if light != "fluorescence":
-        return 0.0, 0.0
-    rng = stream(Purpose.JITTER, seed, round(x_um * 10), round(y_um * 10))
-    dx, dy = rng.uniform(-FLUORESCENCE_JITTER_PX, FLUORESCENCE_JITTER_PX, 2)
-    return float(dx), float(dy)
-
-
 @dataclass(frozen=True)
 class View:
     """The affine map from the slide (um) to pixels: ``(column, row) = matrix @ (x, y) + offset``."""
@@ -145,7 +125,10 @@ def sensor_view(
 ) -> View:
     """Return the map from the slide to unbinned pixels of the full sensor; ``sensor_px`` is (rows, columns)."""
     light = LIGHTS.get(state.light, LIGHTS["color1"])
-    jitter = jitter_px(seed, state.light, state.x_um, state.y_um)
+    jitter = np.zeros(2)  # the field's own shift (column, row)
+    if state.light == "fluorescence":
+        rng = stream(Purpose.JITTER, seed, round(state.x_um * 10), round(state.y_um * 10))
+        jitter = rng.uniform(-FLUORESCENCE_JITTER_PX, FLUORESCENCE_JITTER_PX, 2)
     # Shifts are given in pixels of 0.1 um: they are lengths in the specimen, whatever the camera.
     shift = (np.array(light.shift_px) + jitter) * (0.1 / pixel_um)
     centre = np.array([(sensor_px[1] - 1) / 2.0, (sensor_px[0] - 1) / 2.0])

@@ -44,10 +44,8 @@ class DoseMap:
         }
         found = []
         for position, dose_us in sorted(near.items()):
-            dx_um, dy_um = (
-                position[0] / 100.0 - round(x_um * 100) / 100.0,
-                position[1] / 100.0 - round(y_um * 100) / 100.0,
-            )
+            dx_um = position[0] / 100.0 - round(x_um * 100) / 100.0
+            dy_um = position[1] / 100.0 - round(y_um * 100) / 100.0
             if abs(dx_um) < self._width_um and abs(dy_um) < self._height_um:
                 found.append((dx_um, dy_um, float(np.exp(-dose_us / 1000.0 / BLEACH_MS))))
         return found
