@@ -60,12 +60,9 @@ class Shading:
     def falloff(self) -> float:
         """Share of light that the mean corner lacks, compared with the middle."""
         side = max(1, min(self.grid.shape) // 16)
-        corners = [self.grid[rows, columns].mean() for rows in _ends(side) for columns in _ends(side)]
+        ends = slice(None, side), slice(-side, None)
+        corners = [self.grid[rows, columns].mean() for rows in ends for columns in ends]
         return float(1.0 - np.mean(corners))
-
-
-def _ends(side: int) -> tuple[slice, slice]:
-    return slice(None, side), slice(-side, None)
 
 
 def tile_levels(frame: NDArray[np.uint16], percentile: float) -> NDArray[np.float64]:

@@ -101,6 +101,7 @@ class CoreCamera:
     """The camera of `protocols.Camera`, and the `FrameSource` of its own pixels.
 
     Attributes:
+        illumination, stage, focus: the devices that it works with.
         copier: completes the frames.
         region_px: x, y, width, height that are read, in unbinned pixels.
         frame_px: height and width of a frame of the camera.
@@ -113,7 +114,7 @@ class CoreCamera:
         self, scope: Scope, core: Core, illumination: CoreIllumination, stage: CoreXYStage, focus: CoreFocusDrive
     ) -> None:
         self._scope, self._core = scope, core
-        self._illumination, self._stage, self._focus = illumination, stage, focus
+        self.illumination, self.stage, self.focus = illumination, stage, focus
         self.frames: FrameSource = self
         self.copier = FrameCopier()
         self.region_px = scope.camera.region_px
@@ -161,25 +162,25 @@ class CoreCamera:
     ) -> Exposure:
         """See `protocols.Camera.expose`."""
         actual_ms = self.set_exposure(exposure_ms)
-        if self._illumination.current == "fluorescence":
-            self._illumination.on_fluorescence(actual_ms)  # first: what fails from here on has lit the slide
-        with self._illumination.lit():
+        if self.illumination.current == "fluorescence":
+            self.illumination.on_fluorescence(actual_ms)  # first: what fails from here on has lit the slide
+        with self.illumination.lit():
             self.snap(self._scope.reliability.camera_timeout_s + exposure_ms / 1000)
             observed = self.frames.observe()
-        z_um = self._focus.z_um()
-        self._stage.start_next_move(next_position_um)
+        z_um = self.focus.z_um()
+        self.stage.start_next_move(next_position_um)
         self._store(self.image(), actual_ms, out, observed)
         return Exposure(actual_ms, z_um)
 
     def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
         """See `protocols.Camera.expose_dark`."""
-        self._illumination.darken()
+        self.illumination.darken()
         actual_ms = self.set_exposure(exposure_ms)
         self.snap(self._scope.reliability.camera_timeout_s + exposure_ms / 1000)
         observed = self.frames.observe()
         self._store(self.image(), actual_ms, out, observed)
         self.copier.wait()
-        return Exposure(actual_ms, self._focus.z_um())
+        return Exposure(actual_ms, self.focus.z_um())
 
     def observe(self, frame: int | None = None) -> object:
         """See `FrameSource.observe`; the camera's pixels need no note."""

@@ -273,10 +273,10 @@ class _Socket:
 
 def failure_reason(port: int, timeout_s: float) -> str:
     """Return why no Micro-Manager answers on a port, in a few words; empty if one does."""
-    import zmq
-
     if not _listens(port):
         return "nothing listens there"
+    import zmq
+
     # Without a greeting pyjavaz spins on another program, and then fails in a thread.
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())

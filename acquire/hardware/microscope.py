@@ -51,9 +51,7 @@ class CoreMicroscope:
             self.stage = CoreXYStage(scope, self.link)
             self.focus = CoreFocusDrive(scope, self.link)
             self.camera = CoreCamera(scope, self.link, self.illumination, self.stage, self.focus)
-            self.sequencing = CoreSequencing(
-                scope, self.sequences, self.camera, self.illumination, self.stage, self.focus
-            )
+            self.sequencing = CoreSequencing(scope, self.sequences, self.camera)
             self.focus.mark_good()
             self.camera.set_up()
         except BaseException:

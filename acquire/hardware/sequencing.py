@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.hardware.camera import CoreCamera
     from wbcpipe.acquire.hardware.device_sequences import DeviceSequences
-    from wbcpipe.acquire.hardware.illumination import CoreIllumination
-    from wbcpipe.acquire.hardware.stages import CoreFocusDrive, CoreXYStage
 
 __all__ = ["CoreSequencing"]
 
@@ -35,17 +33,9 @@ class CoreSequencing:
         HardwareError: ``light.sequencing`` is ``on`` and the devices cannot; the text names those that cannot.
     """
 
-    def __init__(
-        self,
-        scope: Scope,
-        sequences: DeviceSequences,
-        camera: CoreCamera,
-        illumination: CoreIllumination,
-        stage: CoreXYStage,
-        focus: CoreFocusDrive,
-    ) -> None:
-        self._scope, self._sequences = scope, sequences
-        self._camera, self._illumination, self._stage, self._focus = camera, illumination, stage, focus
+    def __init__(self, scope: Scope, sequences: DeviceSequences, camera: CoreCamera) -> None:
+        self._scope, self._sequences, self._camera = scope, sequences, camera
+        self._illumination, self._stage, self._focus = camera.illumination, camera.stage, camera.focus
         self._obstacles: dict[tuple[tuple[str, float], ...], list[str]] = {}
         self._loaded: tuple[tuple[str, float], ...] = ()
         self._actual_ms: tuple[float, ...] = ()
