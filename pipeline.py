@@ -201,7 +201,7 @@ def run_command(options: RunOptions) -> None:
     from rich.console import Console
 
     from wbcpipe.cli.progress import Reporter
-    from wbcpipe.report.stage import document_paths, read_document
+    from wbcpipe.report.document import document_paths, read_document
     from wbcpipe.report.tables import print_differential
     from wbcpipe.samples.sample import Sample, data_root
 

@@ -58,7 +58,8 @@ def report(name: str, data: Path | None, reference: Path | None, wbc: float | No
     """
     from rich.console import Console
 
-    from wbcpipe.report.stage import document_paths, read_document, write_report
+    from wbcpipe.report.document import document_paths, read_document
+    from wbcpipe.report.stage import write_report
     from wbcpipe.report.tables import print_differential
 
     sample = Sample.open(data_root(data), name)

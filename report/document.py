@@ -30,6 +30,8 @@ from wbcpipe.samples.scan_outcome import ScanEntry, load_scan_outcome
 from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import JsonValue
 
     from wbcpipe.report.differential import Differential
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.records import SampleRecord
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["build_document", "count_fields"]
+__all__ = ["build_document", "count_fields", "document_paths", "read_document"]
 
 _LONG_LIST: Final = 20
 _PASSES: Final = ("single", "brightfield", "fluorescence")
@@ -71,6 +73,20 @@ def count_fields(sample: Sample, record: SampleRecord) -> FieldCounts:
         ),
         empty=tuple(sorted(empty)),
     )
+
+
+def document_paths(sample: Sample) -> tuple[Path, Path, Path]:
+    """Return the paths of ``differential.json``, ``cells.csv`` and ``report.html``."""
+    return sample.path / "differential.json", sample.path / "cells.csv", sample.path / "report.html"
+
+
+def read_document(sample: Sample) -> DifferentialRecord:
+    """Read ``differential.json``.
+
+    Raises:
+        SampleStateError: there is none, or it is damaged.
+    """
+    return DifferentialRecord.read(document_paths(sample)[0])
 
 
 def build_document(

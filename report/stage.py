@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wbcpipe.errors import ConfigError, SampleStateError
 from wbcpipe.report.differential import ADULT, Differential, count_cells
-from wbcpipe.report.document import build_document
+from wbcpipe.report.document import build_document, document_paths
 from wbcpipe.report.html import render_page
 from wbcpipe.report.reference import load_reference
 from wbcpipe.report.rows import read_rows
@@ -25,21 +25,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["document_paths", "read_document", "write_report"]
-
-
-def document_paths(sample: Sample) -> tuple[Path, Path, Path]:
-    """Return the paths of ``differential.json``, ``cells.csv`` and ``report.html``."""
-    return sample.path / "differential.json", sample.path / "cells.csv", sample.path / "report.html"
-
-
-def read_document(sample: Sample) -> DifferentialRecord:
-    """Read ``differential.json``.
-
-    Raises:
-        SampleStateError: there is none, or it is damaged.
-    """
-    return DifferentialRecord.read(document_paths(sample)[0])
+__all__ = ["write_report"]
 
 
 def write_report(sample: Sample, *, reference: Path | None = None, wbc: float | None = None) -> Differential:

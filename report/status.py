@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from wbcpipe.errors import SampleNameError, SampleStateError
-from wbcpipe.report.document import count_fields
+from wbcpipe.report.document import count_fields, document_paths, read_document
 from wbcpipe.report.rows import read_rows
-from wbcpipe.report.stage import document_paths, read_document
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import fields_on_disk
 from wbcpipe.samples.sample import Sample

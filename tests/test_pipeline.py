@@ -65,7 +65,7 @@ def test_the_command_passes_the_engine_on(
 ) -> None:
     found: dict[str, Any] = {}
     monkeypatch.setattr(pipeline, "run", lambda *_, **given: found.update(given))
-    monkeypatch.setattr("wbcpipe.report.stage.read_document", lambda sample: SimpleNamespace(content=dict))
+    monkeypatch.setattr("wbcpipe.report.document.read_document", lambda sample: SimpleNamespace(content=dict))
     command = ["run", "--sample", "s1", "--data", str(tmp_path), "--json", *words]
     result = CliRunner().invoke(pipeline.cli, command, catch_exceptions=False)
     assert json.loads(result.stdout) == {}

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from wbcpipe.errors import ConfigError, SampleStateError
 from wbcpipe.report.cell_thumbnails import choose_cells
-from wbcpipe.report.stage import document_paths, read_document, write_report
+from wbcpipe.report.document import document_paths, read_document
+from wbcpipe.report.stage import write_report
 from wbcpipe.report.status import sample_status
 from wbcpipe.report.tables import print_differential
 from wbcpipe.samples.cell_columns import QcFlag

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from wbcpipe.acquire.config.scope import QualityLimits
+from wbcpipe.report.document import read_document
 from wbcpipe.report.gates import LIMITS, failed_fields, limits_of
-from wbcpipe.report.stage import read_document, write_report
+from wbcpipe.report.stage import write_report
 from wbcpipe.report.tables import print_differential
 from wbcpipe.samples.cell_columns import COLUMNS, MORPHOMETRY
 from wbcpipe.segment.features.field_quality import FIELD_FIGURES

@@ -15,7 +15,8 @@ from wbcpipe.classify.uncertainty.prevalence import CorrectionTrial
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.classify.uncertainty.risk_control import ASSUMPTION
 from wbcpipe.errors import SampleStateError
-from wbcpipe.report.stage import document_paths, read_document, write_report
+from wbcpipe.report.document import document_paths, read_document
+from wbcpipe.report.stage import write_report
 from wbcpipe.report.tables import print_differential
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
