@@ -175,12 +175,10 @@ class FieldWriter:
         if self._error is not None:
             raise self._error
 
-    def finish(self, *, raise_error: bool = True) -> None:
-        """Wait until all is written and end the thread; may be called twice."""
+    def finish(self) -> None:
+        """Wait until all is written and end the thread; `check` then raises its error."""
         self._jobs.put(None)
         self._thread.join()
-        if raise_error:
-            self.check()
 
     def _run(self) -> None:
         while (message := self._left_over.pop() if self._left_over else self._jobs.get()) is not None:

@@ -19,7 +19,7 @@ from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.samples.records import PlanRecord, SampleRecord, ScopeReference, SpecimenRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
@@ -76,7 +76,12 @@ def _check_record(request: AcquisitionRequest) -> None:
             f"sample {sample.name!r} is of slide {record.slide!r}, this call says {slide!r}: is the right slide on "
             "the stage? Choose another sample name for another slide."
         )
-    before, now = (dict(_identity(one)) for one in (record, _new_record(request)))
+    # The names of the scope's files may change, and what does not affect images: see `imaging_settings`.
+    parts = {"kind", "protocol", "slot", "plan", "specimen"}
+    before, now = (
+        dict(flatten(one.model_dump(mode="json", include={**dict.fromkeys(parts, True), "scope": {"virtual"}})))
+        for one in (record, _new_record(request))
+    )
     for key in [*now, *(key for key in before if key not in now)]:
         if before.get(key) != now.get(key):
             raise SampleStateError(
@@ -147,13 +152,6 @@ def _new_record(request: AcquisitionRequest) -> SampleRecord:
         expected_cells_per_field=scope.expected_cells_per_field,
         quality=scope.quality.model_dump(exclude_none=True),
     )
-
-
-def _identity(record: SampleRecord) -> Iterator[tuple[str, object]]:
-    """Yield the keys and values that a later call must repeat."""
-    # The names of the scope's files may change, and what does not affect images: see `imaging_settings`.
-    parts = {"kind", "protocol", "slot", "plan", "specimen"}
-    return flatten(record.model_dump(mode="json", include={**dict.fromkeys(parts, True), "scope": {"virtual"}}))
 
 
 def _software() -> dict[str, str]:

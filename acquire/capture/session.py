@@ -160,7 +160,10 @@ class AcquisitionSession:
         if outside:
             raise ValueError(f"fields {outside} are not in the plan, which has 0 to {len(self._planned) - 1}.")
         wanted = [index for index in wanted if index not in self.inventory.empty]
-        unusable = self._without_bright_field(wanted)
+        unusable: dict[int, str] = {}
+        if self.request.pass_name == "fluorescence":
+            first = fields_on_disk(self.request.sample.raw_path("brightfield"))
+            unusable = {index: "it has no bright-field frames." for index in wanted if index not in first}
         todo = [index for index in wanted if index not in self.inventory.taken and index not in unusable]
         in_time = True
         if (todo or unusable) and (in_time := self.request.in_time()):
@@ -176,13 +179,6 @@ class AcquisitionSession:
             if in_time:
                 check_all_fields_accounted(self._raw, wanted, self.inventory.empty)
         return in_time
-
-    def _without_bright_field(self, wanted: Sequence[int]) -> dict[int, str]:
-        """Return the fields of a second pass that the first pass does not have, with the reason to record."""
-        if self.request.pass_name != "fluorescence":
-            return {}
-        first = fields_on_disk(self.request.sample.raw_path("brightfield"))
-        return {index: "it has no bright-field frames." for index in wanted if index not in first}
 
     def _take_fields(self, todo: Sequence[PlannedField], unusable: Mapping[int, str]) -> bool:
         """Take fields and record the unusable ones as missing; False if the deadline passed before the last."""
@@ -208,7 +204,7 @@ class AcquisitionSession:
                     ) from error
         finally:
             # Fields already taken are written even where the run ends here; the first error is the one to show.
-            writer.finish(raise_error=False)
+            writer.finish()
         writer.check()
         return in_time
 

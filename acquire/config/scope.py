@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from wbcpipe.acquire.config.policies import (
     CalibrationPolicy,
@@ -41,13 +41,15 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+#: [lowest, highest].
+Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
 class Range(Part):
-    """Base of tables with a rectangle on the stage, in micrometres, each axis as [lowest, highest]."""
+    """Base of tables with a rectangle on the stage, in micrometres."""
 
-    x_um: tuple[float, float]
-    y_um: tuple[float, float]
-
-    _check_range = field_validator("x_um", "y_um")(_ordered)
+    x_um: Interval
+    y_um: Interval
 
 
 class MicroManager(Part):
@@ -162,12 +164,10 @@ class Stage(Range):
 
     xy_device: str
     z_device: str
-    z_um: tuple[float, float]
+    z_um: Interval
     settle_ms: NotNegative = 0.0
     tolerance_um: Positive = 1.0
     speed_um_s: Positive = 10_000.0
-
-    _check_z = field_validator("z_um")(_ordered)
 
 
 class LightSettings(Part):

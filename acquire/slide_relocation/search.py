@@ -121,12 +121,6 @@ def _turned(detail: NDArray[np.float32], rotation_deg: float) -> NDArray[np.floa
     return np.asarray(ndimage.affine_transform(detail, matrix, centre - matrix @ centre, order=1), np.float32)
 
 
-def _middle(detail: NDArray[np.float32], part: float) -> NDArray[np.float32]:
-    """Return the central part of an image (y, x): ``part`` of each side."""
-    cut = [round(side * (1 - part) / 2) for side in detail.shape]
-    return detail[cut[0] : detail.shape[0] - cut[0], cut[1] : detail.shape[1] - cut[1]]
-
-
 def displacement_um(
     first: NDArray[np.uint16], now: NDArray[np.uint16], pixel_um: float, rotation_deg: float
 ) -> tuple[float, float, float]:
@@ -159,7 +153,9 @@ class _Search:
         self._take_frame, self._pixel_um = take_frame, pixel_um
         detail, self._size_um = _detail(first, pixel_um, _SEARCH_UM)
         self._shape = detail.shape
-        self._templates = [_middle(_turned(detail, turn), _TEMPLATE) for turn in _TURNS_DEG]
+        margins = [round(side * (1 - _TEMPLATE) / 2) for side in detail.shape]
+        middle = tuple(slice(cut, side - cut) for cut, side in zip(margins, detail.shape, strict=True))
+        self._templates = [_turned(detail, turn)[middle] for turn in _TURNS_DEG]
         self._step_px = [max(1, int(side * _STEP)) for side in detail.shape]
         self._tiles: dict[tuple[int, int], NDArray[np.float32]] = {}
 
@@ -179,7 +175,7 @@ class _Search:
                     self._tiles[at] = _detail(frame, self._pixel_um, _SEARCH_UM)[0]
             found = self._best(self._mosaic(ring))
             if found is not None:
-                yield _through(found[2], (x_um, y_um), (x_um + found[0], y_um + found[1]))
+                yield SlideTransform.through(found[2], (x_um, y_um), (x_um + found[0], y_um + found[1]))
 
     def _mosaic(self, ring: int) -> NDArray[np.float32]:
         """Return all tiles so far as one image (y, x) float32, the first one in its centre."""
@@ -303,7 +299,7 @@ def _confirmed(
     dx_um, dy_um, agreement = found[number]
     turn = turns[number] + interpolate_peak(heights, number) * (_FINE_TURNS_DEG[1] - _FINE_TURNS_DEG[0])
     match = Match(field, x_um + dx_um, y_um + dy_um, agreement)
-    return _through(turn, _xy(field), _xy(match)), match
+    return SlideTransform.through(turn, _xy(field), _xy(match)), match
 
 
 def _follow(
@@ -331,16 +327,10 @@ def _follow(
     return matches, now, frames
 
 
-def _through(rotation_deg: float, first_um: tuple[float, float], now_um: tuple[float, float]) -> SlideTransform:
-    """Return the map of a known rotation that brings one point onto another."""
-    x_um, y_um = SlideTransform(rotation_deg).to_stage_um(*first_um)
-    return SlideTransform(rotation_deg, now_um[0] - x_um, now_um[1] - y_um)
-
-
 def _fitted(matches: Sequence[Match], before: SlideTransform) -> SlideTransform:
     """Fit the rigid map to the matches; a single match keeps the rotation."""
     if len(matches) == 1:
-        return _through(before.rotation_deg, _xy(matches[0].field), _xy(matches[0]))
+        return SlideTransform.through(before.rotation_deg, _xy(matches[0].field), _xy(matches[0]))
     first, second = (np.array([_xy(one) for one in points]) for points in ([m.field for m in matches], matches))
     return fit_slide_transform(first, second)
 

@@ -35,6 +35,12 @@ class SlideTransform:
         x_um, y_um = cls(rotation_deg).to_stage_um(*pivot_um)
         return cls(rotation_deg, pivot_um[0] - x_um + dx_um, pivot_um[1] - y_um + dy_um)
 
+    @classmethod
+    def through(cls, rotation_deg: float, first_um: tuple[float, float], now_um: tuple[float, float]) -> Self:
+        """Return the map of a known rotation that brings one point (x, y) onto another."""
+        x_um, y_um = cls(rotation_deg).to_stage_um(*first_um)
+        return cls(rotation_deg, now_um[0] - x_um, now_um[1] - y_um)
+
     def matrix(self) -> NDArray[np.float64]:
         """Return the (2, 2) float64 rotation that acts on (x, y)."""
         cosine, sine = math.cos(math.radians(self.rotation_deg)), math.sin(math.radians(self.rotation_deg))
@@ -70,5 +76,4 @@ def fit_slide_transform(first_um: NDArray[np.float64], second_um: NDArray[np.flo
     centre, moved = first_um.mean(axis=0), second_um.mean(axis=0)
     a, b = first_um - centre, second_um - moved
     angle = math.atan2(float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()), float((a * b).sum()))
-    x_um, y_um = SlideTransform(math.degrees(angle)).to_stage_um(float(centre[0]), float(centre[1]))
-    return SlideTransform(math.degrees(angle), float(moved[0]) - x_um, float(moved[1]) - y_um)
+    return SlideTransform.through(math.degrees(angle), tuple(centre.tolist()), tuple(moved.tolist()))

@@ -80,6 +80,7 @@ def take_whole(raw: Path) -> NDArray[np.uint16]:
     pending.complete_frame(3)
     writer.write(pending, INFO)
     writer.finish()
+    writer.check()
     assert inventory.taken == {0: INFO}
     return buffer
 
@@ -113,6 +114,7 @@ def test_a_field_whose_frames_were_not_told_is_written_at_its_end(tmp_path: Path
     writer = FieldWriter(tmp_path, [buffer], FieldInventory(), SessionObserver())
     writer.write(writer.start_field(0, buffer), INFO)
     writer.finish()
+    writer.check()
     np.testing.assert_array_equal(read_field(field_path(tmp_path, 0))[0], buffer)
 
 
