@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from wbcpipe.acquire.config.scope import QualityLimits
+from wbcpipe.acquire.config.policies import QualityLimits
 from wbcpipe.report.document import read_document
 from wbcpipe.report.gates import LIMITS, failed_fields, limits_of
 from wbcpipe.report.stage import write_report

@@ -127,7 +127,7 @@ def interrupt():
     time.sleep(0.5)
 
 def later():
-    threading.main_thread().join(1.0)
+    threading.main_thread().join(5.0)
     interrupt()
 
 {}

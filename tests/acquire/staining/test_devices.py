@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wbcpipe.acquire.config.scope import Staining
+from wbcpipe.acquire.config.policies import Staining
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.staining.devices import carry_out, shutdown_steps
 from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain
