@@ -1,4 +1,4 @@
-"""Scores of probabilities, as functions on arrays; means are weighted by class support, as in the paper's Table 1."""
+"""Scores of probabilities and their tables; means are weighted by class support, as in the paper's Table 1."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from typing_extensions import TypedDict  # pydantic needs this one below Python 
 from wbcpipe.classify.uncertainty.confusion import class_scores, confusion_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["HEADLINE", "MeanSd", "ScoreSummary", "Scores", "expected_calibration_error", "scores", "summarise"]
-
-HEADLINE = ("f1_weighted", "sensitivity", "specificity", "auc", "accuracy")
+__all__ = [
+    "MeanSd",
+    "ScoreSummary",
+    "Scores",
+    "expected_calibration_error",
+    "percent",
+    "scores",
+    "summarise",
+    "table_lines",
+]
 
 
 class Scores(TypedDict):
@@ -138,3 +145,20 @@ def _mean_sd(values: Sequence[float | None]) -> MeanSd:
         "mean": float(np.mean(known)) if known else None,
         "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
     }
+
+
+def percent(entry: MeanSd) -> str:
+    """Return a mean and deviation in [0, 1] as ``95.43 ± 0.36``; ``-`` without a mean."""
+    if entry["mean"] is None:
+        return "-"
+    return f"{100 * entry['mean']:.2f}" + ("" if entry["sd"] is None else f" ± {100 * entry['sd']:.2f}")
+
+
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a Markdown table.
+
+    >>> table_lines(("class", "cells"), [("NEU", 3)])
+    ['| class | cells |', '|---|---|', '| NEU | 3 |']
+    """
+    first, *others = (f"| {' | '.join(map(str, row))} |" for row in (header, *rows))
+    return [first, "|---" * len(header) + "|", *others]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from wbcpipe.classify.inference.engine import TorchEngine
-from wbcpipe.classify.inference.verify import check_agreement, trial_images
+from wbcpipe.classify.inference.verify import check_logits, trial_images
 from wbcpipe.classify.networks.fuse import fused_copy
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.system.files import write_atomic
@@ -179,7 +179,7 @@ def check_onnx(bundle: Bundle, model: bytes, what: str) -> OnnxCheck:
         )
     reference = TorchEngine(bundle.network(), torch.device("cpu"))
     images = trial_images(bundle.info)
-    difference = max(check_agreement(network, reference, some, what) for some in (images, images[:1]))
+    difference = max(check_logits(network, reference, some, what) for some in (images, images[:1]))
     return OnnxCheck(len(images), difference)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.system.compute import Device, EngineName
 
-__all__ = ["TOLERANCE", "check_agreement", "check_engine", "select_engine"]
+__all__ = ["TOLERANCE", "check_engine", "check_probabilities", "select_engine"]
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def select_engine(bundle: Bundle, device: Device = "auto", engine: EngineName = 
         return TorchEngine(network, place)
     try:
         found = OpenVinoEngine(network, shape)
-        check_agreement(found, TorchEngine(network, place), shape, TOLERANCE["float32"])
+        check_probabilities(found, TorchEngine(network, place), shape, TOLERANCE["float32"])
     except (ConfigError, ImportError, RuntimeError, TypeError, ValueError) as error:
         if engine == "openvino":
             raise ConfigError(f"engine 'openvino': {error}") from error
@@ -81,7 +81,7 @@ def _gpu_engine(network: FusionNetwork, device: torch.device, shape: tuple[int, 
     reference = TorchEngine(network, torch.device("cpu"))
     found = TorchEngine(network, device, "float16")
     try:
-        check_agreement(found, reference, shape, TOLERANCE["float16"])
+        check_probabilities(found, reference, shape, TOLERANCE["float16"])
     except ConfigError:
         return TorchEngine(network, device)
     return found
@@ -92,7 +92,7 @@ def _warn_once(text: str) -> None:
     _log.warning(text)
 
 
-def check_agreement(
+def check_probabilities(
     engine: Engine, reference: Engine, shape: tuple[int, int, int], limit: float, cells: int = 8
 ) -> None:
     """Compare the probabilities of two engines on random images, half of them smoothed.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.classify.models.bundle import Bundle, BundleInfo
 
-__all__ = ["BundleCheck", "check_agreement", "trial_images", "verify_bundle"]
+__all__ = ["BundleCheck", "check_logits", "trial_images", "verify_bundle"]
 
 #: Logits of two float32 engines differ by rounding, in proportion to the largest logit: 3e-7 was measured, and 4e-3 or
 #: more with an error of 10 % in one layer.
@@ -53,7 +53,7 @@ def trial_images(info: BundleInfo, cells: int = TRIAL_CELLS) -> NDArray[np.float
     return info.normalisation.apply(resize(crops.clip(0, 65_535).astype(np.uint16), info.side))
 
 
-def check_agreement(
+def check_logits(
     network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     reference: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     images: NDArray[np.float32],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -12,9 +12,7 @@ from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.samples.records import SampleKind
 
-__all__ = ["FORMAT_VERSION", "BundleInfo", "BundleReference", "Training", "Validation"]
-
-FORMAT_VERSION: Final = 1
+__all__ = ["BundleInfo", "BundleReference", "Training", "Validation"]
 
 
 class _Table(BaseModel):
@@ -90,7 +88,7 @@ class BundleInfo(_Table):
         sha256: of ``model.safetensors``.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     name: str
     method: Method
     backbone: Backbone

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from wbcpipe.classify.metrics import table_lines
+
 if TYPE_CHECKING:
     from wbcpipe.classify.models.bundle_info import BundleInfo, Training
     from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
@@ -31,8 +33,7 @@ def model_card(info: BundleInfo) -> str:
     ]
     if derived:
         lines.append(f"- **Derived**: {', '.join(derived)} is computed from the other modalities, not measured.")
-    lines += ["", "## Training cells", "", "| class | cells |", "|---|---|"]
-    lines += [f"| {name} | {count} |" for name, count in training.cells.items()]
+    lines += ["", "## Training cells", "", *table_lines(("class", "cells"), training.cells.items())]
     if training.init_from is not None:
         source = training.init_from
         lines += ["", f"The training started from the weights of `{source.bundle}` (SHA-256 `{source.sha256}`)."]
@@ -66,11 +67,11 @@ def _recipe(training: Training) -> list[str]:
 def _scores(info: BundleInfo) -> list[str]:
     if not info.validation.rows:
         return ["No figures."]
-    lines = ["| method | cells | weighted F1 | sensitivity | specificity | AUC |", "|---|---|---|---|---|---|"]
+    table = []
     for name, row in info.validation.rows.items():
         figures = (row["f1_weighted"], row["sensitivity"], row["specificity"], row["auc"])
-        lines.append(f"| {name} | {row['cells']} | {' | '.join(_percent(value) for value in figures)} |")
-    return lines
+        table.append([name, row["cells"], *map(_percent, figures)])
+    return table_lines(("method", "cells", "weighted F1", "sensitivity", "specificity", "AUC"), table)
 
 
 def _by_class(info: BundleInfo) -> list[str]:
@@ -79,10 +80,11 @@ def _by_class(info: BundleInfo) -> list[str]:
     if row is None:
         return []
     lines = ["", f"{info.method}, class by class; the columns on the right count the cells by predicted class:", ""]
-    lines += [f"| class | F1 | sensitivity | {' | '.join(info.classes)} |", "|---" * (3 + len(info.classes)) + "|"]
-    for name, counts in zip(info.classes, row["confusion"], strict=True):
-        figures = f"{_percent(row['f1'].get(name))} | {_percent(row['sensitivity_by_class'].get(name))}"
-        lines.append(f"| {name} | {figures} | {' | '.join(map(str, counts))} |")
+    table = [
+        [name, _percent(row["f1"].get(name)), _percent(row["sensitivity_by_class"].get(name)), *counts]
+        for name, counts in zip(info.classes, row["confusion"], strict=True)
+    ]
+    lines += table_lines(("class", "F1", "sensitivity", *info.classes), table)
     error = info.validation.calibration_error
     if error is not None:
         lines += ["", f"Expected calibration error of the calibrated network: {error:.3f}."]
@@ -138,16 +140,17 @@ def _risk_control(calibration: ProbabilityCalibration) -> list[str]:
         f"Clopper-Pearson limits with Bonferroni correction, from {bounds.cells} test cells that were not used to fit "
         "the network, the fusion or the thresholds. `wbcpipe classify --max-error` chooses a threshold.",
         "",
-        "| threshold | unidentified | wrong of accepted | bound |",
-        "|---|---|---|---|",
     ]
-    for level in bounds.levels:
-        own = " (default)" if level.threshold == calibration.threshold else ""
-        lines.append(
-            f"| {level.threshold:g}{own} | {100 * level.unidentified_fraction:.1f} % | "
-            f"{level.wrong} of {level.accepted} | {100 * level.error_bound:.1f} % |"
+    table = [
+        (
+            f"{level.threshold:g}{' (default)' if level.threshold == calibration.threshold else ''}",
+            f"{100 * level.unidentified_fraction:.1f} %",
+            f"{level.wrong} of {level.accepted}",
+            f"{100 * level.error_bound:.1f} %",
         )
-    return lines
+        for level in bounds.levels
+    ]
+    return lines + table_lines(("threshold", "unidentified", "wrong of accepted", "bound"), table)
 
 
 def _missing_modality(info: BundleInfo) -> list[str]:
@@ -155,5 +158,5 @@ def _missing_modality(info: BundleInfo) -> list[str]:
     if all(value is None for value in rows.values()):
         return []
     rows = {"none": info.calibration.f1_weighted, **rows}
-    lines = ["", "## Missing modality", "", "| missing | weighted F1 |", "|---|---|"]
-    return lines + [f"| {name} | {_percent(value)} |" for name, value in rows.items() if value is not None]
+    table = [(name, _percent(value)) for name, value in rows.items() if value is not None]
+    return ["", "## Missing modality", "", *table_lines(("missing", "weighted F1"), table)]

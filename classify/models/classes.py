@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
-    "BACKBONES",
     "BACKBONE_NAMES",
     "BATCH_SIZE",
     "METHODS",
@@ -31,7 +30,6 @@ PIXEL_TOLERANCE: Final = 0.02
 Method = Literal["single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd"]
 Backbone = Literal["shufflenet_v2_x1_0", "resnet34"]
 METHODS: Final[tuple[str, ...]] = get_args(Method)
-BACKBONES: Final[tuple[str, ...]] = get_args(Backbone)
 BACKBONE_NAMES: Final[dict[str, Backbone]] = {"shufflenet": "shufflenet_v2_x1_0", "resnet34": "resnet34"}
 """Name on the command line to torchvision's name."""
 

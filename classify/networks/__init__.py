@@ -1,19 +1,17 @@
-"""The networks of the paper's Table 1: one file per variant over a shared base."""
+"""The networks of the paper's Table 1."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from wbcpipe.classify.networks.base import FusionNetwork
-from wbcpipe.classify.networks.early_fusion import EarlyFusion
 from wbcpipe.classify.networks.late_fusion import LateFusion
-from wbcpipe.classify.networks.mm_mimo import MultiModalMimo
-from wbcpipe.classify.networks.single import SingleModality
+from wbcpipe.classify.networks.shared_backbone import SharedBackbone
 
 if TYPE_CHECKING:
     from wbcpipe.classify.models.classes import Backbone, Method
 
-__all__ = ["EarlyFusion", "FusionNetwork", "LateFusion", "MultiModalMimo", "SingleModality", "build_network"]
+__all__ = ["FusionNetwork", "LateFusion", "SharedBackbone", "build_network"]
 
 
 def build_network(method: Method, backbone: Backbone, modalities: int, planes: int, classes: int) -> FusionNetwork:
@@ -33,13 +31,13 @@ def build_network(method: Method, backbone: Backbone, modalities: int, planes: i
         case "single":
             if modalities != 1:
                 raise ValueError(f"method 'single' reads 1 modality, got {modalities}; choose one of them.")
-            return SingleModality(backbone, planes, classes)
+            return SharedBackbone(backbone, 1, planes, classes)
         case "early-fusion":
-            return EarlyFusion(backbone, modalities, planes, classes)
+            return SharedBackbone(backbone, modalities, planes, classes)
         case "late-fusion":
             return LateFusion(backbone, modalities, planes, classes)
         case "mm-mimo":
-            return MultiModalMimo(backbone, modalities, planes, classes)
+            return SharedBackbone(backbone, modalities, planes, classes, heads=modalities)
     raise ValueError(
         f"method {method!r} is not known; use 'single', 'early-fusion', 'late-fusion', 'mm-mimo' or a '-kd' of these."
     )

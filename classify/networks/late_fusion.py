@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from wbcpipe.classify.networks.base import FusionNetwork
-from wbcpipe.classify.networks.single import SingleModality
+from wbcpipe.classify.networks.shared_backbone import SharedBackbone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ class LateFusion(FusionNetwork):
     def __init__(self, backbone: Backbone, modalities: int, planes: int, classes: int) -> None:
         super().__init__(modalities, planes, classes)
         self.heads = modalities
-        self.members = nn.ModuleList(SingleModality(backbone, planes, classes) for _ in range(modalities))
+        self.members = nn.ModuleList(SharedBackbone(backbone, 1, planes, classes) for _ in range(modalities))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, M, K) of images (B, M * c, H, W); head i sees modality i alone."""

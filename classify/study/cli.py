@@ -266,8 +266,9 @@ class _StudyReporter:
 
 
 def _tables(out: Path, as_json: bool) -> str:
+    from wbcpipe.classify.study.compare import summarise_study
     from wbcpipe.classify.study.results import read_results
-    from wbcpipe.classify.study.tables import summarise_study, write_tables
+    from wbcpipe.classify.study.tables import write_tables
 
     results = read_results(out)
     if not results:

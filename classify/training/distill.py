@@ -88,11 +88,11 @@ def total_loss(
     return loss + weight * temperature**2 * distillation_loss(student, teacher, temperature)
 
 
-def fused_log_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def fused_log_probability(logits: Tensor) -> Tensor:
     """Return the log of the heads' mean probability: (B, heads, K) -> (B, 1, K), valid as the logits of one head.
 
-    It is the late-fusion teacher of early fusion + KD. The logits are divided by the temperature before the mean.
+    It is the late-fusion teacher of early fusion + KD.
     """
-    log_probability = functional.log_softmax(logits / temperature, dim=-1)
+    log_probability = functional.log_softmax(logits, dim=-1)
     count = torch.tensor(float(logits.shape[1]), device=logits.device, dtype=logits.dtype)
     return torch.logsumexp(log_probability, dim=1, keepdim=True) - count.log()

@@ -6,6 +6,7 @@ therefore resumes from its last complete epoch as if it had not been interrupted
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,6 @@ from wbcpipe.classify.training.finetune import check_init_from
 from wbcpipe.classify.training.modality_dropout import ModalityDropout, draw_modality_dropout
 from wbcpipe.classify.training.progress import EpochReport, StepReport, TrainingOptions
 from wbcpipe.classify.training.randaugment import rand_augment
-from wbcpipe.classify.training.schedule import one_cycle
 from wbcpipe.classify.training.training_run import TrainingRun, TrainingTask, generators
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
 
@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     from wbcpipe.classify.training.recipe import Recipe, TrainingPrecision
     from wbcpipe.system.compute import Device
 
-__all__ = ["TrainingTask", "late_fusion_of", "predict_logits", "train_network"]
+__all__ = ["TrainingTask", "late_fusion_of", "one_cycle", "predict_logits", "train_network"]
 
+_WARM_UP: Final = 0.2
+"""Fraction of the steps in which the learning rate rises."""
 _REPORTED_CELLS: Final = 256
 """Largest number of validation cells whose accuracy is reported after each epoch."""
 _REPORTED_SHARE: Final = 16
@@ -143,6 +145,17 @@ def _epoch(run: TrainingRun, epoch: int, options: TrainingOptions) -> EpochRepor
         _work_done(recipe, epoch + 1) - _work_done(recipe, epoch),
         _work_done(recipe, epoch + 1),
     )
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Return the learning rate of ``step`` (from 0) relative to its peak: a cosine up from 0.05, then down to 0.001.
+
+    Smith and Topin, https://doi.org/10.48550/arXiv.1708.07120.
+    """
+    rise = max(1, round(_WARM_UP * steps))
+    if step < rise:
+        return 0.05 + 0.95 * (1 - math.cos(math.pi * step / rise)) / 2
+    return 1e-3 + (1 - 1e-3) * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
 
 
 def _work_done(recipe: Recipe, epochs: int) -> float:

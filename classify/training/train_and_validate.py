@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.classify.metrics import MeanSd
     from wbcpipe.classify.models.normalise import Normalisation
     from wbcpipe.classify.networks import FusionNetwork, LateFusion
     from wbcpipe.classify.training.data import CellSet
@@ -247,29 +246,24 @@ def _fold_table(work: Path, recipe: Recipe, cells: CellSet, folds: int) -> FoldT
 def markdown_table(table: FoldTable) -> str:
     """Return the cross-validation as Markdown: the paper's columns, F1 by class, the method's confusion matrix."""
     classes = table["classes"]
-
-    def cell(entry: MeanSd) -> str:
-        if entry["mean"] is None:
-            return "-"
-        deviation = "" if entry["sd"] is None else f" ± {100 * entry['sd']:.2f}"
-        return f"{100 * entry['mean']:.2f}{deviation}"
-
+    rows = []
+    for method, entry in table["methods"].items():
+        mean = entry["mean"]
+        figures = (mean["f1_weighted"], mean["sensitivity"], mean["specificity"], mean["auc"])
+        values = [metrics.percent(figure) for figure in (*figures, *(mean["f1"][name] for name in classes))]
+        rows.append([method + (" (derived)" if method in table["derived_modalities"] else ""), *values])
+    last = list(table["methods"])[-1]
+    matrix = table["methods"][last]["mean"]["confusion"]
     lines = [
         f"# {len(table['finished'])} of {table['folds']} folds, {sum(table['cells'].values())} cells of "
         f"{', '.join(table['samples'])}",
         "",
-        "| method | F1 | sensitivity | specificity | AUC | " + " | ".join(f"F1 {name}" for name in classes) + " |",
-        "|---|" + "---|" * (4 + len(classes)),
+        *metrics.table_lines(
+            ("method", "F1", "sensitivity", "specificity", "AUC", *(f"F1 {name}" for name in classes)), rows
+        ),
+        "",
+        f"Confusion of {last}, all folds (rows: truth, columns: call):",
+        "",
+        *metrics.table_lines(("", *classes), ((name, *row) for name, row in zip(classes, matrix, strict=True))),
     ]
-    for method, entry in table["methods"].items():
-        mean = entry["mean"]
-        figures = (mean["f1_weighted"], mean["sensitivity"], mean["specificity"], mean["auc"])
-        values = [cell(figure) for figure in (*figures, *(mean["f1"][name] for name in classes))]
-        mark = " (derived)" if method in table["derived_modalities"] else ""
-        lines.append(f"| {method}{mark} | " + " | ".join(values) + " |")
-    last = list(table["methods"])[-1]
-    lines += ["", f"Confusion of {last}, all folds (rows: truth, columns: call):", ""]
-    lines += ["| | " + " | ".join(classes) + " |", "|---|" + "---|" * len(classes)]
-    matrix = table["methods"][last]["mean"]["confusion"]
-    lines += [f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(classes, matrix, strict=True)]
     return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from wbcpipe.classify.bundles_cli import bundles, with_command
 from wbcpipe.classify.inference import export
 from wbcpipe.classify.inference.classifier import Classifier
 from wbcpipe.classify.inference.engine import TorchEngine
-from wbcpipe.classify.inference.verify import check_agreement, trial_images, verify_bundle
+from wbcpipe.classify.inference.verify import check_logits, trial_images, verify_bundle
 from wbcpipe.classify.models.bundle import Bundle, load_bundle, write_bundle
 from wbcpipe.classify.models.bundle_info import BundleInfo, Training, Validation
 from wbcpipe.classify.models.normalise import Normalisation
@@ -197,13 +197,13 @@ def test_agreement_compares_shapes_and_logits() -> None:
             return np.full((len(images), self.heads, 3), self.value, np.float32)
 
     pictures = np.zeros((4, 2, 8, 8), np.float32)
-    assert check_agreement(Says(10.0005), Says(10.0), pictures, "it") == pytest.approx(5e-5, rel=0.01)
+    assert check_logits(Says(10.0005), Says(10.0), pictures, "it") == pytest.approx(5e-5, rel=0.01)
     with pytest.raises(BundleError, match="it: logits differ"):
-        check_agreement(Says(0.01002), Says(0.01), pictures, "it")
+        check_logits(Says(0.01002), Says(0.01), pictures, "it")
     with pytest.raises(BundleError, match="it: logits differ"):
-        check_agreement(Says(float("nan")), Says(10.0), pictures, "it")
+        check_logits(Says(float("nan")), Says(10.0), pictures, "it")
     with pytest.raises(BundleError, match=r"it: logits have shape \(4, 1, 3\)"):
-        check_agreement(Says(1.0, heads=1), Says(1.0), pictures, "it")
+        check_logits(Says(1.0, heads=1), Says(1.0), pictures, "it")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from wbcpipe.classify.inference import select_engine as selection
 from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.inference.parallel_batches import stream_pool
-from wbcpipe.classify.inference.select_engine import TOLERANCE, check_agreement, check_engine, select_engine
+from wbcpipe.classify.inference.select_engine import TOLERANCE, check_engine, check_probabilities, select_engine
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.normalise import scaled
 from wbcpipe.errors import ConfigError
@@ -50,7 +50,7 @@ def test_an_engine_that_normalises_otherwise_is_found(wrong: str) -> None:
 
     engine = Wrong(network, CPU)
     with pytest.raises(ConfigError, match=r"its probabilities differ by up to [\d.]+ from torch's"):
-        check_agreement(engine, right, (4, 112, 112), TOLERANCE["float32"])
+        check_probabilities(engine, right, (4, 112, 112), TOLERANCE["float32"])
 
 
 def test_what_is_not_here_or_not_alike_is_refused_by_name_and_passed_over_by_auto(
