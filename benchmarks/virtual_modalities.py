@@ -53,7 +53,7 @@ def teachers(work: Path, cells: CellSet, bundle: Bundle) -> dict[str, np.ndarray
         state = load_file(work / f"teacher-{name}" / "state.safetensors")
         network = build_network("single", bundle.info.backbone, 1, cells.planes, len(cells.classes))
         network.load_state_dict({key[4:]: value for key, value in state.items() if key.startswith("net.")})
-        part = bundle.info.normalisation.select(slice(index * cells.planes, (index + 1) * cells.planes))
+        part = bundle.info.normalisation.modality(index, cells.planes)
         logits = predict_logits(network.eval(), cells.modality(index), part)[:, 0]
         found[name] = torch.softmax(torch.from_numpy(logits), 1).numpy()
     return found

@@ -83,9 +83,10 @@ class Normalisation(BaseModel):
         """Return the normalised planes (N, M * c, side, side) float32 of raw ones, in ``out`` (C order) if given."""
         return scaled(images, *self.affine(images), out)
 
-    def select(self, planes: slice) -> Normalisation:
-        """Return the normalisation of some planes, for a network of one modality."""
-        return Normalisation(polarity=self.polarity[planes], mean=self.mean[planes], std=self.std[planes])
+    def modality(self, index: int, planes: int) -> Normalisation:
+        """Return the normalisation of one modality of some planes."""
+        part = slice(index * planes, (index + 1) * planes)
+        return Normalisation(polarity=self.polarity[part], mean=self.mean[part], std=self.std[part])
 
 
 def scaled(

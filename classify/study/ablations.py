@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from wbcpipe.classify import metrics
+from wbcpipe.classify.uncertainty.confusion import class_scores, confusion_matrix
 from wbcpipe.classify.uncertainty.fusion import calibrate, stacking_helps
 from wbcpipe.classify.uncertainty.head_disagreement import check_heads
 from wbcpipe.classify.uncertainty.prevalence import call_rates, correct_counts, true_shares
@@ -16,7 +17,7 @@ from wbcpipe.classify.uncertainty.probability_calibration import (
     ProbabilityCalibration,
     choose_threshold,
     fit_calibration,
-    fuse,
+    fused_probability,
     head_probability,
     mean_probability,
     negative_log_likelihood,
@@ -92,17 +93,18 @@ def ablations(folds: Sequence[FoldLogits], classes: Sequence[str], modalities: S
     """
     fitted = [calibrate(fold.calibration_logits, fold.calibration_labels)[0] for fold in folds]
     steps: dict[str, Callable[[FoldLogits, ProbabilityCalibration], Figures]] = {
-        "fusion": lambda fold, chosen: _fusion(fold, chosen, classes),
+        "fusion": _fusion,
         "temperature": lambda fold, _: _temperature(fold),
         "abstention": _abstention,
-        "missing modality": lambda fold, chosen: _missing(fold, chosen, classes, modalities),
+        "missing modality": lambda fold, chosen: _missing(fold, chosen, modalities),
         "head disagreement": lambda fold, chosen: _disagreement(fold, chosen, modalities),
         "prevalence": lambda fold, chosen: _prevalence(fold, chosen, classes),
     }
-    rows: list[Row] = []
-    for name, step in steps.items():
-        rows += _rows(name, [step(fold, chosen) for fold, chosen in zip(folds, fitted, strict=True)])
-    return rows
+    return [
+        row
+        for name, step in steps.items()
+        for row in _rows(name, [step(fold, chosen) for fold, chosen in zip(folds, fitted, strict=True)])
+    ]
 
 
 def _rows(ablation: str, by_fold: Sequence[Figures]) -> list[Row]:
@@ -118,25 +120,27 @@ def _rows(ablation: str, by_fold: Sequence[Figures]) -> list[Row]:
     return rows
 
 
-def _quality(labels: NDArray[np.int64], probability: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
+def _f1(labels: NDArray[np.int64], probability: NDArray[np.float64]) -> float:
+    return class_scores(confusion_matrix(labels, probability.argmax(axis=1), probability.shape[1])).weighted_f1
+
+
+def _probability_quality(labels: NDArray[np.int64], probability: NDArray[np.float64]) -> dict[str, float]:
     return {
-        "weighted F1": metrics.scores(labels, probability, classes)["f1_weighted"],
         "NLL": negative_log_likelihood(labels, probability),
         "ECE": metrics.expected_calibration_error(labels, probability),
     }
 
 
-def _fusion(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str]) -> Figures:
+def _fusion(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
     found: dict[str, NDArray[np.float64]] = {"plain mean": mean_probability(fold.test_logits)}
     for name, stacked in (("mixture", False), ("stacked", True)):
         fitted = fit_calibration(fold.calibration_logits, fold.calibration_labels, stacked=stacked)
-        found[name] = _applied(fold.test_logits, fitted)
-    found["as bundled (half to certify)"] = _applied(fold.test_logits, chosen)
-    return {name: _quality(fold.test_labels, probability, classes) for name, probability in found.items()}
-
-
-def _applied(logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
-    return fuse(head_probability(logits, calibration), calibration)
+        found[name] = fused_probability(fold.test_logits, fitted)
+    found["as bundled (half to certify)"] = fused_probability(fold.test_logits, chosen)
+    return {
+        name: {"weighted F1": _f1(fold.test_labels, probability), **_probability_quality(fold.test_labels, probability)}
+        for name, probability in found.items()
+    }
 
 
 def _temperature(fold: FoldLogits) -> Figures:
@@ -151,19 +155,16 @@ def _temperature(fold: FoldLogits) -> Figures:
     }
     figures = {}
     for name, calibration in variants.items():
-        fused = _applied(fold.test_logits, calibration)
-        figures[name] = {
-            "NLL": negative_log_likelihood(fold.test_labels, fused),
-            "ECE": metrics.expected_calibration_error(fold.test_labels, fused),
-        }
+        fused = fused_probability(fold.test_logits, calibration)
+        figures[name] = _probability_quality(fold.test_labels, fused)
     return figures
 
 
 def _abstention(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
     """Return the error of accepted test cells at thresholds with and without a bound; a broken bound counts as 1."""
-    fused = _applied(fold.test_logits, chosen)
+    fused = fused_probability(fold.test_logits, chosen)
     confidence, right = fused.max(axis=1), fused.argmax(axis=1) == fold.test_labels
-    held = _applied(fold.calibration_logits, chosen)
+    held = fused_probability(fold.calibration_logits, chosen)
     figures: Figures = {}
 
     def add(name: str, threshold: float, limit: float) -> None:
@@ -183,26 +184,22 @@ def _abstention(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
     return figures
 
 
-def _missing(
-    fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str], modalities: Sequence[str]
-) -> Figures:
+def _missing(fold: FoldLogits, chosen: ProbabilityCalibration, modalities: Sequence[str]) -> Figures:
     """Return F1 without each modality, for each replacement of its input and each calibration.
 
     The calibration for the fault is fitted on half of the test cells and scored on the other half, both ways.
     """
-    complete = _quality(fold.test_labels, _applied(fold.test_logits, chosen), classes)["weighted F1"]
+    labels, heads = fold.test_labels, fold.test_logits.shape[1]
+    complete = _f1(labels, fused_probability(fold.test_logits, chosen))
     figures: Figures = {"none missing": dict.fromkeys((*modalities, "mean"), complete)}
-    heads = fold.test_logits.shape[1]
-    for fault, logits in fold.faults.items():
-        kept: dict[str, float] = {}
-        silent: dict[str, float] = {}
-        own: dict[str, float] = {}
-        for index, name in enumerate(modalities):
+    for fault, by_modality in fold.faults.items():
+        found: Figures = {"nothing changed": {}, "its head silent": {}, "own calibration": {}}
+        for index, (name, logits) in enumerate(zip(modalities, by_modality, strict=True)):
             rest = without_heads(chosen, [index] if heads == len(modalities) else [])
-            kept[name] = _quality(fold.test_labels, _applied(logits[index], chosen), classes)["weighted F1"]
-            silent[name] = _quality(fold.test_labels, _applied(logits[index], rest), classes)["weighted F1"]
-            own[name] = _quality(fold.test_labels, _refitted(logits[index], fold.test_labels), classes)["weighted F1"]
-        for what, values in (("nothing changed", kept), ("its head silent", silent), ("own calibration", own)):
+            found["nothing changed"][name] = _f1(labels, fused_probability(logits, chosen))
+            found["its head silent"][name] = _f1(labels, fused_probability(logits, rest))
+            found["own calibration"][name] = _f1(labels, _refitted(logits, labels))
+        for what, values in found.items():
             figures[f"{fault}, {what}"] = {**values, "mean": float(np.mean(list(values.values())))}
     return figures
 
@@ -212,7 +209,9 @@ def _refitted(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> N
     fused = np.empty((len(labels), logits.shape[2]))
     for scored in (part == 0, part == 1):
         known, truth = logits[~scored], labels[~scored]
-        fused[scored] = _applied(logits[scored], fit_calibration(known, truth, stacked=stacking_helps(known, truth)))
+        fused[scored] = fused_probability(
+            logits[scored], fit_calibration(known, truth, stacked=stacking_helps(known, truth))
+        )
     return fused
 
 
@@ -261,10 +260,12 @@ def _prevalence(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Seque
     if chosen.confusion is None:
         return {}
     natural = np.array([BLOOD.get(name, 0.0) for name in classes])
-    share = natural / natural.sum() if (natural > 0).all() else _uneven(len(classes))
+    if not (natural > 0).all():  # other classes: each is half as frequent as the one before it
+        natural = 0.5 ** np.arange(len(classes))
+    share = natural / natural.sum()
     confusion = np.asarray(chosen.confusion)
     rates = call_rates(confusion)
-    probability = _applied(fold.test_logits, chosen)
+    probability = fused_probability(fold.test_logits, chosen)
     best = probability.argmax(axis=1)
     sure = probability.max(axis=1) >= chosen.threshold
     rng = np.random.default_rng(0)
@@ -297,30 +298,22 @@ def _prevalence(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Seque
     return figures
 
 
-def _uneven(classes: int) -> NDArray[np.float64]:
-    """Return shares for classes that are not those of blood: each is half of the one before it."""
-    share = 0.5 ** np.arange(classes)
-    return np.asarray(share / share.sum(), np.float64)
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """Return a table for each ablation: folds, mean and deviation, and the paired difference from its first variant."""
     lines: list[str] = []
     for ablation in dict.fromkeys(row.ablation for row in rows):
         some = [row for row in rows if row.ablation == ablation]
-        folds = len(some[0].by_fold)
-        names = [f"fold {number + 1}" for number in range(folds)]
-        lines += [f"## {ablation.capitalize()}", ""]
-        lines += [
-            f"| variant | figure | {' | '.join(names)} | mean ± sd | less the first |",
-            "|---" * (folds + 4) + "|",
+        folds = [f"fold {number + 1}" for number in range(len(some[0].by_fold))]
+        table = [
+            [
+                *(row.variant, row.figure),
+                *("-" if np.isnan(value) else f"{value:.4f}" for value in row.by_fold),
+                *(_mean_sd(row.by_fold), _mean_sd(row.less_base)),
+            ]
+            for row in some
         ]
-        for row in some:
-            values = " | ".join("-" if np.isnan(value) else f"{value:.4f}" for value in row.by_fold)
-            lines.append(
-                f"| {row.variant} | {row.figure} | {values} | {_mean_sd(row.by_fold)} | {_mean_sd(row.less_base)} |"
-            )
-        lines.append("")
+        header = ("variant", "figure", *folds, "mean ± sd", "less the first")
+        lines += [f"## {ablation.capitalize()}", "", *metrics.table_lines(header, table), ""]
     return "\n".join(lines)
 
 

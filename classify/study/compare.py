@@ -1,10 +1,10 @@
-"""The figures of a study: means over folds, paired differences, and the confidence of heads."""
+"""The figures of a study: means over folds, paired differences, and the confidence of heads; plain numbers for JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import numpy as np
 from scipy import stats
@@ -12,28 +12,20 @@ from scipy.special import softmax
 
 from wbcpipe.classify import metrics
 from wbcpipe.classify.uncertainty.fusion import calibrate
-from wbcpipe.classify.uncertainty.probability_calibration import fuse, head_probability, mean_probability
+from wbcpipe.classify.uncertainty.probability_calibration import fused_probability, mean_probability
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wbcpipe.classify.metrics import Scores
+    from wbcpipe.classify.metrics import Scores, ScoreSummary
     from wbcpipe.classify.study.results import FoldResult
-    from wbcpipe.classify.study.summary import (
-        BackboneSummary,
-        ClaimSummary,
-        ConfidenceTable,
-        Difference,
-        HeadSummary,
-        MissingF1,
-        Recommendation,
-        RowSummary,
-        StudySummary,
-    )
 
 __all__ = [
-    "CLAIMS",
     "Candidate",
+    "ClaimSummary",
+    "HeadSummary",
+    "RowSummary",
+    "StudySummary",
     "class_intervals",
     "confidence_table",
     "paired_difference",
@@ -41,7 +33,6 @@ __all__ = [
     "reliability_bins",
     "summarise_study",
 ]
-
 
 #: The paper's claims: a row, the row that it is compared with, and the text.
 CLAIMS: Final = (
@@ -52,6 +43,98 @@ CLAIMS: Final = (
 )
 _CONFIDENCE: Final = 0.95
 _DRAWS: Final = 4000
+
+
+class Difference(TypedDict):
+    """A mean difference, its 95 % interval and p; None with fewer than two folds."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+class ClaimSummary(TypedDict):
+    """One of the paper's claims on the folds that both rows have."""
+
+    claim: str
+    row: str
+    against: str
+    folds: list[int]
+    difference: Difference | None
+    cost_ratio: float | None
+
+
+class ConfidenceTable(TypedDict):
+    """The paper's Figure 4: for each of M + 1 inputs, figures of each of H heads."""
+
+    inputs: list[str]
+    confidence: list[list[float]]
+    low: list[list[float]]
+    high: list[list[float]]
+    accuracy: list[list[float]]
+
+
+class MissingF1(TypedDict):
+    """Weighted F1 with a modality's planes zero, or typical."""
+
+    missing: float
+    typical: float
+
+
+class HeadSummary(TypedDict):
+    """The heads of a network with several inputs."""
+
+    heads: list[str]
+    inputs: list[str]
+    confidence: ConfidenceTable
+    jacobian: list[list[float]]
+    missing: dict[str, MissingF1]
+
+
+class RowSummary(TypedDict):
+    """One row of the table over its folds."""
+
+    method: str
+    derived: bool
+    folds: list[int]
+    expected: int
+    mean: ScoreSummary
+    f1_by_fold: list[float]
+    f1_interval: dict[str, tuple[float, float] | None]
+    f1_calibrated: float
+    f1_calibrated_by_fold: list[float]
+    calibration_error: float
+    calibrated_error: float
+    parameters: int
+    flops: int | None
+    seconds: list[float]
+    side: int
+    epochs: int
+    inputs: HeadSummary | None
+
+
+class Recommendation(TypedDict):
+    """The row of highest weighted F1, and the cheapest within a standard error of it."""
+
+    best: str
+    cheapest: str
+
+
+class BackboneSummary(TypedDict):
+    """The table of one backbone."""
+
+    rows: dict[str, RowSummary]
+    claims: list[ClaimSummary]
+    recommended: Recommendation
+
+
+class StudySummary(TypedDict):
+    """All figures of a study, as plain numbers."""
+
+    backbones: dict[str, BackboneSummary]
+    classes: list[str]
+    versions: dict[str, str]
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], trained: int, tested: int) -> Difference:
@@ -116,7 +199,15 @@ def summarise_study(results: Mapping[str, Mapping[str, Sequence[FoldResult]]]) -
         backbones[backbone] = {
             "rows": table,
             "claims": [_claim(rows, *claim) for claim in CLAIMS if claim[0] in rows and claim[1] in rows],
-            "recommended": recommend({name: Candidate.of(row) for name, row in table.items()}),
+            "recommended": recommend(
+                {
+                    name: Candidate(
+                        dict(zip(row["folds"], row["f1_calibrated_by_fold"], strict=True)),
+                        row["flops"] or row["parameters"],
+                    )
+                    for name, row in table.items()
+                }
+            ),
         }
     return {"backbones": backbones, "classes": list(first.classes), "versions": first.versions}
 
@@ -169,7 +260,7 @@ def _heads(folds: Sequence[FoldResult]) -> HeadSummary:
 def _calibrated(fold: FoldResult) -> tuple[Scores, float]:
     """Return scores and calibration error of the heads fused as in a bundle, fitted on the calibration cells."""
     chosen, _ = calibrate(fold.arrays["calibration_logits"], fold.arrays["calibration_labels"])
-    fused = fuse(head_probability(fold.arrays["test_logits"], chosen), chosen)
+    fused = fused_probability(fold.arrays["test_logits"], chosen)
     truth = fold.arrays["test_labels"]
     return metrics.scores(truth, fused, fold.info.classes), metrics.expected_calibration_error(truth, fused)
 
@@ -178,13 +269,9 @@ def _f1_without(folds: Sequence[FoldResult], index: int) -> MissingF1:
     """Return the weighted F1 of the plain mean with one modality's planes zero, or typical."""
 
     def f1(key: str) -> float:
-        scores = [
-            metrics.scores(fold.arrays["test_labels"], mean_probability(fold.arrays[key][index]), fold.info.classes)[
-                "f1_weighted"
-            ]
-            for fold in folds
-        ]
-        return float(np.mean(scores))
+        parts = [(fold.arrays["test_labels"], mean_probability(fold.arrays[key][index])) for fold in folds]
+        scores = [metrics.scores(*part, folds[0].info.classes) for part in parts]
+        return float(np.mean([score["f1_weighted"] for score in scores]))
 
     return {"missing": f1("missing_logits"), "typical": f1("typical_logits")}
 
@@ -255,12 +342,6 @@ class Candidate:
 
     f1: Mapping[int, float]
     cost: int
-
-    @classmethod
-    def of(cls, row: RowSummary) -> Candidate:
-        """Return the candidate of a row."""
-        f1 = dict(zip(row["folds"], row["f1_calibrated_by_fold"], strict=True))
-        return cls(f1, row["flops"] or row["parameters"])
 
 
 def recommend(rows: Mapping[str, Candidate]) -> Recommendation:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.classify.study.summary import HeadSummary, RowSummary
+    from wbcpipe.classify.study.compare import HeadSummary, RowSummary
 
 __all__ = ["confidence_plot", "f1_plot", "jacobian_plot", "jacobian_shares", "reliability_plot"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.classify.models.normalise import Normalisation
-    from wbcpipe.classify.networks import FusionNetwork
+    from wbcpipe.classify.networks import FusionNetwork, LateFusion
     from wbcpipe.classify.study.jobs import Job, Split
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.progress import EpochReport
@@ -129,23 +129,31 @@ def run_job(job: Job, out: Path, study: StudyCells, options: TrainingOptions) ->
     split, recipe = study.splits[job.fold], job.recipe
     training, calibration, test = (study.cells.subset(rows) for rows in (split.train, split.calibration, split.test))
     normalisation = fit_normalisation(training.images, recipe.normalise)
-    network = _network(job, out, training, normalisation, options)
-    own = normalisation
-    if recipe.method == "single":
-        own = _part(normalisation, training, training.modalities.index(str(recipe.modality)))
+    teacher = _late_fusion(job, out, training, normalisation, options.device) if job.needs else None
     training, calibration, test = (select_modality(part, recipe) for part in (training, calibration, test))
-    logits = predict_logits(network, test, own, device=options.device)
+    if recipe.method == "single":
+        index = study.cells.modalities.index(str(recipe.modality))
+        normalisation = normalisation.modality(index, study.cells.planes)
+    network: FusionNetwork
+    if recipe.method == "late-fusion":
+        assert teacher is not None
+        network = teacher
+    else:
+        role = f"teacher {recipe.modality}" if recipe.method == "single" else recipe.method
+        task = TrainingTask(training, normalisation, recipe, role=role, teacher=teacher)
+        network = train_network(task, job.folder(out) / "training", options)
+    logits = predict_logits(network, test, normalisation, device=options.device)
     arrays: dict[str, Any] = {
         "test_rows": split.test,
         "test_labels": test.labels,
         "test_logits": logits,
         "calibration_rows": split.calibration,
         "calibration_labels": calibration.labels,
-        "calibration_logits": predict_logits(network, calibration, own, device=options.device),
+        "calibration_logits": predict_logits(network, calibration, normalisation, device=options.device),
     }
     if network.modalities > 1:
-        arrays |= probe_inputs(network, training, test, own, options.device)
-        arrays["jacobian"] = jacobian_norms(network, test, own)
+        arrays |= probe_inputs(network, training, test, normalisation, options.device)
+        arrays["jacobian"] = jacobian_norms(network, test, normalisation)
     probability = mean_probability(logits)
     info = ResultInfo(
         backbone=job.backbone,
@@ -167,34 +175,15 @@ def run_job(job: Job, out: Path, study: StudyCells, options: TrainingOptions) ->
     return FoldResult(info, arrays)
 
 
-def _part(normalisation: Normalisation, cells: CellSet, index: int) -> Normalisation:
-    return normalisation.select(slice(index * cells.planes, (index + 1) * cells.planes))
-
-
-def _network(
-    job: Job, out: Path, cells: CellSet, normalisation: Normalisation, options: TrainingOptions
-) -> FusionNetwork:
-    """Train the job's network, or load the single-modality networks that it consists of."""
-    recipe = job.recipe
-    if recipe.method == "single":
-        index = cells.modalities.index(str(recipe.modality))
-        part, own = cells.modality(index), _part(normalisation, cells, index)
-        task = TrainingTask(part, own, recipe, role=f"teacher {recipe.modality}")
-        return train_network(task, job.folder(out) / "training", options)
-    teacher = None
-    if job.needs:
-        members = []
-        for index, name in enumerate(job.needs):
-            folder = out / job.backbone / name / f"fold-{job.fold}"
-            part, own = cells.modality(index), _part(normalisation, cells, index)
-            task = TrainingTask(part, own, read_result(folder).info.recipe, role=f"teacher {name}")
-            members.append(train_network(task, folder / "training", TrainingOptions(device=options.device)))
-        teacher = late_fusion_of(members, recipe.backbone)
-    if recipe.method == "late-fusion":
-        assert teacher is not None
-        return teacher
-    task = TrainingTask(cells, normalisation, recipe, role=recipe.method, teacher=teacher)
-    return train_network(task, job.folder(out) / "training", options)
+def _late_fusion(job: Job, out: Path, cells: CellSet, normalisation: Normalisation, device: Device) -> LateFusion:
+    """Return the late fusion of the single-modality networks that a job needs."""
+    members = []
+    for index, name in enumerate(job.needs):
+        folder = out / job.backbone / name / f"fold-{job.fold}"
+        part, own = cells.modality(index), normalisation.modality(index, cells.planes)
+        task = TrainingTask(part, own, read_result(folder).info.recipe, role=f"teacher {name}")
+        members.append(train_network(task, folder / "training", TrainingOptions(device=device)))
+    return late_fusion_of(members, job.recipe.backbone)
 
 
 def count_flops(network: FusionNetwork, side: int) -> int | None:

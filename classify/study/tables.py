@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from wbcpipe.classify.study.compare import ClaimSummary, HeadSummary, RowSummary, StudySummary
     from wbcpipe.classify.study.results import FoldResult
-    from wbcpipe.classify.study.summary import ClaimSummary, HeadSummary, RowSummary, StudySummary
 
     Results = Mapping[str, Mapping[str, Sequence[FoldResult]]]
 

@@ -20,7 +20,7 @@ from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.training.train import predict_logits
 from wbcpipe.classify.training.train_and_validate import select_modality, train_and_validate
 from wbcpipe.classify.uncertainty.fusion import calibrate
-from wbcpipe.classify.uncertainty.probability_calibration import fuse, head_probability
+from wbcpipe.classify.uncertainty.probability_calibration import fused_probability
 from wbcpipe.errors import TrainingDataError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def build_bundle(
         replace = partial(blank, missing=[index], planes=tested.planes, typical=typical)
         left = predict_logits(network, tested, result.normalisation, device=options.device, prepare=replace)
         missing_modality[missing] = calibrate(left, tested.labels, **limits)[0]
-    fused = fuse(head_probability(logits[certified], calibration), calibration)
+    fused = fused_probability(logits[certified], calibration)
     labels = tested.labels[certified]
     scores = {**result.scores, "calibrated": metrics.scores(labels, fused, tested.classes)}
     info = BundleInfo(

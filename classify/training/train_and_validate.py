@@ -135,7 +135,7 @@ def train_and_validate(
     if recipe.method == "late-fusion" or recipe.method.endswith("-kd"):
         members = []
         for index, name in enumerate(training.modalities):
-            part = normalisation.select(slice(index * training.planes, (index + 1) * training.planes))
+            part = normalisation.modality(index, training.planes)
             task = TrainingTask(
                 training.modality(index),
                 part,

@@ -30,6 +30,7 @@ __all__ = [
     "disagreement",
     "fit_calibration",
     "fuse",
+    "fused_probability",
     "head_probability",
     "mean_probability",
     "negative_log_likelihood",
@@ -115,6 +116,11 @@ def fuse(probability: NDArray[np.floating[Any]], calibration: ProbabilityCalibra
         return _sharpen(calibration.stacking.fuse(probability), calibration.fused_temperature)
     mixed = np.einsum("nhk,h->nk", probability.astype(np.float64), np.asarray(calibration.weights))
     return _sharpen(mixed, calibration.fused_temperature)
+
+
+def fused_probability(logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
+    """Return the calibrated and fused probability (N, K) of logits (N, heads, K)."""
+    return fuse(head_probability(logits, calibration), calibration)
 
 
 def without_heads(calibration: ProbabilityCalibration, missing: Sequence[int]) -> ProbabilityCalibration:

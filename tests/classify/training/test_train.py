@@ -178,7 +178,7 @@ def test_late_fusion_is_its_members(cells: CellSet, tmp_path: Path) -> None:
         train_network(
             TrainingTask(
                 part.modality(i),
-                normalisation.select(slice(i, i + 1)),
+                normalisation.modality(i, 1),
                 TINY.for_teacher(name).model_copy(update={"epochs": 1}),
                 name,
             ),
@@ -188,7 +188,7 @@ def test_late_fusion_is_its_members(cells: CellSet, tmp_path: Path) -> None:
     ]
     together = predict_logits(late_fusion_of(members, TINY.backbone), part, normalisation)
     for i, member in enumerate(members):
-        alone = predict_logits(member, part.modality(i), normalisation.select(slice(i, i + 1)))
+        alone = predict_logits(member, part.modality(i), normalisation.modality(i, 1))
         np.testing.assert_allclose(together[:, i], alone[:, 0], atol=1e-4)
 
 
