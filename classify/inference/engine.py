@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 import torch
 
 from wbcpipe.classify.models.classes import BATCH_SIZE
-from wbcpipe.classify.networks.fuse import fused_copy
+from wbcpipe.classify.networks import fused_copy
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 
 from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.inference.verify import check_logits, trial_images
-from wbcpipe.classify.networks.fuse import fused_copy
+from wbcpipe.classify.networks import fused_copy
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.system.files import write_atomic
 

@@ -12,7 +12,7 @@ import torch
 
 from wbcpipe.classify.inference.engine import share_threads
 from wbcpipe.classify.models.normalise import CLIP
-from wbcpipe.classify.networks.fuse import fused_copy
+from wbcpipe.classify.networks import fused_copy
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:

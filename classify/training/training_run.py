@@ -12,8 +12,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wbcpipe.classify.inference.missing_modality import typical_images, typical_profiles_of
-from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network
-from wbcpipe.classify.networks.fuse import fused_copy
+from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network, fused_copy
 from wbcpipe.classify.training.checkpoint import (
     CheckpointInfo,
     load_state,

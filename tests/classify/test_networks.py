@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import torch
 
-from wbcpipe.classify.networks import LateFusion, build_network
-from wbcpipe.classify.networks.fuse import fused_copy
+from wbcpipe.classify.networks import LateFusion, build_network, fused_copy
 
 if TYPE_CHECKING:
     from wbcpipe.classify.models.classes import Backbone, Method
