@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from wbcpipe.classify.models.classes import Backbone
+
 if TYPE_CHECKING:
-    from wbcpipe.classify.models.classes import Backbone, Method
+    from wbcpipe.classify.models.classes import Method
 
 __all__ = ["FusionNetwork", "LateFusion", "build_network", "fused_copy"]
 
@@ -63,13 +65,9 @@ class FusionNetwork(nn.Module):
         heads: number of outputs of K logits for one input.
     """
 
-    heads: int
-
-    def __init__(self, modalities: int, planes: int, classes: int) -> None:
+    def __init__(self, modalities: int, planes: int, classes: int, heads: int) -> None:
         super().__init__()
-        self.modalities = modalities
-        self.planes = planes
-        self.classes = classes
+        self.modalities, self.planes, self.classes, self.heads = modalities, planes, classes, heads
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, heads, K) of images (B, M * c, H, W), the planes of modality 0 first."""
@@ -80,8 +78,7 @@ class SharedBackbone(FusionNetwork):
     """A backbone with M * c input planes and heads * K outputs: one head for early fusion, M for MM-MIMO."""
 
     def __init__(self, backbone: Backbone, modalities: int, planes: int, classes: int, heads: int = 1) -> None:
-        super().__init__(modalities, planes, classes)
-        self.heads = heads
+        super().__init__(modalities, planes, classes, heads)
         self.backbone = build_backbone(backbone, modalities * planes, heads * classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -94,8 +91,7 @@ class LateFusion(FusionNetwork):
     """M single-modality networks side by side."""
 
     def __init__(self, backbone: Backbone, modalities: int, planes: int, classes: int) -> None:
-        super().__init__(modalities, planes, classes)
-        self.heads = modalities
+        super().__init__(modalities, planes, classes, modalities)
         self.members = nn.ModuleList(SharedBackbone(backbone, 1, planes, classes) for _ in range(modalities))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -110,32 +106,15 @@ def build_backbone(backbone: Backbone, input_planes: int, outputs: int) -> nn.Mo
     Raises:
         ValueError: the backbone is not supported.
     """
-    if backbone == "shufflenet_v2_x1_0":
-        net: nn.Module = torchvision.models.shufflenet_v2_x1_0(num_classes=outputs)
-        first = net.conv1
-        assert isinstance(first, nn.Sequential)
-        assert isinstance(first[0], nn.Conv2d)
-        first[0] = _widened(first[0], input_planes)
-    elif backbone == "resnet34":
-        net = torchvision.models.resnet34(num_classes=outputs)
-        assert isinstance(net.conv1, nn.Conv2d)
-        net.conv1 = _widened(net.conv1, input_planes)
-    else:
-        raise ValueError(f"backbone {backbone!r} is not known; use 'shufflenet_v2_x1_0' or 'resnet34'.")
-    return net
-
-
-def _widened(conv: nn.Conv2d, input_planes: int) -> nn.Conv2d:
-    wide = nn.Conv2d(
-        input_planes,
-        conv.out_channels,
-        kernel_size=3 if conv.kernel_size == (3, 3) else 7,
-        stride=2,
-        padding=1 if conv.kernel_size == (3, 3) else 3,
-        bias=False,
-    )
+    if backbone not in get_args(Backbone):
+        raise ValueError(f"backbone {backbone!r} is not known; use {' or '.join(map(repr, get_args(Backbone)))}.")
+    net: nn.Module = torchvision.models.get_model(backbone, num_classes=outputs)
+    above, name = (net, "conv1") if isinstance(net.conv1, nn.Conv2d) else (net.conv1, "0")
+    conv = getattr(above, name)
+    wide = nn.Conv2d(input_planes, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False)
     nn.init.kaiming_normal_(wide.weight, mode="fan_out", nonlinearity="relu")
-    return wide
+    setattr(above, name, wide)
+    return net
 
 
 def fused_copy(network: N) -> N:
