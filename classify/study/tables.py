@@ -6,9 +6,9 @@ import csv
 import io
 from typing import TYPE_CHECKING, Final, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from wbcpipe.classify.metrics import percent, table_lines
+from wbcpipe.classify.metrics import percent
 from wbcpipe.classify.study.ablations import FoldLogits, ablations, markdown
 from wbcpipe.classify.study.compare import reliability_bins
 from wbcpipe.classify.study.plots import confidence_plot, f1_plot, jacobian_plot, jacobian_shares, reliability_plot
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from wbcpipe.classify.study.compare import ClaimSummary, HeadSummary, RowSummary, StudySummary
+    from wbcpipe.classify.study.compare import ClaimSummary, RowSummary, StudySummary
     from wbcpipe.classify.study.results import FoldResult
 
     Results = Mapping[str, Mapping[str, Sequence[FoldResult]]]
@@ -28,29 +28,30 @@ __all__ = ["write_tables"]
 _FIGURES: Final[tuple[Literal["f1_weighted", "sensitivity", "specificity", "auc"], ...]] = (
     *("f1_weighted", "sensitivity", "specificity", "auc"),
 )
-_COLUMNS: Final = (
-    *("method", "F1", "sensitivity", "specificity", "AUC", "F1 of calibrated heads", "ECE", "FLOPs", "parameters"),
-)
 _FAULTS: Final = {"missing_logits": "zeros", "typical_logits": "typical"}
 
 
 def write_tables(out: Path, summary: StudySummary, results: Results) -> str:
     """Write ``study.md``, ``study.csv`` and ``study.html`` into a folder; return the tables in Markdown."""
-    text = _markdown(summary)
+    functions = (_row_cells, _claim_cells, _class_cells, jacobian_shares, f1_plot, confidence_plot, jacobian_plot)
+    environment = Environment(
+        loader=PackageLoader("wbcpipe.classify.study", "."),
+        autoescape=select_autoescape(("html.j2",)),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {function.__name__.lstrip("_"): function for function in functions}
     beyond = _beyond(results)
-    functions = (_row_cells, _claim_cells, _class_cells, f1_plot, confidence_plot, jacobian_plot)
-    page = Environment(
-        loader=PackageLoader("wbcpipe.classify.study", "."), autoescape=True, undefined=StrictUndefined
-    ).get_template("study.html.j2", globals={function.__name__.lstrip("_"): function for function in functions})
     reliability = {
         backbone: reliability_plot({name: reliability_bins(results[backbone][name]) for name in part["rows"]})
         for backbone, part in summary["backbones"].items()
     }
-    html = page.render(summary=summary, reliability=reliability, beyond=beyond)
+    text = environment.get_template("study.md.j2").render(summary=summary)
+    page = environment.get_template("study.html.j2").render(summary=summary, reliability=reliability, beyond=beyond)
     for name, content in (
         ("study.md", text + "".join(f"\n# Beyond the paper: {row}\n\n{part}" for row, part in beyond.items())),
         ("study.csv", _csv(summary)),
-        ("study.html", html),
+        ("study.html", page),
     ):
         with write_atomic(out / name) as handle:
             handle.write(content.encode())
@@ -58,7 +59,7 @@ def write_tables(out: Path, summary: StudySummary, results: Results) -> str:
 
 
 def _row_cells(name: str, row: RowSummary) -> list[str]:
-    """Return the cells of one row of the paper's table, as `_COLUMNS` names them."""
+    """Return the cells of one row of the paper's table, as the templates name them."""
     return [
         name + (" (derived)" if row["derived"] else ""),
         *(percent(row["mean"][figure]) for figure in _FIGURES),
@@ -67,35 +68,6 @@ def _row_cells(name: str, row: RowSummary) -> list[str]:
         "-" if row["flops"] is None else f"{row['flops'] / 1e6:.2f} M",
         f"{row['parameters'] / 1e6:.3f} M",
     ]
-
-
-def _markdown(summary: StudySummary) -> str:
-    lines = []
-    for backbone, part in summary["backbones"].items():
-        rows, chosen = part["rows"], part["recommended"]
-        first = next(iter(rows.values()))
-        lines += [f"# {backbone}, side {first['side']}, {first['epochs']} epochs, {first['expected']} folds", ""]
-        table = []
-        for name, row in rows.items():
-            short = "" if len(row["folds"]) == row["expected"] else f" ({len(row['folds'])} of {row['expected']} folds)"
-            method, *figures = _row_cells(name, row)
-            table.append([method + short, *figures])
-        lines += [*table_lines(_COLUMNS, table), ""]
-        claims = [_claim_cells(claim) for claim in part["claims"]]
-        lines += table_lines(("claim", "difference of F1, points", "95 %", "p", "cost ratio"), claims)
-        lines += [
-            "",
-            f"Highest F1 of calibrated heads: {chosen['best']}. Cheapest within a standard error of it: "
-            f"{chosen['cheapest']}.",
-            "",
-        ]
-        classes = summary["classes"]
-        by_class = [[name, *_class_cells(row, classes)] for name, row in rows.items()]
-        lines += [*table_lines(("F1 by class", *classes), by_class), ""]
-        for name, row in rows.items():
-            if row["inputs"] is not None and len(row["inputs"]["heads"]) > 1:
-                lines += _head_tables(name, row["inputs"])
-    return "\n".join(lines) + "\n"
 
 
 def _claim_cells(claim: ClaimSummary) -> list[str]:
@@ -117,24 +89,6 @@ def _class_cells(row: RowSummary, classes: Sequence[str]) -> list[str]:
         interval = "" if span is None else f" ({100 * span[0]:.2f} to {100 * span[1]:.2f})"
         cells.append(percent(row["mean"]["f1"][name]) + interval)
     return cells
-
-
-def _head_tables(name: str, summary: HeadSummary) -> list[str]:
-    """Return the numbers of the paper's Figure 4 and of the Jacobian: percent, a column for each head."""
-    table, heads = summary["confidence"], summary["heads"]
-    rows = [
-        [
-            "all inputs" if given == "all" else f"{given} alone",
-            *(f"{100 * one:.1f} ({100 * two:.1f})" for one, two in zip(sure, right, strict=True)),
-        ]
-        for given, sure, right in zip(table["inputs"], table["confidence"], table["accuracy"], strict=True)
-    ]
-    shares = [
-        [f"on {given}", *(f"{100 * share:.1f}" for share in of_heads)]
-        for given, of_heads in zip(summary["inputs"], jacobian_shares(summary).T, strict=True)
-    ]
-    lines = [*table_lines((f"{name}: confidence (accuracy) of head", *heads), rows), ""]
-    return [*lines, *table_lines((f"{name}: dependence of head, %", *heads), shares), ""]
 
 
 def _csv(summary: StudySummary) -> str:

@@ -57,7 +57,7 @@ def _cross_validated_loss(
     for number in np.unique(part):
         held_out = part == number
         fitted = fit_calibration(logits[~held_out], labels[~held_out], stacked=stacked)
-        fused = fused_probability(logits[held_out], fitted, fitted)
+        fused = fused_probability(logits[held_out], fitted)
         of_class = fused[np.arange(len(fused)), labels[held_out]]
         losses[held_out] = -np.log(np.clip(of_class, 1e-12, None))
     return losses
@@ -99,9 +99,9 @@ def calibrate(
     first, second = split_cells(labels)
     stacked = stacking_helps(logits[first], labels[first])
     fitted, of_second = fit(first, stacked=stacked), fit(second, stacked=stacked)
-    fused = fused_probability(logits[second], fitted, fitted)
+    fused = fused_probability(logits[second], fitted)
     confidence, right = fused.max(axis=1), fused.argmax(axis=1) == labels[second]
-    fused_first = fused_probability(logits[first], fitted, fitted)
+    fused_first = fused_probability(logits[first], fitted)
     thresholds = candidate_thresholds(fused_first.max(axis=1), fitted.threshold)
     accepted = confidence >= fitted.threshold
     of_test_cells = predicted_confusion(logits[second], labels[second], fitted)
@@ -125,5 +125,5 @@ def predicted_confusion(
     logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], calibration: ProbabilityCalibration
 ) -> NDArray[np.int64]:
     """Count cells (K, K) by true class (row) and most probable class (column); none is unidentified."""
-    fused = fused_probability(logits, calibration, calibration)
+    fused = fused_probability(logits, calibration)
     return confusion_matrix(labels, fused.argmax(axis=1), logits.shape[2])
