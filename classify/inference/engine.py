@@ -27,11 +27,6 @@ __all__ = ["CropLogits", "Engine", "Precision", "TorchEngine", "pick_device", "s
 Precision = Literal["float32", "float16", "bfloat16"]
 MAX_STREAMS: Final = 8
 """Each stream holds a batch and the activations of the network for it."""
-_DTYPES: Final[dict[Precision, torch.dtype]] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 class CropLogits(Protocol):
@@ -110,7 +105,7 @@ class TorchEngine:
         self.name = f"torch-{device.type}-{precision}"
         self.streams = share_threads(torch.get_num_threads())[0]
         self._device = device
-        self._dtype = _DTYPES[precision]
+        self._dtype: torch.dtype = getattr(torch, precision)
         self._network = fused_copy(network).to(device).to(memory_format=torch.channels_last)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -31,7 +31,6 @@ __all__ = [
     "calibration_without",
     "dead_modalities",
     "evenly_spaced_rows",
-    "modality_rows",
     "typical_images",
     "typical_profiles",
     "typical_profiles_of",
@@ -86,7 +85,7 @@ def blank(
         typical: (M * planes, 17) from `typical_profiles`; if it is empty, the planes are zeros.
     """
     filled = images.copy()
-    rows = modality_rows(missing, planes)
+    rows = [index * planes + plane for index in missing for plane in range(planes)]
     filled[:, rows] = typical_images([typical[row] for row in rows], images.shape[-1]) if len(typical) else 0.0
     return filled
 
@@ -96,11 +95,6 @@ def typical_images(typical: Sequence[Sequence[float]], side: int) -> NDArray[np.
     centres = (np.arange(RINGS + 1) + 0.5) / RINGS
     radius = _radius(side)
     return np.stack([np.interp(radius, centres, plane).astype(np.float32) for plane in typical])
-
-
-def modality_rows(modalities: Sequence[int], planes: int) -> list[int]:
-    """Return the planes of some modalities."""
-    return [index * planes + plane for index in modalities for plane in range(planes)]
 
 
 def calibration_without(info: BundleInfo, missing: Sequence[str]) -> ProbabilityCalibration:

@@ -55,11 +55,6 @@ class Bundle:
     info: BundleInfo
 
     @property
-    def pixel_um(self) -> float:
-        """Pixel size of the crops that it reads."""
-        return self.info.pixel_um
-
-    @property
     def calibration_digest(self) -> str:
         """Short hash of the calibration: with another calibration, the same weights predict other classes."""
         return hashlib.sha256(self.info.calibration.model_dump_json().encode()).hexdigest()[:16]
@@ -178,7 +173,13 @@ def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> B
     payload = safetensors.torch.save(tensors)
     info = info.model_copy(update={"sha256": hashlib.sha256(payload).hexdigest()})
     if directory.exists():
-        return _existing(directory, info)
+        bundle = load_bundle(directory)
+        if bundle.info.sha256 != info.sha256:
+            raise BundleError(
+                f"{directory}: another bundle is there (weights {bundle.info.sha256[:12]}, new {info.sha256[:12]}); "
+                "give another --name or --out, or move it away."
+            )
+        return bundle
     aside = directory.with_name(f".{directory.name}.partial")
     if aside.exists():
         shutil.rmtree(aside)
@@ -192,13 +193,3 @@ def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> B
         aside.rename(directory)
         sync_directory(directory.parent)
     return load_bundle(directory)
-
-
-def _existing(directory: Path, info: BundleInfo) -> Bundle:
-    bundle = load_bundle(directory)
-    if bundle.info.sha256 != info.sha256:
-        raise BundleError(
-            f"{directory}: another bundle is there (weights {bundle.info.sha256[:12]}, new {info.sha256[:12]}); "
-            "give another --name or --out, or move it away."
-        )
-    return bundle

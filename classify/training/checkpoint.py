@@ -16,7 +16,7 @@ from wbcpipe.system.files import write_atomic
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from wbcpipe.classify.training.data import CellSet
 
@@ -24,7 +24,6 @@ __all__ = [
     "CheckpointInfo",
     "fingerprint",
     "load_state",
-    "module_tensors",
     "optimizer_tensors",
     "restore_optimizer",
     "save_state",
@@ -116,8 +115,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
             entry = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.ndim else tensor
             content["state"].setdefault(int(index), {})[key] = entry
     optimizer.load_state_dict(content)
-
-
-def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Return parameters and buffers by name."""
-    return {prefix + name: tensor for name, tensor in module.state_dict().items()}

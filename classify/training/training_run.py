@@ -16,7 +16,6 @@ from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network, 
 from wbcpipe.classify.training.checkpoint import (
     CheckpointInfo,
     load_state,
-    module_tensors,
     optimizer_tensors,
     restore_optimizer,
     save_state,
@@ -24,19 +23,20 @@ from wbcpipe.classify.training.checkpoint import (
 from wbcpipe.classify.training.data import steps_of
 from wbcpipe.classify.training.finetune import load_pretrained_weights
 from wbcpipe.classify.training.folds import holdout
-from wbcpipe.classify.training.stopping import Patience
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.classify.models.normalise import Normalisation
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe
 
-__all__ = ["TrainingRun", "TrainingTask", "generators"]
+__all__ = ["Patience", "TrainingRun", "TrainingTask", "generators"]
+
+_BEST = "best."
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,46 @@ def generators(recipe: Recipe, role: str, epoch: int) -> tuple[np.random.Generat
     numbers, tensors = sequence.spawn(2)
     seed = int(tensors.generate_state(1, np.uint64)[0] >> np.uint64(1))
     return np.random.default_rng(numbers), torch.Generator().manual_seed(seed)
+
+
+@dataclass
+class Patience:
+    """Early stopping: training ends after some epochs without a lower loss, with the best weights.
+
+    Attributes:
+        epochs: number of epochs without a lower loss after which training stops.
+        best_loss: the lowest loss.
+        stale_epochs: epochs since the lowest loss.
+        weights: of the network that had it, by name, on the CPU; empty before the first finite loss.
+    """
+
+    epochs: int
+    best_loss: float = math.inf
+    stale_epochs: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        """Whether to stop."""
+        return self.stale_epochs >= self.epochs
+
+    def observe(self, loss: float, network: nn.Module) -> None:
+        """Record the loss of an epoch; NaN counts as no improvement."""
+        if loss < self.best_loss:
+            self.best_loss, self.stale_epochs = loss, 0
+            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+        else:
+            self.stale_epochs += 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights for the checkpoint."""
+        return {_BEST + name: tensor for name, tensor in self.weights.items()}
+
+    def restore(self, tensors: dict[str, Tensor], best_loss: float | None, stale_epochs: int) -> None:
+        """Restore the state of a checkpoint."""
+        self.weights = {n.removeprefix(_BEST): t for n, t in tensors.items() if n.startswith(_BEST)}
+        self.best_loss = math.inf if best_loss is None else best_loss
+        self.stale_epochs = stale_epochs
 
 
 @dataclass
@@ -197,9 +237,9 @@ class TrainingRun:
 
     def save(self, path: Path, fingerprint: str, epochs_done: int) -> None:
         """Write the state after an epoch; a finished training needs no optimiser."""
-        tensors = module_tensors(self.network, "net.")
+        tensors = {f"net.{name}": tensor for name, tensor in self.network.state_dict().items()}
         if self.average is not None:
-            tensors |= module_tensors(self.average, "ema.")
+            tensors |= {f"ema.{name}": tensor for name, tensor in self.average.state_dict().items()}
         if epochs_done < self.recipe.epochs and not self.stopped:
             tensors |= optimizer_tensors(self.optimizer)
         best_loss, stale_epochs = None, 0

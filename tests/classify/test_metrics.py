@@ -68,7 +68,7 @@ def test_a_rare_class_does_not_stop_the_folds() -> None:
 
 
 def test_too_few_fields_for_the_folds() -> None:
-    with pytest.raises(TrainingDataError, match="3 fields or pictures with labelled cells cannot be parted into 5"):
+    with pytest.raises(TrainingDataError, match="3 fields or images with labelled cells cannot be divided into 5"):
         stratified_folds(np.array([0, 1] * 3), np.array([0, 0, 1, 1, 2, 2]), 5, seed=0)
 
 

@@ -20,9 +20,9 @@ from wbcpipe.classify.training.folds import holdout
 from wbcpipe.classify.training.progress import EpochReport, TrainingOptions
 from wbcpipe.classify.training.randaugment import RandAugment
 from wbcpipe.classify.training.recipe import Recipe, with_defaults_for
-from wbcpipe.classify.training.stopping import Patience
 from wbcpipe.classify.training.train import TrainingTask, late_fusion_of, one_cycle, predict_logits, train_network
 from wbcpipe.classify.training.train_and_validate import cross_validate, markdown_table, train_and_validate
+from wbcpipe.classify.training.training_run import Patience
 from wbcpipe.errors import ConfigError, TrainingDataError
 from wbcpipe.pipeline import cli
 
