@@ -161,7 +161,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], trained: 
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "p": p}
 
 
-def class_intervals(confusion: Sequence[Sequence[int]], *, seed: int = 0) -> list[tuple[float, float] | None]:
+def class_intervals(confusion: Sequence[Sequence[int]]) -> list[tuple[float, float] | None]:
     """Return the 95 % interval of each class's F1 over the tested cells of all folds; None for a class without cells.
 
     F1 depends on the numbers of true and false positives and negatives. These four counts are resampled, as a bootstrap
@@ -170,10 +170,9 @@ def class_intervals(confusion: Sequence[Sequence[int]], *, seed: int = 0) -> lis
 
     Args:
         confusion: (K, K); rows are the true class.
-        seed: of the draws.
     """
     matrix = np.asarray(confusion)
-    total, random = matrix.sum(), np.random.default_rng(seed)
+    total, random = matrix.sum(), np.random.default_rng(0)
     found: list[tuple[float, float] | None] = []
     for index, hits in enumerate(np.diag(matrix)):
         missed, false = matrix[index].sum() - hits, matrix[:, index].sum() - hits

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import RecipeKeys
 
-__all__ = ["ALL", "GroupBy", "Job", "Split", "group_cells", "plan_jobs", "split_cells"]
+__all__ = ["GroupBy", "Job", "Split", "group_cells", "plan_jobs", "split_cells"]
 
 GroupBy = Literal["auto", "sample", "field", "cell"]
-#: The rows of the paper's Table 1 below those of single modalities.
-ALL: Final = ("early-fusion", "late-fusion", "mm-mimo", "early-fusion-kd", "mm-mimo-kd")
 #: Cost of an epoch relative to a network that reads one modality; of a student with teachers relative to one without.
 _COST: Final = {"single": 1.0, "late-fusion": 0.01}
 _DISTILLATION_COST: Final = 1.6
@@ -84,7 +82,7 @@ def plan_jobs(
 
     Args:
         cells: all.
-        methods: ``single`` and rows of `ALL`.
+        methods: some of `METHODS`.
         backbones: short names.
         folds: how many.
         settings: recipe keys for all networks.

@@ -78,15 +78,15 @@ class CellSet:
             self, images=self.images[rows], labels=self.labels[rows], groups=self.groups[rows], slides=slides
         )
 
-    def merge_rare_classes(self, min_cells: int, name: str = "rare") -> CellSet:
-        """Return the cells with all classes of fewer than ``min_cells`` merged into one, which comes last."""
+    def merge_rare_classes(self, min_cells: int) -> CellSet:
+        """Return the cells with all classes of fewer than ``min_cells`` merged into ``rare``, which comes last."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
         kept = np.flatnonzero(counts >= min_cells)
         if len(kept) == len(self.classes):
             return self
         index_of = np.full(len(self.classes), len(kept), np.int64)
         index_of[kept] = np.arange(len(kept))
-        return replace(self, labels=index_of[self.labels], classes=(*(self.classes[index] for index in kept), name))
+        return replace(self, labels=index_of[self.labels], classes=(*(self.classes[index] for index in kept), "rare"))
 
     def modality(self, index: int) -> CellSet:
         """Return the same cells with the planes of one modality."""

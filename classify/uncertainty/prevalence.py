@@ -131,7 +131,7 @@ def adjust_posteriors(probability: NDArray[np.floating[Any]], trained: NDArray[n
 
 
 def correct_counts(
-    probability: NDArray[np.floating[Any]], confusion: NDArray[np.integer[Any]], *, draws: int = DRAWS, seed: int = 0
+    probability: NDArray[np.floating[Any]], confusion: NDArray[np.integer[Any]], *, draws: int = DRAWS
 ) -> CorrectedShares:
     """Estimate true shares with intervals that include the uncertainty of both the counted and the validation cells.
 
@@ -144,12 +144,11 @@ def correct_counts(
         confusion: (K, K) counts of the validation cells: row the true class, column the most probable one. Each class
             needs a cell.
         draws: bootstrap draws.
-        seed: of the draws.
     """
     counts = np.asarray(confusion, np.float64)
     trained = counts.sum(axis=1) / counts.sum()
     share = adjust_posteriors(probability, trained)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     size = len(probability)
     weight = rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64)  # (draws, N)
     sampled = _adjust_draws(weight, probability.astype(np.float64) / trained, share)
@@ -179,8 +178,6 @@ def try_correction(
     labels: NDArray[np.int64],
     threshold: float,
     trained: NDArray[np.float64],
-    *,
-    seed: int = 0,
 ) -> CorrectionTrial:
     """Test the correction on samples in which each class is half as frequent as the one before, in random order.
 
@@ -189,9 +186,8 @@ def try_correction(
         labels: (N,) int64.
         threshold: accepted cells have at least this confidence.
         trained: (K,) shares of the classes among the cells that were fitted on.
-        seed: of the draws.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     classes = probability.shape[1]
     rows_of_class = [np.flatnonzero(labels == k) for k in range(classes)]
     best, accepted = probability.argmax(axis=1), probability.max(axis=1) >= threshold

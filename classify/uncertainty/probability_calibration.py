@@ -239,9 +239,9 @@ def _cross_fitted(each: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArr
     return fused
 
 
-def stratified_parts(labels: NDArray[np.int64], parts: int = 5, seed: int = 0) -> NDArray[np.int64]:
+def stratified_parts(labels: NDArray[np.int64], parts: int = 5) -> NDArray[np.int64]:
     """Return the part (N,), 0 to ``parts - 1``, of each cell; each part has its share of each class."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     part = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
