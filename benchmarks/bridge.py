@@ -61,7 +61,8 @@ def measure(scope: Scope) -> dict[str, float]:
 
 
 def measure_bridge(scope: Scope) -> dict[str, float]:
-    command = [sys.executable, str(ROOT / "tests/acquire/bridge_server.py"), str(scope.config_path), "--port", "0"]
+    script = ROOT / "tests/acquire/hardware/bridge_server.py"
+    command = [sys.executable, str(script), str(scope.config_path), "--port", "0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdin is not None
