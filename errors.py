@@ -8,6 +8,10 @@ from typing import ClassVar
 
 __all__ = [
     "AcquisitionError",
+    "BatchBusyError",
+    "BatchCheckError",
+    "BatchFailedError",
+    "BatchIncompleteError",
     "BundleError",
     "ConfigError",
     "CoreLostError",
@@ -18,6 +22,7 @@ __all__ = [
     "FrameFileError",
     "HardwareBusyError",
     "HardwareError",
+    "IdentityError",
     "ImportDataError",
     "InterruptedRunError",
     "NoCellsError",
@@ -28,6 +33,7 @@ __all__ = [
     "StageLimitError",
     "TrainingDataError",
     "WbcpipeError",
+    "WorklistError",
 ]
 
 
@@ -149,6 +155,42 @@ class TrainingDataError(WbcpipeError, ValueError):
     """The labelled cells cannot train the network."""
 
     exit_code = 41
+
+
+class WorklistError(WbcpipeError, ValueError):
+    """A worklist cannot be read, or asks for something that is not possible; the text has every line number."""
+
+    exit_code = 50
+
+
+class BatchIncompleteError(WbcpipeError, RuntimeError):
+    """A batch ended, and some of its samples have no result."""
+
+    exit_code = 51
+
+
+class BatchFailedError(WbcpipeError, RuntimeError):
+    """A batch ended, and none of its samples has a result."""
+
+    exit_code = 52
+
+
+class BatchBusyError(WbcpipeError, RuntimeError):
+    """Another process runs the batch."""
+
+    exit_code = 53
+
+
+class BatchCheckError(WbcpipeError, RuntimeError):
+    """The check before the first slide failed: nothing was scanned."""
+
+    exit_code = 54
+
+
+class IdentityError(WbcpipeError, RuntimeError):
+    """The label of the slide on the stage is not that of the sample, or cannot be read."""
+
+    exit_code = 55
 
 
 class InterruptedRunError(WbcpipeError, RuntimeError):
