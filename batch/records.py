@@ -21,6 +21,7 @@ __all__ = [
     "ProcessStatus",
     "RowEvent",
     "WorklistRow",
+    "phase_figure",
 ]
 
 #: ``two-pass`` stains each slide after its bright field; ``two-pass-list`` takes the bright field of all such slides,
@@ -142,7 +143,9 @@ class JournalEntry(Part):
         attempt: number of the row's attempt, from 1; 0 where none is meant.
         error: class of the error, for example ``DeviceTimeoutError``; empty without one.
         reason: in words, for people.
-        figures: of the event: seconds, fields, cells, peak memory in bytes, exposures.
+        by: user and computer, of an event that an operator asked for.
+        figures: of the event, by name: ``<phase>_s`` for the seconds spent in each phase (``scanning_s``,
+            ``loading_the_slide_s``; see `phase_figure`), ``fields``, ``cells``, ``memory_bytes`` (peak).
     """
 
     time: datetime
@@ -151,7 +154,17 @@ class JournalEntry(Part):
     attempt: Count = 0
     error: str = ""
     reason: str = ""
+    by: str = ""
     figures: dict[str, float] = Field(default_factory=dict)
+
+
+def phase_figure(phase: Phase) -> str:
+    """Return the name of the figure that holds the seconds of a phase.
+
+    >>> phase_figure("loading the slide")
+    'loading_the_slide_s'
+    """
+    return f"{phase.replace(' ', '_')}_s"
 
 
 class Command(Record):
