@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Final
 
 import click
 
+from wbcpipe.cli.lazy_group import LazyGroup
 from wbcpipe.system.version import VERSION
 
 __all__ = ["COMMANDS", "cli"]
@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "segment": ("wbcpipe.segment.cli:segment", "Stage 2: find, register and crop the white cells."),
     "classify": ("wbcpipe.classify.cli:classify", "Stage 3: predict the class of every cell."),
     "report": ("wbcpipe.report.cli:report", "Stage 4: write the differential, for people and machines."),
+    "batch": ("wbcpipe.batch.cli:batch", "Run a worklist of slides, unattended; resumes."),
     "import": ("wbcpipe.segment.cli:import_", "Import images made elsewhere, as fields or as cells."),
     "view": ("wbcpipe.segment.cli:view", "Show fields, masks and classes in napari (an extra)."),
     "train": ("wbcpipe.classify.training.cli:train", "Train a network on labelled cells and write a bundle."),
@@ -31,27 +32,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-class _LazyGroup(click.Group):
-    """Load a command's module only when that command is used, so that help and errors are immediate."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{module}:{attribute} is not a command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    table=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(VERSION, prog_name="wbcpipe")
 @click.option("--debug", is_flag=True, envvar="WBCPIPE_DEBUG", help="Show the traceback of an error.")
 def cli(debug: bool) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Sample", "check_sample_name", "data_root"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: Folders below the data root that are no samples.
+_TAKEN: Final = {"batches", "calibration", "qc"}
 _RESERVED: Final = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 
 
@@ -33,7 +35,7 @@ def check_sample_name(name: str) -> str:
 
     Raises:
         SampleNameError: characters other than letters, digits and ``-_.``; a leading dot or dash, a trailing dot;
-            more than 64 characters; or a device name that Windows reserves.
+            more than 64 characters; a device name that Windows reserves; or a folder of the data root that is no sample.
     """
     if not _NAME.fullmatch(name) or name.endswith(".") or ".." in name:
         raise SampleNameError(
@@ -42,6 +44,8 @@ def check_sample_name(name: str) -> str:
         )
     if name.split(".")[0].lower() in _RESERVED:
         raise SampleNameError(f"sample name {name!r} is refused: Windows reserves it for a device; add a prefix.")
+    if name.lower() in _TAKEN:
+        raise SampleNameError(f"sample name {name!r} is refused: the data root keeps other files there; add a prefix.")
     return name
 
 

@@ -30,7 +30,7 @@ def test_good_names_pass(name: str) -> None:
     "name",
     [
         *("", ".", "..", "../x", "a/b", "a\\b", "a b", ".hidden", "-rf", "a..b", "end."),
-        *("CON", "nul.txt", "Com1", "x" * 65, "ä", "a\n", "a\0"),
+        *("CON", "nul.txt", "Com1", "batches", "QC", "calibration", "x" * 65, "ä", "a\n", "a\0"),
     ],
 )
 def test_bad_names_are_refused_and_nothing_is_made(name: str, tmp_path: Path) -> None:

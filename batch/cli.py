@@ -1,0 +1,25 @@
+"""``batch``: the table of its commands; each module loads only when its command is used."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from wbcpipe.cli.lazy_group import LazyGroup
+
+__all__ = ["BATCH_COMMANDS", "batch"]
+
+#: Command name to (module:attribute, one line of help).
+BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {
+}
+
+
+@click.group("batch", cls=LazyGroup, table=BATCH_COMMANDS)
+def batch() -> None:
+    """Run a worklist of slides, one after the other, without an operator.
+
+    A batch is a folder, <data>/batches/<name>/. Its state is its files: `batch run` resumes after any interruption, and
+    the other commands work from another terminal while it runs. NAME is the name of the batch; by default the one that
+    was started last.
+    """
