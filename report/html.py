@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import jinja2
-
 from wbcpipe.errors import FrameFileError
 from wbcpipe.report.cell_thumbnails import cell_strip, choose_cells, data_uri, measure_contrast
-from wbcpipe.report.tables import flag_words, format_number
+from wbcpipe.report.page_style import class_colours, page_environment
+from wbcpipe.report.tables import flag_words
 from wbcpipe.samples.cell_columns import UNIDENTIFIED, flag_names
 from wbcpipe.samples.fields import complete_fields, read_passes_info
 
@@ -38,8 +36,6 @@ _WORDS: Final = {
     "MO": "monocytes",
     "BAS": "basophils",
 }
-#: Distinguishable by colour-blind readers; the text beside repeats the information.
-_COLOURS: Final = ("#3b6ea5", "#8fb8de", "#d98c5f", "#6f7f8f", "#4b3f72", "#a3b18a", "#c9a227")
 _TICKS: Final = (0, 1, 5, 10, 25, 50, 75, 100)
 
 
@@ -70,19 +66,13 @@ def render_page(
     The sample's first field gives the wavelengths. ``content_id`` is written into the page: by it an unchanged page is
     recognised.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("wbcpipe.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"position": axis_position, "number": functools.partial(format_number, none="–")}
+    environment = page_environment()
+    environment.filters["position"] = axis_position
     return environment.get_template("report.html.j2").render(
         document=document,
         content_id=content_id,
         words=_WORDS,
-        colours=dict(zip(rows.classes, _COLOURS * (len(rows.classes) // len(_COLOURS) + 1), strict=False)),
+        colours=class_colours(rows.classes),
         ticks=_TICKS,
         flag_words=flag_words,
         modalities=document.provenance.modalities,

@@ -80,7 +80,8 @@ def _read_earlier(path: Path) -> DifferentialRecord | None:
 
 
 def _content_id(document: DifferentialRecord) -> str:
-    template = files("wbcpipe.report").joinpath("templates", "report.html.j2").read_bytes()
+    folder = files("wbcpipe.report").joinpath("templates")
+    template = b"".join(folder.joinpath(name).read_bytes() for name in ("report.html.j2", "style.css.j2"))
     return hashlib.sha256(template + json.dumps(document.content(), sort_keys=True).encode()).hexdigest()
 
 
