@@ -16,6 +16,7 @@ __all__ = [
     "DeviceSetting",
     "Focus",
     "FrameChecks",
+    "NightCheck",
     "NotNegative",
     "Part",
     "Percent",
@@ -293,3 +294,48 @@ class CalibrationPolicy(Part):
 
     max_age_days: Positive = 90.0
     objective: str = ""
+
+
+class NightCheck(Part):
+    """The check of the microscope before the first slide of a batch, and its limits.
+
+    Light, flat-field and dark level are compared with the scope's calibration file; without one, with the median of the
+    first ``baseline_checks`` checks.
+
+    Attributes:
+        enabled: Check before the first slide. ``batch run --no-check`` leaves one batch's check out.
+        between_slides: Check again before every this many slides; 0: only before the first.
+        light_drift_percent: Largest change of the background of a bright-field modality.
+        fluorescence_drift_percent: The same for fluorescence, whose background also depends on the stain.
+        flat_field_percent: Largest change of the shape of the illumination: of a tile of 8 x 8 against the centre.
+        dark_levels: Largest change of the level without light, in pixel values.
+        read_noise_percent: Largest increase of the read noise.
+        hot_pixels_per_megapixel: Largest number of new hot pixels.
+        lamp_percent: Largest standard deviation of successive frames of a lamp.
+        focus_um: Largest difference of repeated focus searches at one position.
+        focus_shift_um: Largest distance of the slide's surface from ``focus.fixed_um``: a search starts there.
+        sharpness_percent: Smallest sharpness, of that of the first checks; specimens differ.
+        stage_return_um: Largest distance between two arrivals at one position.
+        fluorescence: Take one fluorescence frame, beside the scan area, where no cell is counted.
+        baseline_checks: Number of checks that make the reference where there is no calibration.
+        on_drift: ``tell`` goes on and tells; ``stop`` ends the batch before a slide is scanned (exit code 54).
+        control_rules: The same for a rule of the control charts that the check breaks.
+    """
+
+    enabled: bool = True
+    between_slides: Annotated[int, Field(ge=0)] = 0
+    light_drift_percent: Positive = 10.0
+    fluorescence_drift_percent: Positive = 50.0
+    flat_field_percent: Positive = 4.0
+    dark_levels: Positive = 10.0
+    read_noise_percent: Positive = 25.0
+    hot_pixels_per_megapixel: Positive = 20.0
+    lamp_percent: Positive = 1.0
+    focus_um: Positive = 1.0
+    focus_shift_um: Positive = 25.0
+    sharpness_percent: Percent = 40.0
+    stage_return_um: Positive = 3.0
+    fluorescence: bool = True
+    baseline_checks: Annotated[int, Field(ge=1, le=100)] = 5
+    on_drift: Literal["tell", "stop"] = "tell"
+    control_rules: Literal["tell", "stop"] = "tell"

@@ -15,6 +15,7 @@ from wbcpipe.acquire.config.policies import (
     DeviceSetting,
     Focus,
     FrameChecks,
+    NightCheck,
     NotNegative,
     Part,
     Positive,
@@ -23,6 +24,7 @@ from wbcpipe.acquire.config.policies import (
     Scan,
     Staining,
 )
+from wbcpipe.acquire.config.virtual_condition import VirtualCondition
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.system.validation_messages import explain
@@ -284,6 +286,8 @@ class Scope(Part):
     calibration: CalibrationPolicy = CalibrationPolicy()
     frame_checks: FrameChecks = FrameChecks()
     quality: QualityLimits = QualityLimits()
+    night_check: NightCheck = NightCheck()
+    virtual_condition: VirtualCondition = VirtualCondition()
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
     sha256: Annotated[str, Field(exclude=True)] = ""
@@ -292,6 +296,12 @@ class Scope(Part):
     def _virtual_camera_is_straight(self) -> Self:
         if self.virtual and self.camera.stage_affine != ((1.0, 0.0), (0.0, 1.0)):
             raise ValueError("'camera.stage_affine' of a virtual scope must be [[1.0, 0.0], [0.0, 1.0]]")
+        return self
+
+    @model_validator(mode="after")
+    def _only_virtual_scopes_have_a_condition(self) -> Self:
+        if not self.virtual and self.virtual_condition != VirtualCondition():
+            raise ValueError("'virtual_condition' is for a virtual scope; remove it")
         return self
 
     def with_sequencing(self, sequencing: Literal["auto", "on", "off"] | None) -> Self:

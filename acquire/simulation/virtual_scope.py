@@ -74,6 +74,7 @@ class VirtualScope(CoreMicroscope):
             bit_depth=camera.bits,
             placement=self._placement,
             bleaches=bleaches,
+            condition=scope.virtual_condition,
         )
         self.camera.frames = self
 

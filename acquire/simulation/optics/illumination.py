@@ -11,7 +11,7 @@ from wbcpipe.acquire.simulation.optics.light_path import LIGHTS
 from wbcpipe.acquire.simulation.optics.projection import split
 from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
 
-__all__ = ["illuminate", "illumination_lattice"]
+__all__ = ["dirty_lattice", "illuminate", "illumination_lattice"]
 
 LATTICE_PX: Final = 16
 """Spacing of the lattice in unbinned pixels."""
@@ -39,6 +39,16 @@ def illumination_lattice(seed: int, light: str, sensor_px: tuple[int, int]) -> N
     lattice: NDArray[np.float32] = gain.astype(np.float32)
     lattice.flags.writeable = False
     return lattice
+
+
+def dirty_lattice(lattice: NDArray[np.float32], dirt: float) -> NDArray[np.float32]:
+    """Return a lattice with a wide smear, in the lower right quarter, that takes the fraction ``dirt`` of the light."""
+    if not dirt:
+        return lattice
+    y = np.linspace(-1.0, 1.0, lattice.shape[0])[:, None]
+    x = np.linspace(-1.0, 1.0, lattice.shape[1])[None, :]
+    smear = np.exp(-(((x - 0.5) ** 2 + (y - 0.5) ** 2) / 0.4**2))
+    return np.asarray(lattice * (1.0 - dirt * smear), np.float32)
 
 
 def illuminate(electrons: NDArray[np.float32], lattice: NDArray[np.float32], window: Window, binning: int) -> None:

@@ -1,5 +1,6 @@
 """The virtual microscope: the core's true state in, the camera's frame out."""
 
+import itertools
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wbcpipe.acquire.config.virtual_condition import VirtualCondition
 from wbcpipe.acquire.simulation.optics.camera import Window, digitise, hot_pixels
-from wbcpipe.acquire.simulation.optics.illumination import illuminate, illumination_lattice
+from wbcpipe.acquire.simulation.optics.illumination import dirty_lattice, illuminate, illumination_lattice
 from wbcpipe.acquire.simulation.optics.light_path import (
     BEND_LIMIT_UM,
     LIGHTS,
@@ -25,6 +27,7 @@ from wbcpipe.acquire.simulation.optics.projection import coarseness, enlarged, p
 from wbcpipe.acquire.simulation.specimen.bleaching import DoseMap
 from wbcpipe.acquire.simulation.specimen.cells import MARGIN_UM, RIM, Layers, cell_layers
 from wbcpipe.acquire.simulation.specimen.particles import particle_layers
+from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
 from wbcpipe.acquire.simulation.specimen.red_cells import add_clipped, draw_red_cells, red_cell_profiles
 from wbcpipe.acquire.simulation.specimen.slide import LARGEST_RADIUS_UM, Specimen, SpecimenObject
 from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
@@ -70,6 +73,8 @@ class VirtualMicroscope:
         bit_depth: of the camera's converter; frames are uint16 whatever it is.
         placement: position of the slide on the stage in this pass.
         bleaches: whether fluorescence exposures bleach the dye.
+        condition: how far lamps, optics and camera have drifted; not at all by default. With ``flicker`` two exposures
+            of one state differ.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class VirtualMicroscope:
         bit_depth: int = 16,
         placement: SlideTransform = IDENTITY_TRANSFORM,
         bleaches: bool = True,
+        condition: VirtualCondition | None = None,
     ) -> None:
         if not 8 <= bit_depth <= 16:
             raise ValueError(f"bit_depth is {bit_depth}: 8 to 16 are possible")
@@ -92,6 +98,8 @@ class VirtualMicroscope:
         self.bit_depth = bit_depth
         self.placement = placement
         self._bleaches = bleaches
+        self._condition = condition or VirtualCondition()
+        self._exposures = itertools.count()
         self._dose = DoseMap(sensor_px[1] * pixel_um, sensor_px[0] * pixel_um)
         self._hot = hot_pixels(specimen.plan.seed, sensor_px)
         self._cell_layers = lru_cache(maxsize=48)(cell_layers)
@@ -137,8 +145,10 @@ class VirtualMicroscope:
         bands = [Window(top, window.left, min(top + _BAND_ROWS, window.bottom), window.right) for top in tops]
         frame_key = self._frame_key(state)
 
+        power = self._lamp_power(state.light)
+
         def develop(band: Window) -> None:
-            electrons = self._electrons(state, band, faded)
+            electrons = self._electrons(state, band, faded, power)
             rows = frame[band.top - window.top : band.bottom - window.top]
             digitise(electrons, band, frame_key, rows, pixels_averaged=state.binning**2, bit_depth=self.bit_depth)
 
@@ -175,8 +185,20 @@ class VirtualMicroscope:
             state.binning,
         )
 
+    def _lamp_power(self, light: str) -> float:
+        if not light:
+            return 0.0
+        power = float(getattr(self._condition.lamp_power, light))
+        if not self._condition.flicker:
+            return power
+        noise = stream(Purpose.FLICKER, self.specimen.plan.seed, next(self._exposures)).standard_normal()
+        return max(power * (1.0 + self._condition.flicker * float(noise)), 0.0)
+
+    def _blur_um(self, defocus_um: float) -> float:
+        return float(np.hypot(blur_sigma_um(defocus_um), self._condition.haze_um))
+
     def _electrons(
-        self, state: OpticalState, window: Window, faded: list[tuple[float, float, float]]
+        self, state: OpticalState, window: Window, faded: list[tuple[float, float, float]], power: float
     ) -> NDArray[np.float32]:
         """Expected electrons per unbinned pixel, (rows, columns) float32."""
         if not state.light:
@@ -186,24 +208,26 @@ class VirtualMicroscope:
             electrons = self._scene(state, light, window)
             if light.glow:
                 self._fade(electrons, state, window, faded)
-            electrons *= np.float32(light.electrons_per_ms * state.exposure_ms * (self.pixel_um / 0.1) ** 2)
+            electrons *= np.float32(power * light.electrons_per_ms * state.exposure_ms * (self.pixel_um / 0.1) ** 2)
             lattice = illumination_lattice(self.specimen.plan.seed, state.light, self.sensor_px)
-            illuminate(electrons, lattice, window, state.binning)
+            illuminate(electrons, dirty_lattice(lattice, self._condition.dirt), window, state.binning)
         b = state.binning
         rows, columns = (self._hot[:, 0] // b).astype(np.intp), (self._hot[:, 1] // b).astype(np.intp)
         here = (rows >= window.top) & (rows < window.bottom) & (columns >= window.left) & (columns < window.right)
         dark = (self._hot[here, 2] * state.exposure_ms / 1000.0 / b**2).astype(np.float32)
         np.add.at(electrons, (rows[here] - window.top, columns[here] - window.left), dark)
+        if self._condition.dark_electrons:
+            electrons += np.float32(self._condition.dark_electrons)
         return electrons
 
     def _scene(self, state: OpticalState, light: Light, window: Window) -> NDArray[np.float32]:
         """Transmission (bright-field) or emission relative to a bright nucleus, (rows, columns) float32."""
         centre_um = self.placement.to_slide_um(state.x_um, state.y_um)
-        defocus_um = state.z_um - self.specimen.focus_um(*centre_um)
+        defocus_um = state.z_um - self.specimen.focus_um(*centre_um) - self._condition.focus_shift_um
         view = sensor_view(state, self.specimen.plan.seed, self.placement, self.sensor_px, self.pixel_um)
         view = view.reduced(state.binning)
         box_um = view.um_per_px / np.sqrt(12.0) if state.binning > 1 else 0.0
-        coarse = coarseness(blur_sigma_um(defocus_um) / view.um_per_px)
+        coarse = coarseness(self._blur_um(defocus_um) / view.um_per_px)
         if coarse == 1:
             plane = np.zeros(window.shape, np.float32)
             self._draw(_Canvas(plane, (window.top, window.left), view, light, box_um), defocus_um)
@@ -224,10 +248,10 @@ class VirtualMicroscope:
     def _draw(self, canvas: _Canvas, defocus_um: float) -> None:
         """Add the absorbance (bright-field) or emission of all objects in the window to the canvas."""
         plane, origin, view, light, box_um = canvas.plane, canvas.origin, canvas.view, canvas.light, canvas.box_um
-        margin_um = 5.0 + 4.0 * blur_sigma_um(defocus_um)
+        margin_um = 5.0 + 4.0 * self._blur_um(defocus_um)
         x0, y0, x1, y1 = _slide_bounds(view, origin, plane.shape)
         reds = self.specimen.red_cells_in(x0 - margin_um, y0 - margin_um, x1 + margin_um, y1 + margin_um)
-        sigma_um = round(float(np.hypot(blur_sigma_um(defocus_um), box_um)), 3)
+        sigma_um = round(float(np.hypot(self._blur_um(defocus_um), box_um)), 3)
         tables = []
         for variant in range(4):
             rim, bend = (0.0, 0.0) if light.glow else (RIM, _RED_CELL_BEND)
@@ -242,7 +266,7 @@ class VirtualMicroscope:
 
     def _draw_object(self, canvas: _Canvas, item: SpecimenObject, defocus_um: float) -> None:
         plane, origin, view, light = canvas.plane, canvas.origin, canvas.view, canvas.light
-        sigma_um = blur_sigma_um(defocus_um)
+        sigma_um = self._blur_um(defocus_um)
         centre = view.to_px(np.array([item.x_um]), np.array([item.y_um]))[0]
         widest_um = LARGEST_RADIUS_UM if item.kind == "debris" else 1.2 * item.radius_um
         half = int(np.ceil((widest_um + MARGIN_UM + 3.0 * sigma_um) / view.um_per_px)) + 2

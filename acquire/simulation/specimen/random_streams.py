@@ -22,6 +22,7 @@ class Purpose:
     SENSOR = 10
     TEXTURE = 11
     SLIDE_PLACEMENT = 12
+    FLICKER = 13
 
 
 def stream(*keys: int) -> np.random.Generator:
