@@ -16,7 +16,7 @@ from wbcpipe.acquire.config.micromanager_cfg import (
     read_config,
 )
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.acquire.staining.checks import program_problem, property_problem, step_problems
+from wbcpipe.acquire.procedures.checks import program_problem, property_problem, step_problems
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
 from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
@@ -73,7 +73,7 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
     yield Check("scope file", "ok", f"{scope.path}: {scope.title or scope.name}")
     yield from _check_cfg(scope)
     if scope.staining.command:
-        problem = program_problem(scope)
+        problem = program_problem("staining.command", scope.staining.command)
         yield Check("staining", "fail" if problem else "ok", problem or f"{scope.staining.command[0]} can be started")
     if scope.light.dark is not None:
         yield Check(
@@ -180,7 +180,8 @@ def _live_checks(scope: Scope) -> Generator[Check]:
             yield _check_focusing_device(scope, link)
         yield _check_position(scope, link)
         if scope.staining.steps:
-            problems = "; ".join(step_problems(scope, link))
+            steps = (*scope.staining.keyed_steps(), *scope.staining.keyed_safe_state())
+            problems = "; ".join(step_problems(link, steps))
             yield _hardware("staining", problems, "the devices accept every step; none was carried out")
         yield from _check_camera(CoreMicroscope(scope, link))
     finally:

@@ -51,12 +51,13 @@ def open_for_staining(
         HardwareError: it does not open.
     """
     from wbcpipe.acquire.hardware.microscope import CoreMicroscope
-    from wbcpipe.acquire.staining.checks import check_steps
+    from wbcpipe.acquire.procedures.checks import check_steps
 
     microscope = open_microscope(scope, specimen, planned)
     try:
         if isinstance(microscope, CoreMicroscope):
-            check_steps(scope, microscope.link)
+            staining = scope.staining
+            check_steps(scope, microscope.link, (*staining.keyed_steps(), *staining.keyed_safe_state()))
     except BaseException:
         microscope.close()
         raise

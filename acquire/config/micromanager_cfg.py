@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from wbcpipe.acquire.config.policies import DeviceSetting
     from wbcpipe.acquire.config.scope import LightSettings, Scope
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "configuration_problems",
     "configuration_warnings",
     "light_settings",
+    "loader_problems",
     "read_config",
     "same_value",
     "staining_problems",
@@ -197,8 +199,12 @@ def configuration_problems(scope: Scope, config: HardwareConfig) -> list[str]:
         "stage.xy_device": scope.stage.xy_device,
         "stage.z_device": scope.stage.z_device,
         **({"light.shutter_device": scope.light.shutter_device} if scope.light.shutter_device else {}),
+        **({"label.device": scope.label.device} if scope.label.method == "camera" else {}),
         **({"focus.hardware_device": scope.focus.hardware_device} if scope.focus.method == "hardware" else {}),
     }
+    for key in ("lamp_on", "lamp_off"):
+        for number, setting in enumerate(getattr(scope.label, key)):
+            devices[f"label.{key}[{number}].device"] = setting.device
     for where, light in lights.items():
         for number, setting in enumerate(light.settings):
             devices[f"{where}.settings[{number}].device"] = setting.device
@@ -208,18 +214,32 @@ def configuration_problems(scope: Scope, config: HardwareConfig) -> list[str]:
             found.append(_absent(f"{where}.preset", light.preset, config.presets[light.group]))
     known = {*config.devices, "Core"}
     found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
-    return found + staining_problems(scope, config) + _lighting_problems(config, lights)
+    for problems in (staining_problems, loader_problems):
+        found += problems(scope, config)
+    return found + _lighting_problems(config, lights)
 
 
 def staining_problems(scope: Scope, config: HardwareConfig) -> list[str]:
     """Return sentences about devices and labels of the staining steps that are not in the .cfg."""
+    steps = [*scope.staining.keyed_steps(), *scope.staining.keyed_safe_state()]
+    return _setting_problems(config, [(where, step, step.value) for where, step in steps])
+
+
+def loader_problems(scope: Scope, config: HardwareConfig) -> list[str]:
+    """Return sentences about devices and labels of the loader's steps that are not in the .cfg."""
+    steps = scope.loader.keyed_steps()
+    return _setting_problems(config, [(where, step, step.value if step.fixed else None) for where, step in steps])
+
+
+def _setting_problems(config: HardwareConfig, settings: Iterable[tuple[str, DeviceSetting, str | None]]) -> list[str]:
+    """Return sentences about settings, each with its key and its value if that is known, that are not in the .cfg."""
     found = []
-    for where, step in scope.staining.keyed_steps():
-        labels = config.labels.get(step.device)
-        if step.device not in (*config.devices, "Core"):
-            found.append(_absent(f"{where}.device", step.device, config.devices))
-        elif step.property == "Label" and labels and step.value not in labels:
-            found.append(_absent(f"{where}.value", step.value, labels))
+    for where, setting, value in settings:
+        labels = config.labels.get(setting.device)
+        if setting.device not in (*config.devices, "Core"):
+            found.append(_absent(f"{where}.device", setting.device, config.devices))
+        elif setting.property == "Label" and labels and value is not None and value not in labels:
+            found.append(_absent(f"{where}.value", value, labels))
     return found
 
 

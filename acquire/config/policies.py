@@ -14,6 +14,7 @@ __all__ = [
     "MAX_FOCUS_FRAMES",
     "CalibrationPolicy",
     "DeviceSetting",
+    "DeviceStep",
     "Focus",
     "FrameChecks",
     "NightCheck",
@@ -25,7 +26,7 @@ __all__ = [
     "Reliability",
     "Scan",
     "Staining",
-    "StainingStep",
+    "keyed",
     "max_climb_frames",
 ]
 
@@ -128,10 +129,16 @@ class DeviceSetting(Part):
     value: str
 
 
-class StainingStep(DeviceSetting):
-    """One step of a staining by devices: set a property, wait for the device, then wait ``wait_s`` more."""
+class DeviceStep(DeviceSetting):
+    """One step of a procedure by devices: set a property, wait for the device, then wait ``wait_s`` more."""
 
     wait_s: NotNegative = 0.0
+
+
+def keyed(key: str, steps: tuple[DeviceStep, ...]) -> Iterator[tuple[str, DeviceStep]]:
+    """Yield each step with its key in the scope file, such as ``staining.steps[0]``."""
+    for number, step in enumerate(steps):
+        yield f"{key}[{number}]", step
 
 
 class Staining(Part):
@@ -155,8 +162,8 @@ class Staining(Part):
 
     method: Literal["prompt", "devices", "command"] = "prompt"
     message: str = "Stain the slide with Acridine Orange and put it back the same way round."
-    steps: tuple[StainingStep, ...] = ()
-    safe_state: tuple[StainingStep, ...] | None = None
+    steps: tuple[DeviceStep, ...] = ()
+    safe_state: tuple[DeviceStep, ...] | None = None
     command: tuple[str, ...] = ()
     timeout_s: Positive = 600.0
     incubate_s: NotNegative = 0.0
@@ -171,11 +178,13 @@ class Staining(Part):
             raise ValueError("'safe_state' belongs to method 'devices'")
         return self
 
-    def keyed_steps(self) -> Iterator[tuple[str, StainingStep]]:
+    def keyed_steps(self) -> Iterator[tuple[str, DeviceStep]]:
         """Yield each step with its key in the scope file."""
-        for key, steps in (("steps", self.steps), ("safe_state", self.safe_state or ())):
-            for number, step in enumerate(steps):
-                yield f"staining.{key}[{number}]", step
+        yield from keyed("staining.steps", self.steps)
+
+    def keyed_safe_state(self) -> Iterator[tuple[str, DeviceStep]]:
+        """Yield each step of the safe state with its key in the scope file."""
+        yield from keyed("staining.safe_state", self.safe_state or ())
 
 
 class Reliability(Part):

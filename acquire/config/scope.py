@@ -24,6 +24,7 @@ from wbcpipe.acquire.config.policies import (
     Scan,
     Staining,
 )
+from wbcpipe.acquire.config.slide_policies import Label, Loader
 from wbcpipe.acquire.config.virtual_condition import VirtualCondition
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 from wbcpipe.samples.fields import MODALITIES
@@ -280,6 +281,8 @@ class Scope(Part):
     modalities: ModalitySet
     slots: Annotated[dict[str, Slot], Field(min_length=1)]
     focus: Focus = Focus()
+    loader: Loader = Loader()
+    label: Label = Label()
     staining: Staining = Staining()
     reliability: Reliability = Reliability()
     scan: Scan = Scan()
@@ -303,6 +306,20 @@ class Scope(Part):
         if not self.virtual and self.virtual_condition != VirtualCondition():
             raise ValueError("'virtual_condition' is for a virtual scope; remove it")
         return self
+
+    @model_validator(mode="after")
+    def _slots_are_there(self) -> Self:
+        named = {"loader.slot": self.loader.slot} if self.loader.slot else {}
+        named |= {f"label.positions_um.{slot}": slot for slot in self.label.positions_um}
+        for key, slot in named.items():
+            if slot not in self.slots:
+                raise ValueError(f"'{key}': there is no slot {slot!r}; the slots: {', '.join(self.slots)}")
+        return self
+
+    @property
+    def loader_slot(self) -> str:
+        """Slot to which the loader brings slides; empty where the scope has no loader."""
+        return "" if self.loader.method == "none" else self.loader.slot or next(iter(self.slots))
 
     def with_sequencing(self, sequencing: Literal["auto", "on", "off"] | None) -> Self:
         """Return the scope with another ``light.sequencing``; unchanged for ``None``."""

@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.staining.devices import stain_by_devices
-from wbcpipe.acquire.staining.program import stain_by_program
+from wbcpipe.acquire.procedures.devices import DeviceProcedure, run_by_devices
+from wbcpipe.acquire.procedures.program import Program, ProgramResult, run_program
 from wbcpipe.errors import HardwareError, InterruptedRunError, SampleStateError
 from wbcpipe.samples.records import StainingRecord
 from wbcpipe.samples.staining_record import read_staining, staining_path, staining_state, write_staining
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["is_stained", "mark_stained", "remaining_s", "stain"]
+__all__ = ["is_stained", "mark_stained", "remaining_s", "stain", "staining_procedure"]
 
 
 def _now() -> str:
@@ -106,15 +106,30 @@ def _by_machine(sample: Sample, scope: Scope, started: StainingRecord, say: Call
     say(f"staining by {policy.method}")
     try:
         if policy.method == "devices":
-            stain_by_devices(scope, start, say)
+            run_by_devices(scope, staining_procedure(policy), start, say)
         else:
-            stain_by_program(sample, policy, start, staining_path(sample).unlink)
+            _by_program(sample, policy, start)
     except (HardwareError, InterruptedRunError) as error:
         if staining_state(sample) != "started":
             raise
         write_staining(sample, started.model_copy(update={"reason": str(error)}))
         sample.log("staining_failed", method=policy.method, reason=str(error))
         raise type(error)(f"sample {sample.name!r}: {error} {_advice(sample)}") from error
+
+
+def staining_procedure(policy: Staining) -> DeviceProcedure:
+    """Return the steps of a staining by devices."""
+    safe_state = None if policy.safe_state is None else tuple(policy.keyed_safe_state())
+    return DeviceProcedure("staining", tuple(policy.keyed_steps()), safe_state, policy.timeout_s)
+
+
+def _by_program(sample: Sample, policy: Staining, start: Callable[[], None]) -> None:
+    """Run the scope file's program; its output goes into the sample's log."""
+
+    def log(result: ProgramResult) -> None:
+        sample.log("staining_program", code=result.code, output=result.output)
+
+    run_program(Program("staining", policy.command, policy.timeout_s), start, staining_path(sample).unlink, log)
 
 
 def _incubate(sample: Sample, policy: Staining, say: Callable[[str], None]) -> None:

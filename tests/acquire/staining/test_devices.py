@@ -14,8 +14,8 @@ import pytest
 
 from wbcpipe.acquire.config.policies import Staining
 from wbcpipe.acquire.hardware.core_link import CoreLink
-from wbcpipe.acquire.staining.devices import carry_out, shutdown_steps
-from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain
+from wbcpipe.acquire.procedures.devices import carry_out, shutdown_steps
+from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, stain, staining_procedure
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, SampleStateError
 from wbcpipe.samples.staining_record import staining_state
 from wbcpipe.system.child_process import ParentLink
@@ -67,11 +67,11 @@ PUMP, OFF, DOSE = step("1", device="Pump", key="Run"), step("0", device="Pump", 
 def test_what_was_opened_is_closed_and_nothing_else(
     steps: list[dict[str, Any]], begun: int, sent: int, expected: list[dict[str, Any]]
 ) -> None:
-    policy = by_devices(*steps)
+    policy = staining_procedure(by_devices(*steps))
     assert [one.model_dump() for one in shutdown_steps(policy, begun, sent)] == expected
-    own = by_devices(*steps, safe_state=[OFF])
+    own = staining_procedure(by_devices(*steps, safe_state=[OFF]))
     assert [one.model_dump() for one in shutdown_steps(own, begun, sent)] == [OFF]
-    assert shutdown_steps(by_devices(*steps, safe_state=[]), begun, sent) == ()
+    assert shutdown_steps(staining_procedure(by_devices(*steps, safe_state=[])), begun, sent) == ()
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def link(small_scope: Scope) -> Iterator[CoreLink]:
 def test_steps_cut_short_leave_the_valve_closed(link: CoreLink) -> None:
     here, there = multiprocessing.Pipe()
     here.send("stop")
-    devices = carry_out(link, by_devices(OPEN, SHUT), ParentLink(there))
+    devices = carry_out(link, staining_procedure(by_devices(OPEN, SHUT)), ParentLink(there))
     assert devices == "The staining devices were set to a safe state: Stain Valve-Label = closed."
     assert link.get_property(VALVE, "Label") == "closed"
 
@@ -92,7 +92,7 @@ def test_steps_cut_short_leave_the_valve_closed(link: CoreLink) -> None:
 def test_a_parent_that_is_gone_cuts_the_steps_short(link: CoreLink) -> None:
     here, there = multiprocessing.Pipe()
     here.close()
-    assert "set to a safe state" in carry_out(link, by_devices(OPEN, SHUT), ParentLink(there))
+    assert "set to a safe state" in carry_out(link, staining_procedure(by_devices(OPEN, SHUT)), ParentLink(there))
     assert link.get_property(VALVE, "Label") == "closed"
 
 
@@ -100,11 +100,11 @@ def test_a_step_that_fails_leaves_the_valve_closed(link: CoreLink) -> None:
     _here, there = multiprocessing.Pipe()
     wrong = step("Perhaps", device="LED", key="Sequence")
     with pytest.raises(HardwareError, match=r"It takes: Off, On.* set to a safe state: Stain Valve-Label = closed\.$"):
-        carry_out(link, by_devices(step("acridine orange"), wrong, SHUT), ParentLink(there))
+        carry_out(link, staining_procedure(by_devices(step("acridine orange"), wrong, SHUT)), ParentLink(there))
     assert link.get_property(VALVE, "Label") == "closed"
     both = by_devices(step("acridine orange"), wrong, safe_state=[wrong, SHUT])
     with pytest.raises(HardwareError, match=r"NOT in a safe state \(set_property\('LED', 'Sequence', 'Perhaps'\)"):
-        carry_out(link, both, ParentLink(there))
+        carry_out(link, staining_procedure(both), ParentLink(there))
     assert link.get_property(VALVE, "Label") == "closed", "what came after the step that failed was left out"
 
 

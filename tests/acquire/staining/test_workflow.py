@@ -23,8 +23,9 @@ from wbcpipe.acquire.config.policies import Staining
 from wbcpipe.acquire.open_microscope import open_for_staining
 from wbcpipe.acquire.passes import PassResult
 from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.acquire.procedures.checks import program_problem
 from wbcpipe.acquire.request import AcquisitionRequest
-from wbcpipe.acquire.staining.checks import check_staining, program_problem
+from wbcpipe.acquire.staining.checks import check_staining
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import AcquisitionError, ConfigError, DiskFullError, SampleStateError
 from wbcpipe.samples.field_status import write_missing, write_skipped
@@ -344,7 +345,7 @@ def test_a_staining_program_that_is_not_there_is_refused(small_scope: Scope, tmp
     for name, there in ((sys.executable, True), (str(tmp_path / "pumpctl"), False), ("no-such-pumpctl", False)):
         policy = Staining(method="command", command=(name, "--ao"))
         scope = small_scope.model_copy(update={"staining": policy})
-        assert bool(program_problem(scope)) != there
+        assert bool(program_problem("staining.command", scope.staining.command)) != there
         if not there:
             with pytest.raises(ConfigError, match=r"staining\.command: there is no program .*pumpctl"):
                 check_staining(scope)

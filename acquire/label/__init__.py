@@ -1,0 +1,1 @@
+"""Read the barcode on a slide's label, and compare it with the slide that is expected."""
