@@ -11,8 +11,7 @@ from wbcpipe.cli.lazy_group import LazyGroup
 __all__ = ["BATCH_COMMANDS", "batch"]
 
 #: Command name to (module:attribute, one line of help).
-BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {
-}
+BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {}
 
 
 @click.group("batch", cls=LazyGroup, table=BATCH_COMMANDS)

@@ -74,11 +74,11 @@ def check_targets(targets: Sequence[PrecisionTarget], classes: Sequence[str], bu
     for name in names:
         if name not in classes:
             raise ConfigError(
-                f"--precision {name}: the bundle {bundle!r} has the classes {', '.join(classes)}; give one of these, "
-                "or choose another --bundle."
+                f"precision {name}: the bundle {bundle!r} has the classes {', '.join(classes)}; give one of these, or "
+                "choose another bundle."
             )
         if names.count(name) > 1:
-            raise ConfigError(f"--precision {name} is given {names.count(name)} times; give each class once.")
+            raise ConfigError(f"precision {name} is given {names.count(name)} times; give each class once.")
 
 
 def half_width_percent(count: int, total: int) -> float:

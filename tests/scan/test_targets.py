@@ -24,7 +24,7 @@ def test_a_bad_precision_says_what_is_allowed(text: str) -> None:
 def test_an_unknown_class_is_named_with_those_there_are() -> None:
     classes = ("NEU", "LYM", "EOS")
     check_targets([parse_target("NEU:5%"), parse_target("EOS:2")], classes, "mine")
-    with pytest.raises(ConfigError, match=r"--precision NUE: the bundle 'mine' has the classes NEU, LYM, EOS;"):
+    with pytest.raises(ConfigError, match=r"precision NUE: the bundle 'mine' has the classes NEU, LYM, EOS;"):
         check_targets([parse_target("NUE:5%")], classes, "mine")
     with pytest.raises(ConfigError, match="NEU is given 2 times"):
         check_targets([parse_target("NEU:5%"), parse_target("NEU:3%")], classes, "mine")
