@@ -51,7 +51,7 @@ def fields_for(scope: Scope, plan: AcquisitionPlan, fields: int | None, cells: i
     if fields is not None and cells is not None:
         raise ConfigError("give --fields or --cells, not both.")
     wanted = fields if fields is not None else math.ceil((cells or 200) / scope.expected_cells_per_field)
-    max_fields = len(plan.fields())
+    max_fields = plan.n_fields
     if not 1 <= wanted <= max_fields:
         raise ConfigError(
             f"{wanted} fields are requested; slot {plan.slot!r} of scope {scope.name!r} has room for 1 to "

@@ -88,7 +88,7 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
     except (ConfigError, StageLimitError) as error:
         yield Check("scan area", "fail", str(error))
         return
-    max_fields = len(plan.fields())
+    max_fields = plan.n_fields
     cells = max_fields * scope.expected_cells_per_field
     yield Check("scan area", "ok", f"slot {slot} holds {max_fields} fields, about {cells:.0f} cells")
     if n_fields > max_fields:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import ValidationError, model_validator
 
+from wbcpipe.acquire.config.ranges import MAX_FOCUS_POINTS, MAX_PLANNED_FIELDS
 from wbcpipe.errors import ConfigError, StageLimitError
 from wbcpipe.samples.records import PlanRecord
 
@@ -42,14 +43,27 @@ class AcquisitionPlan(PlanRecord):
                 f"the area of {self.x_um[1] - self.x_um[0]:g} x {self.y_um[1] - self.y_um[0]:g} um is smaller than a "
                 f"field of {self.field_width_um:g} x {self.field_height_um:g} um; enlarge the slot's scan area"
             )
+        if self.n_fields > MAX_PLANNED_FIELDS:
+            raise ValueError(
+                f"the area of {self.x_um[1] - self.x_um[0]:g} x {self.y_um[1] - self.y_um[0]:g} um holds "
+                f"{self.columns} x {self.rows} = {self.n_fields} fields of {self.field_width_um:g} x "
+                f"{self.field_height_um:g} um; a plan has at most {MAX_PLANNED_FIELDS}: reduce 'slots.{self.slot}', or "
+                "correct 'camera.pixel_um' and 'camera.roi_px'"
+            )
         return self
+
+    @property
+    def n_fields(self) -> int:
+        """Number of fields, without laying them out."""
+        return self.columns * self.rows
 
     @classmethod
     def from_scope(cls, scope: Scope, slot: str, *, overlap: float = 0.1) -> Self:
         """Return the plan over the scan area of a slot.
 
         Raises:
-            ConfigError: There is no such slot, its area is smaller than a field, or the overlap is not 0 to 0.5.
+            ConfigError: There is no such slot, its area is smaller than a field or has too many fields or focus points,
+                or the overlap is not 0 to 0.5.
             StageLimitError: The scan area exceeds the stage's limits.
         """
         if not 0 <= overlap <= 0.5:
@@ -61,6 +75,7 @@ class AcquisitionPlan(PlanRecord):
                     f"{scope.path}: slot {slot!r} scans {axis} from {scanned[0]:g} to {scanned[1]:g} um, the stage "
                     f"reaches {reach[0]:g} to {reach[1]:g} um; correct 'slots.{slot}.{axis}_um' or 'stage.{axis}_um'."
                 )
+        _check_focus_points(scope, slot)
         width_um, height_um = scope.field_um
         try:
             return cls(
@@ -87,6 +102,17 @@ class AcquisitionPlan(PlanRecord):
                 y_um = round(self.y_um[0] + self.field_height_um / 2 + row * pitch_y_um, 3)
                 planned.append(PlannedField(len(planned), x_um, y_um))
         return tuple(planned)
+
+
+def _check_focus_points(scope: Scope, slot: str) -> None:
+    """Refuse a focus surface of more points than a slide's time allows, before it is laid out."""
+    area, spacing_um = scope.slot(slot), scope.focus.spacing_um
+    points = (area.x_um[1] - area.x_um[0]) * (area.y_um[1] - area.y_um[0]) / spacing_um**2
+    if scope.focus.method != "fixed" and points > MAX_FOCUS_POINTS:
+        raise ConfigError(
+            f"{scope.path}: slot {slot!r}: 'focus.spacing_um' of {spacing_um:g} um makes {points:.0f} focus points; at "
+            f"most {MAX_FOCUS_POINTS} are allowed: enlarge it, or reduce 'slots.{slot}'."
+        )
 
 
 @dataclass(frozen=True)

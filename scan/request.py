@@ -98,7 +98,7 @@ class ScanRequest:
     @property
     def max_fields(self) -> int:
         """Maximum number of fields."""
-        return len(self.plan.fields()) if self.available is None else self.available
+        return self.plan.n_fields if self.available is None else self.available
 
     @property
     def first_pass(self) -> Pass:
@@ -158,7 +158,7 @@ class ScanRequest:
 
     def outcome(self, done: int, wanted: int, counts: Mapping[str, int] | None, *, in_time: bool) -> ScanOutcome:
         """Return why a scan stops after ``done`` of ``wanted`` fields with these identified cells per class."""
-        used_up: StopReason = "area" if self.max_fields >= len(self.plan.fields()) else "brightfield"
+        used_up: StopReason = "area" if self.max_fields >= self.plan.n_fields else "brightfield"
         if self.fields is not None or counts is None:
             enough = self.fields is None or self.fields <= self.max_fields
             reason: StopReason = "fields" if enough else used_up

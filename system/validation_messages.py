@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic_core import ErrorDetails
 
 __all__ = ["explain"]
+
+#: Characters of a refused value that are shown.
+_MAX_SHOWN: Final = 80
 
 
 def explain(item: ErrorDetails, model: type[BaseModel]) -> str:
@@ -25,8 +28,16 @@ def explain(item: ErrorDetails, model: type[BaseModel]) -> str:
         return f"key {key!r} is missing"
     message = item["msg"].removeprefix("Value error, ")
     got = item.get("input")
-    shown = "" if isinstance(got, dict) else f" (got {got!r})"
+    shown = "" if isinstance(got, dict) else f" (got {_short(got)})"
     return f"key {key!r}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of too many digits"
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
 def _keys_at(model: type[Any], location: list[str]) -> list[str]:

@@ -7,6 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wbcpipe.acquire.config.ranges import (
+    MAX_SEARCH_FRAMES,
+    Coordinate,
+    Days,
+    Length,
+    Percent,
+    PixelValue,
+    Ratio,
+    Seconds,
+    Span,
+    StepLength,
+    Wait,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,11 +44,9 @@ __all__ = [
     "max_climb_frames",
 ]
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-
-
+#: A number in a unit of its own.
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 #: A focus search, or a hill climb alone, that has not bracketed its peak with this number of frames stops.
 MAX_FOCUS_FRAMES: Final = 12
 #: Frames that a search always leaves for its hill climb: 3 around the peak, and 2 to move along.
@@ -88,25 +100,25 @@ class Focus(Part):
 
     method: Literal["surface", "hardware", "fixed"] = "surface"
     modality: Literal["color1", "color2", "color3"] = "color1"
-    fixed_um: float = 0.0
-    offset_um: float = 0.0
-    range_um: Positive = 30.0
+    fixed_um: Coordinate = 0.0
+    offset_um: Coordinate = 0.0
+    range_um: StepLength = 30.0
     coarse_points: Annotated[int, Field(ge=2, le=9)] = 3
-    spacing_um: Positive = 500.0
-    coarse_step_um: Positive = 10.0
-    fine_step_um: Positive = 1.5
-    window_px: Annotated[int, Field(ge=64)] = 384
-    deadline_s: Positive = 30.0
-    mapping_deadline_s: Positive = 900.0
-    drift_check_fields: Annotated[int, Field(ge=0)] = 25
-    drift_limit_um: Positive = 1.0
+    spacing_um: Span = 500.0
+    coarse_step_um: StepLength = 10.0
+    fine_step_um: StepLength = 1.5
+    window_px: Annotated[int, Field(ge=64, le=65_535)] = 384
+    deadline_s: Seconds = 30.0
+    mapping_deadline_s: Seconds = 900.0
+    drift_check_fields: Annotated[int, Field(ge=0, le=1_000_000)] = 25
+    drift_limit_um: StepLength = 1.0
     hardware_device: str = ""
     hardware_mode: Literal["full", "incremental", "continuous"] = "full"
-    hardware_offset_um: float = 0.0
-    device_offset: float | None = None
-    hardware_timeout_s: Positive = 10.0
-    hardware_settle_s: NotNegative = 1.0
-    long_move_um: Positive = 2000.0
+    hardware_offset_um: Coordinate = 0.0
+    device_offset: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)] | None = None
+    hardware_timeout_s: Seconds = 10.0
+    hardware_settle_s: Wait = 1.0
+    long_move_um: Length = 2000.0
 
     @property
     def max_frames(self) -> int:
@@ -118,6 +130,16 @@ class Focus(Part):
     def _hardware_is_named(self) -> Self:
         if self.method == "hardware" and not self.hardware_device:
             raise ValueError("method \"hardware\" needs 'hardware_device', the focusing device's label in the .cfg")
+        return self
+
+    @model_validator(mode="after")
+    def _search_ends(self) -> Self:
+        if self.max_frames > MAX_SEARCH_FRAMES:
+            raise ValueError(
+                f"a search through +-{self.range_um:g} um in steps of {self.coarse_step_um:g} um takes "
+                f"{self.max_frames} frames, at most {MAX_SEARCH_FRAMES} are allowed: enlarge 'coarse_step_um', or make "
+                "'range_um' smaller"
+            )
         return self
 
 
@@ -132,7 +154,7 @@ class DeviceSetting(Part):
 class DeviceStep(DeviceSetting):
     """One step of a procedure by devices: set a property, wait for the device, then wait ``wait_s`` more."""
 
-    wait_s: NotNegative = 0.0
+    wait_s: Wait = 0.0
 
 
 def keyed(key: str, steps: tuple[DeviceStep, ...]) -> Iterator[tuple[str, DeviceStep]]:
@@ -165,8 +187,8 @@ class Staining(Part):
     steps: tuple[DeviceStep, ...] = ()
     safe_state: tuple[DeviceStep, ...] | None = None
     command: tuple[str, ...] = ()
-    timeout_s: Positive = 600.0
-    incubate_s: NotNegative = 0.0
+    timeout_s: Seconds = 600.0
+    incubate_s: Wait = 0.0
     max_missing_percent: Percent = 20.0
 
     @model_validator(mode="after")
@@ -204,16 +226,16 @@ class Reliability(Part):
             starts it again, not wbcpipe.
     """
 
-    move_timeout_s: Positive = 30.0
-    switch_timeout_s: Positive = 5.0
-    camera_timeout_s: Positive = 10.0
+    move_timeout_s: Seconds = 30.0
+    switch_timeout_s: Seconds = 5.0
+    camera_timeout_s: Seconds = 10.0
     retries: Annotated[int, Field(ge=0, le=10)] = 2
-    retry_wait_s: NotNegative = 0.5
-    max_consecutive_missing: Annotated[int, Field(ge=1)] = 5
-    slide_time_limit_s: NotNegative = 0.0
+    retry_wait_s: Wait = 0.5
+    max_consecutive_missing: Annotated[int, Field(ge=1, le=100_000)] = 5
+    slide_time_limit_s: Wait = 0.0
     max_crashes_per_field: Annotated[int, Field(ge=1, le=10)] = 2
     max_consecutive_restarts: Annotated[int, Field(ge=0, le=100)] = 3
-    reconnect_timeout_s: NotNegative = 600.0
+    reconnect_timeout_s: Wait = 600.0
 
 
 class FrameChecks(Part):
@@ -233,13 +255,13 @@ class FrameChecks(Part):
     """
 
     enabled: bool = True
-    camera_offset: NotNegative = 0.0
-    dark_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    fluorescence_saturated_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
-    min_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.4
-    max_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.5
-    fluorescence_max_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 8.0
+    camera_offset: PixelValue = 0.0
+    dark_fraction: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.02
+    saturated_fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.1
+    fluorescence_saturated_fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
+    min_ratio: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.4
+    max_ratio: Annotated[float, Field(gt=1, le=1_000_000, allow_inf_nan=False)] = 2.5
+    fluorescence_max_ratio: Annotated[float, Field(gt=1, le=1_000_000, allow_inf_nan=False)] = 8.0
 
 
 class Scan(Part):
@@ -274,23 +296,23 @@ class QualityLimits(Part):
         light_drift_percent: Maximum difference of a bright field's background from the sample's median.
     """
 
-    cells_counted: NotNegative | None = None
+    cells_counted: Ratio | None = None
     unidentified_percent: Percent | None = None
     blurred_percent: Percent | None = None
     unregistered_percent: Percent | None = None
     saturated_cells_percent: Percent | None = None
     doublets_percent: Percent | None = None
     missing_fields_percent: Percent | None = None
-    head_disagreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    head_disagreement: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     accepted_percent: Percent | None = None
     failed_fields_percent: Percent | None = None
-    blur_um: Positive | None = None
+    blur_um: Length | None = None
     saturated_percent: Percent | None = None
-    residual_px: Positive | None = None
+    residual_px: Length | None = None
     nuclear_contrast_percent: Percent | None = None
-    nucleus_cytoplasm_contrast_ratio: NotNegative | None = None
+    nucleus_cytoplasm_contrast_ratio: Ratio | None = None
     red_cover_percent: Percent | None = None
-    light_drift_percent: NotNegative | None = None
+    light_drift_percent: Ratio | None = None
 
 
 class CalibrationPolicy(Part):
@@ -301,7 +323,7 @@ class CalibrationPolicy(Part):
         objective: Name of the objective, in your words; doctor warns if the calibration was made with another one.
     """
 
-    max_age_days: Positive = 90.0
+    max_age_days: Days = 90.0
     objective: str = ""
 
 
@@ -332,7 +354,7 @@ class NightCheck(Part):
     """
 
     enabled: bool = True
-    between_slides: Annotated[int, Field(ge=0)] = 0
+    between_slides: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     light_drift_percent: Positive = 10.0
     fluorescence_drift_percent: Positive = 50.0
     flat_field_percent: Positive = 4.0

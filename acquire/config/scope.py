@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -16,15 +15,26 @@ from wbcpipe.acquire.config.policies import (
     Focus,
     FrameChecks,
     NightCheck,
-    NotNegative,
     Part,
-    Positive,
     QualityLimits,
     Reliability,
     Scan,
     Staining,
 )
+from wbcpipe.acquire.config.ranges import (
+    Coordinate,
+    Cosine,
+    Exposure,
+    Length,
+    Pixels,
+    PixelSide,
+    Ratio,
+    Settle,
+    Speed,
+    Wavelength,
+)
 from wbcpipe.acquire.config.slide_policies import Label, Loader
+from wbcpipe.acquire.config.toml_text import parse_toml
 from wbcpipe.acquire.config.virtual_condition import VirtualCondition
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 from wbcpipe.samples.fields import MODALITIES
@@ -45,7 +55,7 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 
 #: [lowest, highest].
-Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
+Interval = Annotated[tuple[Coordinate, Coordinate], AfterValidator(_ordered)]
 
 
 class Range(Part):
@@ -87,13 +97,13 @@ class Camera(Part):
     """
 
     device: str
-    sensor_px: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-    roi_px: tuple[int, int, int, int] | None = None
+    sensor_px: tuple[Annotated[int, Field(gt=0, le=65_535)], Annotated[int, Field(gt=0, le=65_535)]]
+    roi_px: tuple[Pixels, Pixels, Pixels, Pixels] | None = None
     binning: Literal[1, 2, 4, 8] = 1
     pixel_type: str = ""
     bits: Annotated[int, Field(ge=8, le=16)] = 16
-    pixel_um: Positive
-    stage_affine: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.0), (0.0, 1.0))
+    pixel_um: PixelSide
+    stage_affine: tuple[tuple[Cosine, Cosine], tuple[Cosine, Cosine]] = ((1.0, 0.0), (0.0, 1.0))
 
     @field_validator("stage_affine")
     @classmethod
@@ -168,9 +178,9 @@ class Stage(Range):
     xy_device: str
     z_device: str
     z_um: Interval
-    settle_ms: NotNegative = 0.0
-    tolerance_um: Positive = 1.0
-    speed_um_s: Positive = 10_000.0
+    settle_ms: Settle = 0.0
+    tolerance_um: Length = 1.0
+    speed_um_s: Speed = 10_000.0
 
 
 class LightSettings(Part):
@@ -208,7 +218,7 @@ class Light(Part):
     shutter_device: str = ""
     dark: LightSettings | None = None
     sequencing: Literal["auto", "on", "off"] = "auto"
-    bleach_ms: Positive | None = None
+    bleach_ms: Exposure | None = None
 
     @model_validator(mode="after")
     def _ends_in_the_dark(self) -> Self:
@@ -232,10 +242,10 @@ class Modality(LightSettings):
         settle_ms: Wait after switching to it.
     """
 
-    exposure_ms: Positive
-    wavelength_nm: Positive
-    z_offset_um: float = 0.0
-    settle_ms: NotNegative = 0.0
+    exposure_ms: Exposure
+    wavelength_nm: Wavelength
+    z_offset_um: Coordinate = 0.0
+    settle_ms: Settle = 0.0
 
 
 class ModalitySet(Part):
@@ -273,7 +283,7 @@ class Scope(Part):
 
     title: str = ""
     virtual: bool = False
-    expected_cells_per_field: Positive = 4.0
+    expected_cells_per_field: Annotated[Ratio, Field(ge=0.001)] = 4.0
     micromanager: MicroManager
     camera: Camera
     stage: Stage
@@ -383,10 +393,7 @@ def load_scope(name_or_path: str | Path) -> Scope:
             "file, or put your file into the folder that WBCPIPE_SCOPES names."
         )
     content = path.read_bytes()
-    try:
-        raw = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}.") from error
+    raw = parse_toml(path, content)
     for key in ("name", "path", "sha256"):
         if key in raw:
             raise ConfigError(f"{path}: key {key!r} is not allowed: it is derived from the file; remove it.")

@@ -96,7 +96,7 @@ class AcquisitionWorker:
         Raises:
             ValueError: fewer than 1, or more than the plan has.
         """
-        available = len(self.request.plan.fields())
+        available = self.request.plan.n_fields
         if not 1 <= n_fields <= available:
             raise ValueError(
                 f"{n_fields} fields are requested; slot {self.request.plan.slot!r} has room for 1 to {available}."

@@ -156,7 +156,11 @@ def test_every_model_key_is_in_the_demo_or_has_a_default() -> None:
     [
         ('backend = "headless"', 'backend = "java"', "'micromanager.backend'.*'headless' or 'bridge'"),
         ("binning = 1", "binning = 3", "'camera.binning'.*1, 2, 4 or 8"),
-        ("exposure_ms = 20.0", "exposure_ms = 0", "'modalities.fluorescence.exposure_ms'.*greater than 0"),
+        (
+            "exposure_ms = 20.0",
+            "exposure_ms = 0",
+            "'modalities.fluorescence.exposure_ms'.*or equal to 0.001",
+        ),
         ('device = "Camera"\n', "", "'camera.device' is missing"),
         ("z_um = [-100.0, 100.0]", "z_um = [100.0, -100.0]", "'stage.z_um'.*is empty"),
         ("[[1.0, 0.0], [0.0, 1.0]]", "[[0.7, 0.7], [-0.7, 0.7]]", "'camera.stage_affine'.*turn the camera"),
