@@ -18,6 +18,7 @@ __all__ = [
     "Cosine",
     "Days",
     "Exposure",
+    "Fraction",
     "Length",
     "Percent",
     "PixelSide",
@@ -72,5 +73,7 @@ Wait = Annotated[float, Field(ge=0, le=604_800, allow_inf_nan=False)]
 Days = Annotated[float, Field(ge=0.001, le=36_500, allow_inf_nan=False)]
 #: Share, in percent.
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+#: Part of a whole.
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 #: Ratio of two figures.
 Ratio = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]

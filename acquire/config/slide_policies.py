@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from wbcpipe.acquire.config.policies import DeviceSetting, DeviceStep, NotNegative, Part, Positive, keyed
+from wbcpipe.acquire.config.policies import DeviceSetting, DeviceStep, Part, keyed
+from wbcpipe.acquire.config.ranges import (  # noqa: TC001 - pydantic reads them
+    Coordinate,
+    Exposure,
+    Fraction,
+    Length,
+    Seconds,
+    Wait,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +27,10 @@ BarcodeFormat = Literal[
     "DataMatrix", "QRCode", "Aztec", "PDF417", "Code128", "Code39", "Code93", "Codabar", "EAN13", "ITF"
 ]
 BARCODE_FORMATS: Final[tuple[BarcodeFormat, ...]] = ("DataMatrix", "QRCode", "Aztec", "PDF417", "Code128", "Code39")
+
+
+#: A placeholder that would fill the memory: {slide:1000000000}.
+_WIDE: Final = re.compile(r"\{[^{}]*\d{3}")
 
 
 class SlidePlace(Part):
@@ -41,6 +53,8 @@ def _template(text: str) -> str:
         names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
         if unknown := sorted(names.difference(SlidePlace.model_fields)):
             raise ValueError(f"{{{unknown[0]}}} is not a placeholder")
+        if _WIDE.search(text):
+            raise ValueError("a width of more than two digits is not allowed")
         text.format(slide="S1", slot="A", number=1)
     except (ValueError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(
@@ -101,7 +115,7 @@ class Loader(Part):
 
     method: Literal["none", "prompt", "devices", "command"] = "none"
     slot: str = ""
-    capacity: Annotated[int, Field(ge=1)] | None = None
+    capacity: Annotated[int, Field(ge=1, le=100_000)] | None = None
     message: Template = "Put slide {slide} into slot {slot}."
     unload_message: Template = "Take slide {slide} out of slot {slot}."
     load: tuple[LoaderStep, ...] = ()
@@ -110,10 +124,10 @@ class Loader(Part):
     load_command: tuple[Template, ...] = ()
     unload_command: tuple[Template, ...] = ()
     absent_codes: tuple[Annotated[int, Field(ge=1, le=255)], ...] = ()
-    handover_um: tuple[float, float] | None = None
-    handover_z_um: float | None = None
-    timeout_s: Positive = 120.0
-    settle_s: NotNegative = 0.0
+    handover_um: tuple[Coordinate, Coordinate] | None = None
+    handover_z_um: Coordinate | None = None
+    timeout_s: Seconds = 120.0
+    settle_s: Wait = 0.0
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -190,14 +204,14 @@ class Label(Part):
 
     method: Literal["none", "camera", "scan"] = "none"
     device: str = ""
-    positions_um: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    z_um: float | None = None
+    positions_um: dict[str, tuple[Coordinate, Coordinate]] = Field(default_factory=dict)
+    z_um: Coordinate | None = None
     modality: Literal["color1", "color2", "color3"] = "color2"
-    area_um: tuple[Positive, Positive] | None = None
-    exposure_ms: Positive = 10.0
+    area_um: tuple[Length, Length] | None = None
+    exposure_ms: Exposure = 10.0
     lamp_on: tuple[DeviceSetting, ...] = ()
     lamp_off: tuple[DeviceSetting, ...] = ()
-    crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    crop: tuple[Fraction, Fraction, Fraction, Fraction] = (0.0, 0.0, 1.0, 1.0)
     formats: Annotated[tuple[BarcodeFormat, ...], Field(min_length=1)] = BARCODE_FORMATS
     pattern: Annotated[str, AfterValidator(_pattern)] = ""
     required: bool = True
