@@ -33,15 +33,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from wbcpipe.cli.progress import Reporter
+    from wbcpipe.cli.progress import ProgressReporter
     from wbcpipe.report.differential import Differential
     from wbcpipe.samples.records import SampleKind
     from wbcpipe.samples.sample import Sample
     from wbcpipe.scan.request import ScanRequest
     from wbcpipe.scan.targets import PrecisionTarget
+    from wbcpipe.scan.turn import ScanTurn
     from wbcpipe.system.compute import Device, EngineName
 
-__all__ = ["ModelChoice", "RunOptions", "cli", "main", "run"]
+__all__ = ["WRITING_REPORT", "ModelChoice", "RunOptions", "cli", "main", "run"]
+
+#: The last phase of `run`, as its reporter is told.
+WRITING_REPORT: Final = "writing the report"
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,13 @@ class ModelChoice:
 
 
 def run(
-    sample: Sample, request: ScanRequest | None, *, kind: SampleKind, model: ModelChoice, reporter: Reporter
+    sample: Sample,
+    request: ScanRequest | None,
+    *,
+    kind: SampleKind,
+    model: ModelChoice,
+    reporter: ProgressReporter,
+    turn: ScanTurn | None = None,
 ) -> Differential:
     """Run the four stages of one sample, in order; each does only what is missing.
 
@@ -70,6 +80,7 @@ def run(
         kind: ``scope``, ``stained-rgb`` or ``stack``: selects the bundle for ``auto``.
         model: the model, and what computes it.
         reporter: shows progress.
+        turn: at the microscope, where samples share it; everything slow is loaded before it begins.
 
     Returns:
         The differential that the report shows.
@@ -83,6 +94,7 @@ def run(
     from wbcpipe.scan.loop import acquire_and_segment, unmet_targets
     from wbcpipe.scan.request import check_request
     from wbcpipe.scan.targets import check_targets
+    from wbcpipe.scan.turn import ScanTurn
 
     # First of all: a missing model or engine must not cost a night.
     reporter.start_phase("loading the model")
@@ -95,18 +107,27 @@ def run(
         check_targets(request.precision, bundle.info.classes, bundle.info.name)
         check_request(sample, request)
 
+    turn = turn or ScanTurn()
     scan = functools.partial(
-        acquire_and_segment, sample, request, bundle, device=model.device, engine=model.engine, reporter=reporter
+        acquire_and_segment,
+        sample,
+        request,
+        bundle,
+        device=model.device,
+        engine=model.engine,
+        reporter=reporter,
+        turn=turn,
     )
     options = ClassifyOptions(device=model.device, engine=model.engine)
     classify = functools.partial(classify_sample, sample, bundle, options, progress=reporter.update)
-    with sample.lock("run"), sample.log_failure("run"):
+    with contextlib.closing(turn), sample.lock("run"), sample.log_failure("run"):
         outcome = scan()  # stages 1 and 2 overlap
         classify()  # stage 3
         while outcome is not None and (unmet := unmet_targets(sample, request, outcome)):
             reporter.say(f"the final count misses a target, so the scan continues: {unmet}")
             outcome = scan(at_least=outcome.fields_done + 1)
             classify()
+        reporter.start_phase(WRITING_REPORT)
         return write_report(sample)  # stage 4
 
 

@@ -5,6 +5,7 @@ This is the only module that chooses between the two; no other module outside `s
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from wbcpipe.errors import ConfigError
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["open_for_staining", "open_microscope", "specimen_for"]
+__all__ = ["load_driver", "open_for_staining", "open_microscope", "specimen_for"]
+
+
+def load_driver(specimen: SpecimenPlan | None) -> None:
+    """Import what `open_microscope` needs, without touching a device."""
+    importlib.import_module(
+        "wbcpipe.acquire.hardware.microscope" if specimen is None else "wbcpipe.acquire.simulation.virtual_scope"
+    )
 
 
 def open_microscope(

@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-import click
-
 from wbcpipe.acquire.capture.sample_record import check_disk_space
 from wbcpipe.acquire.open_microscope import open_for_staining
 from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, remaining_s, stain
@@ -19,11 +17,11 @@ from wbcpipe.samples.fields import fields_on_disk
 from wbcpipe.samples.staining_record import staining_state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.request import AcquisitionRequest
-    from wbcpipe.cli.progress import Reporter
+    from wbcpipe.cli.progress import ProgressReporter
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
 
@@ -150,32 +148,53 @@ def check_space_for_passes(sample: Sample, scope: Scope, passes: Sequence[Pass],
     check_disk_space(sample.path, scope, to_take)
 
 
-def take_pass(request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassResult:
-    """Take the first ``n_fields`` planned fields in an acquisition process and show the progress."""
-    result = PassResult()
-    title = "fields" if request.pass_name == "single" else f"fields, {request.pass_name}"
+def take_pass(
+    request: AcquisitionRequest,
+    n_fields: int,
+    reporter: ProgressReporter,
+    begin: Callable[[], float | None] | None = None,
+) -> PassResult:
+    """Take the first ``n_fields`` planned fields in an acquisition process and show the progress.
+
+    Args:
+        request: the pass.
+        n_fields: number of fields.
+        reporter: shows the progress.
+        begin: called when the process has started, before the microscope opens; returns the deadline, which replaces
+            that of ``request``.
+    """
     with AcquisitionWorker(request) as worker:
+        if begin is not None:
+            worker.set_deadline(begin())
         worker.request_fields(n_fields)
-        for event in worker.events():
-            match event:
-                case FieldTaken(index=index):
-                    result.taken.append(index)
-                case FieldMissing(index=index, reason=reason):
-                    result.missing[index] = reason
-                    reporter.say(f"field {index} is missing: {reason}")
-                case FieldEmpty(index=index):
-                    result.empty.append(index)
-                case Progress(text):
-                    reporter.say(text)
-                case DeadlinePassed():
-                    result.in_time = False
-                case _:
-                    continue
-            reporter.update(title, len(result.done), n_fields)
+        return _follow(worker, n_fields, reporter)
+
+
+def _follow(worker: AcquisitionWorker, n_fields: int, reporter: ProgressReporter) -> PassResult:
+    result = PassResult()
+    pass_name = worker.request.pass_name
+    title = "fields" if pass_name == "single" else f"fields, {pass_name}"
+    for event in worker.events():
+        match event:
+            case FieldTaken(index=index):
+                result.taken.append(index)
+            case FieldMissing(index=index, reason=reason):
+                result.missing[index] = reason
+                reporter.say(f"field {index} is missing: {reason}")
+            case FieldEmpty(index=index):
+                result.empty.append(index)
+            case Progress(text):
+                reporter.say(text)
+                continue
+            case DeadlinePassed():
+                result.in_time = False
+            case _:
+                continue
+        reporter.update(title, len(result.done), n_fields)
     return result
 
 
-def take_passes(job: PassJob, reporter: Reporter) -> dict[Pass, PassResult]:
+def take_passes(job: PassJob, reporter: ProgressReporter) -> dict[Pass, PassResult]:
     """Take passes one after the other; without fluorescence if the deadline leaves no time to stain the slide.
 
     Raises:
@@ -247,7 +266,13 @@ def _check_bright_field_complete(sample: Sample, scope: Scope, n_fields: int) ->
 
 
 def stain_between_passes(
-    sample: Sample, scope: Scope, n_fields: int, *, deadline_s: float | None, already_stained: bool, reporter: Reporter
+    sample: Sample,
+    scope: Scope,
+    n_fields: int,
+    *,
+    deadline_s: float | None,
+    already_stained: bool,
+    reporter: ProgressReporter,
 ) -> str:
     """Stain the slide after the bright-field pass, unless that is done.
 
@@ -278,9 +303,5 @@ def stain_between_passes(
     if not incubating:
         _check_bright_field_complete(sample, scope, n_fields)
 
-    def ask(message: str) -> None:
-        with reporter.paused():
-            click.confirm(f"{message} Done?", abort=True, err=True)
-
-    stain(sample, scope, ask=ask, say=reporter.say)
+    stain(sample, scope, ask=reporter.confirm, say=reporter.say)
     return ""

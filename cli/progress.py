@@ -6,8 +6,9 @@ import contextlib
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["Reporter", "console"]
+__all__ = ["ProgressReporter", "Reporter", "console"]
 
 #: A task prints a plain line after this time, and a phase without any line says that it still runs.
 _LINE_EVERY_S: Final = 8.0
@@ -33,6 +34,26 @@ _LINE_EVERY_S: Final = 8.0
 def console() -> Console:
     """Return the console for progress and messages: standard error; standard output is for results."""
     return Console(stderr=True, highlight=False)
+
+
+class ProgressReporter(Protocol):
+    """Where a run reports its progress: `Reporter`, or another process."""
+
+    def update(self, task: str, done: int, total: int, *, text: str = "") -> None:
+        """Report that ``task`` has finished ``done`` of ``total`` units; ``text`` is shown in place of its name."""
+
+    def start_phase(self, text: str) -> None:
+        """Name what happens now."""
+
+    def say(self, text: str) -> None:
+        """Report one line, and name the phase that begins with it."""
+
+    def confirm(self, message: str) -> None:
+        """Tell the operator what to do, and return when it is done.
+
+        Raises:
+            click.Abort: it will not be done.
+        """
 
 
 class Reporter:
@@ -109,6 +130,11 @@ class Reporter:
             self._printed_s = time.monotonic()
             if self._bars is not None:
                 self._start_bars()
+
+    def confirm(self, message: str) -> None:
+        """Ask at the terminal; see `ProgressReporter.confirm`."""
+        with self.paused():
+            click.confirm(f"{message} Done?", abort=True, err=True)
 
     def update(self, task: str, done: int, total: int, *, text: str = "") -> None:
         """Report that ``task`` has finished ``done`` of ``total`` units; ``text`` is shown in place of its name."""

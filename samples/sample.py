@@ -35,7 +35,7 @@ def check_sample_name(name: str) -> str:
 
     Raises:
         SampleNameError: characters other than letters, digits and ``-_.``; a leading dot or dash, a trailing dot;
-            more than 64 characters; a device name that Windows reserves; or a folder of the data root that is no sample.
+            more than 64 characters; a device name that Windows reserves; or another folder of the data root.
     """
     if not _NAME.fullmatch(name) or name.endswith(".") or ".." in name:
         raise SampleNameError(

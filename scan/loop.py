@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, Self
@@ -16,19 +15,20 @@ from wbcpipe.samples.fields import complete_fields, fields_on_disk, read_info
 from wbcpipe.scan.live_count import LiveCount
 from wbcpipe.scan.request import STATISTICS_FIELDS
 from wbcpipe.scan.targets import cells_for_half_width, precision_reached
+from wbcpipe.scan.turn import ScanTurn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from wbcpipe.acquire.supervise.worker import AcquisitionWorker
     from wbcpipe.classify.models.bundle import Bundle
-    from wbcpipe.cli.progress import Reporter
+    from wbcpipe.cli.progress import ProgressReporter
     from wbcpipe.samples.sample import Sample
     from wbcpipe.samples.scan_outcome import ScanOutcome
     from wbcpipe.scan.request import ScanRequest
     from wbcpipe.system.compute import Device, EngineName
 
-__all__ = ["SlideFields", "acquire_and_segment", "scan_until", "unmet_targets"]
+__all__ = ["SlideFields", "acquire_and_segment", "scan_until", "take_bright_field", "unmet_targets"]
 
 
 class FieldSource(Protocol):
@@ -111,20 +111,30 @@ def scan_until(
 class SlideFields:
     """Fields of a slide: those on disk at once, the others from a worker that starts when it is needed.
 
+    The worker process starts, then the turn at the microscope begins, then the worker opens it.
+
     A field that an earlier run could not take is tried once more: the cause may have been removed.
 
     Args:
         sample: its lock is held by the caller.
         request: what to take.
         say: receives a line of text for each step.
+        turn: at the microscope; begun when it is needed, and left to the caller to end.
         retry_missing: try the missing fields again; otherwise they stay missing.
     """
 
     def __init__(
-        self, sample: Sample, request: ScanRequest, say: Callable[[str], None], *, retry_missing: bool = True
+        self,
+        sample: Sample,
+        request: ScanRequest,
+        say: Callable[[str], None],
+        *,
+        turn: ScanTurn | None = None,
+        retry_missing: bool = True,
     ) -> None:
         self._sample = sample
         self._request = request
+        self._turn = turn or ScanTurn()
         self._say = say
         self.deadline_passed = False
         self._worker: AcquisitionWorker | None = None
@@ -188,6 +198,8 @@ class SlideFields:
                 self._stop_at_deadline(wanted)
                 return
             self._worker = self._closing.enter_context(AcquisitionWorker(acquisition))
+            self._request = _begin(self._request, self._turn)
+            self._worker.set_deadline(self._request.deadline_s)
         self._worker.request_fields(wanted)
         for event in self._worker.events():
             match event:
@@ -217,7 +229,49 @@ class SlideFields:
             self._say(f"the deadline, {deadline}, has passed: no further field is taken")
 
 
-def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_least: int) -> ScanRequest:
+def _begin(request: ScanRequest, turn: ScanTurn) -> ScanRequest:
+    """Wait for the microscope; return the request with the deadline that the scope's time limit gives from now on."""
+    return replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, turn.begin()))
+
+
+def take_bright_field(
+    sample: Sample, request: ScanRequest, reporter: ProgressReporter, turn: ScanTurn, *, at_least: int = 0
+) -> int:
+    """Take the bright-field pass of two passes, unless it is on disk or the slide is stained.
+
+    Args:
+        sample: the caller holds its lock.
+        request: of two passes.
+        reporter: shows progress.
+        turn: at the microscope; left to the caller to end.
+        at_least: minimum number of planned fields.
+
+    Returns:
+        The number of leading fields of the plan that the pass needs.
+    """
+    from wbcpipe.acquire.open_microscope import open_for_staining
+    from wbcpipe.acquire.passes import slide_is_stained, take_pass
+
+    raw = sample.raw_path("brightfield")
+    wanted = max(request.estimated_fields(), min(at_least, request.max_fields))
+    known = {*fields_on_disk(raw), *read_skipped(raw)}
+    if request.already_stained or slide_is_stained(sample) or known.issuperset(range(wanted)):
+        return wanted
+    acquisition = request.acquisition(sample, "brightfield")
+    if acquisition.microscope is None:
+        acquisition = replace(acquisition, microscope=open_for_staining)
+    if request.fields is None:
+        reporter.say(
+            f"taking {wanted} bright fields for up to {request.estimated_cells()} cells: no bright field can be added "
+            "after the stain"
+        )
+    take_pass(acquisition, wanted, reporter, lambda: _begin(request, turn).deadline_s)
+    return wanted
+
+
+def _bright_field(
+    sample: Sample, request: ScanRequest, reporter: ProgressReporter, turn: ScanTurn, at_least: int
+) -> ScanRequest:
     """Take the bright-field pass and stain the slide; return the request limited to the fields of that pass.
 
     A stained slide gives no further bright field.
@@ -226,21 +280,12 @@ def _bright_field(sample: Sample, request: ScanRequest, reporter: Reporter, at_l
         AcquisitionError: the deadline leaves no time to stain the slide, or the pass is not good enough to stain it;
             see `stain_between_passes`.
     """
-    from wbcpipe.acquire.open_microscope import open_for_staining
-    from wbcpipe.acquire.passes import slide_is_stained, stain_between_passes, take_pass
+    from wbcpipe.acquire.passes import slide_is_stained, stain_between_passes
 
     raw = sample.raw_path("brightfield")
-    wanted = max(request.estimated_fields(), min(at_least, request.max_fields))
+    wanted = take_bright_field(sample, request, reporter, turn, at_least=at_least)
     if not (request.already_stained or slide_is_stained(sample)):
-        known = {*fields_on_disk(raw), *read_skipped(raw)}
-        if not known.issuperset(range(wanted)):
-            acquisition = replace(request.acquisition(sample, "brightfield"), microscope=open_for_staining)
-            if request.fields is None:
-                reporter.say(
-                    f"taking {wanted} bright fields for up to {request.estimated_cells()} cells: no bright field can "
-                    "be added after the stain"
-                )
-            take_pass(acquisition, wanted, reporter)
+        request = _begin(request, turn)  # also the devices that stain it are the microscope's
     reason = stain_between_passes(
         sample,
         request.scope,
@@ -266,7 +311,8 @@ def acquire_and_segment(
     *,
     device: Device = "auto",
     engine: EngineName = "auto",
-    reporter: Reporter,
+    reporter: ProgressReporter,
+    turn: ScanTurn | None = None,
     at_least: int = 0,
 ) -> ScanOutcome | None:
     """Run stages 1 and 2 of a sample: take missing fields, segment them, write ``cells.zarr`` and ``scan.json``.
@@ -278,6 +324,7 @@ def acquire_and_segment(
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: what runs the network, see `classify.inference.select_engine.select_engine`.
         reporter: shows progress.
+        turn: at the microscope; closed when the scan needs no more fields, and left to the caller after an error.
         at_least: minimum number of planned fields, even if fewer reach the targets.
 
     Returns:
@@ -294,9 +341,9 @@ def acquire_and_segment(
         if complete_fields(sample.path / "raw"):
             segment_sample(sample, pixel_um=model.info.pixel_um, progress=reporter.update)
         return None
-    request = replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, time.time()))
+    turn = turn or ScanTurn()
     if request.two_pass:
-        request = _bright_field(sample, request, reporter, at_least)
+        request = _bright_field(sample, request, reporter, turn, at_least)
     segmenter = SampleSegmenter(sample, pixel_um=model.info.pixel_um, progress=reporter.update)
     count = None
     if request.fields is None:
@@ -314,7 +361,7 @@ def acquire_and_segment(
         if count is not None:
             _show_count(request, count.counts(), reporter)
 
-    with SlideFields(sample, request, reporter.say, retry_missing=not at_least) as slide:
+    with SlideFields(sample, request, reporter.say, turn=turn, retry_missing=not at_least) as slide:
         indices = scan_until(
             slide,
             count or segmenter,
@@ -324,6 +371,7 @@ def acquire_and_segment(
         )
         counts = None if count is None else dict(count.tally().counts)
         outcome = request.outcome(slide.settled(asked), asked, counts, in_time=not slide.deadline_passed)
+    turn.close()
     outcome.save(sample)
     if slide.deadline_passed and not indices:
         raise no_field_before_deadline(sample)
@@ -332,7 +380,7 @@ def acquire_and_segment(
     return outcome
 
 
-def _show_count(request: ScanRequest, counts: Mapping[str, int], reporter: Reporter) -> None:
+def _show_count(request: ScanRequest, counts: Mapping[str, int], reporter: ProgressReporter) -> None:
     total = sum(counts.values())
     if request.cells is not None:
         reporter.update("cells counted", min(total, request.cells), request.cells)

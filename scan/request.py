@@ -16,10 +16,11 @@ from wbcpipe.samples.scan_outcome import ScanOutcome
 from wbcpipe.scan.targets import cells_for_expected_share, cells_for_half_width, precision_reached
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.plan import AcquisitionPlan
+    from wbcpipe.acquire.hardware.protocols import Microscope
+    from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
@@ -75,24 +76,28 @@ class ScanRequest:
         scope: the microscope.
         plan: the fields in the slot's scan area, in order.
         specimen: on the virtual scope, the specimen on the stage.
+        slide: id of the physical slide; the sample's name by default.
         cells: number of cells to count; ``None`` for no such target.
         fields: take exactly this many fields instead.
         precision: continue until the share of each of these classes has this precision.
         deadline_s: of `time.time`: start no field after it.
         two_pass: take bright field first, then stain the slide, then take fluorescence.
         already_stained: with ``two_pass``, the operator says that the slide is stained already.
+        microscope: opens the microscope, in place of `open_microscope`; see `AcquisitionRequest`.
         available: number of leading fields of the plan that can be taken; ``None`` for all.
     """
 
     scope: Scope
     plan: AcquisitionPlan
     specimen: SpecimenPlan | None
+    slide: str = ""
     cells: int | None = 200
     fields: int | None = None
     precision: tuple[PrecisionTarget, ...] = ()
     deadline_s: float | None = None
     two_pass: bool = False
     already_stained: bool = False
+    microscope: Callable[[Scope, SpecimenPlan | None, PlannedPass | None], Microscope] | None = None
     available: int | None = None
 
     @property
@@ -113,7 +118,14 @@ class ScanRequest:
     def acquisition(self, sample: Sample, pass_name: Pass) -> AcquisitionRequest:
         """Return the request of one pass over the slide."""
         return AcquisitionRequest(
-            sample, self.scope, self.plan, self.specimen, pass_name=pass_name, deadline_s=self.deadline_s
+            sample,
+            self.scope,
+            self.plan,
+            self.specimen,
+            pass_name=pass_name,
+            deadline_s=self.deadline_s,
+            microscope=self.microscope,
+            slide=self.slide,
         )
 
     def estimated_cells(self) -> int:

@@ -8,12 +8,21 @@ __all__ = [
     "DeadlinePassed",
     "FieldEmpty",
     "FieldMissing",
+    "FieldRequest",
     "FieldStarted",
     "FieldTaken",
     "Progress",
     "RequestDone",
     "WorkerEvent",
 ]
+
+
+@dataclass(frozen=True)
+class FieldRequest:
+    """From the parent: take the first ``n_fields`` planned fields, none of them after ``deadline_s`` (`time.time`)."""
+
+    n_fields: int
+    deadline_s: float | None
 
 
 @dataclass(frozen=True)

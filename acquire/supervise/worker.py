@@ -1,7 +1,7 @@
 """Acquisition in a child process: a driver that crashes ends the child, never the run.
 
-The parent requests fields and receives events. A child that dies, hangs or loses the core is started again, and goes
-on from what is on disk.
+The parent requests fields and receives events. The child opens the microscope at the first request. A child that dies,
+hangs or loses the core is started again, and goes on from what is on disk.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from wbcpipe.acquire.supervise.messages import (
     DeadlinePassed,
     FieldEmpty,
     FieldMissing,
+    FieldRequest,
     FieldStarted,
     FieldTaken,
     Progress,
@@ -102,7 +103,11 @@ class AcquisitionWorker:
                 f"{n_fields} fields are requested; slot {self.request.plan.slot!r} has room for 1 to {available}."
             )
         self._requested = max(self._requested, n_fields)
-        self._child.send(n_fields)
+        self._child.send(FieldRequest(n_fields, self.request.deadline_s))
+
+    def set_deadline(self, deadline_s: float | None) -> None:
+        """Start no field after this time (of `time.time`), from the next request on."""
+        self.request = replace(self.request, deadline_s=deadline_s)
 
     def events(self) -> Iterator[WorkerEvent]:
         """Yield events until every requested field is done; the last event is `RequestDone` or `DeadlinePassed`.

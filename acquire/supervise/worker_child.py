@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.capture.session_observer import SessionObserver
@@ -12,6 +13,7 @@ from wbcpipe.acquire.supervise.messages import (
     DeadlinePassed,
     FieldEmpty,
     FieldMissing,
+    FieldRequest,
     FieldStarted,
     FieldTaken,
     Progress,
@@ -38,7 +40,7 @@ class CommandListener:
     def __init__(self, parent: ParentLink) -> None:
         self._parent = parent
         self._changed = threading.Condition()
-        self._requested = 0
+        self._request = FieldRequest(0, None)
         self._ended = False
         self._session: AcquisitionSession | None = None
         threading.Thread(target=self._listen, name="wbcpipe-commands", daemon=True).start()
@@ -50,18 +52,19 @@ class CommandListener:
             if self._ended:
                 session.stop()
 
-    def next_request(self, done: int) -> int | None:
-        """Wait until more than ``done`` fields are requested and return their number; ``None`` at the end."""
+    def next_request(self, done: int) -> FieldRequest | None:
+        """Wait until more than ``done`` fields are requested and return the request; ``None`` at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._requested > done)
-            return None if self._ended else self._requested
+            self._changed.wait_for(lambda: self._ended or self._request.n_fields > done)
+            return None if self._ended else self._request
 
     def _listen(self) -> None:
         try:
             while True:
-                requested = int(self._parent.receive())
+                request = self._parent.receive()
+                assert isinstance(request, FieldRequest)
                 with self._changed:
-                    self._requested = max(self._requested, requested)
+                    self._request = replace(request, n_fields=max(self._request.n_fields, request.n_fields))
                     self._changed.notify_all()
         except InterruptedRunError:
             with self._changed:
@@ -113,17 +116,27 @@ class EventReporter(SessionObserver):
 
 
 def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str], parent: ParentLink) -> None:
-    """Take fields until the parent requests no more; the target of the child process."""
+    """Take fields until the parent requests no more; the target of the child process.
+
+    The microscope opens at the first request, after everything slow is loaded: the parent may start this process while
+    another one still uses the microscope.
+    """
     from wbcpipe.acquire.capture.session import AcquisitionSession
+    from wbcpipe.acquire.open_microscope import load_driver
 
     parent.if_hung = functools.partial(close_shutter_after_this_process, request.scope)
     commands = CommandListener(parent)
     events = EventReporter(parent)
     session = AcquisitionSession(request, events, given_up=given_up)
     commands.attach(session)
+    load_driver(request.specimen)
+    if commands.next_request(0) is None:
+        return
     with request.sample.lock("acquire", name="acquire", wait_s=_LOCK_WAIT_S), session:
         done = 0
-        while (requested := commands.next_request(done)) is not None:
+        while (asked := commands.next_request(done)) is not None:
+            requested = asked.n_fields
+            session.request = replace(session.request, deadline_s=asked.deadline_s)
             # A field given up stays so for this process: the fields a run takes must not depend on when it is asked.
             known: dict[int, float | None] = {**dict.fromkeys(session.inventory.taken), **session.inventory.empty}
             todo = [index for index in range(done, requested) if index not in known]

@@ -21,12 +21,25 @@ if TYPE_CHECKING:
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.system.compute import Device, EngineName
 
-__all__ = ["TOLERANCE", "check_engine", "check_probabilities", "select_engine"]
+__all__ = ["TOLERANCE", "check_engine", "check_probabilities", "preload_engine", "select_engine"]
 
 _log = logging.getLogger(__name__)
 
 TOLERANCE: Final = {"float32": 1e-3, "float16": 0.01}
 """Largest difference of a probability from that of torch in float32, by precision."""
+
+
+_preloaded: dict[tuple[str, Device, EngineName], Engine] = {}
+
+
+def preload_engine(bundle: Bundle, device: Device = "auto", engine: EngineName = "auto") -> None:
+    """Select and compile the engine now; `select_engine` returns it for the same weights from then on.
+
+    One engine is kept. A process that must answer at once later calls this while it waits.
+    """
+    found = select_engine(bundle, device, engine)
+    _preloaded.clear()
+    _preloaded[bundle.info.sha256, device, engine] = found
 
 
 def check_engine(device: Device, engine: EngineName) -> torch.device:
@@ -59,6 +72,8 @@ def select_engine(bundle: Bundle, device: Device = "auto", engine: EngineName = 
     Raises:
         ConfigError: the engine or the device is not available, or the engine does not agree with torch.
     """
+    if (preloaded := _preloaded.get((bundle.info.sha256, device, engine))) is not None:
+        return preloaded
     place = check_engine(device, engine)
     network, info = bundle.network(), bundle.info
     shape = (len(info.modalities) * info.planes, info.side, info.side)

@@ -307,6 +307,9 @@ class Worker:
         self.tried: set[int] = set()
         self.wanted = 0
 
+    def set_deadline(self, deadline_s: float | None) -> None:
+        pass
+
     def __enter__(self) -> Self:
         Worker.starts += 1
         return self

@@ -78,7 +78,9 @@ class Bench:
         self.log: list[str] = []
         self.openers: list[object] = []
 
-    def take_pass(self, request: AcquisitionRequest, n_fields: int, reporter: Reporter) -> PassResult:
+    def take_pass(
+        self, request: AcquisitionRequest, n_fields: int, reporter: Reporter, begin: object = None
+    ) -> PassResult:
         self.log.append(request.pass_name)
         self.openers.append(request.microscope)
         create_sample_record(
