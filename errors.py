@@ -25,6 +25,7 @@ __all__ = [
     "IdentityError",
     "ImportDataError",
     "InterruptedRunError",
+    "LoaderStateError",
     "NoCellsError",
     "SampleBusyError",
     "SampleNameError",
@@ -191,6 +192,12 @@ class IdentityError(WbcpipeError, RuntimeError):
     """The label of the slide on the stage is not that of the sample, or cannot be read."""
 
     exit_code = 55
+
+
+class LoaderStateError(HardwareError):
+    """A slide may be half loaded: only a person at the microscope can tell."""
+
+    exit_code = 56
 
 
 class InterruptedRunError(WbcpipeError, RuntimeError):

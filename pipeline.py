@@ -22,8 +22,10 @@ from wbcpipe.cli.options import (
     engine_option,
     json_option,
     options_into,
+    place_option,
     scope_option,
     sequencing_option,
+    slot_option,
     specimen_options,
 )
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
@@ -155,8 +157,10 @@ class RunOptions:
     """The options of ``run``, by their names on the command line; see its help."""
 
     name: str
+    slide: str
     scope_name: str
-    slot: str
+    slot: str | None
+    place: int | None
     protocol: Literal["one-pass", "two-pass"] | None
     already_stained: bool
     cells: int | None
@@ -175,8 +179,10 @@ class RunOptions:
 
 @click.command("run")
 @click.option("--sample", "name", required=True, metavar="NAME", help="The sample to create or to resume.")
+@click.option("--slide", default="", metavar="ID", help="Id of the slide, as its label has it [the sample's name].")
 @scope_option
-@click.option("--slot", default="A", show_default=True, help="Slot of the stage insert that holds the slide.")
+@slot_option
+@place_option
 @click.option(
     "--protocol",
     type=click.Choice(["one-pass", "two-pass"]),
@@ -216,6 +222,7 @@ def run_command(options: RunOptions) -> None:
     Examples:
       wbcpipe run --sample demo                            a virtual slide on a real Micro-Manager core
       wbcpipe run --sample S001 --scope my-scope.toml --slot B --cells 400
+      wbcpipe run --sample S001 --slide 4711-3 --scope hotel --place 7      a slide hotel brings the slide
       wbcpipe run --sample S001 --protocol two-pass
       wbcpipe run --sample S001 --precision NEU:5% --precision EOS:2% --deadline 06:30
     """
@@ -241,15 +248,19 @@ def run_command(options: RunOptions) -> None:
 def _scan_request(sample: Sample, options: RunOptions) -> ScanRequest:
     """Return what the options ask for; a sample that exists keeps its protocol."""
     from wbcpipe.acquire.config.scope import load_scope
+    from wbcpipe.acquire.loader.checks import load_request, slot_for
     from wbcpipe.acquire.open_microscope import specimen_for
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.scan.request import ScanRequest
 
     scope = load_scope(options.scope_name).with_sequencing(options.sequencing)
+    slide = options.slide or (sample.record().slide if sample.exists() else None) or sample.name
     started = sample.record().protocol if sample.exists() else "one-pass"
     return ScanRequest(
         scope=scope,
-        plan=AcquisitionPlan.from_scope(scope, options.slot),
+        plan=AcquisitionPlan.from_scope(scope, slot_for(scope, options.slot)),
+        slide=slide,
+        load=load_request(scope, sample.path.parent, slide, options.place),
         specimen=specimen_for(scope, options.specimen_seed, options.specimen_preparation),
         cells=200 if options.cells is None and not options.precision else options.cells,
         fields=options.fields,

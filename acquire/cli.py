@@ -16,8 +16,10 @@ from wbcpipe.cli.options import (
     deadline_option,
     json_option,
     options_into,
+    place_option,
     scope_option,
     sequencing_option,
+    slot_option,
     specimen_options,
 )
 from wbcpipe.errors import AcquisitionError, ConfigError, WbcpipeError
@@ -67,7 +69,8 @@ class AcquireOptions:
     slide: str
     sample_name: str | None
     scope_name: str
-    slot: str
+    slot: str | None
+    place: int | None
     protocol: Literal["one-pass", "two-pass"] | None
     pass_name: Pass | None
     already_stained: bool
@@ -104,7 +107,8 @@ class AcquireOptions:
 @click.option("--slide", required=True, help="Id of the slide; also names the sample unless --sample is given.")
 @click.option("--sample", "sample_name", help="Name of the sample. Default: the slide's id.")
 @scope_option
-@click.option("--slot", default="A", show_default=True, help="Slot of the stage insert that holds the slide.")
+@slot_option
+@place_option
 @click.option(
     "--protocol",
     type=click.Choice(["one-pass", "two-pass"]),
@@ -149,6 +153,7 @@ def acquire(options: AcquireOptions) -> None:
     """
     from wbcpipe.acquire.capture.sample_record import check_sample
     from wbcpipe.acquire.config.scope import load_scope
+    from wbcpipe.acquire.loader.checks import load_request, slot_for
     from wbcpipe.acquire.open_microscope import specimen_for
     from wbcpipe.acquire.passes import TWO_PASS, PassJob, check_space_for_passes, passes_to_take, take_passes
     from wbcpipe.acquire.plan import AcquisitionPlan
@@ -162,7 +167,8 @@ def acquire(options: AcquireOptions) -> None:
     # All checks come before anything is written.
     sample = Sample.open(data_root(options.data), options.sample_name or options.slide)
     scope = load_scope(options.scope_name).with_sequencing(options.sequencing)
-    plan = AcquisitionPlan.from_scope(scope, options.slot, overlap=options.overlap)
+    load = load_request(scope, sample.path.parent, options.slide, options.place)
+    plan = AcquisitionPlan.from_scope(scope, slot_for(scope, options.slot), overlap=options.overlap)
     requested, fields = options.passes(), options.fields
     if requested == ("fluorescence",) and fields is None and options.cells is None:
         fields = max(fields_on_disk(sample.raw_path("brightfield")), default=0) + 1
@@ -171,7 +177,7 @@ def acquire(options: AcquireOptions) -> None:
     passes = passes_to_take(sample, requested, already_stained=options.already_stained)
     if passes == TWO_PASS:
         check_staining(scope)
-    request = AcquisitionRequest(sample, scope, plan, specimen, passes[0], slide=options.slide)
+    request = AcquisitionRequest(sample, scope, plan, specimen, passes[0], slide=options.slide, load=load)
     check_sample(request)
     check_space_for_passes(sample, scope, passes, n_fields)
     started_s = time.monotonic()

@@ -15,6 +15,7 @@ from wbcpipe.acquire.config.micromanager_cfg import (
     light_settings,
     read_config,
 )
+from wbcpipe.acquire.loader.checks import live_loader_problems, loader_file_problems
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.procedures.checks import program_problem, property_problem, step_problems
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
@@ -75,6 +76,7 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
     if scope.staining.command:
         problem = program_problem("staining.command", scope.staining.command)
         yield Check("staining", "fail" if problem else "ok", problem or f"{scope.staining.command[0]} can be started")
+    yield from _check_slides(scope)
     if scope.light.dark is not None:
         yield Check(
             "shutter",
@@ -113,6 +115,14 @@ def _check_cfg(scope: Scope) -> Iterator[Check]:
     yield from (Check(".cfg file", "warn", warning) for warning in configuration_warnings(scope, config))
     if not problems:
         yield Check(".cfg file", "ok", f"{scope.config_path.name} has every device, group and preset of the scope file")
+
+
+def _check_slides(scope: Scope) -> Iterator[Check]:
+    """Check what brings the slides and what reads their labels; the .cfg is checked elsewhere."""
+    if scope.loader.method != "none":
+        problems = loader_file_problems(scope)
+        to = f"brings slides to slot {scope.loader_slot}"
+        yield Check("loader", "fail" if problems else "ok", "; ".join(problems) or f"{scope.loader.method} {to}")
 
 
 def _check_disk(data: Path, needed_bytes: int) -> Check:
@@ -183,6 +193,9 @@ def _live_checks(scope: Scope) -> Generator[Check]:
             steps = (*scope.staining.keyed_steps(), *scope.staining.keyed_safe_state())
             problems = "; ".join(step_problems(link, steps))
             yield _hardware("staining", problems, "the devices accept every step; none was carried out")
+        if scope.loader.load:
+            problems = "; ".join(live_loader_problems(scope, link))
+            yield _hardware("loader", problems, "the devices have every property of its steps; none was carried out")
         yield from _check_camera(CoreMicroscope(scope, link))
     finally:
         link.close()

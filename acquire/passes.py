@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.capture.sample_record import check_disk_space
+from wbcpipe.acquire.loader.workflow import load_slide
 from wbcpipe.acquire.open_microscope import open_for_staining
 from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, remaining_s, stain
 from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
@@ -30,6 +31,7 @@ __all__ = [
     "PassJob",
     "PassResult",
     "check_space_for_passes",
+    "load_for",
     "no_field_before_deadline",
     "passes_to_take",
     "slide_is_stained",
@@ -148,6 +150,12 @@ def check_space_for_passes(sample: Sample, scope: Scope, passes: Sequence[Pass],
     check_disk_space(sample.path, scope, to_take)
 
 
+def load_for(request: AcquisitionRequest, reporter: ProgressReporter) -> None:
+    """Bring the slide of a request to the stage, if a loader does that. Raises as `load_slide`."""
+    if request.load is not None:
+        load_slide(request.load, ask=reporter.confirm, say=reporter.say)
+
+
 def take_pass(
     request: AcquisitionRequest,
     n_fields: int,
@@ -166,6 +174,7 @@ def take_pass(
     with AcquisitionWorker(request) as worker:
         if begin is not None:
             worker.set_deadline(begin())
+        load_for(request, reporter)  # the process opens the microscope at the first request
         worker.request_fields(n_fields)
         return _follow(worker, n_fields, reporter)
 
@@ -204,14 +213,7 @@ def take_passes(job: PassJob, reporter: ProgressReporter) -> dict[Pass, PassResu
     for name in job.passes:
         request = replace(job.request, pass_name=name)
         if job.stain and name == "fluorescence":
-            reason = stain_between_passes(
-                request.sample,
-                request.scope,
-                job.n_fields,
-                deadline_s=request.deadline_s,
-                already_stained=job.already_stained,
-                reporter=reporter,
-            )
+            reason = stain_between_passes(request, job.n_fields, already_stained=job.already_stained, reporter=reporter)
             if reason:
                 reporter.say(reason)
                 results[name] = PassResult(in_time=False)
@@ -266,21 +268,14 @@ def _check_bright_field_complete(sample: Sample, scope: Scope, n_fields: int) ->
 
 
 def stain_between_passes(
-    sample: Sample,
-    scope: Scope,
-    n_fields: int,
-    *,
-    deadline_s: float | None,
-    already_stained: bool,
-    reporter: ProgressReporter,
+    request: AcquisitionRequest, n_fields: int, *, already_stained: bool, reporter: ProgressReporter
 ) -> str:
     """Stain the slide after the bright-field pass, unless that is done.
 
     Args:
-        sample: Sample with its bright-field pass.
-        scope: Microscope, with its staining method.
+        request: Of either pass: the sample with its bright-field pass, the microscope with its staining method, and the
+            deadline; the slide is stained only if fluorescence can start before it.
         n_fields: Number of bright fields that were requested.
-        deadline_s: Time (of `time.time`); the slide is stained only if fluorescence can start before it.
         already_stained: The operator states that the slide is stained.
         reporter: Shows the progress.
 
@@ -292,6 +287,7 @@ def stain_between_passes(
         SampleStateError: An earlier staining did not end.
         HardwareError: A device or the staining program failed.
     """
+    sample, scope, deadline_s = request.sample, request.scope, request.deadline_s
     if already_stained:
         mark_stained(sample)
     if fields_on_disk(sample.raw_path("fluorescence")) or staining_state(sample) == "stained":
@@ -302,6 +298,6 @@ def stain_between_passes(
         return f"the slide {state}: the deadline leaves no time for that and fluorescence"
     if not incubating:
         _check_bright_field_complete(sample, scope, n_fields)
-
+        load_for(request, reporter)
     stain(sample, scope, ask=reporter.confirm, say=reporter.say)
     return ""

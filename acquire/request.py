@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Microscope
+    from wbcpipe.acquire.loader.workflow import LoadRequest
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import Pass
@@ -30,7 +31,8 @@ class AcquisitionRequest:
         pass_name: Pass over the slide.
         deadline_s: Time (of `time.time`) after which no new field is started; ``None`` for no deadline.
         microscope: Opens the microscope, in place of `open_microscope`; sent to the child process, so it must pickle.
-        slide: Id of the physical slide; the sample's name by default.
+        slide: Id of the physical slide, with which its label is compared; the sample's name by default.
+        load: Where the scope has a loader: the slide to bring to the stage before the microscope is opened.
     """
 
     sample: Sample
@@ -41,6 +43,12 @@ class AcquisitionRequest:
     deadline_s: float | None = None
     microscope: Callable[[Scope, SpecimenPlan | None, PlannedPass | None], Microscope] | None = None
     slide: str = ""
+    load: LoadRequest | None = None
+
+    @property
+    def slide_id(self) -> str:
+        """Id of the physical slide."""
+        return self.slide or self.sample.name
 
     def in_time(self) -> bool:
         """Return whether new fields may still be started."""

@@ -26,6 +26,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "evaluate": ("wbcpipe.report.cli:evaluate", "Compare a sample with its ground truth."),
     "doctor": ("wbcpipe.acquire.cli:doctor", "Check a scope file, offline and against the live core."),
     "calibrate": ("wbcpipe.acquire.calibration.cli:calibrate", "Measure a scope: dark, flat-field, geometry, focus."),
+    "loader": (
+        "wbcpipe.acquire.loader.cli:loader",
+        "Bring slides to the stage by a scope's loader.",
+    ),
     "scopes": ("wbcpipe.acquire.cli:scopes", "List the microscopes that have a scope file."),
     "bundles": ("wbcpipe.classify.bundles_cli:bundles", "List, show, verify and export trained models."),
     "status": ("wbcpipe.report.cli:status", "List the samples and the state of each."),

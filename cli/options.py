@@ -24,9 +24,11 @@ __all__ = [
     "engine_option",
     "json_option",
     "options_into",
+    "place_option",
     "sample_option",
     "scope_option",
     "sequencing_option",
+    "slot_option",
     "specimen_options",
 ]
 
@@ -115,6 +117,12 @@ json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print
 sample_option: Final = click.option("--sample", "name", required=True, metavar="NAME", help="The sample.")
 scope_option: Final = click.option(
     "--scope", "scope_name", default="demo", show_default=True, help="Name of a scope, or path of its .toml file."
+)
+slot_option: Final = click.option(
+    "--slot", help="Slot of the stage insert that holds the slide [A, or the one that the scope's loader serves]."
+)
+place_option: Final = click.option(
+    "--place", type=click.IntRange(min=1), metavar="N", help="The slide's place in the scope's loader, from 1."
 )
 already_stained_option: Final = click.option(
     "--already-stained", is_flag=True, help="With --protocol two-pass: the slide is stained; do not stain it."

@@ -20,6 +20,7 @@ from wbcpipe.scan.turn import ScanTurn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.supervise.worker import AcquisitionWorker
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.cli.progress import ProgressReporter
@@ -121,6 +122,7 @@ class SlideFields:
         say: receives a line of text for each step.
         turn: at the microscope; begun when it is needed, and left to the caller to end.
         retry_missing: try the missing fields again; otherwise they stay missing.
+        before_opening: called before the microscope is opened; it may bring the slide to the stage.
     """
 
     def __init__(
@@ -131,11 +133,13 @@ class SlideFields:
         *,
         turn: ScanTurn | None = None,
         retry_missing: bool = True,
+        before_opening: Callable[[AcquisitionRequest], None] = lambda _: None,
     ) -> None:
         self._sample = sample
         self._request = request
         self._turn = turn or ScanTurn()
         self._say = say
+        self._before_opening = before_opening
         self.deadline_passed = False
         self._worker: AcquisitionWorker | None = None
         self._closing = contextlib.ExitStack()
@@ -200,6 +204,7 @@ class SlideFields:
             self._worker = self._closing.enter_context(AcquisitionWorker(acquisition))
             self._request = _begin(self._request, self._turn)
             self._worker.set_deadline(self._request.deadline_s)
+            self._before_opening(acquisition)
         self._worker.request_fields(wanted)
         for event in self._worker.events():
             match event:
@@ -287,10 +292,8 @@ def _bright_field(
     if not (request.already_stained or slide_is_stained(sample)):
         request = _begin(request, turn)  # also the devices that stain it are the microscope's
     reason = stain_between_passes(
-        sample,
-        request.scope,
+        request.acquisition(sample, "fluorescence"),
         wanted,
-        deadline_s=request.deadline_s,
         already_stained=request.already_stained,
         reporter=reporter,
     )
@@ -333,7 +336,7 @@ def acquire_and_segment(
     Raises:
         WbcpipeError: see the stages.
     """
-    from wbcpipe.acquire.passes import no_field_before_deadline
+    from wbcpipe.acquire.passes import load_for, no_field_before_deadline
     from wbcpipe.segment.run import segment_sample
     from wbcpipe.segment.stage import SampleSegmenter
 
@@ -361,7 +364,9 @@ def acquire_and_segment(
         if count is not None:
             _show_count(request, count.counts(), reporter)
 
-    with SlideFields(sample, request, reporter.say, turn=turn, retry_missing=not at_least) as slide:
+    bring = functools.partial(load_for, reporter=reporter)
+    retry = not at_least
+    with SlideFields(sample, request, reporter.say, turn=turn, retry_missing=retry, before_opening=bring) as slide:
         indices = scan_until(
             slide,
             count or segmenter,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Microscope
+    from wbcpipe.acquire.loader.workflow import LoadRequest
     from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import Pass
@@ -76,7 +77,7 @@ class ScanRequest:
         scope: the microscope.
         plan: the fields in the slot's scan area, in order.
         specimen: on the virtual scope, the specimen on the stage.
-        slide: id of the physical slide; the sample's name by default.
+        slide: id of the physical slide, with which its label is compared; the sample's name by default.
         cells: number of cells to count; ``None`` for no such target.
         fields: take exactly this many fields instead.
         precision: continue until the share of each of these classes has this precision.
@@ -84,6 +85,7 @@ class ScanRequest:
         two_pass: take bright field first, then stain the slide, then take fluorescence.
         already_stained: with ``two_pass``, the operator says that the slide is stained already.
         microscope: opens the microscope, in place of `open_microscope`; see `AcquisitionRequest`.
+        load: where the scope has a loader: the slide to bring to the stage.
         available: number of leading fields of the plan that can be taken; ``None`` for all.
     """
 
@@ -98,6 +100,7 @@ class ScanRequest:
     two_pass: bool = False
     already_stained: bool = False
     microscope: Callable[[Scope, SpecimenPlan | None, PlannedPass | None], Microscope] | None = None
+    load: LoadRequest | None = None
     available: int | None = None
 
     @property
@@ -126,6 +129,7 @@ class ScanRequest:
             deadline_s=self.deadline_s,
             microscope=self.microscope,
             slide=self.slide,
+            load=self.load,
         )
 
     def estimated_cells(self) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from wbcpipe.acquire.capture.sample_record import check_sample
 from wbcpipe.acquire.config.micromanager_cfg import read_config, staining_problems
 from wbcpipe.acquire.config.scope import Scope, load_scope
-from wbcpipe.acquire.staining.checks import program_problem
+from wbcpipe.acquire.procedures.checks import program_problem
 from wbcpipe.batch.row_request import loader_slot, row_request
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
 from wbcpipe.errors import WbcpipeError
@@ -100,7 +100,7 @@ class RowChecker:
 
     def _check_request(self, row: WorklistRow, scope: Scope) -> None:
         try:
-            request = row_request(row, scope)
+            request = row_request(row, scope, self.data)
             if row.sample:
                 check_sample(request.acquisition(Sample.open(self.data, row.sample), request.first_pass))
         except WbcpipeError as error:
@@ -108,7 +108,7 @@ class RowChecker:
             return
         if request.two_pass:
             problems = staining_problems(scope, read_config(scope.config_path)) if scope.staining.steps else []
-            for problem in filter(None, [*problems, program_problem(scope)]):
+            for problem in filter(None, [*problems, program_problem("staining.command", scope.staining.command)]):
                 self._add(row, f"{scope.path}: {problem}.")
             if scope.staining.method == "prompt":
                 self.warnings.add(row.line, f"scope {scope.name!r}: an operator stains this slide; the batch waits.")

@@ -67,6 +67,12 @@ def put(sample: Sample, name: Pass, n_fields: int, fate: Fate) -> PassResult:
     return outcome
 
 
+def request_for(sample: Sample, scope: Scope, deadline_s: float | None = None) -> AcquisitionRequest:
+    return AcquisitionRequest(
+        sample, scope, AcquisitionPlan.from_scope(scope, "A"), pass_name="fluorescence", deadline_s=deadline_s
+    )
+
+
 class Bench:
     """Stands for microscope and pump: passes leave what is planted, and a stain is noted."""
 
@@ -163,7 +169,7 @@ def test_a_bright_field_cut_short_is_not_stained(bench: Bench, sample: Sample, s
     put(sample, "brightfield", 5, {})
     with pytest.raises(AcquisitionError, match="7 of 12 bright fields were not taken yet"):
         passes.stain_between_passes(
-            sample, small_scope, 12, deadline_s=None, already_stained=False, reporter=Reporter(quiet=True)
+            request_for(sample, small_scope), 12, already_stained=False, reporter=Reporter(quiet=True)
         )
     assert bench.log == []
 
@@ -220,11 +226,11 @@ def test_no_stain_is_begun_that_the_deadline_would_waste(bench: Bench, sample: S
     silent = Reporter(quiet=True)
     soon = time.time() + 299
     assert "leaves no time" in passes.stain_between_passes(
-        sample, scope, 2, deadline_s=soon, already_stained=False, reporter=silent
+        request_for(sample, scope, soon), 2, already_stained=False, reporter=silent
     )
     assert bench.log == []
     assert not passes.stain_between_passes(
-        sample, scope, 2, deadline_s=soon + 60, already_stained=False, reporter=silent
+        request_for(sample, scope, soon + 60), 2, already_stained=False, reporter=silent
     )
     assert bench.log == ["stain"]
 
@@ -289,7 +295,7 @@ def test_the_bars_are_away_while_the_operator_is_asked(
     with Reporter() as reporter:
         reporter.update("fields", 2, 2)
         assert sys.stderr is not before
-        passes.stain_between_passes(sample, scope, 2, deadline_s=None, already_stained=False, reporter=reporter)
+        passes.stain_between_passes(request_for(sample, scope), 2, already_stained=False, reporter=reporter)
         reporter.update("fields", 1, 2)
         assert sys.stderr is not before
     assert len(asked) == 1
