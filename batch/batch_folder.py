@@ -198,7 +198,7 @@ class BatchFolder:
         def busy(holder: str) -> BatchBusyError:
             return BatchBusyError(
                 f"batch {self.name!r} is being run by another process ({holder}). Watch it with `wbcpipe batch status "
-                f"{self.name}`; change it with `wbcpipe batch add`, `hold`, `skip`, `retry` or `stop`."
+                f"--batch {self.name}`; change it with `wbcpipe batch add`, `hold`, `skip`, `retry` or `stop`."
             )
 
         with exclusive_lock(self.path / "lock", self.path / "lock.holder", "batch run", busy, wait_s=_WAIT_S):

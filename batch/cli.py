@@ -11,7 +11,9 @@ from wbcpipe.cli.lazy_group import LazyGroup
 __all__ = ["BATCH_COMMANDS", "batch"]
 
 #: Command name to (module:attribute, one line of help).
-BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {}
+BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "test-alert": ("wbcpipe.batch.alerts_cli:test_alert", "Send a test to each address of an alerts file."),
+}
 
 
 @click.group("batch", cls=LazyGroup, table=BATCH_COMMANDS)
@@ -19,6 +21,6 @@ def batch() -> None:
     """Run a worklist of slides, one after the other, without an operator.
 
     A batch is a folder, <data>/batches/<name>/. Its state is its files: `batch run` resumes after any interruption, and
-    the other commands work from another terminal while it runs. NAME is the name of the batch; by default the one that
+    the other commands work from another terminal while it runs. --batch names the batch; by default the one that
     was started last.
     """

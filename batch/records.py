@@ -72,6 +72,9 @@ BatchEvent = Literal[
     "computer_slept",
     "disk_low",
     "disk_freed",
+    "alert_sent",
+    "alert_cleared",
+    "alert_failed",
 ]
 CommandKind = Literal["add", "hold", "release", "skip", "retry", "stop", "confirm"]
 

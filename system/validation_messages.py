@@ -15,8 +15,14 @@ __all__ = ["explain"]
 _MAX_SHOWN: Final = 80
 
 
-def explain(item: ErrorDetails, model: type[BaseModel]) -> str:
-    """Return one finding of ``model``'s validation as a clause, without a full stop."""
+def explain(item: ErrorDetails, model: type[BaseModel], *, show_values: bool = True) -> str:
+    """Return one finding of ``model``'s validation as a clause, without a full stop.
+
+    Args:
+        item: the finding.
+        model: that was validated.
+        show_values: say what was got; off where it may be secret.
+    """
     location = [str(part) for part in item["loc"]]
     key = ".".join(location) or "(the file)"
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # of a model, of a dataclass
@@ -28,7 +34,7 @@ def explain(item: ErrorDetails, model: type[BaseModel]) -> str:
         return f"key {key!r} is missing"
     message = item["msg"].removeprefix("Value error, ")
     got = item.get("input")
-    shown = "" if isinstance(got, dict) else f" (got {_short(got)})"
+    shown = "" if isinstance(got, dict) or not show_values else f" (got {_short(got)})"
     return f"key {key!r}: {message[:1].lower()}{message[1:]}{shown}"
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from wbcpipe.system.signals import STOP_SIGNALS
 
 # Of the workers, which inherit it before they load numpy and torch. Two of them fill two cores: threads that wait for
 # each other on a busy core take several times as long. What must hold on more threads asks for them by a fixture.
@@ -78,3 +81,13 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real pictures are not there: {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def stop_handlers() -> Iterator[None]:
+    """Remove the signal handlers that `pipeline.main` installs for its own process."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)

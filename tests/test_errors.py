@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import re
-import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from wbcpipe import errors, pipeline
 from wbcpipe.errors import WbcpipeError
-from wbcpipe.system.signals import STOP_SIGNALS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 EXIT_CODES = (Path(__file__).parents[1] / "docs" / "exit-codes.md").read_text(encoding="utf-8")
 ERRORS = [getattr(errors, name) for name in errors.__all__]
-
-
-@pytest.fixture(autouse=True)
-def stop_handlers() -> Iterator[None]:
-    """Remove the signal handlers that `pipeline.main` installs for its own process."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    yield
-    signal.set_wakeup_fd(-1)
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("stop_handlers")
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

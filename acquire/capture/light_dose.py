@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import os
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
+from wbcpipe.samples.light_record import light_path, read_exposures
 from wbcpipe.samples.records import LightExposure
 from wbcpipe.system.files import disk_errors
 
@@ -37,17 +35,14 @@ class DoseLedger:
     """
 
     def __init__(self, raw: Path, field_um: tuple[float, float], fields: Iterable[FieldInfo] = ()) -> None:
-        self._path = raw / "light.jsonl"
+        self._path = light_path(raw)
         self._width_um, self._height_um = field_um
         self._buckets: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
         self._file = -1
         recorded = set()
-        content = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
-        for line in content.splitlines():
-            with contextlib.suppress(ValidationError):  # a truncated line
-                exposure = LightExposure.model_validate_json(line)
-                recorded.add(exposure.field)
-                self._add(exposure.x_um, exposure.y_um, exposure.exposure_ms)
+        for exposure in read_exposures(raw):
+            recorded.add(exposure.field)
+            self._add(exposure.x_um, exposure.y_um, exposure.exposure_ms)
         for info in fields:
             if info.index not in recorded:
                 position = info.slide_transform or info
