@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import json
 import os
 import secrets
 import socket
@@ -16,13 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from pydantic import ValidationError
-
 from wbcpipe.batch.records import BatchRecord, Command, Heartbeat, JournalEntry
 from wbcpipe.batch.row_status import replay
 from wbcpipe.errors import BatchBusyError, SampleStateError, WorklistError
+from wbcpipe.samples.records import read_json_lines
 from wbcpipe.samples.sample import check_sample_name
-from wbcpipe.system.files import disk_errors, sync_directory
+from wbcpipe.system.files import append_line, disk_errors
 from wbcpipe.system.locks import exclusive_lock, try_lock
 
 if TYPE_CHECKING:
@@ -116,23 +114,7 @@ class BatchFolder:
         Raises:
             DiskFullError: no space left; nothing was appended.
         """
-        line = f"{entry.model_dump_json(exclude_defaults=True)}\n".encode()
-        new = not self.journal_path.exists()
-        with disk_errors(self.journal_path), self.journal_path.open("r+b" if not new else "w+b", buffering=0) as handle:
-            end = handle.seek(0, os.SEEK_END)
-            if end and not _ends_with_newline(handle, end):
-                line = b"\n" + line  # a crash cut the last line short; the reader ignores it
-            handle.seek(end)
-            try:
-                written = 0
-                while written < len(line):
-                    written += handle.write(line[written:])
-                os.fsync(handle.fileno())
-            except OSError:
-                handle.truncate(end)
-                raise
-        if new:
-            sync_directory(self.path)
+        append_line(self.journal_path, entry.model_dump_json(exclude_defaults=True))
 
     def journal(self) -> list[JournalEntry]:
         """Read the journal; a line that a crash cut short is ignored.
@@ -140,25 +122,7 @@ class BatchFolder:
         Raises:
             SampleStateError: a line is damaged otherwise.
         """
-        try:
-            content = self.journal_path.read_bytes()
-        except FileNotFoundError:
-            return []
-        entries = []
-        lines = content.split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if not line:
-                continue
-            try:
-                entries.append(JournalEntry.model_validate_json(line))
-            except ValidationError as error:
-                if not _is_json(line):
-                    continue  # cut short
-                raise SampleStateError(
-                    f"{self.journal_path}: line {number} is not an entry of a journal "
-                    f"({error.errors()[0]['msg']}); restore the file, or remove that line."
-                ) from error
-        return entries
+        return read_json_lines(self.journal_path, JournalEntry)
 
     def status(self) -> dict[str, RowStatus]:
         """Return the status of each row, by sample: the replay of the journal."""
@@ -228,16 +192,3 @@ def list_batches(root: Path) -> list[BatchFolder]:
     """Return the batches below a data root, the one started last first."""
     found = [BatchFolder(path.parent.name, root) for path in (root / BATCHES).glob("*/batch.json") if path.is_file()]
     return sorted(found, key=lambda batch: (batch.path / "batch.json").stat().st_mtime, reverse=True)
-
-
-def _ends_with_newline(handle: object, end: int) -> bool:
-    handle.seek(end - 1)  # type: ignore[attr-defined]
-    return handle.read(1) == b"\n"  # type: ignore[attr-defined,no-any-return]
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass
@@ -41,6 +42,7 @@ __all__ = [
     "SpecimenRecord",
     "StainingRecord",
     "TransformMatch",
+    "read_json_lines",
 ]
 
 #: Origin of the images: a microscope, imported RGB smears, or imported channel stacks.
@@ -116,6 +118,35 @@ class Record(Part):
     def content(self) -> dict[str, Any]:
         """Return the record as JSON holds it."""
         return self.model_dump(mode="json")
+
+
+PartT = TypeVar("PartT", bound=Part)
+
+
+def read_json_lines(path: Path, kind: type[PartT]) -> list[PartT]:
+    """Read a file of one JSON object a line; none where there is no file. A line that a crash cut short is ignored.
+
+    Raises:
+        SampleStateError: a line is JSON, but does not hold what the model allows.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        try:
+            entries.append(kind.model_validate(content))
+        except ValidationError as error:
+            findings = "; ".join(explain(item, kind) for item in error.errors()[:3])
+            raise SampleStateError(
+                f"{path}, line {number}: {findings}; restore the file, or remove that line."
+            ) from error
+    return entries
 
 
 # sample.json

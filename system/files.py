@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "append_event",
+    "append_line",
     "begin_flush",
     "disk_errors",
     "read_json",
@@ -149,3 +150,30 @@ def append_event(path: Path, event: str, **details: Any) -> None:
             if written and handle.seek(0, os.SEEK_END) == before + written:
                 handle.truncate(before)
             raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file and flush it to the disk; a last line that a crash cut short is ended first.
+
+    Raises:
+        DiskFullError: no space left; nothing was appended.
+    """
+    content = f"{line}\n".encode()
+    new = not path.exists()
+    with disk_errors(path), path.open("w+b" if new else "r+b", buffering=0) as handle:
+        end = handle.seek(0, os.SEEK_END)
+        if end:
+            handle.seek(end - 1)
+            if handle.read(1) != b"\n":
+                content = b"\n" + content
+        handle.seek(end)
+        try:
+            written = 0
+            while written < len(content):
+                written += handle.write(content[written:])
+            os.fsync(handle.fileno())
+        except OSError:
+            handle.truncate(end)
+            raise
+    if new:
+        sync_directory(path.parent)

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
 
-__all__ = ["Shading", "advise_exposure", "estimate_shading", "lamp_figures", "measure_flat", "tile_levels"]
+__all__ = [
+    "BRIGHT_PERCENTILE",
+    "BRIGHT_QUANTILE",
+    "FLUORESCENCE_PERCENTILE",
+    "Shading",
+    "advise_exposure",
+    "estimate_shading",
+    "lamp_figures",
+    "measure_flat",
+    "tile_levels",
+]
 
 #: Side of the coarse grid, and the fewest pixels along a tile's side.
 _GRID: Final = 32
@@ -29,10 +39,10 @@ _PLACES: Final = 24
 _FLUORESCENCE_PLACES: Final = 12
 _STEADY_FRAMES: Final = 12
 #: The empty background is the bright part of a bright-field tile, and the dark part of a fluorescent one.
-_BRIGHT_PERCENTILE: Final = 85
-_FLUORESCENCE_PERCENTILE: Final = 35
+BRIGHT_PERCENTILE: Final = 85
+FLUORESCENCE_PERCENTILE: Final = 35
 #: Red cells fill a small tile in many bright-field frames; the upper quartile still shows it empty.
-_BRIGHT_QUANTILE: Final = 0.75
+BRIGHT_QUANTILE: Final = 0.75
 _ORDER: Final = 4
 #: The background should use this share of the full scale; within the limits an exposure is left alone.
 _TARGET_SHARE: Final = 0.70
@@ -153,7 +163,7 @@ class _FrameLevels:
 
 def _measure_frame(probe: MicroscopeProbe, name: str) -> _FrameLevels:
     frame = probe.frame(name)
-    percentile = _FLUORESCENCE_PERCENTILE if name == "fluorescence" else _BRIGHT_PERCENTILE
+    percentile = FLUORESCENCE_PERCENTILE if name == "fluorescence" else BRIGHT_PERCENTILE
     saturated = float(np.mean(frame >= probe.scope.camera.saturation))
     return _FrameLevels(tile_levels(frame, percentile), float(np.percentile(frame, _NUCLEI_PERCENTILE)), saturated)
 
@@ -162,7 +172,7 @@ def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_FrameLevels
     fluorescent = name == "fluorescence"
     full = probe.scope.camera.saturation
     levels = [entry.levels - dark for entry in seen]
-    shading = estimate_shading(np.stack(levels), 0.5 if fluorescent else _BRIGHT_QUANTILE)
+    shading = estimate_shading(np.stack(levels), 0.5 if fluorescent else BRIGHT_QUANTILE)
     background = float(np.median(shading.levels))
     deciding = max(entry.top for entry in seen) - dark if fluorescent else background * float(shading.grid.max())
     exposure_ms = probe.scope.modalities.named(name).exposure_ms

@@ -62,6 +62,7 @@ class MicroscopeProbe:
 
     Attributes:
         light: modality to [exposures made, their milliseconds].
+        position_um: (x, y) of the last `go`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class MicroscopeProbe:
         self.microscope, self.scope = microscope, scope
         self.progress = progress
         self.light: dict[str, list[float]] = {}
+        self.position_um = (0.0, 0.0)
         self._area = scope.slot(slot)
         self._check = check
         self._focus_um: float | None = None
@@ -85,6 +87,22 @@ class MicroscopeProbe:
         width_um, height_um = self.scope.field_um
         margin_um = (width_um / 2 + beside_um, height_um / 2 + beside_um)
         return spread_places(self._area.x_um, self._area.y_um, margin_um, count)
+
+    def place_beside(self, fields: float) -> tuple[float, float] | None:
+        """Return a place ``fields`` fields beyond a side of the scan area; ``None`` where the stage reaches none."""
+        (left, right), (low, high) = self._area.x_um, self._area.y_um
+        middle = ((left + right) / 2, (low + high) / 2)
+        width, height = (fields * side for side in self.scope.field_um)
+        stage = self.scope.stage
+        for x_um, y_um in (
+            (left - width, middle[1]),
+            (right + width, middle[1]),
+            (middle[0], low - height),
+            (middle[0], high + height),
+        ):
+            if stage.x_um[0] <= x_um <= stage.x_um[1] and stage.y_um[0] <= y_um <= stage.y_um[1]:
+                return x_um, y_um
+        return None
 
     def go(self, x_um: float, y_um: float, side: tuple[int, int] = (-1, -1)) -> tuple[float, float]:
         """Move a place to the middle of the image, from its ``side`` (x, y); return the reported position.
@@ -99,6 +117,7 @@ class MicroscopeProbe:
             for at, sign, (low, high) in zip((x_um, y_um), side, (stage.x_um, stage.y_um), strict=True)
         ]
         self.microscope.move_xy(before[0], before[1])
+        self.position_um = (x_um, y_um)
         return self.microscope.move_xy(x_um, y_um)
 
     def frame(self, modality: str, *, frame_px: tuple[int, int] | None = None) -> NDArray[np.uint16]:
@@ -149,18 +168,18 @@ class MicroscopeProbe:
         self.at_z(found.z_um)
         return found.z_um
 
-    def find_focus(self) -> None:
-        """Focus at the first place of the slot that shows something.
+    def find_focus(self) -> float:
+        """Focus at the first place of the slot that shows something, unless it was done before; return Z.
 
         Raises:
             HardwareError: none does.
         """
         if self._focus_um is not None:
-            return
+            return self._focus_um
         for x_um, y_um in self.places(_TRIES):
             self.go(x_um, y_um)
-            if self.focus() is not None:
-                return
+            if (found_um := self.focus()) is not None:
+                return found_um
         raise HardwareError(
             f"none of {_TRIES} positions in the slot shows anything to focus on between "
             f"{self.scope.focus.fixed_um - self.scope.focus.range_um:g} and "

@@ -1,11 +1,11 @@
-"""Run a calibration in a child process: a driver that crashes is reported, and the shutter closes at every end."""
+"""Measure a microscope in a child process: a driver that crashes is reported, the shutter closes at every end."""
 
 from __future__ import annotations
 
 import functools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from wbcpipe.acquire.config.calibration_record import CalibrationParts, DarkPart
 from wbcpipe.acquire.hardware.safe_dark import (
@@ -25,12 +25,29 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.system.child_process import ParentLink
 
-__all__ = ["CalibrationRequest", "CalibrationResult", "measure", "run_calibration"]
+__all__ = ["CalibrationRequest", "CalibrationResult", "measure", "run_calibration", "run_in_child"]
 
 #: On top of the scope's own time limits: loading the core, and computing a figure.
 _SPARE_S: Final = 120.0
 #: A task, its steps done, and its steps in all.
 _Progress = tuple[str, int, int]
+
+
+class ProbeRequest(Protocol):
+    """What every measurement names: the scope, the slot of the slide, and a virtual scope's specimen."""
+
+    @property
+    def scope(self) -> Scope: ...
+
+    @property
+    def slot(self) -> str: ...
+
+    @property
+    def specimen(self) -> SpecimenPlan | None: ...
+
+
+RequestT = TypeVar("RequestT", bound=ProbeRequest)
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -79,7 +96,24 @@ def measure(probe: MicroscopeProbe, parts: tuple[str, ...]) -> CalibrationParts:
 
 
 def run_calibration(request: CalibrationRequest, progress: Callable[[str, int, int], None]) -> CalibrationResult:
-    """Measure in a child process.
+    """Measure in a child process; see `run_in_child` for the errors."""
+    return run_in_child(_measure_parts, request, progress, name="wbcpipe-calibrate")
+
+
+def run_in_child(
+    measure: Callable[[MicroscopeProbe, RequestT], ResultT],
+    request: RequestT,
+    progress: Callable[[str, int, int], None],
+    *,
+    name: str,
+) -> ResultT:
+    """Open the microscope in a child process, measure there, and close it.
+
+    Args:
+        measure: function of a module; it is called in the child, and its result is pickled.
+        request: for ``measure``; it names the scope, the slot and the specimen.
+        progress: called with a task, its steps done, and its steps in all.
+        name: of the process.
 
     Raises:
         DeviceCrashError: a driver crashed the process.
@@ -89,21 +123,21 @@ def run_calibration(request: CalibrationRequest, progress: Callable[[str, int, i
     policy = request.scope.reliability
     longest_ms = max(modality.exposure_ms for _, modality in request.scope.modalities.items())
     limits_s = policy.move_timeout_s + policy.camera_timeout_s + policy.switch_timeout_s + longest_ms / 1000
-    child: ChildProcess[_Progress | CalibrationResult] = ChildProcess(_measure, request, name="wbcpipe-calibrate")
+    child: ChildProcess[_Progress | _Measured[ResultT]] = ChildProcess(_measure_in_child, measure, request, name=name)
     is_dark = False
     try:
         # At its end the child sees the pipe close before its next frame, closes the shutter and exits.
         with child:
             while isinstance(message := child.receive(_SPARE_S + limits_s), tuple):
                 progress(*message)
-            return message
+            return message.result
     except ChildLostError as lost:
         is_dark = True
         shutter = shutter_message(close_shutter_in_subprocess(request.scope))
         if lost.exit_code is None:
             raise DeviceTimeoutError(f"the microscope {lost.reason}; restart its devices. {shutter}") from None
         raise DeviceCrashError(
-            f"the calibration's process {lost.reason}: a device driver crashed. {shutter} Run `wbcpipe doctor --scope "
+            f"the process {name} {lost.reason}: a device driver crashed. {shutter} Run `wbcpipe doctor --scope "
             f"{request.scope.name}` to see which device it is."
         ) from None
     finally:
@@ -111,14 +145,29 @@ def run_calibration(request: CalibrationRequest, progress: Callable[[str, int, i
             close_shutter_in_subprocess(request.scope)
 
 
-def _measure(request: CalibrationRequest, parent: ParentLink) -> None:
+@dataclass(frozen=True)
+class _Measured(Generic[ResultT]):
+    """The child's last message."""
+
+    result: ResultT
+
+
+def _measure_parts(probe: MicroscopeProbe, request: CalibrationRequest) -> CalibrationResult:
+    start_s = time.monotonic()
+    figures = measure(probe, request.parts)
+    return CalibrationResult(figures, probe.dose(), round(time.monotonic() - start_s, 1))
+
+
+def _measure_in_child(
+    measure: Callable[[MicroscopeProbe, RequestT], object], request: RequestT, parent: ParentLink
+) -> None:
     """Open the microscope, measure, report and close; the target of the child process."""
     from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe
     from wbcpipe.acquire.open_microscope import open_microscope
 
     def check() -> None:
         if parent.stop_requested():
-            raise InterruptedRunError("calibration stopped.")
+            raise InterruptedRunError("the measurement was stopped.")
 
     parent.if_hung = functools.partial(close_shutter_after_this_process, request.scope)
     microscope = open_microscope(request.scope, request.specimen)
@@ -126,9 +175,7 @@ def _measure(request: CalibrationRequest, parent: ParentLink) -> None:
         probe = MicroscopeProbe(
             microscope, request.scope, request.slot, progress=lambda *step: parent.send(step), check=check
         )
-        start_s = time.monotonic()
-        figures = measure(probe, request.parts)
-        result = CalibrationResult(figures, probe.dose(), round(time.monotonic() - start_s, 1))
+        result = measure(probe, request)
     finally:
         microscope.close()
-    parent.send(result)
+    parent.send(_Measured(result))
