@@ -23,7 +23,8 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -39,7 +40,7 @@ from wbcpipe.classify.inference.openvino_engine import OpenVinoEngine
 from wbcpipe.classify.inference.parallel_batches import stream_pool
 from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.bundle import load_bundle
-from wbcpipe.classify.models.classes import BATCH_SIZE
+from wbcpipe.classify.models.classes import BATCH_SIZE, Method
 from wbcpipe.classify.networks import build_network
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.networks import FusionNetwork
 
 SHAPE = (4, 224, 224)
-BACKBONE = "shufflenet_v2_x1_0"
+BACKBONE: Final = "shufflenet_v2_x1_0"
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
 EAGER = "torch eager float32"
 PREPARED = 2048
@@ -69,7 +70,7 @@ class Eager:
 
     name, streams, crop_logits = "torch eager", 1, None
 
-    def __init__(self, method: str, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(self, method: Method, batch_size: int = BATCH_SIZE) -> None:
         self.batch_size = batch_size
         self._network = build_network(method, BACKBONE, 4, 1, 5).eval()
 
@@ -82,11 +83,8 @@ class OneLane(OpenVinoEngine):
     """OpenVINO with one batch at a time on all threads: what streams must not be slower than."""
 
     def __init__(self, network: FusionNetwork) -> None:
-        kept, openvino_engine.share_threads = openvino_engine.share_threads, lambda threads: (1, threads)
-        try:
+        with patch.object(openvino_engine, "share_threads", lambda threads: (1, threads)):
             super().__init__(network, SHAPE)
-        finally:
-            openvino_engine.share_threads = kept
 
 
 def engines() -> dict[str, Any]:
@@ -184,15 +182,12 @@ def whole_stage(bundle: Bundle, engine: Engine, sample: Sample, repeats: int) ->
     batches = parts_of(
         np.concatenate([classifier.prepare(crops[at : at + 64]) for at in range(0, len(crops), 64)]), size
     )
-    kept, stage.select_engine = stage.select_engine, lambda *_, **__: engine
     bare_s, stage_s = [], []
-    try:
+    with patch.object(stage, "select_engine", lambda *_, **__: engine):
         for _ in range(repeats):
             bare_s.append(bare(engine, batches) * len(store) / (size * len(batches)))
             zarr.open_group(str(sample.cells_path), mode="r+").attrs.pop("classified", None)
             stage_s.append(seconds_of(lambda: stage.classify_sample(sample, bundle)))
-    finally:
-        stage.select_engine = kept
     room = classifier.image_buffer()
     steps = {
         "read": core_ms(lambda at: store.images(at, at + size, side_px=side_px, out=crops[:size]), len(batches), size),

@@ -68,7 +68,7 @@ def twelve_lines(rgb: np.ndarray) -> np.ndarray:
 
 def compare(found: np.ndarray, boxes: np.ndarray) -> tuple[int, int, int]:
     """Right, wrong, missed."""
-    inside = ((found[:, None] >= boxes[:, :2]) & (found[:, None] <= boxes[:, 2:])).all(-1)
+    inside = np.all((found[:, None] >= boxes[:, :2]) & (found[:, None] <= boxes[:, 2:]), axis=-1)
     rows, columns = linear_sum_assignment(~inside)
     right = int(inside[rows, columns].sum())
     return right, len(found) - right, len(boxes) - right

@@ -68,11 +68,18 @@ class BareScope:
         return Exposure(exposure_ms, self._at[2])
 
 
+def focuser_of(bare: BareScope, scope: Scope) -> FieldFocuser:
+    def nothing(*_: object, **__: object) -> None:
+        pass
+
+    frame_px = (scope.focus.window_px, scope.focus.window_px)
+    return FieldFocuser(cast("Microscope", bare), scope, frame_px, check=nothing, log=nothing, progress=nothing)
+
+
 def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, Any], FocusSurface]:
     specimen = Specimen(SpecimenPlan(seed))
     bare = BareScope(scope, specimen)
-    side = scope.focus.window_px
-    focuser = FieldFocuser(cast("Microscope", bare), scope, (side, side))
+    focuser = focuser_of(bare, scope)
     surface = FocusSurface(plan, scope.focus)
     places = [(field.x_um, field.y_um) for field in plan.fields()]
     start_s = time.perf_counter()
@@ -132,9 +139,8 @@ def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: Focus
 def wide_searches(scope: Scope, seed: int) -> dict[str, Any]:
     """Searches through the whole range from far off, at places drawn over the scan area."""
     specimen = Specimen(SpecimenPlan(seed))
-    side = scope.focus.window_px
     bare = BareScope(scope, specimen)
-    focuser = FieldFocuser(cast("Microscope", bare), scope, (side, side))
+    focuser = focuser_of(bare, scope)
     rng = np.random.default_rng(seed)
     frames, off_um = [], []
     for x_um, y_um in rng.uniform(-2400, 2400, (WIDE_PLACES, 2)).round(1).tolist():

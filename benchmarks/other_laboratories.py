@@ -46,8 +46,8 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 def drawn_cells(folder: Path, name: str, scratch: Path) -> tuple[Sample, list[str]]:
     """One of Zheng's sets as a sample of cells, and each cell's class."""
     sample = Sample.open(scratch, name.replace(" ", "-"))
-    with (folder / f"Class Labels of {name}.csv").open(encoding="utf-8-sig") as file:
-        classes = {row[0]: NUMBERS.get(row[1].strip(), "") for row in list(csv.reader(file))[1:] if len(row) > 1}
+    with (folder / f"Class Labels of {name}.csv").open(encoding="utf-8-sig") as table:
+        classes = {row[0]: NUMBERS.get(row[1].strip(), "") for row in list(csv.reader(table))[1:] if len(row) > 1}
     pictures = scratch / f"{sample.name}-png"
     for file in sorted((folder / name).glob("*.bmp")):
         label = classes.get(str(int(file.stem)), "")

@@ -22,6 +22,7 @@ scope.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import time
@@ -37,7 +38,7 @@ from skimage.registration import phase_cross_correlation
 
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
-from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.plan import Preparation, SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.imaging.robust_surface import fit_surface
 from wbcpipe.samples.fields import MODALITIES
@@ -113,7 +114,9 @@ def grid(shape: tuple[int, ...]) -> NDArray[np.float64]:
     return np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)
 
 
-def virtual_slide(seed: int, preparation: str, side: int, fields: int = 4) -> Iterator[tuple[list[Pair], int, float]]:
+def virtual_slide(
+    seed: int, preparation: Preparation, side: int, fields: int = 4
+) -> Iterator[tuple[list[Pair], int, float]]:
     """Fields of one slide, displaced alike but for 1.5 px: pairs of each modality, white cells, distance from focus."""
     rng = np.random.default_rng([seed, side])
     sensor_px = max(SENSOR_PX, side)
@@ -218,13 +221,13 @@ def by_wbcpipe(fields: Sequence[Sequence[Pair]], pixel_um: float) -> list[list[t
         edges.append([_edge_map(coarse_frame(frame, pixel_um)) for frame in frames])
     reference = len(fields[0])
     usual = estimate_slide_alignment(edges, fields[0][0].fixed.shape, pixel_um, reference=reference)
-    maps = []
+    maps: list[list[tuple[Map, bool]]] = []
     for one in edges:
         found = align(one, usual, pixel_um, reference=reference)
         maps.append(
             [
                 (
-                    lambda points, found=found, k=k: found.to_modality(k, points),
+                    functools.partial(found.to_modality, k),
                     bool(found.trusted[k] and usual.trusted[k]),
                 )
                 for k in range(reference)
@@ -346,7 +349,13 @@ def measure(
     """The rows of the table, and per kind of pairs the number of pairs with nothing in common and of those trusted."""
     rows: list[dict[str, Any]] = []
     nothing: dict[str, tuple[int, int]] = {}
-    for preparation, side in (("blood-film", 896), ("blood-film", 1792), ("buffy-coat", 1792), ("buffy-coat", 2304)):
+    slides: tuple[tuple[Preparation, int], ...] = (
+        ("blood-film", 896),
+        ("blood-film", 1792),
+        ("buffy-coat", 1792),
+        ("buffy-coat", 2304),
+    )
+    for preparation, side in slides:
         scores = Scores(f"virtual scope, {preparation}, {side} px")
         all_pairs = []
         for seed in range(300, 300 + seeds):

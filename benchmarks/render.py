@@ -6,13 +6,14 @@ import platform
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
 
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
-from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.plan import Preparation, SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 
 EXPOSURE_MS = {"color1": 5.0, "color2": 5.0, "color3": 5.0, "fluorescence": 20.0}
@@ -30,7 +31,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def render_field(microscope: VirtualMicroscope, x_um: float, **changes: object) -> float:
+def render_field(microscope: VirtualMicroscope, x_um: float, **changes: Any) -> float:
     z_um = microscope.specimen.focus_um(x_um, 0.0) + float(changes.pop("defocus_um", 0.3))
     start = time.perf_counter()
     for light, exposure_ms in EXPOSURE_MS.items():
@@ -38,7 +39,7 @@ def render_field(microscope: VirtualMicroscope, x_um: float, **changes: object) 
     return time.perf_counter() - start
 
 
-def measure(preparation: str, what: str, **changes: object) -> dict[str, object]:
+def measure(preparation: Preparation, what: str, **changes: Any) -> dict[str, Any]:
     microscope = VirtualMicroscope(Specimen(SpecimenPlan(7, preparation)))
     render_field(microscope, -FIELD_UM, **changes)
     cpu_s, seconds = time.process_time(), []

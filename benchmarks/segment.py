@@ -16,6 +16,7 @@ one process, and all cores against one.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -40,7 +41,7 @@ from skimage.segmentation import watershed
 
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
-from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.plan import Preparation, SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.fields import MODALITIES, FieldInfo, FrameInfo, field_path, read_field, write_field
@@ -53,7 +54,7 @@ from wbcpipe.segment.stage import SampleSegmenter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FIELDS = {"blood-film": 3, "buffy-coat": 2}
+FIELDS: dict[Preparation, int] = {"blood-film": 3, "buffy-coat": 2}
 SIDE = 2048
 #: Not those of any test, training or development.
 FIRST_SEED = 9100
@@ -116,7 +117,7 @@ def compare(found: np.ndarray, cells: np.ndarray) -> tuple[int, int, int]:
     distance = np.linalg.norm(found[:, None] - cells, axis=-1)
     rows, columns = linear_sum_assignment(np.minimum(distance, 1e4))
     good = distance[rows, columns] <= 30
-    inner = ((cells > 80) & (cells < SIDE - 81)).all(1)
+    inner = np.all((cells > 80) & (cells < SIDE - 81), axis=1)
     inner_found = ((found > 80) & (found < SIDE - 81)).all(1)
     right = int(inner[columns[good]].sum())
     wrong = int((inner_found & ~np.isin(np.arange(len(found)), rows[good])).sum())
@@ -137,7 +138,7 @@ def measure(folder: Path, seeds: int, repeats: int) -> list[dict[str, Any]]:
     """One row for each way and preparation."""
     rows = []
     for preparation, fields in FIELDS.items():
-        ways = {
+        ways: dict[str, dict[str, Any]] = {
             name: {"way": name, "of": preparation, "s_per_field": [], "counts": np.zeros(3, int), "errors": []}
             for name in ("wbcpipe", "plain")
         }
@@ -176,7 +177,7 @@ def one_slide(
         add(
             ways["wbcpipe"], seconds, compare(centres, cells), errors(centres, columns["shift_px"][sure], cells, shifts)
         )
-        seconds, (centres, shift) = timed(lambda path=path: plain(path), repeats)
+        seconds, (centres, shift) = timed(functools.partial(plain, path), repeats)
         everywhere = np.broadcast_to(shift, (len(centres), 3, 2))
         add(ways["plain"], seconds, compare(centres, cells), errors(centres, everywhere, cells, shifts))
     return statistics_s

@@ -65,7 +65,7 @@ def weighted_f1(truth: np.ndarray, called: np.ndarray) -> float:
 
 def rows_of(cells: CellSet, bundle: Bundle, work: Path | None) -> dict[str, np.ndarray]:
     """Name to the class index called for each cell; -1 is unidentified."""
-    rows = {}
+    rows: dict[str, np.ndarray] = {}
     if work is not None:
         single = teachers(work, cells, bundle)
         rows |= {f"{name} alone": values.argmax(1) for name, values in single.items()}
