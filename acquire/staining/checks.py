@@ -12,7 +12,13 @@ from wbcpipe.errors import ConfigError
 if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
 
-__all__ = ["check_staining"]
+__all__ = ["check_staining", "staining_faults"]
+
+
+def staining_faults(scope: Scope) -> list[str]:
+    """Return what makes a staining impossible whoever is there, as far as this can be checked without the microscope."""
+    faults = staining_problems(scope, read_config(scope.config_path)) if scope.staining.steps else []
+    return [*faults, *filter(None, [program_problem("staining.command", scope.staining.command)])]
 
 
 def check_staining(scope: Scope) -> None:
@@ -22,9 +28,7 @@ def check_staining(scope: Scope) -> None:
         ConfigError: a step names what the .cfg does not have, the program is not there, or an operator must stain
             the slide and there is none at a terminal.
     """
-    problems = staining_problems(scope, read_config(scope.config_path)) if scope.staining.steps else []
-    problems += filter(None, [program_problem("staining.command", scope.staining.command)])
-    if problems:
+    if problems := staining_faults(scope):
         raise ConfigError(f"{scope.path}: {'; '.join(problems)}.")
     if scope.staining.method == "prompt" and not sys.stdin.isatty():
         raise ConfigError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from wbcpipe.acquire.capture.sample_record import check_sample
-from wbcpipe.acquire.config.micromanager_cfg import read_config, staining_problems
+from wbcpipe.acquire.config.micromanager_cfg import check_configuration
 from wbcpipe.acquire.config.scope import Scope, load_scope
-from wbcpipe.acquire.procedures.checks import program_problem
+from wbcpipe.acquire.staining.checks import staining_faults
 from wbcpipe.batch.row_request import loader_slot, row_request
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
 from wbcpipe.errors import WbcpipeError
@@ -41,6 +42,7 @@ class RowChecker:
     mistakes: Mistakes
     warnings: Mistakes
     _scopes: dict[str, Scope | WbcpipeError] = field(default_factory=dict)
+    _configurations: dict[str, list[str] | WbcpipeError] = field(default_factory=dict)
     _bundles: dict[str, Bundle | WbcpipeError] = field(default_factory=dict)
 
     def check(self, row: WorklistRow) -> WorklistRow:
@@ -53,6 +55,8 @@ class RowChecker:
             row = self._with_classes(row, bundle)
         scope = self._read(row, self._scopes, row.scope, load_scope)
         if scope is None:
+            return row
+        if self._read(row, self._configurations, row.scope, lambda _: check_configuration(scope)) is None:
             return row
         if not loader_slot(scope):  # with a loader the slot is a place in it
             row = _with_slot(row, scope)
@@ -101,15 +105,14 @@ class RowChecker:
     def _check_request(self, row: WorklistRow, scope: Scope) -> None:
         try:
             request = row_request(row, scope, self.data)
-            if row.sample:
-                check_sample(request.acquisition(Sample.open(self.data, row.sample), request.first_pass))
+            if row.sample and (sample := Sample.open(self.data, row.sample)).path.exists():
+                check_sample(request.acquisition(sample, request.first_pass))
         except WbcpipeError as error:
             self._add(row, str(error))
             return
         if request.two_pass:
-            problems = staining_problems(scope, read_config(scope.config_path)) if scope.staining.steps else []
-            for problem in filter(None, [*problems, program_problem("staining.command", scope.staining.command)]):
-                self._add(row, f"{scope.path}: {problem}.")
+            for fault in staining_faults(scope):
+                self._add(row, f"{scope.path}: {fault}.")
             if scope.staining.method == "prompt":
                 self.warnings.add(row.line, f"scope {scope.name!r}: an operator stains this slide; the batch waits.")
         area = f"slot {request.plan.slot!r} of scope {scope.name!r} holds {request.max_fields} fields"
@@ -129,7 +132,7 @@ def _with_slot(row: WorklistRow, scope: Scope) -> WorklistRow:
 
 
 def check_duplicates(
-    rows: Sequence[WorklistRow], scopes: dict[str, Scope], mistakes: Mistakes, *, others: Iterable[WorklistRow] = ()
+    rows: Sequence[WorklistRow], scopes: dict[str, Scope], mistakes: Mistakes, *, others: Sequence[WorklistRow] = ()
 ) -> list[WorklistRow]:
     """Report a sample, a slide or a slot that is given twice, and a missing slot; return the rows with their slots.
 
@@ -143,11 +146,11 @@ def check_duplicates(
     _repeated(rows, others, lambda row: row.sample.casefold(), "sample", lambda row: row.sample, mistakes)
     _repeated(rows, others, lambda row: row.slide if row.sample else "", "slide", lambda row: row.slide, mistakes)
     placed = []
+    rows_of = Counter(row.scope for row in (*rows, *others))
     for row in rows:
         scope = scopes.get(row.scope)
         if not row.slot and scope is not None and not loader_slot(scope):
-            same = [other for other in (*rows, *others) if other.scope == row.scope]
-            if len(same) > 1:
+            if rows_of[row.scope] > 1:
                 mistakes.add(
                     row.line,
                     f"no slot is given, and scope {scope.name!r} has no loader that brings the slides; give one of "
@@ -159,7 +162,7 @@ def check_duplicates(
 
     def slot(row: WorklistRow) -> str:
         known = scopes.get(row.scope)
-        return f"{row.scope}:{row.slot}" if row.slot and known is not None else ""
+        return f"{known.path}:{row.slot}" if row.slot and known is not None else ""
 
     _repeated(placed, others, slot, "slot", lambda row: row.slot, mistakes)
     return placed
