@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.batch.records import WorklistRow
 
-__all__ = ["load_request", "loader_slot", "row_request", "stage_slot"]
+__all__ = ["load_request", "row_request", "stage_slot"]
 
 #: As `run` takes where nothing is said.
 _CELLS: Final = 200
@@ -34,7 +34,7 @@ def load_request(row: WorklistRow, scope: Scope, data: Path) -> LoadRequest | No
     Raises:
         ConfigError: the slot is no place in the loader, or the slide's id is not allowed.
     """
-    if not loader_slot(scope):
+    if not scope.loader_slot:
         return None
     if row.slot and not row.slot.isdecimal():
         raise ConfigError(
@@ -47,12 +47,7 @@ def load_request(row: WorklistRow, scope: Scope, data: Path) -> LoadRequest | No
 
 def stage_slot(row: WorklistRow, scope: Scope) -> str:
     """Return the slot of the stage on which the row's slide is scanned: the loader's, else that of the row."""
-    return loader_slot(scope) or row.slot or next(iter(scope.slots))
-
-
-def loader_slot(scope: Scope) -> str:
-    """Return the slot of the stage to which the scope's loader brings slides; empty where it has no loader."""
-    return scope.loader_slot
+    return scope.loader_slot or row.slot or next(iter(scope.slots))
 
 
 def row_request(row: WorklistRow, scope: Scope, data: Path) -> ScanRequest:

@@ -16,7 +16,7 @@ __all__ = ["check_staining", "staining_faults"]
 
 
 def staining_faults(scope: Scope) -> list[str]:
-    """Return what makes a staining impossible whoever is there, as far as this can be checked without the microscope."""
+    """Return what makes a staining impossible, as far as this can be checked without the microscope."""
     faults = staining_problems(scope, read_config(scope.config_path)) if scope.staining.steps else []
     return [*faults, *filter(None, [program_problem("staining.command", scope.staining.command)])]
 

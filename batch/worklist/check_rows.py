@@ -10,7 +10,7 @@ from wbcpipe.acquire.capture.sample_record import check_sample
 from wbcpipe.acquire.config.micromanager_cfg import check_configuration
 from wbcpipe.acquire.config.scope import Scope, load_scope
 from wbcpipe.acquire.staining.checks import staining_faults
-from wbcpipe.batch.row_request import loader_slot, row_request
+from wbcpipe.batch.row_request import row_request
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.samples.sample import Sample
@@ -58,9 +58,9 @@ class RowChecker:
             return row
         if self._read(row, self._configurations, row.scope, lambda _: check_configuration(scope)) is None:
             return row
-        if not loader_slot(scope):  # with a loader the slot is a place in it
+        if not scope.loader_slot:  # with a loader the slot is a place in it
             row = _with_slot(row, scope)
-        if row.slot and row.slot not in scope.slots and not loader_slot(scope):
+        if row.slot and row.slot not in scope.slots and not scope.loader_slot:
             self._add(row, f"scope {scope.name!r} has no slot {row.slot!r}; its slots: {', '.join(scope.slots)}.")
             return row
         self._check_request(row, scope)
@@ -149,7 +149,7 @@ def check_duplicates(
     rows_of = Counter(row.scope for row in (*rows, *others))
     for row in rows:
         scope = scopes.get(row.scope)
-        if not row.slot and scope is not None and not loader_slot(scope):
+        if not row.slot and scope is not None and not scope.loader_slot:
             if rows_of[row.scope] > 1:
                 mistakes.add(
                     row.line,

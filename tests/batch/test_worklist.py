@@ -278,7 +278,7 @@ def test_a_sample_on_disk_with_other_settings_is_told(tmp_path: Path) -> None:
     worklist = listed(tmp_path, "sample,slot\nS1,A\n")
     row, scope = worklist.rows[0], worklist.scopes["demo"]
     sample = Sample.open(tmp_path / "data", "S1")
-    create_sample_record(row_request(row, scope).acquisition(sample, "single"))
+    create_sample_record(row_request(row, scope, sample.path.parent).acquisition(sample, "single"))
     assert mistakes_of(tmp_path, "sample,slot\nS1,A\n") == []
     (other,) = mistakes_of(tmp_path, "sample,slot\nS1,B\n")
     assert "line 2: sample 'S1' was created with slot = 'A', this call says 'B'" in other
