@@ -187,14 +187,15 @@ def check_disk_space(path: Path, scope: Scope, to_take: Mapping[Pass, int]) -> N
         )
 
 
-def estimate_seconds(scope: Scope, plan: AcquisitionPlan, n_fields: int) -> float:
-    """Estimate the time of the first ``n_fields``: start, exposures, moves, settling, focusing, rendering."""
+def estimate_seconds(scope: Scope, plan: AcquisitionPlan, n_fields: int, *, pass_name: Pass = "single") -> float:
+    """Estimate the time of the first ``n_fields`` of a pass: start, exposures, moves, settling, focusing, rendering."""
     fields = plan.fields()[:n_fields]
-    frame_s = sum(modality.exposure_ms + modality.settle_ms for _, modality in scope.modalities.items()) / 1000
+    taken = [scope.modalities.named(name) for name in PASSES[pass_name]]
+    frame_s = sum(modality.exposure_ms + modality.settle_ms for modality in taken) / 1000
     height_px, width_px = scope.camera.image_px
     megapixels = height_px * width_px / 1e6
     render_s = _RENDER_S_PER_MEGAPIXEL if scope.virtual else 0.0
-    field_s = frame_s + len(MODALITIES) * (_FRAME_OVERHEAD_S + megapixels * render_s) + scope.stage.settle_ms / 1000
+    field_s = frame_s + len(taken) * (_FRAME_OVERHEAD_S + megapixels * render_s) + scope.stage.settle_ms / 1000
     travel_um = sum(math.hypot(b.x_um - a.x_um, b.y_um - a.y_um) for a, b in itertools.pairwise(fields))
     focus_s = 0.0
     if scope.focus.method != "fixed":
