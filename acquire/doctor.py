@@ -15,6 +15,8 @@ from wbcpipe.acquire.config.micromanager_cfg import (
     light_settings,
     read_config,
 )
+from wbcpipe.acquire.config.policies import keyed
+from wbcpipe.acquire.label.check import label_file_problems
 from wbcpipe.acquire.loader.checks import live_loader_problems, loader_file_problems
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.procedures.checks import program_problem, property_problem, step_problems
@@ -121,8 +123,13 @@ def _check_slides(scope: Scope) -> Iterator[Check]:
     """Check what brings the slides and what reads their labels; the .cfg is checked elsewhere."""
     if scope.loader.method != "none":
         problems = loader_file_problems(scope)
-        to = f"brings slides to slot {scope.loader_slot}"
-        yield Check("loader", "fail" if problems else "ok", "; ".join(problems) or f"{scope.loader.method} {to}")
+        found = f"slides come to slot {scope.loader_slot} by {scope.loader.method}"
+        yield Check("loader", "fail" if problems else "ok", "; ".join(problems) or found)
+    if scope.label.method != "none":
+        problems = label_file_problems(scope)
+        by = f"{scope.label.device} reads" if scope.label.method == "camera" else "the scan camera reads"
+        found = f"{by} {', '.join(scope.label.formats)}"
+        yield Check("label", "fail" if problems else "ok", "; ".join(problems) or found)
 
 
 def _check_disk(data: Path, needed_bytes: int) -> Check:
@@ -196,6 +203,10 @@ def _live_checks(scope: Scope) -> Generator[Check]:
         if scope.loader.load:
             problems = "; ".join(live_loader_problems(scope, link))
             yield _hardware("loader", problems, "the devices have every property of its steps; none was carried out")
+        if scope.label.lamp_on or scope.label.lamp_off:
+            lamp = (*keyed("label.lamp_on", scope.label.lamp_on), *keyed("label.lamp_off", scope.label.lamp_off))
+            problems = "; ".join(step_problems(link, lamp))
+            yield _hardware("label", problems, "the devices accept the settings of its lamp")
         yield from _check_camera(CoreMicroscope(scope, link))
     finally:
         link.close()

@@ -117,8 +117,14 @@ def _check_focus_points(scope: Scope, slot: str) -> None:
 
 @dataclass(frozen=True)
 class PlannedPass:
-    """One pass over the planned fields of a sample."""
+    """One pass over the planned fields of a sample.
+
+    Attributes:
+        sample, plan, pass_name: of the pass.
+        slide: id of the slide; a virtual slide has it on its label.
+    """
 
     sample: Sample
     plan: AcquisitionPlan
     pass_name: Pass
+    slide: str = ""

@@ -26,6 +26,7 @@ __all__ = [
     "ImagingSettings",
     "ImportInputs",
     "ImportKind",
+    "LabelRecord",
     "LightExposure",
     "MissingFields",
     "Part",
@@ -248,6 +249,20 @@ class CalibrationReference(Part):
     sha256: str
 
 
+class LabelRecord(Part):
+    """The barcode that was read on a slide's label, and agreed with the slide.
+
+    Attributes:
+        code: content of the barcode.
+        format: kind of barcode, such as ``DataMatrix``.
+        read: UTC time, ISO 8601.
+    """
+
+    code: str
+    format: str
+    read: str
+
+
 class ImportInputs(Part):
     """The images of an import and the options that determine the result."""
 
@@ -274,6 +289,7 @@ class SampleRecord(Record):
         derived: those of them that were computed, not seen by a camera.
         pixel_um: size of a pixel on the specimen.
         slide: id of the physical slide.
+        label: what was read on it before the first field, where the scope reads labels.
         protocol: number of passes.
         scope, slot, plan, specimen, imaging_settings, calibration: of a sample taken on a scope.
         expected_cells_per_field: of the scope file.
@@ -289,6 +305,7 @@ class SampleRecord(Record):
     derived: tuple[str, ...] = ()
     pixel_um: Positive | None = None
     slide: str | None = None
+    label: LabelRecord | None = None
     protocol: Protocol = "one-pass"
     scope: ScopeReference | None = None
     slot: str | None = None

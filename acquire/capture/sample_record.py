@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from wbcpipe.acquire.config.calibration_file import calibration_reference
 from wbcpipe.acquire.config.fingerprint import changed_settings, flatten, imaging_settings
 from wbcpipe.acquire.config.micromanager_cfg import check_configuration
+from wbcpipe.acquire.label.check import check_label_reader
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
 from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.samples.records import PlanRecord, SampleRecord, ScopeReference, SpecimenRecord
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.samples.fields import Pass
+    from wbcpipe.samples.records import LabelRecord
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["check_disk_space", "check_sample", "create_sample_record", "estimate_seconds"]
@@ -50,6 +52,7 @@ def check_sample(request: AcquisitionRequest) -> None:
     """
     sample, scope, specimen, pass_name = request.sample, request.scope, request.specimen, request.pass_name
     check_configuration(scope)
+    check_label_reader(scope)
     if scope.virtual and specimen is None:
         raise ConfigError(f"scope {scope.name!r} is virtual: it needs a specimen; give --specimen-seed.")
     if not scope.virtual and specimen is not None:
@@ -101,8 +104,12 @@ def _check_record(request: AcquisitionRequest) -> None:
             )
 
 
-def create_sample_record(request: AcquisitionRequest) -> SampleRecord:
+def create_sample_record(request: AcquisitionRequest, label: LabelRecord | None = None) -> SampleRecord:
     """Write ``sample.json``, or check that the one on disk belongs to the request.
+
+    Args:
+        request: The pass.
+        label: What was read on the slide's label.
 
     Raises:
         SampleStateError: The sample was created with other options; the text names what differs.
@@ -113,7 +120,8 @@ def create_sample_record(request: AcquisitionRequest) -> SampleRecord:
         return _update_settings(sample, scope)
     record = _new_record(request).model_copy(
         update={
-            "slide": request.slide or sample.name,
+            "slide": request.slide_id,
+            "label": label,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "software": _software(),
             "imaging_settings": imaging_settings(scope),

@@ -20,6 +20,7 @@ from wbcpipe.acquire.config.micromanager_cfg import configuration_warnings, read
 from wbcpipe.acquire.focus.manager import FocusManager
 from wbcpipe.acquire.hardware.retry import Retries
 from wbcpipe.acquire.hardware.sequencing_check import SequencingCheck
+from wbcpipe.acquire.label.check import check_label
 from wbcpipe.acquire.open_microscope import open_microscope
 from wbcpipe.acquire.plan import PlannedPass
 from wbcpipe.errors import CoreLostError, HardwareError
@@ -76,11 +77,12 @@ class AcquisitionSession:
             progress(f"warning: {warning}")
         progress(f"opening {request.scope.name}")
         opener = request.microscope or open_microscope
-        planned = PlannedPass(request.sample, request.plan, request.pass_name)
+        planned = PlannedPass(request.sample, request.plan, request.pass_name, request.slide_id)
         self.microscope = opener(request.scope, request.specimen, planned)
         try:
-            # Only now: a scope file that must be corrected before it opens leaves no sample behind.
-            create_sample_record(request)
+            label = check_label(self.microscope, request, progress)
+            # Only now: a scope file that must be corrected before it opens, or a wrong slide, leaves no sample behind.
+            create_sample_record(request, label)
             self.inventory = FieldInventory.read(request.sample, request.scope, request.pass_name)
             self._report_open_shutter()
             self._prepare()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -157,8 +157,11 @@ class DeviceStep(DeviceSetting):
     wait_s: Wait = 0.0
 
 
-def keyed(key: str, steps: tuple[DeviceStep, ...]) -> Iterator[tuple[str, DeviceStep]]:
-    """Yield each step with its key in the scope file, such as ``staining.steps[0]``."""
+_Setting = TypeVar("_Setting", bound=DeviceSetting)
+
+
+def keyed(key: str, steps: tuple[_Setting, ...]) -> Iterator[tuple[str, _Setting]]:
+    """Yield each step or setting with its key in the scope file, such as ``staining.steps[0]``."""
     for number, step in enumerate(steps):
         yield f"{key}[{number}]", step
 

@@ -10,6 +10,7 @@ from wbcpipe.acquire.hardware.camera import CoreCamera
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.device_sequences import DeviceSequences
 from wbcpipe.acquire.hardware.illumination import CoreIllumination
+from wbcpipe.acquire.hardware.label_camera import CoreLabelCamera
 from wbcpipe.acquire.hardware.sequencing import CoreSequencing
 from wbcpipe.acquire.hardware.stages import CoreFocusDrive, CoreXYStage
 from wbcpipe.errors import DeviceTimeoutError, HardwareError
@@ -35,7 +36,7 @@ class CoreMicroscope:
 
     Attributes:
         link: the core.
-        stage, focus, camera, illumination, sequencing: the devices, each with its role of `protocols`.
+        stage, focus, camera, illumination, label_camera, sequencing: the devices, each with its role of `protocols`.
         sequences: what the devices step through.
 
     Raises:
@@ -51,6 +52,7 @@ class CoreMicroscope:
             self.stage = CoreXYStage(scope, self.link)
             self.focus = CoreFocusDrive(scope, self.link)
             self.camera = CoreCamera(scope, self.link, self.illumination, self.stage, self.focus)
+            self.label_camera = CoreLabelCamera(scope, self.link)
             self.sequencing = CoreSequencing(scope, self.sequences, self.camera)
             self.focus.mark_good()
             self.camera.set_up()

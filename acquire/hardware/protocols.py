@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.events import CaptureEvent
 
-__all__ = ["Camera", "Core", "Exposure", "Focus", "Illumination", "Microscope", "Sequencing", "XYStage"]
+__all__ = ["Camera", "Core", "Exposure", "Focus", "Illumination", "LabelCamera", "Microscope", "Sequencing", "XYStage"]
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,38 @@ class Sequencing(Protocol):
         ...
 
 
+class LabelCamera(Protocol):
+    """Sees the labels of slides."""
+
+    def lit(self) -> AbstractContextManager[None]:
+        """Light the label inside a ``with`` block, and not on any way out; for the scan camera too.
+
+        Raises:
+            HardwareError: the lamp failed.
+        """
+        ...
+
+    def snap(self, exposure_ms: float) -> NDArray[np.unsignedinteger]:
+        """Return an image (y, x) of the label by the camera that the scope file names.
+
+        Raises:
+            DeviceTimeoutError: the camera did not answer before its deadline.
+            HardwareError: it failed, or gave no frame that can be read.
+        """
+        ...
+
+
 class Microscope(XYStage, Focus, Illumination, Camera, Protocol):
     """An opened microscope."""
 
     @property
     def sequencing(self) -> Sequencing:
         """Return its hardware sequences."""
+        ...
+
+    @property
+    def label_camera(self) -> LabelCamera:
+        """Return what sees the labels."""
         ...
 
     def recover(self) -> None:

@@ -10,7 +10,7 @@ from wbcpipe.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from wbcpipe.acquire.config.policies import DeviceStep
+    from wbcpipe.acquire.config.policies import DeviceSetting
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.core_link import CoreLink
 
@@ -29,7 +29,7 @@ def program_problem(key: str, command: Sequence[str]) -> str:
     return f"{key}: there is no program {command[0]!r} that can be started; give its full path"
 
 
-def step_problems(link: CoreLink, steps: Iterable[tuple[str, DeviceStep]]) -> list[str]:
+def step_problems(link: CoreLink, steps: Iterable[tuple[str, DeviceSetting]]) -> list[str]:
     """Return what the loaded devices lack or do not accept of steps, each with its key; nothing is set."""
     found = ((key, property_problem(link, step.device, step.property, step.value)) for key, step in steps)
     return [f"{key}: {problem}" for key, problem in found if problem]
@@ -62,7 +62,7 @@ def property_problem(link: CoreLink, device: str, name: str, value: str | None) 
     return ""
 
 
-def check_steps(scope: Scope, link: CoreLink, steps: Iterable[tuple[str, DeviceStep]]) -> None:
+def check_steps(scope: Scope, link: CoreLink, steps: Iterable[tuple[str, DeviceSetting]]) -> None:
     """Refuse steps that the loaded devices cannot carry out.
 
     Raises:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.optics.light_path import OpticalState
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["KINDS", "Fault", "FaultKind", "FaultyOpener", "FaultyScope", "read_strikes"]
+__all__ = ["KINDS", "LABEL_KINDS", "Fault", "FaultKind", "FaultyOpener", "FaultyScope", "read_strikes"]
 
 FaultKind = Literal[
     "camera time-out",
@@ -43,8 +43,15 @@ FaultKind = Literal[
     "driver crash",
     "driver hangs",
     "core lost",
+    "wrong label",
+    "label unreadable",
 ]
-KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
+#: Faults of the slide rather than of a field: they strike when its label is read.
+LABEL_KINDS: Final[tuple[FaultKind, ...]] = ("wrong label", "label unreadable")
+#: Faults that strike at a field.
+KINDS: Final[tuple[FaultKind, ...]] = tuple(kind for kind in get_args(FaultKind) if kind not in LABEL_KINDS)
+#: What a wrong label reads: the slide of another sample.
+WRONG_LABEL: Final = "ANOTHER-SLIDE"
 #: Calls of the core that start an exposure, and those that fetch a frame.
 _EXPOSING: Final = ("snap_image", "start_sequence_acquisition")
 _FETCHING: Final = ("get_image", "pop_next_tagged_image")
@@ -62,7 +69,8 @@ class Fault:
     Attributes:
         kind: what fails.
         field: planned field at which it strikes; ``autofocus hangs`` strikes near this or one of the 199 after it.
-        attempts: number of attempts that fail.
+            Of no meaning for `LABEL_KINDS`.
+        attempts: number of attempts that fail; for `LABEL_KINDS`, of times that the microscope is opened.
         modality: the frame that a fault of the light, or a frozen camera, affects.
     """
 
@@ -173,6 +181,15 @@ class FaultyScope(VirtualScope):
             self._note(fault)
         return super().move_xy(x_um, y_um)
 
+    def label_text(self) -> str:
+        """Return the id on the label, or that of another slide, or nothing, if such a fault is due."""
+        for fault in self._opener.faults:
+            if fault.kind in LABEL_KINDS and self._strikes[fault] < fault.attempts:
+                self._strikes[fault] += 1
+                self._note(fault)
+                return WRONG_LABEL if fault.kind == "wrong label" else ""
+        return super().label_text()
+
     def close(self) -> None:
         """See `protocols.Microscope.close`."""
         self._faulty_link.arm(None)
@@ -197,6 +214,8 @@ class FaultyScope(VirtualScope):
         nearest: PlannedField = self._fields[int(distance_um.argmin())]
         focusing = float(distance_um.min()) > _NEAR_UM
         for fault in self._opener.faults:
+            if fault.kind in LABEL_KINDS:
+                continue
             if self._strikes[fault] >= fault.attempts or focusing != (fault.kind == "autofocus hangs"):
                 continue
             if fault.field == nearest.index or (focusing and 0 <= nearest.index - fault.field < _FOCUS_FIELDS):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.simulation.field_truth import write_field_truth
+from wbcpipe.acquire.simulation.label import label_image, seen_through_the_objective
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
@@ -33,6 +34,8 @@ __all__ = ["VirtualScope", "earlier_exposures", "slide_placement"]
 
 #: A field that lies farther from where it was taken than the relocation may err: the slide was moved since.
 _MOVED_UM: Final = 5.0
+#: Side of the label's image that the scan camera looks at.
+_LABEL_PX: Final = 400
 
 
 class VirtualScope(CoreMicroscope):
@@ -66,6 +69,7 @@ class VirtualScope(CoreMicroscope):
         self.specimen = Specimen(plan)
         self._planned = planned
         self._placement = placement or slide_placement(plan, planned)
+        self._labels: dict[tuple[int, int], NDArray[np.uint8]] = {}
         self._is_aged = planned is None or not bleaches
         self._renderer = VirtualMicroscope(
             self.specimen,
@@ -77,6 +81,7 @@ class VirtualScope(CoreMicroscope):
             condition=scope.virtual_condition,
         )
         self.camera.frames = self
+        self.label_camera.render = self._label
 
     def observe(self, frame: int | None = None) -> OpticalState:
         """See `FrameSource.observe`; the exposure is 0 unless a hardware sequence stepped the camera."""
@@ -110,7 +115,20 @@ class VirtualScope(CoreMicroscope):
         """Write the specimen's frame in a state of the devices into ``out``."""
         if state.light == "fluorescence" and not self._is_aged:
             self._age()
+        if self.scope.label.method == "scan" and state.light:
+            if seen_through_the_objective(lambda: self._label((_LABEL_PX, _LABEL_PX)), self.scope, state, out):
+                return
         self._renderer.expose(state, out=out)
+
+    def label_text(self) -> str:
+        """Return what is printed on the label of the slide; empty for a blank one."""
+        return "" if self._planned is None else self._planned.slide
+
+    def _label(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return an image (y, x) of the label."""
+        if shape not in self._labels:
+            self._labels[shape] = label_image(self.label_text(), shape, self.specimen.plan.seed)
+        return self._labels[shape]
 
     def _age(self) -> None:
         """Bleach the specimen by the exposures of earlier runs.

@@ -23,6 +23,7 @@ class Purpose:
     TEXTURE = 11
     SLIDE_PLACEMENT = 12
     FLICKER = 13
+    LABEL = 14
 
 
 def stream(*keys: int) -> np.random.Generator:
