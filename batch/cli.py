@@ -12,6 +12,7 @@ __all__ = ["BATCH_COMMANDS", "batch"]
 
 #: Command name to (module:attribute, one line of help).
 BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "report": ("wbcpipe.batch.report_cli:report", "Write the morning page again, and print it."),
     "test-alert": ("wbcpipe.batch.alerts_cli:test_alert", "Send a test to each address of an alerts file."),
 }
 

@@ -1,0 +1,133 @@
+"""What to do about an error, a failed gate or an event: one table each."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wbcpipe.samples.differential_record import GateName
+
+__all__ = ["ERROR_ADVICE", "EVENT_ADVICE", "GATE_ADVICE", "NO_SAMPLE_ERRORS", "advice_for"]
+
+#: Errors of a command line, a batch or another command: no sample can be quarantined for one.
+NO_SAMPLE_ERRORS: Final = frozenset(
+    {
+        "WbcpipeError",
+        "InterruptedRunError",
+        "TrainingDataError",
+        "WorklistError",
+        "BatchIncompleteError",
+        "BatchFailedError",
+        "BatchBusyError",
+        "BatchCheckError",
+    }
+)
+
+_RETRY: Final = "then `wbcpipe batch retry {sample}`"
+#: Name of an error class to what the operator should do; ``{sample}`` is replaced.
+ERROR_ADVICE: Final[Mapping[str, str]] = {
+    "AcquisitionError": "Look at the slide: dry smear, oil and label side up? Check the scan area of the slot and the "
+    f"focus at one corner, {_RETRY}.",
+    "BundleError": "Check the bundle's name in the worklist with `wbcpipe bundles`, and its file with "
+    f"`wbcpipe bundles verify`, {_RETRY}.",
+    "ConfigError": f"Correct the scope file or the worklist as the text says; `wbcpipe doctor` checks it; {_RETRY}.",
+    "CoreLostError": f"Switch the microscope and its camera off and on, run `wbcpipe doctor`, {_RETRY}.",
+    "DeviceCrashError": "A device driver crashed repeatedly. Update it or its adapter, run `wbcpipe doctor`, "
+    f"{_RETRY}. Fields already taken are kept.",
+    "DeviceTimeoutError": "Check the device's power and cable (a USB hub without its own power is a common cause), run "
+    f"`wbcpipe doctor`, {_RETRY}.",
+    "DiskFullError": f"Free space at the data folder, {_RETRY}; nothing that was written is lost.",
+    "DroppedFrameError": "The computer or the USB bus was too slow for the camera: give the camera a port of its own, "
+    f'or set `sequencing = "off"` in the scope file, {_RETRY}.',
+    "FrameFileError": "Check the disk (a raw image is damaged). Move the file that the text names out of raw/, "
+    f"{_RETRY}: the field is taken again.",
+    "HardwareBusyError": f"Close the other program that drives the microscope, {_RETRY}.",
+    "HardwareError": f"Check the device that the text names, run `wbcpipe doctor`, {_RETRY}.",
+    "IdentityError": "Compare the slide in this slot with the worklist. If the slide is right and its label is "
+    f"unreadable, clean or replace the label, {_RETRY}. If slides were mixed up, check the neighbouring slots too.",
+    "ImportDataError": f"Check the imported images that the text names, {_RETRY}.",
+    "LoaderStateError": "See where the slide is, put it back into the loader by hand, and confirm with "
+    f"`wbcpipe batch confirm`, {_RETRY}.",
+    "NoCellsError": "Look at the slide: is it stained, in focus, and are there white cells in the scan area? Choose "
+    f"another area, or prepare a new smear; {_RETRY}.",
+    "SampleBusyError": f"Another wbcpipe process uses this sample: end it, {_RETRY}.",
+    "SampleNameError": "Correct the sample's name in the worklist, and add the slide again with `wbcpipe batch add`.",
+    "SampleStateError": "The sample's folder contradicts the worklist or has a damaged file: do what the text says, "
+    f"{_RETRY}.",
+    "ScopeNotFoundError": f"Put the scope file into the folder that WBCPIPE_SCOPES names, {_RETRY}.",
+    "StageLimitError": f"Correct the slot's scan area, or the stage's limits, in the scope file, {_RETRY}.",
+}
+#: What a process that was lost says of its end; the first that matches counts, before the error's class.
+_REASON_ADVICE: Final = (
+    (
+        re.compile(r"out of memory|memory limit|oom", re.I),
+        f"The process needed more memory than it may have: close other programs, or raise --memory-limit, {_RETRY}.",
+    ),
+    (
+        re.compile(r"time limit|silent|no answer|did not answer|unresponsive|hang|hung", re.I),
+        "The process did not answer and was ended: a device or its driver hangs. Switch the microscope off and on, run "
+        f"`wbcpipe doctor`, {_RETRY}.",
+    ),
+    (
+        re.compile(r"signal|exit code|access violation|crashed", re.I),
+        "The process crashed, most often in a device driver: update it, run `wbcpipe doctor`, "
+        f"{_RETRY}. Fields already taken are kept.",
+    ),
+)
+_UNKNOWN: Final = "Run `wbcpipe run --sample {sample} --debug` for the details, and report it as a defect of wbcpipe."
+
+#: Name of a quality gate to what the operator should do.
+GATE_ADVICE: Final[Mapping[GateName, str]] = {
+    "cells_counted": "Too few cells: ask for more cells or a later deadline, or scan an area with more white cells.",
+    "unidentified_percent": "Look at the unidentified cells in the report: focus, stain, or cells that the model does "
+    "not know.",
+    "blurred_percent": "Check focus and the slide's seat, and clean the objective; then scan the slide again.",
+    "unregistered_percent": "Check the stage and the lamps: did the slide move between the frames of a field?",
+    "saturated_cells_percent": "Shorten the exposure of the modality that saturates, or run `wbcpipe calibrate`.",
+    "doublets_percent": "The smear is too thick there: choose another scan area.",
+    "missing_fields_percent": "See the reasons of the missing fields in the report; `wbcpipe batch retry` takes them "
+    "again.",
+    "head_disagreement": "Check registration and lamps: the modalities contradict each other.",
+    "accepted_percent": "Much debris or many cut cells: check the smear, and the scan area's borders.",
+    "failed_fields_percent": "See the fields beyond a limit in the report: part of the slide may be dirty or out of "
+    "focus.",
+    "blur_um": "Check focus and clean the objective; run `wbcpipe calibrate` if other slides are blurred too.",
+    "saturated_percent": "Shorten the exposure, or look for a bubble or a scratch on the slide.",
+    "residual_px": "Run `wbcpipe calibrate`: the modalities do not lie on one another.",
+    "nuclear_contrast_percent": "Weak stain or weak lamp: check the Acridine Orange and the fluorescence lamp.",
+    "nucleus_cytoplasm_contrast_ratio": "Check the stain's concentration and time of incubation.",
+    "red_cover_percent": "The smear is too thick there: choose another scan area.",
+    "light_drift_percent": "A lamp drifts: let it warm up, check its age with `wbcpipe qc`.",
+}
+#: Event of the batch to what the operator should do.
+EVENT_ADVICE: Final[Mapping[str, str]] = {
+    "scanning_stopped": "The microscope was stopped. Do what the reason says, run `wbcpipe doctor`, and start the same "
+    "`wbcpipe batch run` again: it goes on with what is left.",
+    "check_failed": "Run `wbcpipe doctor` and `wbcpipe qc`; calibrate, or replace the lamp, before the next slide.",
+    "computer_slept": "Switch sleep off in the power settings; `wbcpipe doctor` shows them.",
+    "clock_changed": "Times on this page before and after the change cannot be compared.",
+    "disk_low": "Free space at the data folder, or give another disk with --data.",
+    "command_refused": "Correct the command as the reason says, and give it again.",
+    "alert_failed": "Test the alerts with `wbcpipe batch test-alert`.",
+}
+
+
+def advice_for(error: str, reason: str, sample: str) -> str:
+    """Return what to do about a sample that failed.
+
+    Args:
+        error: name of the error's class; empty or unknown for a process that was lost.
+        reason: in words.
+        sample: its name.
+
+    >>> advice_for("DiskFullError", "/data: no space left", "S1")
+    'Free space at the data folder, then `wbcpipe batch retry S1`; nothing that was written is lost.'
+    """
+    if error in ERROR_ADVICE:
+        text = ERROR_ADVICE[error]
+    else:
+        text = next((advice for pattern, advice in _REASON_ADVICE if pattern.search(reason)), _UNKNOWN)
+    return text.replace("{sample}", sample)

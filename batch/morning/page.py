@@ -1,0 +1,169 @@
+"""``morning.html`` and ``morning.txt``: drawn from a summary, written atomically."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import textwrap
+import unicodedata
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from markupsafe import Markup
+
+from wbcpipe.batch.morning.summary import PHASES, summarise
+from wbcpipe.report.page_style import class_colours, page_environment
+from wbcpipe.samples.differential_record import NOTICE
+from wbcpipe.system.files import write_atomic
+from wbcpipe.system.version import VERSION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wbcpipe.batch.batch_folder import BatchFolder
+    from wbcpipe.batch.morning.records import NightSummary
+
+__all__ = ["HTML_NAME", "TEXT_NAME", "render_html", "render_text", "write_morning_page"]
+
+HTML_NAME: Final = "morning.html"
+TEXT_NAME: Final = "morning.txt"
+#: A line of a mail.
+_WIDTH: Final = 76
+#: Signs for a state beside its word, so that colour is not alone.
+_STATE_SIGNS: Final = {
+    "finished": ("✓", "good"),
+    "quarantined": ("✗", "bad"),
+    "skipped": ("–", "soft"),
+    "held": ("‖", "warn"),
+    "waiting": ("…", "soft"),
+}
+_STYLE: Final = re.compile(r"<style>(.*?)</style>", re.S)
+
+
+def write_morning_page(folder: BatchFolder, *, now: datetime | None = None) -> Path:
+    """Write ``morning.html`` and ``morning.txt`` of a batch; return the path of the page.
+
+    A sample whose files are damaged is shown as such.
+
+    Args:
+        folder: of the batch.
+        now: time that the page gives.
+
+    Raises:
+        WorklistError: no such batch.
+        SampleStateError: ``batch.json`` or the journal is damaged.
+        DiskFullError: no space left; the earlier pages stay.
+    """
+    summary = summarise(folder, now=now)
+    for name, text in ((HTML_NAME, render_html(summary)), (TEXT_NAME, render_text(summary))):
+        with write_atomic(folder.path / name) as handle:
+            handle.write(text.encode())
+    return folder.path / HTML_NAME
+
+
+def render_html(summary: NightSummary) -> str:
+    """Return the page: one file, without scripts, whose content security policy allows its own style alone."""
+    page = _render("morning.html.j2", summary)
+    # A policy that names the style by its hash; no attribute of the page holds style, and nothing is fetched.
+    style = _STYLE.search(page)
+    digest = base64.b64encode(hashlib.sha256(style[1].encode() if style else b"").digest()).decode()
+    return page.replace("{style-hash}", f"sha256-{digest}", 1)
+
+
+def render_text(summary: NightSummary) -> str:
+    """Return the text for a mail, in lines of at most 76 characters where words allow."""
+    return _render("morning.txt.j2", summary)
+
+
+def _render(template: str, summary: NightSummary) -> str:
+    environment = page_environment("wbcpipe.batch.morning")
+    environment.filters |= {
+        "clock": lambda time: _clock(time, summary.started),
+        "span": _span,
+        "one_line": one_line,
+        "wrap": _wrap,
+        "code": _code,
+        "image": _image,
+        "si": _si,
+    }
+    names = dict.fromkeys(share.name for sample in summary.samples for share in sample.classes)
+    return environment.get_template(template).render(
+        summary=summary,
+        notice=NOTICE,
+        version=VERSION,
+        colours=class_colours(list(names)),
+        phases=[phase for phase in PHASES if any(phase in sample.phases_s for sample in summary.samples)],
+        signs=_STATE_SIGNS,
+        attention=[sample for sample in summary.samples if sample.needs_attention],
+        zone=summary.as_of.astimezone().strftime("%Z (UTC%z)"),
+    )
+
+
+def one_line(text: object) -> str:
+    """Return text of a worklist or an error as one line without control characters and without marks of direction.
+
+    >>> one_line("two\\nlines \\x1b[31m\\u202egnp.exe")
+    'two lines [31mgnp.exe'
+    """
+    spaced = re.sub(r"\s+", " ", str(text)).strip()
+    return "".join(char for char in spaced if unicodedata.category(char) not in ("Cc", "Cf", "Cs"))
+
+
+def _clock(time: datetime | None, started: datetime | None) -> str:
+    """Return the local time of day, with the date where it is not that of the batch's start."""
+    if time is None:
+        return "–"
+    local = time.astimezone()
+    same_day = started is not None and started.astimezone().date() == local.date() and time != started
+    return f"{local:%H:%M}" if same_day else f"{local:%Y-%m-%d %H:%M}"
+
+
+def _span(seconds: float | None) -> str:
+    """Return a length of time in two units.
+
+    >>> _span(5), _span(185), _span(7380)
+    ('5 s', '3 min 5 s', '2 h 3 min')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = timedelta(seconds=round(seconds))
+    hours, rest = divmod(int(whole.total_seconds()), 3600)
+    minutes, left = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def _si(number: float | None) -> str:
+    """Return bytes in the unit that suits.
+
+    >>> _si(1_600_000_000)
+    '1.6 GB'
+    """
+    if number is None:
+        return "–"
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
+
+
+def _wrap(text: object, indent: int = 2) -> str:
+    """Return one line of text wrapped for a mail, each line indented."""
+    space = " " * indent
+    lines = textwrap.wrap(one_line(text), _WIDTH, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def _code(text: str) -> Markup:
+    """Escape a text, and set what stands between backticks as code."""
+    parts = one_line(text).split("`")
+    if len(parts) % 2 == 0:
+        return Markup.escape(one_line(text))
+    marked = [Markup("<code>{}</code>").format(part) if i % 2 else Markup.escape(part) for i, part in enumerate(parts)]
+    return Markup("").join(marked)
+
+
+def _image(svg: str) -> str:
+    """Return an SVG as a data URI: as an image, its style and links cannot reach the page."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
