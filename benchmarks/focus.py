@@ -173,7 +173,7 @@ def cpu_name() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--slides", type=int, default=2, choices=range(1, len(SEEDS) + 1), help="virtual slides")
+    parser.add_argument("--slides", type=int, default=1, choices=range(1, len(SEEDS) + 1), help="virtual slides")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args()
     seeds = SEEDS[: options.slides]
