@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.calibration.compare import check_calibration
 from wbcpipe.acquire.capture.sample_record import estimate_seconds
-from wbcpipe.acquire.config.micromanager_cfg import (
-    configuration_problems,
-    configuration_warnings,
-    light_settings,
-    read_config,
-)
+from wbcpipe.acquire.config.cfg_reader import read_config
+from wbcpipe.acquire.config.micromanager_cfg import configuration_problems, configuration_warnings, light_settings
 from wbcpipe.acquire.config.policies import keyed
 from wbcpipe.acquire.label.check import label_file_problems
 from wbcpipe.acquire.loader.checks import live_loader_problems, loader_file_problems

@@ -16,7 +16,8 @@ from wbcpipe.acquire.capture.light_dose import DoseLedger
 from wbcpipe.acquire.capture.sample_record import check_disk_space, check_sample, create_sample_record
 from wbcpipe.acquire.capture.second_pass import relocate_fields
 from wbcpipe.acquire.capture.session_observer import SessionObserver
-from wbcpipe.acquire.config.micromanager_cfg import configuration_warnings, read_config
+from wbcpipe.acquire.config.cfg_reader import read_config
+from wbcpipe.acquire.config.micromanager_cfg import configuration_warnings
 from wbcpipe.acquire.focus.manager import FocusManager
 from wbcpipe.acquire.hardware.retry import Retries
 from wbcpipe.acquire.hardware.sequencing_check import SequencingCheck

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.config.calibration_record import CalibrationParts, CalibrationRecord
-from wbcpipe.acquire.config.micromanager_cfg import light_settings, read_config
+from wbcpipe.acquire.config.cfg_reader import read_config
+from wbcpipe.acquire.config.micromanager_cfg import light_settings
 from wbcpipe.errors import SampleStateError
 from wbcpipe.samples.records import CalibrationReference
 from wbcpipe.system.files import disk_errors, write_atomic

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from wbcpipe.acquire.config.policies import DeviceSetting, DeviceStep, Part, keyed
-from wbcpipe.acquire.config.ranges import (  # noqa: TC001 - pydantic reads them
+from wbcpipe.acquire.config.ranges import (
     Coordinate,
     Exposure,
     Fraction,

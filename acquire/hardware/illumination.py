@@ -6,7 +6,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.config.micromanager_cfg import light_settings, read_config, same_value
+from wbcpipe.acquire.config.cfg_reader import read_config, same_value
+from wbcpipe.acquire.config.micromanager_cfg import light_settings
 from wbcpipe.samples.fields import MODALITIES
 
 if TYPE_CHECKING:

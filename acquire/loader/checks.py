@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.config.micromanager_cfg import loader_problems, read_config
+from wbcpipe.acquire.config.cfg_reader import read_config
+from wbcpipe.acquire.config.micromanager_cfg import loader_problems
 from wbcpipe.acquire.loader.workflow import LoadRequest
 from wbcpipe.acquire.procedures.checks import program_problem, property_problem
 from wbcpipe.errors import ConfigError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from wbcpipe.acquire.config.micromanager_cfg import read_config, staining_problems
+from wbcpipe.acquire.config.cfg_reader import read_config
+from wbcpipe.acquire.config.micromanager_cfg import staining_problems
 from wbcpipe.acquire.procedures.checks import program_problem
 from wbcpipe.errors import ConfigError
 

@@ -195,13 +195,11 @@ def test_doctor_names_what_is_wrong_in_the_files(
 
 
 def test_doctor_names_what_is_wrong_in_the_hardware(tmp_path: Path, make_scope: Callable[..., Scope]) -> None:
-    scope = make_scope(
-        ("color3,LED,Label,635nm", "color3,LED,Sequence,Perhaps"), ("exposure_ms = 20.0", "exposure_ms = 2e4")
-    )
+    scope = make_scope(("color3,LED,Label,635nm", "color3,LED,State,12"), ("exposure_ms = 20.0", "exposure_ms = 2e4"))
     result = CliRunner().invoke(doctor, ["--scope", str(scope.path), "--data", str(tmp_path), "--json"])
     assert isinstance(result.exception, HardwareError)
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
-    assert "does not accept 'Perhaps'; it accepts Off, On" in checks["light color3"]["detail"]
+    assert 'Cannot set property "State" to "12"' in checks["light color3"]["detail"]
     assert "modalities.fluorescence.exposure_ms = 20000" in checks["exposures"]["detail"]
     assert checks["light color1"]["status"] == "ok"
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from wbcpipe.acquire.config.micromanager_cfg import configuration_warnings, read_config
+from wbcpipe.acquire.config.cfg_reader import read_config
+from wbcpipe.acquire.config.micromanager_cfg import configuration_warnings
 from wbcpipe.acquire.config.policies import MAX_FOCUS_FRAMES
 from wbcpipe.acquire.config.scope import list_scopes, load_scope
 from wbcpipe.acquire.focus.autofocus import hill_climb, search_focus, sharpness

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from wbcpipe.acquire.capture.session import AcquisitionSession
-from wbcpipe.acquire.config.micromanager_cfg import configuration_problems, read_config
+from wbcpipe.acquire.config.cfg_reader import read_config
+from wbcpipe.acquire.config.micromanager_cfg import configuration_problems
 from wbcpipe.acquire.doctor import check_live, check_offline
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess

@@ -18,7 +18,8 @@ from rich.console import Console
 from wbcpipe.acquire import passes
 from wbcpipe.acquire.capture.sample_record import create_sample_record
 from wbcpipe.acquire.cli import acquire
-from wbcpipe.acquire.config.micromanager_cfg import configuration_problems, read_config
+from wbcpipe.acquire.config.cfg_reader import read_config
+from wbcpipe.acquire.config.micromanager_cfg import configuration_problems
 from wbcpipe.acquire.config.policies import Staining
 from wbcpipe.acquire.open_microscope import open_for_staining
 from wbcpipe.acquire.passes import PassResult
