@@ -6,22 +6,29 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from wbcpipe.acquire.calibration.night_check import NightMeasurement, run_measurement
 from wbcpipe.acquire.doctor import check_live, check_offline
 from wbcpipe.acquire.plan import AcquisitionPlan
-from wbcpipe.batch.qc.records import CheckFinding, CheckResult
-from wbcpipe.errors import BatchCheckError, ConfigError, StageLimitError
+from wbcpipe.batch.qc.drift import compare_with_limits, find_reference, flat_figures
+from wbcpipe.batch.qc.records import CheckFinding, CheckResult, QcEntry
+from wbcpipe.batch.qc.series import broken_rules, build_series, checks_of_period
+from wbcpipe.batch.qc.store import QcStore, now, versions_of
+from wbcpipe.batch.qc.westgard import WARNING
+from wbcpipe.errors import BatchCheckError, ConfigError, HardwareError, StageLimitError
 from wbcpipe.samples.fields import MODALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from wbcpipe.acquire.calibration.night_check import NightFigures
+    from wbcpipe.acquire.config.policies import NightCheck
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.doctor import Check
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+    from wbcpipe.batch.qc.records import BrokenRule
     from wbcpipe.batch.records import WorklistRow
 
 __all__ = ["CHECK_FILE", "NightCheckRequest", "check_is_due", "needed_bytes", "run_night_check"]
@@ -34,6 +41,10 @@ _DEFAULT_CELLS: Final = 200
 _BESIDE_RAW: Final = 0.35
 #: Space that stays free for logs and the system.
 _SPARE_BYTES: Final = 500 * 2**20
+_REMEDY: Final = (
+    "No slide was scanned. Correct it and give the same command again, or leave the check out with --no-check; "
+    "'night_check.on_drift = \"tell\"' in the scope file goes on with a warning."
+)
 
 
 @dataclass(frozen=True)
@@ -111,19 +122,84 @@ def run_night_check(
     started_s = time.monotonic()
     findings = list(_preconditions(request)) if request.first else []
     failed = [finding.name for finding in findings if finding.status == "fail"]
+    measured: NightFigures | None = None
+    broken: tuple[BrokenRule, ...] = ()
+    figures: dict[str, float] = {}
+    if failed:
+        stop_reason = f"{', '.join(failed)} failed"
+    else:
+        measured, stop_reason = _measure(request, findings, progress)
+    if measured is not None:
+        figures, broken = _judge(request, measured, findings)
+        stop_reason = _stop_reason(request.scope.night_check, findings, broken)
     result = CheckResult(
-        time=datetime.now(UTC),
+        time=now(),
         scope=request.scope.name,
         slot=request.slot,
-        passed=not failed,
-        stop_reason=f"{', '.join(failed)} failed" if failed else "",
+        passed=not any(found.status in ("fail", "drift") for found in findings)
+        and not any(rule.rule != WARNING for rule in broken),
+        stop_reason=stop_reason,
         findings=tuple(findings),
+        figures=figures,
+        broken_rules=broken,
         seconds=round(time.monotonic() - started_s, 1),
+        frames=measured.frames if measured else 0,
+        fluorescence_frames=measured.fluorescence_frames if measured else 0,
     )
     result.write(request.result_path)
-    if result.stop_reason:
-        raise BatchCheckError(f"scope {request.scope.name!r}: {result.stop_reason}; see {request.result_path}.")
+    if stop_reason:
+        raise BatchCheckError(f"scope {request.scope.name!r}, slot {request.slot}: {stop_reason}. {_REMEDY}")
     return result
+
+
+def _measure(
+    request: NightCheckRequest, findings: list[CheckFinding], progress: Callable[[str, int, int], None]
+) -> tuple[NightFigures | None, str]:
+    """Measure in a child process; return the figures, or ``None`` and why the batch must stop, if it must."""
+    scope = request.scope
+    measurement = NightMeasurement(
+        scope, request.slot, scope.night_check.fluorescence and request.stained, request.specimen
+    )
+    try:
+        return run_measurement(measurement, progress), ""
+    except (HardwareError, StageLimitError, ConfigError) as error:
+        findings.append(CheckFinding(name="measurement", status="fail", detail=str(error)))
+        return None, f"the measurement failed: {error}" if scope.night_check.on_drift == "stop" else ""
+
+
+def _judge(
+    request: NightCheckRequest, measured: NightFigures, findings: list[CheckFinding]
+) -> tuple[dict[str, float], tuple[BrokenRule, ...]]:
+    """Compare the figures with the limits, append them to the control charts, and apply the control rules."""
+    store = QcStore.of_scope(request.data, request.scope.name)
+    versions = versions_of(request.scope, request.data)
+    entries = store.entries()
+    checks = checks_of_period(entries, versions)
+    reference = find_reference(request.scope, request.data, checks)
+    figures = measured.figures | flat_figures(measured, reference)
+    findings += compare_with_limits(request.scope, figures, reference)
+    findings += [CheckFinding(name="measurement", status="warn", detail=note) for note in measured.notes]
+    entry = QcEntry(
+        time=now(),
+        kind="night_check",
+        batch=request.batch,
+        slot=request.slot,
+        figures=figures,
+        shading=measured.shading,
+        versions=versions,
+    )
+    store.append(entry)
+    broken = broken_rules(build_series([*entries, entry]), since=entry.time)
+    return figures, tuple(rule for rule in broken if rule.kind == "night_check")
+
+
+def _stop_reason(policy: NightCheck, findings: Sequence[CheckFinding], broken: Sequence[BrokenRule]) -> str:
+    """Return why the batch must not go on, empty where it may."""
+    drifted = [f"{found.name}: {found.detail}" for found in findings if found.status == "drift"]
+    rules = [rule.text for rule in broken if rule.rule != WARNING]
+    reasons = (drifted if policy.on_drift == "stop" else []) + (rules if policy.control_rules == "stop" else [])
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return f"the microscope has drifted: {reasons[0]}{more}" if reasons else ""
 
 
 def _preconditions(request: NightCheckRequest) -> Iterator[CheckFinding]:

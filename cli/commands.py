@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "scopes": ("wbcpipe.acquire.cli:scopes", "List the microscopes that have a scope file."),
     "bundles": ("wbcpipe.classify.bundles_cli:bundles", "List, show, verify and export trained models."),
+    "qc": ("wbcpipe.batch.qc.cli:qc", "Show control charts of the microscope, and check it now."),
     "status": ("wbcpipe.report.cli:status", "List the samples and the state of each."),
 }
 
