@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.calibration.night_check import NightMeasurement, run_measurement
 from wbcpipe.acquire.doctor import check_live, check_offline
-from wbcpipe.acquire.plan import AcquisitionPlan
+from wbcpipe.batch.estimate import estimate_batch
 from wbcpipe.batch.qc.drift import compare_with_limits, find_reference, flat_figures
 from wbcpipe.batch.qc.records import CheckFinding, CheckResult, QcEntry
 from wbcpipe.batch.qc.series import broken_rules, build_series, checks_of_period
 from wbcpipe.batch.qc.store import QcStore, now, versions_of
 from wbcpipe.batch.qc.westgard import WARNING
 from wbcpipe.errors import BatchCheckError, ConfigError, HardwareError, StageLimitError
-from wbcpipe.samples.fields import MODALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,17 +25,13 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.doctor import Check
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-    from wbcpipe.batch.qc.records import BrokenRule
+    from wbcpipe.batch.qc.records import BrokenRule, FindingStatus
     from wbcpipe.batch.records import WorklistRow
 
-__all__ = ["CHECK_FILE", "NightCheckRequest", "check_is_due", "needed_bytes", "run_night_check"]
+__all__ = ["CHECK_FILE", "NightCheckRequest", "check_is_due", "run_night_check"]
 
 #: Name of the result in a batch's folder.
 CHECK_FILE: Final = "check.json"
-#: Fields of a row that says neither cells nor fields: as `run` counts 200 cells.
-_DEFAULT_CELLS: Final = 200
-#: Of a sample beside its raw fields: cells, tables, intermediate results; measured, as a share of the raw fields.
-_BESIDE_RAW: Final = 0.35
 #: Space that stays free for logs and the system.
 _SPARE_BYTES: Final = 500 * 2**20
 _REMEDY: Final = (
@@ -84,23 +77,6 @@ def check_is_due(scope: Scope, slides_since: int | None) -> bool:
     if not policy.enabled:
         return False
     return slides_since is None or (policy.between_slides > 0 and slides_since >= policy.between_slides)
-
-
-def needed_bytes(scope: Scope, rows: Sequence[WorklistRow]) -> int:
-    """Estimate the disk space for the results of some rows of one scope.
-
-    A row without a number of fields or cells counts as one of 200 cells; no row needs more than its slot holds.
-    """
-    return sum(_row_bytes(scope, row) for row in rows)
-
-
-def _row_bytes(scope: Scope, row: WorklistRow) -> int:
-    fields = row.fields or math.ceil((row.cells or _DEFAULT_CELLS) / scope.expected_cells_per_field)
-    try:
-        fields = min(fields, len(AcquisitionPlan.from_scope(scope, row.slot).fields()))
-    except (ConfigError, StageLimitError):
-        pass  # the check of the worklist has told it
-    return int((1 + _BESIDE_RAW) * fields * scope.field_bytes(MODALITIES))
 
 
 def run_night_check(
@@ -217,23 +193,21 @@ def _finding(check: Check) -> CheckFinding:
 
 def _disk(request: NightCheckRequest) -> CheckFinding:
     """Compare the free space with the whole list; a list that does not fit is told, a slide that does not fit fails."""
-    needed = needed_bytes(request.scope, request.rows) + _SPARE_BYTES
-    next_slide = needed_bytes(request.scope, request.rows[:1]) + _SPARE_BYTES
-    folder = next(folder for folder in (request.data, *request.data.parents) if folder.exists())
-    free = shutil.disk_usage(folder).free
+    estimate = estimate_batch(request.rows, {row.scope: request.scope for row in request.rows}, request.data)
+    needed, free = estimate.disk_bytes + _SPARE_BYTES, estimate.disk_free_bytes
+    next_slide = (estimate.rows[0].disk_bytes if estimate.rows else 0) + _SPARE_BYTES
     detail = f"{needed / 1e9:.1f} GB for {len(request.rows)} slides, {free / 1e9:.1f} GB free at {request.data}"
+    status: FindingStatus = "ok"
     if free < next_slide:
-        status, advice = "fail", "; not even the next slide fits: free space, or give another disk with --data"
+        status = "fail"
+        detail += "; not even the next slide fits: free space, or give another disk with --data"
     elif free < needed:
-        status, advice = "warn", "; the list does not fit: free space before the morning"
-    else:
-        status, advice = "ok", ""
-    return CheckFinding.model_validate(
-        {
-            "name": "disk for the list",
-            "status": status,
-            "figure": round(free / 1e9, 2),
-            "limit": round(needed / 1e9, 2),
-            "detail": detail + advice,
-        }
+        status = "warn"
+        detail += "; the list does not fit: free space before the morning"
+    return CheckFinding(
+        name="disk for the list",
+        status=status,
+        figure=round(free / 1e9, 2),
+        limit=round(needed / 1e9, 2),
+        detail=detail,
     )

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from wbcpipe.batch.qc.records import RuleName
     from wbcpipe.batch.qc.series import Period, Point, Series
 
 __all__ = ["chart_description", "qc_chart_svg"]
 
-#: What matplotlib draws with, and the CSS variable of the page's style that takes its place.
+#: What matplotlib draws with, and what takes its place: the CSS variable of the page's style, and the colour where the
+#: drawing stands alone.
 _COLOURS: Final = {
-    "#010101": "--ink",
-    "#020202": "--soft",
-    "#030303": "--line",
-    "#040404": "--accent",
-    "#050505": "--warn",
-    "#060606": "--bad",
-    "#070707": "--paper",
-    "#080808": "--normal-band",
+    "#010101": "var(--ink, #1d2a35)",
+    "#020202": "var(--soft, #5a6875)",
+    "#030303": "var(--line, #dde3e8)",
+    "#040404": "var(--accent, #1f5f7a)",
+    "#050505": "var(--warn, #8a5a00)",
+    "#060606": "var(--bad, #a3252b)",
+    "#070707": "var(--paper, #ffffff)",
+    "#080808": "var(--normal-band, #cfe5d9)",
 }
 _INK, _SOFT, _LINE, _ACCENT, _WARN, _BAD, _PAPER, _BAND = _COLOURS
 _SETTINGS: Final[dict[Any, Any]] = {
@@ -87,7 +87,7 @@ def chart_description(series: Series) -> str:
     period = series.periods[-1]
     if last.z is not None and period.mean is not None:
         text += f", {last.z:+.1f} standard deviations from the mean of {period.mean:.{series.info.decimals}f}{unit}"
-    broken = sum(any(rule != WARNING for rule in point.rules) for point in points)
+    broken = sum(map(_is_broken, points))
     return f"{text}; {series.state}; {broken} values break a control rule."
 
 
@@ -98,8 +98,8 @@ def _draw(axes: Axes, series: Series, points: Sequence[tuple[Period, Point]]) ->
         axes.plot(range(start, end), [point.value for _, point in points[start:end]], color=_ACCENT, lw=1, zorder=2)
     for number, (period, point) in enumerate(points):
         before = points[number - 1] if number else None
-        known = before[1].rules if before is not None and before[0] is period else ()
-        _draw_point(axes, number, point, [rule for rule in point.rules if rule not in known])
+        follows = before is not None and before[0] is period and _is_broken(before[1])
+        _draw_point(axes, number, point, named=not follows)
     for start in starts[1:]:
         axes.axvline(start - 0.5, color=_SOFT, lw=1, ls=(0, (4, 3)))
         axes.annotate(
@@ -150,23 +150,28 @@ def _draw_period(axes: Axes, period: Period, start: int, end: int, *, is_last: b
             )
 
 
-def _draw_point(axes: Axes, number: int, point: Point, newly_broken: Sequence[RuleName]) -> None:
-    """Draw a value, with the names of the rules that the value before did not break."""
+def _is_broken(point: Point) -> bool:
+    return any(rule != WARNING for rule in point.rules)
+
+
+def _draw_point(axes: Axes, number: int, point: Point, *, named: bool) -> None:
+    """Draw a value; ``named``: with the rules that it breaks, for they would cover one another in a row of values."""
     if point.interval is not None:
         axes.plot([number, number], point.interval, color=_ACCENT, lw=0.8, alpha=0.45, zorder=1)
     marker, size, colour, face = "o", 4.0, _ACCENT, _PAPER if point.in_baseline else _ACCENT
-    if any(rule != WARNING for rule in point.rules):
+    if _is_broken(point):
         marker, size, colour, face = "X", 8.0, _BAD, _BAD
     elif point.rules:
         marker, size, colour, face = "D", 5.5, _WARN, _WARN
     axes.plot(number, point.value, marker, ms=size, mec=colour, mfc=face, mew=1.1, zorder=3)
-    if names := [rule for rule in newly_broken if rule != WARNING]:
+    if named and (names := [rule for rule in point.rules if rule != WARNING]):
         axes.annotate(
             " ".join(names),
             (number, point.value),
-            xytext=(0, 6 if (point.z or 0) >= 0 else -13),
+            xytext=(-7, 0),
             textcoords="offset points",
-            ha="center",
+            ha="right",
+            va="center",
             color=_BAD,
             fontsize=7.5,
         )
@@ -194,14 +199,15 @@ def _for_page(content: str, description: str, name: str) -> str:
     mark = re.sub(r"[^A-Za-z0-9]+", "-", name)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{mark}-", body)
     for colour, variable in _COLOURS.items():
-        body = body.replace(colour, f"var({variable})")
+        body = body.replace(colour, variable)
     # The page's own font: matplotlib lists those of its installation.
     body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)
     view = re.search(r'viewBox="[^"]*"', body)
     assert view is not None
     head = (
         f'<svg role="img" aria-label="{html.escape(description)}" {view[0]} xmlns="http://www.w3.org/2000/svg" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink" style="stroke-linejoin: round; stroke-linecap: butt">'
+        'xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'style="stroke-linejoin: round; stroke-linecap: butt; font-family: system-ui, sans-serif">'
         f"<title>{html.escape(description)}</title>"
     )
     return head + body[body.index(">") + 1 :]
