@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from wbcpipe.samples.field_status import read_skipped
 from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.samples.sample import Sample
 from wbcpipe.samples.scan_outcome import load_scan_outcome
+from wbcpipe.scan.targets import cells_for_expected_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +45,7 @@ class RowEstimate:
 
     Attributes:
         row: of the worklist.
+        scope_name, slot: of the microscope, and of its stage.
         state: of the sample on disk: nothing, some fields, or a report of a scan that reached its target.
         fields: expected in all; with a target of cells or precision, their number is known only at the end.
         fields_done: on disk.
@@ -51,6 +54,8 @@ class RowEstimate:
     """
 
     row: WorklistRow
+    scope_name: str
+    slot: str
     state: Literal["new", "started", "finished"]
     fields: int
     fields_done: int
@@ -126,10 +131,12 @@ def estimate_batch(
 
 def _estimate(row: WorklistRow, scope: Scope, data: Path) -> RowEstimate:
     request, sample = row_request(row, scope, data), Sample.open(data, row.sample)
-    fields = request.estimated_fields()
+    where = (row, scope.name, request.plan.slot)
+    cells = _cells(request)
+    fields = _fields(request, cells)
     done = len(_known(sample, request.last_pass)) if sample.path.exists() else 0
     if sample.exists() and _is_finished(sample):
-        return RowEstimate(row, "finished", done, done, 0.0, 0)
+        return RowEstimate(*where, "finished", done, done, 0.0, 0)
     seconds, disk_bytes = 0.0, _SPARE_BYTES
     for name in dict.fromkeys((request.first_pass, request.last_pass)):
         to_take = max(0, fields - len(_known(sample, name)))
@@ -137,9 +144,22 @@ def _estimate(row: WorklistRow, scope: Scope, data: Path) -> RowEstimate:
         disk_bytes += to_take * scope.field_bytes(PASSES[name])
     if request.two_pass:
         seconds += remaining_s(sample, scope.staining)
-    cells = min(request.estimated_cells(), int(fields * scope.expected_cells_per_field) + 1)
+    cells = min(cells, int(fields * scope.expected_cells_per_field) + 1)
     state: Literal["new", "started"] = "started" if sample.exists() else "new"
-    return RowEstimate(row, state, max(fields, done), done, round(seconds, 1), disk_bytes + cells * _CELL_BYTES)
+    return RowEstimate(*where, state, max(fields, done), done, round(seconds, 1), disk_bytes + cells * _CELL_BYTES)
+
+
+def _cells(request: ScanRequest) -> int:
+    """Return the cells that the targets need at most, with any share that is expected of a class."""
+    needed = [cells_for_expected_share(target.name, target.half_width_percent) for target in request.precision]
+    return max([request.cells or 0, *needed])
+
+
+def _fields(request: ScanRequest, cells: int) -> int:
+    if request.fields is not None:
+        return request.estimated_fields()
+    expected = math.ceil(cells / request.scope.expected_cells_per_field)
+    return min(max(request.estimated_fields(), expected), request.max_fields)
 
 
 def _known(sample: Sample, name: Pass) -> set[int]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wbcpipe.errors import WorklistError
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["Mistake", "Mistakes", "join_lines"]
+__all__ = ["Mistake", "Mistakes", "join_lines", "mistakes_text"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,14 @@ class Mistakes:
         found = [Mistake(tuple(sorted(lines)), text) for text, lines in self._lines.items()]
         return tuple(sorted(found, key=lambda mistake: mistake.lines[:1]))
 
-    def error(self, name: str) -> WorklistError:
-        """Return the error that lists them all.
 
-        Args:
-            name: of the file.
-        """
-        found = self.listed()
-        if len(found) == 1:
-            return WorklistError(f"{name}: {found[0]}")
-        return WorklistError("\n  ".join([f"{name}: {len(found)} mistakes; correct them all:", *map(str, found)]))
+def mistakes_text(name: str, found: Sequence[Mistake]) -> str:
+    """Return all mistakes, one a line, or a single one in one line.
+
+    Args:
+        name: of the file.
+        found: one at least.
+    """
+    if len(found) == 1:
+        return f"{name}: {found[0]}"
+    return "\n  ".join([f"{name}: {len(found)} mistakes; correct them all:", *map(str, found)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from wbcpipe.batch.worklist.check_rows import RowChecker, check_duplicates
 from wbcpipe.batch.worklist.decode import decode, read_bytes
-from wbcpipe.batch.worklist.mistakes import Mistake, Mistakes
+from wbcpipe.batch.worklist.mistakes import Mistake, Mistakes, mistakes_text
 from wbcpipe.batch.worklist.parse_row import RowParser
 from wbcpipe.batch.worklist.table import TableRow, read_table
 from wbcpipe.errors import WorklistError
@@ -60,9 +60,9 @@ def read_worklist(path: Path, *, data: Path, scope: str = "demo", now: datetime 
     Raises:
         WorklistError: the file cannot be read, or has mistakes; the text lists all of them with their line numbers.
     """
-    worklist, mistakes = _read(path, data=data, scope=scope, now=now)
-    if mistakes:
-        raise mistakes.error(str(path))
+    worklist = inspect_worklist(path, data=data, scope=scope, now=now)
+    if worklist.mistakes:
+        raise WorklistError(mistakes_text(str(path), worklist.mistakes))
     return worklist
 
 
@@ -72,10 +72,6 @@ def inspect_worklist(path: Path, *, data: Path, scope: str = "demo", now: dateti
     Raises:
         WorklistError: the file cannot be read at all.
     """
-    return _read(path, data=data, scope=scope, now=now)[0]
-
-
-def _read(path: Path, *, data: Path, scope: str, now: datetime | None) -> tuple[Worklist, Mistakes]:
     content = read_bytes(path)
     mistakes, warnings = Mistakes(), Mistakes()
     table: list[TableRow] = []
@@ -87,7 +83,7 @@ def _read(path: Path, *, data: Path, scope: str, now: datetime | None) -> tuple[
     parser = RowParser(scope, path.absolute().parent, now, mistakes, warnings)
     rows, scopes = _check([parser.parse(row) for row in table], parser, data, ())
     sha256 = hashlib.sha256(content).hexdigest()
-    return Worklist(path, tuple(rows), content, sha256, scopes, mistakes.listed(), warnings.listed()), mistakes
+    return Worklist(path, tuple(rows), content, sha256, scopes, mistakes.listed(), warnings.listed())
 
 
 def _check(
@@ -117,9 +113,6 @@ def new_row(
     now = now or datetime.now().astimezone()
     parser = RowParser(scope, Path.cwd(), now, mistakes, Mistakes())
     rows, _ = _check([parser.parse(TableRow(0, cells))], parser, data, others)
-    if mistakes:
-        found = mistakes.listed()
-        if len(found) == 1:
-            raise WorklistError(f"sample {cells.get('sample', '')!r} is not added: {found[0]}")
-        raise mistakes.error(f"sample {cells.get('sample', '')!r} is not added")
+    if found := mistakes.listed():
+        raise WorklistError(mistakes_text(f"sample {cells.get('sample', '')!r} is not added", found))
     return rows[0]
