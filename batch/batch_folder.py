@@ -11,6 +11,7 @@ import getpass
 import os
 import secrets
 import socket
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -35,6 +36,8 @@ __all__ = ["BATCHES", "BatchFolder", "list_batches", "operator_name"]
 BATCHES: Final = "batches"
 #: `batch status` holds the lock for an instant, to see whether it is free.
 _WAIT_S: Final = 2.0
+_HEARTBEAT_TRIES: Final = 5
+_HEARTBEAT_WAIT_S: Final = 0.02
 
 
 def operator_name() -> str:
@@ -182,13 +185,26 @@ class BatchFolder:
 
     def heartbeat(self) -> Heartbeat | None:
         """Read the supervisor's last heartbeat; ``None`` if there was none, or it is damaged."""
-        try:
-            return Heartbeat.read_if_present(self.heartbeat_path)
-        except SampleStateError:
-            return None
+        for _ in range(_HEARTBEAT_TRIES):
+            try:
+                return Heartbeat.read_if_present(self.heartbeat_path)
+            except PermissionError:  # Windows: the supervisor replaces the file at this moment
+                time.sleep(_HEARTBEAT_WAIT_S)
+            except SampleStateError:
+                return None
+        return None
 
 
 def list_batches(root: Path) -> list[BatchFolder]:
     """Return the batches below a data root, the one started last first."""
     found = [BatchFolder(path.parent.name, root) for path in (root / BATCHES).glob("*/batch.json") if path.is_file()]
-    return sorted(found, key=lambda batch: (batch.path / "batch.json").stat().st_mtime, reverse=True)
+    return sorted(found, key=_started_s, reverse=True)
+
+
+def _started_s(batch: BatchFolder) -> float:
+    """Return when a process last began to run the batch, in the time of `os.stat`; else when it was created."""
+    with contextlib.suppress(OSError):
+        return (batch.path / "lock.holder").stat().st_mtime  # written when the lock is taken
+    with contextlib.suppress(OSError):
+        return (batch.path / "batch.json").stat().st_mtime
+    return 0.0

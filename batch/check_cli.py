@@ -91,8 +91,7 @@ def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool
       wbcpipe batch check NIGHT.csv
       wbcpipe batch check NIGHT.csv --scope mylab --data D:\\slides --json
     """
-    from rich.console import Console
-
+    from wbcpipe.batch.console import plan_console
     from wbcpipe.batch.worklist import inspect_worklist
     from wbcpipe.samples.sample import data_root
 
@@ -102,7 +101,7 @@ def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool
     if as_json:
         click.echo(json.dumps(_content(findings, error), indent=2, ensure_ascii=False))
     else:
-        _print(findings, Console(highlight=False))
+        _print(findings, plan_console())
     if error is not None:
         raise error
 
