@@ -122,7 +122,7 @@ def run(
     )
     options = ClassifyOptions(device=model.device, engine=model.engine)
     classify = functools.partial(classify_sample, sample, bundle, options, progress=reporter.update)
-    with contextlib.closing(turn), sample.lock("run"), sample.log_failure("run"):
+    with turn, sample.lock("run"), sample.log_failure("run"):
         outcome = scan()  # stages 1 and 2 overlap
         classify()  # stage 3
         while outcome is not None and (unmet := unmet_targets(sample, request, outcome)):

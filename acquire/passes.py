@@ -30,6 +30,7 @@ __all__ = [
     "TWO_PASS",
     "PassJob",
     "PassResult",
+    "check_bright_field_complete",
     "check_space_for_passes",
     "load_for",
     "no_field_before_deadline",
@@ -233,7 +234,7 @@ def slide_is_stained(sample: Sample) -> bool:
     return bool(fields_on_disk(sample.raw_path("fluorescence"))) or is_stained(sample)
 
 
-def _check_bright_field_complete(sample: Sample, scope: Scope, n_fields: int) -> None:
+def check_bright_field_complete(sample: Sample, scope: Scope, n_fields: int) -> None:
     """Check that the bright-field pass is complete enough to stain the slide: no bright field can be added afterwards.
 
     Each of the first ``n_fields`` must be on disk, empty, or missing after all attempts; at least one must be on disk;
@@ -297,7 +298,7 @@ def stain_between_passes(
         state = "is still incubating" if incubating else "is not stained"
         return f"the slide {state}: the deadline leaves no time for that and fluorescence"
     if not incubating:
-        _check_bright_field_complete(sample, scope, n_fields)
+        check_bright_field_complete(sample, scope, n_fields)
         load_for(request, reporter)
     stain(sample, scope, ask=reporter.confirm, say=reporter.say)
     return ""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.batch.records import JournalEntry, WorklistRow
 
-__all__ = ["DONE_STATES", "RowState", "RowStatus", "replay"]
+__all__ = ["DONE_STATES", "RowState", "RowStatus", "advance", "replay"]
 
 RowState = Literal[
     "waiting", "held", "scanning", "scanned", "staining", "stained", "processing", "finished", "skipped", "quarantined"
@@ -64,12 +64,15 @@ def replay(rows: Iterable[WorklistRow], journal: Iterable[JournalEntry]) -> dict
     """Return the status of each row, by sample, in the order of ``rows``; entries of unknown rows are ignored."""
     status = {row.sample: RowStatus(row) for row in rows}
     for entry in journal:
+        if entry.event == "scanning_stopped":
+            status = {sample: _forgive(one, entry) for sample, one in status.items()}
         if entry.sample in status:
-            status[entry.sample] = _apply(status[entry.sample], entry)
+            status[entry.sample] = advance(status[entry.sample], entry)
     return status
 
 
-def _apply(status: RowStatus, entry: JournalEntry) -> RowStatus:
+def advance(status: RowStatus, entry: JournalEntry) -> RowStatus:
+    """Return the status of a row after an entry of its sample."""
     status = replace(status, figures={**status.figures, **entry.figures})
     match entry.event:
         case "attempt_failed":
@@ -92,6 +95,12 @@ def _apply(status: RowStatus, entry: JournalEntry) -> RowStatus:
         error = entry.error or ("" if state == "finished" else status.error)
         return replace(status, reason=reason, error=error, ended=entry.time if state in DONE_STATES else None)
     return replace(status, started=status.started or entry.time)
+
+
+def _forgive(status: RowStatus, entry: JournalEntry) -> RowStatus:
+    """Do not count the attempts that a fault of the microscope cost a row that still waits."""
+    same = bool(entry.error) and status.error == entry.error and not status.done
+    return replace(status, attempts=0) if same else status
 
 
 def _before_processing(status: RowStatus) -> RowState:

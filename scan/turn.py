@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from types import TracebackType
 
 __all__ = ["ScanTurn"]
 
 
 class ScanTurn:
-    """A sample's right to use the microscope. A turn may begin again after its end.
+    """A sample's right to use the microscope; a context manager. A turn may begin again after its end.
 
     Args:
         microscope: returns a context that is entered when the turn begins, and may wait for the microscope there; it
@@ -25,6 +26,15 @@ class ScanTurn:
         self._microscope = microscope
         self._held = contextlib.ExitStack()
         self._began_s: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._began_s = None
+        self._held.__exit__(kind, error, trace)
 
     def begin(self) -> float:
         """Wait for the microscope unless the turn has begun; return the time (of `time.time`) at which it began."""

@@ -100,6 +100,12 @@ class ChildProcess(Generic[MessageT]):
             raise
 
     @property
+    def connection(self) -> Connection:
+        """The pipe, for `multiprocessing.connection.wait`: ready when `receive` would not wait."""
+        assert self._pipe is not None
+        return self._pipe
+
+    @property
     def pid(self) -> int | None:
         """Process id; ``None`` if the child was not started."""
         return None if self._process is None else self._process.pid

@@ -181,6 +181,8 @@ class Staining(Part):
             has 10 s to close its valves; on Windows it is ended at once.
         timeout_s: Time limit of the program, and of each step's device.
         incubate_s: Wait after the stain is applied, before the fluorescence pass.
+        max_incubate_s: Time after the stain is applied by which the fluorescence pass should start; a batch tells it
+            where it started later. Not limited if left out.
         max_missing_percent: Maximum share of missing bright fields among those that are not bare glass. With more, the
             slide is not stained, because no bright field can be added afterwards.
     """
@@ -192,10 +194,15 @@ class Staining(Part):
     command: tuple[str, ...] = ()
     timeout_s: Seconds = 600.0
     incubate_s: Wait = 0.0
+    max_incubate_s: Positive | None = None
     max_missing_percent: Percent = 20.0
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.max_incubate_s is not None and self.max_incubate_s < self.incubate_s:
+            raise ValueError(
+                f"'max_incubate_s' is {self.max_incubate_s:g} s, less than 'incubate_s', {self.incubate_s:g} s"
+            )
         for method, key in (("devices", "steps"), ("command", "command")):
             if bool(getattr(self, key)) != (self.method == method):
                 raise ValueError(f"'{key}' belongs to method {method!r}, and that method needs it")

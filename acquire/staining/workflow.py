@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["is_stained", "mark_stained", "remaining_s", "stain", "staining_procedure"]
+__all__ = ["apply_stain", "is_stained", "mark_applied", "mark_stained", "remaining_s", "stain", "staining_procedure"]
 
 
 def _now() -> str:
@@ -75,7 +75,15 @@ def mark_stained(sample: Sample) -> None:
 def stain(
     sample: Sample, scope: Scope, *, ask: Callable[[str], None], say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Stain the slide as the scope file says and let it incubate, unless that was done already.
+    """Stain the slide as the scope file says and let it incubate, unless that was done already; see `apply_stain`."""
+    apply_stain(sample, scope, ask=ask, say=say)
+    _incubate(sample, scope.staining, say)
+
+
+def apply_stain(
+    sample: Sample, scope: Scope, *, ask: Callable[[str], None], say: Callable[[str], None] = lambda _: None
+) -> None:
+    """Stain the slide as the scope file says, unless that was done already; do not wait for the incubation.
 
     Args:
         sample: its bright-field pass is on disk.
@@ -98,7 +106,13 @@ def stain(
             _by_machine(sample, scope, started, say)
         write_staining(sample, started.model_copy(update={"applied": _now()}))
         sample.log("stained", method=policy.method)
-    _incubate(sample, scope.staining, say)
+
+
+def mark_applied(sample: Sample) -> None:
+    """Record that the operator has stained the slide just now; it incubates from now on."""
+    if staining_state(sample) == "":
+        write_staining(sample, StainingRecord(method="prompt", started=_now(), applied=_now()))
+        sample.log("stained", method="prompt")
 
 
 def _by_machine(sample: Sample, scope: Scope, started: StainingRecord, say: Callable[[str], None]) -> None:

@@ -1,0 +1,54 @@
+"""Apply the commands of the inbox to a batch; a refused one is moved aside, with its reason in the journal."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from wbcpipe.batch.records import Command, JournalEntry
+from wbcpipe.system.files import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wbcpipe.batch.batch_folder import BatchFolder
+
+__all__ = ["CommandRefusedError", "read_inbox"]
+
+
+class CommandRefusedError(Exception):
+    """A command that does not fit the state of the batch; the text says why."""
+
+
+def read_inbox(folder: BatchFolder, apply: Callable[[Command], None]) -> None:
+    """Apply each command of the inbox, in the order of their files; remove those applied.
+
+    A command that is applied just before a crash is applied once more: each leaves the state as it is then.
+
+    Args:
+        folder: of the batch.
+        apply: changes the state and the journal; raises `CommandRefusedError`.
+    """
+    for path, command in list(folder.commands()):
+        if isinstance(command, str):
+            _refuse(folder, path, command, "")
+            continue
+        try:
+            apply(command)
+        except CommandRefusedError as refused:
+            asked = f"{command.kind} {command.sample}".strip()
+            _refuse(folder, path, f"{asked}: {refused}", command.by)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _refuse(folder: BatchFolder, path: Path, reason: str, by: str) -> None:
+    folder.append(JournalEntry(time=datetime.now(UTC), event="command_refused", reason=reason, by=by))
+    refused = folder.inbox_path / "refused"
+    with disk_errors(refused):
+        refused.mkdir(exist_ok=True)
+    # Windows refuses to move a file that another program has open: it is tried again with the next look.
+    with contextlib.suppress(PermissionError, FileNotFoundError):
+        path.replace(refused / path.name)

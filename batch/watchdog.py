@@ -1,0 +1,111 @@
+"""Time limits of the phases of a sample, and a watch on the clock of the computer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from wbcpipe.acquire.supervise.restart_policy import max_silence_s
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.batch.records import Phase
+
+__all__ = ["ClockChange", "ClockWatch", "phase_limits_s"]
+
+#: Loading torch and compiling a network, on a slow and busy computer.
+_STARTING_S: Final = 600.0
+_SEGMENTING_S: Final = 600.0
+_CLASSIFYING_S: Final = 900.0
+_REPORTING_S: Final = 300.0
+#: An acquisition process that hangs is ended by the process of its sample, which needs this long to do it.
+_MARGIN_S: Final = 90.0
+
+
+def phase_limits_s(scope: Scope) -> Mapping[Phase, float]:
+    """Return the longest time without progress in each phase, from the scope's own limits.
+
+    Progress is a new phase, a field, a cell, or a line about the phase. A phase that is not listed waits for the
+    operator or another process and has no limit.
+    """
+    silence_s = max_silence_s(scope) + _MARGIN_S
+    staining, loader = scope.staining, getattr(scope, "loader", None)
+    staining_s = staining.incubate_s + sum(step.wait_s + staining.timeout_s for step in staining.steps)
+    return {
+        "starting": _STARTING_S,
+        "loading the slide": _MARGIN_S + float(getattr(loader, "timeout_s", 600.0)) * 3,
+        "opening": silence_s,
+        "focusing": silence_s + scope.focus.mapping_deadline_s,
+        "scanning": silence_s,
+        "staining": staining_s + staining.timeout_s + _MARGIN_S,
+        "segmenting": _SEGMENTING_S,
+        "classifying": _CLASSIFYING_S,
+        "reporting": _REPORTING_S,
+    }
+
+
+@dataclass(frozen=True)
+class ClockChange:
+    """What happened to the clock.
+
+    Attributes:
+        event: ``computer_slept`` or ``clock_changed``.
+        reason: in words.
+        seconds: how long it slept, or by how much the clock was set forward (negative: back).
+    """
+
+    event: str
+    reason: str
+    seconds: float
+
+
+class ClockWatch:
+    """Notice that the computer slept, or that its clock was set; call `tick` every second or so.
+
+    Three clocks are compared: the wall clock, which can be set; the monotonic one, which on Linux stands still while
+    the computer sleeps; and on Linux the time since the boot, which goes on. Elsewhere the monotonic clock may go on
+    during sleep: there a long gap between two ticks is the sleep.
+
+    Args:
+        sleep_s: a shorter gap is a busy computer.
+        step_s: a smaller difference is a time server's correction.
+    """
+
+    def __init__(self, *, sleep_s: float = 60.0, step_s: float = 5.0) -> None:
+        self._sleep_s, self._step_s = sleep_s, step_s
+        self._last = _read_clocks()
+
+    def tick(self) -> list[ClockChange]:
+        """Return what happened since the last tick."""
+        return self.compare(_read_clocks())
+
+    def compare(self, now: tuple[float, float, float]) -> list[ClockChange]:
+        """Return what happened until ``now``: the wall clock, the monotonic clock and the time since the boot."""
+        wall_s, awake_s, real_s = (one - other for one, other in zip(now, self._last, strict=True))
+        self._last = now
+        found = []
+        slept_s = max(real_s - awake_s, awake_s if awake_s >= self._sleep_s else 0.0)
+        if slept_s >= self._sleep_s:
+            text = f"the computer slept, or this program did not run, for {_duration(slept_s)}"
+            found.append(ClockChange("computer_slept", text, slept_s))
+        step_s = wall_s - real_s
+        if abs(step_s) >= self._step_s:
+            way = "forward" if step_s > 0 else "back"
+            found.append(ClockChange("clock_changed", f"the clock was set {way} by {_duration(abs(step_s))}", step_s))
+        return found
+
+
+def _read_clocks() -> tuple[float, float, float]:
+    awake_s = time.monotonic()
+    real_s = time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else awake_s
+    return time.time(), awake_s, real_s
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
