@@ -183,6 +183,14 @@ class BatchFolder:
         """``heartbeat.json``."""
         return self.path / "heartbeat.json"
 
+    def write_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Write ``heartbeat.json``: renamed, but not flushed, since it is worth nothing after a power cut."""
+        aside = self.heartbeat_path.with_name(".heartbeat.json.partial")
+        aside.write_text(heartbeat.model_dump_json(indent=1), encoding="utf-8")
+        # Windows refuses to replace a file that is being read: the next heartbeat replaces it.
+        with contextlib.suppress(PermissionError):
+            aside.replace(self.heartbeat_path)
+
     def heartbeat(self) -> Heartbeat | None:
         """Read the supervisor's last heartbeat; ``None`` if there was none, or it is damaged."""
         for _ in range(_HEARTBEAT_TRIES):

@@ -12,6 +12,7 @@ __all__ = ["BATCH_COMMANDS", "batch"]
 
 #: Command name to (module:attribute, one line of help).
 BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "run": ("wbcpipe.batch.run_cli:run", "Run a worklist; the same command resumes it."),
     "report": ("wbcpipe.batch.report_cli:report", "Write the morning page again, and print it."),
     "check": ("wbcpipe.batch.check_cli:check", "Check a worklist; estimate its time and disk space."),
     "status": ("wbcpipe.batch.status_cli:status", "Show the state of every sample, also while the batch runs."),

@@ -16,7 +16,6 @@ _PERMANENT: Final = frozenset(
         "ConfigError",
         "IdentityError",
         "ImportDataError",
-        "LoaderStateError",
         "NoCellsError",
         "SampleNameError",
         "SampleStateError",
@@ -28,6 +27,8 @@ _PERMANENT: Final = frozenset(
 #: Errors of another program that uses the same thing: the next attempt waits a little.
 BUSY: Final = frozenset({"SampleBusyError", "HardwareBusyError"})
 DISK_FULL: Final = "DiskFullError"
+#: A slide may be half loaded: only a person can tell, and no other slide can be brought before.
+LOADER: Final = "LoaderStateError"
 #: So many samples in a row with the same hardware error stop the scanning.
 MAX_SAME_FAULTS: Final = 3
 
@@ -67,6 +68,8 @@ class MicroscopeFaults:
         """
         if not is_hardware_error(error):
             return False
+        if error == LOADER:
+            return True
         if error != self._error:
             self._error, self._samples = error, []
         if sample not in self._samples:

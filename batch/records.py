@@ -72,6 +72,7 @@ BatchEvent = Literal[
     "computer_slept",
     "disk_low",
     "disk_freed",
+    "incubation_exceeded",
     "alert_sent",
     "alert_cleared",
     "alert_failed",

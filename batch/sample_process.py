@@ -241,9 +241,7 @@ def _take_part(
 
 
 @contextlib.contextmanager
-def _microscope(
-    job: SampleJob, scope: Scope, supervisor: SupervisorLink, progress: SampleProgress
-) -> Iterator[None]:
+def _microscope(job: SampleJob, scope: Scope, supervisor: SupervisorLink, progress: SampleProgress) -> Iterator[None]:
     """Wait for the microscope, and give it back at the end."""
     progress.enter("waiting for the microscope")
     supervisor.send(MicroscopeWanted())
@@ -255,7 +253,5 @@ def _microscope(
         complete = True
     finally:
         progress.enter("segmenting")
-        supervisor.send(
-            MicroscopeReleased(complete, progress.first_field_s, progress.last_field_s, progress.figures)
-        )
+        supervisor.send(MicroscopeReleased(complete, progress.first_field_s, progress.last_field_s, progress.figures))
         set_background_priority()

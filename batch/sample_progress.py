@@ -119,6 +119,6 @@ class SampleProgress:
             self._seconds[before.phase] += now_s - self._phase_began_s
             self._phase_began_s = now_s
             at_once = True
-        if at_once or report.done != before.done and now_s - self._sent_s >= _EVERY_S or report.done == report.total:
+        if at_once or (report.done != before.done and now_s - self._sent_s >= _EVERY_S) or report.done == report.total:
             self._sent_s = now_s
             self._link.send(report)

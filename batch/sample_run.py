@@ -45,7 +45,7 @@ class SampleRun:
 
     Attributes:
         job: what it does.
-        scope: of the row.
+        scope: of the row; ``None`` if its file is not valid.
         attempt: number of the row's attempt, from 1.
         limits_s: see `phase_limits_s`.
         microscope: see `ProcessView`.
@@ -57,7 +57,7 @@ class SampleRun:
     """
 
     job: SampleJob
-    scope: Scope
+    scope: Scope | None
     attempt: int
     limits_s: Mapping[Phase, float]
     microscope: Literal["loading", "waiting", "using", "done"] = "loading"
@@ -153,8 +153,8 @@ class SampleRun:
         if limit_s is None or self.waits_for or silent_s <= limit_s:
             return None
         last = f"; its last words: {self.report.text}" if self.report.text else ""
-        text = f"it made no progress for {silent_s:.0f} s while {self.report.phase} (limit {limit_s:.0f} s), so it was ended"
-        return SampleFailed("ProcessHungError", f"{text}{last}.")
+        text = f"it made no progress for {silent_s:.0f} s while {self.report.phase} (limit {limit_s:.0f} s)"
+        return SampleFailed("ProcessHungError", f"{text}, so it was ended{last}.")
 
     def slept(self) -> None:
         """Count the time limit of the phase from now: the computer slept."""
@@ -173,6 +173,14 @@ class SampleRun:
             f"it used {memory.resident_bytes / 1e9:.2f} GB of memory while {self.report.phase}, and --memory-limit "
             f"allows {limit_bytes / 1e9:.2f} GB, so it was ended.",
         )
+
+    def wait_for_end(self) -> None:
+        """Let the process end by itself; `has_ended` tells."""
+        self._progress_s = time.monotonic()
+
+    def has_ended(self) -> bool:
+        """Return whether the process has ended, or had its time to do it."""
+        return self._child.exit_code is not None or time.monotonic() - self._progress_s > _END_S
 
     def close(self) -> None:
         """Ask the process to end, wait, and end it with all its children."""
@@ -209,7 +217,9 @@ class SampleRun:
                 return SampleFailed("ProcessKilledError", text)
             text = f"its process crashed ({self._child.exit_text}) while {phase}: a fault in native code."
             return SampleFailed("ProcessCrashError", text)
-        return SampleFailed("ProcessCrashError", f"its process ended without a result (exit code {code}) while {phase}.")
+        return SampleFailed(
+            "ProcessCrashError", f"its process ended without a result (exit code {code}) while {phase}."
+        )
 
 
 def _children(pid: int) -> set[tuple[int, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.supervise.restart_policy import max_silence_s
 
@@ -58,7 +58,7 @@ class ClockChange:
         seconds: how long it slept, or by how much the clock was set forward (negative: back).
     """
 
-    event: str
+    event: Literal["computer_slept", "clock_changed"]
     reason: str
     seconds: float
 

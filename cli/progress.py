@@ -158,6 +158,12 @@ class Reporter:
             self._lines[task] = (now_s, done)
             self._print(line)
 
+    def remove(self, task: str) -> None:
+        """Remove the bar of a task; it may begin again."""
+        self._lines.pop(task, None)
+        if self._bars is not None and task in self._tasks:
+            self._bars.remove_task(self._tasks.pop(task))
+
     def start_phase(self, text: str) -> None:
         """Name what happens now; it is printed only if it takes long."""
         self._phase, self._phase_began_s = text, time.monotonic()

@@ -172,6 +172,7 @@ class Stage(Range):
         z_um: Soft limits of the focus drive, [lowest, highest]; they keep the objective off the slide.
         settle_ms: Wait after each move of the XY stage.
         tolerance_um: Largest distance between the requested position and the one read back.
+        park_um: [x, y] at which the stage is left at the end of a batch.
         speed_um_s: Only for the estimate of a run's time.
     """
 
@@ -180,7 +181,17 @@ class Stage(Range):
     z_um: Interval
     settle_ms: Settle = 0.0
     tolerance_um: Length = 1.0
+    park_um: tuple[float, float] | None = None
     speed_um_s: Speed = 10_000.0
+
+    @model_validator(mode="after")
+    def _parks_within_limits(self) -> Self:
+        for axis, at_um, limits_um in zip("xy", self.park_um or (), (self.x_um, self.y_um), strict=False):
+            if not limits_um[0] <= at_um <= limits_um[1]:
+                raise ValueError(
+                    f"'park_um' has {axis} = {at_um:g}, beyond the stage's limits, {limits_um[0]:g} to {limits_um[1]:g}"
+                )
+        return self
 
 
 class LightSettings(Part):

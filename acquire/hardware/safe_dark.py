@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from typing import TYPE_CHECKING, Final
 
@@ -18,13 +19,17 @@ __all__ = ["close_shutter_after_this_process", "close_shutter_in_subprocess", "s
 _CLOSE_S: Final = 60.0
 
 
-def close_shutter_in_subprocess(scope: Scope) -> str:
+def close_shutter_in_subprocess(scope: Scope, *, park: bool = False) -> str:
     """Close the shutter from a process that lives for this alone, so that a driver that crashes again ends only it.
+
+    Args:
+        scope: which microscope.
+        park: then move the stage to the scope's ``stage.park_um``, if it has one.
 
     Returns:
         An empty text once the shutter is closed, else the reason why that is not known.
     """
-    child: ChildProcess[None] = ChildProcess(_close_shutter, scope, name="wbcpipe-dark")
+    child: ChildProcess[None] = ChildProcess(_close_shutter, scope, park, name="wbcpipe-dark")
     try:
         with child:
             list(child.messages(_CLOSE_S))
@@ -47,14 +52,17 @@ def shutter_message(failure_reason: str) -> str:
     return f"It is not certain that the slide is in the dark ({failure_reason.rstrip('.')}): check the lamp."
 
 
-def _close_shutter(scope: Scope, _parent: ParentLink) -> None:
+def _close_shutter(scope: Scope, park: bool, _parent: ParentLink) -> None:
     from wbcpipe.acquire.hardware.core_link import CoreLink
+    from wbcpipe.acquire.hardware.stages import CoreXYStage
 
-    CoreLink(scope, take_over=True).close()  # opening closes the shutter, and so does closing
+    with contextlib.closing(CoreLink(scope, take_over=True)) as link:  # opening closes the shutter, and so does closing
+        if park and scope.stage.park_um is not None:
+            CoreXYStage(scope, link).move_xy(*scope.stage.park_um)
 
 
 def _close_shutter_after_parent(scope: Scope, link: ParentLink) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-    _close_shutter(scope, link)
+    _close_shutter(scope, False, link)

@@ -1,0 +1,63 @@
+"""What a night does beside scanning and processing; a batch without hooks does none of it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.batch.batch_folder import BatchFolder
+    from wbcpipe.batch.records import JournalEntry, WorklistRow
+
+__all__ = ["NightHooks"]
+
+
+class NightHooks:
+    """Called by the supervisor; does nothing."""
+
+    def running(self, folder: BatchFolder) -> AbstractContextManager[None]:
+        """Return a context that is entered while the batch runs."""
+        del folder
+        return contextlib.nullcontext()
+
+    def check(
+        self,
+        folder: BatchFolder,
+        scope: Scope,
+        rows: tuple[WorklistRow, ...],
+        slides_since: int | None,
+        beat: Callable[[], None],
+    ) -> str | None:
+        """Check the microscope before a slide, if that is due.
+
+        Args:
+            folder: of the batch.
+            scope: the microscope; it is free.
+            rows: that are still to be scanned with it, the next one first.
+            slides_since: slides scanned since the last check; ``None`` before the first.
+            beat: to call now and then while it takes long.
+
+        Returns:
+            What was found, in words; ``None`` if no check is due.
+
+        Raises:
+            BatchCheckError: nothing may be scanned.
+        """
+        del folder, scope, rows, slides_since, beat
+        return None
+
+    def told(self, folder: BatchFolder, entry: JournalEntry) -> None:
+        """Receive an entry of the journal."""
+
+    def operator_needed(self, text: str) -> None:
+        """Receive what the operator must do."""
+
+    def sample_finished(self, folder: BatchFolder, row: WorklistRow) -> None:
+        """Receive a row that has its report."""
+
+    def alive(self) -> None:
+        """Receive a sign of life, every few seconds."""
