@@ -13,7 +13,6 @@ __all__ = ["BATCH_COMMANDS", "batch"]
 #: Command name to (module:attribute, one line of help).
 BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("wbcpipe.batch.run_cli:run", "Run a worklist; the same command resumes it."),
-    "report": ("wbcpipe.batch.report_cli:report", "Write the morning page again, and print it."),
     "check": ("wbcpipe.batch.check_cli:check", "Check a worklist; estimate its time and disk space."),
     "status": ("wbcpipe.batch.status_cli:status", "Show the state of every sample, also while the batch runs."),
     "add": ("wbcpipe.batch.command_cli:add", "Add a slide to a batch."),
@@ -23,6 +22,8 @@ BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "retry": ("wbcpipe.batch.command_cli:retry", "Try quarantined or skipped samples again."),
     "stop": ("wbcpipe.batch.command_cli:stop", "Stop a batch after the sample that is scanned, or at once."),
     "confirm": ("wbcpipe.batch.command_cli:confirm", "Say that what the batch waits for is done."),
+    "report": ("wbcpipe.batch.report_cli:report", "Write the morning page again, and print it."),
+    "metrics": ("wbcpipe.batch.metrics_cli:metrics", "Print the figures of a batch as Prometheus text."),
     "test-alert": ("wbcpipe.batch.alerts_cli:test_alert", "Send a test to each address of an alerts file."),
 }
 

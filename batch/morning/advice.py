@@ -84,7 +84,7 @@ GATE_ADVICE: Final[Mapping[GateName, str]] = {
     "cells_counted": "Too few cells: ask for more cells or a later deadline, or scan an area with more white cells.",
     "unidentified_percent": "Look at the unidentified cells in the report: focus, stain, or cells that the model does "
     "not know.",
-    "blurred_percent": "Check focus and the slide's seat, and clean the objective; then scan the slide again.",
+    "blurred_percent": "Check that the slide lies flat, and clean the objective; then scan the slide again.",
     "unregistered_percent": "Check the stage and the lamps: did the slide move between the frames of a field?",
     "saturated_cells_percent": "Shorten the exposure of the modality that saturates, or run `wbcpipe calibrate`.",
     "doublets_percent": "The smear is too thick there: choose another scan area.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 import textwrap
@@ -79,7 +80,8 @@ def render_text(summary: NightSummary) -> str:
 def _render(template: str, summary: NightSummary) -> str:
     environment = page_environment("wbcpipe.batch.morning")
     environment.filters |= {
-        "clock": lambda time: _clock(time, summary.started),
+        "clock": functools.partial(_clock, started=summary.started),
+        "day": lambda time: f"{time.astimezone():%a %d %b %Y}",
         "span": _span,
         "one_line": one_line,
         "wrap": _wrap,
@@ -96,7 +98,7 @@ def _render(template: str, summary: NightSummary) -> str:
         phases=[phase for phase in PHASES if any(phase in sample.phases_s for sample in summary.samples)],
         signs=_STATE_SIGNS,
         attention=[sample for sample in summary.samples if sample.needs_attention],
-        zone=summary.as_of.astimezone().strftime("%Z (UTC%z)"),
+        zone=_zone(summary.as_of),
     )
 
 
@@ -110,20 +112,26 @@ def one_line(text: object) -> str:
     return "".join(char for char in spaced if unicodedata.category(char) not in ("Cc", "Cf", "Cs"))
 
 
-def _clock(time: datetime | None, started: datetime | None) -> str:
-    """Return the local time of day, with the date where it is not that of the batch's start."""
+def _clock(time: datetime | None, *, started: datetime | None, date: bool = True) -> str:
+    """Return the local time of day, with the date (unless ``date`` is off) where it is not that of the start."""
     if time is None:
         return "–"
     local = time.astimezone()
     same_day = started is not None and started.astimezone().date() == local.date() and time != started
-    return f"{local:%H:%M}" if same_day else f"{local:%Y-%m-%d %H:%M}"
+    return f"{local:%H:%M}" if same_day or not date else f"{local:%Y-%m-%d %H:%M}"
+
+
+def _zone(time: datetime) -> str:
+    """Return the local time zone at a time, for example ``CET (UTC+0100)``."""
+    local = time.astimezone()
+    return f"{local:%Z}" if local.utcoffset() == timedelta() else f"{local:%Z (UTC%z)}"
 
 
 def _span(seconds: float | None) -> str:
     """Return a length of time in two units.
 
-    >>> _span(5), _span(185), _span(7380)
-    ('5 s', '3 min 5 s', '2 h 3 min')
+    >>> _span(5), _span(185), _span(7380), _span(240)
+    ('5 s', '3 min 5 s', '2 h 3 min', '4 min')
     """
     if seconds is None:
         return "–"
@@ -132,9 +140,10 @@ def _span(seconds: float | None) -> str:
     whole = timedelta(seconds=round(seconds))
     hours, rest = divmod(int(whole.total_seconds()), 3600)
     minutes, left = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {left} s" if minutes else f"{left} s"
+    units = [(hours, "h"), (minutes, "min"), (left, "s")]
+    first = next((i for i, (number, _) in enumerate(units) if number), 2)
+    shown = [f"{number} {unit}" for number, unit in units[first : first + 2] if number]
+    return " ".join(shown) or "0 s"
 
 
 def _si(number: float | None) -> str:

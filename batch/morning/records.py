@@ -89,9 +89,14 @@ class SampleSummary(Part):
     report: str | None = None
 
     @property
+    def doubtful(self) -> bool:
+        """Return whether its result must be checked before it is used."""
+        return bool(self.gates_failed or self.warnings or self.problem)
+
+    @property
     def needs_attention(self) -> bool:
         """Return whether somebody should look at it."""
-        return bool(self.advice or self.gates_failed or self.warnings or self.problem)
+        return bool(self.advice or self.doubtful)
 
 
 class NightEvent(Part):

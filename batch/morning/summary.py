@@ -113,7 +113,7 @@ def _headline(states: Mapping[RowState, int], samples: Sequence[SampleSummary]) 
     if not total:
         return "no samples"
     left = sum(number for state, number in states.items() if state not in DONE_STATES)
-    doubtful = sum(bool(sample.gates_failed or sample.problem) for sample in samples if sample.state == "finished")
+    doubtful = sum(sample.doubtful for sample in samples if sample.state == "finished")
     parts = [
         f"{states.get('finished', 0)} of {total} finished",
         f"{doubtful} of them to be checked" if doubtful else "",

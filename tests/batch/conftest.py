@@ -30,7 +30,7 @@ def _document(name: str, counts: Sequence[int], failed: Sequence[str]) -> Differ
     """Return the differential of some cells; the gates ``failed`` fail, the others pass."""
     calls = [call for call, number in zip((*CLASSES, "unidentified"), counts, strict=True) for _ in range(number)]
     differential = Differential.from_tally(
-        count_cells(np.array(calls, dtype=object), np.zeros(len(calls), dtype=np.uint16), CLASSES), reference=ADULT
+        count_cells(calls, np.zeros(len(calls), dtype=np.uint16), CLASSES), reference=ADULT
     )
     tally = differential.tally
     gates = [
