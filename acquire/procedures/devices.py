@@ -216,7 +216,8 @@ class _ProcedureProcess:
         if not self.n_started:
             return ""
         self._child.close()
-        shutdown = self._shutdown
+        if not (shutdown := self._shutdown):
+            return f"The {self._procedure.name} devices were left as they are."
         other: ChildProcess[str] = ChildProcess(
             _set_safe_state, self._scope, self._procedure, shutdown, name=self._process_name
         )
