@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from wbcpipe.batch.morning.summary import summarise
-from wbcpipe.batch.night_times import idle_seconds, microscope_use
+from wbcpipe.batch.night_times import idle_seconds
 from wbcpipe.batch.records import MicroscopeState
 from wbcpipe.batch.row_status import RowState
 from wbcpipe.errors import ConfigError, WbcpipeError
@@ -141,7 +141,10 @@ class _Collector:
     def collect(self) -> Iterator[Any]:
         """Yield each family of figures; of files that cannot be read, only that they cannot be read."""
         try:
-            families = [*self._of_summary(summarise(self._folder)), *self._of_journal(self._folder.journal())]
+            families = [
+                *self._of_summary(summarise(self._folder, charts=False)),
+                *self._of_journal(self._folder.journal()),
+            ]
             families += self._of_heartbeat()
         except (WbcpipeError, OSError):
             families = []
@@ -176,10 +179,10 @@ class _Collector:
     def _of_journal(self, journal: list[JournalEntry]) -> Iterator[Any]:
         faults = Counter((entry.event, entry.error) for entry in journal if entry.event in _FAULTS)
         yield self._counter("faults", "Faults by kind, and by class of error.", list(faults.items()), "kind", "error")
-        pauses = idle_seconds(microscope_use(journal))
-        yield self._counter("idle_seconds", "Microscope's time between two samples.", [((), sum(pauses))])
+        pauses = idle_seconds(journal)
+        yield self._counter("idle_seconds", "Idle time of the microscope between samples.", [((), sum(pauses))])
         last = pauses[-1] if pauses else 0.0
-        yield self._gauge("last_idle_seconds", "Microscope's last pause between two samples.", [((), last)])
+        yield self._gauge("last_idle_seconds", "The last such pause.", [((), last)])
 
     def _of_heartbeat(self) -> Iterator[Any]:
         beat = self._folder.heartbeat()

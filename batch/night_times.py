@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -29,13 +28,11 @@ class MicroscopeUse:
         sample: its name.
         start, end: of the scan or the stain; the end of one that a crash cut short is the last entry before the
             restart.
-        session: number of the run of `batch run`; there is no idle time between two of them.
     """
 
     sample: str
     start: datetime
     end: datetime
-    session: int
 
 
 def microscope_use(journal: Iterable[JournalEntry], now: datetime | None = None) -> list[MicroscopeUse]:
@@ -47,19 +44,18 @@ def microscope_use(journal: Iterable[JournalEntry], now: datetime | None = None)
     """
     uses: list[MicroscopeUse] = []
     started: dict[str, datetime] = {}
-    session, last = 0, None
+    last = None
     for entry in journal:
         if entry.event in _NEW_SESSION:
-            uses += [MicroscopeUse(name, start, last or start, session) for name, start in started.items()]
+            uses += [MicroscopeUse(name, start, last or start) for name, start in started.items()]
             started.clear()
-            session += 1
         elif entry.event in _BEGIN:
             started.setdefault(entry.sample, entry.time)
         elif entry.event in _END and entry.sample in started:
-            uses.append(MicroscopeUse(entry.sample, started.pop(entry.sample), entry.time, session))
+            uses.append(MicroscopeUse(entry.sample, started.pop(entry.sample), entry.time))
         last = entry.time
     end = now or last
-    return uses + [MicroscopeUse(name, start, end or start, session) for name, start in started.items()]
+    return uses + [MicroscopeUse(name, start, end or start) for name, start in started.items()]
 
 
 def used_seconds(uses: Sequence[MicroscopeUse]) -> float:
@@ -72,11 +68,10 @@ def used_seconds(uses: Sequence[MicroscopeUse]) -> float:
     return total
 
 
-def idle_seconds(uses: Sequence[MicroscopeUse]) -> list[float]:
-    """Return the pause of the microscope between each sample and the next, without those between two sessions."""
-    ordered = sorted(uses, key=lambda use: use.start)
-    return [
-        max((after.start - before.end).total_seconds(), 0.0)
-        for before, after in itertools.pairwise(ordered)
-        if before.session == after.session and before.sample != after.sample
-    ]
+def idle_seconds(journal: Iterable[JournalEntry]) -> list[float]:
+    """Return the idle time of the microscope before each sample, as the supervisor measured it.
+
+    It is the time between the last field of a sample and the first field of the next in which the microscope neither
+    focuses nor loads a slide.
+    """
+    return [entry.figures["idle_s"] for entry in journal if "idle_s" in entry.figures]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.differential_record import GateName
 
-__all__ = ["ERROR_ADVICE", "EVENT_ADVICE", "GATE_ADVICE", "NO_SAMPLE_ERRORS", "advice_for"]
+__all__ = ["ERROR_ADVICE", "EVENT_ADVICE", "GATE_ADVICE", "NO_SAMPLE_ERRORS", "QC_ADVICE", "advice_for"]
 
 #: Errors of a command line, a batch or another command: no sample can be quarantined for one.
 NO_SAMPLE_ERRORS: Final = frozenset(
@@ -27,7 +26,8 @@ NO_SAMPLE_ERRORS: Final = frozenset(
 )
 
 _RETRY: Final = "then `wbcpipe batch retry {sample}`"
-#: Name of an error class to what the operator should do; ``{sample}`` is replaced.
+#: Name of an error class, or of what the supervisor calls the end of a process, to what the operator should do;
+#: ``{sample}`` is replaced.
 ERROR_ADVICE: Final[Mapping[str, str]] = {
     "AcquisitionError": "Look at the slide: dry smear, oil and label side up? Check the scan area of the slot and the "
     f"focus at one corner, {_RETRY}.",
@@ -58,25 +58,17 @@ ERROR_ADVICE: Final[Mapping[str, str]] = {
     "SampleStateError": "The sample's folder contradicts the worklist or has a damaged file: do what the text says, "
     f"{_RETRY}.",
     "ScopeNotFoundError": f"Put the scope file into the folder that WBCPIPE_SCOPES names, {_RETRY}.",
+    "DeadlineError": "Its deadline passed before its turn: give it a later one or a higher priority in the worklist, "
+    f"{_RETRY}.",
+    "MemoryLimitError": f"Close other programs, or raise --memory-limit, {_RETRY}.",
+    "OutOfMemoryError": f"The computer needs more memory, or fewer programs beside wbcpipe; {_RETRY}.",
+    "ProcessCrashError": "Most often a device driver crashes: update it, run `wbcpipe doctor`, "
+    f"{_RETRY}. Fields already taken are kept.",
+    "ProcessHungError": "A device or its driver hangs: switch the microscope off and on, run `wbcpipe doctor`, "
+    f"{_RETRY}.",
+    "ProcessKilledError": f"Ask who ended the process, and look at the computer's memory; {_RETRY}.",
     "StageLimitError": f"Correct the slot's scan area, or the stage's limits, in the scope file, {_RETRY}.",
 }
-#: What a process that was lost says of its end; the first that matches counts, before the error's class.
-_REASON_ADVICE: Final = (
-    (
-        re.compile(r"out of memory|memory limit|oom", re.I),
-        f"The process needed more memory than it may have: close other programs, or raise --memory-limit, {_RETRY}.",
-    ),
-    (
-        re.compile(r"time limit|silent|no answer|did not answer|unresponsive|hang|hung", re.I),
-        "The process did not answer and was ended: a device or its driver hangs. Switch the microscope off and on, run "
-        f"`wbcpipe doctor`, {_RETRY}.",
-    ),
-    (
-        re.compile(r"signal|exit code|access violation|crashed", re.I),
-        "The process crashed, most often in a device driver: update it, run `wbcpipe doctor`, "
-        f"{_RETRY}. Fields already taken are kept.",
-    ),
-)
 _UNKNOWN: Final = "Run `wbcpipe run --sample {sample} --debug` for the details, and report it as a defect of wbcpipe."
 
 #: Name of a quality gate to what the operator should do.
@@ -109,25 +101,27 @@ EVENT_ADVICE: Final[Mapping[str, str]] = {
     "check_failed": "Run `wbcpipe doctor` and `wbcpipe qc`; calibrate, or replace the lamp, before the next slide.",
     "computer_slept": "Switch sleep off in the power settings; `wbcpipe doctor` shows them.",
     "clock_changed": "Times on this page before and after the change cannot be compared.",
+    "incubation_exceeded": "Look at the stain in the reports of these samples: it faded, or was too strong.",
     "disk_low": "Free space at the data folder, or give another disk with --data.",
     "command_refused": "Correct the command as the reason says, and give it again.",
     "alert_failed": "Test the alerts with `wbcpipe batch test-alert`.",
 }
 
+#: What to do about a control rule that is broken.
+QC_ADVICE: Final = (
+    "Do not release the results of this scope before the cause is known: see `wbcpipe qc`, clean and warm up the lamp, "
+    "run `wbcpipe calibrate`, and scan a control slide again."
+)
 
-def advice_for(error: str, reason: str, sample: str) -> str:
+
+def advice_for(error: str, sample: str) -> str:
     """Return what to do about a sample that failed.
 
     Args:
-        error: name of the error's class; empty or unknown for a process that was lost.
-        reason: in words.
+        error: name of the error's class.
         sample: its name.
 
-    >>> advice_for("DiskFullError", "/data: no space left", "S1")
+    >>> advice_for("DiskFullError", "S1")
     'Free space at the data folder, then `wbcpipe batch retry S1`; nothing that was written is lost.'
     """
-    if error in ERROR_ADVICE:
-        text = ERROR_ADVICE[error]
-    else:
-        text = next((advice for pattern, advice in _REASON_ADVICE if pattern.search(reason)), _UNKNOWN)
-    return text.replace("{sample}", sample)
+    return ERROR_ADVICE.get(error, _UNKNOWN).replace("{sample}", sample)

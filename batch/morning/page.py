@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup
 
+from wbcpipe.batch.morning.advice import QC_ADVICE
 from wbcpipe.batch.morning.summary import PHASES, summarise
 from wbcpipe.report.page_style import class_colours, page_environment
 from wbcpipe.samples.differential_record import NOTICE
@@ -86,7 +87,7 @@ def _render(template: str, summary: NightSummary) -> str:
         "one_line": one_line,
         "wrap": _wrap,
         "code": _code,
-        "image": _image,
+        "drawing": Markup,  # of qc_chart_svg, which escapes its texts
         "si": _si,
     }
     names = dict.fromkeys(share.name for sample in summary.samples for share in sample.classes)
@@ -98,6 +99,8 @@ def _render(template: str, summary: NightSummary) -> str:
         phases=[phase for phase in PHASES if any(phase in sample.phases_s for sample in summary.samples)],
         signs=_STATE_SIGNS,
         attention=[sample for sample in summary.samples if sample.needs_attention],
+        unsafe=[quality for quality in summary.quality if quality.broken and not quality.passed],
+        qc_advice=QC_ADVICE,
         zone=_zone(summary.as_of),
     )
 
@@ -171,8 +174,3 @@ def _code(text: str) -> Markup:
         return Markup.escape(one_line(text))
     marked = [Markup("<code>{}</code>").format(part) if i % 2 else Markup.escape(part) for i, part in enumerate(parts)]
     return Markup("").join(marked)
-
-
-def _image(svg: str) -> str:
-    """Return an SVG as a data URI: as an image, its style and links cannot reach the page."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

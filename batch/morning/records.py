@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime, Field
 
-from wbcpipe.batch.qc.records import CheckResult
+from wbcpipe.batch.qc.records import BrokenRule, CheckResult
 from wbcpipe.batch.row_status import RowState
 from wbcpipe.samples.records import Count, Part
 
-__all__ = ["ClassShare", "FailedGate", "LightUsed", "NightEvent", "NightSummary", "QcChart", "SampleSummary"]
+__all__ = [
+    "ClassShare",
+    "FailedGate",
+    "LightUsed",
+    "NightEvent",
+    "NightSummary",
+    "QcChart",
+    "SampleSummary",
+    "ScopeQuality",
+]
 
 
 class ClassShare(Part):
@@ -111,11 +120,29 @@ class NightEvent(Part):
 
 
 class QcChart(Part):
-    """Control charts of one scope, as SVG, and in words."""
+    """The control chart of one figure of a scope: in words, and drawn."""
+
+    title: str
+    description: str
+    svg: str = Field(exclude=True, repr=False)
+
+
+class ScopeQuality(Part):
+    """Quality control of one scope in this batch.
+
+    Attributes:
+        scope: its name.
+        passed: no rule but the warning is broken.
+        broken: rules that the checks and control slides of the batch break.
+        charts: worth a look.
+        problem: why its figures cannot be read.
+    """
 
     scope: str
-    svg: str
-    alt: str
+    passed: bool
+    broken: tuple[BrokenRule, ...] = ()
+    charts: tuple[QcChart, ...] = ()
+    problem: str = ""
 
 
 class NightSummary(Part):
@@ -136,7 +163,7 @@ class NightSummary(Part):
         operator_events: what operators did.
         check: the last check of the microscope; ``None`` without one.
         check_problem: why ``check.json`` cannot be read.
-        charts: of each scope that has figures.
+        quality: control charts of each scope that has figures.
     """
 
     name: str
@@ -154,4 +181,4 @@ class NightSummary(Part):
     operator_events: tuple[NightEvent, ...]
     check: CheckResult | None = None
     check_problem: str = ""
-    charts: tuple[QcChart, ...] = ()
+    quality: tuple[ScopeQuality, ...] = ()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.batch.morning.advice import EVENT_ADVICE, GATE_ADVICE, advice_for
+from wbcpipe.batch.morning.quality import scope_quality
 from wbcpipe.batch.morning.records import (
     ClassShare,
     FailedGate,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from wbcpipe.batch.batch_folder import BatchFolder
+    from wbcpipe.batch.morning.records import ScopeQuality
     from wbcpipe.batch.night_times import MicroscopeUse
     from wbcpipe.batch.records import JournalEntry
     from wbcpipe.batch.row_status import RowState, RowStatus
@@ -53,6 +55,7 @@ _EVENTS: Final[Mapping[str, str]] = {
     "computer_slept": "the computer slept",
     "clock_changed": "the computer's clock was changed",
     "disk_low": "the disk was nearly full",
+    "incubation_exceeded": "a stain incubated for too long",
     "disk_freed": "space was freed on the disk",
     "command_refused": "a command was refused",
     "alert_failed": "an alert could not be sent",
@@ -70,12 +73,13 @@ _OPERATOR_EVENTS: Final[Mapping[str, str]] = {
 _UNITS: Final = {"cells": "", "": "", "um": " µm"}
 
 
-def summarise(folder: BatchFolder, *, now: datetime | None = None) -> NightSummary:
+def summarise(folder: BatchFolder, *, now: datetime | None = None, charts: bool = True) -> NightSummary:
     """Read a batch and its samples; a sample that cannot be read says so in its row.
 
     Args:
         folder: of the batch.
         now: time of the summary.
+        charts: draw the control charts, which takes a second.
 
     Raises:
         WorklistError: no such batch.
@@ -89,26 +93,28 @@ def summarise(folder: BatchFolder, *, now: datetime | None = None) -> NightSumma
     samples = tuple(_sample(folder, status, uses) for status in statuses.values())
     states = Counter(sample.state for sample in samples)
     check, check_problem = _check(folder)
+    quality = tuple(scope_quality(folder.root, (row.scope for row in record.rows), folder.name)) if charts else ()
     return NightSummary(
         name=folder.name,
-        headline=_headline(states, samples),
+        headline=_headline(states, samples, quality),
         running=running,
         as_of=as_of,
         started=journal[0].time if journal else None,
         ended=None if running or not journal else journal[-1].time,
         states=dict(states),
         microscope_s=round(used_seconds(uses), 1),
-        idle_s=max(idle_seconds(uses), default=None),
+        idle_s=max(idle_seconds(journal), default=None),
         light=_total_light(samples),
         samples=samples,
         events=tuple(_event(entry, _EVENTS) for entry in journal if entry.event in _EVENTS),
         operator_events=tuple(_event(entry, _OPERATOR_EVENTS) for entry in journal if _by_operator(entry)),
         check=check,
         check_problem=check_problem,
+        quality=quality,
     )
 
 
-def _headline(states: Mapping[RowState, int], samples: Sequence[SampleSummary]) -> str:
+def _headline(states: Mapping[RowState, int], samples: Sequence[SampleSummary], quality: Sequence[ScopeQuality]) -> str:
     total = sum(states.values())
     if not total:
         return "no samples"
@@ -119,6 +125,7 @@ def _headline(states: Mapping[RowState, int], samples: Sequence[SampleSummary]) 
         f"{doubtful} of them to be checked" if doubtful else "",
         *(f"{number} {state}" for state in ("quarantined", "skipped") if (number := states.get(state, 0))),
         f"{left} left" if left else "",
+        *(f"control rules broken on {scope.scope}" for scope in quality if scope.broken and not scope.passed),
     ]
     return ", ".join(part for part in parts if part)
 
@@ -127,7 +134,7 @@ def _event(entry: JournalEntry, words: Mapping[str, str]) -> NightEvent:
     return NightEvent(
         time=_aware(entry.time),
         event=entry.event,
-        text=entry.reason or words[entry.event],
+        text=entry.reason.removesuffix(" by the operator") or words[entry.event],
         sample=entry.sample,
         by=entry.by,
         advice=EVENT_ADVICE.get(entry.event, ""),
@@ -194,7 +201,7 @@ def _sample(folder: BatchFolder, status: RowStatus, uses: Sequence[MicroscopeUse
 def _advice(status: RowStatus) -> tuple[str, ...]:
     name = status.row.sample
     if status.state == "quarantined":
-        return (advice_for(status.error, status.reason, name),)
+        return (advice_for(status.error, name),)
     if status.state == "held":
         return (f"It is held: `wbcpipe batch release {name}` lets it go on.",)
     return ()

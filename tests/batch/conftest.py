@@ -137,7 +137,12 @@ class Night:
 
     def finish(self, minutes: float, sample: str, **values: Any) -> None:
         self.entry(minutes, "scan_started", sample, attempt=1)
-        self.entry(minutes + 14, "scan_finished", sample, figures={"scanning_s": 790.0, "focusing_s": 41.5})
+        self.entry(
+            minutes + 14,
+            "scan_finished",
+            sample,
+            figures={"scanning_s": 790.0, "focusing_s": 41.5, "idle_s": minutes / 10},
+        )
         self.entry(minutes + 14, "processing_started", sample)
         figures = {"segmenting_s": 12.3, "classifying_s": 4.1, "reporting_s": 1.3, "memory_bytes": 1.62e9}
         self.entry(minutes + 14.5, "finished", sample, figures=figures)
@@ -178,7 +183,7 @@ def night(new_night: Night) -> BatchFolder:
     it.row("S007", "G")
     it.entry(70, "skipped", "S007", by="ana@<lab>", reason="haemolysed")
     it.row("S008", "H")
-    it.entry(71, "held", "S008", by="ana@lab")
+    it.entry(71, "held", "S008", by="ana@lab", reason="held by the operator")
     it.row("S009", "J")
     it.entry(80, "scan_started", "S009", attempt=1)
     it.entry(95, "scan_finished", "S009")
@@ -191,5 +196,5 @@ def night(new_night: Night) -> BatchFolder:
     it.entry(101, "computer_slept", reason="the computer slept for 42 min")
     it.entry(180, "batch_resumed")
     it.entry(181, "scan_started", "S011", attempt=1)
-    it.entry(190, "attempt_failed", "S011", attempt=1, error="", reason="the process was killed: out of memory")
+    it.entry(190, "attempt_failed", "S011", attempt=1, error="OutOfMemoryError", reason="the system ran out of memory")
     return it.write()
