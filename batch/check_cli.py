@@ -194,6 +194,11 @@ def _print(findings: _Findings, console: Console) -> None:
     done, begun = (sum(row.state == state for row in estimate.rows) for state in ("finished", "started"))
     scopes = ", ".join(f"{one.name} ({one.title})" for one in findings.worklist.scopes.values())
     console.print(f"microscope: {scopes}", markup=False)
+    for name, scope in findings.worklist.scopes.items():
+        used = {row.slot for row in rows if row.row.scope == name}
+        if not scope.loader_slot:
+            free = ", ".join(slot for slot in scope.slots if slot not in used) or "none"
+            console.print(f"slots of {scope.name}: {len(used)} used, free: {free}", markup=False)
     console.print(
         f"{len(rows)} slides ({done} finished, {begun} partly done): about {format_seconds(estimate.seconds)}, until "
         f"{estimate.ends:%Y-%m-%d %H:%M} if started now (estimated, not measured)"

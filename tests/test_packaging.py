@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import wbcpipe
+from wbcpipe.batch.cli import BATCH_COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -72,6 +73,7 @@ COMMANDS += ["bundles", "status", "calibrate"]
 
 def test_help_teaches_and_loads_nothing_heavy() -> None:
     words = [[], *([command] for command in COMMANDS), ["import", "fields"], ["import", "cells"]]
+    words += [["batch"], *(["batch", command] for command in BATCH_COMMANDS)]
     done = subprocess.run(
         [sys.executable, "-c", HELP.format(words=words)], capture_output=True, text=True, check=True, cwd=ROOT.parent
     )

@@ -91,7 +91,13 @@ def _check(
 ) -> tuple[list[WorklistRow], dict[str, Scope]]:
     checker = RowChecker(data, parser.mistakes, parser.warnings)
     checked = [checker.check(row) for row in rows]
-    return check_duplicates(checked, checker.scopes(), parser.mistakes, others=others), checker.scopes()
+    scopes = checker.scopes()
+    for name, scope in scopes.items():
+        number, places = sum(row.scope == name for row in (*rows, *others)), scope.loader.capacity
+        if scope.loader_slot and places is not None and number > places:
+            text = f"scope {scope.name!r}: {number} slides, and the loader holds {places}; it must be filled again."
+            parser.warnings.add(0, text)
+    return check_duplicates(checked, scopes, parser.mistakes, others=others), scopes
 
 
 def new_row(

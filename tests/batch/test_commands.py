@@ -317,7 +317,7 @@ def test_the_rules_know_every_state(folder: BatchFolder) -> None:
     failed = RowStatus(row, attempts=1)
     assert command_problem("retry", failed) == ""
     for state in ("waiting", "held", "scanning", "scanned", "staining", "stained", "processing", "skipped"):
-        texts = [command_problem(kind, replace(failed, state=state)) for kind in ("hold", "release", "skip", "retry")]  # type: ignore[arg-type]
+        texts = [command_problem(kind, replace(failed, state=state)) for kind in ("hold", "release", "skip", "retry")]
         assert any(not text for text in texts), state
         assert all("'S1'" in text for text in texts if text)
 
@@ -350,10 +350,8 @@ def test_check_refuses_mistakes_and_a_small_disk(tmp_path: Path, monkeypatch: py
     assert result.exception.exit_code == 50
     assert "2 mistakes; correct them all:\n  line 3: " in str(result.exception)
     path.write_text("sample;slot\nS1;A\nS2;B\n")
-    from wbcpipe.batch import estimate
-
     usage = type("Usage", (), {"free": 10**9})
-    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr("wbcpipe.batch.estimate.shutil.disk_usage", lambda _path: usage)
     result = CliRunner().invoke(batch, ["check", str(path), "--data", str(tmp_path)])
     assert isinstance(result.exception, DiskFullError)
     assert "the worklist needs" in str(result.exception)

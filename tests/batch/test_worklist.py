@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -14,14 +15,14 @@ from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.batch.row_request import row_request
 from wbcpipe.batch.worklist import Worklist, inspect_worklist, read_worklist
 from wbcpipe.batch.worklist.cells import check_spreadsheet_damage, parse_deadline, parse_precision
+from wbcpipe.batch.worklist.columns import COLUMNS
 from wbcpipe.batch.worklist.decode import MAX_BYTES
 from wbcpipe.batch.worklist.read import new_row
+from wbcpipe.batch.worklist.table import MAX_ROWS
 from wbcpipe.errors import WorklistError
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from wbcpipe.batch.records import WorklistRow
 
 NOW: Final = datetime(2026, 11, 22, 19, 0).astimezone()
@@ -339,3 +340,29 @@ def test_mutated_worklists_are_read_or_refused_but_never_a_defect(tmp_path: Path
         for row in worklist.rows:
             assert worklist.mistakes or row.sample
     assert 100 < refused < 300
+
+
+def test_the_worklists_of_the_documentation_have_no_mistakes(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "worklist.md").read_text(encoding="utf-8")
+    short, german, loader = re.findall(r"```csv\n(.*?)```", text, re.DOTALL)
+    assert mistakes_of(tmp_path, short) == []
+    assert mistakes_of(tmp_path, german.encode("cp1252")) == []
+    scope = load_scope("demo")
+    own = re.sub(
+        r"(?m)^\[loader\].*\nmethod = .*",
+        '[loader]\nmethod = "prompt"\ncapacity = 2',
+        scope.path.read_text(encoding="utf-8"),
+    )
+    (tmp_path / "own.toml").write_text(own, encoding="utf-8")
+    (tmp_path / "demo.cfg").write_text(scope.config_path.read_text(encoding="utf-8"), encoding="utf-8")
+    worklist = listed(tmp_path, loader.replace("LOADER", "own.toml"))
+    assert worklist.mistakes == ()
+    first = worklist.rows[0]
+    assert (first.slot, first.slide, first.control) == ("", "CONTROL-7", True)
+    assert "3 slides, and the loader holds 2" in str(worklist.warnings[0])
+    assert f"at most {MAX_ROWS} lines" in text
+    for column in COLUMNS:
+        assert f"`{column}`" in text
+    places = mistakes_of(tmp_path, "sample,slot,scope\nS1,1,own.toml\nS2,1,own.toml\nS3,x,own.toml\n")
+    assert "line 3: slot '1' is given twice" in places[0]
+    assert "line 4: slot 'x' is no place in the loader" in places[1]
