@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
+from wbcpipe.acquire.cli import acquire
+from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.config.slide_policies import Loader, SlidePlace
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.loader.checks import check_loader, live_loader_problems, load_request, slot_for
@@ -27,10 +30,10 @@ from wbcpipe.errors import (
     InterruptedRunError,
     LoaderStateError,
 )
+from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
 
@@ -338,3 +341,25 @@ def test_a_damaged_record_is_refused_with_advice(small_scope: Scope, tmp_path: P
         load(robot(small_scope, ""), tmp_path, "S1")
     state_slide(small_scope, tmp_path, None)
     assert read_loader(small_scope, tmp_path).state == "empty"
+
+
+def test_acquire_loads_reads_the_label_and_scans(small_scope: Scope, tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[3] / "hardware_configs"
+    hotel_toml, demo_toml = ((shipped / name).read_text(encoding="utf-8") for name in ("demo-loader.toml", "demo.toml"))
+
+    def tables(text: str) -> tuple[str, str, str]:
+        """What stands before the loader, the loader with the label, and what stands behind them."""
+        begin, end = text.index("[loader] "), text.index("[staining] ")
+        return text[text.index("virtual = ") : begin], text[begin:end], text[end:]
+
+    assert tables(hotel_toml)[::2] == tables(demo_toml)[::2], "demo-loader differs from demo in more than these tables"
+    small = small_scope.path.read_text(encoding="utf-8")
+    small_scope.path.write_text(small.replace(tables(small)[1], tables(hotel_toml)[1]), encoding="utf-8")
+    words = ["--scope", str(small_scope.path), "--data", str(tmp_path / "data"), "--fields", "1", "--json"]
+    result = CliRunner().invoke(acquire, [*words, "--slide", "S1", "--place", "3"], catch_exceptions=False)
+    assert json.loads(result.stdout)["fields_taken"] == 1
+    record = read_loader(load_scope(small_scope.path), tmp_path / "data")
+    assert record.place == SlidePlace(slide="S1", slot="A", number=3)
+    label = Sample.open(tmp_path / "data", "S1").record().label
+    assert label is not None
+    assert label.code == "S1"
