@@ -24,7 +24,6 @@ from wbcpipe.batch.messages import (
     SampleFinished,
     TurnGranted,
 )
-from wbcpipe.batch.row_request import row_request
 from wbcpipe.batch.sample_progress import SampleProgress
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
 from wbcpipe.system.log_files import redirect_output
@@ -174,6 +173,7 @@ def run_sample_job(job: SampleJob, link: ParentLink) -> None:
 
 def _do(job: SampleJob, supervisor: SupervisorLink, progress: SampleProgress) -> None:
     from wbcpipe.acquire.config.scope import load_scope
+    from wbcpipe.batch.row_request import row_request
     from wbcpipe.pipeline import ModelChoice, run
     from wbcpipe.samples.sample import Sample
     from wbcpipe.scan.turn import ScanTurn

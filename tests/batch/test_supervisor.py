@@ -1,0 +1,388 @@
+"""A supervisor and real processes, whose work is done by a few lines: turns, failures, commands, resumption."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from wbcpipe.batch.batch_folder import BatchFolder
+from wbcpipe.batch.night_hooks import NightHooks
+from wbcpipe.batch.records import BatchRecord, Command, JournalEntry, WorklistRow
+from wbcpipe.batch.supervisor import Supervisor, SupervisorOptions
+from wbcpipe.cli.progress import Reporter
+from wbcpipe.errors import BatchBusyError, BatchCheckError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from wbcpipe.batch.row_status import RowStatus
+
+ROOT = Path(__file__).parents[3]
+#: The process of a sample. ``plans/<sample>`` has a word for each of its attempts; without one it works.
+_TARGET = """
+import os, signal, time
+from pathlib import Path
+from wbcpipe.batch.messages import *
+from wbcpipe.batch.sample_process import SupervisorLink
+
+def work(job, link):
+    supervisor = SupervisorLink(link)
+    name, root = job.row.sample, job.root
+    plan = root / "plans" / name
+    words = plan.read_text().split() if plan.exists() else []
+    done = root / "attempts" / name
+    done.parent.mkdir(exist_ok=True)
+    attempt = len(done.read_text()) if done.exists() else 0
+    done.write_text("x" * (attempt + 1))
+    word = words[attempt] if attempt < len(words) else "works"
+    supervisor.send(MicroscopeWanted())
+    supervisor.wait_for(TurnGranted)
+    supervisor.send(PhaseReport("scanning", 1, 2))
+    if word == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if word == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "hang":
+        time.sleep(60)
+    if word == "wait":
+        (root / f"{name}.waits").touch()
+        while not (root / f"{name}.go").exists():
+            time.sleep(0.01)
+    if word == "memory":
+        block = bytearray(400_000_000)
+        block[::4096] = bytes(len(block[::4096]))
+        time.sleep(60)
+    if word.endswith("Error"):
+        supervisor.send(SampleFailed(word, "the reason in words."))
+        return
+    now = time.monotonic()
+    supervisor.send(MicroscopeReleased(True, now, now, {"fields": 2.0, "scanning_s": 0.0}))
+    supervisor.send(SampleFinished({"cells": 5.0}))
+"""
+
+
+@dataclass
+class Night:
+    """A batch of some samples, run in this process.
+
+    Attributes:
+        told: journal entries, as the hooks receive them.
+        on: called with an entry, by its event and sample.
+    """
+
+    folder: BatchFolder
+    target: Callable[..., None]
+    told: list[JournalEntry] = field(default_factory=list)
+    on: dict[tuple[str, str], Callable[[], object]] = field(default_factory=dict)
+    check: Callable[[], str | None] = lambda: None
+
+    def plan(self, sample: str, *words: str) -> None:
+        folder = self.folder.root / "plans"
+        folder.mkdir(exist_ok=True)
+        (folder / sample).write_text(" ".join(words), encoding="utf-8")
+
+    def run(self, **options: Any) -> dict[str, RowStatus]:
+        night = self
+
+        class Hooks(NightHooks):
+            def told(self, _: BatchFolder, entry: JournalEntry) -> None:
+                night.told.append(entry)
+                night.on.get((entry.event, entry.sample), lambda: None)()
+
+            def check(self, *_: object) -> str | None:
+                return night.check()
+
+        settings = SupervisorOptions(**{"target": self.target, **options})
+        with Reporter(quiet=True) as reporter:
+            return Supervisor(self.folder, settings, Hooks(), reporter).run()
+
+    def post(self, kind: str, sample: str = "", **more: Any) -> None:
+        self.folder.post(
+            Command.model_validate({"kind": kind, "sample": sample, "time": datetime.now(UTC), "by": "me@pc", **more})
+        )
+
+    def events(self, sample: str = "") -> list[str]:
+        return [entry.event for entry in self.folder.journal() if entry.sample == sample]
+
+
+def rows(samples: Sequence[str]) -> tuple[WorklistRow, ...]:
+    return tuple(
+        WorklistRow(line=line, sample=sample, slide=sample, slot="A", scope="demo")
+        for line, sample in enumerate(samples, 2)
+    )
+
+
+@pytest.fixture
+def dark(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """(scope, whether it parks) of each process that would close the shutter."""
+    found: list[tuple[str, bool]] = []
+
+    def close(scope: Any, *, park: bool = False) -> str:
+        found.append((scope.name, park))
+        return ""
+
+    monkeypatch.setattr("wbcpipe.batch.supervisor.close_shutter_in_subprocess", close)
+    return found
+
+
+@pytest.fixture
+def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dark: list[tuple[str, bool]]) -> Callable[..., Night]:
+    (tmp_path / "batch_targets.py").write_text(_TARGET, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "batch_targets", raising=False)
+    target = importlib.import_module("batch_targets").work
+
+    def make(*samples: str) -> Night:
+        folder = BatchFolder.open(tmp_path, "night")
+        record = BatchRecord(name="night", created=datetime.now(UTC), worklist_sha256="0" * 64, rows=rows(samples))
+        folder.write(record)
+        return Night(folder, target)
+
+    return make
+
+
+def child_processes() -> list[str]:
+    """Return the command lines of this process's children, without Python's own that removes semaphores."""
+    lines = [" ".join(child.cmdline()) for child in psutil.Process().children()]
+    return [line for line in lines if "resource_tracker" not in line]
+
+
+def states(status: dict[str, RowStatus]) -> dict[str, str]:
+    return {sample: one.state for sample, one in status.items()}
+
+
+def test_each_sample_has_its_turn_and_its_entries(night: Callable[..., Night], dark: list[tuple[str, bool]]) -> None:
+    batch = night("a", "b")
+    assert states(batch.run()) == {"a": "finished", "b": "finished"}
+    assert batch.events("a") == ["scan_started", "scan_finished", "processing_started", "finished"]
+    assert batch.events() == ["batch_started", "batch_ended"]
+    figures = batch.run()["b"].figures  # started again: nothing is left to do
+    assert batch.events()[-2:] == ["batch_resumed", "batch_ended"]
+    assert figures["cells"] == 5
+    assert figures["idle_s"] < 5
+    assert figures["memory_bytes"] >= 0
+    assert dark == [("demo", True)]  # at the end of the run that scanned, parked
+    turns = [entry for entry in batch.folder.journal() if entry.event in ("scan_started", "scan_finished")]
+    assert [(entry.event, entry.sample) for entry in turns] == [
+        ("scan_started", "a"),
+        ("scan_finished", "a"),
+        ("scan_started", "b"),
+        ("scan_finished", "b"),
+    ]
+    heartbeat = batch.folder.heartbeat()
+    assert heartbeat is not None
+    assert (heartbeat.pid, heartbeat.microscope.state, heartbeat.processes) == (os.getpid(), "idle", ())
+
+
+def test_what_fails_is_tried_again_and_given_up_with_its_reason(
+    night: Callable[..., Night], dark: list[tuple[str, bool]]
+) -> None:
+    batch = night("crashes", "always", "hopeless", "good")
+    batch.plan("crashes", "crash")
+    batch.plan("always", "killed", "killed")
+    batch.plan("hopeless", "SampleStateError")
+    status = batch.run(retries=1)
+    assert states(status) == {
+        "crashes": "finished",
+        "always": "quarantined",
+        "hopeless": "quarantined",
+        "good": "finished",
+    }
+    assert batch.events("crashes").count("attempt_failed") == 1
+    (crash,) = [
+        entry for entry in batch.folder.journal() if (entry.event, entry.sample) == ("attempt_failed", "crashes")
+    ]
+    assert crash.error == "ProcessCrashError"
+    assert crash.reason.startswith("its process crashed (SIGSEGV) while scanning: a fault in native code")
+    assert "The slide is in the dark" in crash.reason
+    assert status["always"].error in ("ProcessKilledError", "OutOfMemoryError")
+    assert "SIGKILL" in status["always"].reason or "out of memory" in status["always"].reason
+    assert (status["hopeless"].error, status["hopeless"].attempts) == ("SampleStateError", 1)
+    assert dark.count(("demo", False)) == 4  # after each attempt that failed with the microscope
+
+
+def test_a_process_that_hangs_or_grows_is_ended(night: Callable[..., Night]) -> None:
+    batch = night("hangs", "grows")
+    batch.plan("hangs", "hang", "works")
+    batch.plan("grows", "memory", "works")
+    status = batch.run(limits_s={"scanning": 0.8}, memory_limit_bytes=350_000_000)
+    assert states(status) == {"hangs": "finished", "grows": "finished"}
+    failed = {entry.sample: entry for entry in batch.folder.journal() if entry.event == "attempt_failed"}
+    assert failed["hangs"].error == "ProcessHungError"
+    assert "it made no progress for" in failed["hangs"].reason
+    assert failed["grows"].error in ("MemoryLimitError", "ProcessHungError")
+    assert child_processes() == []
+
+
+def test_three_equal_faults_of_the_microscope_stop_the_scanning(night: Callable[..., Night]) -> None:
+    batch = night("a", "b", "c", "d")
+    for sample in ("a", "b", "c"):
+        batch.plan(sample, "DeviceTimeoutError")
+    status = batch.run()
+    assert set(states(status).values()) == {"waiting"}
+    assert {one.attempts for one in status.values()} == {0}  # the fault does not count against the slides
+    assert batch.events().count("scanning_stopped") == 1
+    assert states(batch.run()) == dict.fromkeys("abcd", "finished")
+
+
+def test_the_operator_confirms_and_the_scanning_goes_on(night: Callable[..., Night]) -> None:
+    batch = night("first", "a", "b", "c")
+    batch.plan("first", "works")
+    for sample in ("a", "b", "c"):
+        batch.plan(sample, "DeviceCrashError")
+    batch.on["scanning_stopped", ""] = lambda: batch.post("confirm")
+    assert set(states(batch.run()).values()) == {"finished"}
+    assert "scanning_resumed" in batch.events()
+
+
+def test_a_full_disk_is_waited_for(night: Callable[..., Night]) -> None:
+    batch = night("a", "b")
+    batch.plan("a", "DiskFullError")
+    free = [10_000_000]
+    batch.on["disk_low", ""] = lambda: free.__setitem__(0, 10**9)
+    status = batch.run(retries=0, free_bytes=lambda _: free[0])
+    assert states(status) == {"a": "finished", "b": "finished"}
+    assert [event for event in batch.events() if event.startswith("disk")] == ["disk_low", "disk_freed"]
+    assert batch.events("a").count("interrupted") == 1
+
+
+def test_commands_change_a_running_batch(night: Callable[..., Night]) -> None:
+    batch = night("a", "b", "c", "bad")
+    batch.plan("a", "wait")
+    batch.plan("bad", "ConfigError")
+    go = batch.folder.root / "a.go"
+
+    def give() -> None:
+        batch.post("skip", "b")
+        batch.post("hold", "c")
+        batch.post("hold", "a")
+        batch.post("add", row=rows(["later"])[0])
+        batch.post("add", row=rows(["b"])[0].model_copy(update={"slot": "B"}))
+        batch.post("retry", "a")
+        (batch.folder.inbox_path / "0-broken.json").write_text("{", encoding="utf-8")
+        go.touch()
+
+    batch.on["scan_started", "a"] = give
+    batch.on["quarantined", "bad"] = lambda: batch.post("retry", "bad")
+    batch.on["finished", "later"] = lambda: batch.post("release", "c")
+    assert states(batch.run()) == {
+        "a": "finished",
+        "b": "skipped",
+        "c": "finished",
+        "bad": "finished",
+        "later": "finished",
+    }
+    refused = [entry.reason for entry in batch.folder.journal() if entry.event == "command_refused"]
+    assert len(refused) == 4
+    assert any("is in the batch already" in reason for reason in refused)
+    assert any(reason.startswith("hold a: it is being worked on") for reason in refused)
+    assert len(list((batch.folder.inbox_path / "refused").iterdir())) == 4
+    assert list(batch.folder.inbox_path.glob("*.json")) == []
+
+
+@pytest.mark.parametrize(("at_once", "ends"), [(False, "finished"), (True, "waiting")], ids=["after it", "at once"])
+def test_a_stop_ends_the_batch_and_the_same_command_goes_on(
+    night: Callable[..., Night], at_once: bool, ends: str
+) -> None:
+    batch = night("a", "b")
+    batch.plan("a", "wait")
+
+    def stop() -> None:
+        batch.post("stop", at_once=at_once)
+        if not at_once:
+            (batch.folder.root / "a.go").touch()
+
+    batch.on["scan_started", "a"] = stop
+    if at_once:
+        with pytest.raises(InterruptedRunError, match="run the same command again"):
+            batch.run()
+    else:
+        batch.run()
+    assert states(batch.folder.status()) == {"a": ends, "b": "waiting"}
+    assert child_processes() == []
+    batch.on.clear()
+    assert states(batch.run()) == {"a": "finished", "b": "finished"}
+
+
+def test_a_failed_check_scans_nothing(night: Callable[..., Night]) -> None:
+    batch = night("a", "b")
+
+    def fail() -> None:
+        raise BatchCheckError("the lamp is dark.")
+
+    batch.check = fail  # type: ignore[assignment]
+    with pytest.raises(BatchCheckError, match="the lamp is dark"):
+        batch.run()
+    assert "scan_started" not in batch.events("a")
+    assert [event for event in batch.events() if event.startswith(("check", "scanning"))] == [
+        "check_failed",
+        "scanning_stopped",
+    ]
+    assert states(batch.folder.status()) == {"a": "waiting", "b": "waiting"}
+
+
+_SUPERVISE = """
+import sys
+from pathlib import Path
+import batch_targets
+import wbcpipe.batch.supervisor as supervisor
+from wbcpipe.batch.batch_folder import BatchFolder
+from wbcpipe.batch.night_hooks import NightHooks
+from wbcpipe.cli.progress import Reporter
+from wbcpipe.system.signals import install_stop_handlers
+
+if __name__ == "__main__":
+    supervisor.close_shutter_in_subprocess = lambda *_, **__: ""
+    install_stop_handlers()
+    folder = BatchFolder.open(Path(sys.argv[1]), "night")
+    options = supervisor.SupervisorOptions(target=batch_targets.work)
+    with Reporter(quiet=True) as reporter:
+        supervisor.Supervisor(folder, options, NightHooks(), reporter).run()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals between processes")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda one: one.name)
+def test_killed_or_stopped_it_goes_on_without_leftovers(night: Callable[..., Night], number: signal.Signals) -> None:
+    batch = night("a", "b")
+    root = batch.folder.root
+    batch.plan("a", "wait")
+    script = root / "supervise.py"
+    script.write_text(_SUPERVISE, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(ROOT)])}
+    with subprocess.Popen([sys.executable, str(script), str(root)], env=environment, stderr=subprocess.PIPE) as process:
+        until_s = time.monotonic() + 60
+        while not (root / "a.waits").exists() and process.poll() is None and time.monotonic() < until_s:
+            time.sleep(0.01)
+        with pytest.raises(BatchBusyError, match="is being run by another process"):
+            batch.run()
+        heartbeat = batch.folder.heartbeat()
+        assert heartbeat is not None
+        assert {one.sample for one in heartbeat.processes} >= {"a"}
+        process.send_signal(number)
+        process.wait(40)
+    (root / "a.go").touch()
+    assert states(batch.run()) == {"a": "finished", "b": "finished"}
+    assert not any(psutil.pid_exists(one.pid) for one in heartbeat.processes)
+    journal = batch.folder.journal()
+    assert [entry.event for entry in journal if entry.sample == "a"] == [
+        "scan_started",
+        "interrupted",
+        "scan_started",
+        "scan_finished",
+        "processing_started",
+        "finished",
+    ]
+    assert json.loads((batch.folder.path / "batch.json").read_text(encoding="utf-8"))["name"] == "night"
