@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wbcpipe.batch.records import Command, JournalEntry
+from wbcpipe.errors import InterruptedRunError
 from wbcpipe.system.files import disk_errors
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.batch.batch_folder import BatchFolder
 
-__all__ = ["CommandRefusedError", "read_inbox"]
+__all__ = ["CommandRefusedError", "read_inbox", "refuse_old_stops"]
 
 
 class CommandRefusedError(Exception):
@@ -37,11 +38,21 @@ def read_inbox(folder: BatchFolder, apply: Callable[[Command], None]) -> None:
             continue
         try:
             apply(command)
+        except InterruptedRunError:
+            path.unlink(missing_ok=True)  # it is obeyed: the batch that resumes must not stop again
+            raise
         except CommandRefusedError as refused:
             asked = f"{command.kind} {command.sample}".strip()
             _refuse(folder, path, f"{asked}: {refused}", command.by)
         else:
             path.unlink(missing_ok=True)
+
+
+def refuse_old_stops(folder: BatchFolder) -> None:
+    """Refuse the stops that were asked of an earlier run of the batch: started again, it goes on."""
+    for path, command in list(folder.commands()):
+        if not isinstance(command, str) and command.kind == "stop":
+            _refuse(folder, path, "stop: it was asked before the batch was started again", command.by)
 
 
 def _refuse(folder: BatchFolder, path: Path, reason: str, by: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,22 @@ if TYPE_CHECKING:
     from wbcpipe.batch.batch_folder import BatchFolder
     from wbcpipe.batch.records import JournalEntry, WorklistRow
 
-__all__ = ["NightHooks"]
+__all__ = ["CheckOutcome", "NightHooks"]
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """A check after which the batch may go on.
+
+    Attributes:
+        passed: nothing was beyond its limits.
+        text: what was found, in words.
+        figures: for the journal.
+    """
+
+    passed: bool
+    text: str
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class NightHooks:
@@ -31,7 +47,7 @@ class NightHooks:
         rows: tuple[WorklistRow, ...],
         slides_since: int | None,
         beat: Callable[[], None],
-    ) -> str | None:
+    ) -> CheckOutcome | None:
         """Check the microscope before a slide, if that is due.
 
         Args:
@@ -42,7 +58,7 @@ class NightHooks:
             beat: to call now and then while it takes long.
 
         Returns:
-            What was found, in words; ``None`` if no check is due.
+            What was found; ``None`` if no check is due.
 
         Raises:
             BatchCheckError: nothing may be scanned.
@@ -53,7 +69,7 @@ class NightHooks:
     def told(self, folder: BatchFolder, entry: JournalEntry) -> None:
         """Receive an entry of the journal."""
 
-    def operator_needed(self, text: str) -> None:
+    def operator_needed(self, folder: BatchFolder, text: str) -> None:
         """Receive what the operator must do."""
 
     def sample_finished(self, folder: BatchFolder, row: WorklistRow) -> None:

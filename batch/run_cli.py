@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wbcpipe.batch.metrics_cli import metrics_port_option, metrics_textfile_option
 from wbcpipe.cli.options import data_option, json_option, options_into, scope_option
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class RunBatchOptions:
     retries: int
     memory_limit_bytes: int | None
     check: bool
+    metrics_port: int | None
+    metrics_textfile: Path | None
+    alerts: Path | None
     as_json: bool
 
 
@@ -73,6 +77,14 @@ class RunBatchOptions:
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Check the microscope before the first slide."
 )
+@metrics_port_option
+@metrics_textfile_option
+@click.option(
+    "--alerts",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.toml",
+    help="Whom to tell what, see docs/morning.md [$WBCPIPE_ALERTS].",
+)
 @json_option
 @options_into(RunBatchOptions)
 def run(options: RunBatchOptions) -> None:
@@ -91,7 +103,9 @@ def run(options: RunBatchOptions) -> None:
     Exit codes: 0 all finished; 50 mistakes in the worklist; 51 some without a result; 52 none with a result; 53 the
     batch is running already; 54 the check failed; 130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP.
     """
-    from wbcpipe.batch.night_hooks import NightHooks
+    from wbcpipe.batch.alerts import Alerter
+    from wbcpipe.batch.metrics import MetricsExporter
+    from wbcpipe.batch.night import Night
     from wbcpipe.batch.open_batch import open_batch
     from wbcpipe.batch.supervisor import Supervisor, SupervisorOptions
     from wbcpipe.cli.progress import Reporter
@@ -101,7 +115,12 @@ def run(options: RunBatchOptions) -> None:
     with Reporter(quiet=options.as_json) as reporter:
         folder = open_batch(options.worklist, options.name, data_root(options.data), options.scope_name, reporter.say)
         settings = SupervisorOptions(retries=options.retries, memory_limit_bytes=options.memory_limit_bytes)
-        status = Supervisor(folder, settings, NightHooks(), reporter).run()
+        alerter = Alerter.from_file(options.alerts, folder)
+        metrics = None
+        if options.metrics_port is not None or options.metrics_textfile is not None:
+            metrics = MetricsExporter(folder, port=options.metrics_port, textfile=options.metrics_textfile)
+        night = Night(alerter, metrics, check=options.check)
+        status = Supervisor(folder, settings, night, reporter).run()
     _tell(folder, status, (datetime.now(UTC) - began).total_seconds(), as_json=options.as_json)
 
 

@@ -17,7 +17,7 @@ from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess, shut
 from wbcpipe.acquire.staining.workflow import mark_applied
 from wbcpipe.batch.batch_state import BatchState
 from wbcpipe.batch.failures import BUSY, DISK_FULL, MicroscopeFaults, is_permanent
-from wbcpipe.batch.inbox import read_inbox
+from wbcpipe.batch.inbox import read_inbox, refuse_old_stops
 from wbcpipe.batch.leftovers import end_leftovers
 from wbcpipe.batch.messages import (
     Answer,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.batch.batch_folder import BatchFolder
     from wbcpipe.batch.night_hooks import NightHooks
-    from wbcpipe.batch.records import JournalEntry, Phase, ProcessStatus, RowEvent
+    from wbcpipe.batch.records import BatchEvent, JournalEntry, Phase, ProcessStatus, RowEvent
     from wbcpipe.batch.row_status import RowStatus
     from wbcpipe.batch.sample_process import SamplePart
     from wbcpipe.cli.progress import Reporter
@@ -161,6 +161,7 @@ class Supervisor:
     def _begin(self, left: Sequence[ProcessStatus]) -> None:
         """Resume from the journal and the disk."""
         self._logs.mkdir(exist_ok=True)
+        refuse_old_stops(self._folder)
         self._state.journal("batch_resumed" if self._state.was_started else "batch_started")
         for sample in {process.sample for process in left}.intersection(self._state.status):
             if (scope := self._state.scope(sample)) is not None:
@@ -260,6 +261,7 @@ class Supervisor:
             case OperatorNeeded(text):
                 self._reporter.say(f"{run.sample} waits for the operator: {text}")
                 self._log.info("%s waits for the operator: %s", run.sample, text)
+                self._hooks.operator_needed(self._folder, f"{run.sample}: {text}")
             case SampleFinished(figures):
                 self._finished(run, figures)
             case SampleFailed() as failed:
@@ -320,7 +322,9 @@ class Supervisor:
         self._beat_s = 0.0
         self.beat()
         try:
-            said = self._hooks.check(self._folder, scope, (row, *(one for one in rows if one != row)), since, self.beat)
+            found = self._hooks.check(
+                self._folder, scope, (row, *(one for one in rows if one != row)), since, self.beat
+            )
         except BatchCheckError as error:
             self._check_failure = error
             self._state.journal("check_failed", error="BatchCheckError", reason=str(error))
@@ -328,10 +332,11 @@ class Supervisor:
             return False
         finally:
             self._checking = False
-        if said is not None:
+        if found is not None:
             self._slides_since_check[row.scope] = 0
             self._scopes_used[row.scope] = scope
-            self._state.journal("check_passed", reason=said)
+            event: BatchEvent = "check_passed" if found.passed else "check_failed"
+            self._state.journal(event, reason=found.text, figures=found.figures)
         return True
 
     # What becomes of a process.
@@ -490,7 +495,7 @@ class Supervisor:
         self._waits_for = f"{message} Slides: {', '.join(samples)}. Then: wbcpipe batch confirm {self._folder.name}"
         for sample in samples:
             self._state.journal("stain_started", sample, reason=message)
-        self._hooks.operator_needed(self._waits_for)
+        self._hooks.operator_needed(self._folder, self._waits_for)
         self._reporter.say(self._waits_for)
 
     # Tell.

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from wbcpipe.batch.batch_folder import BatchFolder
-from wbcpipe.batch.night_hooks import NightHooks
+from wbcpipe.batch.night_hooks import CheckOutcome, NightHooks
 from wbcpipe.batch.records import BatchRecord, Command, JournalEntry, WorklistRow
 from wbcpipe.batch.supervisor import Supervisor, SupervisorOptions
 from wbcpipe.cli.progress import Reporter
@@ -58,8 +58,10 @@ def work(job, link):
         time.sleep(60)
     if word == "wait":
         (root / f"{name}.waits").touch()
-        while not (root / f"{name}.go").exists():
+        while not (root / f"{name}.go").exists() and not link.stop_requested():
             time.sleep(0.01)
+        if link.stop_requested():
+            return
     if word == "memory":
         block = bytearray(400_000_000)
         block[::4096] = bytes(len(block[::4096]))
@@ -86,7 +88,7 @@ class Night:
     target: Callable[..., None]
     told: list[JournalEntry] = field(default_factory=list)
     on: dict[tuple[str, str], Callable[[], object]] = field(default_factory=dict)
-    check: Callable[[], str | None] = lambda: None
+    check: Callable[[], object] = lambda: None
 
     def plan(self, sample: str, *words: str) -> None:
         folder = self.folder.root / "plans"
@@ -101,8 +103,9 @@ class Night:
                 night.told.append(entry)
                 night.on.get((entry.event, entry.sample), lambda: None)()
 
-            def check(self, *_: object) -> str | None:
-                return night.check()
+            def check(self, *_: object) -> CheckOutcome | None:
+                night.check()
+                return None
 
         settings = SupervisorOptions(**{"target": self.target, **options})
         with Reporter(quiet=True) as reporter:
@@ -227,24 +230,17 @@ def test_a_process_that_hangs_or_grows_is_ended(night: Callable[..., Night]) -> 
 
 
 def test_three_equal_faults_of_the_microscope_stop_the_scanning(night: Callable[..., Night]) -> None:
-    batch = night("a", "b", "c", "d")
+    batch = night("a", "b", "c")
     for sample in ("a", "b", "c"):
-        batch.plan(sample, "DeviceTimeoutError")
+        batch.plan(sample, "DeviceTimeoutError", "DeviceTimeoutError")
     status = batch.run()
     assert set(states(status).values()) == {"waiting"}
     assert {one.attempts for one in status.values()} == {0}  # the fault does not count against the slides
     assert batch.events().count("scanning_stopped") == 1
-    assert states(batch.run()) == dict.fromkeys("abcd", "finished")
-
-
-def test_the_operator_confirms_and_the_scanning_goes_on(night: Callable[..., Night]) -> None:
-    batch = night("first", "a", "b", "c")
-    batch.plan("first", "works")
-    for sample in ("a", "b", "c"):
-        batch.plan(sample, "DeviceCrashError")
+    # It goes on in the next run; there the operator mends the microscope while the batch runs.
     batch.on["scanning_stopped", ""] = lambda: batch.post("confirm")
-    assert set(states(batch.run()).values()) == {"finished"}
-    assert "scanning_resumed" in batch.events()
+    assert set(states(batch.run(retries=1)).values()) == {"finished"}
+    assert batch.events()[-4:] == ["scanning_stopped", "scanning_resumed", "operator_confirmed", "batch_ended"]
 
 
 def test_a_full_disk_is_waited_for(night: Callable[..., Night]) -> None:
@@ -322,7 +318,7 @@ def test_a_failed_check_scans_nothing(night: Callable[..., Night]) -> None:
     def fail() -> None:
         raise BatchCheckError("the lamp is dark.")
 
-    batch.check = fail  # type: ignore[assignment]
+    batch.check = fail
     with pytest.raises(BatchCheckError, match="the lamp is dark"):
         batch.run()
     assert "scan_started" not in batch.events("a")
