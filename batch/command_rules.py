@@ -31,6 +31,7 @@ _ADVICE: Final[Mapping[tuple[CommandKind, RowState], str]] = {
     ("skip", "finished"): "it is finished; its result stays",
     ("skip", "skipped"): "it is skipped already",
     ("skip", "quarantined"): "it is quarantined, and is not tried again unless `retry` asks for it",
+    ("retry", "waiting"): "it waits, and is tried without being asked",
     ("retry", "finished"): "it is finished; to scan the slide again, add it under another sample name",
     ("retry", "held"): "it is on hold; `release` lets it start",
     ("retry", "scanning"): "it is being scanned",
@@ -47,12 +48,7 @@ def command_problem(kind: CommandKind, status: RowStatus) -> str:
     """
     if status.state in _EFFECTIVE[kind]:
         return ""
-    if kind == "retry" and status.state == "waiting":
-        if status.attempts:
-            return ""
-        what = "it waits for its first attempt"
-    else:
-        what = _ADVICE.get((kind, status.state), f"its state is '{status.state}'")
+    what = _ADVICE.get((kind, status.state), f"its state is '{status.state}'")
     return f"{kind} has no effect on sample {status.row.sample!r}: {what}."
 
 

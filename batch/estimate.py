@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.capture.sample_record import estimate_seconds
 from wbcpipe.acquire.staining.workflow import remaining_s
+from wbcpipe.batch.completion import row_content
 from wbcpipe.batch.row_request import row_request
-from wbcpipe.report.status import sample_status
 from wbcpipe.samples.field_status import read_skipped
 from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.samples.sample import Sample
-from wbcpipe.samples.scan_outcome import load_scan_outcome
 from wbcpipe.scan.targets import cells_for_expected_share
 
 if TYPE_CHECKING:
@@ -135,8 +134,9 @@ def _estimate(row: WorklistRow, scope: Scope, data: Path) -> RowEstimate:
     cells = _cells(request)
     fields = _fields(request, cells)
     done = len(_known(sample, request.last_pass)) if sample.path.exists() else 0
-    if sample.exists() and _is_finished(sample):
-        return RowEstimate(*where, "finished", done, done, 0.0, 0)
+    stage = row_content(row, data).stage
+    if stage in ("scanned", "finished"):
+        return RowEstimate(*where, "finished" if stage == "finished" else "started", done, done, 0.0, 0)
     seconds, disk_bytes = 0.0, _SPARE_BYTES
     for name in dict.fromkeys((request.first_pass, request.last_pass)):
         to_take = max(0, fields - len(_known(sample, name)))
@@ -175,12 +175,3 @@ def _pass_seconds(request: ScanRequest, name: Pass, fields: int) -> float:
     height_px, width_px = request.scope.camera.image_px
     segmenting_s = fields * _SEGMENT_S_PER_MEGAPIXEL * height_px * width_px / 1e6
     return max(taking_s, segmenting_s if name == request.last_pass else 0.0)
-
-
-def _is_finished(sample: Sample) -> bool:
-    """Return whether the report is up to date and its scan was not stopped by a deadline."""
-    status = sample_status(sample)
-    if status.state != "reported" or status.problem:
-        return False
-    outcome = load_scan_outcome(sample)
-    return outcome is not None and outcome.reason != "deadline"

@@ -72,8 +72,11 @@ def merge_rows(status: Mapping[str, RowStatus], edited: Sequence[WorklistRow]) -
 
 
 def _settings(row: WorklistRow) -> dict[str, object]:
-    """Return what of a row decides about its result; the rest may change at any time."""
-    return row.model_dump(exclude={"line", "notes", "priority"})
+    """Return what of a row decides about its result; the rest may change at any time.
+
+    A deadline too: a time of day in the worklist is that of the day on which the file is read.
+    """
+    return row.model_dump(exclude={"line", "notes", "priority", "deadline"})
 
 
 def open_batch(path: Path, name: str | None, root: Path, scope: str, say: Callable[[str], None]) -> BatchFolder:
