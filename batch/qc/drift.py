@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -78,7 +78,8 @@ def find_reference(scope: Scope, data: Path, checks: Sequence[QcEntry]) -> Refer
             grids = [np.array(entry.shading[name]) for entry in first if name in entry.shading]
             same = [grid for grid in grids if grid.shape == grids[0].shape]
             shading[name] = _as_grid(np.median(same, axis=0))
-        source = dict.fromkeys([*figures, *(f"flat.{name}" for name in shading)], f"the first {wanted} checks")
+        made = "the first check" if wanted == 1 else f"the first {wanted} checks"
+        source = dict.fromkeys([*figures, *(f"flat.{name}" for name in shading)], made)
     calibrated = _from_calibration(scope, data)
     return Reference(
         {**figures, **calibrated.figures},
@@ -148,16 +149,18 @@ def compare_with_limits(scope: Scope, figures: dict[str, float], reference: Refe
 
 @dataclass(frozen=True)
 class _Limit:
-    """How far a figure is from its reference, its limit, and the unit of both; ``least`` limits from below."""
+    """How far a figure is from its reference, its limit, the unit of both, and to which side the limit holds."""
 
     away: float
     limit: float
     unit: str
-    least: bool = False
+    side: Literal["most", "least", "both"] = "most"
 
     @property
     def passed(self) -> bool:
-        return self.away >= self.limit if self.least else self.away <= self.limit
+        if self.side == "least":
+            return self.away >= self.limit
+        return (abs(self.away) if self.side == "both" else self.away) <= self.limit
 
 
 def _compare(scope: Scope, name: str, value: float, reference: Reference) -> CheckFinding:
@@ -176,7 +179,7 @@ def _compare(scope: Scope, name: str, value: float, reference: Reference) -> Che
         count = f"check {reference.collected + 1} of {wanted} that make the reference"
         return CheckFinding(name=info.title, status="baseline", figure=value, detail=f"{shown}; {count}")
     status: FindingStatus = "ok" if limit.passed else "drift"
-    allowed = f"{'at least' if limit.least else 'at most'} {limit.limit:g} {limit.unit}".rstrip()
+    allowed = f"{'at least' if limit.side == 'least' else 'at most'} {limit.limit:g} {limit.unit}".rstrip()
     detail = f"{shown}{against}"
     if status == "drift":
         detail += f": {limit.away:+.3g} {limit.unit} where {allowed} is allowed; {_ADVICE[name.partition('.')[0]]}"
@@ -194,7 +197,7 @@ def _absolute(scope: Scope, name: str, value: float) -> _Limit | None:
         case "focus_repeat_um":
             return _Limit(value, policy.focus_um, "um")
         case "focus_um":
-            return _Limit(abs(value - scope.focus.fixed_um), policy.focus_shift_um, "um")
+            return _Limit(value - scope.focus.fixed_um, policy.focus_shift_um, "um", "both")
         case "stage_return_um":
             return _Limit(value, policy.stage_return_um, "um")
     return None
@@ -207,14 +210,14 @@ def _relative(scope: Scope, name: str, value: float, before: float) -> _Limit | 
         case "light":
             fluorescent = name == "light.fluorescence"
             limit = policy.fluorescence_drift_percent if fluorescent else policy.light_drift_percent
-            return _Limit(abs(percent), limit, "%")
+            return _Limit(percent, limit, "%", "both")
         case "dark_level":
-            return _Limit(abs(value - before), policy.dark_levels, "counts")
+            return _Limit(value - before, policy.dark_levels, "counts", "both")
         case "read_noise":
             return _Limit(percent, policy.read_noise_percent, "%")
         case "hot_pixels":
             megapixels = scope.camera.image_px[0] * scope.camera.image_px[1] / 1e6
             return _Limit((value - before) / megapixels, policy.hot_pixels_per_megapixel, "new ones per megapixel")
         case "sharpness":
-            return _Limit(100 + percent, policy.sharpness_percent, "%", least=True)
+            return _Limit(100 + percent, policy.sharpness_percent, "%", "least")
     return None
