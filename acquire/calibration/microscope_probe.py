@@ -89,18 +89,28 @@ class MicroscopeProbe:
         return spread_places(self._area.x_um, self._area.y_um, margin_um, count)
 
     def place_beside(self, fields: float) -> tuple[float, float] | None:
-        """Return a place ``fields`` fields beyond a side of the scan area; ``None`` where the stage reaches none."""
+        """Return a place ``fields`` fields beyond a side of the scan area, and beside every other slot's.
+
+        ``None`` where the stage reaches no such place.
+        """
         (left, right), (low, high) = self._area.x_um, self._area.y_um
         middle = ((left + right) / 2, (low + high) / 2)
         width, height = (fields * side for side in self.scope.field_um)
-        stage = self.scope.stage
+        reach = self.scope.stage
+        areas = self.scope.slots.values()
         for x_um, y_um in (
             (left - width, middle[1]),
             (right + width, middle[1]),
             (middle[0], low - height),
             (middle[0], high + height),
         ):
-            if stage.x_um[0] <= x_um <= stage.x_um[1] and stage.y_um[0] <= y_um <= stage.y_um[1]:
+            reached = reach.x_um[0] <= x_um <= reach.x_um[1] and reach.y_um[0] <= y_um <= reach.y_um[1]
+            scanned = any(
+                area.x_um[0] - width < x_um < area.x_um[1] + width
+                and area.y_um[0] - height < y_um < area.y_um[1] + height
+                for area in areas
+            )
+            if reached and not scanned:
                 return x_um, y_um
         return None
 

@@ -108,6 +108,30 @@ def test_flicker_haze_and_a_loose_stage_show_in_their_figures(scope: Scope, heal
     assert worn.figures["stage_return_um"] > 1.0
 
 
+@pytest.mark.parametrize(
+    ("slots", "side"),
+    [
+        ({"A": (0.0, 0.0)}, "left"),
+        ({"A": (0.0, 0.0), "B": (-700.0, 0.0)}, "right"),
+        ({"A": (0.0, 0.0), "B": (-620.0, 0.0), "C": (620.0, 0.0)}, "below"),
+        ({"A": (-59_690.0, 0.0)}, "right"),
+    ],
+)
+def test_fluorescence_is_taken_beside_every_scan_area(
+    scope: Scope, slots: dict[str, tuple[float, float]], side: str
+) -> None:
+    areas = {
+        name: scope.slots["A"].model_copy(update={"x_um": (x_um - 300, x_um + 300), "y_um": (y_um - 300, y_um + 300)})
+        for name, (x_um, y_um) in slots.items()
+    }
+    probe = MicroscopeProbe(None, scope.model_copy(update={"slots": areas}), "A")  # type: ignore[arg-type]
+    place_um = probe.place_beside(2.0)
+    assert place_um is not None
+    away = 300 + 2.0 * 38.4
+    expected = {"left": (-away, 0), "right": (away, 0), "below": (0, -away)}[side]
+    assert np.subtract(place_um, slots["A"]) == pytest.approx(expected)
+
+
 def test_a_block_of_tiles_shows_its_empty_part() -> None:
     grid = np.ones((32, 32))
     grid[::2] = 0.5  # a red cell in every second tile
