@@ -224,7 +224,7 @@ def _take_part(
     turn: ScanTurn,
 ) -> None:
     """Take the bright field of a slide, or stain it."""
-    from wbcpipe.acquire.passes import check_bright_field_complete
+    from wbcpipe.acquire.passes import check_bright_field_complete, load_for
     from wbcpipe.acquire.staining.workflow import apply_stain
     from wbcpipe.scan.loop import take_bright_field
     from wbcpipe.scan.request import check_request
@@ -236,6 +236,7 @@ def _take_part(
         check_bright_field_complete(sample, request.scope, n_fields)
         return
     turn.begin()
+    load_for(request.acquisition(sample, "fluorescence"), progress)
     progress.enter("staining")
     apply_stain(sample, request.scope, ask=progress.confirm, say=progress.say)
 

@@ -21,6 +21,7 @@ __all__ = ["SampleProgress"]
 _EVERY_S: Final = 0.25
 #: How lines of the acquisition begin while no field is being taken.
 _LINES: Final[tuple[tuple[str, Phase], ...]] = (
+    *((f"{action} {what} ", "loading the slide") for action in ("loading", "unloading") for what in ("slide", "step")),
     ("opening ", "opening"),
     ("loading the devices anew", "opening"),
     ("finding the focus", "focusing"),
@@ -102,7 +103,8 @@ class SampleProgress:
 
     def confirm(self, message: str) -> None:
         """See `ProgressReporter.confirm`."""
-        self.enter("staining", message)
+        loads = self._report.phase == "loading the slide"
+        self.enter("loading the slide" if loads else "staining", message)
         self._ask(message)
 
     def _note_field(self, done: int) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.config.slide_policies import Loader
     from wbcpipe.batch.records import Phase
 
 __all__ = ["ClockChange", "ClockWatch", "phase_limits_s"]
@@ -20,6 +21,8 @@ __all__ = ["ClockChange", "ClockWatch", "phase_limits_s"]
 #: Loading torch and compiling a network, on a slow and busy computer.
 _STARTING_S: Final = 600.0
 _SEGMENTING_S: Final = 600.0
+#: Loading the devices, and moving the stage to where it meets the loader.
+_LOADER_START_S: Final = 300.0
 _CLASSIFYING_S: Final = 900.0
 _REPORTING_S: Final = 300.0
 #: An acquisition process that hangs is ended by the process of its sample, which needs this long to do it.
@@ -33,11 +36,11 @@ def phase_limits_s(scope: Scope) -> Mapping[Phase, float]:
     operator or another process and has no limit.
     """
     silence_s = max_silence_s(scope) + _MARGIN_S
-    staining, loader = scope.staining, getattr(scope, "loader", None)
+    staining = scope.staining
     staining_s = staining.incubate_s + sum(step.wait_s + staining.timeout_s for step in staining.steps)
     return {
         "starting": _STARTING_S,
-        "loading the slide": _MARGIN_S + float(getattr(loader, "timeout_s", 600.0)) * 3,
+        "loading the slide": _loading_s(scope.loader),
         "opening": silence_s,
         "focusing": silence_s + scope.focus.mapping_deadline_s,
         "scanning": silence_s,
@@ -46,6 +49,12 @@ def phase_limits_s(scope: Scope) -> Mapping[Phase, float]:
         "classifying": _CLASSIFYING_S,
         "reporting": _REPORTING_S,
     }
+
+
+def _loading_s(loader: Loader) -> float:
+    """Return the longest time of one step of a loader; each step is a line, and so progress."""
+    wait_s = max((step.wait_s for step in (*loader.load, *loader.unload, *loader.safe_state)), default=0.0)
+    return _LOADER_START_S + loader.timeout_s + wait_s + loader.settle_s + _MARGIN_S
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ ERROR_ADVICE: Final[Mapping[str, str]] = {
     "IdentityError": "Compare the slide in this slot with the worklist. If the slide is right and its label is "
     f"unreadable, clean or replace the label, {_RETRY}. If slides were mixed up, check the neighbouring slots too.",
     "ImportDataError": f"Check the imported images that the text names, {_RETRY}.",
-    "LoaderStateError": "See where the slide is, put it back into the loader by hand, and confirm with "
-    f"`wbcpipe batch confirm`, {_RETRY}.",
+    "LoaderStateError": "See where the slide is, put it right by hand, and state what lies on the stage with "
+    f"`wbcpipe loader state --slide ID` or `--empty`, {_RETRY}.",
     "NoCellsError": "Look at the slide: is it stained, in focus, and are there white cells in the scan area? Choose "
     f"another area, or prepare a new smear; {_RETRY}.",
     "SampleBusyError": f"Another wbcpipe process uses this sample: end it, {_RETRY}.",
