@@ -7,16 +7,14 @@ dies, and the collecting process segments what is missing itself.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-import threading
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.segment.detection.detectors import OWN
 from wbcpipe.segment.stage import SampleSegmenter
-from wbcpipe.system.signals import ignore_stop_signals, ignore_stop_signals_in_children
+from wbcpipe.system.child_process import worker_pool
+from wbcpipe.system.signals import ignore_stop_signals_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,39 +59,20 @@ def segment_fields_ahead(
     if jobs <= 1:
         yield from indices
         return
-    with ignore_stop_signals_in_children():  # its semaphores start a process too
-        executor = ProcessPoolExecutor(
-            jobs,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_process,
-            initargs=(sample, pixel_um, detector),
-        )
     remaining = iter(indices)
-    try:
+    with worker_pool(jobs, _start_process, sample, pixel_um, detector) as executor:
         with contextlib.suppress(BrokenProcessPool):
             with ignore_stop_signals_in_children():
                 tried = executor.map(_segment_ahead, indices)
             for _ in tried:
                 yield next(remaining)
         yield from remaining
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_process(sample: Sample, pixel_um: float, detector: str) -> None:
-    """Prepare a process: it ignores Ctrl-C, which the collecting process handles, and ends with that process."""
     global _segmenter
-    ignore_stop_signals(but_sigterm=True)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=detector)
     _segmenter.estimate_statistics([])
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _segment_ahead(index: int) -> None:

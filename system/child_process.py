@@ -1,4 +1,4 @@
-"""One supervised child process: started, spoken to over a pipe, watched for silence, and ended with its parent.
+"""Supervised child processes: started, spoken to over a pipe, watched for silence, and ended with their parent.
 
 Both ends of the pipe are processes of this package on this computer, connected by an anonymous pipe that no other
 program can write to. `multiprocessing` pickles what goes through it; nothing from a file or a network is unpickled.
@@ -7,26 +7,35 @@ program can write to. `multiprocessing` pickles what goes through it; nothing fr
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
-import os
 import signal
 import threading
-import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import wbcpipe.errors
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
+from wbcpipe.system.job_object import ProcessJob
+from wbcpipe.system.parent_watch import Creator, ParentWatch
 from wbcpipe.system.signals import ignore_stop_signals, ignore_stop_signals_in_children
 
 if TYPE_CHECKING:
+    import sys
     from collections.abc import Callable, Iterator
-    from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-__all__ = ["ChildLostError", "ChildProcess", "ParentLink"]
+    # What is used here, the two have in common.
+    if sys.platform == "win32":
+        from multiprocessing.connection import PipeConnection as Pipe
+    else:
+        from multiprocessing.connection import Connection as Pipe
+
+__all__ = ["ChildLostError", "ChildProcess", "ParentLink", "worker_pool"]
 
 MessageT = TypeVar("MessageT")
 
@@ -70,12 +79,23 @@ class ChildProcess(Generic[MessageT]):
         target: function of a module, called in the child as ``target(*arguments, link)`` with a `ParentLink`.
         arguments: pickled to the child.
         name: of the process, as the operating system and the microscope lock show it.
-        end_s: how long the child may live on once the pipe is closed or the parent is gone; then it is killed.
+        end_s: how long the child may live on once the pipe is closed or the parent is gone; then it is killed. Until
+            its arguments are unpickled it is killed with the parent. With 0 it always is.
+        memory_limit_bytes: of the child and its children. Windows refuses more; elsewhere use `tree_memory`.
     """
 
-    def __init__(self, target: Callable[..., None], *arguments: object, name: str, end_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        target: Callable[..., None],
+        *arguments: object,
+        name: str,
+        end_s: float = 20.0,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
         self._target, self._arguments, self._name, self._end_s = target, arguments, name, end_s
-        self._pipe: Connection | None = None
+        self._memory_limit_bytes = memory_limit_bytes
+        self._job: ProcessJob | None = None
+        self._pipe: Pipe | None = None
         self._process: SpawnProcess | None = None
 
     def __enter__(self) -> Self:
@@ -88,10 +108,12 @@ class ChildProcess(Generic[MessageT]):
     def start(self) -> None:
         """Start the child. If a signal stops the start, a child that is there already is ended."""
         context = multiprocessing.get_context("spawn")
+        self._job = ProcessJob(self._memory_limit_bytes)
         try:
             with ignore_stop_signals_in_children():
                 self._pipe, child_end = context.Pipe()
-                arguments = (self._target, self._arguments, child_end, self._end_s)
+                later = _Later((self._target, self._arguments))
+                arguments = (Creator.here(self._job.name), later, child_end, self._end_s)
                 self._process = context.Process(target=_child_main, args=arguments, name=self._name)
                 self._process.start()
             child_end.close()
@@ -168,6 +190,8 @@ class ChildProcess(Generic[MessageT]):
         if self._pipe is not None:
             self._pipe.close()
         self._join()
+        if self._job is not None:
+            self._job.close()
 
     def _join(self) -> None:
         if self._process is None or self._process.pid is None:
@@ -179,6 +203,8 @@ class ChildProcess(Generic[MessageT]):
     def _kill(self) -> None:
         assert self._process is not None
         self._process.kill()
+        if self._job is not None:
+            self._job.kill()  # and its children; elsewhere they watch their parent
         self._process.join()
 
 
@@ -190,7 +216,7 @@ class ParentLink:
             start another process.
     """
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: Pipe) -> None:
         self.if_hung: Callable[[], None] | None = None
         self._pipe = pipe
         self._sending = threading.Lock()
@@ -223,12 +249,34 @@ class ParentLink:
         return bool(multiprocessing.connection.wait(watched, wait_s))
 
 
-def _child_main(target: Callable[..., None], arguments: tuple[object, ...], pipe: Connection, end_s: float) -> None:
-    """Run ``target`` in the child, and send the parent the error that ends it."""
+class _Later:
+    """Arguments that the child unpickles when it asks for them, after it has begun to watch its parent."""
+
+    def __init__(self, content: object) -> None:
+        self._content = content
+
+    def __getstate__(self) -> bytes:
+        # In the midst of the process's own pickling, so that what belongs to it (locks, pipes) is duplicated for it.
+        return bytes(ForkingPickler.dumps(self._content))
+
+    def __setstate__(self, pickled: bytes) -> None:
+        self._content = pickled
+
+    def load(self) -> Any:
+        """Unpickle the content, in the child."""
+        assert isinstance(self._content, bytes)
+        return ForkingPickler.loads(self._content)
+
+
+def _child_main(creator: Creator, later: _Later, pipe: Pipe, end_s: float) -> None:
+    """Run the target in the child, and send the parent the error that ends it."""
+    watch = ParentWatch(creator)
     ignore_stop_signals()
     link = ParentLink(pipe)
-    threading.Thread(target=_end_with_parent, args=(link, end_s), name="wbcpipe-parent", daemon=True).start()
+    watch.if_hung = lambda: link.if_hung() if link.if_hung is not None else None
     try:
+        target, arguments = later.load()
+        watch.allow(end_s)
         target(*arguments, link)
     except InterruptedRunError:
         pass  # the parent asked for it, or is gone
@@ -238,14 +286,28 @@ def _child_main(target: Callable[..., None], arguments: tuple[object, ...], pipe
         pipe.close()
 
 
-def _end_with_parent(link: ParentLink, end_s: float) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    parent.join()
-    time.sleep(end_s)
-    try:
-        if link.if_hung is not None:
-            link.if_hung()
-    finally:
-        os._exit(1)
+@contextlib.contextmanager
+def worker_pool(jobs: int, initializer: Callable[..., None], *arguments: object) -> Iterator[ProcessPoolExecutor]:
+    """Open a pool of processes that compute; they ignore Ctrl-C, and end at once with this process.
+
+    Args:
+        jobs: number of processes.
+        initializer: function of a module, called in each process with ``arguments``.
+        arguments: pickled to each process.
+    """
+    with ProcessJob() as job:
+        with ignore_stop_signals_in_children():  # its semaphores start a process too
+            context = multiprocessing.get_context("spawn")
+            prepare = functools.partial(_start_worker, Creator.here(job.name), _Later((initializer, arguments)))
+            executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=prepare)
+        try:
+            yield executor
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(creator: Creator, later: _Later) -> None:
+    ParentWatch(creator)
+    ignore_stop_signals(but_sigterm=True)
+    initializer, arguments = later.load()
+    initializer(*arguments)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError
+from wbcpipe.system.parent_watch import end_program_with_parent
 from wbcpipe.system.signals import stop_reason
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def run_program(
             text=True,
             errors="replace",
             start_new_session=True,
+            # If this process is killed, Linux sends the program SIGTERM. Windows does so by the job of this process.
+            preexec_fn=None if sys.platform == "win32" else end_program_with_parent,
             env={**os.environ, **program.environment},
         )
     except OSError as error:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from wbcpipe.classify.models.classes import BACKBONE_NAMES, METHODS
 from wbcpipe.cli.options import data_option, device_option, json_option
 from wbcpipe.cli.progress import Reporter
-from wbcpipe.errors import ConfigError, TrainingDataError
+from wbcpipe.errors import ConfigError, TrainingDataError, WbcpipeError
 from wbcpipe.samples.sample import data_root
+from wbcpipe.system.child_process import ChildLostError, ChildProcess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +28,13 @@ if TYPE_CHECKING:
     from wbcpipe.classify.study.runner import StudyCells
     from wbcpipe.classify.training.progress import EpochReport
     from wbcpipe.classify.training.recipe import RecipeKeys
+    from wbcpipe.system.child_process import ParentLink
     from wbcpipe.system.compute import Device
 
 __all__ = ["StudyRequest", "study"]
+
+#: A network may train for days without a message.
+_NEVER_S: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -175,12 +180,12 @@ def _run(request: StudyRequest, jobs: Sequence[Job], cells: StudyCells, reporter
         run_jobs(jobs, request.out, cells, device=request.device, progress=_StudyReporter(jobs, request.out, reporter))
     except BaseException:
         for other in others:
-            other.terminate()
+            other.close()
         raise
-    failed = [other for other in others if other.wait()]
+    failed = [failure for other in others if (failure := _failure_of(other))]
     if failed and _unfinished(jobs, request.out):
         raise TrainingDataError(
-            f"{len(failed)} of {processes} processes failed, see the errors above; run the same command to resume."
+            f"{len(failed)} of {processes} processes failed ({failed[0]}); run the same command to resume."
         )
 
 
@@ -226,11 +231,32 @@ def _names(text: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
     return names
 
 
-def _start_worker(number: int) -> subprocess.Popen[bytes]:
-    """Start this command again as a process that only trains, on a GPU of its own if there are several."""
-    words = [sys.executable, "-m", "wbcpipe", *sys.argv[1:]]
-    environment = {**os.environ, "WBCPIPE_STUDY_WORKER": "1", "LOCAL_RANK": str(number)}
-    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+def _start_worker(number: int) -> ChildProcess[None]:
+    """Start this command again in a process that only trains, on a GPU of its own if there are several."""
+    child: ChildProcess[None] = ChildProcess(_train_only, number, sys.argv[1:], name=f"wbcpipe-study-{number}", end_s=0)
+    child.start()
+    return child
+
+
+def _train_only(number: int, words: list[str], _parent: ParentLink) -> None:
+    from wbcpipe.cli.commands import cli
+
+    os.environ.update({"WBCPIPE_STUDY_WORKER": "1", "LOCAL_RANK": str(number)})
+    with open(os.devnull, "w", encoding="utf-8") as nothing, contextlib.redirect_stdout(nothing):  # noqa: PTH123
+        cli.main(args=words, prog_name="wbcpipe", standalone_mode=False)
+
+
+def _failure_of(child: ChildProcess[None]) -> str:
+    """Wait until a process that only trains has ended; return how it failed, or an empty text."""
+    try:
+        list(child.messages(_NEVER_S))
+    except ChildLostError as lost:
+        return f"it {lost.reason}"
+    except (WbcpipeError, RuntimeError) as error:
+        return str(error).rstrip(".")
+    finally:
+        child.close()
+    return ""
 
 
 def _unfinished(jobs: Sequence[Job], out: Path) -> list[Job]:
