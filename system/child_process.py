@@ -122,7 +122,7 @@ class ChildProcess(Generic[MessageT]):
             raise
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> Pipe:
         """The pipe, for `multiprocessing.connection.wait`: ready when `receive` would not wait."""
         assert self._pipe is not None
         return self._pipe
