@@ -148,5 +148,5 @@ def _tell(folder: BatchFolder, status: dict[str, RowStatus], seconds: float, *, 
     why = f"; the first without one, {first.row.sample}, is {first.state}"
     why += f": {first.reason.rstrip('.')}" if first.reason else ""
     raise (BatchIncompleteError if finished else BatchFailedError)(
-        f"{text}{why}. `wbcpipe batch status {folder.name}` shows all; the same command goes on."
+        f"{text}{why}. `wbcpipe batch status --batch {folder.name}` shows all; the same command goes on."
     )

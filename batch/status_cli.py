@@ -15,6 +15,7 @@ from wbcpipe.batch.status_view import read_status
 from wbcpipe.cli.options import data_option, json_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from rich.console import Console, Group
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["status"]
 
 _EVERY_S: Final = 2.0
+#: A batch that was started in another terminal just now needs so long to load.
+_START_S: Final = 10.0
 _STYLES: Final = {
     "finished": "green",
     "quarantined": "bold red",
@@ -79,18 +82,26 @@ def _watch_terminal(folder: BatchFolder, console: Console) -> None:
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
-        while True:
-            view = read_status(folder)
+        for view in _views(folder):
             live.update(_render(view), refresh=True)
-            if not view.lives:
-                return
-            time.sleep(_EVERY_S)
+
+
+def _views(folder: BatchFolder) -> Iterator[BatchStatus]:
+    """Yield the status again and again, until the batch has ended, or is not started in a while."""
+    give_up_s = time.monotonic() + _START_S
+    lived = False
+    while True:
+        view = read_status(folder)
+        yield view
+        lived = lived or view.lives
+        if not view.lives and (lived or time.monotonic() > give_up_s):
+            return
+        time.sleep(_EVERY_S)
 
 
 def _watch_plainly(folder: BatchFolder, console: Console, *, as_json: bool) -> None:
     shown: object = None
-    while True:
-        view = read_status(folder)
+    for view in _views(folder):
         states = [replace(row, done=0, total=0, cells=None, seconds_left=None, memory_bytes=0) for row in view.rows]
         if as_json or (view.supervisor, states) != shown:
             shown = (view.supervisor, states)
@@ -98,9 +109,6 @@ def _watch_plainly(folder: BatchFolder, console: Console, *, as_json: bool) -> N
                 click.echo(json.dumps(_content(view), ensure_ascii=False))
             else:
                 console.print(_render(view))
-        if not view.lives:
-            return
-        time.sleep(_EVERY_S)
 
 
 def _content(view: BatchStatus) -> dict[str, object]:

@@ -294,6 +294,18 @@ def test_watching_ends_with_the_batch(folder: BatchFolder, monkeypatch: pytest.M
     assert result[0].count("batch night: not running: it was interrupted") == 1
 
 
+def test_watching_waits_a_while_for_the_start(folder: BatchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wbcpipe.batch import status_cli
+
+    monkeypatch.setattr(status_cli, "_EVERY_S", 0.01)
+    monkeypatch.setattr(status_cli, "_START_S", 0.1)
+    output, error = call(folder, "status", "--watch", "--json")
+    assert error is None
+    shown = [json.loads(line) for line in output.splitlines()]
+    assert len(shown) > 2
+    assert {one["supervisor"] for one in shown} == {"interrupted"}
+
+
 def test_damaged_files_give_one_clear_line(folder: BatchFolder) -> None:
     folder.heartbeat_path.write_bytes(b"{half")
     assert read_status(folder).heartbeat_age_s is None
