@@ -68,7 +68,9 @@ def test_drift_stops_the_night_where_set(scope: Scope, tmp_path: Path) -> None:
     assert first.fluorescence_frames == 1
     assert first == CheckResult.read(tmp_path / "check.json")
     worn = changed(scope, "virtual_condition", lamp_power={"color2": 0.8}, dirt=0.12)
-    with pytest.raises(BatchCheckError, match=r"has drifted: Light, color2: .*-2\d\.\d % .*No slide was") as caught:
+    with pytest.raises(
+        BatchCheckError, match=r"has drifted: Light, color2: .*-2\d\.\d % .*The next slide was not"
+    ) as caught:
         run_night_check(request(worn, tmp_path))
     assert caught.value.exit_code == 54
     stopped = CheckResult.read(tmp_path / "check.json")
