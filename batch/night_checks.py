@@ -35,8 +35,8 @@ CHECK_FILE: Final = "check.json"
 #: Space that stays free for logs and the system.
 _SPARE_BYTES: Final = 500 * 2**20
 _REMEDY: Final = (
-    "The next slide was not scanned. Correct it and give the same command again, or leave the check out with --no-check; "
-    "'night_check.on_drift = \"tell\"' in the scope file goes on with a warning."
+    "The next slide was not scanned. Correct it and give the same command again, or leave the check out with "
+    "--no-check; 'night_check.on_drift = \"tell\"' in the scope file goes on with a warning."
 )
 
 
