@@ -16,6 +16,7 @@ import click
 from wbcpipe.cli.commands import cli
 from wbcpipe.cli.options import (
     already_stained_option,
+    core_log_option,
     data_option,
     deadline_option,
     device_option,
@@ -168,6 +169,7 @@ class RunOptions:
     fields: int | None
     deadline_s: float | None
     sequencing: Literal["auto", "on", "off"] | None
+    core_log: Path | None
     bundle: str
     device: Device
     engine: EngineName
@@ -204,6 +206,7 @@ class RunOptions:
 @click.option("--fields", type=click.IntRange(min=1), help="Take exactly this number of fields instead.")
 @deadline_option
 @sequencing_option
+@core_log_option
 @click.option("--bundle", default="auto", show_default=True, help="Name or folder of the model.")
 @device_option
 @engine_option
@@ -253,7 +256,7 @@ def _scan_request(sample: Sample, options: RunOptions) -> ScanRequest:
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.scan.request import ScanRequest
 
-    scope = load_scope(options.scope_name).with_sequencing(options.sequencing)
+    scope = load_scope(options.scope_name).with_sequencing(options.sequencing).with_core_log(options.core_log)
     slide = options.slide or (sample.record().slide if sample.exists() else None) or sample.name
     started = sample.record().protocol if sample.exists() else "one-pass"
     return ScanRequest(

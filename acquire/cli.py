@@ -12,6 +12,7 @@ import click
 
 from wbcpipe.cli.options import (
     already_stained_option,
+    core_log_option,
     data_option,
     deadline_option,
     json_option,
@@ -78,6 +79,7 @@ class AcquireOptions:
     cells: int | None
     deadline_s: float | None
     sequencing: Literal["auto", "on", "off"] | None
+    core_log: Path | None
     overlap: float
     specimen_seed: int | None
     specimen_preparation: str | None
@@ -125,6 +127,7 @@ class AcquireOptions:
 @click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold this many cells [200].")
 @deadline_option
 @sequencing_option
+@core_log_option
 @click.option("--overlap", type=float, default=0.1, show_default=True, help="Overlap of neighbouring fields, 0 to 0.5.")
 @specimen_options
 @data_option
@@ -166,7 +169,7 @@ def acquire(options: AcquireOptions) -> None:
 
     # All checks come before anything is written.
     sample = Sample.open(data_root(options.data), options.sample_name or options.slide)
-    scope = load_scope(options.scope_name).with_sequencing(options.sequencing)
+    scope = load_scope(options.scope_name).with_sequencing(options.sequencing).with_core_log(options.core_log)
     load = load_request(scope, sample.path.parent, options.slide, options.place)
     plan = AcquisitionPlan.from_scope(scope, slot_for(scope, options.slot), overlap=options.overlap)
     requested, fields = options.passes(), options.fields
@@ -237,14 +240,29 @@ def _print_result(
         click.echo(f"{len(result.taken)} of {n_fields} fields on disk{details}: {sample.raw_path(name)}")
 
 
+@dataclass(frozen=True)
+class DoctorOptions:
+    """The options of `doctor`, as parsed."""
+
+    scope_name: str
+    slot: str | None
+    fields: int
+    offline: bool
+    core_log: Path | None
+    data: Path | None
+    as_json: bool
+
+
 @click.command(context_settings={"max_content_width": 100})
 @scope_option
 @click.option("--slot", help="Slot whose scan area is checked. Default: the first of the scope.")
 @click.option("--fields", type=click.IntRange(min=1), default=60, show_default=True, help="Fields of one slide.")
 @click.option("--offline", is_flag=True, help="Check the files only; load no core.")
+@core_log_option
 @data_option
 @json_option
-def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: Path | None, as_json: bool) -> None:
+@options_into(DoctorOptions)
+def doctor(options: DoctorOptions) -> None:
     """Check a scope file and its microscope.
 
     Reads the scope file, its Micro-Manager .cfg and its calibration, then loads the core in a separate process, so that
@@ -256,6 +274,7 @@ def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: 
       wbcpipe doctor                          the virtual scope: is the installation complete?
       wbcpipe doctor --scope mylab --slot B
       wbcpipe doctor --scope ./new.toml --offline
+      wbcpipe doctor --scope mylab --core-log core.log   what a driver did, for its author
     """
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.doctor import Check, check_live, check_offline, first_failure
@@ -263,16 +282,19 @@ def doctor(scope_name: str, slot: str | None, fields: int, offline: bool, data: 
 
     checks: list[Check] = []
     try:
-        scope = load_scope(scope_name)
-        checks += check_offline(scope, slot or next(iter(scope.slots)), fields, data_root(data))
-        if not offline and not any(check.status == "fail" for check in checks):
+        scope = load_scope(options.scope_name).with_core_log(options.core_log)
+        slot = options.slot or next(iter(scope.slots))
+        checks += check_offline(scope, slot, options.fields, data_root(options.data))
+        if not options.offline and not any(check.status == "fail" for check in checks):
             checks += check_live(scope)
     except ConfigError as error:
         checks.append(Check("scope file", "fail", str(error)))
     failure = first_failure(checks)
-    if as_json:
+    if options.as_json:
         click.echo(
-            json.dumps({"scope": scope_name, "ok": failure is None, "checks": [asdict(c) for c in checks]}, indent=2)
+            json.dumps(
+                {"scope": options.scope_name, "ok": failure is None, "checks": [asdict(c) for c in checks]}, indent=2
+            )
         )
     else:
         _print_checks(checks)

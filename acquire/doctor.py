@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.calibration.compare import check_calibration
+from wbcpipe.acquire.capture.frame_checks import is_changed_exposure
 from wbcpipe.acquire.capture.sample_record import estimate_seconds
 from wbcpipe.acquire.config.cfg_reader import read_config
 from wbcpipe.acquire.config.micromanager_cfg import configuration_problems, configuration_warnings, light_settings
+from wbcpipe.acquire.config.pixel_size import pixel_size_difference
 from wbcpipe.acquire.config.policies import keyed
 from wbcpipe.acquire.label.check import label_file_problems
 from wbcpipe.acquire.loader.checks import live_loader_problems, loader_file_problems
@@ -147,7 +149,7 @@ def check_live(scope: Scope) -> list[Check]:
             for check in child.messages(_LIVE_TIMEOUT_S):
                 checks.append(check)
     except ChildLostError as lost:
-        checks.append(_hardware("core", f"the process {lost.reason}{_advice(lost.exit_code)}"))
+        checks.append(_hardware("core", f"the process {lost.reason}{_advice(lost.exit_code)}{_log_advice(scope)}"))
     except WbcpipeError as error:
         checks.append(_hardware("core", str(error)))
     return checks
@@ -162,6 +164,12 @@ def _advice(exit_code: int | None) -> str:
         ": a device driver crashed, or the adapters use another device interface than pymmcore; load the .cfg in "
         "Micro-Manager itself to see which device it is"
     )
+
+
+def _log_advice(scope: Scope) -> str:
+    if scope.core_log is not None:
+        return f"; the core's log: {scope.core_log}"
+    return "; --core-log FILE writes down what it did" if scope.micromanager.backend == "headless" else ""
 
 
 def _check_in_child(scope: Scope, parent: ParentLink) -> None:
@@ -191,7 +199,7 @@ def _live_checks(scope: Scope) -> Generator[Check]:
         yield _check_exposures(scope, link)
         if scope.focus.method == "hardware":
             yield _check_focusing_device(scope, link)
-        yield _check_position(scope, link)
+        yield from _check_position(scope, link)
         if scope.staining.steps:
             steps = (*scope.staining.keyed_steps(), *scope.staining.keyed_safe_state())
             problems = "; ".join(step_problems(link, steps))
@@ -214,6 +222,8 @@ def _check_lights(scope: Scope, link: CoreLink) -> Iterator[Check]:
     for name, modality in scope.modalities.items():
         problems = []
         for device, key, value in light_settings(scope, config, modality):
+            if device == "Core":
+                continue  # roles of devices: looked at offline
             if problem := property_problem(link, device, key, value):
                 problems.append(problem)
             else:
@@ -228,17 +238,23 @@ def _check_lights(scope: Scope, link: CoreLink) -> Iterator[Check]:
 
 
 def _check_exposures(scope: Scope, link: CoreLink) -> Check:
+    """Compare each exposure with the camera's limits, and with what the camera makes of it."""
     camera = scope.camera.device
     limits = link.limits(camera, "Exposure") if link.has_property(camera, "Exposure") else None
-    if limits is None:
-        return _hardware("exposures", found="the camera reports no limits")
-    outside = [
-        f"modalities.{name}.exposure_ms = {modality.exposure_ms:g}"
-        for name, modality in scope.modalities.items()
-        if not limits[0] <= modality.exposure_ms <= limits[1]
-    ]
-    allowed = f"the camera takes {limits[0]:g} to {limits[1]:g} ms"
-    return _hardware("exposures", f"{'; '.join(outside)}; {allowed}: change it" if outside else "", allowed)
+    allowed = (
+        "the camera reports no limits" if limits is None else f"the camera takes {limits[0]:g} to {limits[1]:g} ms"
+    )
+    problems = []
+    for name, modality in scope.modalities.items():
+        key = f"modalities.{name}.exposure_ms = {modality.exposure_ms:g}"
+        if limits is not None and not limits[0] <= modality.exposure_ms <= limits[1]:
+            problems.append(key)
+            continue
+        link.call("set_exposure", modality.exposure_ms)
+        actual_ms = float(link.call("get_exposure"))
+        if is_changed_exposure(modality.exposure_ms, actual_ms):
+            problems.append(f"{key} becomes {actual_ms:g} ms in the camera")
+    return _hardware("exposures", f"{'; '.join(problems)}; {allowed}: change it" if problems else "", allowed)
 
 
 def _check_focusing_device(scope: Scope, link: CoreLink) -> Check:
@@ -251,16 +267,29 @@ def _check_focusing_device(scope: Scope, link: CoreLink) -> Check:
     return _hardware("focusing device", found=f"{device} is one; the first fields of a run show whether it finds cells")
 
 
-def _check_position(scope: Scope, link: CoreLink) -> Check:
+def _check_position(scope: Scope, link: CoreLink) -> Iterator[Check]:
     from wbcpipe.acquire.hardware.stages import CoreFocusDrive, CoreXYStage
 
-    x_um, y_um = CoreXYStage(scope, link).xy_um()
-    z_um, stage = CoreFocusDrive(scope, link).z_um(), scope.stage
+    try:
+        x_um, y_um = CoreXYStage(scope, link).xy_um()
+        z_um, stage = CoreFocusDrive(scope, link).z_um(), scope.stage
+    except HardwareError as error:
+        yield _hardware("stage", str(error))
+        return
     limits = ((x_um, stage.x_um), (y_um, stage.y_um), (z_um, stage.z_um))
     found = f"at x {x_um:.1f}, y {y_um:.1f}, z {z_um:.2f} um"
     if all(low <= value <= high for value, (low, high) in limits):
-        return _hardware("stage", found=found)
-    return Check("stage", "warn", f"{found}: outside the scope's limits; home it first", "hardware")
+        yield _hardware("stage", found=found)
+    else:
+        yield Check("stage", "warn", f"{found}: outside the scope's limits; home it first", "hardware")
+    affine = tuple(float(number) for number in link.call("get_pixel_size_affine"))
+    known = (affine[0], affine[1], affine[3], affine[4]) if len(affine) == 6 else None
+    # The core's own values hold for its present binning.
+    binning = scope.camera.binning
+    known = known and (known[0] / binning, known[1] / binning, known[2] / binning, known[3] / binning)
+    pixel_um = float(link.call("get_pixel_size_um")) / binning
+    if difference := pixel_size_difference(scope.camera, pixel_um, known):
+        yield Check("pixel size", "warn", f"Micro-Manager has {difference}", "hardware")
 
 
 def _check_camera(microscope: CoreMicroscope) -> Iterator[Check]:
@@ -271,10 +300,13 @@ def _check_camera(microscope: CoreMicroscope) -> Iterator[Check]:
     microscope.camera.send_exposure(scope.modalities.color1.exposure_ms)
     microscope.camera.snap(scope.reliability.camera_timeout_s)
     pixels = microscope.camera.image()
-    bits = 8 * pixels.dtype.itemsize
+    bits = microscope.camera.bit_depth()
     found = f"{bits}-bit frame, mean {pixels.mean():.0f}"
-    advice = f"{found}; 'camera.bits' says {scope.camera.bits}: correct it or 'camera.pixel_type'"
-    yield _hardware("dark exposure", advice if bits < scope.camera.bits else "", found)
+    if bits == scope.camera.bits:
+        yield _hardware("dark exposure", found=found)
+        return
+    advice = f"{found}; 'camera.bits' says {scope.camera.bits}: write bits = {bits}, or correct 'camera.pixel_type'"
+    yield Check("dark exposure", "warn", f"{advice}, unless the camera fills its words only so far", "hardware")
 
 
 def _duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "already_stained_option",
+    "core_log_option",
     "data_option",
     "deadline_option",
     "deadline_time",
@@ -123,6 +124,11 @@ slot_option: Final = click.option(
 )
 place_option: Final = click.option(
     "--place", type=click.IntRange(min=1), metavar="N", help="The slide's place in the scope's loader, from 1."
+)
+core_log_option: Final = click.option(
+    "--core-log",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all that Micro-Manager's core and its drivers do to this file (at most 60 MB), for a driver's author.",
 )
 already_stained_option: Final = click.option(
     "--already-stained", is_flag=True, help="With --protocol two-pass: the slide is stained; do not stain it."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.capture.capture_field import FieldCapture
 from wbcpipe.acquire.capture.empty_fields import EmptyFieldError
+from wbcpipe.acquire.capture.frame_checks import is_changed_exposure
 from wbcpipe.acquire.events import field_events
 from wbcpipe.acquire.slide_relocation.alignment import add_slide_transform
 from wbcpipe.errors import HardwareError, StageLimitError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.capture.field_writer import PendingField
     from wbcpipe.acquire.capture.frame_checks import FrameValidator
     from wbcpipe.acquire.capture.light_dose import DoseLedger
+    from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.focus.manager import FocusManager
     from wbcpipe.acquire.hardware.protocols import Microscope
     from wbcpipe.acquire.hardware.retry import Retries
@@ -43,6 +45,7 @@ class FieldAcquirer:
         retries, focus, dose, validator, sequencing_check: Those of the session.
         empty_detector: Finds bare glass; ``None`` to take empty fields too.
         slide_transform: Position of the slide in a second pass; ``None`` in a first pass.
+        progress: Called with what the operator should know.
     """
 
     request: AcquisitionRequest
@@ -54,8 +57,11 @@ class FieldAcquirer:
     sequencing_check: SequencingCheck
     empty_detector: EmptyFieldDetector | None
     slide_transform: SlideTransform | None = None
+    progress: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
+        #: Modalities whose exposure the camera changes, as told.
+        self._told: set[str] = set()
         self._capture = FieldCapture(self.microscope, self.request.scope, self.empty_detector, self.retries.check_stop)
 
     def take(
@@ -99,9 +105,24 @@ class FieldAcquirer:
         events = field_events(self.request.scope, field, z_um, PASSES[self.request.pass_name])
         self.sequencing_check.consider(self._capture.events_before_empty_check(events))
         info = self._capture.take(events, pending.buffer, next_position_um, pending.complete_frame)
+        self._tell_changed_exposures(events, info)
         first = field_path(self.request.sample.raw_path("brightfield"), field.index)
         self.validator.validate(info.modalities, pending.buffer, lambda: read_field(first)[0][0])
         return info
+
+    def _tell_changed_exposures(self, events: tuple[CaptureEvent, ...], info: FieldInfo) -> None:
+        """Tell once for each modality that the camera made another exposure of the one it was asked for."""
+        for event, frame in zip(events, info.frames, strict=True):
+            if event.modality in self._told or not is_changed_exposure(event.exposure_ms, frame.exposure_ms):
+                continue
+            self._told.add(event.modality)
+            self.request.sample.log(
+                "exposure_changed", modality=event.modality, asked_ms=event.exposure_ms, exposure_ms=frame.exposure_ms
+            )
+            self.progress(
+                f"warning: the camera exposes {event.modality} for {frame.exposure_ms:g} ms, "
+                f"'modalities.{event.modality}.exposure_ms' is {event.exposure_ms:g}; correct it"
+            )
 
     def _on_slide_um(self, field: PlannedField) -> tuple[float, float]:
         """Return the position (x, y) of a field on the slide, in the coordinates of the first pass."""

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.policies import FrameChecks
 
-__all__ = ["FrameValidator", "is_noise", "subsample"]
+__all__ = ["FrameValidator", "is_changed_exposure", "is_noise", "subsample"]
 
+#: Exposures that differ by no more are equal: cameras have steps of a line's readout.
+_EXPOSURE_STEP_MS: Final = 0.05
+_EXPOSURE_STEP: Final = 0.05
 #: Pixels used along each side of a frame: enough for a percentile, few enough to be fast.
 _SIDE: Final = 96
 #: The expected level is the median of this many fields, and needs at least that many.
@@ -41,6 +44,11 @@ _LEVEL_NOISE: Final = 5.0
 _TAIL_SHARE: Final = 0.0005
 _TAIL_NOISE: Final = 6.0
 _CHANCE: Final = 5.0
+
+
+def is_changed_exposure(asked_ms: float, actual_ms: float) -> bool:
+    """Return whether a camera made another exposure of the one it was asked for, beyond its own steps."""
+    return abs(actual_ms - asked_ms) > max(_EXPOSURE_STEP_MS, _EXPOSURE_STEP * asked_ms)
 
 
 def subsample(frame: NDArray[np.uint16]) -> NDArray[np.uint16]:

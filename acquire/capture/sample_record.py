@@ -199,7 +199,7 @@ def estimate_seconds(scope: Scope, plan: AcquisitionPlan, n_fields: int, *, pass
     """Estimate the time of the first ``n_fields`` of a pass: start, exposures, moves, settling, focusing, rendering."""
     fields = plan.fields()[:n_fields]
     taken = [scope.modalities.named(name) for name in PASSES[pass_name]]
-    frame_s = sum(modality.exposure_ms + modality.settle_ms for modality in taken) / 1000
+    frame_s = sum(modality.exposure_ms + modality.settle_ms + scope.light.settle_ms for modality in taken) / 1000
     height_px, width_px = scope.camera.image_px
     megapixels = height_px * width_px / 1e6
     render_s = _RENDER_S_PER_MEGAPIXEL if scope.virtual else 0.0

@@ -117,6 +117,7 @@ class AcquisitionSession:
             validator,
             SequencingCheck(self.microscope, scope, request.sample.log),
             EmptyFieldDetector(camera.image_pixel_um, camera.saturation) if scope.scan.skip_empty else None,
+            progress=self._observer.progress,
         )
         self._buffers = field_buffers(len(PASSES[request.pass_name]), camera.image_px)
 

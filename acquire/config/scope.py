@@ -217,7 +217,10 @@ class Light(Part):
     """The light, how it is switched within a field, and how it bleaches the stain.
 
     Attributes:
-        shutter_device: Shutter of all light; open only while the camera exposes.
+        shutter_device: Shutter of all light; open only while the camera exposes. A preset may name another with
+            ``Core,Shutter``.
+        settle_ms: Wait after the shutter opened, before the exposure, for a lamp that then needs time; the slide is lit
+            meanwhile, so it counts as light dose. Without a shutter, after the light was switched on.
         dark: For a microscope without a shutter: the preset, or the properties, that leave no light on the slide. It is
             set after each exposure and at every exit; required where no shutter is named.
         sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one hardware sequence;
@@ -227,6 +230,7 @@ class Light(Part):
     """
 
     shutter_device: str = ""
+    settle_ms: Settle = 0.0
     dark: LightSettings | None = None
     sequencing: Literal["auto", "on", "off"] = "auto"
     bleach_ms: Exposure | None = None
@@ -290,6 +294,7 @@ class Scope(Part):
         virtual: The pixels come from the specimen generator, all else from the core.
         expected_cells_per_field: White cells per field; converts ``--cells`` to a number of fields.
         name, path, sha256: Of the file; set by `load_scope`.
+        core_log: File for the log of Micro-Manager's core; set by `with_core_log`.
     """
 
     title: str = ""
@@ -315,6 +320,7 @@ class Scope(Part):
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
     sha256: Annotated[str, Field(exclude=True)] = ""
+    core_log: Annotated[Path | None, Field(exclude=True)] = None
 
     @model_validator(mode="after")
     def _virtual_camera_is_straight(self) -> Self:
@@ -347,6 +353,21 @@ class Scope(Part):
         if sequencing is None:
             return self
         return self.model_copy(update={"light": self.light.model_copy(update={"sequencing": sequencing})})
+
+    def with_core_log(self, path: Path | None) -> Self:
+        """Return the scope with a log of Micro-Manager's core; unchanged for ``None``.
+
+        Raises:
+            ConfigError: The core runs in Micro-Manager, which keeps a log of its own.
+        """
+        if path is None:
+            return self
+        if self.micromanager.backend == "bridge":
+            raise ConfigError(
+                f"scope {self.name!r} uses a running Micro-Manager, which keeps the log of its core in CoreLogs of "
+                "its own folder; leave --core-log out."
+            )
+        return self.model_copy(update={"core_log": path.absolute()})
 
     def slot(self, name: str) -> Slot:
         """Return the slot ``name``.
@@ -405,7 +426,7 @@ def load_scope(name_or_path: str | Path) -> Scope:
         )
     content = path.read_bytes()
     raw = parse_toml(path, content)
-    for key in ("name", "path", "sha256"):
+    for key in ("name", "path", "sha256", "core_log"):
         if key in raw:
             raise ConfigError(f"{path}: key {key!r} is not allowed: it is derived from the file; remove it.")
     try:

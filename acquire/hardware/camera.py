@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from wbcpipe.acquire.hardware.protocols import Exposure
-from wbcpipe.errors import HardwareError
+from wbcpipe.errors import CoreLostError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +34,8 @@ _POLL_S: Final = 0.0001
 _POLLS_PER_CAMERA_CHECK: Final = 20
 #: Sides of a focus region are multiples of so many binned pixels.
 _REGION_UNIT_PX: Final = 8
+#: Binning as cameras write it: 2, 2x2, 2 X 2, 1x1 (2048 x 2048).
+_BINNING: Final = re.compile(r"\s*(\d{1,2})(?:\.0*)?\s*(?:[xX×*]\s*(\d{1,2}))?\s*(?:\(.*\))?\s*")
 
 
 class FrameSource(Protocol):
@@ -120,18 +124,27 @@ class CoreCamera:
         self.region_px = scope.camera.region_px
         self.frame_px = (0, 0)
         self._exposure_ms = (0.0, 0.0)
+        #: Focus windows that the camera does not read.
+        self._refused_px: set[tuple[int, int, int, int]] = set()
 
     def set_up(self) -> None:
         """Set pixel type, binning and region as the scope file says.
 
         Raises:
-            HardwareError: the camera refuses one of them, or has another number of pixels.
+            HardwareError: the camera refuses one of them, has another number of pixels or bits, gives colours, or is
+                several cameras.
         """
         camera = self._scope.camera
+        self._refuse_several()
         if camera.pixel_type:
             self._core.set_property(camera.device, "PixelType", camera.pixel_type)
-        if self._core.has_property(camera.device, "Binning"):
-            self._core.set_property(camera.device, "Binning", str(camera.binning))
+        self._set_binning()
+        self._refuse_colour()
+        if (bits := self.bit_depth()) < camera.bits:
+            raise HardwareError(
+                f"{self._scope.path}: camera {camera.device!r} gives {bits} bits, 'camera.bits' says {camera.bits}; "
+                f"over-exposure would not be seen: write bits = {bits}."
+            )
         full_px = self._set_region(None)
         expected_px = tuple(side // camera.binning for side in camera.sensor_px)
         if full_px != expected_px:
@@ -140,6 +153,48 @@ class CoreCamera:
                 f"{camera.binning}, 'camera.sensor_px' and binning say {expected_px[0]} x {expected_px[1]}."
             )
         self._read_region(camera.region_px)
+
+    def bit_depth(self) -> int:
+        """Return the number of bits of a pixel, as the core says."""
+        return int(self._core.call("get_image_bit_depth"))
+
+    def _refuse_several(self) -> None:
+        channels = int(self._core.call("get_number_of_camera_channels"))
+        if channels > 1:
+            raise HardwareError(
+                f"{self._scope.path}: 'camera.device' {self._scope.camera.device!r} combines {channels} cameras, whose "
+                "frames would be mixed up in a sequence; name the one physical camera."
+            )
+
+    def _set_binning(self) -> None:
+        """Set the allowed value that means the scope file's binning: ``2``, ``2x2``, ``2 x 2``; unless it is set."""
+        device, binning = self._scope.camera.device, self._scope.camera.binning
+        if not self._core.has_property(device, "Binning"):
+            return
+        if _binning(self._core.get_property(device, "Binning")) == binning:
+            return
+        allowed = self._core.allowed_values(device, "Binning")
+        meant = [value for value in allowed if _binning(value) == binning]
+        if allowed and not meant:
+            raise HardwareError(
+                f"{self._scope.path}: the camera {device!r} has no binning of {binning}; it has {', '.join(allowed)}: "
+                "correct 'camera.binning'."
+            )
+        self._core.set_property(device, "Binning", meant[0] if meant else str(binning))
+
+    def _refuse_colour(self) -> None:
+        """Refuse a camera that gives colours, and say how to make it monochrome."""
+        device = self._scope.camera.device
+        components = int(self._core.call("get_number_of_components"))
+        if components == 1:
+            return
+        names = [name for name in ("PixelType", "Pixel Format") if self._core.has_property(device, name)]
+        choices = [f"{name}: {', '.join(self._core.allowed_values(device, name))}" for name in names]
+        raise HardwareError(
+            f"{self._scope.path}: the camera {device!r} is a colour camera ({components} components a pixel): set "
+            "a monochrome pixel type, such as 16bit or Mono12, in 'camera.pixel_type' or in the .cfg"
+            f"{f' ({choices[0]})' if choices else ''}."
+        )
 
     @contextlib.contextmanager
     def focus_region(self, side_px: int) -> Iterator[tuple[int, int]]:
@@ -151,7 +206,16 @@ class CoreCamera:
         inner_width, inner_height = (max(min(side_px, side) // unit, 1) * unit for side in (width, height))
         left = (x + (width - inner_width) // 2) // unit * unit
         top = (y + (height - inner_height) // 2) // unit * unit
-        self._read_region((left, top, inner_width, inner_height))
+        window_px = (left, top, inner_width, inner_height)
+        try:
+            if window_px not in self._refused_px:
+                self._read_region(window_px)
+        except (CoreLostError, DeviceTimeoutError):
+            raise
+        except HardwareError:
+            # Its driver takes other steps, or no such region: the whole field serves as well, only slower.
+            self._refused_px.add(window_px)
+            self._read_region(before)
         try:
             yield self.frame_px[::-1] if camera.quarter_turned else self.frame_px
         finally:
@@ -163,7 +227,8 @@ class CoreCamera:
         """See `protocols.Camera.expose`."""
         actual_ms = self.set_exposure(exposure_ms)
         if self.illumination.current == "fluorescence":
-            self.illumination.on_fluorescence(actual_ms)  # first: what fails from here on has lit the slide
+            # First: what fails from here on has lit the slide, which it also does while the light settles.
+            self.illumination.on_fluorescence(actual_ms + self.illumination.settle_ms)
         with self.illumination.lit():
             self.snap(self._scope.reliability.camera_timeout_s + exposure_ms / 1000)
             observed = self.frames.observe()
@@ -305,10 +370,12 @@ class CoreCamera:
         is_full = region_px == (0, 0, *camera.sensor_px)
         x, y, width, height = (number // camera.binning for number in region_px)
         got = self._set_region(None if is_full else (x, y, width, height))
-        if got != (width, height):
+        got_x, got_y = (x, y) if is_full else (int(number) for number in self._core.call("get_roi")[:2])
+        if (got_x, got_y, *got) != (x, y, width, height):
+            key = "'camera.roi_px'" if region_px == camera.region_px else "the focus window ('focus.window_px')"
             raise HardwareError(
-                f"the camera reads {got[0]} x {got[1]} pixels, 'camera.roi_px' asks for {width} x {height}; give a "
-                "region whose sides its driver takes (often multiples of 8)."
+                f"the camera reads {got[0]} x {got[1]} pixels from ({got_x}, {got_y}), {key} asks for {width} x "
+                f"{height} from ({x}, {y}); give a region whose sides its driver takes (often multiples of 8)."
             )
         self.region_px = region_px
         self.frame_px = (height, width)
@@ -347,12 +414,25 @@ def oriented(pixels: NDArray[np.unsignedinteger], camera: Camera) -> NDArray[np.
     return pixels[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]
 
 
+def _binning(value: str) -> int | None:
+    """Return the binning that a value of a camera means, ``None`` if it means none or differs between the sides."""
+    match = _BINNING.fullmatch(value)
+    if match is None or (match[2] is not None and int(match[2]) != int(match[1])):
+        return None
+    return int(match[1])
+
+
 def _frame(raw: Any, shape: tuple[int, int]) -> NDArray[np.unsignedinteger]:
     """Return the camera's answer as an unsigned frame (y, x)."""
     pixels = np.asarray(raw)
     if pixels.ndim == 1 and pixels.size == shape[0] * shape[1]:
         pixels = pixels.reshape(shape)  # the bridge gives rows one after another: (Y * X,) -> (Y, X)
-    if pixels.shape != shape or pixels.dtype.itemsize > 2:
+    if pixels.ndim == 3 or pixels.dtype.itemsize > 2 or pixels.size in (3 * math.prod(shape), 4 * math.prod(shape)):
+        raise HardwareError(
+            f"the camera gave a colour frame ({pixels.dtype} of {pixels.shape}); set a monochrome pixel type in "
+            "'camera.pixel_type' or in the .cfg."
+        )
+    if pixels.shape != shape:
         raise HardwareError(
             f"the camera gave {pixels.dtype} of {pixels.shape}, a monochrome frame of {shape} was expected; check "
             "'camera.pixel_type', 'camera.binning' and 'camera.roi_px'."

@@ -7,16 +7,28 @@ every wait.
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from wbcpipe.acquire.config.cfg_reader import read_config
+from wbcpipe.acquire.config.stage_moves import config_for_core
 from wbcpipe.acquire.hardware.call_timeout import DeadlineCaller
 from wbcpipe.acquire.hardware.camera import stop_sequence
-from wbcpipe.acquire.hardware.device_adapters import adapter_folder, check_interface
+from wbcpipe.acquire.hardware.core_log import log_hint, start_core_log
+from wbcpipe.acquire.hardware.device_adapters import (
+    adapter_folder,
+    check_interface,
+    find_libraries_in,
+    load_advice,
+    path_for_core,
+)
 from wbcpipe.acquire.hardware.illumination import CoreShutter
 from wbcpipe.acquire.hardware.java_bridge import BridgedCore
 from wbcpipe.acquire.hardware.microscope_lock import microscope_lock
-from wbcpipe.errors import ConfigError, CoreLostError, DeviceTimeoutError, HardwareError
+from wbcpipe.errors import CoreLostError, DeviceTimeoutError, HardwareError, WbcpipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -72,8 +84,7 @@ class CoreLink:
         _open.append(self)
         try:
             if take_over:  # while the camera runs, no role can be given to a device
-                if self.shutter.device:
-                    self.call("set_shutter_device", self.shutter.device)
+                self.shutter.select()
                 self.shutter.darken()
                 stop_sequence(self, scope.reliability.camera_timeout_s)
             self._assign_roles()
@@ -86,12 +97,13 @@ class CoreLink:
         if self._core is None:
             raise HardwareError("the microscope is closed.")
         try:
-            return getattr(self._core, name)(*arguments)
+            answer = getattr(self._core, name)(*arguments)
         except HardwareError:
             raise  # the bridge's own: a deadline, or Micro-Manager gone
         except Exception as error:
             shown = ", ".join(repr(argument) for argument in arguments)
-            raise HardwareError(f"{name}({shown}) failed: {_text(error)}.") from error
+            raise HardwareError(f"{name}({shown}) failed: {_text(error)}.{self._log_hint}") from error
+        return _readable(answer) if type(answer) is str else answer
 
     def call_with_deadline(
         self, call: Callable[[], None], timeout_s: float, doing: str, *, focusing: bool = False
@@ -105,7 +117,8 @@ class CoreLink:
         for device in devices:
             while self.call("device_busy", device):
                 if time.monotonic() >= deadline:
-                    raise DeviceTimeoutError(f"{doing}: {device!r} is still busy after {timeout_s:g} s.")
+                    hint = self._log_hint
+                    raise DeviceTimeoutError(f"{doing}: {device!r} is still busy after {timeout_s:g} s.{hint}")
                 time.sleep(_POLL_S)
 
     def reload(self) -> None:
@@ -139,7 +152,7 @@ class CoreLink:
         return _strings(self.call("get_device_property_names", device))
 
     def allowed_values(self, device: str, name: str) -> list[str]:
-        """Return the values that a property takes; empty where it takes any."""
+        """See `protocols.Core.allowed_values`."""
         return _strings(self.call("get_allowed_property_values", device, name))
 
     def limits(self, device: str, name: str) -> tuple[float, float] | None:
@@ -189,27 +202,48 @@ class CoreLink:
                 _free(core)
             self._lock.close()
 
+    @property
+    def _log_hint(self) -> str:
+        return log_hint(self._scope.core_log)
+
     def _load(self) -> Any:
         interface = check_interface(self._scope)
-        if not self._scope.config_path.is_file():
-            raise ConfigError(f"{self._scope.config_path}: no such file; correct 'micromanager.config'.")
+        read_config(self._scope.config_path)  # before a core is there: a file that is missing needs none
         import pycromanager
 
         folder = adapter_folder(self._scope)
+        find_libraries_in(folder)
+        pycromanager.start_headless(path_for_core(folder), python_backend=True, buffer_size_mb=_buffer_mb(self._scope))
+        core = pycromanager.Core()
         try:
-            pycromanager.start_headless(
-                str(folder),
-                config_file=str(self._scope.config_path),
-                python_backend=True,
-                buffer_size_mb=_buffer_mb(self._scope),
-            )
-            return pycromanager.Core()
-        except Exception as error:
+            if self._scope.core_log is not None:
+                start_core_log(core, self._scope.core_log)
+            self._load_config(core)
+        except BaseException as error:
+            pycromanager.stop_headless()
+            _free(core)
+            if not isinstance(error, Exception) or isinstance(error, WbcpipeError):
+                raise
+            advice = load_advice(_text(error), folder, interface)
             raise HardwareError(
-                f"{self._scope.config_path}: Micro-Manager could not load it from {folder}: {_text(error)}. Check "
-                f"power and cables; this core speaks device interface {interface}, a Micro-Manager of another one "
-                "needs the pymmcore with that fourth version number. `wbcpipe doctor` checks each device."
+                f"{self._scope.config_path}: Micro-Manager could not load it from {folder}: {_text(error)}. "
+                f"{advice}{self._log_hint}"
             ) from error
+        return core
+
+    def _load_config(self, core: Any) -> None:
+        """Let the core of this process load the .cfg file, without the lines that would move a stage."""
+        content = config_for_core(self._scope, read_config(self._scope.config_path))
+        if content is None:
+            core.load_system_configuration(path_for_core(self._scope.config_path))
+            return
+        handle, name = tempfile.mkstemp(prefix="wbcpipe-", suffix=".cfg")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            core.load_system_configuration(path_for_core(Path(name)))
+        finally:
+            Path(name).unlink(missing_ok=True)
 
     def _reach(self, *, take_over: bool) -> Any:
         port = self._scope.micromanager.port
@@ -240,7 +274,12 @@ class CoreLink:
     def _load_devices(self) -> None:
         if self._headless:
             self.call("unload_all_devices")
-            self.call("load_system_configuration", str(self._scope.config_path))
+            try:
+                self._load_config(self._core)
+            except (RuntimeError, OSError) as error:
+                raise HardwareError(
+                    f"{self._scope.config_path}: Micro-Manager could not load it again: {_text(error)}.{self._log_hint}"
+                ) from error
         self._assign_roles()
 
     def _assign_roles(self) -> None:
@@ -251,8 +290,7 @@ class CoreLink:
         self.call("set_focus_device", self._scope.stage.z_device)
         self._auto_shutter = bool(self.call("get_auto_shutter"))
         self.call("set_auto_shutter", False)
-        if self.shutter.device:
-            self.call("set_shutter_device", self.shutter.device)
+        self.shutter.select()
         with contextlib.suppress(HardwareError):  # a shutter that cannot be read is closed all the same
             self.shutter_was_open |= self.shutter.is_lit()
         self.shutter.darken()
@@ -293,9 +331,16 @@ def _buffer_mb(scope: Scope) -> int:
 
 def _strings(values: Iterable[Any]) -> list[str]:
     """Return a core's names, which are a tuple in this process and a list over the bridge."""
-    return [str(value) for value in values]
+    return [_readable(str(value)) for value in values]
+
+
+def _readable(text: str) -> str:
+    """Return a device's text as it can be printed and written: one that is not UTF-8 is that of a Western Windows."""
+    if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
 
 
 def _text(error: BaseException) -> str:
     """Return the driver's message on one line, without a closing stop."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return " ".join(_readable(str(error)).split()).rstrip(".") or type(error).__name__

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.config.cfg_reader import read_config, same_value
+from wbcpipe.acquire.config.light_lint import shutters_of
 from wbcpipe.acquire.config.micromanager_cfg import light_settings
 from wbcpipe.samples.fields import MODALITIES
 
@@ -29,18 +30,33 @@ class CoreShutter:
         core: calls the device.
 
     Attributes:
-        device: label of the shutter; empty where the microscope has none.
+        device: label of the shutter that is opened; empty where the microscope has none.
+        devices: all shutters that some modality uses, each once; that of the scope file first.
     """
 
     def __init__(self, scope: Scope, core: Core) -> None:
         self._core = core
-        self.device = scope.light.shutter_device
+        self._own = self.device = scope.light.shutter_device
         config = read_config(scope.config_path)
         self._dark = () if scope.light.dark is None else light_settings(scope, config, scope.light.dark)
         self._lights = [light_settings(scope, config, modality) for _, modality in scope.modalities.items()]
+        #: Modality to its shutter.
+        self._shutters = {key.removeprefix("modalities."): name for key, name in shutters_of(scope, config).items()}
+        self.devices = tuple(dict.fromkeys((self._own, *self._shutters.values()))) if self._own else ()
+
+    def of(self, modality: str) -> str:
+        """Return the shutter of a modality; empty where there is none."""
+        return self._shutters[modality] if self._own else ""
+
+    def select(self, modality: str = "") -> None:
+        """Make the shutter of a modality, by default that of the scope file, the one that is opened."""
+        device = self.of(modality) if modality else self._own
+        if device and (device != self.device or not modality):
+            self._core.call("set_shutter_device", device)
+        self.device = device
 
     def set_open(self, *, is_open: bool) -> None:
-        """Open or close the shutter."""
+        """Open or close the shutter that is selected."""
         self._core.call("set_shutter_open", is_open)
 
     def is_open(self) -> bool:
@@ -48,16 +64,21 @@ class CoreShutter:
         return bool(self._core.call("get_shutter_open"))
 
     def darken(self) -> None:
-        """Keep light off the slide: close the shutter and, without one, set the light that counts as dark."""
+        """Keep light off the slide: close each shutter and, without one, set the light that counts as dark."""
         if self.device:
-            self.set_open(is_open=False)
+            with contextlib.ExitStack() as stack:  # each is closed, whatever another answers
+                for device in self.devices:
+                    if device != self.device:
+                        stack.callback(self._core.call, "set_shutter_open", device, False)
+                stack.callback(self.set_open, is_open=False)
         for device, name, value in self._dark:
             self._core.set_property(device, name, value)
 
     def is_lit(self) -> bool:
         """Return whether there is light on the slide; without a shutter, whether it is that of a modality."""
         if self.device:
-            return self.is_open()
+            others = (device for device in self.devices if device != self.device)
+            return self.is_open() or any(bool(self._core.call("get_shutter_open", device)) for device in others)
         return any(
             all(same_value(self._core.get_property(device, name), value) for device, name, value in settings)
             for settings in self._lights
@@ -81,7 +102,13 @@ class CoreIllumination:
         self._scope, self._core, self._shutter, self._sequences = scope, core, shutter, sequences
         self._timeout_s = scope.reliability.switch_timeout_s
         config = read_config(scope.config_path)
-        self.settings = {name: light_settings(scope, config, modality) for name, modality in scope.modalities.items()}
+        # The shutter is no light: it is selected beside the settings.
+        self.settings = {
+            name: tuple(
+                setting for setting in light_settings(scope, config, modality) if setting[:2] != ("Core", "Shutter")
+            )
+            for name, modality in scope.modalities.items()
+        }
         self.on_fluorescence: Callable[[float], None] = lambda _: None
         self.current = ""
 
@@ -132,6 +159,7 @@ class CoreIllumination:
                 self._core.wait_for((self._shutter.device,), self._timeout_s, "opening the shutter")
             elif self.current:
                 self._set(self.current)
+            self._settle()
             yield
         finally:
             self.darken()
@@ -143,7 +171,11 @@ class CoreIllumination:
         Without a shutter there is light from here on, and none on any way out.
         """
         try:
-            (self.switch_light if self._shutter.device else self._set)(first)
+            if self._shutter.device:
+                self.switch_light(first)
+            else:
+                self._set(first)
+                self._settle()
             yield
         finally:
             self.current = ""
@@ -154,8 +186,23 @@ class CoreIllumination:
         """Let light pass during a hardware sequence; without a shutter `stepping` has set the light."""
         return self.lit() if self._shutter.device else contextlib.nullcontext()
 
+    @property
+    def settle_ms(self) -> float:
+        """How long a light needs after it was let pass; it falls on the slide meanwhile."""
+        return self._scope.light.settle_ms
+
+    def shutter_of(self, modality: str) -> str:
+        """Return the shutter of a modality; empty where there is none."""
+        return self._shutter.of(modality)
+
+    def _settle(self) -> None:
+        if self.settle_ms:
+            time.sleep(self.settle_ms / 1000)
+
     def _set(self, modality: str) -> None:
         settings = self.settings[modality]
+        if self._shutter.device:
+            self._shutter.select(modality)
         for device, name, value in settings:
             self._core.set_property(device, name, value)
         devices = tuple(dict.fromkeys(device for device, _, _ in settings if device != "Core"))

@@ -274,6 +274,10 @@ class Core(Protocol):
         """Return whether a device has a property."""
         ...
 
+    def allowed_values(self, device: str, name: str) -> list[str]:
+        """Return the values that a property takes; empty where it takes any."""
+        ...
+
     def set_property(self, device: str, name: str, value: str) -> None:
         """Set a device property.
 

@@ -73,6 +73,8 @@ class CoreSequencing:
         if len(offsets_um := {modality.z_offset_um for modality in modalities.values()}) > 1:
             shown = ", ".join(f"{offset_um:g}" for offset_um in sorted(offsets_um))
             found.append(f"the modalities' 'z_offset_um' differ ({shown})")
+        if len(shutters := {self._illumination.shutter_of(light) for light in modalities}) > 1:
+            found.append(f"the modalities' shutters differ ({', '.join(sorted(shutters))})")
         for light, modality in modalities.items():
             if modality.settle_ms:
                 found.append(f"'modalities.{light}.settle_ms' is {modality.settle_ms:g} and a sequence does not wait")
@@ -119,7 +121,8 @@ class CoreSequencing:
         actual_ms = self._load(events)
         camera.set_exposure(events[0].exposure_ms)
         if lit_ms := sum(ms for event, ms in zip(events, actual_ms, strict=True) if event.modality == "fluorescence"):
-            self._illumination.on_fluorescence(lit_ms)
+            waits_lit = events[0].modality == "fluorescence"
+            self._illumination.on_fluorescence(lit_ms + (self._illumination.settle_ms if waits_lit else 0.0))
         try:
             with self._running(events[0].modality):
                 with self._illumination.lit_sequence():

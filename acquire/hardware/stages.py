@@ -5,17 +5,56 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from wbcpipe.errors import HardwareError, StageLimitError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Core
 
 __all__ = ["CoreFocusDrive", "CoreXYStage"]
 
 _LOCK_POLL_S: Final = 0.02
+#: How often the position of a stage that is still on its way is asked for.
+_ARRIVAL_POLL_S: Final = 0.005
+
+_Position = TypeVar("_Position", float, tuple[float, float])
+
+
+class Arrival(NamedTuple):
+    """When a stage counts as arrived, and how long it may take."""
+
+    tolerance_um: float
+    timeout_s: float
+
+
+def _arrival(position: Callable[[], _Position], off_um: Callable[[_Position], float], limits: Arrival) -> _Position:
+    """Return the position once it is within its tolerance, or where it is at the deadline.
+
+    Many stages say that they are not busy before they have arrived. Where the first answer is within the tolerance, no
+    time is lost.
+    """
+    deadline_s = time.monotonic() + limits.timeout_s
+    while off_um(here := position()) > limits.tolerance_um and time.monotonic() < deadline_s:
+        time.sleep(_ARRIVAL_POLL_S)
+    return here
+
+
+def _finite(value: object, axis: str, device: str) -> float:
+    """Return a position in um.
+
+    Raises:
+        HardwareError: the device gives none.
+    """
+    position_um = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(position_um):
+        raise HardwareError(
+            f"{device!r} gives {position_um} as its {axis} position: its controller has lost it; home or restart it."
+        )
+    return position_um
 
 
 class CoreXYStage:
@@ -27,8 +66,14 @@ class CoreXYStage:
         self._target_um: tuple[float, float] | None = None
 
     def xy_um(self) -> tuple[float, float]:
-        """Return the stage's own position (x, y)."""
-        return float(self._core.call("get_x_position")), float(self._core.call("get_y_position"))
+        """Return the stage's own position (x, y).
+
+        Raises:
+            HardwareError: it does not know its position.
+        """
+        device = self._scope.stage.xy_device
+        x_um, y_um = (_finite(self._core.call(f"get_{axis}_position"), axis.upper(), device) for axis in "xy")
+        return x_um, y_um
 
     def start_move_xy(self, x_um: float, y_um: float) -> None:
         """See `protocols.XYStage.start_move_xy`."""
@@ -59,10 +104,12 @@ class CoreXYStage:
         self.start_move_xy(x_um, y_um)
         target_um, self._target_um = self._target_um, None
         assert target_um is not None
-        self._core.wait_for((stage.xy_device,), self._scope.reliability.move_timeout_s, "moving the stage")
+        limits = Arrival(stage.tolerance_um, self._scope.reliability.move_timeout_s)
+        self._core.wait_for((stage.xy_device,), limits.timeout_s, "moving the stage")
+        here_um = _arrival(self.xy_um, lambda at_um: math.dist(at_um, target_um), limits)
         if stage.settle_ms:
             time.sleep(stage.settle_ms / 1000)
-        here_um = self.xy_um()
+            here_um = self.xy_um()
         error_um = math.dist(here_um, target_um)
         if error_um > stage.tolerance_um:
             raise HardwareError(
@@ -85,8 +132,12 @@ class CoreFocusDrive:
         self._last_good_um = 0.0
 
     def z_um(self) -> float:
-        """Return the drive's position."""
-        return float(self._core.call("get_position"))
+        """Return the drive's position.
+
+        Raises:
+            HardwareError: it does not know its position.
+        """
+        return _finite(self._core.call("get_position"), "Z", self._scope.stage.z_device)
 
     def move_z(self, z_um: float) -> float:
         """See `protocols.Focus.move_z`."""
@@ -97,7 +148,8 @@ class CoreFocusDrive:
             )
         self._start(z_um)
         self._wait("moving the focus")
-        here_um = self.z_um()
+        limits = Arrival(stage.tolerance_um, self._scope.reliability.move_timeout_s)
+        here_um = _arrival(self.z_um, lambda at_um: abs(at_um - z_um), limits)
         if abs(here_um - z_um) > stage.tolerance_um:
             raise HardwareError(
                 f"the focus drive is at {here_um:g} um, its target was {z_um:g} um; 'stage.tolerance_um' allows "

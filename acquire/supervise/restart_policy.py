@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wbcpipe.acquire.hardware.core_log import log_hint
 from wbcpipe.errors import DeviceCrashError, DeviceTimeoutError, HardwareError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def describe_death(lost: ChildLostError, exit_text: str, scope: Scope, stall_s: 
         DeviceCrashError(
             f"scope {scope.name!r}: the process that drives it died ({exit_text}): a device driver crashed. The fields "
             "taken are kept; run the same command again, and if it happens again run `wbcpipe doctor`."
+            f"{log_hint(scope.core_log) or ' --core-log FILE writes down what the driver did.'}"
         ),
     )
 

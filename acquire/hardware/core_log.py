@@ -1,0 +1,40 @@
+"""The core's own log on demand: what a driver did, for the one who wrote it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from wbcpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["log_hint", "start_core_log"]
+
+#: The log is begun anew at this size, and as many older parts are kept: some 60 MB in all.
+_MAX_BYTES: Final = 20_000_000
+_OLDER_PARTS: Final = 2
+
+
+def start_core_log(core: Any, path: Path) -> None:
+    """Let a core of this process write all that it does to a file, of bounded size.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the core's log cannot be written there ({error.strerror}); give another file."
+        ) from error
+    core.set_primary_log_file_rotation(_MAX_BYTES, _OLDER_PARTS)
+    core.set_primary_log_file(str(path))
+    core.enable_debug_log(True)
+
+
+def log_hint(path: Path | None) -> str:
+    """Return where the log of a failure stands, as a sentence after a blank; empty where none is written."""
+    return f" The core's log: {path}." if path is not None else ""
