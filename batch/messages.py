@@ -50,8 +50,8 @@ class MicroscopeReleased:
 
     Attributes:
         complete: the scan needs no more; not so after an error.
-        first_field_s, last_field_s: of `time.monotonic`: when the first and the last field were on disk; ``None``
-            if none was taken.
+        first_field_s, last_field_s: of `time.monotonic`: when the first field was started and the last one was on
+            disk; ``None`` if none was taken.
         figures: seconds by phase so far, and counts.
     """
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from wbcpipe.acquire.supervise.messages import TAKING_FIELDS
 from wbcpipe.batch.messages import PhaseReport
 from wbcpipe.batch.records import phase_figure
 from wbcpipe.pipeline import WRITING_REPORT
@@ -28,8 +30,11 @@ _LINES: Final[tuple[tuple[str, Phase], ...]] = (
     ("checking the focus", "focusing"),
     ("finding the slide", "focusing"),
     ("the slide was moved", "focusing"),
+    ("loading slide", "loading the slide"),
+    ("unloading slide", "loading the slide"),
     ("staining ", "staining"),
     ("incubating ", "staining"),
+    (TAKING_FIELDS, "scanning"),
 )
 #: How names of tasks begin.
 _TASKS: Final[tuple[tuple[str, Phase], ...]] = (
@@ -84,9 +89,13 @@ class SampleProgress:
             self._counts["cells"] = done
             self._change(PhaseReport(self._report.phase, self._report.done, self._report.total, done, text))
             return
-        phase = next((phase for start, phase in _TASKS if task.startswith(start)), self._report.phase)
+        phase = next((phase for start, phase in _TASKS if task.startswith(start)), None)
+        if phase is None:  # of a part of the phase
+            self._change(replace(self._report, text=text or task))
+            return
         if phase == "scanning":
-            self._note_field(done)
+            self.last_field_s = time.monotonic()
+            self._counts["fields"] = done
         self._change(PhaseReport(phase, done, total, self._report.cells, text or task))
 
     def start_phase(self, text: str) -> None:
@@ -98,6 +107,8 @@ class SampleProgress:
         """See `ProgressReporter.say`; the line is also printed, into the log of the sample."""
         print(text, flush=True)
         phase = next((phase for start, phase in _LINES if text.startswith(start)), self._report.phase)
+        if text == TAKING_FIELDS and self.first_field_s is None:
+            self.first_field_s = time.monotonic()
         done, total = (self._report.done, self._report.total) if phase == self._report.phase else (0, 0)
         self._change(PhaseReport(phase, done, total, self._report.cells, text), at_once=True)
 
@@ -106,13 +117,6 @@ class SampleProgress:
         loads = self._report.phase == "loading the slide"
         self.enter("loading the slide" if loads else "staining", message)
         self._ask(message)
-
-    def _note_field(self, done: int) -> None:
-        now_s = time.monotonic()
-        if self.first_field_s is None:
-            self.first_field_s = now_s
-        self.last_field_s = now_s
-        self._counts["fields"] = done
 
     def _change(self, report: PhaseReport, *, at_once: bool = False) -> None:
         now_s, before = time.monotonic(), self._report

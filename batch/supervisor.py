@@ -354,12 +354,11 @@ class Supervisor:
         self._state.journal("processing_started", run.sample, attempt=run.attempt)
 
     def _idle_s(self, released: MicroscopeReleased) -> float | None:
-        """Return how long the microscope did nothing between two slides: neither focusing, nor loading, nor a field."""
+        """Return the time between the fields of two slides in which the microscope neither focused nor loaded one."""
         if self._last_field_s is None or released.first_field_s is None:
             return None
         figures = released.figures
-        field_s = figures.get("scanning_s", 0.0) / max(figures.get("fields", 1.0), 1.0)
-        worked_s = figures.get("focusing_s", 0.0) + figures.get("loading_the_slide_s", 0.0) + field_s
+        worked_s = figures.get("focusing_s", 0.0) + figures.get("loading_the_slide_s", 0.0)
         return max(released.first_field_s - self._last_field_s - worked_s, 0.0)
 
     def _finished(self, run: SampleRun, figures: Mapping[str, float]) -> None:
@@ -401,7 +400,8 @@ class Supervisor:
     def _remove(self, run: SampleRun) -> None:
         self._runs.pop(run.sample, None)
         self._reporter.remove(run.sample)
-        self._state.refresh(run.sample)
+        if not self._state.status[run.sample].done:
+            self._state.refresh(run.sample)
 
     # What the operator's commands need; see `OperatorCommands`.
 

@@ -291,3 +291,43 @@ def test_a_full_disk_is_one_clear_error(scope: Path, tmp_path: Path) -> None:
     assert done.returncode == 13, done.stderr
     assert_one_line(done)
     assert left == []
+
+
+def test_a_batch_killed_and_repeated_ends_in_the_results_of_single_runs(
+    whole: Path, scope: Path, tmp_path: Path
+) -> None:
+    worklist = tmp_path / "night.csv"
+    worklist.write_text(f"sample;slot;fields\ndemo;A;{FIELDS}\nother;B;2\n", encoding="utf-8")
+    data = tmp_path / "data"
+    words = [sys.executable, "-m", "wbcpipe", "batch", "run", str(worklist), "--scope", str(scope), "--no-check"]
+    words += ["--data", str(data)]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=ROOT.parent) as run:
+        deadline = time.monotonic() + 200
+        while len(list(data.glob("demo/raw/single/field_*"))) < 5 and run.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        run.kill()
+    done = call([*words, "--json"])
+    assert done.returncode == 0, done.stderr
+    assert [(row["sample"], row["state"]) for row in json.loads(done.stdout)["rows"]] == [
+        ("demo", "finished"),
+        ("other", "finished"),
+    ]
+    assert load_comparison().differences(whole / "demo", data / "demo") == []
+    night = data / "batches" / "night"
+    journal = [json.loads(line) for line in (night / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["event"] for entry in journal if entry.get("sample") == "demo"] == [
+        "scan_started",
+        "interrupted",
+        "scan_started",
+        "scan_finished",
+        "processing_started",
+        "finished",
+    ]
+    (idle,) = [entry["figures"]["idle_s"] for entry in journal if "idle_s" in entry.get("figures", {})]
+    assert idle < 60
+    assert (night / "morning.html").stat().st_size > 1000
+    before = stamps(data / "demo")
+    again = call(words)
+    assert again.returncode == 0, again.stderr
+    assert stamps(data / "demo") == before

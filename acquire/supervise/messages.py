@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 __all__ = [
+    "TAKING_FIELDS",
     "DeadlinePassed",
     "FieldEmpty",
     "FieldMissing",
@@ -15,6 +17,9 @@ __all__ = [
     "RequestDone",
     "WorkerEvent",
 ]
+
+#: Text of the `Progress` before the first field that a process takes: the microscope is open and focused.
+TAKING_FIELDS: Final = "taking fields"
 
 
 @dataclass(frozen=True)

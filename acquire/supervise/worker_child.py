@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from wbcpipe.acquire.capture.session_observer import SessionObserver
 from wbcpipe.acquire.hardware.safe_dark import close_shutter_after_this_process
 from wbcpipe.acquire.supervise.messages import (
+    TAKING_FIELDS,
     DeadlinePassed,
     FieldEmpty,
     FieldMissing,
@@ -80,6 +81,7 @@ class EventReporter(SessionObserver):
     def __init__(self, parent: ParentLink) -> None:
         self._parent = parent
         self._resumed: list[tuple[int, float | None]] = []
+        self._began = False
 
     def resume(self, known: Mapping[int, float | None]) -> None:
         """Add fields that need not be taken: on disk already or, with their foreground area, known as empty."""
@@ -96,7 +98,10 @@ class EventReporter(SessionObserver):
         self._parent.send(Progress(text))
 
     def started(self, index: int) -> None:
-        """Report that a field starts."""
+        """Report that a field starts, and before the first one that the preparations are over."""
+        if not self._began:
+            self._began = True
+            self.progress(TAKING_FIELDS)
         self._parent.send(FieldStarted(index))
 
     def taken(self, index: int) -> None:
