@@ -109,6 +109,10 @@ class BatchFolder:
         self.create()
         record.write(self.path / "batch.json")
 
+    def mark_started(self) -> None:
+        """Make this the batch that was started last; see `list_batches`."""
+        (self.path / "batch.json").touch()
+
     # The journal.
 
     def append(self, entry: JournalEntry) -> None:

@@ -161,6 +161,7 @@ class Supervisor:
     def _begin(self, left: Sequence[ProcessStatus]) -> None:
         """Resume from the journal and the disk."""
         self._logs.mkdir(exist_ok=True)
+        self._folder.mark_started()
         refuse_old_stops(self._folder)
         self._state.journal("batch_resumed" if self._state.was_started else "batch_started")
         for sample in {process.sample for process in left}.intersection(self._state.status):
