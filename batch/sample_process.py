@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -54,7 +54,10 @@ SamplePart = Literal["slide", "brightfield", "stain"]
 #: Wakes the main thread when the supervisor closes the pipe. It is no stop signal, which this process ignores. Windows
 #: has no such signal: there Python itself simulates SIGTERM, which ends no call that waits; the supervisor then ends
 #: the process after its grace time, and the acquisition process, which loses its parent, closes the shutter.
-_WAKE: Final[signal.Signals] = signal.SIGTERM if sys.platform == "win32" else signal.SIGUSR1
+if sys.platform == "win32":
+    _WAKE = signal.SIGTERM
+else:
+    _WAKE = signal.SIGUSR1
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,6 @@ _LINES: Final[tuple[tuple[str, Phase], ...]] = (
     ("checking the focus", "focusing"),
     ("finding the slide", "focusing"),
     ("the slide was moved", "focusing"),
-    ("loading slide", "loading the slide"),
-    ("unloading slide", "loading the slide"),
     ("staining ", "staining"),
     ("incubating ", "staining"),
     (TAKING_FIELDS, "scanning"),

@@ -109,8 +109,9 @@ class ClockWatch:
 
 
 def _read_clocks() -> tuple[float, float, float]:
-    awake_s = time.monotonic()
-    real_s = time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else awake_s
+    awake_s = real_s = time.monotonic()
+    if sys.platform == "linux":
+        real_s = time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.time(), awake_s, real_s
 
 

@@ -21,6 +21,7 @@ def test_each_line_and_task_of_a_run_belongs_to_a_phase() -> None:
     link, asked = Link(), list[str]()
     progress = SampleProgress(link, asked.append)
     progress.enter("opening")
+    progress.say("loading slide 4 by prompt")
     progress.confirm("put slide 4 onto the stage")
     progress.say("opening demo")
     progress.say("finding the focus at 9 points")
