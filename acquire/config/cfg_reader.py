@@ -146,15 +146,16 @@ def read_config(path: Path) -> HardwareConfig:
         ConfigError: The file does not exist, or is not text.
     """
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise ConfigError(f"{path}: no such Micro-Manager configuration; correct 'micromanager.config'.") from error
+        if not path.is_file():  # nor a device without an end
+            raise ConfigError(f"{path}: no such Micro-Manager configuration; correct 'micromanager.config'.")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); correct 'micromanager.config'.") from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(f"{path}: saved as UTF-16 (Notepad: 'Unicode'), unknown to the core; save it as UTF-8.")
     if len(content) > _MAX_BYTES:
-        raise ConfigError(f"{path}: {len(content)} bytes are too many for a .cfg file (at most {_MAX_BYTES}).")
+        raise ConfigError(f"{path}: too large for a .cfg file (at most {_MAX_BYTES} bytes).")
     return _Reader(path, content).config
 
 

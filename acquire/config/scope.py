@@ -34,7 +34,7 @@ from wbcpipe.acquire.config.ranges import (
     Wavelength,
 )
 from wbcpipe.acquire.config.slide_policies import Label, Loader
-from wbcpipe.acquire.config.toml_text import parse_toml
+from wbcpipe.acquire.config.toml_text import MAX_BYTES, parse_toml
 from wbcpipe.acquire.config.virtual_condition import VirtualCondition
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 from wbcpipe.samples.fields import MODALITIES
@@ -424,7 +424,8 @@ def load_scope(name_or_path: str | Path) -> Scope:
             f"no scope {text!r}; known scopes: {', '.join(list_scopes())}. Give one of these or the path of a .toml "
             "file, or put your file into the folder that WBCPIPE_SCOPES names."
         )
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
     raw = parse_toml(path, content)
     for key in ("name", "path", "sha256", "core_log"):
         if key in raw:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["parse_toml"]
+__all__ = ["MAX_BYTES", "parse_toml"]
 
-#: A scope file has some ten thousand bytes.
-_MAX_BYTES: Final = 4_000_000
+#: Bytes of the largest scope file; yours has some ten thousand.
+MAX_BYTES: Final = 4_000_000
 _DECIMAL_COMMA: Final = re.compile(r"=\s*[-+]?\d+,\d+\s*(#.*)?$")
 _PATH_ADVICE: Final = "write a path with / or in single quotes: folder = 'C:\\Program Files\\Micro-Manager-2.0'"
 
@@ -26,8 +26,8 @@ def parse_toml(path: Path, content: bytes) -> dict[str, object]:
     Raises:
         ConfigError: It is not valid TOML in UTF-8; the text says where, and what to write.
     """
-    if len(content) > _MAX_BYTES:
-        raise ConfigError(f"{path}: {len(content)} bytes are too many for a scope file (at most {_MAX_BYTES}).")
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path}: too large for a scope file (at most {MAX_BYTES} bytes).")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(f"{path}: saved as UTF-16 (Notepad: 'Unicode'); save it as UTF-8.")
     try:

@@ -201,7 +201,7 @@ def test_labels_and_start_up_are_looked_at(tmp_path: Path, old: bytes, new: byte
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(CFG.decode().encode("utf-16"), "saved as UTF-16"), (b"#" * 5_000_000, "too many for a .cfg file")],
+    [(CFG.decode().encode("utf-16"), "saved as UTF-16"), (b"#" * 5_000_000, "too large for a .cfg file")],
     ids=["UTF-16", "large"],
 )
 def test_what_is_no_cfg_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
@@ -243,3 +243,10 @@ def test_a_pixel_size_that_differs_is_a_warning(tmp_path: Path, lines: str, word
     warnings = configuration_warnings(scope, config)
     assert len(warnings) == (words is not None)
     assert all(words in text for text in warnings if words)
+
+
+def test_a_device_without_an_end_is_no_cfg(tmp_path: Path) -> None:
+    scope = _scope(tmp_path, CFG)
+    endless = scope.micromanager.model_copy(update={"config": "/dev/zero"})
+    with pytest.raises(ConfigError, match="no such Micro-Manager configuration"):
+        read_config(scope.model_copy(update={"micromanager": endless}).config_path)

@@ -45,7 +45,7 @@ def test_a_file_of_any_editor_is_read(tmp_path: Path, prefix: bytes, ending: str
         (DEMO.encode("utf-16"), "saved as UTF-16"),
         (b"x = " + b"[" * 5000, "nested too deep"),
         (b"x = " + b"9" * 5000, "not TOML: Exceeds the limit"),
-        (b"#" * 5_000_000, "5000000 bytes are too many"),
+        (b"#" * 5_000_000, "too large for a scope file"),
     ],
     ids=range(12),
 )
