@@ -30,7 +30,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-import zarr
 
 from wbcpipe.classify import stage
 from wbcpipe.classify.inference import openvino_engine
@@ -45,7 +44,9 @@ from wbcpipe.classify.networks import build_network
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
 from wbcpipe.samples.cell_store import CELLS_PER_CHUNK, HALF, CellBlock, CellStore
+from wbcpipe.samples.complete_store import METADATA, group_metadata
 from wbcpipe.samples.sample import Sample
+from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +187,7 @@ def whole_stage(bundle: Bundle, engine: Engine, sample: Sample, repeats: int) ->
     with patch.object(stage, "select_engine", lambda *_, **__: engine):
         for _ in range(repeats):
             bare_s.append(bare(engine, batches) * len(store) / (size * len(batches)))
-            zarr.open_group(str(sample.cells_path), mode="r+").attrs.pop("classified", None)
+            CellStore(sample.cells_path).discard_predictions()
             stage_s.append(seconds_of(lambda: stage.classify_sample(sample, bundle)))
     room = classifier.image_buffer()
     steps = {
@@ -226,6 +227,14 @@ def core_ms(step: Callable[[int], object], count: int, size: int) -> float:
     return 1e3 * best / (size * count)
 
 
+def without_half(path: Path) -> None:
+    """Remove the crops of half the side from a store."""
+    attributes = CellStore(path).attributes
+    arrays = {name: digest for name, digest in attributes.arrays.items() if name != HALF}
+    write_json(path / METADATA, group_metadata(attributes.model_copy(update={"arrays": arrays})))
+    shutil.rmtree(path / HALF)
+
+
 def stages(name: str, count: int, repeats: int) -> list[dict[str, Any]]:
     """The stage at the bundle's side, at that side from whole crops, and at 224 px."""
     bundle = load_bundle(name)
@@ -234,7 +243,7 @@ def stages(name: str, count: int, repeats: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         sample = synthetic_sample(Path(folder), count)
         rows = [whole_stage(bundle, usual, sample, repeats), whole_stage(wide, large, sample, repeats)]
-        shutil.rmtree(sample.cells_path / HALF)
+        without_half(sample.cells_path)
         return [*rows, whole_stage(bundle, usual, sample, repeats)]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from pydantic import Field, JsonValue
 
+from wbcpipe.errors import SampleStateError
 from wbcpipe.samples.cell_columns import QcFlag
-from wbcpipe.samples.records import Positive, Record, SampleKind
+from wbcpipe.samples.records import Positive, Record, SampleKind, json_digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["CellAttributes", "FieldFigures"]
 
@@ -27,7 +31,9 @@ class CellAttributes(Record):
         qc_flags: value of each bit of the ``qc_flags`` column.
         field_quality: figures of the fields.
         provenance: software, inputs and options.
+        arrays: name of each array to the SHA-256 of its metadata; written by the store.
         classified: how the cells were classified, see `Classification`; ``None`` until they are.
+        sha256: of all of the above; written by the store.
     """
 
     remedy: ClassVar[str] = "segment or import the sample again"
@@ -40,4 +46,24 @@ class CellAttributes(Record):
     qc_flags: dict[str, int] = Field(default_factory=lambda: {str(flag.name): flag.value for flag in QcFlag})
     field_quality: FieldFigures = Field(default_factory=dict)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
+    arrays: dict[str, str] = Field(default_factory=dict)
     classified: dict[str, JsonValue] | None = None
+    sha256: str = ""
+
+    def with_digest(self) -> CellAttributes:
+        """Return the attributes with the digest that `check_digest` compares."""
+        return self.model_copy(update={"sha256": self._digest()})
+
+    def check_digest(self, path: Path) -> None:
+        """Check that the attributes are those that were written.
+
+        Raises:
+            SampleStateError: they are not; the text names ``path``.
+        """
+        if self.sha256 != self._digest():
+            raise SampleStateError(
+                f"{path}: changed since it was written (key 'sha256' is not that of the attributes); {self.remedy}."
+            )
+
+    def _digest(self) -> str:
+        return json_digest(self.model_dump(mode="json", exclude={"sha256"}))

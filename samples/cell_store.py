@@ -1,13 +1,13 @@
 """``cells.zarr``: the cells of one sample, their crops, measurements, labels and predicted classes.
 
-The store is plain Zarr v3. Crops lie in chunks of 32 cells, each with a checksum; one writer writes each chunk once.
-The store is written aside and renamed into place; only the columns that classify owns are written later.
+The store is plain Zarr v3. Crops lie in chunks of 32 cells; one writer writes each chunk once. The store is written
+aside and renamed into place; only the columns that classify owns are written later. Every chunk has a checksum, a
+missing chunk is an error, and the group's attributes hold the digest of each array's metadata and of themselves.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -24,19 +24,31 @@ from wbcpipe.imaging.arrays import bin_2x2
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import COLUMNS
 from wbcpipe.samples.classification_record import Classification
-from wbcpipe.system.files import sync_directory, sync_tree
+from wbcpipe.samples.complete_store import (
+    CHUNK_KEYS,
+    METADATA,
+    CompleteStore,
+    array_digest,
+    check_array,
+    check_chunks,
+    group_metadata,
+    read_group,
+)
+from wbcpipe.system.files import sync_directory, sync_tree, write_json
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from zarr.abc.codec import BytesBytesCodec
 
-__all__ = ["CELLS_PER_CHUNK", "HALF", "CellBlock", "CellStore"]
+__all__ = ["CELLS_PER_CHUNK", "HALF", "PREDICTIONS", "CellBlock", "CellStore"]
 
 CELLS_PER_CHUNK: Final = 32
+PREDICTIONS: Final = ("probability", "confidence", "disagreement", "predicted_class")
+"""The columns that classify writes."""
 HALF: Final = "images_half"
 """The array of crops binned 2 x 2, for networks of that side; crops of an odd side have none."""
 #: Unpacking takes six times as long as reading: worth it for half of the bytes, as 8-bit images save, not for a
@@ -81,12 +93,10 @@ class CellStore:
     """
 
     def __init__(self, path: Path) -> None:
-        if not (path / "zarr.json").is_file():
+        if not path.is_dir():
             raise SampleStateError(f"{path}: no cells there; run `wbcpipe segment` or `wbcpipe import cells` first.")
         self.path = path
-        self._group = zarr.open_group(str(path), mode="r")
-        self._opened: dict[str, zarr.Array[Any]] = {}
-        self.attributes = CellAttributes.parse(self._group.attrs.asdict(), path)
+        self._load()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -98,20 +108,36 @@ class CellStore:
         """The size of a crop's pixel on the specimen, in micrometres."""
         return self.attributes.pixel_um
 
+    def _load(self) -> None:
+        """Read the attributes; arrays are opened when they are needed."""
+        self.attributes = CellAttributes.parse(read_group(self.path), self.path / METADATA)
+        self.attributes.check_digest(self.path / METADATA)
+        self._opened: dict[str, zarr.Array[Any]] = {}
+
     def __len__(self) -> int:
-        return int(self._crops("images").shape[0])
+        return int(self._array("images").shape[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all arrays."""
+        return tuple(sorted(self.attributes.arrays))
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group.get(name)
-        if not isinstance(array, zarr.Array):
-            raise SampleStateError(f"{self.path}: there is no array {name!r}; segment the sample again.")
-        return array
+        """Open an array, once, whose metadata are those that were written."""
+        if name not in self._opened:
+            if name not in self.attributes.arrays:
+                raise SampleStateError(f"{self.path}: there is no array {name!r}; segment the sample again.")
+            check_array(self.path / name, self.attributes.arrays[name])
+            self._opened[name] = zarr.open_array(
+                CompleteStore(self.path / name, read_only=True), mode="r", zarr_format=3
+            )
+        return self._opened[name]
 
     @functools.cached_property
     def sides_px(self) -> tuple[int, ...]:
         """Sides of the stored crops in pixels, the full one first."""
-        names = ("images", HALF) if HALF in self._group else ("images",)
-        return tuple(int(self._crops(name).shape[-1]) for name in names)
+        names = ("images", HALF) if HALF in self.attributes.arrays else ("images",)
+        return tuple(int(self._array(name).shape[-1]) for name in names)
 
     def images(
         self,
@@ -138,7 +164,7 @@ class CellStore:
     def images_at(self, rows: Sequence[int]) -> NDArray[np.uint16]:
         """Read the crops of some rows, in their order and each chunk once, as (n, M, side, side) uint16."""
         wanted = np.asarray(rows, np.intp)
-        found = np.empty((len(wanted), *self._crops("images").shape[1:]), np.uint16)
+        found = np.empty((len(wanted), *self._array("images").shape[1:]), np.uint16)
         for chunk in np.unique(wanted // CELLS_PER_CHUNK):
             here = wanted // CELLS_PER_CHUNK == chunk
             first = int(chunk) * CELLS_PER_CHUNK
@@ -149,28 +175,24 @@ class CellStore:
         """Read masks ``start`` to ``stop`` as (n, side, side) uint8; raises as `images`."""
         return self._read("masks", start, stop)
 
-    def _crops(self, name: str) -> zarr.Array[Any]:
-        """Open an array that is written once."""
-        if name not in self._opened:
-            self._opened[name] = self._array(name)
-        return self._opened[name]
-
     def _read(self, name: str, start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        array = self._crops(name)
+        array = self._array(name)
         start, stop, _ = slice(start, stop).indices(array.shape[0])
         found = np.empty((max(0, stop - start), *array.shape[1:]), array.dtype) if out is None else out
-        rows = array.chunks[0]
-        for chunk in range(start // rows, -(-stop // rows) if stop > start else 0):
-            first, last = max(start, chunk * rows), min(stop, (chunk + 1) * rows)
-            file = self.path / name / array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
-            part = NDBuffer.from_numpy_array(found[first - start : last - start])
-            try:
-                if not file.is_file():  # zarr would give zeros
-                    raise FileNotFoundError("the file is missing")
-                array.get_basic_selection((slice(first, last),), out=part)
-            except (OSError, RuntimeError, ValueError) as error:  # of the disk, of a codec, of zarr
-                raise SampleStateError(f"{file}: damaged ({error}); segment or import the sample again.") from error
+        if len(found):
+            self._select(array, name, slice(start, stop), found)
         return found
+
+    def _select(self, array: zarr.Array[Any], name: str, rows: slice, out: NDArray[Any]) -> None:
+        """Read rows into ``out``; an error names the first damaged chunk."""
+        try:
+            array.get_basic_selection((rows,), out=NDBuffer.from_numpy_array(out))
+        except (OSError, RuntimeError, ValueError) as error:  # of the disk, of a codec, of zarr
+            check_chunks(array, self.path / name, rows, self._remedy(name))
+            raise SampleStateError(f"{self.path / name}: cannot be read ({error}); {self._remedy(name)}.") from error
+
+    def _remedy(self, name: str) -> str:
+        return "run `wbcpipe classify` again" if name in PREDICTIONS else "segment or import the sample again"
 
     def blocks(self, cells: int = CELLS_PER_CHUNK) -> Iterator[tuple[int, NDArray[np.uint16]]]:
         """Walk through the crops in order: (index of the first, (n, M, side, side) uint16)."""
@@ -178,8 +200,29 @@ class CellStore:
             yield start, self.images(start, start + cells)
 
     def column(self, name: str) -> NDArray[Any]:
-        """Read one column of the cell table."""
-        return np.asarray(self._array(name)[...])
+        """Read one column of the cell table.
+
+        Raises:
+            SampleStateError: there is no such column, or it is damaged or missing.
+        """
+        array = self._array(name)
+        found: NDArray[Any] = np.empty(array.shape, array.dtype)
+        if len(found):
+            self._select(array, name, slice(0, len(found)), found)
+        return found
+
+    def check(self, name: str, progress: Callable[[int], None] = lambda _chunks: None) -> None:
+        """Read every chunk of an array and discard it.
+
+        Args:
+            name: of the array.
+            progress: called with the number of chunks read so far.
+
+        Raises:
+            SampleStateError: the array is damaged; the text names the file.
+        """
+        array = self._array(name)
+        check_chunks(array, self.path / name, slice(0, array.shape[0]), self._remedy(name), progress)
 
     def labels(self) -> list[str]:
         """Read the true class of each cell, empty where unknown."""
@@ -230,24 +273,28 @@ class CellStore:
             disagreement: (N,) float32, Jensen-Shannon divergence of the heads, in [0, 1].
             classification: the model and its options.
         """
-        group = zarr.open_group(str(self.path), mode="r+")
-        if "classified" in group.attrs:
-            del group.attrs["classified"]
-            self._sync_attributes()
+        self.discard_predictions()
+        kept = self.attributes.arrays
+        group = zarr.open_group(str(self.path), mode="r+", zarr_format=3)
         for name, values in (("probability", probability), ("confidence", confidence), ("disagreement", disagreement)):
             _create_column(group, name, np.ascontiguousarray(values, dtype=np.float32), overwrite=True)
         _create_column(group, "predicted_class", _strings(predicted_class), overwrite=True)
-        for name in ("probability", "confidence", "disagreement", "predicted_class"):
+        for name in PREDICTIONS:
             sync_tree(self.path / name)
-        group.attrs["classified"] = classification.model_dump(mode="json", exclude_none=True)
-        self._sync_attributes()
-        self._group = zarr.open_group(str(self.path), mode="r")
-        self.attributes = CellAttributes.parse(self._group.attrs.asdict(), self.path)
+        arrays = kept | {name: array_digest(self.path / name) for name in PREDICTIONS}
+        classified = classification.model_dump(mode="json", exclude_none=True)
+        self._write_attributes(self.attributes.model_copy(update={"classified": classified, "arrays": arrays}))
 
-    def _sync_attributes(self) -> None:
-        with (self.path / "zarr.json").open("rb+") as handle:
-            os.fsync(handle.fileno())
-        sync_directory(self.path)
+    def discard_predictions(self) -> None:
+        """Mark the cells as not classified."""
+        kept = {name: digest for name, digest in self.attributes.arrays.items() if name not in PREDICTIONS}
+        if len(kept) < len(self.attributes.arrays) or self.is_classified():
+            self._write_attributes(self.attributes.model_copy(update={"classified": None, "arrays": kept}))
+
+    def _write_attributes(self, attributes: CellAttributes) -> None:
+        """Replace the attributes, flushed to the disk."""
+        write_json(self.path / METADATA, group_metadata(attributes))
+        self._load()
 
     @classmethod
     def create(cls, path: Path, blocks: Iterable[CellBlock], attributes: CellAttributes) -> CellStore:
@@ -275,7 +322,9 @@ class CellStore:
         if not writer.finish():
             shutil.rmtree(aside)
             raise NoCellsError(f"{path.parent}: no cell to store; check focus, exposure and stain in `raw/`.")
-        group.attrs.update(attributes.model_dump(mode="json", exclude={"classified"}))
+        arrays = {name: array_digest(aside / name) for name in sorted(group.array_keys())}
+        written = attributes.model_copy(update={"arrays": arrays, "classified": None})
+        write_json(aside / METADATA, group_metadata(written))
         sync_tree(aside)
         if path.exists():
             path.rename(old)
@@ -371,6 +420,7 @@ class _ChunkWriter:
             dtype=cells.dtype.newbyteorder("<"),
             chunks=(CELLS_PER_CHUNK, *cells.shape[1:]),
             compressors=(*packing, Crc32cCodec()),
+            chunk_key_encoding=CHUNK_KEYS,
             config={"write_empty_chunks": True},  # so that a missing file is a damage, not a chunk of zeros
         )
 
@@ -386,5 +436,14 @@ def _strings(values: list[str]) -> NDArray[Any]:
 
 def _create_column(group: zarr.Group, name: str, values: NDArray[Any], *, overwrite: bool = False) -> None:
     chunks = (max(len(values), 1), *values.shape[1:])
-    array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks, overwrite=overwrite)
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=chunks,
+        compressors=(Crc32cCodec(),),
+        chunk_key_encoding=CHUNK_KEYS,
+        config={"write_empty_chunks": True},
+        overwrite=overwrite,
+    )
     array[...] = values

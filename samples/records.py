@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "DIGEST",
     "STRICT",
     "CalibrationReference",
     "DriftCheck",
@@ -43,6 +45,7 @@ __all__ = [
     "SpecimenRecord",
     "StainingRecord",
     "TransformMatch",
+    "json_digest",
     "read_json_lines",
 ]
 
@@ -52,6 +55,8 @@ ImportKind = Literal["stained-rgb", "stack"]
 Protocol = Literal["one-pass", "two-pass"]
 #: For small parts of a record that are built by position.
 STRICT = ConfigDict(extra="forbid")
+#: Key of a JSON file with the digest of everything else in it; a file written by hand may leave it out.
+DIGEST: Final = "sha256"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -60,6 +65,12 @@ class Part(BaseModel):
     """A table within a record: frozen, unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def json_digest(content: object) -> str:
+    """Return the SHA-256 of what JSON holds, whatever its layout; numbers that are equal are alike."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Record(Part):
@@ -79,12 +90,19 @@ class Record(Part):
         """Read a record.
 
         Raises:
-            SampleStateError: the file is absent, is not JSON, or does not hold what the model allows.
+            SampleStateError: the file is absent, is not JSON, does not hold what the model allows, or was changed
+                since it was written.
         """
-        content = read_json(path)
+        content = read_json(path, remedy=cls.remedy)
         if not isinstance(content, dict) or "format_version" not in content:
             raise SampleStateError(f"{path}: key 'format_version' is missing (allowed: 1); {cls.remedy}.")
-        return cls.parse(content, path)
+        written = content.pop(DIGEST, None)
+        record = cls.parse(content, path)
+        if written is not None and written != json_digest(content):
+            raise SampleStateError(
+                f"{path}: changed since it was written (key {DIGEST!r} is not that of the content); {cls.remedy}."
+            )
+        return record
 
     @classmethod
     def parse(cls, content: object, path: Path) -> Self:
@@ -106,15 +124,16 @@ class Record(Part):
         Raises:
             SampleStateError: as for `read`.
         """
-        return cls.read(path) if path.is_file() else None
+        return cls.read(path) if path.exists() else None
 
     def write(self, path: Path) -> None:
-        """Write the record as JSON, atomically.
+        """Write the record as JSON, atomically, with the digest by which `read` notices a change.
 
         Raises:
             DiskFullError: no space left; an earlier file stays.
         """
-        write_json(path, self.content())
+        content = self.content()
+        write_json(path, {**content, DIGEST: json_digest(content)})
 
     def content(self) -> dict[str, Any]:
         """Return the record as JSON holds it."""

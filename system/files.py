@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import sys
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 from wbcpipe.errors import DiskFullError, SampleStateError
 
@@ -22,13 +23,18 @@ __all__ = [
     "append_line",
     "begin_flush",
     "disk_errors",
+    "file_errors",
+    "parse_json",
     "read_json",
+    "read_text",
     "sync_directory",
     "sync_tree",
     "write_atomic",
     "write_json",
 ]
 
+#: Levels of lists and tables in a JSON file; pydantic refuses more than 255.
+_MAX_DEPTH: Final = 64
 _EVENT: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
@@ -93,7 +99,7 @@ def write_atomic(path: Path) -> Iterator[IO[bytes]]:
     aside = path.with_name(f".{path.name}.partial")
     try:
         with disk_errors(path):
-            with aside.open("wb") as handle:
+            with aside.open("w+b") as handle:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -110,18 +116,93 @@ def write_json(path: Path, content: Any) -> None:
         handle.write((json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of the sample.
+@contextlib.contextmanager
+def file_errors(path: Path, remedy: str) -> Iterator[None]:
+    """Turn whatever keeps ``path`` from being read or appended to into one clear error.
+
+    Args:
+        path: of the file.
+        remedy: what the user can do, as the end of a sentence.
 
     Raises:
-        SampleStateError: the file is absent or is not JSON.
+        SampleStateError: it is missing, a folder, without permission, or on a disk that fails.
+        DiskFullError: no space left.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with disk_errors(path):
+            yield
+    except DiskFullError:
+        raise
     except FileNotFoundError as error:
-        raise SampleStateError(f"{path}: not there; the stage that writes it has not run.") from error
+        raise SampleStateError(f"{path}: the file is missing; {remedy}.") from error
+    except OSError as error:
+        # Windows refuses to open a folder as a file with "permission denied".
+        reason = "a folder has this name" if path.is_dir() else error.strerror or str(error)
+        raise SampleStateError(f"{path}: cannot be used ({reason}); {remedy}.") from error
+
+
+def read_text(path: Path, remedy: str) -> str:
+    """Read a file of UTF-8 text.
+
+    Raises:
+        SampleStateError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        with file_errors(path, remedy):
+            return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SampleStateError(f"{path}: damaged (byte {error.start} is not UTF-8); {remedy}.") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON strictly: finite numbers, text that can be written again, at most `_MAX_DEPTH` levels.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError(f"nested more than {_MAX_DEPTH} levels deep") from error
+    level, depth = [content], 0
+    while level:
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
+        tables = [value for value in level if isinstance(value, (dict, list))]
+        level = [inner for value in tables for inner in (value.values() if isinstance(value, dict) else value)]
+        depth += 1
+    if "\\u" in text:
+        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def read_json(path: Path, *, remedy: str = "move it away and run again") -> Any:
+    """Read a JSON file of the sample.
+
+    Args:
+        path: of the file.
+        remedy: what the user can do about a file that cannot be read, as the end of a sentence.
+
+    Raises:
+        SampleStateError: the file is absent, cannot be read, or is not JSON.
+    """
+    if not path.exists():
+        raise SampleStateError(f"{path}: not there; the stage that writes it has not run.")
+    try:
+        return parse_json(read_text(path, remedy))
     except ValueError as error:
-        raise SampleStateError(f"{path}: not readable as JSON ({error}); move it away and run again.") from error
+        raise SampleStateError(f"{path}: not readable as JSON ({error}); {remedy}.") from error
 
 
 def append_event(path: Path, event: str, **details: Any) -> None:
@@ -140,7 +221,7 @@ def append_event(path: Path, event: str, **details: Any) -> None:
         raise ValueError(f"event {event!r}; names of events are in snake_case, as 'field_missing'.")
     content = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
     line = f"{json.dumps(content)}\n".encode()
-    with disk_errors(path), path.open("ab", buffering=0) as handle:
+    with file_errors(path, "move it away; a new one is begun"), path.open("ab", buffering=0) as handle:
         before, written = handle.seek(0, os.SEEK_END), 0
         try:
             while written < len(line):

@@ -61,9 +61,9 @@ def probabilities(
     read_px = side_px if side_px in store.sides_px else store.sides_px[0]
     channels, total = len(store.modalities), len(store)
     all_planes = list(planes) == list(range(channels))
-    # Complete chunks: reading a part of one costs as much. So many that every stream has a batch during the next read.
+    # Complete chunks: reading a part of one costs as much. Every stream has one during the next read.
     step = CELLS_PER_CHUNK * -(-batch_size // CELLS_PER_CHUNK)
-    shape, ahead = (step, channels, read_px, read_px), -(-streams * batch_size // step)
+    shape, ahead = (step, channels, read_px, read_px), streams
     raw = [np.empty(shape, np.uint16) for _ in range(1 + ahead)]
     buffers: queue.SimpleQueue[NDArray[np.float32] | None] = queue.SimpleQueue()
     for _ in range(streams):
@@ -83,8 +83,10 @@ def probabilities(
                 yield _wait_for(*pending.popleft())
             stop = min(start + step, total)
             crops = store.images(start, stop, side_px=read_px, out=raw[number % len(raw)][: stop - start])
-            batches = (crops[first : first + batch_size] for first in range(0, len(crops), batch_size))
-            pending.append((stop, [pool.submit(classify, batch) for batch in batches]))
+            # Fewer tasks cost less; towards the end they are small, so that all streams end together.
+            size = step if total - stop >= streams * step else batch_size
+            tasks = (crops[first : first + size] for first in range(0, len(crops), size))
+            pending.append((stop, [pool.submit(classify, task) for task in tasks]))
         while pending:
             yield _wait_for(*pending.popleft())
 
