@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from wbcpipe.samples.records import Count, Part, Record, SampleKind, SpecimenRecord
+from wbcpipe.samples.records import DIGEST, Count, Part, Record, SampleKind, SpecimenRecord
 from wbcpipe.samples.scan_outcome import ScanEntry
 
 __all__ = [
@@ -363,5 +363,10 @@ class DifferentialRecord(Record):
 def differential_schema() -> dict[str, JsonValue]:
     """Return the JSON Schema (draft 2020-12) of ``differential.json``."""
     schema = DifferentialRecord.model_json_schema(mode="serialization")
+    schema["properties"][DIGEST] = {
+        "description": "SHA-256 of everything else as compact JSON with sorted keys; of the file alone.",
+        "pattern": "^[0-9a-f]{64}$",
+        "type": "string",
+    }
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:wbcpipe:differential:1"}
     return {**head, **schema}

@@ -1,16 +1,24 @@
-"""One OME-TIFF per field and pass, written atomically, with positions, exposures, light and pixel size."""
+"""One OME-TIFF per field and pass, written atomically, with positions, exposures, light and pixel size.
+
+Two checksums cover each byte of a file: one its pixels, computed while they are written, one everything else. Both are
+in the file's own annotation, beside the field's index.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
+import struct
 import xml.etree.ElementTree as ElementTree
-from dataclasses import astuple, dataclass, replace
+import zlib
+from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
+import google_crc32c
 import numpy as np
 import tifffile
 from pydantic import TypeAdapter
@@ -33,9 +41,12 @@ __all__ = [
     "FrameInfo",
     "Pass",
     "complete_fields",
+    "field_digest",
     "field_path",
     "fields_on_disk",
+    "passes_digest",
     "passes_on_disk",
+    "pixels_part",
     "read_field",
     "read_info",
     "read_passes",
@@ -54,6 +65,11 @@ PASSES: Final[Mapping[Pass, tuple[str, ...]]] = MappingProxyType(
 _FIELD_NAME: Final = re.compile(r"field_(\d{5,})\.ome\.tif")
 #: Reserves space for the description, which is written last.
 _PLACEHOLDER: Final = " " * 4096
+#: The checksum of everything but the pixels is computed with zeros in its own place.
+_UNKNOWN: Final = b"0" * 8
+_CHECKSUM: Final = re.compile(rb'K="(pixels|rest)_crc32c">([0-9a-f]{8})<')
+#: The description lies in the first bytes of a file.
+_HEAD_BYTES: Final = 1 << 15
 _SAMPLE_KIND: Final[TypeAdapter[SampleKind]] = TypeAdapter(SampleKind)
 _OME: Final = {"ome": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
 
@@ -110,6 +126,7 @@ class FieldInfo:
         faded: estimated fraction of the dye bleached there by earlier exposures; ``None`` where unknown.
         slide_transform: of the fluorescence frame, if it was taken in a pass of its own; else ``None``.
         acquired: start of the first exposure, UTC in ISO 8601; empty where unknown.
+        digest: checksums of the file that was read; empty where there is none yet.
     """
 
     index: int
@@ -124,6 +141,7 @@ class FieldInfo:
     faded: float | None = None
     slide_transform: FieldTransform | None = None
     acquired: str = ""
+    digest: str = field(default="", compare=False)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -182,26 +200,85 @@ def write_planes(
     Raises:
         DiskFullError: no space left; no file stays.
     """
+    checksum = [0]
+
+    def checked() -> Iterator[NDArray[np.uint16]]:
+        for plane in planes:
+            checksum[0] = google_crc32c.extend(checksum[0], _bytes_of(plane))
+            yield plane
+
     with write_atomic(path) as handle:
         opened(handle)
         with tifffile.TiffWriter(handle, byteorder="<") as tiff:
-            tiff.write(
-                planes,
+            start, _ = tiff.write(
+                checked(),
                 shape=shape,
                 dtype=np.uint16,
                 photometric="minisblack",
                 contiguous=True,
                 metadata=None,
                 description=_PLACEHOLDER,
+                returnoffset=True,
             )
             # Values read back from the devices are known last, so the description is written afterwards.
             xml, (channels, rows, columns) = tifffile.OmeXml(), shape
-            xml.addimage(np.uint16, shape, (channels, 1, 1, rows, columns, 1), **_metadata(describe()))
+            metadata = _metadata(describe(), checksum[0])
+            xml.addimage(np.uint16, shape, (channels, 1, 1, rows, columns, 1), **metadata)
             content = xml.tostring(declaration=True).encode()
             tiff.overwrite_description(content)  # type: ignore[arg-type] # UTF-8, so bytes
+        _write_rest_checksum(handle, start, start + 2 * math.prod(shape))
 
 
-def _metadata(info: FieldInfo) -> dict[str, Any]:
+def _bytes_of(plane: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(plane, "<u2").reshape(-1).view(np.uint8)
+
+
+def _read_rest(handle: IO[bytes], start: int, stop: int) -> bytes:
+    """Read a file without its pixels, which are the bytes ``start`` to ``stop``."""
+    handle.seek(0)
+    head = handle.read(start)
+    handle.seek(stop)
+    return head + handle.read()
+
+
+def _rest_checksum(rest: bytes) -> tuple[str, re.Match[bytes] | None]:
+    """Return the checksum of the bytes around the pixels as it must be, and the one that they hold."""
+    found = next((match for match in _CHECKSUM.finditer(rest) if match[1] == b"rest"), None)
+    if found is not None:
+        rest = rest[: found.start(2)] + _UNKNOWN + rest[found.end(2) :]
+    return f"{google_crc32c.value(rest):08x}", found
+
+
+def _write_rest_checksum(handle: IO[bytes], start: int, stop: int) -> None:
+    handle.flush()
+    checksum, place = _rest_checksum(_read_rest(handle, start, stop))
+    assert place is not None
+    at = place.start(2)
+    handle.seek(at if at < start else at - start + stop)  # a long description is at the end of the file
+    handle.write(checksum.encode())
+    handle.seek(0, 2)
+
+
+def field_digest(path: Path) -> str:
+    """Return the checksums that a field's file states, without checking them; empty where there are none."""
+    try:
+        with path.open("rb") as handle:
+            found = dict(match.groups() for match in _CHECKSUM.finditer(handle.read(_HEAD_BYTES)))
+    except OSError:
+        return ""
+    return _digest(found) if len(found) == 2 else ""
+
+
+def pixels_part(digest: str) -> str:
+    """Return that part of a field's digest that does not change when the same frames are taken at another time."""
+    return "".join(digest[start : start + 8] for start in range(0, len(digest), 16))
+
+
+def _digest(checksums: Mapping[bytes, bytes]) -> str:
+    return (checksums[b"pixels"] + checksums[b"rest"]).decode()
+
+
+def _metadata(info: FieldInfo, pixels_checksum: int) -> dict[str, Any]:
     frames = info.frames
     return {
         "axes": "CYX",
@@ -227,6 +304,8 @@ def _metadata(info: FieldInfo) -> dict[str, Any]:
         "MapAnnotation": {
             "Namespace": "wbcpipe.field",
             "field": str(info.index),
+            "pixels_crc32c": f"{pixels_checksum:08x}",
+            "rest_crc32c": _UNKNOWN.decode(),
             "kind": info.kind,
             "saturation": str(info.saturation),
             "source": info.source,
@@ -290,17 +369,63 @@ def _read(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint16]]:
                     f"{path}: truncated: {len(tiff.pages)} of {len(info.frames)} frames in {path.stat().st_size} "
                     f"bytes, more than {end} were expected; the field must be taken again."
                 )
+            start = page.dataoffsets[0]
+            info = replace(info, digest=_check_rest(path, start, start + 2 * len(info.frames) * math.prod(page.shape)))
             if pixels:
                 images = tiff.series[0].asarray().reshape(len(info.frames), *page.shape)  # (C, Y, X)
     except FrameFileError:
         raise
     except FileNotFoundError as error:
         raise FrameFileError(f"{path}: no such file.") from error
-    except (tifffile.TiffFileError, ElementTree.ParseError, ValueError, KeyError, IndexError, TypeError) as error:
+    except OSError as error:
+        raise FrameFileError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except _DAMAGES as error:
         raise FrameFileError(f"{path}: damaged ({error}); the field must be taken again.") from error
-    if pixels and images.dtype != np.uint16:
-        raise FrameFileError(f"{path}: pixels are {images.dtype}, uint16 was expected.")
+    _check_identity(path, info)
+    if pixels:
+        _check_pixels(path, images, info)
     return info, images
+
+
+def _check_identity(path: Path, info: FieldInfo) -> None:
+    name = _FIELD_NAME.fullmatch(path.name)
+    if name and int(name[1]) != info.index:
+        raise FrameFileError(f"{path}: holds field {info.index}, as a copy under another name does; remove it.")
+
+
+def _check_pixels(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> None:
+    if images.dtype != np.uint16:
+        raise FrameFileError(f"{path}: pixels are {images.dtype}, uint16 was expected.")
+    if f"{google_crc32c.value(_bytes_of(images)):08x}" != info.digest[:8]:
+        raise FrameFileError(f"{path}: the pixels are damaged (checksum); the field must be taken again.")
+
+
+def _check_rest(path: Path, start: int, stop: int) -> str:
+    """Check everything but the pixels; return both checksums that the file states."""
+    with path.open("rb") as handle:
+        rest = _read_rest(handle, start, stop)
+    checksum, found = _rest_checksum(rest)
+    stated = dict(match.groups() for match in _CHECKSUM.finditer(rest))
+    if len(stated) != 2 or found is None or found[2] != checksum.encode():
+        raise FrameFileError(f"{path}: the description is damaged (checksum); the field must be taken again.")
+    return _digest(stated)
+
+
+#: What tifffile, its dependencies and the parser of XML raise for damaged files.
+_DAMAGES: Final = (
+    tifffile.TiffFileError,
+    ElementTree.ParseError,
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 @contextlib.contextmanager
@@ -383,6 +508,12 @@ def read_passes_info(raw: Path, index: int) -> FieldInfo:
     return _merge_passes([read_info(field_path(raw / name, index)) for name in passes_on_disk(raw)], raw)
 
 
+def passes_digest(raw: Path, index: int) -> str:
+    """Return the checksums that the files of a field state, see `field_digest`; ``raw`` as for `passes_on_disk`."""
+    found = [field_digest(field_path(raw / name, index)) for name in passes_on_disk(raw)]
+    return "".join(found) if all(found) else ""
+
+
 def read_passes(raw: Path, index: int) -> tuple[NDArray[np.uint16], FieldInfo]:
     """Read a field with the frames of all its passes: (C, Y, X) uint16 and its description.
 
@@ -408,7 +539,15 @@ def _merge_passes(infos: Sequence[FieldInfo], raw: Path) -> FieldInfo:
             "must be taken on the same scope."
         )
     frames = tuple(frame for info in infos for frame in _since(first, info))
-    return replace(first, frames=frames, slide_transform=last.slide_transform, dose_ms=last.dose_ms, faded=last.faded)
+    digest = "".join(info.digest for info in infos)
+    return replace(
+        first,
+        frames=frames,
+        digest=digest,
+        slide_transform=last.slide_transform,
+        dose_ms=last.dose_ms,
+        faded=last.faded,
+    )
 
 
 def _since(first: FieldInfo, info: FieldInfo) -> tuple[FrameInfo, ...]:

@@ -7,7 +7,7 @@ import io
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.system.files import write_atomic
+from wbcpipe.system.files import read_text, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TruthRow", "read_truth", "write_truth"]
 
+_REMEDY: Final = "move it away; `wbcpipe acquire` writes it anew"
 _COLUMNS: Final = ("x_um", "y_um", "field", "class", "kind")
 
 
@@ -58,16 +59,18 @@ def read_truth(path: Path) -> list[TruthRow]:
     """Read ``truth.csv``.
 
     Raises:
-        SampleStateError: a column is missing, or a value is not a number.
+        SampleStateError: the file cannot be read, a column is missing, or a value is not a number.
     """
-    with path.open(encoding="utf-8", newline="") as handle:
+    with io.StringIO(read_text(path, _REMEDY), newline="") as handle:
         reader = csv.DictReader(handle)
-        if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
-            raise SampleStateError(f"{path}: column {missing[0]!r} is missing; it needs {', '.join(_COLUMNS)}.")
         try:
+            if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
+                raise SampleStateError(
+                    f"{path}: column {missing[0]!r} is missing; it needs {', '.join(_COLUMNS)}; {_REMEDY}."
+                )
             return [
                 TruthRow(float(row["x_um"]), float(row["y_um"]), int(row["field"]), str(row["class"]), str(row["kind"]))
                 for row in reader
             ]
-        except (TypeError, ValueError) as error:
-            raise SampleStateError(f"{path}: line {reader.line_num} is damaged ({error}).") from error
+        except (TypeError, ValueError, csv.Error) as error:
+            raise SampleStateError(f"{path}: line {reader.line_num} is damaged ({error}); {_REMEDY}.") from error

@@ -35,6 +35,7 @@ class FieldCells:
         block: its cells.
         figures: of the field's quality, see `segment.features.field_quality`; none of a damaged field.
         damage: why the field could not be read; empty where it could.
+        input_digest: checksums of its files, see `samples.fields`.
     """
 
     index: int
@@ -42,6 +43,7 @@ class FieldCells:
     block: CellBlock
     figures: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     damage: str = ""
+    input_digest: str = ""
 
     def __len__(self) -> int:
         return len(self.block)
@@ -51,6 +53,7 @@ class _FieldRecord(Record):
     """The stored part of a field's result that is no array."""
 
     basis_sha256: str
+    input_digest: str
     field_index: int
     centre_y_um: float
     centre_x_um: float
@@ -80,19 +83,38 @@ def save_field(path: Path, cells: FieldCells, basis_sha256: str) -> None:
         DiskFullError: no space left.
     """
     y_um, x_um = cells.centre_um
-    record = _FieldRecord(basis_sha256=basis_sha256, field_index=cells.index, centre_y_um=y_um, centre_x_um=x_um)
+    record = _FieldRecord(
+        basis_sha256=basis_sha256,
+        input_digest=cells.input_digest,
+        field_index=cells.index,
+        centre_y_um=y_um,
+        centre_x_um=x_um,
+    )
     columns = {_COLUMN + name: values for name, values in cells.block.columns.items()}
     figures = {_FIGURE + name: values for name, values in cells.figures.items()}
     write_work_file(path, record, {"images": cells.block.images, "masks": cells.block.masks, **columns, **figures})
 
 
-def load_field(path: Path, basis_sha256: str) -> FieldCells | None:
-    """Read a field's cells; return ``None`` where there is no file, or one with another basis."""
+def load_field(path: Path, index: int, basis_sha256: str, input_digest: str) -> FieldCells | None:
+    """Read a field's cells; return ``None`` where there is no file, or one of another field, basis or frames.
+
+    Args:
+        path: the file.
+        index: of the field.
+        basis_sha256: as for `save_field`.
+        input_digest: of the field's files as they are now; empty if they cannot be read, so that a result is kept.
+    """
     found = read_work_file(path, _FieldRecord)
-    if found is None or found[0].basis_sha256 != basis_sha256:
+    if found is None:
         return None
     record, arrays = found
+    if (record.field_index, record.basis_sha256) != (index, basis_sha256):
+        return None
+    if input_digest and record.input_digest != input_digest:
+        return None
     columns = {name.removeprefix(_COLUMN): values for name, values in arrays.items() if name.startswith(_COLUMN)}
     block = CellBlock(arrays["images"], arrays["masks"], columns, [""] * len(arrays["images"]))
     figures = {name: arrays[_FIGURE + name] for name in FIELD_FIGURES}
-    return FieldCells(record.field_index, (record.centre_y_um, record.centre_x_um), block, figures)
+    return FieldCells(
+        record.field_index, (record.centre_y_um, record.centre_x_um), block, figures, "", record.input_digest
+    )

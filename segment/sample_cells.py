@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.fields import pixels_part
 from wbcpipe.segment.deduplicate import deduplicate
 from wbcpipe.segment.features.crop_quality import blurred, find_debris
 
@@ -56,6 +57,7 @@ class _FieldSummary:
     columns: Mapping[str, NDArray[Any]]
     figures: Mapping[str, NDArray[np.float32]]
     damage: str
+    input_digest: str
 
 
 class SampleCells:
@@ -70,11 +72,17 @@ class SampleCells:
     def add(self, cells: FieldCells) -> None:
         """Add a field, or replace it."""
         columns = {name: cells.block.columns[name] for name in _KEPT}
-        self._fields[cells.index] = _FieldSummary(cells.centre_um, columns, cells.figures, cells.damage)
+        self._fields[cells.index] = _FieldSummary(
+            cells.centre_um, columns, cells.figures, cells.damage, cells.input_digest
+        )
 
     def damaged(self, indices: Iterable[int]) -> dict[int, str]:
         """Return those of the fields that could not be read, with the reason."""
         return {index: self._fields[index].damage for index in indices if self._fields[index].damage}
+
+    def pixel_digests(self, indices: Iterable[int]) -> list[str]:
+        """Return the checksums of the pixels of each field; empty for a field that could not be read."""
+        return [pixels_part(self._fields[index].input_digest) for index in indices]
 
     def figures(self, indices: Iterable[int]) -> list[tuple[int, Mapping[str, NDArray[np.float32]]]]:
         """Return index and quality figures of each field that could be read."""

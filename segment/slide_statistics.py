@@ -50,6 +50,7 @@ class _StatisticsRecord(Record):
     modalities: tuple[str, ...]
     pixel_um: float
     nuclear_level: float
+    input_digests: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class SlideStatistics:
         flatfield: the illumination.
         alignment: of the modalities, typical of the slide.
         nuclear_level: brightness of nuclei above background; 0 where no field showed any.
+        input_digests: checksums of the files of ``field_indices``, see `samples.fields`.
     """
 
     field_indices: tuple[int, ...]
@@ -73,10 +75,11 @@ class SlideStatistics:
     flatfield: FlatField
     alignment: Alignment
     nuclear_level: float
+    input_digests: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """Return the SHA-256 of all of the above."""
-        digest = hashlib.sha256(_record(self).model_dump_json().encode())
+        """Return the SHA-256 of all of the above but the checksums: they hold the time at which frames were taken."""
+        digest = hashlib.sha256(_record(self).model_dump_json(exclude={"input_digests"}).encode())
         for name, values in sorted(_arrays(self).items()):
             digest.update(name.encode() + repr((values.dtype.str, values.shape)).encode())
             digest.update(np.ascontiguousarray(values).tobytes())
@@ -121,6 +124,7 @@ def estimate_slide_statistics(
         flatfield=no_flatfield(len(first.modalities)),
         alignment=identity(len(first.modalities), shape),
         nuclear_level=float(np.median(seen)) if seen else 0.0,
+        input_digests=tuple(info.digest for info in infos),
     )
     if kind != "scope":
         return result
@@ -158,12 +162,20 @@ def save_slide_statistics(work: Path, statistics: SlideStatistics) -> None:
     write_work_file(work / _FILE_NAME, _record(statistics), _arrays(statistics))
 
 
-def load_slide_statistics(work: Path) -> SlideStatistics | None:
-    """Read the statistics below ``work``; return ``None`` where there are none that this version can read."""
+def load_slide_statistics(work: Path, input_digest: Callable[[int], str]) -> SlideStatistics | None:
+    """Read the statistics below ``work``; return ``None`` where there are none, or they rest on other files.
+
+    Args:
+        work: the sample's folder of intermediate results.
+        input_digest: returns the checksums of a field's files now; empty if they cannot be read.
+    """
     found = read_work_file(work / _FILE_NAME, _StatisticsRecord)
     if found is None:
         return None
     record, arrays = found
+    for index, digest in zip(record.field_indices, record.input_digests, strict=False):
+        if input_digest(index) not in ("", digest):
+            return None
     return SlideStatistics(
         **record.model_dump(exclude={"format_version"}),
         flatfield=FlatField(**{field.name: arrays[_FLATFIELD + field.name] for field in fields(FlatField)}),

@@ -12,12 +12,14 @@ import functools
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import CLASSES, CROP_SIDE_PX
-from wbcpipe.samples.fields import complete_fields, read_passes, read_passes_info
+from wbcpipe.samples.fields import complete_fields, passes_digest, read_passes, read_passes_info
+from wbcpipe.samples.records import json_digest
 from wbcpipe.segment.detection.detectors import OWN, load_detector
 from wbcpipe.segment.features.field_quality import stack_figures
 from wbcpipe.segment.field_cells import FieldCells, load_field, no_cells, save_field
@@ -120,7 +122,7 @@ class SampleSegmenter:
         Raises:
             FrameFileError: none of the fields can be read.
         """
-        found = load_slide_statistics(self._sample.work_path)
+        found = load_slide_statistics(self._sample.work_path, functools.partial(passes_digest, self._raw))
         if found is None:
             registered = functools.partial(self._progress, "slide registration")
             found = estimate_slide_statistics(self._readings(indices), self._record.kind, progress=registered)
@@ -134,7 +136,7 @@ class SampleSegmenter:
         """Segment a field, or load its result; a damaged field has no cells and states its damage."""
         if self._statistics is None:
             self.estimate_statistics(complete_fields(self._raw))
-        cells = load_field(self._field_path(index), self._basis_sha256)
+        cells = self._load(index)
         if cells is None:
             try:
                 cells = self._segmented(index)
@@ -145,7 +147,7 @@ class SampleSegmenter:
 
     def segment_ahead(self, index: int) -> None:
         """Segment a field for a later `segment_field`, also in another process; a damaged field is skipped."""
-        if load_field(self._field_path(index), self._basis_sha256) is None:
+        if self._load(index) is None:
             with contextlib.suppress(FrameFileError):
                 self._segmented(index)
 
@@ -183,6 +185,7 @@ class SampleSegmenter:
             basis_sha256=self._basis_sha256,
             fields=indices,
             damaged=sorted(damaged),
+            inputs_sha256=json_digest(self._cells.pixel_digests(indices)),
         )
         store = load_store_of(self._sample, provenance)
         if store is not None:
@@ -210,9 +213,13 @@ class SampleSegmenter:
     def _field_path(self, index: int) -> Path:
         return self._sample.work_path / "fields" / f"field_{index:05d}.npz"
 
+    def _load(self, index: int) -> FieldCells | None:
+        return load_field(self._field_path(index), index, self._basis_sha256, passes_digest(self._raw, index))
+
     def _segmented(self, index: int) -> FieldCells:
         frames, info = read_passes(self._raw, index)
         cells = process_field(frames, info, self.statistics, crop_pixel_um=self.pixel_um, detector=self.detector)
+        cells = replace(cells, input_digest=info.digest)
         save_field(self._field_path(index), cells, self._basis_sha256)
         return cells
 

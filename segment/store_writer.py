@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wbcpipe.samples.cell_store import CellBlock, CellStore
+from wbcpipe.errors import SampleStateError
+from wbcpipe.samples.cell_store import PREDICTIONS, CellBlock, CellStore
 from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import passes_on_disk
 from wbcpipe.samples.records import Part, ScopeReference
@@ -43,6 +44,7 @@ class CellsProvenance(Part):
         missing: indices of planned fields that could not be taken.
         damaged_fields: those of ``fields`` that could not be read.
         truth_sha256: of ``truth.csv``; ``None`` without one.
+        inputs_sha256: of the checksums of the fields' pixels.
     """
 
     software: str = SOFTWARE
@@ -56,6 +58,7 @@ class CellsProvenance(Part):
     missing: tuple[int, ...]
     damaged_fields: tuple[int, ...]
     truth_sha256: str | None
+    inputs_sha256: str
 
 
 def cells_provenance(
@@ -66,6 +69,7 @@ def cells_provenance(
     basis_sha256: str,
     fields: Sequence[int],
     damaged: Sequence[int],
+    inputs_sha256: str,
 ) -> CellsProvenance:
     """Describe the origin of the cells of a sample's fields; arguments as in `CellsProvenance`."""
     record, truth, raw = sample.record(), sample.truth_path, sample.path / "raw"
@@ -82,15 +86,25 @@ def cells_provenance(
         missing=tuple(sorted(missing)),
         damaged_fields=tuple(damaged),
         truth_sha256=hashlib.sha256(truth.read_bytes()).hexdigest() if truth.is_file() else None,
+        inputs_sha256=inputs_sha256,
     )
 
 
 def load_store_of(sample: Sample, provenance: CellsProvenance) -> CellStore | None:
-    """Return the sample's ``cells.zarr`` if its cells have this origin."""
-    if not (sample.cells_path / "zarr.json").is_file():
+    """Return the sample's ``cells.zarr`` if its cells have this origin and no file of it is damaged."""
+    if not sample.cells_path.is_dir():
         return None
-    store = CellStore(sample.cells_path)
-    return store if store.attributes.provenance == provenance.model_dump(mode="json") else None
+    try:
+        store = CellStore(sample.cells_path)
+        if store.attributes.provenance != provenance.model_dump(mode="json"):
+            return None
+        for name in store.names:
+            if name not in PREDICTIONS:
+                store.check(name)
+    except SampleStateError as error:
+        sample.log("cells_damaged", reason=str(error))
+        return None
+    return store
 
 
 def write_cells(

@@ -12,10 +12,12 @@ import sys
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
+import google_crc32c
+
 from wbcpipe.errors import DiskFullError, SampleStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "begin_flush",
     "disk_errors",
     "file_errors",
+    "json_line",
     "parse_json",
+    "parse_json_line",
     "read_json",
     "read_text",
     "sync_directory",
@@ -35,6 +39,7 @@ __all__ = [
 
 #: Levels of lists and tables in a JSON file; pydantic refuses more than 255.
 _MAX_DEPTH: Final = 64
+_LINE_CHECKSUM: Final = "crc32c"
 _EVENT: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
@@ -205,6 +210,27 @@ def read_json(path: Path, *, remedy: str = "move it away and run again") -> Any:
         raise SampleStateError(f"{path}: not readable as JSON ({error}); {remedy}.") from error
 
 
+def json_line(content: Mapping[str, Any]) -> bytes:
+    """Return a line of a file of JSON objects, ending in its own checksum."""
+    text = json.dumps(content, allow_nan=False)
+    return f'{text[:-1]}, "{_LINE_CHECKSUM}": "{google_crc32c.value(text.encode()):08x}"}}\n'.encode()
+
+
+def parse_json_line(line: bytes) -> dict[str, Any]:
+    """Parse a line of `json_line`; a line without a checksum is taken as it is.
+
+    Raises:
+        ValueError: it is no JSON object, was cut short, or was changed.
+    """
+    content = parse_json(line.decode())
+    if not isinstance(content, dict):
+        raise ValueError("not an object")
+    checksum = content.pop(_LINE_CHECKSUM, None)
+    if checksum is not None and line.strip() != json_line(content).strip():
+        raise ValueError("changed since it was written")
+    return content
+
+
 def append_event(path: Path, event: str, **details: Any) -> None:
     """Append an event with its UTC time as one line; on a full disk, append nothing.
 
@@ -220,7 +246,7 @@ def append_event(path: Path, event: str, **details: Any) -> None:
     if not _EVENT.fullmatch(event):
         raise ValueError(f"event {event!r}; names of events are in snake_case, as 'field_missing'.")
     content = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
-    line = f"{json.dumps(content)}\n".encode()
+    line = json_line(content)
     with file_errors(path, "move it away; a new one is begun"), path.open("ab", buffering=0) as handle:
         before, written = handle.seek(0, os.SEEK_END), 0
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from wbcpipe.samples.light_record import light_path, read_exposures
 from wbcpipe.samples.records import LightExposure
-from wbcpipe.system.files import disk_errors
+from wbcpipe.system.files import disk_errors, file_errors, json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,10 +63,10 @@ class DoseLedger:
             DiskFullError: It cannot be recorded, so it must not be made.
         """
         exposure = LightExposure(field=field, x_um=x_um, y_um=y_um, exposure_ms=exposure_ms)
-        with disk_errors(self._path):
+        with file_errors(self._path, "move it away"):
             if self._file < 0:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.write(self._file, f"{exposure.model_dump_json()}\n".encode())
+            os.write(self._file, json_line(exposure.model_dump(mode="json")))
         self._add(x_um, y_um, exposure_ms)
 
     def dose_ms(self, x_um: float, y_um: float) -> float:

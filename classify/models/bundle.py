@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from wbcpipe.classify.models.bundle_info import BundleInfo
 from wbcpipe.classify.models.card import model_card
 from wbcpipe.errors import BundleError
-from wbcpipe.system.files import disk_errors, sync_directory, sync_tree
+from wbcpipe.system.files import disk_errors, parse_json, sync_directory, sync_tree
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Bundle:
         """Return the network with its weights, float32, in evaluation mode.
 
         Raises:
-            BundleError: the weights do not fit the network that ``bundle.json`` describes.
+            BundleError: the weights do not fit the network that ``bundle.json`` describes, or are not finite.
         """
         import safetensors.torch
 
@@ -75,9 +75,15 @@ class Bundle:
             tensors = safetensors.torch.load_file(self.path / WEIGHTS)
             kinds = {name: tensor.dtype for name, tensor in network.state_dict().items()}
             network.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in tensors.items()})
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, safetensors.SafetensorError) as error:
             what = f"{info.method} on {info.backbone}"
             raise BundleError(f"{self.path}: the weights do not fit {what}: {error}") from error
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise BundleError(
+                    f"{self.path / WEIGHTS}: {name} holds values that are not finite: the training diverged; train the "
+                    "bundle again."
+                )
         return network.eval().requires_grad_(False)
 
 
@@ -105,11 +111,11 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
             )
         path = known[str(name_or_path)]
     try:
-        info = BundleInfo.model_validate_json((path / INFO).read_text(encoding="utf-8"))
+        info = BundleInfo.model_validate(parse_json((path / INFO).read_text(encoding="utf-8")))
     except ValidationError as error:
         findings = "; ".join(explain(item, BundleInfo) for item in error.errors()[:3])
         raise BundleError(f"{path / INFO}: {findings}; train the bundle again, or copy it again.") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path / INFO}: not readable ({error}); copy the bundle again.") from error
     _verify(path, info)
     return Bundle(path, info)
