@@ -15,6 +15,7 @@ __all__ = [
     "BundleError",
     "ConfigError",
     "CoreLostError",
+    "DamagedDataError",
     "DeviceCrashError",
     "DeviceTimeoutError",
     "DiskFullError",
@@ -66,6 +67,12 @@ class DiskFullError(WbcpipeError, OSError):
     """The disk is full, or too small for the files of a stage."""
 
     exit_code = 13
+
+
+class DamagedDataError(WbcpipeError, RuntimeError):
+    """`wbcpipe verify` found damaged or missing files."""
+
+    exit_code = 14
 
 
 class ScopeNotFoundError(WbcpipeError, LookupError):

@@ -14,9 +14,9 @@ from wbcpipe.classify.inference.missing_modality import calibration_without, dea
 from wbcpipe.classify.inference.parallel_batches import probabilities
 from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
-from wbcpipe.errors import NoCellsError
+from wbcpipe.errors import NoCellsError, SampleStateError
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
-from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.cell_store import PREDICTIONS, CellStore
 from wbcpipe.samples.classification_record import Classification
 from wbcpipe.samples.differential_record import ModelF1, RiskControl
 
@@ -126,7 +126,7 @@ def classify_sample(
     unknown = tuple(name for name in requested if name not in bundle.info.modalities)
     calibration = calibration_without(bundle.info, (*excluded, *unknown))
     calibration = with_max_error(calibration, options.max_error, bundle_name=bundle.info.name)
-    before = store.classification() if store.is_classified() else None
+    before = _intact_classification(store)
     if before is not None and _is_current(before, bundle, excluded, calibration):
         return _summary(sample, store.predicted_classes(), before, seconds=0.0, already_classified=True)
     report(f"compiling {bundle.info.name}", 0, 1)
@@ -150,6 +150,19 @@ def classify_sample(
     if sample.exists():
         sample.log("classified", bundle=bundle.info.name, cells=len(names), seconds=seconds)
     return _summary(sample, names, classification, seconds=seconds, already_classified=False)
+
+
+def _intact_classification(store: CellStore) -> Classification | None:
+    """Return how the cells were classified; ``None`` if they were not, or the result is damaged."""
+    if not store.is_classified():
+        return None
+    try:
+        found = store.classification()
+        for name in PREDICTIONS:
+            store.check(name)
+    except SampleStateError:
+        return None
+    return found
 
 
 def _is_current(

@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bundles": ("wbcpipe.classify.bundles_cli:bundles", "List, show, verify and export trained models."),
     "qc": ("wbcpipe.batch.qc.cli:qc", "Show control charts of the microscope, and check it now."),
     "status": ("wbcpipe.report.cli:status", "List the samples and the state of each."),
+    "verify": ("wbcpipe.verify.cli:verify", "Check every file of a sample for damage."),
 }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["write_report"]
+__all__ = ["page_is_complete", "write_report"]
 
 
 def write_report(sample: Sample, *, reference: Path | None = None, wbc: float | None = None) -> Differential:
@@ -65,7 +65,7 @@ def write_report(sample: Sample, *, reference: Path | None = None, wbc: float | 
     content_id = _content_id(document)
     if not _contains(html_path, content_id):
         page = render_page(sample, store, rows, document, content_id=content_id)
-        _write_if_changed(html_path, page.encode())
+        _write_if_changed(html_path, _seal(page.encode()))
     if not unchanged:
         document.write(json_path)
         sample.log("report_written", counted=differential.tally.identified, cells_sha256=rows.digest())
@@ -85,8 +85,23 @@ def _content_id(document: DifferentialRecord) -> str:
     return hashlib.sha256(template + json.dumps(document.content(), sort_keys=True).encode()).hexdigest()
 
 
+def _seal(page: bytes) -> bytes:
+    """Return a page with the digest of itself as its last line."""
+    return page + f"<!-- sha256 {hashlib.sha256(page).hexdigest()} -->\n".encode()
+
+
+def page_is_complete(path: Path) -> bool:
+    """Return whether ``report.html`` is as it was written, to the byte."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    page = content[: content.rfind(b"<!-- sha256 ")]
+    return _seal(page) == content
+
+
 def _contains(path: Path, content_id: str) -> bool:
-    if not path.is_file():
+    if not page_is_complete(path):
         return False
     with path.open("rb") as handle:
         return content_id.encode() in handle.read(1024)

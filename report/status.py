@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from wbcpipe.errors import SampleNameError, SampleStateError
+from wbcpipe.errors import SampleNameError, WbcpipeError
 from wbcpipe.report.document import count_fields, document_paths, read_document
 from wbcpipe.report.rows import read_rows
 from wbcpipe.samples.cell_store import CellStore
@@ -59,12 +59,12 @@ class SampleStatus:
 
 
 def list_samples(root: Path) -> list[SampleStatus]:
-    """Return the status of the samples below a data root, by name; folders without ``sample.json`` are ignored."""
+    """Return the status of the samples below a data root, by name; folders with nothing of a sample are ignored."""
     if not root.is_dir():
         return []
     found = []
     for path in sorted(root.iterdir()):
-        if (path / "sample.json").is_file():
+        if any((path / name).exists() for name in ("sample.json", "raw", "cells.zarr")):
             try:
                 sample = Sample.open(root, path.name)
             except SampleNameError:
@@ -76,10 +76,13 @@ def list_samples(root: Path) -> list[SampleStatus]:
 def sample_status(sample: Sample) -> SampleStatus:
     """Return the status of one sample; a damaged one is reported as such, not raised."""
     status = SampleStatus(sample.name)
+    if not sample.info_path.exists():
+        problem = f"{sample.info_path}: the file is missing; restore it: nothing else says what was scanned."
+        return replace(status, state="damaged", problem=problem)
     try:
         status = _add_fields(status, sample)
         return _add_cells(status, sample) if sample.cells_path.exists() else status
-    except (SampleStateError, OSError, KeyError, TypeError, ValueError) as error:
+    except (WbcpipeError, OSError) as error:
         return replace(status, state="damaged", problem=f"{error}")
 
 

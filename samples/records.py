@@ -22,6 +22,7 @@ __all__ = [
     "STRICT",
     "CalibrationReference",
     "DriftCheck",
+    "FieldPredictions",
     "FocusNode",
     "FocusPoint",
     "FocusRecord",
@@ -483,6 +484,23 @@ class FocusRecord(Record):
     coarse: tuple[FocusPoint, ...] = ()
     fine: tuple[FocusNode, ...] = ()
     drift: tuple[DriftCheck, ...] = ()
+
+
+# work/predictions/field_00042.json
+
+
+class FieldPredictions(Record):
+    """The classes of a field's cells, as they were counted during the scan.
+
+    Attributes:
+        field_index: of the field.
+        identity: SHA-256 of what the classes depend on: bundle, engine, images, flags.
+        predicted_classes: of all cells of the field, in the order of its result.
+    """
+
+    field_index: Count
+    identity: str
+    predicted_classes: tuple[str, ...]
 
 
 # raw/<pass>/light.jsonl

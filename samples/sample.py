@@ -101,7 +101,7 @@ class Sample:
 
     def exists(self) -> bool:
         """Return whether ``sample.json`` is there."""
-        return self.info_path.is_file()
+        return self.info_path.exists()
 
     def record(self) -> SampleRecord:
         """Read ``sample.json``.

@@ -6,7 +6,6 @@ The scan therefore decides on the numbers that the report shows.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -16,7 +15,7 @@ from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import count_cells
 from wbcpipe.samples.cell_columns import REJECTED, UNIDENTIFIED, QcFlag
-from wbcpipe.system.files import read_json, write_json
+from wbcpipe.samples.records import FieldPredictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +111,8 @@ class LiveCount:
             classes = [next(predicted) if take else UNIDENTIFIED for take in which.tolist()]
             self._predicted[cells.index] = classes
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_json(self._path(cells.index), {"identity": identity, "predicted_classes": classes})
+            record = FieldPredictions(field_index=cells.index, identity=identity, predicted_classes=tuple(classes))
+            record.write(self._path(cells.index))
         self._pending = []
 
     def tally(self) -> Tally:
@@ -162,13 +162,14 @@ class LiveCount:
         return self._folder / f"field_{index:05d}.json"
 
     def _load(self, index: int, identity: str) -> list[str] | None:
-        if not self._path(index).is_file():
+        """Return the classes of a field from its file; ``None`` if that is absent, damaged or of other cells."""
+        try:
+            found = FieldPredictions.read_if_present(self._path(index))
+        except SampleStateError:
             return None
-        with contextlib.suppress(SampleStateError):
-            content = read_json(self._path(index))
-            if isinstance(content, dict) and content.get("identity") == identity:
-                return [str(name) for name in content["predicted_classes"]]
-        return None
+        if found is None or (found.field_index, found.identity) != (index, identity):
+            return None
+        return list(found.predicted_classes)
 
 
 def _countable(cells: FieldCells) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FieldCells", "load_field", "no_cells", "save_field"]
+__all__ = ["FieldCells", "load_field", "no_cells", "save_field", "stored_field_index"]
 
 _COLUMN, _FIGURE = "column_", "figure_"
 
@@ -93,6 +93,12 @@ def save_field(path: Path, cells: FieldCells, basis_sha256: str) -> None:
     columns = {_COLUMN + name: values for name, values in cells.block.columns.items()}
     figures = {_FIGURE + name: values for name, values in cells.figures.items()}
     write_work_file(path, record, {"images": cells.block.images, "masks": cells.block.masks, **columns, **figures})
+
+
+def stored_field_index(path: Path) -> int | None:
+    """Return the field whose cells a file holds; ``None`` where it is absent or damaged."""
+    found = read_work_file(path, _FieldRecord)
+    return None if found is None else found[0].field_index
 
 
 def load_field(path: Path, index: int, basis_sha256: str, input_digest: str) -> FieldCells | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from wbcpipe.acquire.focus.surface_fit import OUTLIER_UM, fit_drift, fit_local, fit_surface
+from wbcpipe.errors import SampleStateError
 from wbcpipe.samples.records import DriftCheck, FocusNode, FocusPoint, FocusRecord, ScanArea
 
 if TYPE_CHECKING:
@@ -342,11 +343,13 @@ def load_surface(path: Path, plan: AcquisitionPlan, policy: Focus) -> FocusSurfa
     """Read the surface stored at ``path``; return an unmeasured one where there is no file.
 
     Raises:
-        SampleStateError: the file is damaged.
+        SampleStateError: the file is damaged, or of another scan area.
     """
     record = FocusRecord.read_if_present(path)
     if record is None:
         return FocusSurface(plan, policy)
+    if (record.area.x_um, record.area.y_um) != (tuple(plan.x_um), tuple(plan.y_um)):
+        raise SampleStateError(f"{path}: of another scan area than the sample's plan; {record.remedy}.")
     fine = {(node.column, node.row): FocusPoint(node.x_um, node.y_um, node.z_um) for node in record.fine}
     return FocusSurface(plan, policy, list(record.coarse), fine, list(record.drift), resumed=True)
 

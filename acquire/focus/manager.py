@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.focus.focus_map import FocusSurface, distance_um, load_surface
 from wbcpipe.acquire.focus.focuser import DeviceFocuser, FieldFocuser, FocusCount
-from wbcpipe.errors import CoreLostError, HardwareError, StageLimitError
+from wbcpipe.errors import CoreLostError, HardwareError, SampleStateError, StageLimitError
 from wbcpipe.samples.records import DriftCheck, FocusPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
+    from pathlib import Path
 
     from wbcpipe.acquire.focus.focus_map import Finder
     from wbcpipe.acquire.hardware.protocols import Microscope
@@ -51,13 +52,32 @@ class FocusManager:
         self._finder: tuple[Finder, FieldFocuser] | None = None
         self._remaining: list[PlannedField] = []
         self._loaded = retries.reload_count
-        self.surface: FocusSurface = load_surface(self._path, request.plan, request.scope.focus)
+        self.surface: FocusSurface = self._load_surface()
+
+    def _load_surface(self) -> FocusSurface:
+        """Read the surface; a damaged file is kept beside it, and the surface is measured again.
+
+        Fields that were taken are not affected: each file holds the Z of its frames.
+        """
+        try:
+            return load_surface(self._path, self._plan, self._scope.focus)
+        except SampleStateError as error:
+            kept = self._set_aside()
+            self._sample.log("focus_damaged", reason=str(error), kept=kept.name)
+            self._progress(f"{error} The focus is measured again; the file is kept as {kept.name}.")
+            return FocusSurface(self._plan, self._scope.focus)
+
+    def _set_aside(self) -> Path:
+        """Rename the file of the surface to ``focus_1.json`` or the next free name, and return it."""
+        names = (self._path.with_name(f"focus_{number}.json") for number in itertools.count(1))
+        kept = next(path for path in names if not path.exists())
+        self._path.rename(kept)
+        return kept
 
     def discard_surface(self) -> None:
         """Discard the surface of a slide that was moved; keep its file as ``focus_1.json`` or the next free name."""
-        if self._path.is_file():
-            kept = (self._path.with_name(f"focus_{number}.json") for number in itertools.count(1))
-            self._path.replace(next(path for path in kept if not path.exists()))
+        if self._path.exists():
+            self._set_aside()
         self.surface = FocusSurface(self._plan, self._scope.focus)
 
     def measure(self, fields: Sequence[PlannedField], on_disk: Container[int] = ()) -> None:

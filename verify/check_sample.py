@@ -1,0 +1,138 @@
+"""Check the files of one sample, in the order of the stages."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from wbcpipe.classify.models.bundle import load_bundle, shipped_bundles
+from wbcpipe.errors import BundleError
+from wbcpipe.report.document import document_paths, read_document
+from wbcpipe.report.rows import read_rows
+from wbcpipe.report.stage import page_is_complete
+from wbcpipe.report.tables import cells_csv
+from wbcpipe.samples.cell_store import PREDICTIONS, CellStore
+from wbcpipe.samples.truth import read_truth
+from wbcpipe.verify.check_raw import check_raw
+from wbcpipe.verify.check_work import check_work
+from wbcpipe.verify.findings import Findings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wbcpipe.report.rows import CellRows
+    from wbcpipe.samples.records import SampleRecord
+    from wbcpipe.samples.sample import Sample
+    from wbcpipe.verify.records import SampleCheck
+
+__all__ = ["verify_sample"]
+
+
+def verify_sample(
+    sample: Sample,
+    *,
+    quick: bool = False,
+    progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
+) -> SampleCheck:
+    """Check every file of a sample; nothing is changed.
+
+    Args:
+        sample: on the disk.
+        quick: check descriptions, records, tables and documents, but not the pixels of fields and cells.
+        progress: called with (task, units done, units in all).
+    """
+    findings = Findings(sample, quick=quick, progress=progress)
+    record: SampleRecord | None = None
+    with findings.file(sample.info_path, "", lost="who, when and how the slide was scanned"):
+        record = sample.record()
+    store = _check_store(findings, record)
+    fields = [] if store is None else _fields_of(store)
+    check_raw(findings, record, fields)
+    check_work(findings, fields)
+    if store is not None:
+        _check_truth(findings, record, store)
+        _check_results(findings, store)
+    elif document_paths(sample)[0].exists():
+        findings.add(sample.cells_path, "the folder is missing, but the sample was reported", _CELLS)
+    return findings.result()
+
+
+_CELLS: Final = "wbcpipe run --sample {name}"
+_CLASSES: Final = "wbcpipe classify --sample {name}"
+_REPORT: Final = "wbcpipe report --sample {name}"
+
+
+def _check_store(findings: Findings, record: SampleRecord | None) -> CellStore | None:
+    """Check every array of ``cells.zarr``; return the store if its attributes can be used."""
+    path = findings.sample.cells_path
+    if not path.exists():
+        return None
+    imported = record is not None and record.inputs is not None and record.inputs.content == "cells"
+    remedy = "wbcpipe import cells (with the same images and options)" if imported else _CELLS
+    store: CellStore | None = None
+    with findings.file(path / "zarr.json", remedy):
+        store = CellStore(path)
+    if store is None:
+        return None
+    heavy = ("images", "images_half", "masks")
+    names = [name for name in store.names if not (findings.quick and name in heavy)]
+    for done, name in enumerate(names, 1):
+        with findings.file(path / name, _CLASSES if name in PREDICTIONS else remedy):
+            store.check(name)
+        findings.progress("arrays of cells.zarr", done, len(names))
+    return store
+
+
+def _fields_of(store: CellStore) -> list[int]:
+    """Return the fields whose cells the store holds."""
+    fields = store.attributes.provenance.get("fields")
+    return [index for index in fields if isinstance(index, int)] if isinstance(fields, list) else []
+
+
+def _check_truth(findings: Findings, record: SampleRecord | None, store: CellStore) -> None:
+    path, stated = findings.sample.truth_path, store.attributes.provenance.get("truth_sha256")
+    if stated is None and not path.exists():
+        return
+    lost = "the true classes of the virtual specimen; `wbcpipe acquire` writes them again when it takes a field"
+    with findings.file(path, "", lost=lost):
+        read_truth(path)
+        if stated is not None and hashlib.sha256(path.read_bytes()).hexdigest() != stated:
+            findings.add(path, "not the file that the cells were labelled from", "", lost=lost)
+
+
+def _check_results(findings: Findings, store: CellStore) -> None:
+    """Check the classes, the bundle and the documents."""
+    json_path, csv_path, html_path = document_paths(findings.sample)
+    if not store.is_classified():
+        if json_path.exists():
+            findings.add(store.path, "not classified, but the sample was reported", _CLASSES)
+        return
+    rows: CellRows | None = None
+    with findings.file(store.path / "zarr.json", _CLASSES, count=False):
+        rows = read_rows(store)
+        _check_bundle(findings, rows)
+    if rows is None or not any(path.exists() for path in (json_path, csv_path, html_path)):
+        return
+    with findings.file(json_path, _REPORT):
+        if read_document(findings.sample).provenance.cells.sha256 != rows.digest():
+            findings.add(json_path, "not of the cells and classes in cells.zarr", _REPORT)
+    with findings.file(csv_path, _REPORT):
+        if csv_path.read_bytes() != cells_csv(rows):
+            findings.add(csv_path, "not of the cells and classes in cells.zarr, or damaged", _REPORT)
+    with findings.file(html_path, _REPORT):
+        if not page_is_complete(html_path):
+            findings.add(html_path, "missing or damaged (SHA-256)", _REPORT)
+
+
+def _check_bundle(findings: Findings, rows: CellRows) -> None:
+    """Check the weights of a bundle that is shipped; where another bundle lies is not recorded."""
+    name = rows.classification.bundle
+    if name not in shipped_bundles():
+        return
+    try:
+        bundle = load_bundle(name)
+    except BundleError as error:
+        findings.add(shipped_bundles()[name], str(error), "pip install --force-reinstall wbcpipe")
+        return
+    if bundle.info.sha256 != rows.classification.sha256:
+        findings.add(findings.sample.cells_path, f"classified by other weights than those of {name!r} now", _CLASSES)

@@ -1,0 +1,71 @@
+"""Check the intermediate results of a sample."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from wbcpipe.samples.records import FieldPredictions
+from wbcpipe.segment.field_cells import stored_field_index
+from wbcpipe.segment.work_files import check_work_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wbcpipe.verify.findings import Findings
+
+__all__ = ["check_work"]
+
+_SEGMENT: Final = "wbcpipe segment --sample {name}"
+_RUN: Final = "wbcpipe run --sample {name}"
+_NAME: Final = re.compile(r"field_(\d{5,})\.(npz|json)")
+
+
+def check_work(findings: Findings, fields: Sequence[int]) -> None:
+    """Check ``work/``, which may be absent as a whole.
+
+    Args:
+        findings: receives the damages.
+        fields: whose cells are in ``cells.zarr``.
+    """
+    work = findings.sample.work_path
+    if not work.is_dir():
+        return
+    path = work / "slide_statistics.npz"
+    findings.count(path)
+    if check_work_file(path) is None:
+        findings.add(path, "missing or damaged (checksum)", _SEGMENT)
+    damaged = set()
+    for folder, suffix in (("fields", "npz"), ("predictions", "json")):
+        if not (work / folder).is_dir():
+            continue
+        names = {entry.name for entry in (work / folder).iterdir()}
+        expected = {f"field_{index:05d}.{suffix}" for index in fields}
+        for name in sorted(expected - names):
+            damaged.add(name)
+            findings.add(work / folder / name, "the file is missing", _SEGMENT if suffix == "npz" else _RUN)
+        for done, name in enumerate(sorted(names), 1):
+            match = _NAME.fullmatch(name)
+            if match and match[2] == "npz":
+                _check_field(findings, folder, name, int(match[1]))
+            elif match:
+                _check_predictions(findings, folder, name, int(match[1]))
+            findings.progress(f"results of {folder}", done, len(names))
+
+
+def _check_field(findings: Findings, folder: str, name: str, index: int) -> None:
+    path = findings.sample.work_path / folder / name
+    findings.count(path)
+    found = stored_field_index(path)
+    if found is None:
+        findings.add(path, "damaged (checksum)", _SEGMENT)
+    elif found != index:
+        findings.add(path, f"holds the cells of field {found}", _SEGMENT)
+
+
+def _check_predictions(findings: Findings, folder: str, name: str, index: int) -> None:
+    path = findings.sample.work_path / folder / name
+    with findings.file(path, _RUN):
+        found = FieldPredictions.read(path).field_index
+        if found != index:
+            findings.add(path, f"holds the classes of field {found}", _RUN)
