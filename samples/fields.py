@@ -210,7 +210,7 @@ def write_planes(
     with write_atomic(path) as handle:
         opened(handle)
         with tifffile.TiffWriter(handle, byteorder="<") as tiff:
-            start, _ = tiff.write(
+            place = tiff.write(
                 checked(),
                 shape=shape,
                 dtype=np.uint16,
@@ -226,7 +226,8 @@ def write_planes(
             xml.addimage(np.uint16, shape, (channels, 1, 1, rows, columns, 1), **metadata)
             content = xml.tostring(declaration=True).encode()
             tiff.overwrite_description(content)  # type: ignore[arg-type] # UTF-8, so bytes
-        _write_rest_checksum(handle, start, start + 2 * math.prod(shape))
+        assert place is not None
+        _write_rest_checksum(handle, place[0], place[0] + 2 * math.prod(shape))
 
 
 def _bytes_of(plane: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -263,10 +264,14 @@ def field_digest(path: Path) -> str:
     """Return the checksums that a field's file states, without checking them; empty where there are none."""
     try:
         with path.open("rb") as handle:
-            found = dict(match.groups() for match in _CHECKSUM.finditer(handle.read(_HEAD_BYTES)))
+            found = _stated_checksums(handle.read(_HEAD_BYTES))
     except OSError:
         return ""
     return _digest(found) if len(found) == 2 else ""
+
+
+def _stated_checksums(content: bytes) -> dict[bytes, bytes]:
+    return {match[1]: match[2] for match in _CHECKSUM.finditer(content)}
 
 
 def pixels_part(digest: str) -> str:
@@ -405,7 +410,7 @@ def _check_rest(path: Path, start: int, stop: int) -> str:
     with path.open("rb") as handle:
         rest = _read_rest(handle, start, stop)
     checksum, found = _rest_checksum(rest)
-    stated = dict(match.groups() for match in _CHECKSUM.finditer(rest))
+    stated = _stated_checksums(rest)
     if len(stated) != 2 or found is None or found[2] != checksum.encode():
         raise FrameFileError(f"{path}: the description is damaged (checksum); the field must be taken again.")
     return _digest(stated)

@@ -6,17 +6,19 @@ import csv
 import io
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import google_crc32c
+
 from wbcpipe.errors import SampleStateError
 from wbcpipe.system.files import read_text, write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 __all__ = ["TruthRow", "read_truth", "write_truth"]
 
 _REMEDY: Final = "move it away; `wbcpipe acquire` writes it anew"
-_COLUMNS: Final = ("x_um", "y_um", "field", "class", "kind")
+_COLUMNS: Final = ("x_um", "y_um", "field", "class", "kind", "crc32c")
 
 
 class TruthRow(NamedTuple):
@@ -42,35 +44,46 @@ class TruthRow(NamedTuple):
 
 
 def write_truth(path: Path, rows: Iterable[TruthRow]) -> None:
-    """Write ``truth.csv``, atomically.
+    """Write ``truth.csv``, atomically; the last cell of the first row is the checksum of everything else.
 
     Raises:
         DiskFullError: no space left; an earlier file stays.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(_COLUMNS)
-    writer.writerows([f"{row.x_um:.3f}", f"{row.y_um:.3f}", row.field, row.label, row.kind] for row in rows)
+    lines = [[f"{row.x_um:.3f}", f"{row.y_um:.3f}", str(row.field), row.label, row.kind, ""] for row in rows]
+    if lines:
+        lines[0][-1] = _checksum(lines)
     with write_atomic(path) as handle:
-        handle.write(text.getvalue().encode())
+        handle.write(_text(lines).encode())
 
 
 def read_truth(path: Path) -> list[TruthRow]:
     """Read ``truth.csv``.
 
     Raises:
-        SampleStateError: the file cannot be read, a column is missing, or a value is not a number.
+        SampleStateError: the file cannot be read, a column is missing, a value is not a number, or it was changed.
     """
-    with io.StringIO(read_text(path, _REMEDY), newline="") as handle:
-        reader = csv.DictReader(handle)
-        try:
-            if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
-                raise SampleStateError(
-                    f"{path}: column {missing[0]!r} is missing; it needs {', '.join(_COLUMNS)}; {_REMEDY}."
-                )
-            return [
-                TruthRow(float(row["x_um"]), float(row["y_um"]), int(row["field"]), str(row["class"]), str(row["kind"]))
-                for row in reader
-            ]
-        except (TypeError, ValueError, csv.Error) as error:
-            raise SampleStateError(f"{path}: line {reader.line_num} is damaged ({error}); {_REMEDY}.") from error
+    text = read_text(path, _REMEDY, newline="")
+    lines: list[list[str]] = []
+    try:
+        header, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        if missing := [name for name in _COLUMNS if name not in header]:
+            raise SampleStateError(
+                f"{path}: column {missing[0]!r} is missing; it needs {', '.join(_COLUMNS)}; {_REMEDY}."
+            )
+        rows = [TruthRow(float(x), float(y), int(field), label, kind) for x, y, field, label, kind, _ in lines]
+    except (ValueError, csv.Error) as error:
+        raise SampleStateError(f"{path}: damaged ({error}); {_REMEDY}.") from error
+    if _text(lines) != text or (lines and lines[0][-1] != _checksum(lines)):
+        raise SampleStateError(f"{path}: changed since it was written (checksum); {_REMEDY}.")
+    return rows
+
+
+def _text(lines: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([_COLUMNS, *lines])
+    return text.getvalue()
+
+
+def _checksum(lines: Sequence[Sequence[str]]) -> str:
+    (*first, _), *others = lines
+    return f"{google_crc32c.value(_text([[*first, ''], *others]).encode()):08x}"

@@ -146,15 +146,16 @@ def file_errors(path: Path, remedy: str) -> Iterator[None]:
         raise SampleStateError(f"{path}: cannot be used ({reason}); {remedy}.") from error
 
 
-def read_text(path: Path, remedy: str) -> str:
-    """Read a file of UTF-8 text.
+def read_text(path: Path, remedy: str, *, newline: str | None = None) -> str:
+    """Read a file of UTF-8 text; ``newline`` as for `open`.
 
     Raises:
         SampleStateError: it cannot be read, or is not UTF-8.
     """
     try:
         with file_errors(path, remedy):
-            return path.read_text(encoding="utf-8")
+            with path.open(encoding="utf-8", newline=newline) as handle:
+                return handle.read()
     except UnicodeDecodeError as error:
         raise SampleStateError(f"{path}: damaged (byte {error.start} is not UTF-8); {remedy}.") from error
 

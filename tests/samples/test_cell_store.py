@@ -266,3 +266,36 @@ def test_damaged_attributes_are_refused_with_key_and_remedy(tmp_path: Path, chan
     zarr.open_group(str(store.path), mode="r+").attrs.update(change)
     with pytest.raises(SampleStateError, match=rf"{said}.*; segment or import the sample again"):
         CellStore(store.path)
+
+
+def test_a_missing_or_changed_column_is_an_error_and_never_zeros(tmp_path: Path) -> None:
+    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], ATTRIBUTES)
+    chunk = store.path / "qc_flags" / "c.0"
+    content = chunk.read_bytes()
+    chunk.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(SampleStateError, match=r"qc_flags/c\.0: damaged"):
+        CellStore(store.path).column("qc_flags")
+    opened = CellStore(store.path)
+    opened._array("qc_flags")
+    chunk.unlink()
+    with pytest.raises(SampleStateError, match=r"qc_flags/c\.0: the file is missing"):
+        opened.column("qc_flags")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("zarr.json", '"pixel_um": 0.1', '"pixel_um": 0.2', "changed since it was written"),
+        ("zarr.json", '"pixel_um": 0.1', '"pixel_um": NaN', "NaN is not a number"),
+        ("zarr.json", '"pixel_um": 0.1', '"pixel_um": "small"', "pixel_um"),
+        ("zarr.json", '"node_type": "group"', '"node_type": "array"', "not the metadata of a Zarr v3 group"),
+        ("qc_flags/zarr.json", "5", "4", "SHA-256 differs"),
+        ("qc_flags/zarr.json", "{", "", "SHA-256 differs"),
+    ],
+)
+def test_changed_metadata_are_noticed(tmp_path: Path, file: str, old: str, new: str, words: str) -> None:
+    store = CellStore.create(tmp_path / "cells.zarr", [block(5, 0)], ATTRIBUTES)
+    path = store.path / file
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(SampleStateError, match=words):
+        CellStore(store.path).column("qc_flags")

@@ -18,6 +18,7 @@ from wbcpipe.samples.fields import (
     FieldInfo,
     FieldTransform,
     FrameInfo,
+    field_digest,
     field_path,
     read_field,
     read_info,
@@ -111,3 +112,32 @@ def test_imported_frames_state_no_illumination(tmp_path: Path) -> None:
         assert tiff.ome_metadata is not None
         channels = ome_types.from_xml(tiff.ome_metadata, validate=True).images[0].pixels.channels
     assert {channel.illumination_type for channel in channels} == {None}
+
+
+def test_every_damaged_byte_of_a_file_is_noticed(tmp_path: Path) -> None:
+    path = field_path(tmp_path, 3)
+    write_field(path, PIXELS[:, :8, :8], INFO)
+    content = path.read_bytes()
+    rng = np.random.default_rng(1)
+    for at in (0, 5, 30, len(content) - 1, *rng.integers(0, len(content), 60)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        with pytest.raises(FrameFileError, match=r"field_00003\.ome\.tif"):
+            read_field(path)
+    path.write_bytes(content)
+    assert np.array_equal(read_field(path)[0], PIXELS[:, :8, :8])
+
+
+def test_a_copy_over_a_neighbour_is_noticed(tmp_path: Path) -> None:
+    path = field_path(tmp_path, 3)
+    write_field(path, PIXELS, INFO)
+    path.rename(field_path(tmp_path, 4))
+    with pytest.raises(FrameFileError, match="holds field 3, as a copy"):
+        read_info(field_path(tmp_path, 4))
+    assert field_digest(field_path(tmp_path, 4)) == field_digest(field_path(tmp_path, 4)) != ""
+    assert field_digest(path) == ""
+
+
+def test_a_long_description_is_checked_too(tmp_path: Path) -> None:
+    path = field_path(tmp_path, 3)
+    write_field(path, PIXELS, replace(INFO, source="x" * 5000))
+    assert read_info(path).source == "x" * 5000

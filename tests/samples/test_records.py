@@ -124,3 +124,40 @@ def test_an_absent_file_is_no_record(tmp_path: Path) -> None:
 def test_a_plan_counts_its_fields() -> None:
     assert (PLAN.columns, PLAN.rows) == (3, 4)
     assert PLAN.model_copy(update={"overlap": 0.5}).columns == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe{}", "byte 0 is not UTF-8"),
+        (b"[]", "'format_version' is missing"),
+        (b"[" * 100_000, "nested more than 64 levels"),
+        (b'{"format_version": 1, "reasons": ' + b"[" * 70 + b"]" * 70 + b"}", "nested more than 64 levels"),
+        (b'{"format_version": 1, "reasons": {"1": NaN}}', "NaN is not a number of JSON"),
+        (b'{"format_version": 1, "reasons": 1e999}', "too large"),
+        (b'{"format_version": 1, "reasons": {"1": "\\ud800"}}', "surrogates not allowed"),
+    ],
+    ids=["bytes", "list", "open", "deep", "nan", "large", "surrogate"],
+)
+def test_a_file_of_another_shape_is_refused_in_one_line(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "missing.json"
+    path.write_bytes(content)
+    with pytest.raises(SampleStateError, match=words) as caught:
+        MissingFields.read_if_present(path)
+    assert "\n" not in str(caught.value)
+    assert "missing.json" in str(caught.value)
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "missing.json").mkdir()
+    with pytest.raises(SampleStateError, match="a folder has this name"):
+        MissingFields.read_if_present(tmp_path / "missing.json")
+
+
+def test_a_changed_value_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "missing.json"
+    MissingFields(reasons={3: "no light"}).write(path)
+    assert MissingFields.read(path).reasons == {3: "no light"}
+    path.write_text(path.read_text(encoding="utf-8").replace("light", "lamps"), encoding="utf-8")
+    with pytest.raises(SampleStateError, match="changed since it was written"):
+        MissingFields.read(path)

@@ -25,7 +25,11 @@ def test_truth_reads_back_as_it_was_written(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("x_um,y_um,field,kind\n1,2,3,cell\n", "column 'class' is missing"),
-        ("x_um,y_um,field,class,kind\n1,2,three,NEU,cell\n", "line 2 is damaged"),
+        ("x_um,y_um,field,class,kind,crc32c\n1,2,three,NEU,cell,\n", r"damaged \(invalid literal for int"),
+        ("x_um,y_um,field,class,kind,crc32c\n1,2,3,NEU\n", r"damaged \(not enough values"),
+        ("x_um,y_um,field,class,kind,crc32c\n1,2,3,NEU,cell,\n", "changed since it was written"),
+        ("", r"damaged \(not enough values"),
+        ('x_um,y_um,field,class,kind,crc32c\n1,2,3,"NEU,cell,\n', r"damaged \(unexpected end of data"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -33,3 +37,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str, words: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SampleStateError, match=rf"truth\.csv: {words}"):
         read_truth(path)
+
+
+def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "truth.csv"
+    write_truth(path, [TruthRow(1.25, -2.5, 3, "NEU", "doublet"), TruthRow(0.0, 7.125, -1, "", "platelet")])
+    content = path.read_bytes()
+    for at in range(len(content)):
+        for changed in (content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :], content[:at]):
+            path.write_bytes(changed)
+            if changed != content[: content.index(b"\n") + 1]:  # a table without a row is one
+                with pytest.raises(SampleStateError, match="truth"):
+                    read_truth(path)
