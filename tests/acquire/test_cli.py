@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +218,27 @@ def test_doctor_survives_a_crashing_driver(make_scope: Callable[..., Scope]) -> 
     checks = check_live(make_scope((line, line + crash)))
     assert checks[-1].status == "fail"
     assert "SIGSEGV" in checks[-1].detail
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "cp1252"])
+def test_an_output_that_cannot_show_a_folder_changes_no_exit_code(
+    tmp_path: Path, make_scope: Callable[..., Scope], encoding: str
+) -> None:
+    scope = make_scope()
+    folder = tmp_path / "Łódź 顕微鏡"
+    folder.mkdir()
+    for file in (scope.path, scope.config_path):
+        (folder / file.name).write_bytes(file.read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "wbcpipe", "doctor", "--offline", "--scope", str(folder / scope.path.name)],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\\u9855" in done.stdout
 
 
 def test_scopes_are_listed() -> None:
