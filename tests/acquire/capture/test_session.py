@@ -15,6 +15,7 @@ import pytest
 from wbcpipe.acquire.capture.sample_record import create_sample_record
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.config.policies import QualityLimits
+from wbcpipe.acquire.hardware.camera import CoreCamera
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
@@ -302,3 +303,22 @@ def test_stopping_keeps_whole_fields_and_closes_the_shutter(
     assert indices == list(range(len(indices)))
     assert 2 <= len(indices) < 9
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("wbcpipe")]
+
+
+def test_an_exposure_that_the_camera_changes_is_told_once(
+    sample: Sample,
+    small_scope: Scope,
+    small_plan: AcquisitionPlan,
+    specimen: SpecimenPlan,
+    recorder: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = CoreCamera.send_exposure
+    monkeypatch.setattr(CoreCamera, "send_exposure", lambda camera, ms: min(real(camera, ms), 12.0))
+    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen), recorder) as session:
+        session.take([0, 1])
+    assert recorder.taken_fields == [0, 1]
+    (told,) = [text for text in recorder.messages if "exposes" in text]
+    assert "fluorescence for 12 ms, 'modalities.fluorescence.exposure_ms' is 20" in told
+    (event,) = [event for event in events_of(sample) if event["event"] == "exposure_changed"]
+    assert (event["modality"], event["asked_ms"], event["exposure_ms"]) == ("fluorescence", 20.0, 12.0)
