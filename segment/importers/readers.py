@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+import struct
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +48,8 @@ _COMMON_NAMES: Final = {
     "BAS": "bas ba baso basophil basophile",
 }
 _CLASS_OF: Final = {name: label for label, names in _COMMON_NAMES.items() for name in names.split()}
+#: What numpy, zipfile and zlib raise for unknown compression, a password, a damaged stream or a damaged header.
+_ARCHIVE_DAMAGES: Final = (KeyError, MemoryError, RuntimeError, SyntaxError, TypeError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -240,7 +244,7 @@ def _read_stack(path: Path, label_array: str | None) -> tuple[NDArray[np.uint16]
             images = np.load(path, allow_pickle=False)
         else:
             images = _tiff(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, *_ARCHIVE_DAMAGES) as error:
         if isinstance(error, ImportDataError):
             raise
         raise ImportDataError(f"{path}: not readable ({error}); replace or leave out the file.") from error

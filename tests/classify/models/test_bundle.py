@@ -130,3 +130,19 @@ def test_a_broken_description_is_refused(tiny: Bundle) -> None:
     path.write_text(json.dumps({**content, "backbone": "resnet34"}))
     with pytest.raises(BundleError, match="the weights do not fit mm-mimo-kd on resnet34"):
         load_bundle(tiny.path).network()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, network: FusionNetwork, value: float) -> None:
+    with torch.no_grad():
+        next(iter(network.state_dict().values()))[0] = value
+    bundle = write_bundle(tmp_path / "diverged", described(name="diverged"), network)
+    with pytest.raises(BundleError, match="values that are not finite"):
+        bundle.network()
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[]"], ids=["deep", "bytes", "list"])
+def test_a_damaged_description_is_refused(tiny: Bundle, content: bytes) -> None:
+    (tiny.path / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"bundle\.json: "):
+        load_bundle(tiny.path)
