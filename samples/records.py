@@ -349,13 +349,13 @@ class SampleRecord(Record):
 class MissingFields(Record):
     """``missing.json``: field index to the reason why the field could not be taken."""
 
-    reasons: dict[int, str] = {}
+    reasons: dict[int, str]
 
 
 class SkippedFields(Record):
     """``skipped_fields.json``: index of a field skipped as empty to the foreground area found in it (um2)."""
 
-    foreground_area_um2: dict[int, float] = {}
+    foreground_area_um2: dict[int, float]
 
 
 # raw/staining.json
@@ -417,7 +417,7 @@ class SlideTransformEntry(Part):
 class SlideTransformRecord(Record):
     """``slide_transforms.json`` of the second pass: each position at which the slide was found, the latest last."""
 
-    transforms: tuple[SlideTransformEntry, ...] = ()
+    transforms: tuple[SlideTransformEntry, ...]
 
 
 # raw/<pass>/focus.json

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from wbcpipe.samples import truth
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.classification_record import Classification
@@ -108,10 +108,9 @@ def write_truth() -> Callable[..., None]:
     """Write truth.csv: rows of (x_um, field, class, kind), all at y = 0."""
 
     def write(sample: Sample, rows: Sequence[tuple[float, int, str, str]]) -> None:
-        with sample.truth_path.open("w", encoding="utf-8", newline="") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(["x_um", "y_um", "field", "class", "kind"])
-            writer.writerows([x, 0.0, field, label, kind] for x, field, label, kind in rows)
+        truth.write_truth(
+            sample.truth_path, [truth.TruthRow(x, 0.0, field, label, kind) for x, field, label, kind in rows]
+        )
 
     return write
 

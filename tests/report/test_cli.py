@@ -46,7 +46,9 @@ def test_report_prints_the_differential_and_its_paths(create_sample: Create, tmp
 def test_report_json_is_the_document(create_sample: Create, tmp_path: Path) -> None:
     sample = create_sample(["NEU"] * 3)
     text = run(report, "--sample", "S1", "--data", str(tmp_path / "data"), "--json")
-    assert json.loads(text) == json.loads((sample.path / "differential.json").read_text(encoding="utf-8"))
+    written = json.loads((sample.path / "differential.json").read_text(encoding="utf-8"))
+    assert len(written.pop("sha256")) == 64
+    assert json.loads(text) == written
 
 
 def test_report_of_no_sample_makes_no_folder(tmp_path: Path) -> None:

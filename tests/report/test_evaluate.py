@@ -139,7 +139,7 @@ def test_nothing_to_compare_with(create_sample: Create) -> None:
     ("text", "message"),
     [
         ("x_um,y_um\n1,2\n", "column 'field' is missing"),
-        ("x_um,y_um,field,class,kind\n1,two,0,NEU,cell\n", "line 2 is damaged"),
+        ("x_um,y_um,field,class,kind,crc32c\n1,two,0,NEU,cell,\n", "damaged .could not convert"),
     ],
 )
 def test_damaged_truth(create_sample: Create, text: str, message: str) -> None:

@@ -88,7 +88,7 @@ def test_fields_are_what_the_plan_and_the_scope_say(
     with sample.truth_path.open(encoding="utf-8") as handle:
         truth = list(csv.DictReader(handle))
     assert truth
-    assert set(truth[0]) == {"x_um", "y_um", "field", "class", "kind"}
+    assert set(truth[0]) == {"x_um", "y_um", "field", "class", "kind", "crc32c"}
     assert {int(row["field"]) for row in truth} <= {-1, 0, 1}
 
 
