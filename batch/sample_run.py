@@ -6,7 +6,7 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import psutil
 
@@ -26,7 +26,6 @@ from wbcpipe.system.process_limits import end_tree, is_alive, process_created, t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from multiprocessing.connection import Connection
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.batch.sample_process import SampleJob
@@ -87,7 +86,7 @@ class SampleRun:
         return self.job.row.sample
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> Any:
         """To wait for a message or the end."""
         return self._child.connection
 

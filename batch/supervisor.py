@@ -16,6 +16,7 @@ import psutil
 from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess, shutter_message
 from wbcpipe.acquire.staining.workflow import mark_applied
 from wbcpipe.batch.batch_state import BatchState
+from wbcpipe.batch.durations import format_seconds
 from wbcpipe.batch.failures import BUSY, DISK_FULL, MicroscopeFaults, is_permanent
 from wbcpipe.batch.inbox import read_inbox, refuse_old_stops
 from wbcpipe.batch.leftovers import end_leftovers
@@ -251,7 +252,7 @@ class Supervisor:
             time.sleep(_TICK_S if self._disk_needed is not None or self._asked else 0.0)
             return
         for ready in multiprocessing.connection.wait(list(by_connection), _TICK_S):
-            self._take_message(by_connection[ready])  # type: ignore[index]
+            self._take_message(by_connection[ready])
 
     def _take_message(self, run: SampleRun) -> None:
         match run.receive():
@@ -308,8 +309,8 @@ class Supervisor:
             self._state.journal(
                 "incubation_exceeded",
                 run.sample,
-                reason=f"the stain has acted for {incubated_s / 60:.0f} min; 'staining.max_incubate_s' is "
-                f"{limit_s / 60:.0f} min",
+                reason=f"the stain has acted for {format_seconds(incubated_s)}, and 'staining.max_incubate_s' allows "
+                f"{format_seconds(limit_s)}",
                 figures={"incubated_s": round(incubated_s, 1)},
             )
 
@@ -335,6 +336,7 @@ class Supervisor:
             self._checking = False
         if found is not None:
             self._slides_since_check[row.scope] = 0
+            self._last_field_s = None  # a check is no idle time
             self._scopes_used[row.scope] = scope
             event: BatchEvent = "check_passed" if found.passed else "check_failed"
             self._state.journal(event, reason=found.text, figures=found.figures)
@@ -344,15 +346,16 @@ class Supervisor:
 
     def _released(self, run: SampleRun, released: MicroscopeReleased) -> None:
         idle_s = self._idle_s(released)
-        if released.last_field_s is not None:
-            self._last_field_s = released.last_field_s
-        if not released.complete or run.job.part != "slide":
+        # Between two passes over a list the microscope waits for the stain.
+        self._last_field_s = released.last_field_s if run.job.part == "slide" else None
+        if not released.complete or run.job.part == "stain":
             return
         self._slides_since_check[run.job.row.scope] = self._slides_since_check.get(run.job.row.scope, 0) + 1
         self._faults.scanned()
         figures = {**released.figures, **({} if idle_s is None else {"idle_s": round(idle_s, 2)})}
         self._state.journal("scan_finished", run.sample, attempt=run.attempt, figures=figures)
-        self._state.journal("processing_started", run.sample, attempt=run.attempt)
+        if run.job.part == "slide":
+            self._state.journal("processing_started", run.sample, attempt=run.attempt)
 
     def _idle_s(self, released: MicroscopeReleased) -> float | None:
         """Return the time between the fields of two slides in which the microscope neither focused nor loaded one."""
@@ -369,8 +372,7 @@ class Supervisor:
                 self._state.journal("finished", run.sample, attempt=run.attempt, figures=figures)
                 self._hooks.sample_finished(self._folder, run.job.row)
             case "brightfield":
-                self._faults.scanned()
-                self._state.journal("scan_finished", run.sample, attempt=run.attempt, figures=figures)
+                pass  # journalled when it gave the microscope back
             case "stain":
                 self._state.journal("stain_finished", run.sample, attempt=run.attempt, figures=figures)
         self._remove(run)

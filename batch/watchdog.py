@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.acquire.supervise.restart_policy import max_silence_s
+from wbcpipe.batch.durations import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,12 +100,14 @@ class ClockWatch:
         found = []
         slept_s = max(real_s - awake_s, awake_s if awake_s >= self._sleep_s else 0.0)
         if slept_s >= self._sleep_s:
-            text = f"the computer slept, or this program did not run, for {_duration(slept_s)}"
+            text = f"the computer slept, or this program did not run, for {format_seconds(slept_s)}"
             found.append(ClockChange("computer_slept", text, slept_s))
         step_s = wall_s - real_s
         if abs(step_s) >= self._step_s:
             way = "forward" if step_s > 0 else "back"
-            found.append(ClockChange("clock_changed", f"the clock was set {way} by {_duration(abs(step_s))}", step_s))
+            found.append(
+                ClockChange("clock_changed", f"the clock was set {way} by {format_seconds(abs(step_s))}", step_s)
+            )
         return found
 
 
@@ -113,9 +116,3 @@ def _read_clocks() -> tuple[float, float, float]:
     if sys.platform == "linux":
         real_s = time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.time(), awake_s, real_s
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

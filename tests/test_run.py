@@ -52,7 +52,7 @@ def command(data: Path, scope: Path, *more: str, name: str = "demo") -> list[str
 
 
 def call(words: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT.parent, **more)
+    return subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, cwd=ROOT.parent, **more)
 
 
 def load_comparison() -> ModuleType:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from wbcpipe.batch.batch_folder import BatchFolder
+from wbcpipe.batch.completion import RowContent
 from wbcpipe.batch.night_hooks import CheckOutcome, NightHooks
 from wbcpipe.batch.records import BatchRecord, Command, JournalEntry, WorklistRow
 from wbcpipe.batch.supervisor import Supervisor, SupervisorOptions
@@ -382,3 +383,17 @@ def test_killed_or_stopped_it_goes_on_without_leftovers(night: Callable[..., Nig
         "finished",
     ]
     assert json.loads((batch.folder.path / "batch.json").read_text(encoding="utf-8"))["name"] == "night"
+
+
+def test_a_report_that_the_journal_does_not_know_is_finished(
+    night: Callable[..., Night], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = night("a", "b")
+    batch.run()
+    lines = batch.folder.journal_path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if '"finished"' not in line and "batch_ended" not in line]
+    # The kill fell between the report and its line, which is cut short.
+    batch.folder.journal_path.write_text("".join(kept) + '{"time":"2026', encoding="utf-8")
+    monkeypatch.setattr("wbcpipe.batch.batch_state.row_content", lambda *_: RowContent("finished"))
+    assert states(batch.run()) == {"a": "finished", "b": "finished"}
+    assert batch.events("a").count("scan_started") == 1

@@ -20,7 +20,7 @@ from wbcpipe.batch.watchdog import ClockWatch, phase_limits_s
             [("computer_slept", "the computer slept, or this program did not run, for 5 min")],
         ),
         ((3610.0, 10.0, 10.0), [("clock_changed", "the clock was set forward by 60 min")]),
-        ((-7190.0, 10.0, 10.0), [("clock_changed", "the clock was set back by 2.0 h")]),
+        ((-7190.0, 10.0, 10.0), [("clock_changed", "the clock was set back by 2 h 00 min")]),
         ((12.0, 10.0, 10.0), []),
     ],
     ids=["nothing", "Linux slept", "Windows slept", "set forward", "set back", "corrected"],
