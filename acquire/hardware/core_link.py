@@ -10,6 +10,7 @@ import contextlib
 import os
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -218,7 +219,7 @@ class CoreLink:
         try:
             if self._scope.core_log is not None:
                 start_core_log(core, self._scope.core_log)
-            self._load_config(core)
+            self._load_config(core.load_system_configuration)
         except BaseException as error:
             pycromanager.stop_headless()
             _free(core)
@@ -231,17 +232,21 @@ class CoreLink:
             ) from error
         return core
 
-    def _load_config(self, core: Any) -> None:
-        """Let the core of this process load the .cfg file, without the lines that would move a stage."""
+    def _load_config(self, load: Callable[[str], object]) -> None:
+        """Let the core of this process load the .cfg file, without the lines that would move a stage.
+
+        Args:
+            load: the core's method for a file.
+        """
         content = config_for_core(self._scope, read_config(self._scope.config_path))
         if content is None:
-            core.load_system_configuration(path_for_core(self._scope.config_path))
+            load(path_for_core(self._scope.config_path))
             return
         handle, name = tempfile.mkstemp(prefix="wbcpipe-", suffix=".cfg")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-            core.load_system_configuration(path_for_core(Path(name)))
+            load(path_for_core(Path(name)))
         finally:
             Path(name).unlink(missing_ok=True)
 
@@ -274,12 +279,7 @@ class CoreLink:
     def _load_devices(self) -> None:
         if self._headless:
             self.call("unload_all_devices")
-            try:
-                self._load_config(self._core)
-            except (RuntimeError, OSError) as error:
-                raise HardwareError(
-                    f"{self._scope.config_path}: Micro-Manager could not load it again: {_text(error)}.{self._log_hint}"
-                ) from error
+            self._load_config(partial(self.call, "load_system_configuration"))
         self._assign_roles()
 
     def _assign_roles(self) -> None:
