@@ -46,10 +46,10 @@ def work(job, link):
     done = root / "attempts" / name
     done.parent.mkdir(exist_ok=True)
     attempt = len(done.read_text()) if done.exists() else 0
-    done.write_text("x" * (attempt + 1))
     word = words[attempt] if attempt < len(words) else "works"
     supervisor.send(MicroscopeWanted())
     supervisor.wait_for(TurnGranted)
+    done.write_text("x" * (attempt + 1))
     supervisor.send(PhaseReport("scanning", 1, 2))
     if word == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
