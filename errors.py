@@ -33,6 +33,7 @@ __all__ = [
     "SampleStateError",
     "ScopeNotFoundError",
     "StageLimitError",
+    "StorageError",
     "TrainingDataError",
     "WbcpipeError",
     "WorklistError",
@@ -67,6 +68,12 @@ class DiskFullError(WbcpipeError, OSError):
     """The disk is full, or too small for the files of a stage."""
 
     exit_code = 13
+
+
+class StorageError(WbcpipeError, OSError):
+    """The storage refuses a file, or does not answer, for longer than it is waited for."""
+
+    exit_code = 15
 
 
 class DamagedDataError(WbcpipeError, RuntimeError):

@@ -21,7 +21,7 @@ from wbcpipe.batch.row_status import replay
 from wbcpipe.errors import BatchBusyError, SampleStateError, WorklistError
 from wbcpipe.samples.records import read_json_lines
 from wbcpipe.samples.sample import check_sample_name
-from wbcpipe.system.files import append_line, disk_errors
+from wbcpipe.system.files import append_line, make_folder
 from wbcpipe.system.locks import exclusive_lock, try_lock
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ class BatchFolder:
 
     def create(self) -> None:
         """Create the folder and its inbox."""
-        with disk_errors(self.path):
-            self.inbox_path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.inbox_path)
 
     def record(self) -> BatchRecord:
         """Read ``batch.json``.
@@ -190,9 +189,9 @@ class BatchFolder:
     def write_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Write ``heartbeat.json``: renamed, but not flushed, since it is worth nothing after a power cut."""
         aside = self.heartbeat_path.with_name(".heartbeat.json.partial")
-        aside.write_text(heartbeat.model_dump_json(indent=1), encoding="utf-8")
-        # Windows refuses to replace a file that is being read: the next heartbeat replaces it.
-        with contextlib.suppress(PermissionError):
+        # Windows refuses to replace a file that is being read, and a share may be gone: the next heartbeat replaces it.
+        with contextlib.suppress(OSError):
+            aside.write_text(heartbeat.model_dump_json(indent=1), encoding="utf-8")
             aside.replace(self.heartbeat_path)
 
     def heartbeat(self) -> Heartbeat | None:

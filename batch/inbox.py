@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wbcpipe.batch.records import Command, JournalEntry
 from wbcpipe.errors import InterruptedRunError
-from wbcpipe.system.files import disk_errors
+from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,8 +58,7 @@ def refuse_old_stops(folder: BatchFolder) -> None:
 def _refuse(folder: BatchFolder, path: Path, reason: str, by: str) -> None:
     folder.append(JournalEntry(time=datetime.now(UTC), event="command_refused", reason=reason, by=by))
     refused = folder.inbox_path / "refused"
-    with disk_errors(refused):
-        refused.mkdir(exist_ok=True)
-    # Windows refuses to move a file that another program has open: it is tried again with the next look.
-    with contextlib.suppress(PermissionError, FileNotFoundError):
+    make_folder(refused)
+    # Windows moves no file that another program has open, and a share may be gone: tried again with the next look.
+    with contextlib.suppress(OSError):
         path.replace(refused / path.name)

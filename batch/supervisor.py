@@ -37,6 +37,7 @@ from wbcpipe.batch.schedule import AskForStain, BatchView, End, Grant, Quarantin
 from wbcpipe.batch.watchdog import ClockWatch, phase_limits_s
 from wbcpipe.errors import BatchCheckError, DiskFullError, InterruptedRunError
 from wbcpipe.samples.sample import Sample
+from wbcpipe.system.files import make_folder
 from wbcpipe.system.log_files import bound_log, rotating_log
 from wbcpipe.system.process_limits import process_created
 from wbcpipe.system.signals import stop_reason
@@ -161,7 +162,7 @@ class Supervisor:
 
     def _begin(self, left: Sequence[ProcessStatus]) -> None:
         """Resume from the journal and the disk."""
-        self._logs.mkdir(exist_ok=True)
+        make_folder(self._logs)
         self._folder.mark_started()
         refuse_old_stops(self._folder)
         self._state.journal("batch_resumed" if self._state.was_started else "batch_started")

@@ -21,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from wbcpipe.system.storage import report_waits
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
@@ -82,6 +84,7 @@ class Reporter:
     def __enter__(self) -> Self:
         if self._quiet:
             return self
+        report_waits(self.say)
         if self._console.is_terminal:
             self._start_bars()
         else:
@@ -92,6 +95,8 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._quiet:
+            report_waits(None)
         self._closed.set()
         if self._watch is not None:
             self._watch.join()

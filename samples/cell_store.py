@@ -8,7 +8,6 @@ missing chunk is an error, and the group's attributes hold the digest of each ar
 from __future__ import annotations
 
 import functools
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +18,7 @@ from pydantic import ValidationError
 from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from wbcpipe.errors import NoCellsError, SampleStateError
+from wbcpipe.errors import NoCellsError, SampleStateError, StorageError
 from wbcpipe.imaging.arrays import bin_2x2
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import COLUMNS
@@ -34,7 +33,8 @@ from wbcpipe.samples.complete_store import (
     group_metadata,
     read_group,
 )
-from wbcpipe.system.files import sync_directory, sync_tree, write_json
+from wbcpipe.samples.patient_store import PatientStore
+from wbcpipe.system.files import remove_tree, rename, sync_tree, write_json
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
@@ -187,6 +187,8 @@ class CellStore:
         """Read rows into ``out``; an error names the first damaged chunk."""
         try:
             array.get_basic_selection((rows,), out=NDBuffer.from_numpy_array(out))
+        except StorageError:
+            raise  # nothing is known of the file
         except (OSError, RuntimeError, ValueError) as error:  # of the disk, of a codec, of zarr
             check_chunks(array, self.path / name, rows, self._remedy(name))
             raise SampleStateError(f"{self.path / name}: cannot be read ({error}); {self._remedy(name)}.") from error
@@ -275,7 +277,7 @@ class CellStore:
         """
         self.discard_predictions()
         kept = self.attributes.arrays
-        group = zarr.open_group(str(self.path), mode="r+", zarr_format=3)
+        group = zarr.open_group(PatientStore(self.path), mode="r+", zarr_format=3)
         for name, values in (("probability", probability), ("confidence", confidence), ("disagreement", disagreement)):
             _create_column(group, name, np.ascontiguousarray(values, dtype=np.float32), overwrite=True)
         _create_column(group, "predicted_class", _strings(predicted_class), overwrite=True)
@@ -313,25 +315,22 @@ class CellStore:
         aside = path.with_name(path.name + ".partial")
         old = path.with_name(path.name + ".old")
         for leftover in (aside, old):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        group = zarr.create_group(str(aside), zarr_format=3)
+            remove_tree(leftover)
+        group = zarr.create_group(PatientStore(aside), zarr_format=3)
         writer = _Writer(group, len(attributes.modalities))
         for block in blocks:
             writer.append(block)
         if not writer.finish():
-            shutil.rmtree(aside)
+            remove_tree(aside)
             raise NoCellsError(f"{path.parent}: no cell to store; check focus, exposure and stain in `raw/`.")
         arrays = {name: array_digest(aside / name) for name in sorted(group.array_keys())}
         written = attributes.model_copy(update={"arrays": arrays, "classified": None})
         write_json(aside / METADATA, group_metadata(written))
         sync_tree(aside)
         if path.exists():
-            path.rename(old)
-        aside.rename(path)
-        sync_directory(path.parent)
-        if old.exists():
-            shutil.rmtree(old)
+            rename(path, old)
+        rename(aside, path)
+        remove_tree(old)
         return cls(path)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from zarr.storage import LocalStore
-
-from wbcpipe.errors import SampleStateError
+from wbcpipe.errors import SampleStateError, StorageError
+from wbcpipe.samples.patient_store import PatientStore
 from wbcpipe.system.files import file_errors, read_json
+from wbcpipe.system.storage import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ CHUNK_KEYS: Final[ChunkKeyEncodingLike] = {"name": "default", "separator": "."}
 _REMEDY: Final = "segment or import the sample again"
 
 
-class CompleteStore(LocalStore):
+class CompleteStore(PatientStore):
     """A folder with one array that was written completely: a missing chunk is an error, where zarr gives fill values.
 
     Chunks are read in the thread that asks for them. Zarr's own store passes each read on to another thread, which
@@ -56,13 +56,13 @@ class CompleteStore(LocalStore):
         """
         if not key.startswith("c.") or byte_range is not None or prototype is None:
             return await super().get(key, prototype, byte_range)
-        return prototype.buffer.from_bytes((self.root / key).read_bytes())
+        return prototype.buffer.from_bytes(patiently(self.root / key, (self.root / key).read_bytes))
 
 
 def array_digest(path: Path) -> str:
     """Return the SHA-256 of the metadata of the array in folder ``path``."""
     with file_errors(path / METADATA, _REMEDY):
-        return hashlib.sha256((path / METADATA).read_bytes()).hexdigest()
+        return hashlib.sha256(patiently(path / METADATA, (path / METADATA).read_bytes)).hexdigest()
 
 
 def check_array(path: Path, digest: str) -> None:
@@ -122,6 +122,8 @@ def check_chunks(
             array.get_basic_selection((slice(chunk * size, min((chunk + 1) * size, array.shape[0])),))
         except FileNotFoundError as error:
             raise SampleStateError(f"{file}: the file is missing; {remedy}.") from error
+        except StorageError:
+            raise  # nothing is known of the file
         except (OSError, RuntimeError, ValueError) as error:
             raise SampleStateError(f"{file}: damaged ({_one_line(error)}); {remedy}.") from error
         progress(done)

@@ -7,6 +7,7 @@ in the file's own annotation, beside the field's index.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import re
@@ -23,9 +24,10 @@ import numpy as np
 import tifffile
 from pydantic import TypeAdapter
 
-from wbcpipe.errors import FrameFileError
+from wbcpipe.errors import FrameFileError, StorageError
 from wbcpipe.samples.records import SampleKind
-from wbcpipe.system.files import write_atomic
+from wbcpipe.system.files import stream_atomic
+from wbcpipe.system.storage import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,7 +180,7 @@ def write_field(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> None
         raise ValueError(
             f"images of shape {images.shape}, {images.dtype}; ({len(info.frames)}, Y, X) uint16 was expected."
         )
-    write_planes(path, images.shape, iter(images), lambda: info)
+    patiently(path, lambda: write_planes(path, images.shape, iter(images), lambda: info))
 
 
 def write_planes(
@@ -188,7 +190,7 @@ def write_planes(
     describe: Callable[[], FieldInfo],
     opened: Callable[[IO[bytes]], None] = lambda _: None,
 ) -> None:
-    """Write a field while its frames arrive, atomically and flushed to the disk.
+    """Write a field while its frames arrive, atomically and flushed to the disk; it is tried once.
 
     Args:
         path: the file, see `field_path`.
@@ -207,7 +209,7 @@ def write_planes(
             checksum[0] = google_crc32c.extend(checksum[0], _bytes_of(plane))
             yield plane
 
-    with write_atomic(path) as handle:
+    with stream_atomic(path) as handle:
         opened(handle)
         with tifffile.TiffWriter(handle, byteorder="<") as tiff:
             place = tiff.write(
@@ -359,6 +361,20 @@ def read_field(path: Path) -> tuple[NDArray[np.uint16], FieldInfo]:
 
 
 def _read(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint16]]:
+    try:
+        return patiently(path, lambda: _read_once(path, pixels=pixels))
+    except StorageError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.EIO:  # the disk has lost the file's content
+            raise FrameFileError(f"{path}: cannot be read ({cause.strerror}).") from error
+        raise  # nothing is known of the file: it is not to be taken for damaged
+    except FrameFileError:
+        raise
+    except OSError as error:
+        raise FrameFileError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _read_once(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint16]]:
     images = np.empty((0, 0, 0), np.uint16)
     try:
         with _without_warnings(), tifffile.TiffFile(path) as tiff:
@@ -382,8 +398,6 @@ def _read(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint16]]:
         raise
     except FileNotFoundError as error:
         raise FrameFileError(f"{path}: no such file.") from error
-    except OSError as error:
-        raise FrameFileError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except _DAMAGES as error:
         raise FrameFileError(f"{path}: damaged ({error}); the field must be taken again.") from error
     _check_identity(path, info)

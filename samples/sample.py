@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from wbcpipe.errors import SampleBusyError, SampleNameError, SampleStateError
+from wbcpipe.errors import SampleBusyError, SampleNameError, SampleStateError, StorageError
 from wbcpipe.samples.records import SampleRecord
-from wbcpipe.system.files import append_event, disk_errors
+from wbcpipe.system.files import append_event, make_folder
 from wbcpipe.system.locks import exclusive_lock
 from wbcpipe.system.signals import stop_reason, stop_signal
 
@@ -117,8 +117,7 @@ class Sample:
 
     def write(self, record: SampleRecord) -> None:
         """Write ``sample.json``, atomically; a new sample's directory is created with it."""
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         record.write(self.info_path)
 
     def log(self, event: str, **details: Any) -> None:
@@ -141,8 +140,9 @@ class Sample:
             reason = stop_reason() if stopped else str(error) or kind
             number = stop_signal()
             details = {} if number is None else {"signal": number.name}
-            with contextlib.suppress(OSError):
-                self.log("run_ended", command=purpose, error=kind, reason=reason, **details)
+            if not isinstance(error, StorageError):  # storage that has been waited for is not waited for again
+                with contextlib.suppress(OSError):
+                    self.log("run_ended", command=purpose, error=kind, reason=reason, **details)
             raise
 
     @contextlib.contextmanager
@@ -157,8 +157,7 @@ class Sample:
         Raises:
             SampleBusyError: another process holds it; the text names its process id and purpose.
         """
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
 
         def busy(holder: str) -> SampleBusyError:
             return SampleBusyError(f"sample {self.name!r} is in use by another process ({holder}); wait for it to end.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from wbcpipe.samples.records import StainingRecord
+from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ def read_staining(sample: Sample) -> StainingRecord | None:
 def write_staining(sample: Sample, record: StainingRecord) -> None:
     """Write the record, atomically."""
     path = staining_path(sample)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     record.write(path)
 
 

@@ -16,6 +16,7 @@ from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import count_cells
 from wbcpipe.samples.cell_columns import REJECTED, UNIDENTIFIED, QcFlag
 from wbcpipe.samples.records import FieldPredictions
+from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ class LiveCount:
         for (cells, identity), which in zip(self._pending, chosen, strict=True):
             classes = [next(predicted) if take else UNIDENTIFIED for take in which.tolist()]
             self._predicted[cells.index] = classes
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             record = FieldPredictions(field_index=cells.index, identity=identity, predicted_classes=tuple(classes))
             record.write(self._path(cells.index))
         self._pending = []

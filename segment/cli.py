@@ -14,7 +14,7 @@ from wbcpipe.cli.options import data_option, json_option, options_into, sample_o
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.samples.records import ImportKind
 from wbcpipe.samples.sample import Sample, data_root
-from wbcpipe.system.files import write_atomic
+from wbcpipe.system.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellStore
@@ -126,7 +126,7 @@ def _preview(sample: Sample, index: int, options: SegmentOptions) -> None:
         reporter.say(f"drawing field {index} of {sample.name}")
         view = FieldViewer(sample, pixel_um=options.pixel_um, progress=reporter.update).load(index)
         picture = preview_png(view, title=f"{sample.name}, field {index}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     with write_atomic(out) as handle:
         handle.write(picture)
     if options.as_json:

@@ -10,7 +10,7 @@ import google_crc32c
 import numpy as np
 from pydantic import BaseModel
 
-from wbcpipe.system.files import disk_errors, write_atomic
+from wbcpipe.system.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,8 +31,7 @@ def write_work_file(path: Path, record: BaseModel, arrays: Mapping[str, NDArray[
     Raises:
         DiskFullError: no space left; an earlier file stays.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with write_atomic(path) as handle:
         np.savez(handle, allow_pickle=False, record=np.array(record.model_dump_json()), **arrays)
         handle.seek(0)

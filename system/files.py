@@ -1,20 +1,23 @@
-"""Write files so that a crash or a full disk loses nothing: write aside, flush, rename."""
+"""Write files so that a crash or a full disk loses nothing: write aside, flush, rename, and try again if refused."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
+import io
 import json
 import math
 import os
 import re
+import shutil
 import sys
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 import google_crc32c
 
-from wbcpipe.errors import DiskFullError, SampleStateError
+from wbcpipe.errors import DiskFullError, SampleStateError, StorageError
+from wbcpipe.system.storage import patiently, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,11 +30,16 @@ __all__ = [
     "disk_errors",
     "file_errors",
     "json_line",
+    "make_folder",
     "parse_json",
     "parse_json_line",
     "read_json",
     "read_text",
+    "remove_tree",
+    "rename",
+    "stream_atomic",
     "sync_directory",
+    "sync_file",
     "sync_tree",
     "write_atomic",
     "write_json",
@@ -45,18 +53,57 @@ _EVENT: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a used-up quota into one clear error that names ``path``."""
+    """Turn a full disk, and storage that refuses or does not answer, into one clear error that names ``path``."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)) and not isinstance(
-            error, DiskFullError
-        ):
-            raise DiskFullError(
-                f"{path}: no space left on the disk. Earlier files are complete; free space and run the same "
-                "command again."
-            ) from error
-        raise
+        clear = storage_error(error, path)
+        if clear is error:
+            raise
+        raise clear from error
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, unless it is there.
+
+    Raises:
+        DiskFullError: no space left.
+        StorageError: the storage refuses it.
+    """
+    patiently(path, lambda: path.mkdir(parents=True, exist_ok=True))
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file, or a folder to a name that is free; make it durable.
+
+    Windows refuses to rename what another program has open: tried again until that program has closed it.
+
+    Raises:
+        StorageError: the storage refuses it.
+    """
+
+    def action() -> None:
+        if source.is_dir():
+            source.rename(target)
+        else:
+            source.replace(target)
+
+    patiently(source, action)
+    patiently(target.parent, lambda: sync_directory(target.parent))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder of this program's own and all that is in it, if it is there.
+
+    Raises:
+        StorageError: the storage refuses it.
+    """
+
+    def action() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+    patiently(path, action)
 
 
 def sync_directory(path: Path) -> None:
@@ -89,17 +136,48 @@ def sync_tree(path: Path) -> None:
         if child.is_dir():
             sync_tree(child)
         else:
-            with child.open("rb+") as handle:
-                os.fsync(handle.fileno())
+            sync_file(child)
     sync_directory(path)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file to the disk; for writing, since Windows flushes no file that is open for reading alone."""
+
+    def action() -> None:
+        with path.open("rb+") as handle:
+            os.fsync(handle.fileno())
+
+    patiently(path, action)
 
 
 @contextlib.contextmanager
 def write_atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` for writing; rename it to ``path`` when it is complete and flushed.
+    """Open a buffer for the content of ``path``; at the block's end it is written aside, flushed and renamed.
 
     Raises:
         DiskFullError: no space left; nothing of the new file remains.
+        StorageError: the storage refuses the file; an earlier file stays.
+    """
+    buffer = io.BytesIO()
+    with disk_errors(path):
+        yield buffer
+
+    def action() -> None:
+        with stream_atomic(path) as handle:
+            handle.write(buffer.getbuffer())
+
+    patiently(path, action)
+
+
+@contextlib.contextmanager
+def stream_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path`` for writing; rename it to ``path`` when it is complete and flushed.
+
+    For content that is written while it arrives. It is tried once: the caller has what is needed for another try.
+
+    Raises:
+        DiskFullError: no space left; nothing of the new file remains.
+        StorageError: the storage refuses the file.
     """
     aside = path.with_name(f".{path.name}.partial")
     try:
@@ -108,10 +186,12 @@ def write_atomic(path: Path) -> Iterator[IO[bytes]]:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
+            # Of a file that is closed: Windows renames no open one, and replaces none that another program has open.
             aside.replace(path)
             sync_directory(path.parent)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise
 
 
@@ -132,11 +212,12 @@ def file_errors(path: Path, remedy: str) -> Iterator[None]:
     Raises:
         SampleStateError: it is missing, a folder, without permission, or on a disk that fails.
         DiskFullError: no space left.
+        StorageError: the storage refuses the file.
     """
     try:
         with disk_errors(path):
             yield
-    except DiskFullError:
+    except (DiskFullError, StorageError):
         raise
     except FileNotFoundError as error:
         raise SampleStateError(f"{path}: the file is missing; {remedy}.") from error
@@ -154,10 +235,14 @@ def read_text(path: Path, remedy: str, *, newline: str | None = None) -> str:
     """
     try:
         with file_errors(path, remedy):
-            with path.open(encoding="utf-8", newline=newline) as handle:
-                return handle.read()
+            return patiently(path, functools.partial(_read_text, path, newline))
     except UnicodeDecodeError as error:
         raise SampleStateError(f"{path}: damaged (byte {error.start} is not UTF-8); {remedy}.") from error
+
+
+def _read_text(path: Path, newline: str | None) -> str:
+    with path.open(encoding="utf-8", newline=newline) as handle:
+        return handle.read()
 
 
 def parse_json(text: str) -> Any:
@@ -243,12 +328,18 @@ def append_event(path: Path, event: str, **details: Any) -> None:
     Raises:
         ValueError: the name is not in snake_case.
         DiskFullError: no space left.
+        StorageError: the storage refuses the file.
     """
     if not _EVENT.fullmatch(event):
         raise ValueError(f"event {event!r}; names of events are in snake_case, as 'field_missing'.")
     content = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
     line = json_line(content)
-    with file_errors(path, "move it away; a new one is begun"), path.open("ab", buffering=0) as handle:
+    with file_errors(path, "move it away; a new one is begun"):
+        patiently(path, functools.partial(_append, path, line))
+
+
+def _append(path: Path, line: bytes) -> None:
+    with path.open("ab", buffering=0) as handle:
         before, written = handle.seek(0, os.SEEK_END), 0
         try:
             while written < len(line):
@@ -265,10 +356,14 @@ def append_line(path: Path, line: str) -> None:
 
     Raises:
         DiskFullError: no space left; nothing was appended.
+        StorageError: the storage refuses the file.
     """
-    content = f"{line}\n".encode()
+    patiently(path, functools.partial(_append_flushed, path, f"{line}\n".encode()))
+
+
+def _append_flushed(path: Path, content: bytes) -> None:
     new = not path.exists()
-    with disk_errors(path), path.open("w+b" if new else "r+b", buffering=0) as handle:
+    with path.open("w+b" if new else "r+b", buffering=0) as handle:
         end = handle.seek(0, os.SEEK_END)
         if end:
             handle.seek(end - 1)

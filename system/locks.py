@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
 
-from wbcpipe.system.files import disk_errors
+from wbcpipe.system.files import make_folder
+from wbcpipe.system.storage import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,8 @@ def exclusive_lock(
     with _lock(path, wait_s) as held:
         if not held:
             raise busy(_read_holder(holder))
-        holder.write_text(f"process {os.getpid()}, {purpose}\n", encoding="utf-8")
+        note = f"process {os.getpid()}, {purpose}\n"
+        patiently(holder, lambda: holder.write_text(note, encoding="utf-8"))
         yield
 
 
@@ -46,8 +48,7 @@ def try_lock(path: Path) -> Iterator[bool]:
     Args:
         path: of the lock file; it is created with its folder, also on a disk that several machines share.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with _lock(path, 0.0) as held:
         yield held
 
@@ -57,7 +58,8 @@ def _lock(path: Path, wait_s: float) -> Iterator[bool]:
     # Without a lock of the operating system an error is right: a marker file would outlive a crash.
     lock = FileLock(path, timeout=wait_s, poll_interval=_POLL_S, thread_local=False, fallback_to_soft=False)
     try:
-        lock.acquire()
+        # A lock that another process holds is a Timeout, without a number: it is not waited for here.
+        patiently(path, lock.acquire)
     except Timeout:
         yield False
         return

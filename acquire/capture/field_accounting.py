@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from wbcpipe.errors import AcquisitionError, FrameFileError
 from wbcpipe.samples.field_status import read_missing, read_skipped, write_missing
 from wbcpipe.samples.fields import PASSES, fields_on_disk, read_info
+from wbcpipe.system.files import make_folder, rename
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -39,7 +40,7 @@ class FieldInventory:
         A second pass skips the fields that were empty in the first.
         """
         raw = sample.raw_path(pass_name)
-        raw.mkdir(parents=True, exist_ok=True)
+        make_folder(raw)
         taken = _quarantine_damaged(sample, scope, pass_name)
         recorded = read_missing(raw)
         if recorded.keys() & taken.keys():  # a run can be killed between the two writes
@@ -85,11 +86,11 @@ def _quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass) -> dict[i
             complete[index] = info
         except FrameFileError as error:
             folder = raw.parent / "quarantine"
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             name = path.name if pass_name == "single" else f"{pass_name}_{path.name}"
             names = (name, *(f"{name}.{number}" for number in range(1, 10_000)))
             target = next(folder / one for one in names if not (folder / one).exists())
-            path.rename(target)
+            rename(path, target)
             sample.log("quarantined", field=index, file=str(target.relative_to(sample.path)), reason=str(error))
     return complete
 

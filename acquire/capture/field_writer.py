@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import numpy as np
 
+from wbcpipe.errors import StorageError
 from wbcpipe.samples.field_status import read_missing, read_skipped, write_missing, write_skipped
 from wbcpipe.samples.fields import FieldInfo, field_path, write_field, write_planes
 from wbcpipe.system.files import begin_flush
@@ -105,6 +106,12 @@ class _IncomingField:
             # Written to the disk while the camera exposes, so that less remains for the end.
             if self._file is not None:
                 flushed = begin_flush(self._file, flushed)
+
+    def wait_for_info(self) -> FieldInfo:
+        """Wait until the field is taken, without writing its frames; return its description."""
+        while not isinstance(content := self._next(), FieldInfo):
+            pass
+        return content
 
     def describe(self) -> FieldInfo:
         """Wait until the field is taken and return its description."""
@@ -227,11 +234,23 @@ class FieldWriter:
         path = field_path(self._raw, pending.index)
         try:
             write_planes(path, pending.buffer.shape, incoming.planes(), incoming.describe, incoming.open_file)
+            assert incoming.info is not None
+            return incoming.info
         except _AbandonedError as error:
             self._left_over = incoming.left_over
             return error
-        assert incoming.info is not None
-        return incoming.info
+        except StorageError:
+            # All frames stay in the buffer: the field is written again, once it is complete.
+            return self._write_again(pending, incoming)
+
+    def _write_again(self, pending: PendingField, incoming: _IncomingField) -> FieldInfo | _AbandonedError:
+        try:
+            info = incoming.info or incoming.wait_for_info()
+        except _AbandonedError as error:
+            self._left_over = incoming.left_over
+            return error
+        write_field(field_path(self._raw, pending.index), pending.buffer, info)
+        return info
 
     def _forget_missing(self, index: int) -> None:
         if self._missing.pop(index, None) is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import itertools
 import math
 import os
@@ -10,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from wbcpipe.samples.light_record import light_path, read_exposures
 from wbcpipe.samples.records import LightExposure
-from wbcpipe.system.files import disk_errors, file_errors, json_line
+from wbcpipe.system.files import file_errors, json_line
+from wbcpipe.system.storage import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +43,7 @@ class DoseLedger:
         self._width_um, self._height_um = field_um
         self._buckets: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
         self._file = -1
+        self._ending = b""
         recorded = set()
         for exposure in read_exposures(raw):
             recorded.add(exposure.field)
@@ -61,13 +66,29 @@ class DoseLedger:
 
         Raises:
             DiskFullError: It cannot be recorded, so it must not be made.
+            StorageError: As before; the light is off while the storage is waited for.
         """
         exposure = LightExposure(field=field, x_um=x_um, y_um=y_um, exposure_ms=exposure_ms)
+        line = json_line(exposure.model_dump(mode="json"))
         with file_errors(self._path, "move it away"):
-            if self._file < 0:
-                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.write(self._file, json_line(exposure.model_dump(mode="json")))
+            patiently(self._path, functools.partial(self._append, line))
         self._add(x_um, y_um, exposure_ms)
+
+    def _append(self, line: bytes) -> None:
+        if self._file < 0:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        content = self._ending + line
+        try:
+            if os.write(self._file, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._ending = b""
+        except OSError:
+            # The handle of a share that was gone stays unusable. A line that was cut short is ended by the next one.
+            self._ending = b"\n"
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+            self._file = -1
+            raise
 
     def dose_ms(self, x_um: float, y_um: float) -> float:
         """Return the dose (ms) so far at a position of the slide, to the microsecond."""
@@ -80,7 +101,8 @@ class DoseLedger:
     def close(self) -> None:
         """Flush and close the file."""
         if self._file >= 0:
-            with disk_errors(self._path):
-                os.fsync(self._file)
-            os.close(self._file)
-            self._file = -1
+            file, self._file = self._file, -1
+            try:
+                patiently(self._path, functools.partial(os.fsync, file))
+            finally:
+                os.close(file)

@@ -13,7 +13,7 @@ from wbcpipe.acquire.config.cfg_reader import read_config
 from wbcpipe.acquire.config.micromanager_cfg import light_settings
 from wbcpipe.errors import SampleStateError
 from wbcpipe.samples.records import CalibrationReference
-from wbcpipe.system.files import disk_errors, write_atomic
+from wbcpipe.system.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,8 +106,7 @@ def save_calibration(path: Path, record: CalibrationRecord) -> Path | None:
     Raises:
         DiskFullError: Not enough space; the earlier file is not changed.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     kept = None
     if earlier := CalibrationRecord.read_if_present(path):
         kept = _keep(path, earlier)

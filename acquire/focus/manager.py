@@ -11,6 +11,7 @@ from wbcpipe.acquire.focus.focus_map import FocusSurface, distance_um, load_surf
 from wbcpipe.acquire.focus.focuser import DeviceFocuser, FieldFocuser, FocusCount
 from wbcpipe.errors import CoreLostError, HardwareError, SampleStateError, StageLimitError
 from wbcpipe.samples.records import DriftCheck, FocusPoint
+from wbcpipe.system.files import rename
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -71,7 +72,7 @@ class FocusManager:
         """Rename the file of the surface to ``focus_1.json`` or the next free name, and return it."""
         names = (self._path.with_name(f"focus_{number}.json") for number in itertools.count(1))
         kept = next(path for path in names if not path.exists())
-        self._path.rename(kept)
+        rename(self._path, kept)
         return kept
 
     def discard_surface(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import HardwareBusyError
+from wbcpipe.system.files import make_folder
 from wbcpipe.system.locks import exclusive_lock
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _folder() -> Path:
     """Return the folder of the locks, shared by all users of this computer."""
     shared = os.environ.get("PROGRAMDATA") if sys.platform == "win32" else None
     folder = Path(shared or tempfile.gettempdir()) / "wbcpipe-locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _let_all_write(folder, 0o777)
     return folder
 

@@ -13,7 +13,7 @@ from wbcpipe.acquire.label.capture import crop, take_label_image
 from wbcpipe.acquire.label.decode import Code, eight_bit, read_codes, reader_problem
 from wbcpipe.errors import ConfigError, IdentityError
 from wbcpipe.samples.records import LabelRecord
-from wbcpipe.system.files import disk_errors, write_atomic
+from wbcpipe.system.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,8 +91,7 @@ def check_label(microscope: Microscope, request: AcquisitionRequest, say: Callab
     started_s = time.monotonic()
     reading = _read(microscope, request)
     sample, expected = request.sample, request.slide_id
-    with disk_errors(sample.path):
-        sample.path.mkdir(parents=True, exist_ok=True)
+    make_folder(sample.path)
     with write_atomic(sample.path / "label.png") as handle:
         Image.fromarray(eight_bit(reading.image)).save(handle, "PNG")
     matches = reading.ids == (expected,)

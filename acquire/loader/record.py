@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field
 
 from wbcpipe.acquire.config.slide_policies import SlidePlace
 from wbcpipe.samples.records import Record
-from wbcpipe.system.files import disk_errors
+from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +58,5 @@ def read_loader(scope: Scope, data: Path) -> LoaderRecord:
 def write_loader(scope: Scope, data: Path, record: LoaderRecord) -> None:
     """Write the record, atomically."""
     path = loader_path(scope, data)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     record.write(path)

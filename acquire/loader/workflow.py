@@ -20,6 +20,7 @@ from wbcpipe.errors import (
     LoaderStateError,
     StageLimitError,
 )
+from wbcpipe.system.files import make_folder
 from wbcpipe.system.locks import exclusive_lock
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def state_slide(scope: Scope, data: Path, place: SlidePlace | None) -> None:
 @contextlib.contextmanager
 def _loader_lock(scope: Scope, data: Path) -> Iterator[None]:
     path = loader_path(scope, data).with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
 
     def busy(holder: str) -> HardwareBusyError:
         return HardwareBusyError(

@@ -21,6 +21,7 @@ from wbcpipe.acquire.supervise.messages import (
     RequestDone,
 )
 from wbcpipe.errors import InterruptedRunError
+from wbcpipe.system.storage import report_waits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,6 +133,7 @@ def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str],
     parent.if_hung = functools.partial(close_shutter_after_this_process, request.scope)
     commands = CommandListener(parent)
     events = EventReporter(parent)
+    report_waits(events.progress)  # a sign of life, whichever thread waits for a disk
     session = AcquisitionSession(request, events, given_up=given_up)
     commands.attach(session)
     load_driver(request.specimen)

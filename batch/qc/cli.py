@@ -14,6 +14,7 @@ import click
 from wbcpipe.cli.options import data_option, json_option, options_into, scope_option, specimen_options
 from wbcpipe.errors import BatchCheckError, ConfigError
 from wbcpipe.samples.sample import Sample, data_root
+from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -326,7 +327,7 @@ def check(options: CheckOptions) -> None:
 
     scope, data = load_scope(options.scope_name), data_root(options.data)
     path = data / FOLDER / f"{scope.name}.check.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     request = NightCheckRequest(
         scope=scope,
         slot=options.slot or next(iter(scope.slots)),

@@ -10,7 +10,7 @@ from wbcpipe.acquire.config.calibration_file import calibration_reference, setup
 from wbcpipe.batch.qc.records import QcEntry
 from wbcpipe.errors import ConfigError, SampleBusyError
 from wbcpipe.samples.records import read_json_lines
-from wbcpipe.system.files import append_line, disk_errors
+from wbcpipe.system.files import append_line, make_folder
 from wbcpipe.system.locks import exclusive_lock
 from wbcpipe.system.version import VERSION
 
@@ -74,8 +74,7 @@ class QcStore:
         def busy(holder: str) -> SampleBusyError:
             return SampleBusyError(f"{self.path} is in use by another process ({holder}); run the command again.")
 
-        with disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         lock = self.path.with_name(f".{self.path.stem}.lock")
         with exclusive_lock(lock, lock.with_suffix(".holder"), "quality control", busy, wait_s=_WAIT_S):
             append_line(self.path, entry.model_dump_json(exclude_defaults=True))

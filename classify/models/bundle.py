@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import shutil
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,7 +14,7 @@ from pydantic import ValidationError
 from wbcpipe.classify.models.bundle_info import BundleInfo
 from wbcpipe.classify.models.card import model_card
 from wbcpipe.errors import BundleError
-from wbcpipe.system.files import disk_errors, parse_json, sync_directory, sync_tree
+from wbcpipe.system.files import make_folder, parse_json, remove_tree, rename, write_atomic, write_json
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
@@ -187,15 +185,12 @@ def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> B
             )
         return bundle
     aside = directory.with_name(f".{directory.name}.partial")
-    if aside.exists():
-        shutil.rmtree(aside)
-    with disk_errors(directory):
-        aside.mkdir(parents=True)
-        (aside / WEIGHTS).write_bytes(payload)
-        content = json.dumps(info.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-        (aside / INFO).write_text(content + "\n", encoding="utf-8")
-        (aside / CARD).write_text(model_card(info), encoding="utf-8")
-        sync_tree(aside)
-        aside.rename(directory)
-        sync_directory(directory.parent)
+    remove_tree(aside)
+    make_folder(aside)
+    with write_atomic(aside / WEIGHTS) as handle:
+        handle.write(payload)
+    write_json(aside / INFO, info.model_dump(mode="json"))
+    with write_atomic(aside / CARD) as handle:
+        handle.write(model_card(info).encode())
+    rename(aside, directory)
     return load_bundle(directory)

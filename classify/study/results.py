@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from wbcpipe.classify.metrics import Scores
 from wbcpipe.classify.training.recipe import Recipe
 from wbcpipe.errors import TrainingDataError
-from wbcpipe.system.files import write_atomic, write_json
+from wbcpipe.system.files import make_folder, write_atomic, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +101,7 @@ def is_done(folder: Path) -> bool:
 
 def write_result(folder: Path, result: FoldResult) -> None:
     """Write a result; after an interruption there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with write_atomic(folder / _TENSORS) as handle:
         handle.write(safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in result.arrays.items()}))
     write_json(folder / _JSON, result.info.model_dump(mode="json"))

@@ -29,6 +29,7 @@ from wbcpipe.classify.training.progress import EpochReport, StepReport, Training
 from wbcpipe.classify.training.randaugment import rand_augment
 from wbcpipe.classify.training.training_run import TrainingRun, TrainingTask, generators
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
+from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +74,7 @@ def train_network(task: TrainingTask, work: Path, options: TrainingOptions | Non
     identity = f"{recipe.model_dump_json()} {task.role} {task.normalisation.model_dump_json()}"
     mark = fingerprint(task.cells, identity)
     run = TrainingRun.start(task, pick_device(options.device), options.init_from)
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     path = work / "state.safetensors"
     first = run.restore(path, mark)
     if (first == recipe.epochs or run.stopped) and options.on_epoch is not None:

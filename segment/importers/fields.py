@@ -11,7 +11,7 @@ from wbcpipe.errors import ImportDataError
 from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, fields_on_disk, write_field
 from wbcpipe.segment.importers.inputs import NUCLEAR, refuse_other_inputs, start_import
 from wbcpipe.segment.importers.readers import add_derived_channel, files_sha256, find_image_files, read_images
-from wbcpipe.system.files import disk_errors
+from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,8 +60,7 @@ def import_fields(
         refuse_other_inputs(sample, inputs)
         start_import(sample, inputs, options.derived, paths)
         raw = sample.raw_path()
-        with disk_errors(raw):
-            raw.mkdir(parents=True, exist_ok=True)
+        make_folder(raw)
         present = len(fields_on_disk(raw))
         _write_fields(files, raw, options, names, shapes, progress)
         if present < len(shapes):

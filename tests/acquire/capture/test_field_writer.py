@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -107,6 +109,35 @@ def test_each_frame_is_sent_to_the_disk_once(tmp_path: Path, monkeypatch: pytest
     assert starts == (0, *ends[:-1]), "nothing is left out, nothing sent twice"
     assert np.diff(ends).tolist() == [PLANE_BYTES] * 3
     assert PLANE_BYTES < ends[0] < 2 * PLANE_BYTES
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("at_frame", [1, 3])
+def test_a_field_whose_storage_fails_in_the_middle_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, at_frame: int
+) -> None:
+    flushed = []
+
+    def refused(handle: IO[bytes], start: int) -> int:
+        flushed.append(start)
+        if len(flushed) == at_frame:
+            raise OSError(number, os.strerror(number))
+        return begin_flush(handle, start)
+
+    monkeypatch.setattr("wbcpipe.acquire.capture.field_writer.begin_flush", refused)
+    (buffer, *_) = field_buffers(4, (SIDE_PX, SIDE_PX))
+    buffer[:] = np.random.default_rng(1).integers(0, 65536, buffer.shape, np.uint16)
+    writer = FieldWriter(tmp_path, [buffer], FieldInventory(), SessionObserver())
+    pending = writer.start_field(0, buffer)
+    for channel in range(4):
+        pending.complete_frame(channel)
+    writer.write(pending, INFO)
+    writer.finish()
+    writer.check()
+    images, info = read_field(field_path(tmp_path, 0))
+    np.testing.assert_array_equal(images, buffer)
+    assert info == INFO
+    assert [path.name for path in tmp_path.iterdir()] == ["field_00000.ome.tif"]
 
 
 def test_a_field_whose_frames_were_not_told_is_written_at_its_end(tmp_path: Path) -> None:
