@@ -21,6 +21,7 @@ from wbcpipe.acquire.procedures.checks import program_problem, property_problem,
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
 from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
+from wbcpipe.system.power_settings import power_findings
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -63,7 +64,7 @@ def first_failure(checks: list[Check]) -> ConfigError | HardwareError | None:
 
 
 def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterator[Check]:
-    """Check the scope file, its .cfg, its calibration, the scan area and the disk; no device is touched.
+    """Check the scope file, its .cfg, its calibration, the scan area, the disk and the computer; no device is touched.
 
     Args:
         scope: Scope to check.
@@ -72,6 +73,7 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
         data: Data root.
     """
     yield Check("scope file", "ok", f"{scope.path}: {scope.title or scope.name}")
+    yield from (Check("computer", found.status, found.detail) for found in power_findings())
     yield from _check_cfg(scope)
     if scope.staining.command:
         problem = program_problem("staining.command", scope.staining.command)
