@@ -76,6 +76,10 @@ def classify(name: str, bundle: str, data: Path | None, *, as_json: bool, **opti
     click.echo(f"{summary.sample}: {summary.cells} cells by {summary.bundle} ({state}): {counts}")
     if summary.excluded_modalities:
         click.echo(f"excluded: {', '.join(summary.excluded_modalities)}")
+    for doubt in summary.doubts:
+        click.echo(f"warning: {doubt}")
+    if summary.doubts:
+        click.echo(f"no error bound is given. {summary.remedy}")
     if (bound := summary.risk_control) is not None:
         click.echo(
             f"at most {100 * bound['error_bound']:.1f} % of the accepted calls are wrong, with "

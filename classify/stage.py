@@ -14,8 +14,9 @@ from wbcpipe.classify.inference.missing_modality import calibration_without, dea
 from wbcpipe.classify.inference.parallel_batches import probabilities
 from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
+from wbcpipe.classify.uncertainty.applicability import ClassifiedCells, check_applicability
 from wbcpipe.errors import NoCellsError, SampleStateError
-from wbcpipe.samples.cell_columns import UNIDENTIFIED
+from wbcpipe.samples.cell_columns import REJECTED, UNIDENTIFIED, QcFlag
 from wbcpipe.samples.cell_store import PREDICTIONS, CellStore
 from wbcpipe.samples.classification_record import Classification
 from wbcpipe.samples.differential_record import ModelF1, RiskControl
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
+    from wbcpipe.samples.differential_record import ModelChecks
     from wbcpipe.samples.sample import Sample
     from wbcpipe.system.compute import Device, EngineName
 
@@ -60,7 +62,9 @@ class ClassificationSummary:
         bundle: name of the bundle.
         sha256: of its weights.
         excluded_modalities: modalities that were not used, by request or because they showed nothing.
-        risk_control: the error bound of the accepted calls; None if the bundle has none.
+        risk_control: the error bound of the accepted calls; None if the bundle has none, or if there are doubts.
+        doubts: why the bundle's error bound does not hold for this sample.
+        remedy: what to do about them.
         engine: name of the engine that classified the cells.
         seconds: time it took; 0 if the cells had been classified before.
         already_classified: whether they had.
@@ -73,6 +77,8 @@ class ClassificationSummary:
     sha256: str
     excluded_modalities: tuple[str, ...]
     risk_control: Mapping[str, Any] | None
+    doubts: tuple[str, ...]
+    remedy: str
     engine: str
     seconds: float
     already_classified: bool
@@ -128,7 +134,7 @@ def classify_sample(
     calibration = with_max_error(calibration, options.max_error, bundle_name=bundle.info.name)
     before = _intact_classification(store)
     if before is not None and _is_current(before, bundle, excluded, calibration):
-        return _summary(sample, store.predicted_classes(), before, seconds=0.0, already_classified=True)
+        return _summary(sample, store, before, calibration, seconds=0.0)
     report(f"compiling {bundle.info.name}", 0, 1)
     classifier = Classifier(
         bundle,
@@ -149,7 +155,7 @@ def classify_sample(
     seconds = round(time.perf_counter() - began_s, 3)
     if sample.exists():
         sample.log("classified", bundle=bundle.info.name, cells=len(names), seconds=seconds)
-    return _summary(sample, names, classification, seconds=seconds, already_classified=False)
+    return _summary(sample, store, classification, calibration, seconds=seconds)
 
 
 def _intact_classification(store: CellStore) -> Classification | None:
@@ -211,9 +217,12 @@ def _risk_control(calibration: ProbabilityCalibration) -> RiskControl | None:
 
 
 def _summary(
-    sample: Sample, names: Sequence[str], used: Classification, *, seconds: float, already_classified: bool
+    sample: Sample, store: CellStore, used: Classification, calibration: ProbabilityCalibration, *, seconds: float
 ) -> ClassificationSummary:
+    """Summarise the classes in the store; ``seconds`` is 0 if they had been there before."""
+    names = store.predicted_classes()
     counts = Counter(names)
+    checks = _check_model(sample, store, names, used, calibration)
     return ClassificationSummary(
         sample=sample.name,
         cells=len(names),
@@ -221,8 +230,29 @@ def _summary(
         bundle=used.bundle,
         sha256=used.sha256,
         excluded_modalities=used.excluded_modalities,
-        risk_control=used.risk_control.model_dump(mode="json") if used.risk_control else None,
+        risk_control=checks.risk_control.model_dump(mode="json") if checks.risk_control else None,
+        doubts=tuple(doubt.text for doubt in checks.doubts),
+        remedy=checks.remedy,
         engine=used.engine,
         seconds=seconds,
-        already_classified=already_classified,
+        already_classified=not seconds,
+    )
+
+
+def _check_model(
+    sample: Sample,
+    store: CellStore,
+    names: Sequence[str],
+    used: Classification,
+    calibration: ProbabilityCalibration,
+) -> ModelChecks:
+    """Check the cells that the report will not reject against the bundle's validation cells."""
+    flags = store.column("qc_flags").astype(np.int64)
+    if used.dead_modalities:
+        flags &= ~QcFlag.MISSING_MODALITY.value  # as the report does: classified without it
+    counted = (flags & sum(flag.value for flag in REJECTED)) == 0
+    unidentified = np.count_nonzero((np.asarray(names) == UNIDENTIFIED) & counted)
+    kind = sample.record().kind if sample.exists() else store.attributes.kind
+    return check_applicability(
+        ClassifiedCells(sample.name, kind, store.column("probability")[counted], int(unidentified), used, calibration)
     )

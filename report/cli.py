@@ -96,7 +96,8 @@ def evaluate(name: str, data: Path | None, as_json: bool) -> None:
 
     result = evaluate_sample(Sample.open(data_root(data), name))
     if as_json:
-        _print_json(asdict(result))
+        checks = result.model_checks
+        _print_json({**asdict(result), "model_checks": checks.model_dump(mode="json") if checks else None})
     else:
         print_evaluation(result, Console(highlight=False))
 

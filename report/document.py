@@ -99,7 +99,8 @@ def build_document(
     record = sample.record()
     fields = count_fields(sample, record)
     tally = differential.tally
-    corrected = corrected_shares(rows)
+    checks = check_model(rows, sample.name, record.kind)
+    corrected = corrected_shares(rows, checks)
     return DifferentialRecord(
         created=created,
         sample=sample.name,
@@ -127,9 +128,9 @@ def build_document(
         wbc_1e9_per_l=differential.wbc_1e9_per_l,
         fields=fields,
         scan=_scan_entry(sample),
-        quality=check_quality(rows, tally, fields, store.attributes.field_quality, record.quality),
+        quality=check_quality(rows, tally, checks, fields, store.attributes.field_quality, record.quality),
         heads=head_agreement(rows),
-        model_checks=check_model(rows),
+        model_checks=checks,
         provenance=_provenance(record, store, rows),
     )
 

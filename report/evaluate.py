@@ -9,6 +9,7 @@ import numpy as np
 
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
+from wbcpipe.report.model_checks import check_model
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.scores import match_points, score_predictions
 from wbcpipe.samples.cell_columns import QcFlag
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.report.rows import CellRows
     from wbcpipe.report.scores import PredictionScores
+    from wbcpipe.samples.differential_record import ModelChecks
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["Detection", "Evaluation", "PredictionComparison", "Share", "Truth", "evaluate_sample", "visible_truth"]
@@ -112,6 +114,7 @@ class Evaluation:
     classes: tuple[str, ...]
     detection: Detection | None
     predictions: PredictionComparison | None
+    model_checks: ModelChecks | None
     differential: tuple[Share, ...] | None
 
 
@@ -167,6 +170,7 @@ def evaluate_sample(sample: Sample) -> Evaluation:
         classes=classes,
         detection=detection,
         predictions=_compare_predictions(rows, labels) if rows else None,
+        model_checks=check_model(rows, sample.name, sample.record().kind) if rows else None,
         differential=_compare_shares(rows, seen) if rows else None,
     )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.report.differential import Tally
     from wbcpipe.report.rows import CellRows
-    from wbcpipe.samples.differential_record import FieldCounts, GateName
+    from wbcpipe.samples.differential_record import FieldCounts, GateName, ModelChecks
 
 __all__ = ["LIMITS", "check_quality", "failed_fields", "limits_of"]
 
@@ -53,7 +53,11 @@ LIMITS: Final[dict[GateName, Limit]] = {
     "nucleus_cytoplasm_contrast_ratio": Limit("Nuclear over cytoplasmic contrast", ">=", 1.5, ""),
     "red_cover_percent": Limit("Area covered by red cells", "<=", 85, "%"),
     "light_drift_percent": Limit("Drift of the bright-field illumination", "<=", 10, "%"),
+    "error_bound_percent": Limit("Upper bound of the model's error", "<=", 10, "%"),
 }
+#: Without a figure these fail: a model whose error is not known gives no count to rely on. As many cells may be wrong
+#: as may be unidentified.
+_MUST_BE_KNOWN: Final[frozenset[GateName]] = frozenset({"error_bound_percent"})
 #: Limits that each field must meet as well; see `FIELD_FIGURES` for their meaning.
 _OF_FIELDS: Final[tuple[GateName, ...]] = (
     "blur_um",
@@ -99,7 +103,12 @@ def failed_fields(figures: FieldFigures, limits: Mapping[GateName, float]) -> tu
 
 
 def check_quality(
-    rows: CellRows, tally: Tally, fields: FieldCounts, figures: FieldFigures, given_limits: Mapping[str, float]
+    rows: CellRows,
+    tally: Tally,
+    checks: ModelChecks,
+    fields: FieldCounts,
+    figures: FieldFigures,
+    given_limits: Mapping[str, float],
 ) -> Quality:
     """Compare a sample with every limit.
 
@@ -110,6 +119,7 @@ def check_quality(
     Args:
         rows: the sample's cells.
         tally: the same cells, counted.
+        checks: of the model.
         fields: of the sample.
         figures: ``field_quality`` of ``cells.zarr``; empty for imported cells.
         given_limits: see `limits_of`.
@@ -119,6 +129,7 @@ def check_quality(
     found = {**_cell_figures(rows, tally), **_field_figures(figures)}
     missing = len(fields.missing)
     found["missing_fields_percent"] = _percent(missing, fields.taken + missing)
+    found["error_bound_percent"] = 100 * bound.error_bound if (bound := checks.risk_control) else None
     found["failed_fields_percent"] = _percent(len(failed), len(figures.get("field_index", ())))
     gates = tuple(
         QualityGate(
@@ -128,7 +139,7 @@ def check_quality(
             comparison=gate.comparison,
             limit=limits[name],
             unit=gate.unit,
-            passed=None if figure is None else _holds(figure, gate.comparison, limits[name]),
+            passed=_passed(name, figure, limits[name]),
         )
         for name, gate in LIMITS.items()
     )
@@ -162,6 +173,12 @@ def _field_figures(figures: FieldFigures) -> dict[GateName, float | None]:
         known = [value for value in values if value is not None]
         found[name] = float(np.median(known)) if known else None
     return found
+
+
+def _passed(name: GateName, figure: float | None, limit: float) -> bool | None:
+    if figure is None:
+        return False if name in _MUST_BE_KNOWN else None
+    return _holds(figure, LIMITS[name].comparison, limit)
 
 
 def _percent(part: int, total: int) -> float | None:

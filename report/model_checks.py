@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbcpipe.classify.uncertainty.head_disagreement import check_heads
+from wbcpipe.classify.uncertainty.applicability import ClassifiedCells, check_applicability
 from wbcpipe.classify.uncertainty.prevalence import correct_counts
 from wbcpipe.classify.uncertainty.probability_calibration import fuse
-from wbcpipe.samples.differential_record import HeadAgreement, HeadDisagreement, ModelChecks
+from wbcpipe.samples.cell_columns import UNIDENTIFIED
+from wbcpipe.samples.differential_record import HeadAgreement
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.report.rows import CellRows
+    from wbcpipe.samples.differential_record import ModelChecks
+    from wbcpipe.samples.records import SampleKind
 
 __all__ = ["ClassShare", "check_model", "corrected_shares", "head_agreement"]
 
@@ -28,14 +31,19 @@ class ClassShare:
     interval_percent: tuple[float, float]
 
 
-def corrected_shares(rows: CellRows) -> dict[str, ClassShare]:
+def corrected_shares(rows: CellRows, checks: ModelChecks) -> dict[str, ClassShare]:
     """Estimate each class's true share of the cells that are not rejected.
 
+    Args:
+        rows: the sample's cells.
+        checks: of `check_model`.
+
     Returns:
-        Class name to share; empty if the bundle has not shown that the correction helps, or nothing was counted.
+        Class name to share; empty if the bundle has not shown that the correction helps, if the checks doubt that its
+        figures hold for this sample, or if nothing was counted.
     """
     fitted, probability = rows.calibration, rows.probability[rows.counted]
-    if fitted is None or fitted.confusion is None or not len(probability):
+    if checks.doubts or fitted is None or fitted.confusion is None or not len(probability):
         return {}
     if fitted.correction is None or not fitted.correction.helps:
         return {}
@@ -47,25 +55,20 @@ def corrected_shares(rows: CellRows) -> dict[str, ClassShare]:
     }
 
 
-def check_model(rows: CellRows) -> ModelChecks:
-    """Check the heads of a sample's cells, without the rejected ones, and return the bundle's error bound."""
-    used, fitted, probability = rows.classification, rows.calibration, rows.probability[rows.counted]
-    heads: tuple[HeadDisagreement, ...] = ()
-    if fitted is not None and fitted.head_disagreement and len(probability) and not used.excluded_modalities:
-        heads = tuple(
-            HeadDisagreement(
-                head=name,
-                beyond_percent=None if check.share is None else 100 * check.share,
-                limit_percent=100 * check.limit,
-                exceeded=check.exceeded,
-            )
-            for name, check in zip(rows.heads, check_heads(probability, fitted.head_disagreement), strict=True)
-        )
-    return ModelChecks(
-        head_disagreement=heads,
-        risk_control=used.risk_control,
-        excluded_modalities=used.excluded_modalities,
-        f1_weighted=used.f1_weighted,
+def check_model(rows: CellRows, sample: str, kind: SampleKind) -> ModelChecks:
+    """Check a sample's cells, without the rejected ones, against the bundle's validation cells.
+
+    Args:
+        rows: the sample's cells.
+        sample: its name.
+        kind: origin of its images.
+    """
+    counted = rows.counted
+    unidentified = sum(
+        name == UNIDENTIFIED for name, counts in zip(rows.predicted_class, counted, strict=True) if counts
+    )
+    return check_applicability(
+        ClassifiedCells(sample, kind, rows.probability[counted], unidentified, rows.classification, rows.calibration)
     )
 
 

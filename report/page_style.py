@@ -6,13 +6,14 @@ import functools
 from typing import TYPE_CHECKING, Final
 
 import jinja2
+from markupsafe import Markup
 
 from wbcpipe.report.tables import format_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["class_colours", "page_environment"]
+__all__ = ["class_colours", "code_markup", "page_environment"]
 
 #: Classes ``class-0`` to ``class-6`` of style.css.j2: distinguishable by colour-blind readers; the text beside them
 #: repeats the information.
@@ -28,6 +29,19 @@ def class_colours(classes: Sequence[str]) -> dict[str, str]:
     return {name: f"class-{number % _COLOURS}" for number, name in enumerate(classes)}
 
 
+def code_markup(text: str) -> Markup:
+    """Escape a text, and set what stands between backticks as code.
+
+    >>> str(code_markup("run `a > b`"))
+    'run <code>a &gt; b</code>'
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return Markup.escape(text)
+    marked = [Markup("<code>{}</code>").format(part) if i % 2 else Markup.escape(part) for i, part in enumerate(parts)]
+    return Markup("").join(marked)
+
+
 def page_environment(package: str = "wbcpipe.report") -> jinja2.Environment:
     """Return an environment for the pages of a package: its ``templates/``, and ``style.css.j2`` of the report.
 
@@ -41,5 +55,6 @@ def page_environment(package: str = "wbcpipe.report") -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = code_markup
     environment.filters["number"] = functools.partial(format_number, none="–")
     return environment

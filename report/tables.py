@@ -22,9 +22,18 @@ if TYPE_CHECKING:
     from wbcpipe.report.evaluate import Evaluation, PredictionComparison, Share
     from wbcpipe.report.rows import CellRows
     from wbcpipe.report.status import SampleStatus
-    from wbcpipe.samples.differential_record import ClassEntry, DifferentialRecord
+    from wbcpipe.samples.differential_record import ClassEntry, DifferentialRecord, ModelChecks, QualityGate
 
-__all__ = ["cells_csv", "flag_words", "format_number", "print_differential", "print_evaluation", "print_status"]
+__all__ = [
+    "cells_csv",
+    "flag_words",
+    "format_number",
+    "gate_figure",
+    "print_differential",
+    "print_doubts",
+    "print_evaluation",
+    "print_status",
+]
 
 _STYLE: Final = {"high": "bold red", "low": "bold red", "borderline": "yellow", "normal": "green"}
 #: Width of the other columns, in characters.
@@ -97,25 +106,33 @@ def print_differential(document: DifferentialRecord, paths: Sequence[Path], cons
 
 def _print_warnings(document: DifferentialRecord, console: Console) -> None:
     checks, quality = document.model_checks, document.quality
-    for check in checks.head_disagreement:
-        if check.exceeded:
-            text = (
-                f"Warning: head {check.head} disagrees with the others in {check.beyond_percent:.1f} % of the cells "
-                "(expected: 5 %); check the registration and the lamp of this modality."
-            )
-            console.print(Text(text, style="bold red"))
+    print_doubts(checks, console)
     if checks.excluded_modalities:
         console.print(Text(f"Classified without {', '.join(checks.excluded_modalities)}.", style="bold red"))
     failed = [gate for gate in quality.gates if gate.passed is False]
     for gate in failed:
         limit = f"limit {gate.comparison} {gate.limit:g} {gate.unit}".rstrip()
-        console.print(Text(f"Quality: {gate.title.lower()}: {gate.figure:.4g} ({limit})", style="bold red"))
+        console.print(Text(f"Quality: {gate.title.lower()}: {gate_figure(gate)} ({limit})", style="bold red"))
     if quality.failed_fields:
         some = "; ".join(f"{field.index}: {', '.join(field.reasons)}" for field in quality.failed_fields[:3])
         more = f"; and {len(quality.failed_fields) - 3} more" if len(quality.failed_fields) > 3 else ""
         console.print(Text(f"Fields beyond a limit: {some}{more}.", style="yellow"))
     if not failed:
         console.print(Text("Quality: all gates passed.", style="green"))
+
+
+def gate_figure(gate: QualityGate) -> str:
+    """Return the figure of a gate as text, without its unit."""
+    return "not known" if gate.figure is None else f"{gate.figure:.4g}"
+
+
+def print_doubts(checks: ModelChecks, console: Console) -> None:
+    """Print why the bundle's figures do not hold for a sample, and what to do."""
+    for doubt in checks.doubts:
+        console.print(Text(f"Warning: {doubt.text}", style="bold red"))
+    if checks.doubts:
+        text = f"No error bound and no corrected percentages are given. {checks.remedy}"
+        console.print(Text(text, style="red"), soft_wrap=True)
 
 
 def _class_table(document: DifferentialRecord, console: Console) -> Table:
@@ -169,6 +186,8 @@ def print_evaluation(result: Evaluation, console: Console) -> None:
         _print_predictions(result.predictions, result.classes, console)
     else:
         console.print("Classes: none; run `wbcpipe classify` first.")
+    if result.model_checks:
+        print_doubts(result.model_checks, console)
     if result.differential:
         _print_shares(result.differential, console)
 

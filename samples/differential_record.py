@@ -26,6 +26,7 @@ __all__ = [
     "MissingField",
     "ModalityEntry",
     "ModelChecks",
+    "ModelDoubt",
     "ModelF1",
     "Provenance",
     "Quality",
@@ -59,6 +60,7 @@ GateName = Literal[
     "nucleus_cytoplasm_contrast_ratio",
     "red_cover_percent",
     "light_drift_percent",
+    "error_bound_percent",
 ]
 
 
@@ -183,11 +185,11 @@ class QualityGate(Part):
     Attributes:
         name: key of the limit in the scope file's ``[quality]``.
         title: for people.
-        figure: ``None`` when there is nothing to measure (no fields, no cells, one head).
+        figure: ``None`` when there is nothing to measure (no fields, no cells, one head), or the error is not known.
         comparison: how the figure must compare with the limit.
         limit: the limit.
         unit: of both.
-        passed: ``None`` without a figure.
+        passed: ``None`` without a figure; an error that is not known does not pass.
     """
 
     name: GateName
@@ -237,7 +239,8 @@ class HeadDisagreement(Part):
         head: its name.
         beyond_percent: share of the cells in which it disagrees more than in 95 % of the validation cells.
         limit_percent: largest share that is accepted.
-        exceeded: a modality may be misregistered, or its lamp dead.
+        exceeded: the bundle may not know this stain or camera; of a microscope, the modality may be misregistered, or
+            its lamp dead.
     """
 
     head: str
@@ -255,6 +258,18 @@ class RiskControl(Part):
     assumption: str
 
 
+class ModelDoubt(Part):
+    """One reason why the bundle's error bound and its corrected percentages are not given for a sample.
+
+    Attributes:
+        reason: what was found.
+        text: the same with its figures, for people.
+    """
+
+    reason: Literal["heads_disagree", "unidentified", "few_identified"]
+    text: str
+
+
 class ModelF1(Part):
     """Weighted F1 of the bundle, with all modalities and with the remaining ones."""
 
@@ -267,12 +282,16 @@ class ModelChecks(Part):
 
     Attributes:
         head_disagreement: one entry per head; empty if the bundle has no limits for these modalities.
-        risk_control: the error bound at the threshold in use; ``None`` without one.
+        doubts: why the bundle's error bound and its corrected percentages are not given; empty where they are.
+        remedy: what to do about them; empty without one.
+        risk_control: the error bound at the threshold in use; ``None`` without one, or with a doubt.
         excluded_modalities: modalities that were not used.
         f1_weighted: ``None`` if no modality was excluded.
     """
 
     head_disagreement: tuple[HeadDisagreement, ...] = ()
+    doubts: tuple[ModelDoubt, ...] = ()
+    remedy: str = ""
     risk_control: RiskControl | None = None
     excluded_modalities: tuple[str, ...] = ()
     f1_weighted: ModelF1 | None = None

@@ -304,6 +304,8 @@ class QualityLimits(Part):
         nucleus_cytoplasm_contrast_ratio: Minimum ratio of that to the cytoplasm's.
         red_cover_percent: Maximum share of a bright field covered by red cells; beyond it they overlap.
         light_drift_percent: Maximum difference of a bright field's background from the sample's median.
+        error_bound_percent: Maximum upper bound of the share of wrong classes, from the bundle's test cells; a bundle
+            without a bound fails.
     """
 
     cells_counted: Ratio | None = None
@@ -323,6 +325,7 @@ class QualityLimits(Part):
     nucleus_cytoplasm_contrast_ratio: Ratio | None = None
     red_cover_percent: Percent | None = None
     light_drift_percent: Ratio | None = None
+    error_bound_percent: Percent | None = None
 
 
 class CalibrationPolicy(Part):

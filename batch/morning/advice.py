@@ -82,7 +82,8 @@ GATE_ADVICE: Final[Mapping[GateName, str]] = {
     "doublets_percent": "The smear is too thick there: choose another scan area.",
     "missing_fields_percent": "See the reasons of the missing fields in the report; `wbcpipe batch retry` takes them "
     "again.",
-    "head_disagreement": "Check registration and lamps: the modalities contradict each other.",
+    "head_disagreement": "Check registration and lamps: the modalities contradict each other. If both are in order, "
+    "the model does not know this stain: label cells and train a bundle.",
     "accepted_percent": "Much debris or many cut cells: check the smear, and the scan area's borders.",
     "failed_fields_percent": "See the fields beyond a limit in the report: part of the slide may be dirty or out of "
     "focus.",
@@ -93,6 +94,8 @@ GATE_ADVICE: Final[Mapping[GateName, str]] = {
     "nucleus_cytoplasm_contrast_ratio": "Check the stain's concentration and time of incubation.",
     "red_cover_percent": "The smear is too thick there: choose another scan area.",
     "light_drift_percent": "A lamp drifts: let it warm up, check its age with `wbcpipe qc`.",
+    "error_bound_percent": "See the warnings of the report; if there is none, the bundle was tested on too few cells: "
+    "label more cells and train it again.",
 }
 #: Event of the batch to what the operator should do.
 EVENT_ADVICE: Final[Mapping[str, str]] = {

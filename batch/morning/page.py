@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from wbcpipe.batch.morning.advice import QC_ADVICE
 from wbcpipe.batch.morning.summary import PHASES, summarise
-from wbcpipe.report.page_style import class_colours, page_environment
+from wbcpipe.report.page_style import class_colours, code_markup, page_environment
 from wbcpipe.samples.differential_record import NOTICE
 from wbcpipe.system.files import write_atomic
 from wbcpipe.system.version import VERSION
@@ -86,7 +86,7 @@ def _render(template: str, summary: NightSummary) -> str:
         "span": _span,
         "one_line": one_line,
         "wrap": _wrap,
-        "code": _code,
+        "code": lambda text: code_markup(one_line(text)),
         "drawing": Markup,  # of qc_chart_svg, which escapes its texts
         "si": _si,
     }
@@ -165,12 +165,3 @@ def _wrap(text: object, indent: int = 2) -> str:
     space = " " * indent
     lines = textwrap.wrap(one_line(text), _WIDTH, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
     return "\n".join(lines)
-
-
-def _code(text: str) -> Markup:
-    """Escape a text, and set what stands between backticks as code."""
-    parts = one_line(text).split("`")
-    if len(parts) % 2 == 0:
-        return Markup.escape(one_line(text))
-    marked = [Markup("<code>{}</code>").format(part) if i % 2 else Markup.escape(part) for i, part in enumerate(parts)]
-    return Markup("").join(marked)

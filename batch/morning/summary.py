@@ -24,7 +24,7 @@ from wbcpipe.batch.records import Phase, phase_figure
 from wbcpipe.batch.row_status import DONE_STATES, replay
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.report.document import count_fields, document_paths
-from wbcpipe.report.tables import flag_words
+from wbcpipe.report.tables import flag_words, gate_figure
 from wbcpipe.samples.differential_record import DifferentialRecord
 from wbcpipe.samples.fields import PASSES
 from wbcpipe.samples.light_record import read_exposures
@@ -264,18 +264,14 @@ def _differential(sample: Sample) -> dict[str, object]:
 def _gate(gate: QualityGate) -> FailedGate:
     unit = _UNITS.get(gate.unit, f" {gate.unit}")
     comparison = "at least" if gate.comparison == ">=" else "at most"
-    figure = "–" if gate.figure is None else f"{gate.figure:.4g}{unit}"
+    figure = gate_figure(gate) if gate.figure is None else f"{gate_figure(gate)}{unit}"
     limit = f"{comparison} {gate.limit:g}{unit}"
     return FailedGate(name=gate.name, title=gate.title, figure=figure, limit=limit, advice=GATE_ADVICE[gate.name])
 
 
 def _warnings(document: DifferentialRecord) -> list[str]:
     checks = document.model_checks
-    found = [
-        f"head {check.head} disagrees with the others: check registration and lamps"
-        for check in checks.head_disagreement
-        if check.exceeded
-    ]
+    found = [doubt.text.rstrip(".") for doubt in checks.doubts]
     if checks.excluded_modalities:
         found.append(f"classified without {', '.join(checks.excluded_modalities)}")
     if document.scan and not document.scan.met:

@@ -11,6 +11,7 @@ from wbcpipe.samples import truth
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.classification_record import Classification
+from wbcpipe.samples.differential_record import RiskControl
 from wbcpipe.samples.field_status import write_missing
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
@@ -87,7 +88,12 @@ def _create(
             np.linspace(0.4, 0.99, number, dtype=np.float32),
             np.full(number, 0.05, dtype=np.float32),
             classification=Classification(
-                bundle="test-bundle", sha256="c" * 64, classes=classes, heads=MODALITIES, threshold=0.5
+                bundle="test-bundle",
+                sha256="c" * 64,
+                classes=classes,
+                heads=MODALITIES,
+                threshold=0.5,
+                risk_control=RiskControl(error_bound=0.05, confidence=0.95, cells=150, assumption="of the same kind"),
             ),
         )
     return sample

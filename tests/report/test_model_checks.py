@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import numpy as np
 import pytest
+import zarr
 from rich.console import Console
 
+from wbcpipe.classify.uncertainty.applicability import unidentified_excess
 from wbcpipe.classify.uncertainty.head_disagreement import fit_disagreement_limits
 from wbcpipe.classify.uncertainty.prevalence import CorrectionTrial
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.classify.uncertainty.risk_control import ASSUMPTION
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.document import document_paths, read_document
+from wbcpipe.report.evaluate import evaluate_sample
 from wbcpipe.report.stage import write_report
-from wbcpipe.report.tables import print_differential
+from wbcpipe.report.tables import print_differential, print_evaluation
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.classification_record import Classification
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.sample import Sample
 
 CLASSES = ("NEU", "LYM", "EOS", "MO", "BAS")
+RISK = {"error_bound": 0.05, "confidence": 0.95, "cells": 150, "assumption": "of the same kind"}
 HEADS = ("color1", "color2", "color3", "fluorescence")
 
 
@@ -49,6 +53,7 @@ def fitted() -> ProbabilityCalibration:
     return ProbabilityCalibration(
         temperatures=(1,) * 4,
         weights=(0.25,) * 4,
+        cells=len(labels),
         head_disagreement=fit_disagreement_limits(found),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         correction=CorrectionTrial(raw_points=2, corrected_points=1),
@@ -58,9 +63,13 @@ def fitted() -> ProbabilityCalibration:
 def reported(sample: Sample, probability: np.ndarray, **more: Any) -> tuple[dict[str, Any], str, str]:
     """The document, the page, and what the terminal shows, of a sample whose calls are the heads' mean."""
     mean = probability.mean(axis=1)
+    threshold = more.get("threshold", 0.0)
     CellStore(sample.cells_path).write_predictions(
         probability,
-        [CLASSES[k] for k in mean.argmax(axis=1)],
+        [
+            CLASSES[k] if sure else "unidentified"
+            for k, sure in zip(mean.argmax(1), mean.max(1) > threshold, strict=True)
+        ],
         mean.max(axis=1),
         np.zeros(len(mean), np.float32),
         classification=Classification.model_validate(
@@ -104,7 +113,8 @@ def test_rare_classes_are_corrected_beside_the_counts(blood: tuple[Sample, np.nd
     assert 'data-name="corrected"' in page
     assert f"{lines[4]['corrected_percent']:.1f} (" in shown
     assert not any(check["exceeded"] for check in document["model_checks"]["head_disagreement"])
-    assert "Heads disagree" not in page
+    assert document["model_checks"]["doubts"] == []
+    assert "error is not known" not in page
 
 
 def test_a_correction_that_did_not_help_is_not_shown(blood: tuple[Sample, np.ndarray]) -> None:
@@ -125,8 +135,102 @@ def test_disagreeing_heads_are_reported(blood: tuple[Sample, np.ndarray]) -> Non
     check = {item["head"]: item for item in document["model_checks"]["head_disagreement"]}["color2"]
     assert check["exceeded"]
     assert check["beyond_percent"] > check["limit_percent"] == 20
-    assert "Heads disagree: check registration and lamps." in page
-    assert "Warning: head color2 disagrees with the others" in shown
+    assert "Check the registration and the lamp of" in page
+    assert "Warning: Against the other heads, color" in shown
+
+
+def scrambled(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Heads of which each sees another cell: images that the bundle does not know."""
+    probability = heads(labels, seed)
+    for head in range(4):
+        probability[:, head] = probability[np.random.default_rng(head).permutation(len(labels)), head]
+    return probability
+
+
+def flat(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Heads that agree, and are sure of 8 cells alone."""
+    probability = heads(labels, seed).mean(axis=1, keepdims=True).repeat(4, axis=1)
+    probability[8:] = 0.5 * probability[8:] + 0.1
+    return np.asarray(probability / probability.sum(axis=2, keepdims=True), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("images", "kind", "reasons"),
+    [
+        (scrambled, "stained-rgb", {"heads_disagree"}),
+        (scrambled, "stack", {"heads_disagree"}),
+        (scrambled, "scope", {"heads_disagree"}),
+        (flat, "stained-rgb", {"unidentified", "few_identified"}),
+        (flat, "scope", {"unidentified", "few_identified"}),
+    ],
+)
+def test_no_promise_stands_beside_a_doubt(
+    create_sample: Callable[..., Sample],
+    images: Callable[[np.ndarray, int], np.ndarray],
+    kind: str,
+    reasons: set[str],
+) -> None:
+    labels = np.repeat(np.arange(5), (60, 30, 10, 10, 5))
+    sample = create_sample(["NEU"] * len(labels), classify=False, info={"kind": kind})
+    probability = images(labels, 1)
+    document, page, shown = reported(sample, probability, risk_control=RISK, threshold=0.75 if images is flat else 0.0)
+    checks = document["model_checks"]
+    assert {doubt["reason"] for doubt in checks["doubts"]} == reasons
+    assert checks["risk_control"] is None
+    assert {line["corrected_percent"] for line in document["classes"]} == {None}
+    gate = {item["name"]: item for item in document["quality"]["gates"]}["error_bound_percent"]
+    assert (gate["figure"], gate["passed"], document["quality"]["passed"]) == (None, False, False)
+    evaluated = print_of(sample)
+    for text in (page, shown, evaluated):
+        flat_text = " ".join(text.split())
+        assert "At most 5.0 %" not in flat_text
+        assert "wbcpipe labels export --sample S1" in flat_text
+        assert "does not know" in flat_text
+        assert ("registration and the lamp" in flat_text) == (kind == "scope" and images is scrambled)
+    if kind != "scope":
+        doubts = " ".join(doubt["text"] for doubt in checks["doubts"])
+        assert "lamp" not in doubts
+        assert "registration" not in doubts
+    assert "error: not known" in " ".join(shown.split())
+
+
+def print_of(sample: Sample) -> str:
+    """What `evaluate` prints of a sample whose first cell has a label."""
+    store = CellStore(sample.cells_path)
+    zarr.open_array(str(store.path / "label"), mode="r+")[:1] = np.array(["NEU"], dtype=np.dtypes.StringDType())
+    console = Console(file=io.StringIO(), width=200)
+    print_evaluation(evaluate_sample(sample), console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("unidentified", "cells", "expected", "test_cells", "beyond"),
+    [
+        (110, 115, 0.06, 150, True),
+        (20, 115, 0.06, 150, False),  # slides differ
+        (60, 200, 0.018, 280, True),
+        (40, 115, 0.35, 150, False),  # a threshold that refuses a third by choice
+        (100, 115, 0.35, 150, True),
+        (1, 5, 0.0, 60, False),
+    ],
+)
+def test_a_share_of_unidentified_cells_is_compared_with_that_of_the_test_cells(
+    unidentified: int, cells: int, expected: float, test_cells: int, beyond: bool
+) -> None:
+    assert (unidentified_excess(unidentified, cells, expected, test_cells) > 0.056) is beyond
+
+
+def test_a_model_whose_error_is_not_known_does_not_pass(create_sample: Callable[..., Sample]) -> None:
+    sample = create_sample(["NEU"] * 120)
+    write_report(sample)
+    assert read_document(sample).quality.passed
+    document, page, shown = reported(sample, heads(np.zeros(120, np.int64), 1))
+    failed = [gate["name"] for gate in document["quality"]["gates"] if gate["passed"] is False]
+    assert failed == ["error_bound_percent"]
+    assert "all gates passed" not in shown
+    assert "Upper bound of the model&#39;s error: not known" in page
+    document, _, _ = reported(sample, heads(np.zeros(120, np.int64), 1), risk_control={**RISK, "error_bound": 0.2})
+    assert not document["quality"]["passed"]
 
 
 def test_an_excluded_modality_and_the_error_bound_are_reported(blood: tuple[Sample, np.ndarray]) -> None:
@@ -137,6 +241,8 @@ def test_an_excluded_modality_and_the_error_bound_are_reported(blood: tuple[Samp
     document, page, shown = reported(sample, heads(labels, 1), **more)
     assert document["model_checks"] == {
         "head_disagreement": [],
+        "doubts": [],
+        "remedy": "",
         "risk_control": bound,
         "excluded_modalities": ["color2"],
         "f1_weighted": loss,
@@ -163,7 +269,9 @@ def test_a_model_without_calibration_has_no_checks(create_sample: Callable[..., 
     document = read_document(sample).content()
     assert document["model_checks"] == {
         "head_disagreement": [],
-        "risk_control": None,
+        "doubts": [],
+        "remedy": "",
+        "risk_control": RISK,
         "excluded_modalities": [],
         "f1_weighted": None,
     }
