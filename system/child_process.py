@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import wbcpipe.errors
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
-from wbcpipe.system.job_object import ProcessJob
+from wbcpipe.system.job_object import ProcessJob, hold_jobs_in
 from wbcpipe.system.parent_watch import Creator, ParentWatch
 from wbcpipe.system.signals import ignore_stop_signals, ignore_stop_signals_in_children
 
@@ -81,6 +81,7 @@ class ChildProcess(Generic[MessageT]):
         name: of the process, as the operating system and the microscope lock show it.
         end_s: how long the child may live on once the pipe is closed or the parent is gone; then it is killed. Until
             its arguments are unpickled it is killed with the parent. With 0 it always is.
+        outlives_parent: it has ``end_s`` from its very start: for what a process starts in its own last moment.
         memory_limit_bytes: of the child and its children. Windows refuses more; elsewhere use `tree_memory`.
     """
 
@@ -91,8 +92,10 @@ class ChildProcess(Generic[MessageT]):
         name: str,
         end_s: float = 20.0,
         memory_limit_bytes: int | None = None,
+        outlives_parent: bool = False,
     ) -> None:
         self._target, self._arguments, self._name, self._end_s = target, arguments, name, end_s
+        self._early_end_s = end_s if outlives_parent else 0.0
         self._memory_limit_bytes = memory_limit_bytes
         self._job: ProcessJob | None = None
         self._pipe: Pipe | None = None
@@ -113,9 +116,12 @@ class ChildProcess(Generic[MessageT]):
             with ignore_stop_signals_in_children():
                 self._pipe, child_end = context.Pipe()
                 later = _Later((self._target, self._arguments))
-                arguments = (Creator.here(self._job.name), later, child_end, self._end_s)
+                creator = Creator.here(self._job.name, end_s=self._early_end_s)
+                arguments = (creator, later, child_end, self._end_s)
                 self._process = context.Process(target=_child_main, args=arguments, name=self._name)
                 self._process.start()
+                if self._early_end_s:
+                    hold_jobs_in(self._process.sentinel, creator.jobs)
             child_end.close()
         except BaseException:
             self.close()
@@ -213,7 +219,7 @@ class ParentLink:
 
     Attributes:
         if_hung: called if this process has not ended within its ``end_s`` after its parent, before it is ended; it may
-            start another process.
+            start another process, one that ``outlives_parent``.
     """
 
     def __init__(self, pipe: Pipe) -> None:

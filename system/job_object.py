@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 if sys.platform == "win32":
     import ctypes
@@ -39,13 +42,14 @@ if sys.platform == "win32":
         )
 
 
-__all__ = ["ProcessJob", "hold_job", "join_job"]
+__all__ = ["ProcessJob", "hold_job", "hold_jobs_in", "join_job"]
 
 _KILL_ON_JOB_CLOSE: Final = 0x2000
 _JOB_MEMORY: Final = 0x200
 _EXTENDED_LIMIT_INFORMATION: Final = 9
 _ASSIGN_PROCESS: Final = 0x0001
 _QUERY: Final = 0x0004
+_SAME_ACCESS: Final = 0x0002
 _KILLED_EXIT_CODE: Final = 1
 
 
@@ -115,3 +119,26 @@ def hold_job(name: str) -> None:
     """
     if sys.platform == "win32":
         _kernel32.OpenJobObjectW(_QUERY, False, name)  # not closed: the system does it when this process ends
+
+
+def hold_jobs_in(process_handle: int, names: Sequence[str]) -> None:
+    """Have another process hold jobs as `hold_job` does, from now on and without its help.
+
+    For a process that is started in the last moment of its parent: it has not run an instruction yet when the parent's
+    handles are closed.
+
+    Args:
+        process_handle: of a process that this one has started (`multiprocessing.Process.sentinel`).
+        names: of the jobs; those that no longer exist are left out.
+    """
+    if sys.platform == "win32":
+        current = wintypes.HANDLE(_kernel32.GetCurrentProcess())
+        for name in names:
+            # A job that the process is not in yet is joined by its name, which lasts as long as a handle does.
+            handle = _kernel32.OpenJobObjectW(_QUERY, False, name)
+            if handle:
+                process, copy = wintypes.HANDLE(process_handle), wintypes.HANDLE()
+                _kernel32.DuplicateHandle(
+                    current, wintypes.HANDLE(handle), process, ctypes.byref(copy), 0, False, _SAME_ACCESS
+                )
+                _kernel32.CloseHandle(wintypes.HANDLE(handle))

@@ -64,23 +64,25 @@ class Creator:
         by_main_thread: Linux ties its parent-death signal to the thread that started the child, and sends it also when
             that thread alone ends. The main thread ends with its process; for others the end of a pipe is used.
         jobs: names of the Windows Job Objects that the child becomes a member of, the outermost first.
+        end_s: how long the child may outlive its parent before it calls `ParentWatch.allow`.
     """
 
     pid: int
     by_main_thread: bool
     jobs: tuple[str, ...]
+    end_s: float = 0.0
 
     @classmethod
-    def here(cls, job: str = "") -> Creator:
-        """Return this process and thread, with the name of the child's own job."""
+    def here(cls, job: str = "", *, end_s: float = 0.0) -> Creator:
+        """Return this process and thread, with the name of the child's own job, and what the child is allowed."""
         main = threading.current_thread() is threading.main_thread()
-        return cls(os.getpid(), main, (*_own_jobs, job) if job else _own_jobs)
+        return cls(os.getpid(), main, (*_own_jobs, job) if job else _own_jobs, end_s)
 
 
 class ParentWatch:
     """Ends this process with its parent. Create it as the first act of a child.
 
-    Until `allow` is called the child is ended at once.
+    Until `allow` is called the child is ended at once, or has the time that its creator gave it.
 
     Args:
         creator: what the parent gave.
@@ -92,7 +94,7 @@ class ParentWatch:
     def __init__(self, creator: Creator) -> None:
         global _own_jobs
         self.if_hung: Callable[[], None] | None = None
-        self._creator, self._end_s = creator, 0.0
+        self._creator, self._end_s = creator, creator.end_s
         if creator.jobs:
             join_job(creator.jobs[-1])
             _own_jobs = creator.jobs

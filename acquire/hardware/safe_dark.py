@@ -42,7 +42,9 @@ def close_shutter_in_subprocess(scope: Scope, *, park: bool = False) -> str:
 
 def close_shutter_after_this_process(scope: Scope) -> None:
     """Start a process that closes the shutter once this one, whose driver hangs, is gone."""
-    ChildProcess[None](_close_shutter_after_parent, scope, name="wbcpipe-dark", end_s=_CLOSE_S).start()
+    ChildProcess[None](
+        _close_shutter_after_parent, scope, name="wbcpipe-dark", end_s=_CLOSE_S, outlives_parent=True
+    ).start()
 
 
 def shutter_message(failure_reason: str) -> str:

@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 _HUNG = """
-import os, sys
+import functools, os, sys, time
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.hardware.core_link import CoreLink
 from wbcpipe.acquire.hardware.safe_dark import close_shutter_after_this_process
+from wbcpipe.system.child_process import ChildProcess
+
+def hang(scope, parent):
+    parent.if_hung = functools.partial(close_shutter_after_this_process, scope)
+    CoreLink(scope).shutter.set_open(is_open=True)
+    parent.send("open")
+    time.sleep(60)
 
 if __name__ == "__main__":
-    scope = load_scope(sys.argv[1])
-    CoreLink(scope).shutter.set_open(is_open=True)
-    close_shutter_after_this_process(scope)
-    print("ready", flush=True)
+    child = ChildProcess(hang, load_scope(sys.argv[1]), name="hung", end_s=0.3)
+    child.start()
+    print(child.receive(60), flush=True)
     sys.stdin.readline()
     os._exit(1)
 """
@@ -47,10 +53,9 @@ def test_the_shutter_is_closed_once_a_process_that_hangs_is_gone(tmp_path: Path,
         cwd=ROOT.parent,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(1.0)
+        assert process.stdout.readline() == "open\n"
         assert bridged.order("shutter") == "open"
-        process.communicate("end\n")
+        process.communicate("end\n")  # the parent of the process that hangs is gone
     until_s = time.monotonic() + 30
     while bridged.order("shutter") == "open":
         assert time.monotonic() < until_s
