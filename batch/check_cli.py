@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from wbcpipe.cli.options import data_option, json_option, scope_option
-from wbcpipe.errors import DiskFullError, WorklistError
+from wbcpipe.errors import DiskFullError, SampleNameError, WorklistError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from wbcpipe.acquire.doctor import Check
     from wbcpipe.batch.estimate import BatchEstimate, RowEstimate
+    from wbcpipe.batch.records import WorklistRow
     from wbcpipe.batch.worklist import Worklist
     from wbcpipe.errors import WbcpipeError
 
@@ -96,7 +97,8 @@ def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool
     from wbcpipe.samples.sample import data_root
 
     root = data_root(data)
-    findings = _find(inspect_worklist(worklist_path, data=root, scope=scope_name), root)
+    started = _started_rows(root, worklist_path)
+    findings = _find(inspect_worklist(worklist_path, data=root, scope=scope_name, started=started), root)
     error = findings.error()
     if as_json:
         click.echo(json.dumps(_content(findings, error), indent=2, ensure_ascii=False))
@@ -104,6 +106,17 @@ def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool
         _print(findings, plan_console())
     if error is not None:
         raise error
+
+
+def _started_rows(root: Path, worklist_path: Path) -> dict[str, WorklistRow]:
+    """Return the rows that `batch run` of this file has started already."""
+    from wbcpipe.batch.batch_folder import BatchFolder
+    from wbcpipe.batch.open_batch import started_rows
+
+    try:
+        return started_rows(BatchFolder.open(root, worklist_path.stem))
+    except SampleNameError:  # `batch run` needs a --name
+        return {}
 
 
 def _find(worklist: Worklist, root: Path) -> _Findings:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wbcpipe.batch.row_status import RowStatus
     from wbcpipe.batch.worklist import Worklist
 
-__all__ = ["Merge", "merge_rows", "open_batch"]
+__all__ = ["Merge", "merge_rows", "open_batch", "started_rows"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,12 @@ def _settings(row: WorklistRow) -> dict[str, object]:
     return row.model_dump(exclude={"line", "notes", "priority", "deadline"})
 
 
+def started_rows(folder: BatchFolder) -> dict[str, WorklistRow]:
+    """Return the rows of a batch that were started or are done, by sample; none if there is no such batch."""
+    status = folder.status() if folder.exists() else {}
+    return {sample: one.row for sample, one in status.items() if one.started is not None or one.done}
+
+
 def open_batch(path: Path, name: str | None, root: Path, scope: str, say: Callable[[str], None]) -> BatchFolder:
     """Return the batch of a worklist, with its ``batch.json``.
 
@@ -97,7 +103,7 @@ def open_batch(path: Path, name: str | None, root: Path, scope: str, say: Callab
     folder = BatchFolder.open(root, name or path.stem)
     if folder.exists() and hashlib.sha256(read_bytes(path)).hexdigest() == folder.record().worklist_sha256:
         return folder
-    worklist = read_worklist(path, data=root, scope=scope)
+    worklist = read_worklist(path, data=root, scope=scope, started=started_rows(folder))
     if not worklist.rows:
         raise WorklistError(f"{path}: the worklist has no row.")
     with folder.lock():

@@ -146,13 +146,14 @@ def parse_precision(text: str) -> tuple[str, ...]:
     return tuple(targets)
 
 
-def parse_deadline(text: str, now: datetime) -> datetime:
+def parse_deadline(text: str, now: datetime, accepted: datetime | None = None) -> datetime:
     """Return the time of a deadline, in local time.
 
     Args:
         text: as `run --deadline` takes it, a date (its end is meant), or a date and a time; year first, or day first
             with dots.
         now: with its time zone.
+        accepted: a deadline that may be past: the row had it when it was started.
 
     Raises:
         ValueError: it is none of these, is past, or is more than a year ahead.
@@ -161,7 +162,7 @@ def parse_deadline(text: str, now: datetime) -> datetime:
         at = _on_date(text) or _next(text, now)
     except (OverflowError, OSError) as error:
         raise ValueError(f"{text[:40]!r} is no deadline; {_DEADLINES}") from error
-    if at <= now:
+    if at <= now and at != accepted:
         raise ValueError(
             f"the deadline {text!r} is past: it is {now.astimezone():%Y-%m-%d %H:%M} now; give a later one"
         )

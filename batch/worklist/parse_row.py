@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -19,7 +19,7 @@ from wbcpipe.batch.worklist.cells import (
 from wbcpipe.samples.sample import check_sample_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from wbcpipe.batch.worklist.mistakes import Mistakes
@@ -44,6 +44,7 @@ class RowParser:
         now: with its time zone.
         mistakes: receives what cannot be read.
         warnings: receives what can be read and may be wrong.
+        started: by sample: the rows of the batch that were started; an unchanged deadline of theirs may be past.
     """
 
     scope: str
@@ -51,6 +52,7 @@ class RowParser:
     now: datetime
     mistakes: Mistakes
     warnings: Mistakes
+    started: Mapping[str, WorklistRow] = field(default_factory=dict)
 
     def parse(self, row: TableRow) -> WorklistRow:
         """Return the row; its sample is empty where none can be read."""
@@ -58,6 +60,7 @@ class RowParser:
         if "sample" not in row.cells:
             self.mistakes.add(row.line, "the cell 'sample' is empty; give the name of the sample.")
         slide = self._value(row, "slide", _slide_id, sample)
+        accepted = self.started[sample].deadline if sample in self.started else None
         for name in {sample, slide}:
             if rounded_digits(name):
                 self.warnings.add(
@@ -75,7 +78,7 @@ class RowParser:
             fields=self._number(row, "fields", 1, _MAX_FIELDS),
             bundle=self._path(row.cells.get("bundle", "auto"), ""),
             priority=self._number(row, "priority", -_MAX_PRIORITY, _MAX_PRIORITY) or 0,
-            deadline=self._value(row, "deadline", lambda text: parse_deadline(text, self.now), None),
+            deadline=self._value(row, "deadline", lambda text: parse_deadline(text, self.now, accepted), None),
             control=self._value(row, "control", parse_flag, False),
             notes=row.cells.get("notes", ""),
             specimen_seed=self._number(row, "specimen_seed", 0, 2**32 - 1),

@@ -16,7 +16,7 @@ from wbcpipe.batch.worklist.table import TableRow, read_table
 from wbcpipe.errors import WorklistError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.batch.records import WorklistRow
@@ -47,7 +47,14 @@ class Worklist:
     warnings: tuple[Mistake, ...] = ()
 
 
-def read_worklist(path: Path, *, data: Path, scope: str = "demo", now: datetime | None = None) -> Worklist:
+def read_worklist(
+    path: Path,
+    *,
+    data: Path,
+    scope: str = "demo",
+    now: datetime | None = None,
+    started: Mapping[str, WorklistRow] | None = None,
+) -> Worklist:
     """Read a worklist without mistakes.
 
     Args:
@@ -56,17 +63,26 @@ def read_worklist(path: Path, *, data: Path, scope: str = "demo", now: datetime 
         scope: of rows that name none.
         now: for deadlines; the present time by default. A batch that resumes keeps the rows of its ``batch.json``: a
             time of day that is read a second time may be of the next day.
+        started: by sample: the rows of the batch that were started or given up, or are done. An unchanged deadline of
+            theirs may be past.
 
     Raises:
         WorklistError: the file cannot be read, or has mistakes; the text lists all of them with their line numbers.
     """
-    worklist = inspect_worklist(path, data=data, scope=scope, now=now)
+    worklist = inspect_worklist(path, data=data, scope=scope, now=now, started=started)
     if worklist.mistakes:
         raise WorklistError(mistakes_text(str(path), worklist.mistakes))
     return worklist
 
 
-def inspect_worklist(path: Path, *, data: Path, scope: str = "demo", now: datetime | None = None) -> Worklist:
+def inspect_worklist(
+    path: Path,
+    *,
+    data: Path,
+    scope: str = "demo",
+    now: datetime | None = None,
+    started: Mapping[str, WorklistRow] | None = None,
+) -> Worklist:
     """Read a worklist with its mistakes, if any; for the arguments see `read_worklist`.
 
     Raises:
@@ -80,7 +96,7 @@ def inspect_worklist(path: Path, *, data: Path, scope: str = "demo", now: dateti
     except ValueError as error:
         mistakes.add(0, str(error))
     now = now or datetime.now().astimezone()
-    parser = RowParser(scope, path.absolute().parent, now, mistakes, warnings)
+    parser = RowParser(scope, path.absolute().parent, now, mistakes, warnings, started or {})
     rows, scopes = _check([parser.parse(row) for row in table], parser, data, ())
     sha256 = hashlib.sha256(content).hexdigest()
     return Worklist(path, tuple(rows), content, sha256, scopes, mistakes.listed(), warnings.listed())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,3 +56,31 @@ def test_a_started_row_does_not_change(tmp_path: Path) -> None:
     with pytest.raises(WorklistError, match=r"line 2: sample 'b' was started and is scanning; its slot, fields can"):
         open_batch(path, "other", data, "demo", print)
     assert (folder.path / "batch.json").read_bytes() == before
+
+
+def test_a_deadline_that_is_past_is_judged_until_its_row_is_started(tmp_path: Path) -> None:
+    data, day = tmp_path / "data", datetime.now().astimezone() + timedelta(days=1)
+    path = tmp_path / "night.csv"
+
+    def lines(a: datetime, b: datetime, fields: int = 3) -> None:
+        rows = [f"{name};{slot};{fields};{at:%Y-%m-%d %H:%M}" for name, slot, at in (("a", "A", a), ("b", "B", b))]
+        path.write_text("\n".join(["sample;slot;fields;deadline", *rows, ""]), encoding="utf-8")
+
+    lines(day, day)
+    folder = open_batch(path, None, data, "demo", print)
+    past = day - timedelta(days=2)
+    record = folder.record()
+    exact = past.replace(second=0, microsecond=0)
+    folder.write(
+        record.model_copy(update={"rows": tuple(r.model_copy(update={"deadline": exact}) for r in record.rows)})
+    )
+    folder.append(JournalEntry(time=datetime.now(UTC), event="scan_started", sample="a", attempt=1))
+    folder.append(JournalEntry(time=datetime.now(UTC), event="finished", sample="a"))
+
+    lines(past, day)  # a is finished, b has a later deadline
+    rows = open_batch(path, None, data, "demo", print).record().rows
+    assert [row.deadline for row in rows] == [exact, day.replace(second=0, microsecond=0)]
+    lines(past - timedelta(hours=1), past)
+    with pytest.raises(WorklistError) as error:
+        open_batch(path, None, data, "demo", print)
+    assert str(error.value).count("is past") == 2  # a's has changed, b was never started
