@@ -160,7 +160,7 @@ class Night(NightHooks):
             self._page_wanted.clear()
             ended = self._ended
             try:
-                write_morning_page(folder)
+                write_morning_page(folder, ended=ended)
             except Exception:  # noqa: BLE001 - the boundary of the page: one that cannot be written ends no night
                 _log.exception("the morning page of %s could not be written", folder.name)
 

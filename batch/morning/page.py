@@ -43,7 +43,7 @@ _STATE_SIGNS: Final = {
 _STYLE: Final = re.compile(r"<style>(.*?)</style>", re.S)
 
 
-def write_morning_page(folder: BatchFolder, *, now: datetime | None = None) -> Path:
+def write_morning_page(folder: BatchFolder, *, now: datetime | None = None, ended: bool = False) -> Path:
     """Write ``morning.html`` and ``morning.txt`` of a batch; return the path of the page.
 
     A sample whose files are damaged is shown as such.
@@ -51,13 +51,14 @@ def write_morning_page(folder: BatchFolder, *, now: datetime | None = None) -> P
     Args:
         folder: of the batch.
         now: time that the page gives.
+        ended: the batch has ended, though the process that ran it still holds its lock.
 
     Raises:
         WorklistError: no such batch.
         SampleStateError: ``batch.json`` or the journal is damaged.
         DiskFullError: no space left; the earlier pages stay.
     """
-    summary = summarise(folder, now=now)
+    summary = summarise(folder, now=now, ended=ended)
     for name, text in ((HTML_NAME, render_html(summary)), (TEXT_NAME, render_text(summary))):
         with write_atomic(folder.path / name) as handle:
             handle.write(text.encode())

@@ -73,13 +73,16 @@ _OPERATOR_EVENTS: Final[Mapping[str, str]] = {
 _UNITS: Final = {"cells": "", "": "", "um": " µm"}
 
 
-def summarise(folder: BatchFolder, *, now: datetime | None = None, charts: bool = True) -> NightSummary:
+def summarise(
+    folder: BatchFolder, *, now: datetime | None = None, charts: bool = True, ended: bool = False
+) -> NightSummary:
     """Read a batch and its samples; a sample that cannot be read says so in its row.
 
     Args:
         folder: of the batch.
         now: time of the summary.
         charts: draw the control charts, which takes a second.
+        ended: the batch has ended, though the process that ran it still holds its lock.
 
     Raises:
         WorklistError: no such batch.
@@ -87,7 +90,7 @@ def summarise(folder: BatchFolder, *, now: datetime | None = None, charts: bool 
     """
     record, journal = folder.record(), folder.journal()
     statuses = replay(record.rows, journal)
-    running = folder.is_running()
+    running = not ended and folder.is_running()
     as_of = now or datetime.now(UTC)
     uses = microscope_use(journal, as_of if running else None)
     samples = tuple(_sample(folder, status, uses) for status in statuses.values())

@@ -15,9 +15,11 @@ from click.testing import CliRunner
 
 import wbcpipe.batch
 from wbcpipe import errors
+from wbcpipe.batch.alerts import Alerter
 from wbcpipe.batch.morning.advice import ERROR_ADVICE, EVENT_ADVICE, GATE_ADVICE, NO_SAMPLE_ERRORS, advice_for
 from wbcpipe.batch.morning.page import render_text, write_morning_page
 from wbcpipe.batch.morning.summary import summarise
+from wbcpipe.batch.night import Night
 from wbcpipe.batch.night_checks import CHECK_FILE
 from wbcpipe.batch.night_times import microscope_use, used_seconds
 from wbcpipe.batch.qc.records import CheckFinding, CheckResult, QcEntry
@@ -232,6 +234,14 @@ def test_the_page_of_a_running_batch_says_so(night: BatchFolder) -> None:
         summary = summarise(night)
     assert summary.running
     assert summary.ended is None
+
+
+def test_the_last_page_of_a_batch_says_that_it_ended(night: BatchFolder) -> None:
+    with night.lock(), Night(Alerter.from_file(None, night), None, check=False).running(night):
+        pass
+    text = (night.path / "morning.txt").read_text(encoding="utf-8")
+    assert "Running" not in text
+    assert ", ended 22:10" in text
 
 
 def test_light_and_time(night: BatchFolder) -> None:
