@@ -60,16 +60,19 @@ def _by_logind(refused: str) -> Iterator[str]:
     # `cat` answers once the lock is held. Without rights, systemd-inhibit ends instead, or waits for a password.
     timer = threading.Timer(_ANSWER_S, process.kill)
     timer.start()
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        answer = b""
-        with contextlib.suppress(OSError):
-            process.stdin.write(b"held\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        timer.cancel()
-        try:
-            yield "" if answer else f"{refused}; systemd-logind refused too"
-        finally:
-            process.kill()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    answer = b""
+    with contextlib.suppress(OSError):
+        process.stdin.write(b"held\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+    timer.cancel()
+    try:
+        yield "" if answer else f"{refused}; systemd-logind refused too"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        with contextlib.suppress(OSError):  # what it did not read
+            process.stdin.close()
