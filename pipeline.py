@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
 import os
 import sys
@@ -30,6 +29,7 @@ from wbcpipe.cli.options import (
     slot_option,
     specimen_options,
 )
+from wbcpipe.cli.streams import protect_standard_streams
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
 from wbcpipe.system.signals import end_at_next_signal, install_stop_handlers, stop_exit_code, stop_reason
 
@@ -278,9 +278,7 @@ def _scan_request(sample: Sample, options: RunOptions) -> ScanRequest:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code of the result."""
     install_stop_handlers()
-    for stream in (sys.stdout, sys.stderr):  # a folder's name that it cannot show must not fail a run
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    protect_standard_streams()
     code = stop_exit_code()
     with contextlib.suppress(KeyboardInterrupt):  # a signal after the command has ended
         code = _run_command_line(sys.argv[1:] if arguments is None else list(arguments))
