@@ -58,6 +58,8 @@ ERROR_ADVICE: Final[Mapping[str, str]] = {
     "SampleStateError": "The sample's folder contradicts the worklist or has a damaged file: do what the text says, "
     f"{_RETRY}.",
     "ScopeNotFoundError": f"Put the scope file into the folder that WBCPIPE_SCOPES names, {_RETRY}.",
+    "StorageError": "Check the disk or the network share that the text names, and that the program may write there, "
+    f"{_RETRY}; nothing that was written is lost.",
     "DeadlineError": "Its deadline passed before its turn: give it a later one or a higher priority in the worklist, "
     f"{_RETRY}.",
     "MemoryLimitError": f"Close other programs, or raise --memory-limit, {_RETRY}.",
