@@ -22,6 +22,7 @@ NO_SAMPLE_ERRORS: Final = frozenset(
         "BatchFailedError",
         "BatchBusyError",
         "BatchCheckError",
+        "DamagedDataError",
     }
 )
 
