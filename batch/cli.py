@@ -24,6 +24,7 @@ BATCH_COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "confirm": ("wbcpipe.batch.command_cli:confirm", "Say that what the batch waits for is done."),
     "report": ("wbcpipe.batch.report_cli:report", "Write the morning page again, and print it."),
     "metrics": ("wbcpipe.batch.metrics_cli:metrics", "Print the figures of a batch as Prometheus text."),
+    "install": ("wbcpipe.batch.install_cli:install", "Print what starts a batch every night: systemd, Task Scheduler."),
     "test-alert": ("wbcpipe.batch.alerts_cli:test_alert", "Send a test to each address of an alerts file."),
 }
 

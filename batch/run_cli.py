@@ -110,6 +110,7 @@ def run(options: RunBatchOptions) -> None:
     from wbcpipe.batch.supervisor import Supervisor, SupervisorOptions
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.sample import data_root
+    from wbcpipe.system.awake import keep_awake
 
     began = datetime.now(UTC)
     with Reporter(quiet=options.as_json) as reporter:
@@ -120,7 +121,10 @@ def run(options: RunBatchOptions) -> None:
         if options.metrics_port is not None or options.metrics_textfile is not None:
             metrics = MetricsExporter(folder, port=options.metrics_port, textfile=options.metrics_textfile)
         night = Night(alerter, metrics, check=options.check)
-        status = Supervisor(folder, settings, night, reporter).run()
+        with keep_awake() as refused:
+            if refused:
+                reporter.say(f"This computer may go to sleep during the night: {refused}. See docs/unattended.md.")
+            status = Supervisor(folder, settings, night, reporter).run()
     _tell(folder, status, (datetime.now(UTC) - began).total_seconds(), as_json=options.as_json)
 
 
