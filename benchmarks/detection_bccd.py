@@ -54,7 +54,7 @@ def read_boxes(path: Path) -> np.ndarray:
 def ours(rgb: np.ndarray) -> np.ndarray:
     """Centres (N, 2) found by wbcpipe."""
     planes = scale_16bit(rgb)
-    found = detect_cells(nuclear_stain(planes).detection_channel(planes), PIXEL_UM, "stained")
+    found = detect_cells(nuclear_stain(planes).detection_channel(planes, PIXEL_UM), PIXEL_UM, "stained")
     return np.stack([found.y_px, found.x_px], -1)[(found.quality & QcFlag.DEBRIS) == 0]
 
 

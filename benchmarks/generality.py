@@ -167,7 +167,7 @@ CHANGES: dict[str, Change] = {
 
 def centres(planes: np.ndarray, pixel_um: float) -> np.ndarray:
     """Cells (N, 2) found in planes (3, Y, X) of 16 bits, debris left out."""
-    found = detect_cells(nuclear_stain(planes).detection_channel(planes), pixel_um, "stained")
+    found = detect_cells(nuclear_stain(planes).detection_channel(planes, pixel_um), pixel_um, "stained")
     return np.stack([found.y_px, found.x_px], -1)[(found.quality & QcFlag.DEBRIS) == 0]
 
 

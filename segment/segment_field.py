@@ -112,7 +112,9 @@ def process_field(
         camera=field.is_from_scope,
     )
     stain = nuclear_stain(field.frames[:3]) if statistics.kind == "stained-rgb" else None
-    nuclear = field.frames[field.reference] if stain is None else stain.detection_channel(field.frames[:3])
+    nuclear = (
+        field.frames[field.reference] if stain is None else stain.detection_channel(field.frames[:3], info.pixel_um)
+    )
     found = _detect(nuclear, info.pixel_um, statistics, detector)
     centre_um = (info.y_um, info.x_um)
     if not len(found):

@@ -3,8 +3,9 @@
 Dividing by its own empty background makes the image independent of white balance and exposure. It is converted to
 optical density (Beer-Lambert), and the density of red cells is subtracted: thiazin dyes in chromatin absorb red and
 green light, haemoglobin and eosin absorb blue at least as strongly as red. The ratio depends on stain and camera. The
-stored derived channel uses the typical ratio for all laboratories; detection and nuclear outlines use the ratio of the
-image's own red cells where that is far from it.
+stored derived channel uses the typical ratio for all laboratories; nuclear outlines use the ratio of the image's own
+red cells where that is far from it, and detection a filter made for the image (`segment.stain_filter`), against the
+light of each plane (`segment.illumination`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from scipy import ndimage
 
 from wbcpipe.imaging.arrays import block_mean, enlarge_grid, otsu_threshold, percentiles
 from wbcpipe.segment.flatfield import smooth_levels, tile_levels
+from wbcpipe.segment.illumination import illumination_surface, unlit_mask
+from wbcpipe.segment.stain_filter import nuclear_filter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,8 +46,6 @@ _TYPICAL_WITHIN: Final = 1.5
 _RATIO_RANGE: Final = (0.7, 5.0)
 #: A ratio must leave at least this share of the density that nuclei have with the typical one.
 _MIN_DENSITY_LEFT: Final = 0.5
-#: Overlapping or folded red cells shift their hue by this share of the way to that of nuclei.
-_OVERLAP_HUE: Final = 0.3
 #: Pixels along the longer side for the colours.
 _COLOUR_SIDE_PX: Final = 320
 #: Pixels with less light are no image: outside a round field stop, a frame.
@@ -137,14 +138,12 @@ class NuclearStain:
     Attributes:
         background: (3,) float32 in [0, 1], its empty background.
         ratio: density of its red cells in red and green together over that in blue.
-        detection_ratio: the same of overlapping red cells, whose hue is closer to that of nuclei.
         max_density: limit of the density in red and in green.
         gain: factor of all densities.
     """
 
     background: NDArray[np.float32]
     ratio: float = _TYPICAL_RATIO
-    detection_ratio: float = _TYPICAL_RATIO
     max_density: float = np.inf
     gain: float = 1.0
 
@@ -152,9 +151,23 @@ class NuclearStain:
         """Return the channel of `density_channel` for the image's planes (3, Y, X) or a part of them: (Y, X) uint16."""
         return _channel(self.density(planes, self.ratio))
 
-    def detection_channel(self, planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        """Return the same for detection: paler nuclei, but nothing else that resembles one."""
-        return _channel(self.density(planes, self.detection_ratio))
+    def detection_channel(self, planes: NDArray[np.uint16], pixel_um: float = 0.1) -> NDArray[np.uint16]:
+        """Return the same of the whole image for detection: nothing that only resembles a nucleus.
+
+        Args:
+            planes: (3, Y, X) uint16 R, G, B over the full range.
+            pixel_um: size of a pixel.
+        """
+        surface = illumination_surface(planes)
+        unlit = unlit_mask(planes, surface)
+        if unlit.any():
+            surface = illumination_surface(planes, unlit)
+            unlit = unlit_mask(planes, surface)
+        light = np.stack([enlarge_grid(plane, planes.shape[1:]) for plane in surface])
+        density = optical_density(planes, light)
+        density[:2] = np.minimum(density[:2], np.float32(self.max_density))
+        weights = np.float32(self.gain) * nuclear_filter(density, pixel_um, unlit)
+        return _channel(np.where(unlit, np.float32(0), np.maximum(np.tensordot(weights, density, 1), 0)))
 
     def density(self, planes: NDArray[np.uint16], ratio: float) -> NDArray[np.float32]:
         """Return the optical density due to nuclear stain, (Y, X) float32, at least 0, for a ratio of red cells."""
@@ -184,15 +197,15 @@ def nuclear_stain(planes: NDArray[np.uint16]) -> NuclearStain:
     density[:2] = np.minimum(density[:2], np.float32(max_density))
     densest = percentiles(density.sum(0), 99)[0]
     gain = min(max(_PALE / max(densest, 1e-3), 1.0), _MAX_GAIN)
-    return NuclearStain(background, *_ratios(*density), max_density, gain)
+    return NuclearStain(background, _ratio(*density), max_density, gain)
 
 
-def _ratios(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32]) -> tuple[float, float]:
-    """Return both ratios of `NuclearStain` from the densities (n,) of an image's pixels."""
+def _ratio(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32]) -> float:
+    """Return the ratio of `NuclearStain` from the densities (n,) of an image's pixels."""
     total = red + green + blue
     coloured = total > max(_COLOURED[0], _COLOURED[1] * percentiles(total, 99)[0])
     if np.count_nonzero(coloured) < _MIN_PIXELS:
-        return _TYPICAL_RATIO, _TYPICAL_RATIO
+        return _TYPICAL_RATIO
     warm, blue = (red + green)[coloured], blue[coloured]
     # From -1 (all in blue) to 1 (nothing in blue).
     hue = np.clip((warm - 2 * blue) / (warm + np.maximum(blue, 0)), -1, 1)
@@ -201,7 +214,7 @@ def _ratios(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[
     difference = float(hue[~is_red_cell].mean() - hue[is_red_cell].mean()) if 0 < share < 1 else 0.0
     explained = share * (1 - share) * difference**2
     if difference < _TWO_COLOURS[0] or explained < _TWO_COLOURS[1] * float(hue.var()):
-        return _TYPICAL_RATIO, _TYPICAL_RATIO
+        return _TYPICAL_RATIO
     nuclei = warm[~is_red_cell], np.maximum(blue[~is_red_cell], 0)
     typical_density = float(np.median(nuclei[0] - _TYPICAL_RATIO * nuclei[1]))
 
@@ -213,9 +226,7 @@ def _ratios(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[
     own = checked(float(np.median(warm[is_red_cell])) / max(float(np.median(blue[is_red_cell])), 1e-3))
     if abs(log(own / _TYPICAL_RATIO)) <= log(_TYPICAL_WITHIN):
         own = _TYPICAL_RATIO
-    low, high = float(np.median(hue[is_red_cell])), float(np.median(hue[~is_red_cell]))
-    overlap_hue = low + _OVERLAP_HUE * (high - low)
-    return own, max(own, checked((2 + overlap_hue) / max(1 - overlap_hue, 1e-3)))
+    return own
 
 
 def _empty_density(red: NDArray[np.float32]) -> NDArray[np.float32]:

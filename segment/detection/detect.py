@@ -28,6 +28,15 @@ NuclearKind = Literal["fluorescence", "stained"]
 
 #: Gaussian that smooths the nuclear channel.
 _SMOOTH_UM: Final = 0.3
+#: A smaller part of a nucleus that the border cuts is not worth a cell.
+_CUT_NUCLEUS_UM2: Final = 14.0
+#: Distance from a nucleus's thick parts within which its thin parts lie.
+_SOLID_MARGIN_UM: Final = 1.0
+#: Filaments between lobes reach so far from them.
+_THIN_REACH_UM: Final = 2.0
+#: Thick parts: minimum share of a nucleus, and area.
+_MIN_SOLID_SHARE: Final = 0.5
+_MIN_SOLID_UM2: Final = 8.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class DetectionRules:
         lobe_um2: parts with a nuclear area between these are lobes, merged with a neighbour within ``lobe_gap_um``.
         lobe_gap_um: maximum gap between lobes of one cell.
         background_um: scale over which the background may change.
+        level_share: objects dimmer than this fraction of the brightest have no say in the nuclear level.
+        solid_um: a nucleus is solid: a disk of this radius must fit in, and cover much of it; 0 to accept any shape.
     """
 
     coarse_um: float = 0.3
@@ -68,13 +79,25 @@ class DetectionRules:
     lobe_um2: tuple[float, float] = (1.5, 14.0)
     lobe_gap_um: float = 1.5
     background_um: float = 25.0
+    level_share: float = 0.25
+    solid_um: float = 0.0
 
 
 #: For Acridine Orange, and for a density derived from a stained smear.
 _RULES: Final[dict[NuclearKind, DetectionRules]] = {
     "fluorescence": DetectionRules(),
     # Density in units of the derived channel (65535 is an optical density of 2).
-    "stained": DetectionRules(nucleus=0.45, body=0.12, min_level=3000.0, reach_um=3.0, closing_um=1.2, lobe_gap_um=3.0),
+    "stained": DetectionRules(
+        nucleus=0.45,
+        body=0.12,
+        min_level=3000.0,
+        reach_um=3.0,
+        closing_um=1.2,
+        lobe_gap_um=3.0,
+        debris_nucleus_um2=20.0,
+        level_share=0.5,
+        solid_um=1.5,
+    ),
 }
 
 
@@ -152,6 +175,8 @@ def detect_cells(
     if not channel.shows_nuclei(level, rules):
         return _measure(np.zeros(signal.shape, np.int32), np.zeros(signal.shape, bool), channel, level, rules)
     nuclei = opening(signal > np.float32(rules.nucleus * level), _disk(0.45 / coarse_um))
+    if rules.solid_um:
+        nuclei = _solid(nuclei, coarse_um, rules)
     body = signal > np.float32(max(rules.body * level, 5 * channel.noise))
     if np.isfinite(rules.reach_um):
         body &= dilation(nuclei, disk(rules.reach_um / coarse_um))
@@ -224,10 +249,21 @@ def _level(channel: _CoarseChannel, rules: DetectionRules) -> float:
     brightest = float(np.partition(grey.ravel(), -pixels)[-pixels])
     if brightest <= 0:
         return 0.0
-    labels, _ = ndimage.label(grey > rules.nucleus * brightest)
+    labels, _ = ndimage.label(grey > rules.level_share * brightest)
     objects = [grey[box][labels[box] == k] for k, box in enumerate(ndimage.find_objects(labels), 1)]
     peaks = [float(values.max()) for values in objects if values.size * coarse_um**2 >= 5.0]
     return float(np.median(peaks)) if peaks else brightest
+
+
+def _solid(nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules) -> NDArray[np.bool_]:
+    """Keep the parts (Y, X) that are as thick as a lobe of a nucleus; the rims of red cells are thinner."""
+    core = opening(nuclei, disk(rules.solid_um / coarse_um), border_value=True)
+    near = nuclei & dilation(core, disk(_SOLID_MARGIN_UM / coarse_um))
+    labels, count = ndimage.label(near, np.ones((3, 3)))
+    pixels, solid = (np.bincount(labels.ravel(), mask.ravel(), count + 1) for mask in (near, core))
+    kept = (solid >= _MIN_SOLID_SHARE * pixels) & (solid * coarse_um**2 >= _MIN_SOLID_UM2)
+    kept[0] = False
+    return np.asarray(nuclei & dilation(kept[labels], disk(_THIN_REACH_UM / coarse_um)), bool)
 
 
 def _disk(radius_px: float) -> tuple[int, ...]:
@@ -299,7 +335,9 @@ def _measure(
     area = pixels[kept] * coarse_um**2
     quality = np.zeros(len(kept), np.uint16)
     quality[border[kept]] |= np.uint16(QcFlag.BORDER)
-    debris = (nuclear[kept] < rules.debris_nucleus_um2) | (area > rules.max_area_um2)
+    # A cut nucleus may be smaller than any whole one.
+    least = np.where(border[kept], _CUT_NUCLEUS_UM2, rules.debris_nucleus_um2)
+    debris = (nuclear[kept] < least) | (area > rules.max_area_um2)
     quality[debris] |= np.uint16(QcFlag.DEBRIS)
     renumber = np.zeros(size, np.int32)
     renumber[kept] = np.arange(1, len(kept) + 1)

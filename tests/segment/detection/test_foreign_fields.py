@@ -1,0 +1,155 @@
+"""Stained fields as other laboratories show them: red cells that resemble nuclei, coloured light, stops and marks."""
+
+from __future__ import annotations
+
+import csv
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+from wbcpipe.imaging.arrays import enlarge_grid
+from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.segment.detection.detect import detect_cells
+from wbcpipe.segment.illumination import illumination_surface, unlit_mask
+from wbcpipe.segment.stain_separation import nuclear_stain, scale_16bit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+PIXEL_UM = 0.1
+SHAPE = (600, 800)
+#: Optical densities of red, green and blue.
+PINK, BLUE_GREY, MAGENTA = (0.04, 0.13, 0.16), (0.30, 0.27, 0.18), (0.30, 0.42, 0.12)
+WHITE_CELLS = [(180, 260), (420, 610)]
+
+
+@lru_cache
+def field(red: tuple[float, float, float], *, rim: float = 0.0, white: float = 1.0) -> NDArray[np.float64]:
+    """Draw 24 red cells, with a dark ring of density ``rim`` 0.8 um wide, and two white cells: (Y, X, 3) in 0 to 1."""
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    density = np.zeros((*SHAPE, 3))
+    rng = np.random.default_rng(3)
+    for k in range(24):
+        cy, cx = 60 + 95 * (k // 4) + rng.normal(0, 6), 70 + 210 * (k % 4) + 40 * (k // 4 % 2) + rng.normal(0, 6)
+        if min(np.hypot(cy - wy, cx - wx) for wy, wx in WHITE_CELLS) < 95:
+            continue
+        away = np.hypot(y - cy, x - cx)
+        thick = np.clip(0.7 + 0.3 * away / 25, 0, 1) * (away < 36)
+        density += thick[..., None] * np.array(red) + (rim * (np.abs(away - 36) < 4))[..., None]
+    for cy, cx in WHITE_CELLS:
+        away = np.hypot(y - cy, x - cx)
+        density += white * (away < 60)[..., None] * 0.15 * np.array(MAGENTA)
+        density += white * (np.hypot(y - cy, x - cx - 8) < 38)[..., None] * np.array(MAGENTA)
+    density += rng.normal(0, 0.01, density.shape)
+    return np.asarray(10 ** -ndimage.gaussian_filter(density, (1.5, 1.5, 0)))
+
+
+def coloured(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make the middle greenish and the edge pink."""
+    y, x = (np.linspace(-1, 1, side) for side in SHAPE)
+    radius2 = (y[:, None] ** 2 + x[None] ** 2)[..., None] / 2
+    return light * (np.array([0.45, 0.48, 0.52]) + radius2 * np.array([0.4, 0.15, 0.2]))
+
+
+def stopped(light: NDArray[np.float64], dark: float) -> NDArray[np.float64]:
+    y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    away = np.hypot(y - 300, x - 400)
+    return dark + (light - dark) * np.clip((380 - away) / 6, 0, 1)[..., None]
+
+
+def marked(light: NDArray[np.float64], colour: tuple[int, int, int]) -> NDArray[np.float64]:
+    image = Image.fromarray(np.clip(light * 255, 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((680, 560, 780, 572), fill=colour)
+    draw.text((690, 520), "10 um", fill=colour, font_size=30)
+    draw.text((10, 5), "12-03 x100", fill=colour, font_size=34)
+    return np.asarray(image) / 255
+
+
+def found_in(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the centres (N, 2) of the cells found in an image (Y, X, 3) in 0 to 1, debris left out."""
+    planes = scale_16bit(np.clip(np.round(light * 235), 0, 255).astype(np.uint8))
+    found = detect_cells(nuclear_stain(planes).detection_channel(planes, PIXEL_UM), PIXEL_UM, "stained")
+    centres = np.stack([found.y_px, found.x_px], -1)[(found.quality & QcFlag.DEBRIS) == 0]
+    return centres[np.argsort(centres[:, 0])]
+
+
+@pytest.mark.parametrize(
+    "light",
+    [
+        field(PINK),
+        field(PINK, rim=0.25),
+        field(BLUE_GREY),
+        field(BLUE_GREY, rim=0.2),
+        field(BLUE_GREY, white=0.7),
+        field((0.5, 0.45, 0.3)),
+        coloured(field(PINK, rim=0.2)),
+        coloured(field(BLUE_GREY)),
+        stopped(field(PINK), 0.01),
+        stopped(field(PINK, rim=0.2), 0.06),
+        stopped(coloured(field(BLUE_GREY)), 0.03),
+        marked(field(PINK), (0, 0, 0)),
+        marked(field(BLUE_GREY), (0, 0, 0)),
+        marked(field(PINK), (200, 20, 120)),
+    ],
+    ids=[
+        *("plain", "dark rims", "blue-grey", "blue-grey with rims", "blue-grey, pale white cells", "dark blue-grey"),
+        *("rims in coloured light", "blue-grey in coloured light", "black stop", "grey stop", "stop in coloured light"),
+        *("black scale bar", "bar beside blue-grey", "magenta text"),
+    ],
+)
+def test_white_cells_alone_are_found(light: NDArray[np.float64]) -> None:
+    assert found_in(light) == pytest.approx(np.array(WHITE_CELLS, float), abs=20)
+
+
+@pytest.mark.parametrize("colour", [BLUE_GREY, (0.5, 0.45, 0.3), (0.2, 0.19, 0.14)])
+def test_a_field_of_bluish_red_cells_alone_holds_no_white_cell(colour: tuple[float, float, float]) -> None:
+    assert len(found_in(field(colour, white=0.0))) == 0
+
+
+def test_the_light_of_each_plane_is_measured() -> None:
+    light = coloured(field(PINK)) * 235 / 255
+    surface = illumination_surface(scale_16bit(np.round(light * 255).astype(np.uint8)))
+    expected = coloured(np.ones((*SHAPE, 3))) * 235 / 255
+    found = np.stack([enlarge_grid(plane, SHAPE) for plane in surface], -1)
+    assert found[50:-50:50, 50:-50:50] == pytest.approx(expected[50:-50:50, 50:-50:50], rel=0.06)
+
+
+@pytest.mark.parametrize("dark", [0.0, 0.02, 0.08])
+def test_what_lies_beyond_a_stop_is_no_field(dark: float) -> None:
+    planes = scale_16bit(np.round(stopped(field(PINK), dark) * 235).astype(np.uint8))
+    unlit = unlit_mask(planes, illumination_surface(planes))
+    y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    away = np.hypot(y - 300, x - 400)
+    assert unlit[away > 395].all()
+    assert not unlit[away < 350].any()
+
+
+def test_dark_cells_are_no_stop() -> None:
+    planes = scale_16bit(np.round(field((0.5, 0.45, 0.3)) * 235).astype(np.uint8))
+    assert not unlit_mask(planes, illumination_surface(planes)).any()
+
+
+def test_fields_of_another_laboratory(shared_data: Path) -> None:
+    """Those in which red cells with dark rims were taken for white ones: 3 cells with a box, 67 false finds."""
+    folder = shared_data / "chula" / "fields"
+    names = ("E-13_0312.jpg", "L-9_0084.jpg", "N-3B_0355.jpg")
+    with (folder / "boxes.csv").open(newline="") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["file"] in names]
+    right = wrong = 0
+    for name in names:
+        boxes = np.array(
+            [[float(row[s]) for s in ("ymin", "xmin", "ymax", "xmax")] for row in rows if row["file"] == name]
+        )
+        found = found_in(np.asarray(Image.open(folder / name).convert("RGB")) / 235)
+        inside = np.all((found[:, None] >= boxes[:, :2]) & (found[:, None] <= boxes[:, 2:]), axis=-1)
+        matched = int(inside[linear_sum_assignment(~inside)].sum())
+        right, wrong = right + matched, wrong + len(found) - matched
+    assert (right, wrong) == (len(rows), 0)
