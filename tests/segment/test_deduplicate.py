@@ -7,6 +7,7 @@ import pytest
 
 from wbcpipe.errors import SampleStateError
 from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.truth import TruthRow, write_truth
 from wbcpipe.segment.deduplicate import deduplicate, label_from_truth
 
 if TYPE_CHECKING:
@@ -56,9 +57,13 @@ def test_no_cells() -> None:
 
 def test_each_truth_serves_the_nearest_cell_once(tmp_path: Path) -> None:
     path = tmp_path / "truth.csv"
-    path.write_text(
-        "x_um,y_um,field,class,kind\n10,10,0,NEU,cell\n30,10,0,LYM,doublet\n50,10,0,,debris\n70,10,-1,,platelet\n"
-    )
+    rows = [
+        TruthRow(10, 10, 0, "NEU", "cell"),
+        TruthRow(30, 10, 0, "LYM", "doublet"),
+        TruthRow(50, 10, 0, "", "debris"),
+        TruthRow(70, 10, -1, "", "platelet"),
+    ]
+    write_truth(path, rows)
     y, x = np.array([10.0, 11.5, 10.0, 10.0]), np.array([10.5, 11.0, 28.0, 50.0])
     assert label_from_truth(path, y, x) == ["NEU", "", "LYM", ""]
 

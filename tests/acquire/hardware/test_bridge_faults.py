@@ -202,7 +202,7 @@ def test_a_calibration_that_is_killed_leaves_the_slide_in_the_dark(
             child.kill()
 
     with pytest.raises(
-        DeviceCrashError, match=r"process died \(SIGKILL\): .* The slide is in the dark\. Run `wbcpipe doc"
+        DeviceCrashError, match=r"process \S+ died \(SIGKILL\): .* The slide is in the dark\. Run `wbcpipe doc"
     ):
         run_calibration(CalibrationRequest(bridge.scope, "A", ("geometry",), specimen), kill_while_lit)
     assert bridge.order("shutter") == "closed"
