@@ -12,11 +12,47 @@ from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.samples.records import SampleKind
 
-__all__ = ["BundleInfo", "BundleReference", "Training", "Validation"]
+__all__ = ["BundleInfo", "BundleReference", "Improvement", "Training", "Validation"]
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Improvement(_Table):
+    """How much better a network is than the bundle that it started from, on cells that it was not trained on.
+
+    Attributes:
+        parent: name of that bundle.
+        cells: compared.
+        folds: of the cross-validation; 0 if the cells were kept from all training.
+        accuracy: share of them that the network classifies correctly, without a threshold.
+        parent_accuracy: the same of the parent.
+        difference: of both.
+        interval: 95 % interval of the difference.
+        seen_by_parent: the parent was trained on cells of these samples, so the comparison favours it.
+    """
+
+    parent: str
+    cells: int
+    folds: int
+    accuracy: float
+    parent_accuracy: float
+    difference: float
+    interval: tuple[float, float]
+    seen_by_parent: bool = False
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        how = f"{self.folds}-fold cross-validation" if self.folds else "kept from training"
+        low, high = (100 * limit for limit in self.interval)
+        seen = "; the parent was trained on cells of these samples" if self.seen_by_parent else ""
+        shares = (
+            f"{100 * self.accuracy:.1f} % of {self.cells} cells right ({how}), {100 * self.parent_accuracy:.1f} % by"
+        )
+        gain = f"{100 * self.difference:+.1f} percentage points, 95 % interval {low:+.1f} to {high:+.1f}"
+        return f"{shares} {self.parent}: {gain}{seen}"
 
 
 class Validation(_Table):
@@ -26,11 +62,13 @@ class Validation(_Table):
         samples: that the cells are from.
         rows: scores by method; ``calibrated``: of the calibrated network on its test cells.
         calibration_error: expected calibration error of the calibrated network.
+        improvement: over the bundle that the training started from; ``None`` without one.
     """
 
     samples: tuple[str, ...] = ()
     rows: dict[str, Scores] = {}
     calibration_error: float | None = None
+    improvement: Improvement | None = None
 
 
 class BundleReference(_Table):

@@ -5,32 +5,31 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from wbcpipe.classify import metrics
-from wbcpipe.classify.inference.missing_modality import blank, typical_profiles
-from wbcpipe.classify.models.bundle import Bundle, BundleInfo, half_precision, write_bundle
+from wbcpipe.classify.models.bundle import Bundle, BundleInfo, write_bundle
 from wbcpipe.classify.models.bundle_info import BundleReference, Training, Validation
 from wbcpipe.classify.training.folds import holdout
+from wbcpipe.classify.training.held_out import cross_validation_folds, improvement, keep_apart, predict_by_folds
 from wbcpipe.classify.training.progress import TrainingOptions
-from wbcpipe.classify.training.train import predict_logits
-from wbcpipe.classify.training.train_and_validate import select_modality, train_and_validate
 from wbcpipe.classify.uncertainty.fusion import calibrate
 from wbcpipe.classify.uncertainty.probability_calibration import fused_probability
+from wbcpipe.classify.uncertainty.risk_control import CROSS_VALIDATED
 from wbcpipe.errors import TrainingDataError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wbcpipe.classify.models.normalise import Normalisation
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe
+    from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 
 __all__ = ["build_bundle"]
+
+FALLBACK_THRESHOLD: Final = 0.5
+"""Of a network from random weights with too few cells to fit one: below it a call is more often wrong than right."""
 
 
 def build_bundle(
@@ -46,7 +45,8 @@ def build_bundle(
 
     Args:
         cells: labelled cells.
-        validation: cells to validate and calibrate on; by default a fraction of ``cells``, in complete fields.
+        validation: cells to validate and calibrate on; by default a fraction of ``cells``, in complete fields, or all
+            of them by cross-validation if a bundle is fine-tuned on few cells.
         recipe: how to train.
         name: of the bundle.
         out: work folder; training states in it are used again.
@@ -56,26 +56,27 @@ def build_bundle(
         TrainingDataError: a field is both in ``cells`` and in ``validation``.
     """
     options = options or TrainingOptions()
-    training, validation = _split(cells, validation, recipe)
-    result = train_and_validate(training, validation, recipe, out, options)
-    # Calibrated as shipped: with the weights rounded to what the bundle stores.
-    network = half_precision(result.network)
-    tested = select_modality(validation, recipe)
-    logits = predict_logits(network, tested, result.normalisation, device=options.device)
+    parent = options.init_from
+    folds = cross_validation_folds(cells, validation, recipe)
+    if folds:
+        found = predict_by_folds(cells, recipe, out, options, folds)
+    else:
+        found = keep_apart(*_split(cells, validation, recipe), recipe, out, options)
+    tested = found.cells
     limits = {
         "target_accuracy": recipe.target_accuracy,
         "max_unidentified_fraction": recipe.max_unidentified_fraction,
+        "default_threshold": parent.info.calibration.threshold if parent else FALLBACK_THRESHOLD,
     }
-    calibration, certified = calibrate(logits, tested.labels, **limits)
-    typical = _typical_profiles(select_modality(training, recipe), result.normalisation)
-    missing_modality = {}
-    for index, missing in enumerate(tested.modalities if len(tested.modalities) > 1 else ()):
-        replace = partial(blank, missing=[index], planes=tested.planes, typical=typical)
-        left = predict_logits(network, tested, result.normalisation, device=options.device, prepare=replace)
-        missing_modality[missing] = calibrate(left, tested.labels, **limits)[0]
-    fused = fused_probability(logits[certified], calibration)
+    calibration, certified = calibrate(found.logits, tested.labels, **limits)
+    calibration = _with_assumption(calibration, folds)
+    missing_modality = {
+        name: _with_assumption(calibrate(logits, tested.labels, **limits)[0], folds)
+        for name, logits in found.without.items()
+    }
+    fused = fused_probability(found.logits[certified], calibration)
     labels = tested.labels[certified]
-    scores = {**result.scores, "calibrated": metrics.scores(labels, fused, tested.classes)}
+    scores = {**found.scores, "calibrated": metrics.scores(labels, fused, tested.classes)}
     info = BundleInfo(
         name=name,
         method=recipe.method,
@@ -88,18 +89,28 @@ def build_bundle(
         pixel_um=cells.pixel_um,
         crop_px=cells.crop_px,
         side=recipe.side,
-        normalisation=result.normalisation,
+        normalisation=found.normalisation,
         calibration=calibration,
         missing_modality=missing_modality,
-        typical_profiles=typical,
+        typical_profiles=found.typical,
         validation=Validation(
-            samples=validation.samples,
+            samples=tested.samples,
             rows=scores,
             calibration_error=metrics.expected_calibration_error(labels, fused),
+            improvement=improvement(found, parent, recipe.side, options) if parent else None,
         ),
-        training=_provenance(training, recipe, options.init_from),
+        training=_provenance(found.training, recipe, parent),
     )
-    return write_bundle(out / name, info, network)
+    return write_bundle(out / name, info, found.network)
+
+
+def _with_assumption(calibration: ProbabilityCalibration, folds: int) -> ProbabilityCalibration:
+    """Return a calibration whose error bounds say that they were tested by cross-validation."""
+    bounds = calibration.risk_bounds
+    if not folds or bounds is None:
+        return calibration
+    told = bounds.model_copy(update={"assumption": bounds.assumption + CROSS_VALIDATED})
+    return calibration.model_copy(update={"risk_bounds": told})
 
 
 def _split(cells: CellSet, validation: CellSet | None, recipe: Recipe) -> tuple[CellSet, CellSet]:
@@ -111,13 +122,6 @@ def _split(cells: CellSet, validation: CellSet | None, recipe: Recipe) -> tuple[
     if both and set(validation.groups.tolist()) & set(cells.groups.tolist()):
         raise TrainingDataError(f"samples {both} are named for training and for validation; choose one for each.")
     return cells, validation
-
-
-def _typical_profiles(training: CellSet, normalisation: Normalisation) -> tuple[tuple[float, ...], ...]:
-    """Return the profiles (M * c, 17) that replace a missing plane, from at most 1,024 training cells."""
-    some = training.images[:: max(1, len(training) // 512)]
-    rings = np.round(typical_profiles(normalisation.apply(some)), 4)
-    return tuple(tuple(float(value) for value in plane) for plane in rings)
 
 
 def _provenance(cells: CellSet, recipe: Recipe, init_from: Bundle | None) -> Training:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wbcpipe.classify.models.bundle import Bundle
+    from wbcpipe.classify.models.bundle_info import BundleInfo
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.progress import EpochReport, StepReport, TrainingOptions
     from wbcpipe.classify.training.recipe import Recipe, RecipeKeys
@@ -152,6 +153,8 @@ def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: R
     from wbcpipe.classify.training.build_bundle import build_bundle
     from wbcpipe.classify.training.data import cell_source, load_cells
     from wbcpipe.classify.training.folds import stratified_folds
+    from wbcpipe.classify.training.held_out import cross_validation_folds
+    from wbcpipe.classify.training.progress import TrainingOptions
     from wbcpipe.classify.training.recipe import Recipe, with_defaults_for
     from wbcpipe.classify.training.train_and_validate import cross_validate, markdown_table
 
@@ -176,7 +179,11 @@ def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: R
     elif request.validation:
         sources = [cell_source(root, text) for text in request.validation]
         validation = load_cells(sources, recipe.side, classes=cells.classes)
-    options = _options(dataclasses.replace(request, folds=None), init_from, recipe, cells, reporter)
+    inner = cross_validation_folds(cells, validation, recipe)
+    if inner:
+        reporter.say(f"few cells: each is predicted by a network trained on the others, in {inner} folds")
+    shown = _TrainingReporter(reporter, recipe, len(cells.modalities), folds=inner, runs=inner + 1)
+    options = TrainingOptions(init_from, request.device, shown.on_epoch, shown.on_step)
     name = name or out.resolve().name
     return _bundle_text(build_bundle(cells, validation, recipe, name=name, out=out, options=options), request.as_json)
 
@@ -188,7 +195,24 @@ def _bundle_text(bundle: Bundle, as_json: bool) -> str:
         f"{row:>16}  F1 {100 * values['f1_weighted']:.2f}  sensitivity {100 * values['sensitivity']:.2f}"
         for row, values in bundle.info.validation.rows.items()
     ]
-    return "\n".join([*lines, f"bundle {bundle.path} (SHA-256 {bundle.info.sha256[:12]})"])
+    return "\n".join([*lines, *_verdict(bundle.info), f"bundle {bundle.path} (SHA-256 {bundle.info.sha256[:12]})"])
+
+
+def _verdict(info: BundleInfo) -> list[str]:
+    """Say how much better the network is than its parent, and how many errors it may make."""
+    from wbcpipe.classify.uncertainty.risk_control import MIN_CELLS, cells_needed
+
+    lines = [info.validation.improvement.text] if info.validation.improvement else []
+    fitted, threshold = info.calibration, f"threshold {info.calibration.threshold:g}"
+    level = fitted.risk_bounds.level_at(fitted.threshold) if fitted.risk_bounds else None
+    if level:
+        return [*lines, f"{threshold}: at most {100 * level.error_bound:.1f} % of the accepted calls are wrong"]
+    needs = ", ".join(
+        f"{100 * bound:g} % needs {2 * max(MIN_CELLS, cells_needed(bound))}" for bound in (0.1, 0.05, 0.02)
+    )
+    kept = f"{threshold} of the parent" if info.training.init_from else f"{threshold} by default"
+    why = f"no error bound: {fitted.cells} validation cells; a bound of {needs}, 4 or more of each class"
+    return [*lines, kept, f"{why}. Reports by this bundle do not pass their quality gates: label more cells"]
 
 
 def _recipe_keys(request: TrainRequest, options: Mapping[str, Any], init_from: Bundle | None) -> RecipeKeys:

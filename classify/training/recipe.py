@@ -42,8 +42,10 @@ _AUGMENTATIONS: Final[dict[str, dict[str, float]]] = {
 """Keys that differ from the augmentation's defaults. Measured in ``docs/results``: other-laboratories, study-jurkat."""
 MIN_STEPS: Final = 1500
 """The shipped networks have as many; after 180 steps MM-MIMO has not learned 68 cells (other-laboratories.md)."""
-FINETUNE_MIN_STEPS: Final = 300
-"""For a network initialised from a bundle: 100 steps classify 79 % of 100 cells correctly, 300 steps 81 %."""
+FINETUNE_STEPS_PER_CELL: Final = 2
+FINETUNE_MIN_STEPS: Final = 100
+"""For a network initialised from a bundle, as many steps as these, whichever are fewer. 50 cells: 86 % of the others right
+after 100 steps, 82 % after 300; 125 cells: 91 and 90 % (docs/results/own-model.md)."""
 _INPUT_DROPOUT: Final = {"single_modality_prob": 0.05, "modality_dropout": 0.1}
 """For MM-MIMO on modalities that can fail one by one. Measured in docs/results/study-jurkat.md."""
 
@@ -109,7 +111,7 @@ def with_defaults_for(content: RecipeKeys, source: SampleKind, cells: int) -> Re
     found = {**merge_keys({"augmentation": _AUGMENTATIONS.get(normalise, {})}, content), "normalise": normalise}
     if str(complete["method"]).startswith("mm-mimo") and not photograph:
         found = {**_INPUT_DROPOUT, **found}
-    steps = FINETUNE_MIN_STEPS if complete["init_from"] else MIN_STEPS
+    steps = min(FINETUNE_MIN_STEPS, FINETUNE_STEPS_PER_CELL * cells) if complete["init_from"] else MIN_STEPS
     if "epochs" not in content and cells * complete["epochs"] < steps * complete["batch_size"]:
         found.setdefault("min_steps", steps)
     return found

@@ -108,13 +108,13 @@ def select_modality(cells: CellSet, recipe: Recipe) -> CellSet:
 
 
 def train_and_validate(
-    training: CellSet, validation: CellSet, recipe: Recipe, work: Path, options: TrainingOptions | None = None
+    training: CellSet, validation: CellSet | None, recipe: Recipe, work: Path, options: TrainingOptions | None = None
 ) -> TrainingResult:
     """Train the teachers (if the method has any) and the network, and score all of them on the validation cells.
 
     Args:
         training: cells to learn from.
-        validation: other cells of the same classes and modalities.
+        validation: other cells of the same classes and modalities; without them there are neither logits nor scores.
         recipe: how to train.
         work: folder of the training states; states in it are used again.
         options: how to run it.
@@ -123,13 +123,18 @@ def train_and_validate(
         ConfigError, TrainingDataError: see `finetune.check_init_from`.
     """
     options = options or TrainingOptions()
-    training, validation = select_modality(training, recipe), select_modality(validation, recipe)
+    training = select_modality(training, recipe)
+    tested = None if validation is None else select_modality(validation, recipe)
     check_init_from(recipe, options.init_from, training)
     normalisation = fit_normalisation(training.images, recipe.normalise)
     found: dict[str, Scores] = {}
 
-    def score(name: str, logits: NDArray[np.float32]) -> None:
-        found[name] = metrics.scores(validation.labels, mean_probability(logits), validation.classes)
+    def score(name: str, network: FusionNetwork, cells: CellSet | None, part: Normalisation) -> NDArray[np.float32]:
+        if cells is None:
+            return np.empty((0, network.heads, len(training.classes)), np.float32)
+        logits = predict_logits(network, cells, part, device=options.device)
+        found[name] = metrics.scores(cells.labels, mean_probability(logits), cells.classes)
+        return logits
 
     teacher: LateFusion | None = None
     if recipe.method == "late-fusion" or recipe.method.endswith("-kd"):
@@ -141,23 +146,23 @@ def train_and_validate(
                 part,
                 recipe.for_teacher(name),
                 role=f"teacher {name}",
-                validation=validation.modality(index),
+                validation=None if tested is None else tested.modality(index),
             )
             member = train_network(task, work / f"teacher-{name}", replace(options, init_from=None))
-            score(name, predict_logits(member, validation.modality(index), part, device=options.device))
+            score(name, member, task.validation, part)
             members.append(member)
         teacher = late_fusion_of(members, recipe.backbone)
-        score("late-fusion", predict_logits(teacher, validation, normalisation, device=options.device))
+        score("late-fusion", teacher, tested, normalisation)
     network: FusionNetwork
     if recipe.method == "late-fusion":
         assert teacher is not None
         network = teacher
     else:
         role = recipe.method if recipe.method != "single" else f"teacher {recipe.modality}"
-        task = TrainingTask(training, normalisation, recipe, role=role, teacher=teacher, validation=validation)
+        task = TrainingTask(training, normalisation, recipe, role=role, teacher=teacher, validation=tested)
         network = train_network(task, work / "network", options)
-    logits = predict_logits(network, validation, normalisation, device=options.device)
-    score(str(recipe.modality) if recipe.method == "single" else recipe.method, logits)
+    name = str(recipe.modality) if recipe.method == "single" else recipe.method
+    logits = score(name, network, tested, normalisation)
     return TrainingResult(network, normalisation, logits, found)
 
 

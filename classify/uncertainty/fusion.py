@@ -22,7 +22,13 @@ from wbcpipe.classify.uncertainty.probability_calibration import (
     negative_log_likelihood,
     stratified_parts,
 )
-from wbcpipe.classify.uncertainty.risk_control import MIN_CELLS, bound_risk, candidate_thresholds, split_cells
+from wbcpipe.classify.uncertainty.risk_control import (
+    MIN_CELLS,
+    bound_risk,
+    candidate_thresholds,
+    cells_needed,
+    split_cells,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,17 +75,20 @@ def calibrate(
     *,
     target_accuracy: float = 0.99,
     max_unidentified_fraction: float = 0.05,
+    default_threshold: float = 0.0,
 ) -> tuple[ProbabilityCalibration, NDArray[np.int64]]:
     """Choose and fit a calibration on validation cells, and bound its error.
 
     With fewer than 120 cells, or a class of fewer than 4, there are too few cells to test on: all cells fit the
-    weighted mean, and the scores are of the same cells.
+    weighted mean, the threshold is the default one, and the scores are of the same cells. A threshold that is fitted on
+    fewer cells than could show the target accuracy is not below the default one.
 
     Args:
         logits: (N, heads, K).
         labels: (N,) int64.
         target_accuracy: wanted accuracy of the accepted predictions.
         max_unidentified_fraction: largest share of the cells that may be unidentified to reach it.
+        default_threshold: of the bundle that a training started from.
 
     Returns:
         The calibration, and the rows of the test cells, which were not used to fit it.
@@ -95,10 +104,13 @@ def calibrate(
         )
 
     if len(labels) < 2 * MIN_CELLS or np.bincount(labels, minlength=logits.shape[2]).min() < 4:
-        return fit(np.arange(len(labels))), np.arange(len(labels))
+        every = np.arange(len(labels))
+        return _with_threshold(fit(every), default_threshold, logits, labels), every
     first, second = split_cells(labels)
     stacked = stacking_helps(logits[first], labels[first])
     fitted, of_second = fit(first, stacked=stacked), fit(second, stacked=stacked)
+    if target_accuracy >= 1 or len(first) < cells_needed(1 - target_accuracy, thresholds=1):
+        fitted = fitted.model_copy(update={"threshold": max(fitted.threshold, default_threshold)})
     fused = fused_probability(logits[second], fitted)
     confidence, right = fused.max(axis=1), fused.argmax(axis=1) == labels[second]
     fused_first = fused_probability(logits[first], fitted)
@@ -119,6 +131,22 @@ def calibrate(
         "f1_weighted": class_scores(of_test_cells).weighted_f1,
     }
     return fitted.model_copy(update=measured), second
+
+
+def _with_threshold(
+    fitted: ProbabilityCalibration, threshold: float, logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
+) -> ProbabilityCalibration:
+    """Return a calibration with another threshold, measured on cells (N, heads, K)."""
+    fused = fused_probability(logits, fitted)
+    accepted = fused.max(axis=1) >= threshold
+    right = (fused.argmax(axis=1) == labels)[accepted]
+    return fitted.model_copy(
+        update={
+            "threshold": threshold,
+            "accepted_accuracy": float(right.mean()) if right.size else None,
+            "unidentified_fraction": float(1 - accepted.mean()),
+        }
+    )
 
 
 def predicted_confusion(

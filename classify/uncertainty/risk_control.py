@@ -13,6 +13,7 @@ class frequencies. Nothing is stated for one cell, one class, or other samples.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,7 +27,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ASSUMPTION", "RiskBounds", "RiskLevel", "bound_risk", "candidate_thresholds", "split_cells"]
+__all__ = [
+    "ASSUMPTION",
+    "CROSS_VALIDATED",
+    "MIN_CELLS",
+    "RiskBounds",
+    "RiskLevel",
+    "bound_risk",
+    "candidate_thresholds",
+    "cells_needed",
+    "split_cells",
+]
 
 CONFIDENCE: Final = 0.95
 REFUSED: Final = (0.05, 0.15, 0.35)
@@ -36,6 +47,10 @@ ASSUMPTION: Final = (
     "for cells from the same distribution as the test cells (same microscope, stain and class frequencies); on average "
     "over the accepted cells, not for one cell or one class"
 )
+CROSS_VALIDATED: Final = (
+    "; tested by cross-validation: the network in use was trained on all cells, those that were tested each on a part"
+)
+"""What is added to the assumption if no cell was kept from training."""
 
 
 class RiskLevel(BaseModel):
@@ -137,6 +152,22 @@ def bound_risk(
             )
         )
     return RiskBounds(confidence=simultaneous, cells=len(right), levels=tuple(levels))
+
+
+def cells_needed(error_bound: float, thresholds: int = 1 + len(REFUSED), *, confidence: float = CONFIDENCE) -> int:
+    """Return how many accepted test cells, none of them wrong, bound the error by ``error_bound``.
+
+    The limit for no error among n cells is 1 - tail^(1 / n), tail = (1 - confidence) / thresholds.
+
+    Args:
+        error_bound: above 0 and below 1.
+        thresholds: tested together.
+        confidence: probability that all bounds hold.
+
+    >>> [cells_needed(bound) for bound in (0.1, 0.05, 0.02, 0.01)]
+    [42, 86, 217, 437]
+    """
+    return math.ceil(math.log((1 - confidence) / thresholds) / math.log1p(-error_bound))
 
 
 def split_cells(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

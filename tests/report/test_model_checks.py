@@ -200,7 +200,7 @@ def print_of(sample: Sample) -> str:
     zarr.open_array(str(store.path / "label"), mode="r+")[:1] = np.array(["NEU"], dtype=np.dtypes.StringDType())
     console = Console(file=io.StringIO(), width=200)
     print_evaluation(evaluate_sample(sample), console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""Few cells: a kept threshold, a gain with its interval, and steps that follow the number of cells."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from wbcpipe.classify.models.bundle import load_bundle
+from wbcpipe.classify.training.build_bundle import build_bundle
+from wbcpipe.classify.training.data import load_cells
+from wbcpipe.classify.training.finetune import init_from_keys
+from wbcpipe.classify.training.held_out import cross_validation_folds
+from wbcpipe.classify.training.progress import TrainingOptions
+from wbcpipe.classify.training.recipe import Recipe, with_defaults_for
+from wbcpipe.classify.uncertainty.fusion import calibrate
+from wbcpipe.classify.uncertainty.risk_control import CROSS_VALIDATED, cells_needed
+from wbcpipe.pipeline import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wbcpipe.classify.models.bundle import Bundle
+    from wbcpipe.classify.training.data import CellSet
+    from wbcpipe.samples.cell_store import CellStore
+
+CPU = TrainingOptions(device="cpu")
+
+
+def starting(bundle: Bundle, **changes: Any) -> Recipe:
+    keys = {**init_from_keys(bundle), "batch_size": 16, "start_side": 32, "epochs": 1, **changes}
+    return Recipe.model_validate(keys)
+
+
+@pytest.mark.parametrize("count", [24, 48, 72])
+def test_a_bundle_of_few_cells_keeps_its_parents_threshold(
+    tiny_bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path, count: int
+) -> None:
+    cells = load_cells([("mine", write_store("mine", count, fields=count).path)], 32)
+    options = replace(CPU, init_from=tiny_bundle)
+    info = build_bundle(cells, None, starting(tiny_bundle), name="mine", out=tmp_path / "out", options=options).info
+    assert info.calibration.threshold == tiny_bundle.info.calibration.threshold > 0
+    assert info.calibration.risk_bounds is None
+    assert info.calibration.head_disagreement is not None, "an alarm without a bound"
+    assert info.calibration.cells == count, "each cell is held out once"
+    gain = info.validation.improvement
+    assert gain is not None
+    assert (gain.cells, gain.folds, gain.parent) == (count, 5, "tiny")
+    assert gain.interval[0] <= gain.difference <= gain.interval[1]
+    assert gain.difference == pytest.approx(gain.accuracy - gain.parent_accuracy)
+
+
+def test_enough_cells_are_bounded_by_cross_validation(tiny_bundle: Bundle, cells: CellSet, tmp_path: Path) -> None:
+    options = replace(CPU, init_from=tiny_bundle)
+    made = build_bundle(cells, None, starting(tiny_bundle), name="m", out=tmp_path / "out", options=options)
+    bounds = made.info.calibration.risk_bounds
+    assert bounds is not None
+    assert bounds.assumption.endswith(CROSS_VALIDATED)
+    assert made.info.calibration.threshold >= tiny_bundle.info.calibration.threshold
+    again = build_bundle(cells, None, starting(tiny_bundle), name="m", out=tmp_path / "out", options=options)
+    assert again.info.sha256 == made.info.sha256, "a finished training is used again"
+    assert json.loads((made.path / "bundle.json").read_text())["validation"]["improvement"]["seen_by_parent"] is True
+
+
+def test_cells_that_the_user_names_are_held_out_as_they_are(tiny_bundle: Bundle, cells: CellSet) -> None:
+    recipe = starting(tiny_bundle)
+    assert cross_validation_folds(cells, None, recipe) == 5
+    assert cross_validation_folds(cells, cells, recipe) == 0
+    assert cross_validation_folds(cells, None, recipe.model_copy(update={"init_from": ""})) == 0
+    assert cross_validation_folds(cells.subset(np.zeros(900, np.int64)), None, recipe) == 0
+    two = replace(cells, groups=np.arange(len(cells)) % 2)
+    assert cross_validation_folds(two, None, recipe) == 2
+
+
+@pytest.mark.parametrize(("default", "target"), [(0.0, 0.99), (0.4, 0.99), (0.7, 0.9)])
+def test_a_threshold_is_fitted_by_as_many_cells_as_show_the_target(default: float, target: float) -> None:
+    labels = np.arange(240) % 3
+    sure = np.eye(3)[labels][:, None] * 9
+    few = calibrate(sure[:60], labels[:60], target_accuracy=target, default_threshold=default)[0]
+    assert few.threshold == default
+    many = calibrate(sure, labels, target_accuracy=target, default_threshold=default)[0]
+    enough = 120 >= cells_needed(1 - target, thresholds=1)
+    assert many.threshold == (0.0 if enough else default)
+    assert many.risk_bounds is not None
+
+
+@pytest.mark.parametrize(
+    ("cells", "steps"), [(16, 32), (25, 50), (50, 100), (79, 100), (125, None)], ids=lambda value: str(value)
+)
+def test_steps_follow_the_number_of_cells(cells: int, steps: int | None) -> None:
+    found = with_defaults_for({"init_from": "0" * 64, "method": "mm-mimo"}, "stained-rgb", cells)
+    assert found.get("min_steps") == steps
+
+
+def test_the_command_says_how_much_better_the_network_is(
+    tiny_bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path
+) -> None:
+    write_store("mine", 30, fields=30, seed=5)
+    words = ["train", "mine", "--data", str(tmp_path), "--out", str(tmp_path / "m"), "--device", "cpu"]
+    more = ["--epochs", "1", "--batch-size", "16", "--init-from", str(tiny_bundle.path)]
+    done = CliRunner().invoke(cli, [*words, *more])
+    assert done.exit_code == 0, done.output
+    assert "of 30 cells right (5-fold cross-validation)" in done.stdout
+    assert "% by tiny: " in done.stdout
+    assert "95 % interval" in done.stdout
+    assert "threshold 0.3 of the parent" in done.stdout
+    assert "no error bound: 30 validation cells; a bound of 10 % needs 120, 5 % needs 172" in done.stdout
+    card = (load_bundle(tmp_path / "m" / "m").path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Compared with the bundle that the training started from" in card
+    assert "too few validation cells to bound the error" in card
