@@ -48,11 +48,9 @@ class Improvement(_Table):
         how = f"{self.folds}-fold cross-validation" if self.folds else "kept from training"
         low, high = (100 * limit for limit in self.interval)
         seen = "; the parent was trained on cells of these samples" if self.seen_by_parent else ""
-        shares = (
-            f"{100 * self.accuracy:.1f} % of {self.cells} cells right ({how}), {100 * self.parent_accuracy:.1f} % by"
-        )
+        own = f"{100 * self.accuracy:.1f} % of {self.cells} cells right ({how})"
         gain = f"{100 * self.difference:+.1f} percentage points, 95 % interval {low:+.1f} to {high:+.1f}"
-        return f"{shares} {self.parent}: {gain}{seen}"
+        return f"{own}, {100 * self.parent_accuracy:.1f} % by {self.parent}: {gain}{seen}"
 
 
 class Validation(_Table):

@@ -207,9 +207,8 @@ def _verdict(info: BundleInfo) -> list[str]:
     level = fitted.risk_bounds.level_at(fitted.threshold) if fitted.risk_bounds else None
     if level:
         return [*lines, f"{threshold}: at most {100 * level.error_bound:.1f} % of the accepted calls are wrong"]
-    needs = ", ".join(
-        f"{100 * bound:g} % needs {2 * max(MIN_CELLS, cells_needed(bound))}" for bound in (0.1, 0.05, 0.02)
-    )
+    numbers = {bound: 2 * max(MIN_CELLS, cells_needed(bound)) for bound in (0.1, 0.05, 0.02)}
+    needs = ", ".join(f"{100 * bound:g} % needs {number}" for bound, number in numbers.items())
     kept = f"{threshold} of the parent" if info.training.init_from else f"{threshold} by default"
     why = f"no error bound: {fitted.cells} validation cells; a bound of {needs}, 4 or more of each class"
     return [*lines, kept, f"{why}. Reports by this bundle do not pass their quality gates: label more cells"]

@@ -136,13 +136,14 @@ def calibrate(
 def _with_threshold(
     fitted: ProbabilityCalibration, threshold: float, logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
 ) -> ProbabilityCalibration:
-    """Return a calibration with another threshold, measured on cells (N, heads, K)."""
+    """Return a calibration with another threshold and limits for the heads, measured on cells (N, heads, K)."""
     fused = fused_probability(logits, fitted)
     accepted = fused.max(axis=1) >= threshold
     right = (fused.argmax(axis=1) == labels)[accepted]
     return fitted.model_copy(
         update={
             "threshold": threshold,
+            "head_disagreement": fit_disagreement_limits(head_probability(logits, fitted)),
             "accepted_accuracy": float(right.mean()) if right.size else None,
             "unidentified_fraction": float(1 - accepted.mean()),
         }

@@ -1,7 +1,8 @@
 """Difference of two accuracies on the same cells, with its confidence interval.
 
 Newcombe's method 10: Wilson limits of both proportions, combined by their correlation.
-R. G. Newcombe, Statistics in Medicine 17 (1998) 2635, doi:10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C.
+R. G. Newcombe, Statistics in Medicine 17 (1998) 2635,
+doi:10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["PairedDifference", "paired_difference"]
@@ -35,6 +35,7 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Pa
         first: (N,) whether the first one is right; at least one cell.
         second: (N,) the same of the second.
 
+    >>> import numpy as np
     >>> first = np.repeat([True, True, False, False], [36, 12, 2, 0])
     >>> second = np.repeat([True, False, True, False], [36, 12, 2, 0])
     >>> [round(value, 4) for value in paired_difference(first, second)]
@@ -47,7 +48,7 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Pa
     p1, p2 = (both + only_first) / count, (both + only_second) / count
     (low1, high1), (low2, high2) = _wilson(p1, count), _wilson(p2, count)
     product = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
-    excess = both * neither - only_first * only_second
+    excess = float(both * neither - only_first * only_second)
     if excess > 0:  # the continuity correction of the paper
         excess = max(excess - count / 2, 0)
     phi = excess / math.sqrt(product) if product else 0.0

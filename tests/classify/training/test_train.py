@@ -417,7 +417,7 @@ def test_few_cells_are_drawn_again_until_the_steps_are_enough(
     assert [report.epoch for report in reports] == [1, 2, 3]
     assert recipe.for_teacher("color1").min_steps == 10
     assert Recipe.model_validate(with_defaults_for({}, "scope", 100)).min_steps == 1500
-    assert Recipe.model_validate(with_defaults_for({"init_from": "0" * 64}, "scope", 100)).min_steps == 300
+    assert Recipe.model_validate(with_defaults_for({"init_from": "0" * 64}, "scope", 40)).min_steps == 80
     assert "min_steps" not in with_defaults_for({"init_from": "0" * 64}, "scope", 300)
     assert Recipe.model_validate(with_defaults_for({"min_steps": 0}, "scope", 100)).min_steps == 0
     assert Recipe.model_validate(with_defaults_for({"epochs": 60}, "stained-rgb", 100)).min_steps == 0
