@@ -44,8 +44,8 @@ MIN_STEPS: Final = 1500
 """The shipped networks have as many; after 180 steps MM-MIMO has not learned 68 cells (other-laboratories.md)."""
 FINETUNE_STEPS_PER_CELL: Final = 2
 FINETUNE_MIN_STEPS: Final = 100
-"""For a network initialised from a bundle; the smaller number holds. 50 cells: 86 % of the others right after 100 steps,
-82 % after 300; 125 cells: 91 and 90 % (docs/results/own-model.md)."""
+"""For a network initialised from a bundle; the smaller number holds. 50 cells: 86 % of the others right after 100,
+82 % after 300 steps; 125 cells: 91 and 90 % (docs/results/own-model.md)."""
 _INPUT_DROPOUT: Final = {"single_modality_prob": 0.05, "modality_dropout": 0.1}
 """For MM-MIMO on modalities that can fail one by one. Measured in docs/results/study-jurkat.md."""
 
