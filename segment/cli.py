@@ -17,6 +17,8 @@ from wbcpipe.samples.sample import Sample, data_root
 from wbcpipe.system.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from wbcpipe.samples.cell_store import CellStore
 
 __all__ = ["import_", "segment", "view"]
@@ -25,7 +27,12 @@ _paths_argument = click.argument("paths", nargs=-1, required=True, type=click.Pa
 _kind_option = click.option(
     "--kind", type=click.Choice(get_args(ImportKind)), required=True, help="Colour images, or stacks of channels."
 )
-_pixel_option = click.option("--pixel-um", type=float, required=True, help="Pixel size of the images, in um.")
+_pixel_option = click.option(
+    "--pixel-um", type=float, help="Pixel size of the images, in um [as the files give it: OME-TIFF, ImageJ]."
+)
+_skip_bad_option = click.option(
+    "--skip-bad", is_flag=True, help="Import the other files where some cannot be used; they are named."
+)
 _modality_option = click.option(
     "--modality",
     "modalities",
@@ -189,8 +196,9 @@ class ImportFieldsOptions:
     paths: tuple[Path, ...]
     name: str
     kind: ImportKind
-    pixel_um: float
+    pixel_um: float | None
     modalities: tuple[str, ...]
+    skip_bad: bool
     data: Path | None
     as_json: bool
 
@@ -217,6 +225,7 @@ class ImportCellsOptions(ImportFieldsOptions):
 @click.option("--labels/--no-labels", default=True, help="Take labels from manifest.csv, folder names or the stack.")
 @click.option("--label-array", metavar="NAME", help="Array of labels in a .npz [label, labels or the only text array].")
 @_modality_option
+@_skip_bad_option
 @data_option
 @json_option
 @options_into(ImportCellsOptions)
@@ -242,14 +251,16 @@ def cells(options: ImportCellsOptions) -> None:
         options.kind,
         options.pixel_um,
         options.modalities or None,
+        options.skip_bad,
         crop_pixel_um=options.crop_pixel_um,
         side_px=options.side_px,
         labels=options.labels,
         label_array=options.label_array,
     )
+    notes: list[str] = []
     with Reporter(quiet=options.as_json) as reporter:
-        store = import_cells(options.paths, sample, what, progress=reporter.update)
-    _print_store(sample, store, as_json=options.as_json)
+        store = import_cells(options.paths, sample, what, progress=reporter.update, say=_teller(reporter, notes))
+    _print_store(sample, store, as_json=options.as_json, notes=notes)
 
 
 @import_.command("fields")
@@ -258,6 +269,7 @@ def cells(options: ImportCellsOptions) -> None:
 @_kind_option
 @_pixel_option
 @_modality_option
+@_skip_bad_option
 @data_option
 @json_option
 @options_into(ImportFieldsOptions)
@@ -276,17 +288,29 @@ def fields(options: ImportFieldsOptions) -> None:
     from wbcpipe.segment.importers.inputs import FieldImport
 
     sample = Sample.open(data_root(options.data), options.name)
-    what = FieldImport(options.kind, options.pixel_um, options.modalities or None)
+    what = FieldImport(options.kind, options.pixel_um, options.modalities or None, options.skip_bad)
+    notes: list[str] = []
     with Reporter(quiet=options.as_json) as reporter:
-        count = import_fields(options.paths, sample, what, progress=reporter.update)
+        count = import_fields(options.paths, sample, what, progress=reporter.update, say=_teller(reporter, notes))
     raw = sample.raw_path()
     if options.as_json:
-        click.echo(json.dumps({"sample": sample.name, "fields": count, "path": str(raw), "kind": options.kind}))
+        result = {"sample": sample.name, "fields": count, "path": str(raw), "kind": options.kind, "notes": notes}
+        click.echo(json.dumps(result))
     else:
         click.echo(f"{sample.name}: {count} fields in {raw}; next: wbcpipe segment --sample {sample.name}")
 
 
-def _print_store(sample: Sample, store: CellStore, *, as_json: bool) -> None:
+def _teller(reporter: Reporter, notes: list[str]) -> Callable[[str], None]:
+    """Return what shows each decision of an import, and keeps it for ``--json``."""
+
+    def tell(line: str) -> None:
+        notes.append(line)
+        reporter.say(line)
+
+    return tell
+
+
+def _print_store(sample: Sample, store: CellStore, *, as_json: bool, notes: Sequence[str] = ()) -> None:
     counts = Counter(store.labels())
     labels = {label: counts[label] for label in store.attributes.classes if counts[label]}
     derived = list(store.attributes.derived)
@@ -299,6 +323,7 @@ def _print_store(sample: Sample, store: CellStore, *, as_json: bool) -> None:
             "derived": derived,
             "pixel_um": store.pixel_um,
             "labels": labels,
+            "notes": list(notes),
         }
         click.echo(json.dumps(result))
         return

@@ -15,7 +15,7 @@ from scipy import ndimage
 from wbcpipe.imaging.robust_surface import fit_surface
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -69,13 +69,22 @@ def tile_levels(coarse: NDArray[np.float32], *, bright: bool) -> NDArray[np.floa
     """
     rows, columns = (max(1, min(_GRID, side // 8)) for side in coarse.shape)
     percentile = _HIGH_PERCENTILE if bright else _LOW_PERCENTILE
-    return np.array(
-        [
-            [np.percentile(part, percentile) for part in np.array_split(row, columns, axis=1)]
-            for row in np.array_split(coarse, rows, axis=0)
-        ],
-        np.float32,
-    )
+    levels = np.empty((rows, columns), np.float32)
+    # As of numpy.array_split: the first tiles are one pixel longer. Tiles of one size are measured together.
+    for down, (top, tall, high) in _equal_parts(coarse.shape[0], rows):
+        for across, (left, wide, broad) in _equal_parts(coarse.shape[1], columns):
+            part = coarse[top : top + tall * high, left : left + wide * broad]
+            tiles = part.reshape(tall, high, wide, broad).swapaxes(1, 2).reshape(tall, wide, high * broad)
+            levels[down, across] = np.percentile(tiles, percentile, axis=-1)
+    return levels
+
+
+def _equal_parts(length: int, count: int) -> Iterator[tuple[slice, tuple[int, int, int]]]:
+    """Yield the parts of an axis of one size: which of ``count``, and their start, their number and their length."""
+    side, longer = divmod(length, count)
+    if longer:
+        yield slice(0, longer), (0, longer, side + 1)
+    yield slice(longer, count), (longer * (side + 1), count - longer, side)
 
 
 def estimate_flatfield(fields: Sequence[Sequence[NDArray[np.float32]]], bright: Sequence[bool]) -> FlatField:

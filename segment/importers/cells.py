@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +13,9 @@ from wbcpipe.samples.cell_columns import nuclear_index
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.features.crop_quality import focus_measure
+from wbcpipe.segment.importers.find_files import order_classes
 from wbcpipe.segment.importers.inputs import refuse_other_inputs, start_import
-from wbcpipe.segment.importers.readers import (
-    add_derived_channel,
-    files_sha256,
-    find_image_files,
-    order_classes,
-    read_images,
-)
+from wbcpipe.segment.importers.inspect_files import add_derived_channel, inspect_files
 from wbcpipe.segment.segment_field import measure_block
 from wbcpipe.segment.stain_separation import background_colour, nuclear_stain
 from wbcpipe.system.blas_threads import single_threaded_blas
@@ -33,7 +29,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.sample import Sample
     from wbcpipe.segment.importers.inputs import CellImport
-    from wbcpipe.segment.importers.readers import ImageFile
+    from wbcpipe.segment.importers.inspect_files import Inspection
 
 __all__ = ["centred_crop", "import_cells"]
 
@@ -44,6 +40,7 @@ def import_cells(
     options: CellImport,
     *,
     progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> CellStore:
     """Import images that show one cell each, in the middle.
 
@@ -52,6 +49,7 @@ def import_cells(
         sample: a new sample, or one that holds the same import.
         options: of the import.
         progress: called with (task, units done, units in all).
+        say: called with each decision about the files, a line of text.
 
     Returns:
         The store; one that holds these very images stays untouched.
@@ -61,10 +59,10 @@ def import_cells(
         SampleStateError: the sample holds something else.
         SampleBusyError: another process works on the sample.
     """
-    files = find_image_files(paths, options.kind, labels=options.labels)
-    labels, channels = _check_files(files, options, progress)
-    names = options.modality_names(channels)
-    inputs = options.inputs("cells", files_sha256(files), names)
+    found = inspect_files(paths, options, progress)
+    inputs = options.inputs("cells", found)
+    for line in found.notes:
+        say(line)
     refuse_other_inputs(sample, inputs)
     with sample.lock("import cells"):
         refuse_other_inputs(sample, inputs)
@@ -73,50 +71,38 @@ def import_cells(
         start_import(sample, inputs, options.derived, paths)
         store = CellStore.create(
             sample.cells_path,
-            _blocks(files, options, names, labels, progress),
+            _blocks(found, replace(options, pixel_um=found.pixel_um), inputs.modalities, progress),
             CellAttributes(
-                modalities=names,
+                modalities=inputs.modalities,
                 pixel_um=options.crop_pixel_um,
                 kind=options.kind,
-                classes=tuple(order_classes(labels)),
+                classes=tuple(order_classes(found.labels)),
                 derived=tuple(options.derived),
                 provenance={
                     "software": SOFTWARE,
                     "inputs": inputs.model_dump(mode="json"),
-                    "files": [file.name for file in files],
+                    "files": [file.name for file in found.files],
                 },
             ),
         )
-        sample.log("cells_imported", cells=len(store), files=len(files), kind=options.kind)
+        sample.log(
+            "cells_imported", cells=len(store), files=len(found.files), kind=options.kind, skipped=[*found.skipped]
+        )
         return store
 
 
-def _check_files(
-    files: Sequence[ImageFile], options: CellImport, progress: Callable[[str, int, int], None]
-) -> tuple[list[str], set[int]]:
-    """Read every file once; return the label of each cell, and the numbers of channels."""
-    labels, channels = [], set()
-    for done, file in enumerate(files, 1):
-        images, found = read_images(file, options.kind, options.label_array)
-        channels.add(images.shape[1] + len(options.derived))
-        labels += found if options.labels else [""] * len(images)
-        progress("files checked", done, len(files))
-    return labels, channels
-
-
 def _blocks(
-    files: Sequence[ImageFile],
+    found: Inspection,
     options: CellImport,
     modalities: tuple[str, ...],
-    labels: Sequence[str],
     progress: Callable[[str, int, int], None],
 ) -> Iterator[CellBlock]:
     index = 0
-    for file in files:
-        for image in read_images(file, options.kind, options.label_array)[0]:
-            yield _block(image, labels[index], index, modalities, options)
+    for file in found.files:
+        for image in found.read(file, options):
+            yield _block(image, found.labels[index], index, modalities, options)
             index += 1
-            progress("cells imported", index, len(labels))
+            progress("cells imported", index, len(found.labels))
 
 
 @single_threaded_blas()
@@ -125,7 +111,7 @@ def _block(
 ) -> CellBlock:
     """Return the cell of an image (C, Y, X) as a block of length 1."""
     image = add_derived_channel(image, options.kind)
-    crop = centred_crop(image, options.pixel_um, options.crop_pixel_um, options.side_px)
+    crop = centred_crop(image, options.image_pixel_um, options.crop_pixel_um, options.side_px)
     nuclear = nuclear_index(modalities)
     background = background_colour(image[:3]) * 65535 if options.kind == "stained-rgb" else None
     stained = crop[nuclear] if background is None else nuclear_stain(image[:3]).channel(crop[:3])

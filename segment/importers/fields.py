@@ -10,7 +10,7 @@ import numpy as np
 from wbcpipe.errors import ImportDataError
 from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, fields_on_disk, write_field
 from wbcpipe.segment.importers.inputs import NUCLEAR, refuse_other_inputs, start_import
-from wbcpipe.segment.importers.readers import add_derived_channel, files_sha256, find_image_files, read_images
+from wbcpipe.segment.importers.inspect_files import add_derived_channel, inspect_files
 from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.sample import Sample
     from wbcpipe.segment.importers.inputs import FieldImport
-    from wbcpipe.segment.importers.readers import ImageFile
+    from wbcpipe.segment.importers.inspect_files import Inspection
 
 __all__ = ["import_fields"]
 
@@ -33,6 +33,7 @@ def import_fields(
     options: FieldImport,
     *,
     progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> int:
     """Import images of fields of view.
 
@@ -44,50 +45,47 @@ def import_fields(
     Returns:
         Number of fields.
     """
-    files = find_image_files(paths, options.kind, labels=False)
-    shapes = []
-    for done, file in enumerate(files, 1):
-        shapes += [image.shape for image in read_images(file, options.kind)[0]]
-        progress("files checked", done, len(files))
-    names = options.modality_names({shape[0] + len(options.derived) for shape in shapes})
-    if NUCLEAR not in names:
+    found = inspect_files(paths, options, progress)
+    inputs = options.inputs("fields", found)
+    if NUCLEAR not in inputs.modalities:
         raise ImportDataError(
-            f"modalities {', '.join(names)}; cells are found in one named {NUCLEAR!r}, which is missing."
+            f"modalities {', '.join(inputs.modalities)}; cells are found in one named {NUCLEAR!r}, which is missing."
         )
-    inputs = options.inputs("fields", files_sha256(files), names)
+    for line in found.notes:
+        say(line)
     refuse_other_inputs(sample, inputs)
     with sample.lock("import fields"):
         refuse_other_inputs(sample, inputs)
         start_import(sample, inputs, options.derived, paths)
         raw = sample.raw_path()
         make_folder(raw)
-        present = len(fields_on_disk(raw))
-        _write_fields(files, raw, options, names, shapes, progress)
-        if present < len(shapes):
-            sample.log("fields_imported", fields=len(shapes), kind=options.kind)
-        return len(shapes)
+        present, count = len(fields_on_disk(raw)), len(found.shapes)
+        _write_fields(found, raw, options, inputs.modalities, progress)
+        if present < count:
+            sample.log("fields_imported", fields=count, kind=options.kind, skipped=[*found.skipped])
+        return count
 
 
 def _write_fields(
-    files: Sequence[ImageFile],
+    found: Inspection,
     raw: Path,
     options: FieldImport,
     modalities: tuple[str, ...],
-    shapes: Sequence[tuple[int, ...]],
     progress: Callable[[str, int, int], None],
 ) -> None:
     """Write the fields that are not on the disk yet, in rows on the assumed stage."""
-    step_um = _SPACING * options.pixel_um * max(max(shape[1:]) for shape in shapes)
-    columns = math.ceil(math.sqrt(len(shapes)))
+    step_um = _SPACING * found.pixel_um * max(max(shape[1:]) for shape in found.shapes)
+    columns = math.ceil(math.sqrt(len(found.shapes)))
     present = fields_on_disk(raw).keys()
     frames = tuple(FrameInfo(name, derived=name in options.derived) for name in modalities)
     index = 0
-    for file in files:
-        for image in read_images(file, options.kind)[0]:
+    for file in found.files:
+        for page, image in enumerate(found.read(file, options), 1):
             if index not in present:
                 y_um, x_um = (number * step_um for number in divmod(index, columns))
-                info = FieldInfo(index, x_um, y_um, options.pixel_um, frames, kind=options.kind, source=file.name)
+                source = file.name if page == 1 else f"{file.name}, image {page}"
+                info = FieldInfo(index, x_um, y_um, found.pixel_um, frames, kind=options.kind, source=source)
                 planes = np.ascontiguousarray(add_derived_channel(image, options.kind))
                 write_field(field_path(raw, index), planes, info)
             index += 1
-            progress("fields imported", index, len(shapes))
+            progress("fields imported", index, len(found.shapes))

@@ -10,6 +10,7 @@ from wbcpipe.errors import ImportDataError, SampleStateError
 from wbcpipe.samples.cell_columns import CROP_SIDE_PX
 from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.samples.records import ImportInputs, ImportKind, SampleRecord
+from wbcpipe.system.user_files import printable
 from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.samples.sample import Sample
+    from wbcpipe.segment.importers.inspect_files import Inspection
 
 __all__ = ["NUCLEAR", "CellImport", "FieldImport", "refuse_other_inputs", "start_import"]
 
@@ -31,31 +33,65 @@ class FieldImport:
     Attributes:
         kind: ``stained-rgb`` (R, G, B become color1 to color3, and a nuclear density derived from them stands in for
             fluorescence) or ``stack`` (registered channels of any number).
-        pixel_um: pixel size of the images.
+        pixel_um: pixel size of the images; ``None`` for the one that the files give.
         modalities: channel names of a stack; ``None`` for color1, color2, ... and fluorescence as the last.
+        skip_bad: leave out files that cannot be used; else one of them ends the import.
 
     Raises:
         ImportDataError: an option has a value that is not allowed.
     """
 
     kind: ImportKind
-    pixel_um: float
+    pixel_um: float | None
     modalities: Sequence[str] | None = None
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         """Check kind and pixel size."""
         if self.kind not in get_args(ImportKind):
             raise ImportDataError(f"kind {self.kind!r} is not known; choose one of {', '.join(get_args(ImportKind))}.")
-        _check_pixel_size(self.pixel_um, "pixel-um")
+        if self.pixel_um is not None:
+            _check_pixel_size(self.pixel_um, "pixel-um")
+
+    @property
+    def image_pixel_um(self) -> float:
+        """The pixel size, once it is known."""
+        if self.pixel_um is None:
+            raise ValueError("the pixel size is not known yet; take that of the inspected files")
+        return self.pixel_um
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether the images have labels."""
+        return False
+
+    @property
+    def label_array_name(self) -> str | None:
+        """Name of the label array of a ``.npz``; ``None`` to look for one."""
+        return None
+
+    @property
+    def nuclear_channel(self) -> int:
+        """Which channel of a stack is the nuclear one; -1 is the last."""
+        return list(self.modalities).index(NUCLEAR) if self.modalities and NUCLEAR in self.modalities else -1
 
     @property
     def derived(self) -> tuple[str, ...]:
         """Modalities that are computed from the others."""
         return (NUCLEAR,) if self.kind == "stained-rgb" else ()
 
-    def inputs(self, content: Literal["fields", "cells"], sha256: str, modalities: tuple[str, ...]) -> ImportInputs:
-        """Return the record of this import of the files with this digest, see `files_sha256`."""
-        return ImportInputs(content=content, sha256=sha256, **{**asdict(self), "modalities": modalities})
+    def inputs(self, content: Literal["fields", "cells"], inspection: Inspection) -> ImportInputs:
+        """Return the record of this import of these files.
+
+        Raises:
+            ImportDataError: as for `modality_names`.
+        """
+        found = {
+            "pixel_um": inspection.pixel_um,
+            "modalities": self.modality_names({shape[0] + len(self.derived) for shape in inspection.shapes}),
+        }
+        options = {name: value for name, value in asdict(self).items() if name != "skip_bad"}
+        return ImportInputs(content=content, sha256=inspection.sha256, **{**options, **found})
 
     def modality_names(self, channels: set[int]) -> tuple[str, ...]:
         """Return the channel names.
@@ -102,6 +138,16 @@ class CellImport(FieldImport):
     labels: bool = True
     label_array: str | None = None
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether the images have labels."""
+        return self.labels
+
+    @property
+    def label_array_name(self) -> str | None:
+        """Name of the label array of a ``.npz``; ``None`` to look for one."""
+        return self.label_array
+
     def __post_init__(self) -> None:
         """Check kind and pixel sizes."""
         super().__post_init__()
@@ -126,7 +172,7 @@ def start_import(sample: Sample, inputs: ImportInputs, derived: tuple[str, ...],
             modalities=inputs.modalities,
             pixel_um=inputs.pixel_um,
             derived=derived,
-            source=tuple(str(path) for path in paths),
+            source=tuple(printable(str(path)) for path in paths),
             inputs=inputs,
         )
     )

@@ -1,0 +1,203 @@
+"""Read every file of an import once before anything is written: what can be used, and what was decided about it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from wbcpipe.errors import ImportDataError, WbcpipeError
+from wbcpipe.segment.importers.colour_images import read_colour_images, refuse_dark_background
+from wbcpipe.segment.importers.find_files import files_sha256, find_image_files
+from wbcpipe.segment.importers.raw_images import to_full_range, value_range, white_levels
+from wbcpipe.segment.importers.stacks import read_stack
+from wbcpipe.segment.stain_separation import density_channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.samples.records import ImportKind
+    from wbcpipe.segment.importers.find_files import ImageFile
+    from wbcpipe.segment.importers.inputs import FieldImport
+    from wbcpipe.segment.importers.raw_images import RawImages, ValueRange
+
+__all__ = ["Inspection", "add_derived_channel", "inspect_files", "read_images"]
+
+#: Bad files that an error names; it is one line.
+_MAX_NAMED: Final = 40
+#: Pixel sizes that differ by less than this share are the same.
+_SAME_PIXEL: Final = 0.02
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The files of an import that can be used.
+
+    Attributes:
+        files: the files.
+        sha256: over their names, labels and bytes, see `files_sha256`.
+        shapes: (C, Y, X) of each image, in order; a derived channel is not included.
+        labels: of each image, empty where unknown.
+        white: see `white_levels`.
+        pixel_um: size of the images' pixels.
+        notes: what was decided, one line each.
+        skipped: the files that are left out with the reason, one line each.
+    """
+
+    files: tuple[ImageFile, ...]
+    sha256: str
+    shapes: tuple[tuple[int, ...], ...]
+    labels: tuple[str, ...]
+    white: dict[str, float]
+    pixel_um: float
+    notes: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    def read(self, file: ImageFile, options: FieldImport) -> Iterator[NDArray[np.uint16]]:
+        """Yield the images of one of the files, (C, Y, X) uint16."""
+        for image in read_images(file, options).images:
+            image = to_full_range(image, self.white)
+            yield np.ascontiguousarray(np.moveaxis(image, -1, 0)) if options.kind == "stained-rgb" else image
+
+
+def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callable[[str, int, int], None]) -> Inspection:
+    """Find the files of an import and read every one.
+
+    Raises:
+        ImportDataError: there is none, some cannot be used (all are named, unless the options skip them), their pixel
+            size is not known or contradictory.
+    """
+    found = find_image_files(paths, options.kind, labels=options.takes_labels)
+    usable: list[ImageFile] = []
+    bad: list[str] = []
+    shapes: list[tuple[int, ...]] = []
+    labels: list[str] = []
+    ranges: list[ValueRange] = []
+    sizes: dict[str, float] = {}
+    decided: Counter[str] = Counter()
+    for done, file in enumerate(found.files, 1):
+        try:
+            raw = read_images(file, options)
+            if options.kind == "stained-rgb":
+                refuse_dark_background(file.user_file, raw)
+        except ImportDataError as error:
+            bad.append(str(error))
+        else:
+            usable.append(file)
+            ranges.append(value_range(raw))
+            shapes += [_channels_first(image.shape, options.kind) for image in raw.images]
+            labels += [label or file.label for label in raw.labels or [""] * len(raw.images)]
+            if raw.pixel_um is not None:
+                sizes[file.name] = raw.pixel_um
+            decided.update(raw.notes)
+            progress("files checked", done, len(found.files))
+    _refuse_bad_files(bad, len(found.files), options)
+    white = white_levels(ranges, options.kind)
+    pixel_um, warnings = _pixel_size(options.pixel_um, sizes)
+    passed_over = found.note()
+    notes = [passed_over] if passed_over else []
+    notes += [f"{note} ({count} {'file' if count == 1 else 'files'})" for note, count in decided.items()]
+    notes += _scaling_notes(white) + warnings + [f"left out: {reason}" for reason in bad]
+    return Inspection(
+        tuple(usable),
+        files_sha256(usable),
+        tuple(shapes),
+        tuple(labels) if options.takes_labels else ("",) * len(labels),
+        white,
+        pixel_um,
+        tuple(notes),
+        tuple(bad),
+    )
+
+
+def read_images(file: ImageFile, options: FieldImport) -> RawImages:
+    """Read the images of a file.
+
+    Raises:
+        ImportDataError: the file cannot be used; the text says why.
+    """
+    given = file.user_file
+    try:
+        with _quiet_tifffile():
+            if options.kind == "stained-rgb":
+                return read_colour_images(given)
+            return read_stack(given, options.label_array_name, options.nuclear_channel)
+    except WbcpipeError:
+        raise
+    except MemoryError as error:
+        raise given.refuse("too large for the memory that is free: split the file, or close other programs.") from error
+    except Exception as error:
+        reason = f"{error}" or type(error).__name__
+        what = "TIFF" if file.path.suffix.lower() in {".tif", ".tiff"} else "an image"
+        raise given.refuse(f"not readable as {what} ({reason}); replace or leave out the file.") from error
+
+
+def add_derived_channel(image: NDArray[np.uint16], kind: ImportKind) -> NDArray[np.uint16]:
+    """Return an image (C, Y, X) with the nuclear density of a stained image as its last channel."""
+    return np.concatenate([image, density_channel(image)[None]]) if kind == "stained-rgb" else image
+
+
+@contextlib.contextmanager
+def _quiet_tifffile() -> Iterator[None]:
+    """Drop what tifffile logs about damaged files: the error that it raises says it, or the checks of its pages do."""
+    logger, drop = logging.getLogger("tifffile"), logging.Filter("nothing of this name")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
+
+
+def _channels_first(shape: tuple[int, ...], kind: ImportKind) -> tuple[int, ...]:
+    return (shape[-1], *shape[:-1]) if kind == "stained-rgb" else shape
+
+
+def _refuse_bad_files(bad: Sequence[str], count: int, options: FieldImport) -> None:
+    if not bad or (options.skip_bad and len(bad) < count):
+        return
+    named = "; ".join(text.removesuffix(".") for text in bad[:_MAX_NAMED])
+    more = f"; and {len(bad) - _MAX_NAMED} more" if len(bad) > _MAX_NAMED else ""
+    if len(bad) == 1 == count:
+        raise ImportDataError(bad[0])
+    advice = "" if len(bad) == count else " --skip-bad imports the others."
+    raise ImportDataError(f"{len(bad)} of {count} files cannot be used: {named}{more}.{advice}")
+
+
+def _pixel_size(given: float | None, sizes: dict[str, float]) -> tuple[float, list[str]]:
+    """Return the pixel size (um) of an import, and warnings; ``sizes`` are those that files give, by name."""
+    known = sorted(set(sizes.values()))
+    if given is not None:
+        others = {name: size for name, size in sizes.items() if abs(size / given - 1) > _SAME_PIXEL}
+        if not others:
+            return given, []
+        name, size = next(iter(others.items()))
+        return given, [
+            f"warning: {name} gives a pixel size of {size:.4g} um ({len(others)} files differ from --pixel-um); "
+            f"--pixel-um {given:g} is used: make sure that it is right"
+        ]
+    if not known:
+        raise ImportDataError(
+            "no file gives the size of its pixels; give --pixel-um, in um: a red cell is about 7.5 um wide."
+        )
+    if known[-1] / known[0] - 1 > _SAME_PIXEL:
+        low, high = (next(name for name, size in sizes.items() if size == known[k]) for k in (0, -1))
+        raise ImportDataError(
+            f"{low} gives a pixel size of {known[0]:.4g} um, {high} one of {known[-1]:.4g} um; import each as a sample "
+            "of its own, or give --pixel-um."
+        )
+    return known[0], [f"the files give a pixel size of {known[0]:.4g} um ({len(sizes)} of them); it is used"]
+
+
+def _scaling_notes(white: dict[str, float]) -> list[str]:
+    return [
+        f"values of {name} use {level:g} as white; they are scaled to the full range"
+        for name, level in white.items()
+        if (name == "uint16" and level < 65535) or name == "float32"
+    ]
