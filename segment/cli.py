@@ -259,7 +259,8 @@ def cells(options: ImportCellsOptions) -> None:
     )
     notes: list[str] = []
     with Reporter(quiet=options.as_json) as reporter:
-        store = import_cells(options.paths, sample, what, progress=reporter.update, say=_teller(reporter, notes))
+        say = _teller(reporter, notes)
+        store = import_cells(options.paths, sample, what, jobs=0, progress=reporter.update, say=say)
     _print_store(sample, store, as_json=options.as_json, notes=notes)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 from wbcpipe.segment.detection.detectors import OWN
 from wbcpipe.segment.stage import SampleSegmenter
@@ -17,16 +19,22 @@ from wbcpipe.system.child_process import worker_pool
 from wbcpipe.system.signals import ignore_stop_signals_in_children
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Executor
 
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["available_cores", "default_jobs", "segment_fields_ahead"]
+__all__ = ["available_cores", "default_jobs", "map_ahead", "segment_fields_ahead"]
+
+_Arguments = TypeVarTuple("_Arguments")
+_Result = TypeVar("_Result")
 
 #: A process takes one or two seconds to start: the time of 5 to 20 fields.
 _MIN_FIELDS_PER_PROCESS: Final = 16
 #: With more processes the disk is the limit.
 _MAX_JOBS: Final = 8
+#: Tasks that wait for a process, or for being collected.
+_AHEAD_PER_PROCESS: Final = 8
 
 _segmenter: SampleSegmenter
 
@@ -36,9 +44,57 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_jobs(fields: int) -> int:
-    """Return the number of processes that segment so many fields fastest on this machine."""
-    return max(1, min(available_cores(), _MAX_JOBS, fields // _MIN_FIELDS_PER_PROCESS))
+def default_jobs(tasks: int, min_per_process: int = _MIN_FIELDS_PER_PROCESS) -> int:
+    """Return the number of processes that do so many tasks, by default fields to segment, fastest on this machine."""
+    return max(1, min(available_cores(), _MAX_JOBS, tasks // min_per_process))
+
+
+def map_ahead(
+    function: Callable[[Unpack[_Arguments]], _Result], tasks: Iterable[tuple[*_Arguments]], jobs: int
+) -> Iterator[_Result]:
+    """Yield the results of a function in the order of its tasks, computed in processes of their own.
+
+    Args:
+        function: of a module.
+        tasks: its arguments; they are taken a few ahead, so that not all are in memory. Pickled.
+        jobs: number of processes; with one, nothing is computed ahead. A task of a process that died is done here.
+    """
+    if jobs <= 1:
+        yield from (function(*task) for task in tasks)
+        return
+    waiting: deque[tuple[tuple[*_Arguments], Future[_Result]]] = deque()
+    with worker_pool(jobs, _nothing) as executor:
+        for task in tasks:
+            with ignore_stop_signals_in_children():
+                waiting.append((task, _submitted(executor, function, task)))
+            if len(waiting) >= _AHEAD_PER_PROCESS * jobs:
+                yield _result(function, *waiting.popleft())
+        while waiting:
+            yield _result(function, *waiting.popleft())
+
+
+def _submitted(
+    executor: Executor, function: Callable[[Unpack[_Arguments]], _Result], task: tuple[*_Arguments]
+) -> Future[_Result]:
+    try:
+        return executor.submit(function, *task)
+    except BrokenProcessPool as error:
+        failed: Future[_Result] = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _result(
+    function: Callable[[Unpack[_Arguments]], _Result], task: tuple[*_Arguments], future: Future[_Result]
+) -> _Result:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return function(*task)
+
+
+def _nothing() -> None:
+    """Prepare nothing: the function brings what it needs."""
 
 
 def segment_fields_ahead(

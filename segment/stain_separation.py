@@ -119,16 +119,18 @@ def optical_density(planes: NDArray[Any], background: NDArray[np.floating[Any]])
     return np.asarray(np.log10((reference + _FLOOR) / (light + _FLOOR)), np.float32)
 
 
-def nuclear_density(planes: NDArray[np.uint16]) -> NDArray[np.float32]:
+def nuclear_density(planes: NDArray[np.uint16], background: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Compute the optical density due to nuclear stain.
 
     Args:
         planes: (3, Y, X) uint16 R, G, B over the full range.
+        background: of `background_colour`, where it is known already.
 
     Returns:
         (Y, X) float32, at least 0.
     """
-    return NuclearStain(background_colour(planes)).density(planes, _TYPICAL_RATIO)
+    background = background_colour(planes) if background is None else background
+    return NuclearStain(background).density(planes, _TYPICAL_RATIO)
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class NuclearStain:
         return np.asarray(np.maximum(np.float32(self.gain) * density, 0), np.float32)
 
 
-def nuclear_stain(planes: NDArray[np.uint16]) -> NuclearStain:
+def nuclear_stain(planes: NDArray[np.uint16], background: NDArray[np.float32] | None = None) -> NuclearStain:
     """Estimate the nuclear stain of an image from its own colours.
 
     Of two colours, the one with more of its density in blue is that of red cells (or of cytoplasm), the other that of
@@ -186,8 +188,9 @@ def nuclear_stain(planes: NDArray[np.uint16]) -> NuclearStain:
 
     Args:
         planes: (3, Y, X) uint16 R, G, B over the full range.
+        background: of `background_colour`, where it is known already.
     """
-    background = background_colour(planes)
+    background = background_colour(planes) if background is None else background
     coarse = block_mean(planes, max(1, round(max(planes.shape[1:]) / _COLOUR_SIDE_PX)))
     lit = coarse.max(0) > _DARK * 65535
     if np.count_nonzero(lit) < _MIN_PIXELS:
@@ -239,9 +242,9 @@ def _empty_density(red: NDArray[np.float32]) -> NDArray[np.float32]:
     return enlarge_grid(np.minimum(surface, 0), red.shape)
 
 
-def density_channel(planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Return the derived channel in place of fluorescence: (Y, X) uint16 from (3, Y, X) uint16 planes."""
-    return _channel(nuclear_density(planes))
+def density_channel(planes: NDArray[np.uint16], background: NDArray[np.float32] | None = None) -> NDArray[np.uint16]:
+    """Return the derived channel in place of fluorescence: (Y, X) uint16; arguments as for `nuclear_density`."""
+    return _channel(nuclear_density(planes, background))
 
 
 def _channel(density: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import ndimage
@@ -15,9 +15,10 @@ from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.features.crop_quality import focus_measure
 from wbcpipe.segment.importers.find_files import order_classes
 from wbcpipe.segment.importers.inputs import refuse_other_inputs, start_import
-from wbcpipe.segment.importers.inspect_files import add_derived_channel, inspect_files
+from wbcpipe.segment.importers.inspect_files import inspect_files
+from wbcpipe.segment.parallel import default_jobs, map_ahead
 from wbcpipe.segment.segment_field import measure_block
-from wbcpipe.segment.stain_separation import background_colour, nuclear_stain
+from wbcpipe.segment.stain_separation import background_colour, density_channel, nuclear_stain
 from wbcpipe.system.blas_threads import single_threaded_blas
 from wbcpipe.system.version import SOFTWARE
 
@@ -33,12 +34,16 @@ if TYPE_CHECKING:
 
 __all__ = ["centred_crop", "import_cells"]
 
+#: A process takes two seconds to start: the time of some 50 cells.
+_MIN_CELLS_PER_PROCESS: Final = 100
+
 
 def import_cells(
     paths: Sequence[Path],
     sample: Sample,
     options: CellImport,
     *,
+    jobs: int = 1,
     progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> CellStore:
@@ -48,6 +53,7 @@ def import_cells(
         paths: files and folders.
         sample: a new sample, or one that holds the same import.
         options: of the import.
+        jobs: processes; 0 for as many as are fastest on this machine.
         progress: called with (task, units done, units in all).
         say: called with each decision about the files, a line of text.
 
@@ -71,7 +77,7 @@ def import_cells(
         start_import(sample, inputs, options.derived, paths)
         store = CellStore.create(
             sample.cells_path,
-            _blocks(found, replace(options, pixel_um=found.pixel_um), inputs.modalities, progress),
+            _blocks(found, replace(options, pixel_um=found.pixel_um), inputs.modalities, jobs, progress),
             CellAttributes(
                 modalities=inputs.modalities,
                 pixel_um=options.crop_pixel_um,
@@ -95,14 +101,19 @@ def _blocks(
     found: Inspection,
     options: CellImport,
     modalities: tuple[str, ...],
+    jobs: int,
     progress: Callable[[str, int, int], None],
 ) -> Iterator[CellBlock]:
-    index = 0
-    for file in found.files:
-        for image in found.read(file, options):
-            yield _block(image, found.labels[index], index, modalities, options)
-            index += 1
-            progress("cells imported", index, len(found.labels))
+    """Yield the cells in order; where there are many, they are measured in several processes."""
+    images = (image for file in found.files for image in found.read(file, options))
+    tasks = (
+        (image, label, index, modalities, options)
+        for index, (image, label) in enumerate(zip(images, found.labels, strict=True))
+    )
+    jobs = jobs or default_jobs(len(found.labels), _MIN_CELLS_PER_PROCESS)
+    for done, block in enumerate(map_ahead(_block, tasks, jobs), 1):
+        yield block
+        progress("cells imported", done, len(found.labels))
 
 
 @single_threaded_blas()
@@ -110,11 +121,13 @@ def _block(
     image: NDArray[np.uint16], label: str, index: int, modalities: tuple[str, ...], options: CellImport
 ) -> CellBlock:
     """Return the cell of an image (C, Y, X) as a block of length 1."""
-    image = add_derived_channel(image, options.kind)
+    colour = background_colour(image) if options.derived else None
+    if colour is not None:
+        image = np.stack([*image, density_channel(image, colour)])
     crop = centred_crop(image, options.image_pixel_um, options.crop_pixel_um, options.side_px)
     nuclear = nuclear_index(modalities)
-    background = background_colour(image[:3]) * 65535 if options.kind == "stained-rgb" else None
-    stained = crop[nuclear] if background is None else nuclear_stain(image[:3]).channel(crop[:3])
+    background = None if colour is None else colour * 65535
+    stained = crop[nuclear] if colour is None else nuclear_stain(image[:3], colour).channel(crop[:3])
     mask = cell_mask(stained, np.delete(crop, nuclear, axis=0), options.crop_pixel_um, empty=background)
     area = options.crop_pixel_um**2
     registered = (1, len(modalities) - 1)

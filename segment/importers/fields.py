@@ -10,7 +10,8 @@ import numpy as np
 from wbcpipe.errors import ImportDataError
 from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, fields_on_disk, write_field
 from wbcpipe.segment.importers.inputs import NUCLEAR, refuse_other_inputs, start_import
-from wbcpipe.segment.importers.inspect_files import add_derived_channel, inspect_files
+from wbcpipe.segment.importers.inspect_files import inspect_files
+from wbcpipe.segment.stain_separation import density_channel
 from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _write_fields(
                 y_um, x_um = (number * step_um for number in divmod(index, columns))
                 source = file.name if page == 1 else f"{file.name}, image {page}"
                 info = FieldInfo(index, x_um, y_um, found.pixel_um, frames, kind=options.kind, source=source)
-                planes = np.ascontiguousarray(add_derived_channel(image, options.kind))
-                write_field(field_path(raw, index), planes, info)
+                derived = [density_channel(image)] if options.derived else []
+                write_field(field_path(raw, index), np.stack([*image, *derived]), info)
             index += 1
             progress("fields imported", index, len(found.shapes))

@@ -15,7 +15,6 @@ from wbcpipe.segment.importers.colour_images import read_colour_images, refuse_d
 from wbcpipe.segment.importers.find_files import files_sha256, find_image_files
 from wbcpipe.segment.importers.raw_images import to_full_range, value_range, white_levels
 from wbcpipe.segment.importers.stacks import read_stack
-from wbcpipe.segment.stain_separation import density_channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from wbcpipe.segment.importers.inputs import FieldImport
     from wbcpipe.segment.importers.raw_images import RawImages, ValueRange
 
-__all__ = ["Inspection", "add_derived_channel", "inspect_files", "read_images"]
+__all__ = ["Inspection", "inspect_files", "read_images"]
 
 #: Bad files that an error names; it is one line.
 _MAX_NAMED: Final = 40
@@ -137,11 +136,6 @@ def read_images(file: ImageFile, options: FieldImport) -> RawImages:
         reason = f"{error}" or type(error).__name__
         what = "TIFF" if file.path.suffix.lower() in {".tif", ".tiff"} else "an image"
         raise given.refuse(f"not readable as {what} ({reason}); replace or leave out the file.") from error
-
-
-def add_derived_channel(image: NDArray[np.uint16], kind: ImportKind) -> NDArray[np.uint16]:
-    """Return an image (C, Y, X) with the nuclear density of a stained image as its last channel."""
-    return np.concatenate([image, density_channel(image)[None]]) if kind == "stained-rgb" else image
 
 
 @contextlib.contextmanager
