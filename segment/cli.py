@@ -12,6 +12,7 @@ import click
 
 from wbcpipe.cli.options import data_option, json_option, options_into, sample_option
 from wbcpipe.cli.progress import Reporter
+from wbcpipe.samples.cell_columns import QcFlag, nuclear_index
 from wbcpipe.samples.records import ImportKind
 from wbcpipe.samples.sample import Sample, data_root
 from wbcpipe.system.files import make_folder, write_atomic
@@ -311,6 +312,25 @@ def _teller(reporter: Reporter, notes: list[str]) -> Callable[[str], None]:
     return tell
 
 
+def _registration(store: CellStore) -> dict[str, dict[str, float]]:
+    """Return the median shift and error (px) of each channel of an imported stack, by its name."""
+    if store.attributes.kind != "stack" or not store.attributes.field_quality:
+        return {}
+    import numpy as np
+
+    nuclear = nuclear_index(store.modalities)
+    others = [name for k, name in enumerate(store.modalities) if k != nuclear]
+    shifts, errors = store.column("shift_px"), store.column("shift_residual_px")
+    return {
+        name: {
+            "y_px": round(float(np.median(shifts[:, k, 0])), 3),
+            "x_px": round(float(np.median(shifts[:, k, 1])), 3),
+            "error_px": round(float(np.median(errors[:, k])), 3),
+        }
+        for k, name in enumerate(others)
+    }
+
+
 def _print_store(sample: Sample, store: CellStore, *, as_json: bool, notes: Sequence[str] = ()) -> None:
     counts = Counter(store.labels())
     labels = {label: counts[label] for label in store.attributes.classes if counts[label]}
@@ -324,6 +344,7 @@ def _print_store(sample: Sample, store: CellStore, *, as_json: bool, notes: Sequ
             "derived": derived,
             "pixel_um": store.pixel_um,
             "labels": labels,
+            "registration": _registration(store),
             "notes": list(notes),
         }
         click.echo(json.dumps(result))
@@ -331,5 +352,11 @@ def _print_store(sample: Sample, store: CellStore, *, as_json: bool, notes: Sequ
     click.echo(f"{sample.name}: {len(store)} cells in {store.path}")
     if labels:
         click.echo("labels: " + ", ".join(f"{label} {count}" for label, count in labels.items()))
+    for name, figures in _registration(store).items():
+        y_px, x_px, error_px = (figures[key] for key in ("y_px", "x_px", "error_px"))
+        click.echo(f"registration of {name}: {x_px:+.2f} px right, {y_px:+.2f} px down, error {error_px:.2f} px")
+    is_stack = store.attributes.kind == "stack"
+    if is_stack and (unregistered := int((store.column("qc_flags") & QcFlag.UNREGISTERED.value > 0).sum())):
+        click.echo(f"{unregistered} of {len(store)} cells: the channels could not be registered")
     if derived:
         click.echo(f"derived, not seen by a camera: {', '.join(derived)}")

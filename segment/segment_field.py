@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,14 +17,16 @@ from wbcpipe.segment.features.crop_quality import SATURATED_SHARE, empty_modalit
 from wbcpipe.segment.features.field_quality import field_figures, with_cells
 from wbcpipe.segment.features.morphometry import measure_cell, stack_measures
 from wbcpipe.segment.field_cells import FieldCells, no_cells
-from wbcpipe.segment.registration.edges import coarse_frame, edge_map
+from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, edge_map
 from wbcpipe.segment.registration.register import (
     Alignment,
     align,
     compose_alignments,
     identity,
     slide_transform_alignment,
+    without_shift,
 )
+from wbcpipe.segment.slide_statistics import MIN_SIDE, REGISTERED_KINDS
 from wbcpipe.segment.stain_separation import background_colour, nuclear_stain
 from wbcpipe.system.blas_threads import single_threaded_blas
 
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from wbcpipe.segment.stain_separation import NuclearStain
 
 __all__ = ["background_levels", "crop_centres", "measure_block", "process_field", "register_field"]
+
+#: Channels of a stack that lie no further apart are registered.
+_REGISTERED_PX: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,18 @@ class _Field:
 
     @property
     def is_from_scope(self) -> bool:
-        """Whether a microscope took the frames; imported images need no registration."""
+        """Whether a microscope took the frames."""
         return self.statistics.kind == "scope"
+
+    @property
+    def may_be_displaced(self) -> bool:
+        """Whether the frames must be registered; the planes of a colour picture need not."""
+        return self.statistics.kind in REGISTERED_KINDS
 
     @property
     def full_range(self) -> int:
         """Value from which a pixel is saturated."""
-        return self.info.saturation if self.is_from_scope else 65535
+        return 65535 if self.statistics.kind == "stained-rgb" else self.info.saturation
 
 
 @single_threaded_blas()
@@ -128,7 +138,7 @@ def process_field(
         reference=field.reference,
         pixel_um=crop_pixel_um,
         full_range=field.full_range,
-        alignment=alignment if field.is_from_scope else None,
+        alignment=alignment if field.may_be_displaced else None,
     )
     return FieldCells(info.index, centre_um, block, figures)
 
@@ -206,15 +216,25 @@ def _detect(
 
 def _register(field: _Field) -> Alignment:
     frames, info, statistics, shape = field.frames, field.info, field.statistics, field.frames.shape[1:]
-    if not field.is_from_scope:
+    if not field.may_be_displaced or len(frames) == 1:
         return identity(len(frames), shape)
+    of_slide = replace(statistics.alignment, centre_px=(np.array(shape, float) - 1) / 2)
+    if min(shape) < MIN_SIDE * coarse_factor(info.pixel_um):
+        return of_slide
     edges = [
         edge_map(coarse_frame(frame, info.pixel_um), shading)
         for frame, shading in zip(frames, statistics.flatfield.shading, strict=True)
     ]
-    of_slide = replace(statistics.alignment, centre_px=(np.array(shape, float) - 1) / 2)
     transform = slide_transform_alignment(info, len(frames), shape, reference=field.reference)
-    return align(edges, compose_alignments(of_slide, transform), info.pixel_um, reference=field.reference)
+    found = align(edges, compose_alignments(of_slide, transform), info.pixel_um, reference=field.reference)
+    # A stack that was registered before stays as it is: interpolation would only blur it.
+    return found if field.is_from_scope or _is_displaced(found) else without_shift(found)
+
+
+def _is_displaced(alignment: Alignment) -> bool:
+    corners = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]) * 2 * alignment.centre_px
+    moved = [alignment.to_modality(k, corners) - corners for k in range(len(alignment.shift_px))]
+    return bool(np.abs(moved).max() > _REGISTERED_PX)
 
 
 def _cut_out(

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from wbcpipe.imaging.arrays import percentiles
 from wbcpipe.samples.cell_columns import nuclear_index
 from wbcpipe.samples.records import Record, SampleKind
 from wbcpipe.segment.detection.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
 from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, edge_map
 from wbcpipe.segment.registration.register import Alignment, identity, slide_transform_alignment, warp
-from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
+from wbcpipe.segment.registration.slide_alignment import SEARCH_UM, estimate_slide_alignment
 from wbcpipe.segment.work_files import read_work_file, write_work_file
 from wbcpipe.system.blas_threads import single_threaded_blas
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import FieldInfo
 
 __all__ = [
+    "MIN_SIDE",
+    "REGISTERED_KINDS",
     "STATISTICS_FIELDS",
     "SlideStatistics",
     "estimate_slide_statistics",
@@ -38,6 +41,12 @@ __all__ = [
 STATISTICS_FIELDS: Final = 16
 #: Registration needs fewer of them.
 _REGISTERED_FIELDS: Final = 8
+#: Samples whose channels may be displaced; those of a colour picture are not.
+REGISTERED_KINDS: Final = ("scope", "stack")
+#: Displacement that is looked for in a stack, whatever its pixel size.
+_SEARCH_PX: Final = 40
+#: Smaller fields, in pixels of an edge map, show too little to register.
+MIN_SIDE: Final = 32
 _FILE_NAME: Final = "slide_statistics.npz"
 _FLATFIELD, _ALIGNMENT = "flatfield_", "alignment_"
 
@@ -59,7 +68,8 @@ class SlideStatistics:
 
     Attributes:
         field_indices: fields from which they were estimated.
-        kind: of the sample; only fields of a ``scope`` need flat-field correction and registration.
+        kind: of the sample; only fields of a ``scope`` need flat-field correction, those of a ``stack`` need
+            registration, too.
         modalities: M channel names.
         pixel_um: size of a frame's pixel.
         flatfield: the illumination.
@@ -103,12 +113,16 @@ def estimate_slide_statistics(
     coarse: list[list[NDArray[np.float32]]] = []
     levels: list[float] = []
     infos: list[FieldInfo] = []
+    measured: list[FieldInfo] = []
     shape: tuple[int, ...] = ()
     for frames, info in readings:
-        shape = frames.shape[1:]
+        shape = shape or frames.shape[1:]
         infos.append(info)
-        if kind == "scope":
+        # Imported fields may differ in size; those of the first one's size show how the channels lie.
+        if kind in REGISTERED_KINDS and (not coarse or frames.shape[1:] == shape):
+            shape = frames.shape[1:]
             coarse.append([coarse_frame(frame, info.pixel_um) for frame in frames])
+            measured.append(info)
         nuclear = nuclear_index(info.modalities)
         levels.append(
             nuclear_level(frames[nuclear], info.pixel_um, "fluorescence" if kind != "stained-rgb" else "stained")
@@ -126,9 +140,19 @@ def estimate_slide_statistics(
         nuclear_level=float(np.median(seen)) if seen else 0.0,
         input_digests=tuple(info.digest for info in infos),
     )
-    if kind != "scope":
+    if kind not in REGISTERED_KINDS or len(first.modalities) == 1:
         return result
-    flatfield = estimate_flatfield(coarse, [k != nuclear for k in range(len(first.modalities))])
+    if min(coarse[0][0].shape) < MIN_SIDE:
+        trusted = np.arange(len(first.modalities)) == nuclear
+        return replace(result, alignment=replace(result.alignment, trusted=trusted))
+    if kind == "scope":
+        flatfield = estimate_flatfield(coarse, [k != nuclear for k in range(len(first.modalities))])
+        search_um = SEARCH_UM
+    else:
+        # The values of an import stay as they are; its shading is needed to find edges.
+        shading = estimate_flatfield(coarse, [_has_bright_background(planes) for planes in zip(*coarse, strict=True)])
+        flatfield = replace(result.flatfield, shading=shading.shading)
+        search_um = max(SEARCH_UM, _SEARCH_PX * first.pixel_um)
     edges = [
         _undo_slide_transform(
             [edge_map(frame, shading) for frame, shading in zip(frames, flatfield.shading, strict=True)],
@@ -136,10 +160,18 @@ def estimate_slide_statistics(
             shape,
             nuclear,
         )
-        for frames, info in zip(coarse[:_REGISTERED_FIELDS], infos, strict=False)
+        for frames, info in zip(coarse[:_REGISTERED_FIELDS], measured, strict=False)
     ]
-    alignment = estimate_slide_alignment(edges, shape, first.pixel_um, reference=nuclear, progress=progress)
+    alignment = estimate_slide_alignment(
+        edges, shape, first.pixel_um, reference=nuclear, search_um=search_um, progress=progress
+    )
     return replace(result, flatfield=flatfield, alignment=alignment)
+
+
+def _has_bright_background(planes: Sequence[NDArray[np.float32]]) -> bool:
+    """Return whether what a channel of a stack shows in several fields (y, x) is dark on bright."""
+    low, middle, high = np.median([percentiles(plane, 1, 50, 99) for plane in planes], axis=0)
+    return bool(middle - low > high - middle)
 
 
 def _undo_slide_transform(

@@ -13,6 +13,7 @@ from wbcpipe.samples.cell_columns import nuclear_index
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
 from wbcpipe.segment.features.crop_quality import focus_measure
+from wbcpipe.segment.importers.channel_shift import check_channel_shifts
 from wbcpipe.segment.importers.find_files import order_classes
 from wbcpipe.segment.importers.inputs import refuse_other_inputs, start_import
 from wbcpipe.segment.importers.inspect_files import inspect_files
@@ -67,7 +68,11 @@ def import_cells(
     """
     found = inspect_files(paths, options, progress)
     inputs = options.inputs("cells", found)
-    for line in found.notes:
+    shifts = None
+    if options.kind == "stack":  # the planes of a colour picture lie over one another
+        names = inputs.modalities
+        shifts = check_channel_shifts(found.examples, names, nuclear_index(names), found.pixel_um)
+    for line in (*found.notes, *filter(None, [shifts])):
         say(line)
     refuse_other_inputs(sample, inputs)
     with sample.lock("import cells"):

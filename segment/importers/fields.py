@@ -85,7 +85,16 @@ def _write_fields(
             if index not in present:
                 y_um, x_um = (number * step_um for number in divmod(index, columns))
                 source = file.name if page == 1 else f"{file.name}, image {page}"
-                info = FieldInfo(index, x_um, y_um, found.pixel_um, frames, kind=options.kind, source=source)
+                info = FieldInfo(
+                    index,
+                    x_um,
+                    y_um,
+                    found.pixel_um,
+                    frames,
+                    saturation=found.saturation,
+                    kind=options.kind,
+                    source=source,
+                )
                 derived = [density_channel(image)] if options.derived else []
                 write_field(field_path(raw, index), np.stack([*image, *derived]), info)
             index += 1

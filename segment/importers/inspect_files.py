@@ -6,14 +6,14 @@ import contextlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from wbcpipe.errors import ImportDataError, WbcpipeError
 from wbcpipe.segment.importers.colour_images import read_colour_images, refuse_dark_background
 from wbcpipe.segment.importers.find_files import files_sha256, find_image_files
-from wbcpipe.segment.importers.raw_images import to_full_range, value_range, white_levels
+from wbcpipe.segment.importers.raw_images import saturation, to_full_range, value_range, white_levels
 from wbcpipe.segment.importers.stacks import read_stack
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ __all__ = ["Inspection", "inspect_files", "read_images"]
 _MAX_NAMED: Final = 40
 #: Pixel sizes that differ by less than this share are the same.
 _SAME_PIXEL: Final = 0.02
+#: Images that are kept for checks.
+_EXAMPLES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Inspection:
         sha256: over their names, labels and bytes, see `files_sha256`.
         shapes: (C, Y, X) of each image, in order; a derived channel is not included.
         labels: of each image, empty where unknown.
+        examples: some of the images, in the values of their files.
         white: see `white_levels`.
         pixel_um: size of the images' pixels.
+        saturation: value from which a pixel of the imported images is saturated.
         notes: what was decided, one line each.
         skipped: the files that are left out with the reason, one line each.
     """
@@ -54,8 +58,10 @@ class Inspection:
     sha256: str
     shapes: tuple[tuple[int, ...], ...]
     labels: tuple[str, ...]
+    examples: tuple[NDArray[Any], ...]
     white: dict[str, float]
     pixel_um: float
+    saturation: int
     notes: tuple[str, ...]
     skipped: tuple[str, ...]
 
@@ -80,6 +86,7 @@ def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callabl
     labels: list[str] = []
     ranges: list[ValueRange] = []
     sizes: dict[str, float] = {}
+    examples: list[NDArray[Any]] = []
     decided: Counter[str] = Counter()
     for done, file in enumerate(found.files, 1):
         try:
@@ -96,6 +103,7 @@ def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callabl
             if raw.pixel_um is not None:
                 sizes[file.name] = raw.pixel_um
             decided.update(raw.notes)
+            examples += raw.images[:: 1 + len(raw.images) // _EXAMPLES][: _EXAMPLES - len(examples)]
             progress("files checked", done, len(found.files))
     _refuse_bad_files(bad, len(found.files), options)
     white = white_levels(ranges, options.kind)
@@ -109,8 +117,10 @@ def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callabl
         files_sha256(usable),
         tuple(shapes),
         tuple(labels) if options.takes_labels else ("",) * len(labels),
+        tuple(examples),
         white,
         pixel_um,
+        saturation(ranges, options.kind),
         tuple(notes),
         tuple(bad),
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.records import ImportKind
 
-__all__ = ["RawImages", "ValueRange", "bits_of", "to_full_range", "value_range", "white_levels"]
+__all__ = ["RawImages", "ValueRange", "bits_of", "saturation", "to_full_range", "value_range", "white_levels"]
 
 #: Bits of the cameras of microscopes.
 _BITS: Final = (8, 10, 12, 14, 16)
@@ -89,6 +89,14 @@ def white_levels(ranges: Iterable[ValueRange], kind: ImportKind) -> dict[str, fl
             white = 2.0 ** max(bits_of(found.highest), found.bits or 0) - 1
         levels[found.dtype] = max(white, levels.get(found.dtype, 0.0))
     return levels
+
+
+def saturation(ranges: Iterable[ValueRange], kind: ImportKind) -> int:
+    """Return the value from which a pixel of the imported images is saturated: the highest that their camera gives."""
+    found = list(ranges)
+    if kind != "stack" or {one.dtype for one in found} != {"uint16"}:
+        return 65535
+    return int(2 ** max(max(bits_of(one.highest), one.bits or 0) for one in found)) - 1
 
 
 def to_full_range(image: NDArray[Any], white: Mapping[str, float]) -> NDArray[np.uint16]:

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.fields import FieldInfo
 
-__all__ = ["Alignment", "align", "compose_alignments", "connected", "identity", "slide_transform_alignment", "warp"]
+__all__ = [
+    "Alignment",
+    "align",
+    "compose_alignments",
+    "connected",
+    "identity",
+    "slide_transform_alignment",
+    "warp",
+    "without_shift",
+]
 
 #: Search radii around the slide's shift: first, and where that fails.
 _SEARCH_UM: Final = 2.0
@@ -101,6 +110,12 @@ def slide_transform_alignment(info: FieldInfo, modalities: int, shape: tuple[int
     others = [k for k in range(modalities) if k != reference]
     linear[others], shifts[others] = back, shift
     return replace(plain, linear=linear, shift_px=shifts)
+
+
+def without_shift(alignment: Alignment) -> Alignment:
+    """Return the identity with the errors of an alignment: what it measured is too small to matter."""
+    plain = np.broadcast_to(np.eye(2), alignment.linear.shape).copy()
+    return replace(alignment, linear=plain, shift_px=np.zeros_like(alignment.shift_px))
 
 
 def compose_alignments(slide: Alignment, transform: Alignment) -> Alignment:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["estimate_slide_alignment"]
+__all__ = ["SEARCH_UM", "estimate_slide_alignment"]
 
 _TILE_HALF_UM: Final = 19.2
-#: Search radii of the first and the second round.
-_ROUNDS_UM: Final = (10.0, 2.0)
+#: Search radii of the first round, on a scope, and of the second.
+SEARCH_UM: Final = 10.0
+_SECOND_SEARCH_UM: Final = 2.0
 _MIN_PROMINENCE: Final = 0.05
 #: Fields from which the variation between fields is estimated, and its lower bound.
 _MIN_FIELDS: Final = 4
@@ -59,6 +60,7 @@ def estimate_slide_alignment(
     pixel_um: float,
     *,
     reference: int,
+    search_um: float = SEARCH_UM,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Alignment:
     """Estimate rotation, scale and typical shift of a slide's modalities from several fields together.
@@ -68,13 +70,15 @@ def estimate_slide_alignment(
         shape: (Y, X) of the frames.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
+        search_um: greatest displacement.
         progress: called with (steps done, steps in all); a step registers one field in one round.
 
     Returns:
         The slide's alignment; a modality that no field could register keeps the identity and is not trusted.
     """
     found = identity(len(fields[0]), shape)
-    done, steps = 0, len(_ROUNDS_UM) * len(fields)
+    rounds_um = (search_um, _SECOND_SEARCH_UM)
+    done, steps = 0, len(rounds_um) * len(fields)
 
     def registered() -> None:
         nonlocal done
@@ -82,8 +86,8 @@ def estimate_slide_alignment(
         progress(done, steps)
 
     progress(done, steps)
-    for search_um in _ROUNDS_UM:
-        tiles = _measure_tiles(fields, found, pixel_um, reference, search_um, registered)
+    for radius_um in rounds_um:
+        tiles = _measure_tiles(fields, found, pixel_um, reference, radius_um, registered)
         found = _fit(tiles, found, reference, coarse_factor(pixel_um))
     return found
 

@@ -1,0 +1,136 @@
+"""Measure whether the channels of imported cells lie over one another: a crop is cut at one place from all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from scipy import fft
+
+from wbcpipe.errors import ImportDataError
+from wbcpipe.imaging.arrays import percentiles
+from wbcpipe.imaging.filters import gaussian
+from wbcpipe.imaging.peaks import subpixel_peaks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["ChannelShift", "check_channel_shifts", "measure_channel_shifts"]
+
+#: A correlation below this tells nothing.
+_MIN_CORRELATION: Final = 0.3
+_MIN_SIDE_PX: Final = 16
+#: Shift of a channel that is no displacement: nuclei are not in the middle of cells, which averages out over many.
+_ALLOWED_PX: Final = 2.0
+_ALLOWED_UM: Final = 1.0
+_FEW_CELLS: Final = 8
+_ALLOWED_OF_FEW_UM: Final = 1.5
+_SMOOTH_PX: Final = 1.5
+
+
+@dataclass(frozen=True)
+class ChannelShift:
+    """How a channel lies against the nuclear one, in all cells together.
+
+    Attributes:
+        channel: its index.
+        y_px, x_px: by which it lies down and right.
+        correlation: of what they show there, at most 1.
+    """
+
+    channel: int
+    y_px: float
+    x_px: float
+    correlation: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the two channels have enough in common to tell."""
+        return self.correlation >= _MIN_CORRELATION
+
+    @property
+    def distance_px(self) -> float:
+        """Length of the shift."""
+        return float(np.hypot(self.y_px, self.x_px))
+
+    def text(self, name: str) -> str:
+        """Return the shift of the channel of this name as a clause."""
+        if not self.is_known:
+            return f"{name} cannot be compared (correlation {self.correlation:.2f})"
+        return f"{name} {self.x_px:+.1f} px right, {self.y_px:+.1f} px down (correlation {self.correlation:.2f})"
+
+
+def check_channel_shifts(
+    cells: Sequence[NDArray[Any]], names: Sequence[str], nuclear: int, pixel_um: float
+) -> str | None:
+    """Return a line on how the channels of cells lie against the nuclear one; ``None`` without another channel.
+
+    Args:
+        cells: N images, each (C, Y, X).
+        names: of the channels.
+        nuclear: index of the nuclear channel.
+        pixel_um: size of a pixel.
+
+    Raises:
+        ImportDataError: a channel is displaced, so that one crop cannot hold the cell in all of them.
+    """
+    shifts = measure_channel_shifts(cells, nuclear)
+    allowed_um = _ALLOWED_UM if len(cells) >= _FEW_CELLS else _ALLOWED_OF_FEW_UM
+    allowed_px = max(_ALLOWED_PX, allowed_um / pixel_um)
+    displaced = [shift for shift in shifts if shift.is_known and shift.distance_px > allowed_px]
+    text = "; ".join(shift.text(names[shift.channel]) for shift in displaced or shifts)
+    if displaced:
+        raise ImportDataError(
+            f"channels that do not lie over {names[nuclear]}: {text}; at most {allowed_px:.1f} px are allowed. "
+            "Register the channels before, or import the fields of view: `wbcpipe segment` registers those."
+        )
+    return f"channels against {names[nuclear]}: {text}" if shifts else None
+
+
+def measure_channel_shifts(cells: Sequence[NDArray[Any]], nuclear: int) -> list[ChannelShift]:
+    """Measure the shift of each channel but the nuclear one.
+
+    The cross-correlations of the foregrounds are added over the cells: where one cell shows little, many show one peak.
+
+    Args:
+        cells: N images, each (C, Y, X) of any number type and size.
+        nuclear: index of the nuclear channel; may be negative.
+
+    Returns:
+        One entry per other channel; none for images too small for a cell.
+    """
+    cells = [cell for cell in cells if min(cell.shape[1:]) >= _MIN_SIDE_PX]
+    if not cells or len(cells[0]) == 1:
+        return []
+    channels, reach = len(cells[0]), min(min(cell.shape[1:]) for cell in cells) // 2 - 1
+    nuclear %= channels
+    others = [k for k in range(channels) if k != nuclear]
+    together = np.zeros((len(others), 2 * reach + 1, 2 * reach + 1), np.float64)
+    for cell in cells:
+        maps = [_foreground(plane.astype(np.float32)) for plane in cell]
+        shape = [fft.next_fast_len(2 * side, real=True) for side in cell.shape[1:]]
+        spectra = [fft.rfft2(values, shape) for values in maps]
+        for row, k in enumerate(others):
+            size = float(np.linalg.norm(maps[k]) * np.linalg.norm(maps[nuclear]))
+            if size > 0:
+                surface = np.fft.fftshift(fft.irfft2(np.conj(spectra[nuclear]) * spectra[k], shape))
+                y, x = (side // 2 for side in shape)
+                together[row] += surface[y - reach : y + reach + 1, x - reach : x + reach + 1] / size
+    together /= len(cells)
+    shifts, heights, _ = subpixel_peaks(together.astype(np.float32))
+    heights = np.where(np.isfinite(shifts).all(axis=1), heights, 0.0)  # a peak at the border is none
+    return [
+        ChannelShift(k, float(y_px), float(x_px), float(height))
+        for k, (y_px, x_px), height in zip(others, np.nan_to_num(shifts), heights, strict=True)
+    ]
+
+
+def _foreground(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what differs from the rim of an image (Y, X), darker or brighter alike, with a mean of 0."""
+    rim = np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])
+    values = gaussian(np.abs(plane - np.median(rim)), _SMOOTH_PX)
+    values = np.minimum(values, np.float32(percentiles(values, 95)[0]))  # a bright spot counts no more than the cell
+    return np.asarray(values - values.mean(), np.float32)
