@@ -6,7 +6,6 @@ that declares a terabyte or JSON that is nested too deep ends in one line of wor
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import tomllib
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
+
+from wbcpipe.system.files import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +118,7 @@ class UserFile:
 
     def read_json(self) -> Any:
         """Return the content of a JSON file; errors as for `read`, also where it is no JSON or nested too deep."""
-        return self._parse("JSON", json.loads)
+        return self._parse("JSON", parse_json)
 
     def read_toml(self) -> dict[str, Any]:
         """Return the content of a TOML file; errors as for `read_json`."""

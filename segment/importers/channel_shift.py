@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from scipy import fft
+from scipy import fft, ndimage
 
 from wbcpipe.errors import ImportDataError
 from wbcpipe.imaging.arrays import percentiles
 from wbcpipe.imaging.filters import gaussian
-from wbcpipe.imaging.peaks import subpixel_peaks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +28,9 @@ _ALLOWED_UM: Final = 1.0
 _FEW_CELLS: Final = 8
 _ALLOWED_OF_FEW_UM: Final = 1.5
 _SMOOTH_PX: Final = 1.5
+#: What differs from the rim by less than this share of the cell's difference is background.
+_BACKGROUND: Final = np.float32(0.3)
+_PLATEAU: Final = 0.9
 
 
 @dataclass(frozen=True)
@@ -108,29 +110,41 @@ def measure_channel_shifts(cells: Sequence[NDArray[Any]], nuclear: int) -> list[
     channels, reach = len(cells[0]), min(min(cell.shape[1:]) for cell in cells) // 2 - 1
     nuclear %= channels
     others = [k for k in range(channels) if k != nuclear]
-    together = np.zeros((len(others), 2 * reach + 1, 2 * reach + 1), np.float64)
+    side = 2 * reach + 1
+    overlap, correlation = np.zeros((2, len(others), side, side))
     for cell in cells:
-        maps = [_foreground(plane.astype(np.float32)) for plane in cell]
-        shape = [fft.next_fast_len(2 * side, real=True) for side in cell.shape[1:]]
-        spectra = [fft.rfft2(values, shape) for values in maps]
-        for row, k in enumerate(others):
-            size = float(np.linalg.norm(maps[k]) * np.linalg.norm(maps[nuclear]))
-            if size > 0:
-                surface = np.fft.fftshift(fft.irfft2(np.conj(spectra[nuclear]) * spectra[k], shape))
-                y, x = (side // 2 for side in shape)
-                together[row] += surface[y - reach : y + reach + 1, x - reach : x + reach + 1] / size
-    together /= len(cells)
-    shifts, heights, _ = subpixel_peaks(together.astype(np.float32))
-    heights = np.where(np.isfinite(shifts).all(axis=1), heights, 0.0)  # a peak at the border is none
-    return [
-        ChannelShift(k, float(y_px), float(x_px), float(height))
-        for k, (y_px, x_px), height in zip(others, np.nan_to_num(shifts), heights, strict=True)
-    ]
+        maps = np.stack([_foreground(plane.astype(np.float32)) for plane in cell])
+        overlap += _correlated(maps, nuclear, others, reach)
+        correlation += _correlated(maps - maps.mean((1, 2), keepdims=True), nuclear, others, reach)
+    found = []
+    for k, surface, quality in zip(others, overlap, correlation / len(cells), strict=True):
+        y, x = _plateau_centre(surface)
+        found.append(ChannelShift(k, y - reach, x - reach, float(quality[round(y), round(x)])))
+    return found
+
+
+def _correlated(maps: NDArray[np.float32], nuclear: int, others: Sequence[int], reach: int) -> NDArray[np.float64]:
+    """Return the normalised correlation of channels with the nuclear one for shifts of up to ``reach``, (K, y, x)."""
+    shape = [fft.next_fast_len(2 * length, real=True) for length in maps.shape[1:]]
+    spectra = fft.rfft2(maps, shape)
+    sizes = np.sqrt((maps * maps).sum((1, 2)))
+    surfaces = fft.irfft2(np.conj(spectra[nuclear]) * spectra[list(others)], shape)
+    surfaces /= np.maximum(sizes[nuclear] * sizes[list(others)], 1e-12)[:, None, None]
+    lags = np.arange(-reach, reach + 1)
+    return np.asarray(surfaces[:, lags[:, None], lags])
+
+
+def _plateau_centre(surface: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the centre of the highest part of a surface: a nucleus lies alike well everywhere within its cell."""
+    labels, _ = ndimage.label(surface >= _PLATEAU * surface.max())
+    peak = np.unravel_index(int(np.argmax(surface)), surface.shape)
+    y, x = ndimage.center_of_mass(labels == labels[peak])
+    return float(y), float(x)
 
 
 def _foreground(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what differs from the rim of an image (Y, X), darker or brighter alike, with a mean of 0."""
+    """Return what differs from the rim of an image (Y, X), darker or brighter alike; 0 for the background."""
     rim = np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])
     values = gaussian(np.abs(plane - np.median(rim)), _SMOOTH_PX)
-    values = np.minimum(values, np.float32(percentiles(values, 95)[0]))  # a bright spot counts no more than the cell
-    return np.asarray(values - values.mean(), np.float32)
+    high = np.float32(percentiles(values, 95)[0])  # a bright spot counts no more than the cell
+    return np.asarray(np.clip(values, _BACKGROUND * high, high) - _BACKGROUND * high, np.float32)
