@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_doctor_names_what_is_wrong_in_the_files(
     scope = make_scope(('preset = "color3"', 'preset = "colour3"'))
     result = CliRunner().invoke(doctor, ["--scope", str(scope.path), "--data", str(tmp_path)])
     assert isinstance(result.exception, ConfigError)
-    assert "1 of 7 checks failed: .cfg file" in str(result.exception)
+    assert re.search(r"1 of \d+ checks failed: .cfg file", str(result.exception))  # some are of the computer
     assert "did you mean 'color3'?" in " ".join(result.stdout.split())
 
 
