@@ -30,7 +30,7 @@ class Limit(NamedTuple):
     title: str
     comparison: Comparison
     limit: float
-    unit: Literal["cells", "%", "um", "px", ""]
+    unit: Literal["cells", "%", "um", "px", "/mm2", ""]
 
 
 #: A manual differential counts at least 100 cells (CLSI H20-A2: 200 by each of two examiners for a reference); the
@@ -54,6 +54,10 @@ LIMITS: Final[dict[GateName, Limit]] = {
     "red_cover_percent": Limit("Area covered by red cells", "<=", 85, "%"),
     "light_drift_percent": Limit("Drift of the bright-field illumination", "<=", 10, "%"),
     "error_bound_percent": Limit("Upper bound of the model's error", "<=", 10, "%"),
+    "clumps_percent": Limit("Clumps of white cells that could not be parted", "<=", 5, "%"),
+    "cells_per_mm2": Limit("White cells found per mm2", "<=", 2500, "/mm2"),
+    "white_per_100_red": Limit("White cells found per 100 red cells", "<=", 35, ""),
+    "unassigned_fluorescence_percent": Limit("Area as bright as nuclei that belongs to no cell", "<=", 2, "%"),
 }
 #: Without a figure these fail: a model whose error is not known gives no count to rely on. As many cells may be wrong
 #: as may be unidentified.
@@ -66,6 +70,9 @@ _OF_FIELDS: Final[tuple[GateName, ...]] = (
     "nuclear_contrast_percent",
     "nucleus_cytoplasm_contrast_ratio",
     "red_cover_percent",
+    "cells_per_mm2",
+    "white_per_100_red",
+    "unassigned_fluorescence_percent",
 )
 #: The drift is the width of the range that holds this share of the fields.
 _DRIFT_SHARE: Final = 0.9
@@ -89,7 +96,7 @@ def failed_fields(figures: FieldFigures, limits: Mapping[GateName, float]) -> tu
         reasons = []
         for name in _OF_FIELDS:
             comparison = LIMITS[name].comparison
-            value = _worst(figures[name][row], comparison)
+            value = _worst(figures[name][row], comparison) if name in figures else None
             if value is not None and not _holds(value, comparison, limits[name]):
                 reasons.append(f"{name} {value:.3g} (limit {comparison} {limits[name]:g})")
         if figures["unregistered_modalities"][row]:
@@ -112,9 +119,9 @@ def check_quality(
 ) -> Quality:
     """Compare a sample with every limit.
 
-    Blurred, unregistered, saturated and touching cells are percentages of all cells that are not debris. A figure that
-    each field has is the median over the fields. The drift of the light is the width of the middle 90 % of the fields
-    about their median, of the modality in which it is largest.
+    Blurred, unregistered, saturated, touching and clumped cells are percentages of all cells that are not debris. A
+    figure that each field has is the median over the fields. The drift of the light is the width of the middle 90 % of
+    the fields about their median, of the modality in which it is largest.
 
     Args:
         rows: the sample's cells.
@@ -161,6 +168,7 @@ def _cell_figures(rows: CellRows, tally: Tally) -> dict[GateName, float | None]:
         "unregistered_percent": flagged(QcFlag.UNREGISTERED),
         "saturated_cells_percent": flagged(QcFlag.SATURATED),
         "doublets_percent": flagged(QcFlag.DOUBLET),
+        "clumps_percent": flagged(QcFlag.CLUMP),
         "head_disagreement": float(np.median(differing.astype(np.float64))) if len(differing) else None,
         "accepted_percent": _percent(int(complete.sum()), len(rows)),
     }

@@ -39,7 +39,7 @@ class QcFlag(IntFlag):
     BORDER = 1
     """The cell touches the edge of its field."""
     BLURRED = 2
-    """Sharpness far below that of the sample's other cells."""
+    """The edges of the nucleus are wider than those of any cell in focus."""
     SATURATED = 4
     """More than 1 % of the cell's pixels are saturated in one modality."""
     DOUBLET = 8
@@ -50,11 +50,13 @@ class QcFlag(IntFlag):
     """A modality of the field is absent or empty."""
     DEBRIS = 64
     """Size or intensity unlike a white cell: kept for review, left out of the differential."""
+    CLUMP = 128
+    """Nuclei that could not be parted: several white cells, of unknown number."""
 
 
 #: Flags that exclude a cell from the differential; of several, the first is its reason. The class of such a cell is not
 #: reliable.
-REJECTED: Final = (QcFlag.DEBRIS, QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.BLURRED)
+REJECTED: Final = (QcFlag.DEBRIS, QcFlag.BORDER, QcFlag.MISSING_MODALITY, QcFlag.CLUMP, QcFlag.BLURRED)
 
 
 def flag_names(qc_flags: int) -> tuple[str, ...]:

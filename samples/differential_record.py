@@ -61,6 +61,10 @@ GateName = Literal[
     "red_cover_percent",
     "light_drift_percent",
     "error_bound_percent",
+    "clumps_percent",
+    "cells_per_mm2",
+    "white_per_100_red",
+    "unassigned_fluorescence_percent",
 ]
 
 
@@ -91,6 +95,7 @@ class RejectedCells(Part):
     debris: Count
     border: Count
     missing_modality: Count
+    clump: Count
     blurred: Count
 
 
@@ -197,7 +202,7 @@ class QualityGate(Part):
     figure: Number | None
     comparison: Literal[">=", "<="]
     limit: float
-    unit: Literal["cells", "%", "um", "px", ""]
+    unit: Literal["cells", "%", "um", "px", "/mm2", ""]
     passed: bool | None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from wbcpipe.classify.models.classes import BATCH_SIZE
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import count_cells
-from wbcpipe.samples.cell_columns import REJECTED, UNIDENTIFIED, QcFlag
+from wbcpipe.samples.cell_columns import REJECTED, UNIDENTIFIED
 from wbcpipe.samples.records import FieldPredictions
 from wbcpipe.system.files import make_folder
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveCount"]
 
-#: Flags that are known from one field; blurred cells and most debris are known only by comparison with other cells.
-_NEVER_COUNTED: Final = np.uint16(sum(flag.value for flag in REJECTED if flag != QcFlag.BLURRED))
+#: Flags that are known from one field; most debris is known only by comparison with other cells.
+_NEVER_COUNTED: Final = np.uint16(sum(flag.value for flag in REJECTED))
 
 
 class _Segmenter(Protocol):

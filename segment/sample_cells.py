@@ -1,6 +1,6 @@
 """The cells of all fields together: which of several views of a cell to keep, and the flags that only all cells give.
 
-Blur and debris are relative to the sample's other cells; so no flag of this module is stored with a field.
+Debris is judged beside the sample's other cells; so that flag is not stored with a field.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.fields import pixels_part
 from wbcpipe.segment.deduplicate import deduplicate
-from wbcpipe.segment.features.crop_quality import blurred, find_debris
+from wbcpipe.segment.features.crop_quality import find_debris
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CellSelection", "SampleCells"]
 
 #: Columns kept in memory for every field: those that decide which cells are stored, with which flags.
-_KEPT: Final = ("field_index", "y_um", "x_um", "sharpness", "qc_flags", "nucleus_absorbance", "nucleus_fluorescence")
+_KEPT: Final = ("field_index", "y_um", "x_um", "qc_flags", "nucleus_absorbance", "nucleus_fluorescence")
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ class SampleCells:
 def _sample_flags(columns: Mapping[str, NDArray[Any]], *, flag_debris: bool) -> NDArray[np.uint16]:
     """Return the quality flags (N,) uint16 of all cells, those that follow from the other cells included."""
     flags = columns["qc_flags"]
-    found = flags | np.where(blurred(columns["sharpness"]), np.uint16(QcFlag.BLURRED), np.uint16(0))
-    if flag_debris:
-        debris = find_debris(columns["nucleus_absorbance"], columns["nucleus_fluorescence"], flags)
-        found |= np.where(debris, np.uint16(QcFlag.DEBRIS), np.uint16(0))
-    return np.asarray(found, np.uint16)
+    if not flag_debris:
+        return np.asarray(flags, np.uint16)
+    debris = find_debris(columns["nucleus_absorbance"], columns["nucleus_fluorescence"], flags)
+    return np.asarray(flags | np.where(debris, np.uint16(QcFlag.DEBRIS), np.uint16(0)), np.uint16)

@@ -13,8 +13,14 @@ from wbcpipe.segment.crop import crop_cell, outside_field
 from wbcpipe.segment.detection.detect import Detections, cells_from_labels, detect_cells
 from wbcpipe.segment.detection.detectors import find_labels
 from wbcpipe.segment.detection.masks import NUCLEUS, cell_mask
-from wbcpipe.segment.features.crop_quality import SATURATED_SHARE, empty_modality, focus_measure, saturated_share
-from wbcpipe.segment.features.field_quality import field_figures, with_cells
+from wbcpipe.segment.features.crop_quality import (
+    BLURRED_UM,
+    SATURATED_SHARE,
+    empty_modality,
+    focus_measure,
+    saturated_share,
+)
+from wbcpipe.segment.features.field_quality import edge_blur_um, field_figures, with_cells, with_counts
 from wbcpipe.segment.features.morphometry import measure_cell, stack_measures
 from wbcpipe.segment.field_cells import FieldCells, no_cells
 from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, edge_map
@@ -127,11 +133,22 @@ def process_field(
     )
     found = _detect(nuclear, info.pixel_um, statistics, detector)
     centre_um = (info.y_um, info.x_um)
+    white = (found.quality & QcFlag.DEBRIS) == 0
+    figures = with_counts(
+        figures,
+        white_cells=int(np.count_nonzero(white)),
+        white_um2=float(found.area_um2[white].sum()),
+        field_um2=field.frames[0].size * info.pixel_um**2,
+        unassigned_um2=found.unassigned_um2 if stain is None else np.nan,
+    )
     if not len(found):
         return FieldCells(info.index, centre_um, no_cells(statistics.modalities, side_px), figures)
     alignment = _register(field)
     block = _cut_out(field, found, alignment, stain, crop_pixel_um, side_px)
-    block.columns["qc_flags"] = _flags(field, found, alignment)
+    pairs = zip(block.images[:, field.reference], block.masks, strict=True)
+    blur_um = np.array([edge_blur_um(image, mask, crop_pixel_um) for image, mask in pairs], np.float32)
+    blurred = np.where(blur_um > BLURRED_UM, np.uint16(QcFlag.BLURRED), np.uint16(0))
+    block.columns["qc_flags"] = _flags(field, found, alignment) | blurred
     figures = with_cells(
         figures,
         block,
@@ -139,6 +156,7 @@ def process_field(
         pixel_um=crop_pixel_um,
         full_range=field.full_range,
         alignment=alignment if field.may_be_displaced else None,
+        blur_um=blur_um,
     )
     return FieldCells(info.index, centre_um, block, figures)
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["SampleSegmenter"]
 
 #: Changes whenever the same frames would give other cells.
-_METHOD_VERSION: Final = 1
+_METHOD_VERSION: Final = 2
 
 
 class SampleSegmenter:

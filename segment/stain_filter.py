@@ -49,7 +49,9 @@ _MARGIN_UM: Final = 1.0
 #: Nuclei of at least this area together, which cover this share of the field, are many: in a film only red cells are.
 _CROWD_UM2: Final = 500.0
 _CROWD_SHARE: Final = 0.06
-#: If so, they are red cells when they cover more than this share of all that is coloured.
+#: They never cover more than this share of it.
+_MAX_COVER: Final = 0.3
+#: Below that, they are red cells when they cover more than this share of all that is coloured.
 _MAX_NUCLEAR_SHARE: Final = 0.25
 _ROUNDS: Final = 5
 _MIN_PIXELS: Final = 50
@@ -118,11 +120,13 @@ def _fitted(pixels: _Pixels, guess: NDArray[np.bool_]) -> tuple[NDArray[np.float
 
 
 def _are_red_cells(pixels: _Pixels, nuclei: NDArray[np.bool_]) -> bool:
-    """Return whether the supposed nuclei (y, x) are too many, cover too much of all stain, and are too grey."""
+    """Return whether the supposed nuclei (y, x) cover too much of the field, or of all stain and are too grey."""
     found = nuclei & pixels.coloured
-    area_um2 = np.count_nonzero(found) * pixels.um**2
-    if area_um2 < _CROWD_UM2 or np.count_nonzero(found) < _CROWD_SHARE * np.count_nonzero(pixels.seen):
+    area_um2, cover = np.count_nonzero(found) * pixels.um**2, np.count_nonzero(found) / np.count_nonzero(pixels.seen)
+    if area_um2 < _CROWD_UM2 or cover < _CROWD_SHARE:
         return False
+    if cover > _MAX_COVER:
+        return True
     red, green, blue = np.median(pixels.density[:, found], axis=1)
     grey = blue > _GREY_BLUE_SHARE * (red + green + blue)
     return bool(grey and np.count_nonzero(found) > _MAX_NUCLEAR_SHARE * np.count_nonzero(pixels.coloured))

@@ -306,6 +306,10 @@ class QualityLimits(Part):
         light_drift_percent: Maximum difference of a bright field's background from the sample's median.
         error_bound_percent: Maximum upper bound of the share of wrong classes, from the bundle's test cells; a bundle
             without a bound fails.
+        clumps_percent: Maximum share of objects that are several white cells which could not be parted.
+        cells_per_mm2: Maximum number of white cells found per mm2 of a field.
+        white_per_100_red: Maximum number of white cells per 100 red cells of a field.
+        unassigned_fluorescence_percent: Maximum share of a field that is as bright as nuclei and belongs to no cell.
     """
 
     cells_counted: Ratio | None = None
@@ -326,6 +330,10 @@ class QualityLimits(Part):
     red_cover_percent: Percent | None = None
     light_drift_percent: Ratio | None = None
     error_bound_percent: Percent | None = None
+    clumps_percent: Percent | None = None
+    cells_per_mm2: Ratio | None = None
+    white_per_100_red: Ratio | None = None
+    unassigned_fluorescence_percent: Percent | None = None
 
 
 class CalibrationPolicy(Part):

@@ -30,6 +30,10 @@ NuclearKind = Literal["fluorescence", "stained"]
 _SMOOTH_UM: Final = 0.3
 #: A smaller part of a nucleus that the border cuts is not worth a cell.
 _CUT_NUCLEUS_UM2: Final = 14.0
+#: Distance of the percentiles 5 and 25 of a Gaussian, in standard deviations.
+_GAUSSIAN_5_TO_25: Final = 0.9704
+#: Number of nuclei from which their median is known.
+_MIN_COMPARED: Final = 8
 #: Distance from a nucleus's thick parts within which its thin parts lie.
 _SOLID_MARGIN_UM: Final = 1.0
 #: Filaments between lobes reach so far from them.
@@ -60,6 +64,9 @@ class DetectionRules:
         lobe_um2: parts with a nuclear area between these are lobes, merged with a neighbour within ``lobe_gap_um``.
         lobe_gap_um: maximum gap between lobes of one cell.
         background_um: scale over which the background may change.
+        clump_um2: a larger nucleus is several that could not be parted...
+        clump_ratio: ...and so is one so many times as large as the median of 8 or more of the image, if above half of
+            that.
         level_share: objects dimmer than this fraction of the brightest have no say in the nuclear level.
         solid_um: a nucleus is solid: a disk of this radius must fit in, and cover much of it; 0 to accept any shape.
     """
@@ -79,6 +86,8 @@ class DetectionRules:
     lobe_um2: tuple[float, float] = (1.5, 14.0)
     lobe_gap_um: float = 1.5
     background_um: float = 25.0
+    clump_um2: float = 180.0
+    clump_ratio: float = 2.2
     level_share: float = 0.25
     solid_um: float = 0.0
 
@@ -95,6 +104,7 @@ _RULES: Final[dict[NuclearKind, DetectionRules]] = {
         closing_um=1.2,
         lobe_gap_um=3.0,
         debris_nucleus_um2=20.0,
+        clump_um2=np.inf,
         level_share=0.5,
         solid_um=1.5,
     ),
@@ -110,11 +120,12 @@ class Detections:
         x_px: (N,) float64.
         area_um2: (N,) float64 of the body.
         nucleus_area_um2: (N,) float64.
-        quality: (N,) uint16, bits BORDER, DOUBLET, DEBRIS of ``QcFlag``.
+        quality: (N,) uint16, bits BORDER, DOUBLET, DEBRIS, CLUMP of ``QcFlag``.
         labels: (y, x) int32 at ``factor`` times the image's pixel size: 1 to N in the bodies of the cells.
         nuclei: (y, x) bool of the same shape.
         factor: image pixels per coarse pixel.
         level: the nuclear level used.
+        unassigned_um2: area as bright as nuclei that belongs to no cell, or to debris.
     """
 
     y_px: NDArray[np.float64]
@@ -126,6 +137,7 @@ class Detections:
     nuclei: NDArray[np.bool_]
     factor: int
     level: float
+    unassigned_um2: float
 
     def __len__(self) -> int:
         return len(self.y_px)
@@ -236,6 +248,9 @@ def _coarse_channel(nuclear: NDArray[Any], pixel_um: float, rules: DetectionRule
     sample = signal[::3, ::3]
     low = sample[sample < percentiles(sample, 75)[0]]
     noise = 1.4826 * percentiles(np.abs(low - percentiles(low, 50)[0]), 50)[0] if low.size else 0.0
+    # In a crowded image cells are most of that; the darkest pixels are background even there.
+    low5, low25 = percentiles(sample, 5, 25)
+    noise = min(noise, (low25 - low5) / _GAUSSIAN_5_TO_25)
     return _CoarseChannel(signal, noise, factor, coarse_um, nuclear.shape)
 
 
@@ -338,10 +353,14 @@ def _measure(
     # A cut nucleus may be smaller than any whole one.
     least = np.where(border[kept], _CUT_NUCLEUS_UM2, rules.debris_nucleus_um2)
     debris = (nuclear[kept] < least) | (area > rules.max_area_um2)
-    quality[debris] |= np.uint16(QcFlag.DEBRIS)
+    clumps = _clumps(nuclear[kept], rules)
+    quality[clumps] |= np.uint16(QcFlag.CLUMP)
+    quality[debris & ~clumps] |= np.uint16(QcFlag.DEBRIS)
     renumber = np.zeros(size, np.int32)
     renumber[kept] = np.arange(1, len(kept) + 1)
     labels = renumber[parts]
+    is_cell = np.append(False, (quality & QcFlag.DEBRIS) == 0)
+    bright = opening(channel.signal > max(rules.nucleus * level, 5 * channel.noise), _disk(0.45 / coarse_um))
     quality[_touching(labels, y, x) - 1] |= np.uint16(QcFlag.DOUBLET)
     return Detections(
         y_px=np.minimum((centre_y[kept] + 0.5) * factor - 0.5, shape[0] - 1),
@@ -353,7 +372,17 @@ def _measure(
         nuclei=nuclei & (labels > 0),
         factor=factor,
         level=level,
+        unassigned_um2=float(np.count_nonzero(bright & ~is_cell[labels]) * coarse_um**2),
     )
+
+
+def _clumps(nuclear_um2: NDArray[np.float64], rules: DetectionRules) -> NDArray[np.bool_]:
+    """Return which of the nuclei (N,) are several that could not be parted."""
+    limit = rules.clump_um2
+    whole = nuclear_um2[nuclear_um2 >= rules.debris_nucleus_um2]
+    if len(whole) >= _MIN_COMPARED:
+        limit = min(limit, max(rules.clump_ratio * float(np.median(whole)), limit / 2))
+    return np.asarray(nuclear_um2 > limit, bool)
 
 
 def _touching(labels: NDArray[np.int32], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.int32]:

@@ -14,13 +14,15 @@ from wbcpipe.segment.detection.masks import NUCLEUS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SATURATED_SHARE", "blurred", "empty_modality", "find_debris", "focus_measure", "saturated_share"]
+__all__ = ["BLURRED_UM", "SATURATED_SHARE", "empty_modality", "find_debris", "focus_measure", "saturated_share"]
 
-#: A cell is blurred when its sharpness is below this share of the median of its sample.
-_BLURRED_SHARE: Final = 0.45
+#: A cell is blurred when the edges of its nucleus are wider than this: twice those of nuclei in focus.
+BLURRED_UM: Final = 0.8
 #: Gaussian widths (um) that separate a fine and a coarse band.
 _BANDS_UM: Final = (0.2, 0.4, 1.0)
-#: No nucleus: its fluorescence is less than this share of the sample's median...
+#: Percentile of the fluorescence of all objects that is surely that of nuclei, even if most objects are dirt...
+_BRIGHT_PERCENTILE: Final = 90.0
+#: ...and no nucleus: its fluorescence is less than this share of that; and of the median of those above it...
 _DIM_SHARE: Final = 0.5
 #: ...and its absorbance is so many times the median, or the median so many times its absorbance...
 _DENSER_RATIO: Final = 3.0
@@ -60,12 +62,6 @@ def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: 
     return fine / coarse if coarse > 0 else 0.0
 
 
-def blurred(focus: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find the cells (N,) that are far less sharp than the sample's typical cell."""
-    sharp = focus[focus > 0]
-    return np.asarray(focus < _BLURRED_SHARE * (np.median(sharp) if sharp.size else 0.0))
-
-
 def find_debris(
     absorbance: NDArray[np.float32], fluorescence: NDArray[np.float32], quality: NDArray[np.uint16]
 ) -> NDArray[np.bool_]:
@@ -74,7 +70,8 @@ def find_debris(
     A nucleus stained by Acridine Orange is bright and transmits light. Dust and precipitate may fluoresce enough to be
     detected, but less than nuclei, and they absorb light of all colours; a smudged nucleus is a dim veil that absorbs
     almost none. Red cells beside or below it add density in the blue, so all modalities must be dense, but one clear
-    modality is enough. Dirt on a nucleus of typical fluorescence is not found.
+    modality is enough. Dirt on a nucleus of typical fluorescence is not found. Medians are those of the bright objects:
+    dirt is dim, so that it has no part in them, even if most objects are dirt.
 
     Args:
         absorbance: (N, M-1) ``nucleus_absorbance``, OD; NaN where there is none.
@@ -86,6 +83,8 @@ def find_debris(
     """
     measured = np.isfinite(absorbance).any(axis=1) & np.isfinite(fluorescence)
     compared = measured & ((quality & np.uint16(QcFlag.DEBRIS)) == 0)
+    if compared.any():
+        compared &= fluorescence >= _DIM_SHARE * np.percentile(fluorescence[compared], _BRIGHT_PERCENTILE)
     if np.count_nonzero(compared) < _MIN_CELLS:
         return np.zeros(len(quality), np.bool_)
     medians = _medians(absorbance[compared])

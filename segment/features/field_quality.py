@@ -1,7 +1,6 @@
 """Figures of a field's technical quality, for the quality gates of the report.
 
-The flags of a cell (`crop_quality`) compare it with its sample; these figures do not: a sample that is entirely out of
-focus has no blurred cell, but a large blur.
+Each is of one field alone, and compared with nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellBlock
     from wbcpipe.segment.registration.register import Alignment
 
-__all__ = ["FIELD_FIGURES", "Figure", "edge_blur_um", "field_figures", "stack_figures", "with_cells"]
+__all__ = ["FIELD_FIGURES", "Figure", "edge_blur_um", "field_figures", "stack_figures", "with_cells", "with_counts"]
 
 #: Widths (um) of the two Gaussians whose gradients give the width of an edge.
 _BLUR_SIGMAS_UM: Final = (0.15, 0.5)
@@ -33,8 +32,9 @@ _MAX_BLUR_UM: Final = 2.0
 _OUTLINE_UM: Final = 0.4
 #: Share of the band's pixels, those of the steepest gradient, that count as edge.
 _EDGE_SHARE: Final = 0.3
-#: Cells per field whose edges are measured.
-_CELLS_MEASURED: Final = 8
+#: Area of a red cell, and the number of them from which white cells are compared with them.
+_RED_CELL_UM2: Final = 45.0
+_MIN_RED_CELLS: Final = 20
 #: Optical density above which a pixel is covered.
 _COVERED_OD: Final = 0.03
 #: Percentile of a field that is its background, even under a dense monolayer of red cells.
@@ -69,6 +69,13 @@ FIELD_FIGURES: Final[dict[str, Figure]] = {
     ),
     "nucleus_cytoplasm_contrast_ratio": Figure(False, "", "the same of nuclei over that of cytoplasm"),
     "red_cover_percent": Figure(False, "%", "area of a bright field covered by cells, nearly all of them red cells"),
+    "cells_per_mm2": Figure(False, "/mm2", "white cells found, without debris"),
+    "white_per_100_red": Figure(
+        False, "", "the same per 100 red cells of 45 um2; where there are 20 red cells or more"
+    ),
+    "unassigned_fluorescence_percent": Figure(
+        False, "%", "area as bright as nuclei that belongs to no cell, or to debris; not of stained smears"
+    ),
 }
 
 
@@ -135,6 +142,7 @@ def with_cells(
     pixel_um: float,
     full_range: int,
     alignment: Alignment | None,
+    blur_um: NDArray[np.float32],
 ) -> dict[str, NDArray[np.float32]]:
     """Return the figures with those that need cells.
 
@@ -145,16 +153,13 @@ def with_cells(
         pixel_um: size of a crop's pixel.
         full_range: of the frames' values.
         alignment: of the field's modalities; ``None`` where they need none.
+        blur_um: (N,) width of the edges of each nucleus.
     """
-    widths = [
-        edge_blur_um(image, mask, pixel_um)
-        for image, mask in zip(block.images[:_CELLS_MEASURED, reference], block.masks[:_CELLS_MEASURED], strict=True)
-    ]
     nucleus, cytoplasm = (
         _median(block.columns[f"{part}_fluorescence"].astype(float)) for part in ("nucleus", "cytoplasm")
     )
     measured: dict[str, float | NDArray[np.float64]] = {
-        "blur_um": _median(np.array(widths, float)),
+        "blur_um": _median(blur_um.astype(float)),
         "nuclear_contrast_percent": 100 * nucleus / full_range,
         "nucleus_cytoplasm_contrast_ratio": nucleus / cytoplasm if cytoplasm > 0 else np.nan,
     }
@@ -162,6 +167,32 @@ def with_cells(
         measured["residual_px"] = alignment.residual_px
         measured["unregistered_modalities"] = float(np.count_nonzero(~alignment.trusted))
     return {**figures, **{name: np.asarray(value, np.float32) for name, value in measured.items()}}
+
+
+def with_counts(
+    figures: Mapping[str, NDArray[np.float32]],
+    *,
+    white_cells: int,
+    white_um2: float,
+    field_um2: float,
+    unassigned_um2: float,
+) -> dict[str, NDArray[np.float32]]:
+    """Return the figures with those that compare the number of white cells with the field and its red cells.
+
+    Args:
+        figures: of the field.
+        white_cells: number found, without debris.
+        white_um2: their area together.
+        field_um2: area of the field.
+        unassigned_um2: area as bright as nuclei that belongs to no cell; NaN where it is not fluorescence.
+    """
+    red_cells = (field_um2 * float(figures["red_cover_percent"]) / 100 - white_um2) / _RED_CELL_UM2
+    counted: dict[str, float] = {
+        "cells_per_mm2": 1e6 * white_cells / field_um2,
+        "white_per_100_red": 100 * white_cells / red_cells if red_cells >= _MIN_RED_CELLS else np.nan,
+        "unassigned_fluorescence_percent": 100 * unassigned_um2 / field_um2,
+    }
+    return {**figures, **{name: np.asarray(value, np.float32) for name, value in counted.items()}}
 
 
 def edge_blur_um(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: float) -> float:

@@ -93,7 +93,7 @@ def test_document_says_everything(create_sample: Create, mark_fields: Callable[.
     validate(document)
     assert document["notice"] == NOTICE
     cells = document["cells"]
-    assert cells["rejected"] == {"debris": 1, "border": 2, "missing_modality": 0, "blurred": 1}
+    assert cells["rejected"] == {"debris": 1, "border": 2, "missing_modality": 0, "clump": 0, "blurred": 1}
     assert cells["found"] == len(CALLS)
     assert cells["counted"] + cells["unidentified"]["count"] + sum(cells["rejected"].values()) == len(CALLS)
     assert sum(line["count"] for line in document["classes"]) == cells["counted"]

@@ -26,6 +26,9 @@ SOUND: dict[str, Any] = {
     "nuclear_contrast_percent": 20.0,
     "nucleus_cytoplasm_contrast_ratio": 6.0,
     "red_cover_percent": 40.0,
+    "cells_per_mm2": 150.0,
+    "white_per_100_red": 3.0,
+    "unassigned_fluorescence_percent": 0.2,
 }
 
 
@@ -59,6 +62,9 @@ def test_a_sound_sample_has_no_failed_field() -> None:
         ({"nuclear_contrast_percent": 0.2}, "nuclear_contrast_percent 0.2 (limit >= 1)"),
         ({"nucleus_cytoplasm_contrast_ratio": 1.1}, "nucleus_cytoplasm_contrast_ratio 1.1 (limit >= 1.5)"),
         ({"red_cover_percent": 97.0}, "red_cover_percent 97 (limit <= 85)"),
+        ({"cells_per_mm2": 5200.0}, "cells_per_mm2 5.2e+03 (limit <= 2500)"),
+        ({"white_per_100_red": 48.0}, "white_per_100_red 48 (limit <= 35)"),
+        ({"unassigned_fluorescence_percent": 30.0}, "unassigned_fluorescence_percent 30 (limit <= 2)"),
         ({"background_percent": [60.0, 48.8, None]}, "light -20 % (limit 10 %)"),
     ],
 )

@@ -76,7 +76,7 @@ def test_cells_are_called_in_batches_kept_and_only_those_that_count(tmp_path: Pa
     live.segment_field(1)
     live.segment_field(2)
     tally = live.tally()
-    assert tally.rejected == {"debris": 1, "border": 1, "missing_modality": 1, "blurred": 0}
+    assert tally.rejected == {"debris": 1, "border": 1, "missing_modality": 1, "clump": 0, "blurred": 0}
     assert tally.identified + tally.unidentified == 4
     assert len(list((tmp_path / "predictions").iterdir())) == 3
     # A run that goes on reads the calls; one with other pictures does not.
