@@ -23,6 +23,7 @@ from wbcpipe.segment.features.crop_quality import (
 from wbcpipe.segment.features.field_quality import edge_blur_um, field_figures, with_cells, with_counts
 from wbcpipe.segment.features.morphometry import measure_cell, stack_measures
 from wbcpipe.segment.field_cells import FieldCells, no_cells
+from wbcpipe.segment.illumination import illumination_surface
 from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, edge_map
 from wbcpipe.segment.registration.register import (
     Alignment,
@@ -123,7 +124,7 @@ def process_field(
     figures = field_figures(
         field.frames,
         reference=field.reference,
-        shading=statistics.flatfield.shading,
+        shading=_shading(field),
         full_range=field.full_range,
         camera=field.is_from_scope,
     )
@@ -218,6 +219,14 @@ def _order_channels(frames: NDArray[np.uint16], info: FieldInfo, statistics: Sli
         if name in info.modalities:
             ordered[k] = frames[info.modalities.index(name)]
     return _Field(ordered, info, statistics, is_complete=set(modalities) <= set(info.modalities))
+
+
+def _shading(field: _Field) -> NDArray[np.float32]:
+    """Return the illumination (M, y, x) on a coarse grid; of a stained image from itself."""
+    if field.statistics.kind != "stained-rgb":
+        return field.statistics.flatfield.shading
+    light = illumination_surface(field.frames[:3])
+    return np.concatenate([light, np.ones((len(field.frames) - 3, *light.shape[1:]), np.float32)])
 
 
 def _detect(

@@ -122,14 +122,15 @@ def _fitted(pixels: _Pixels, guess: NDArray[np.bool_]) -> tuple[NDArray[np.float
 def _are_red_cells(pixels: _Pixels, nuclei: NDArray[np.bool_]) -> bool:
     """Return whether the supposed nuclei (y, x) cover too much of the field, or of all stain and are too grey."""
     found = nuclei & pixels.coloured
-    area_um2, cover = np.count_nonzero(found) * pixels.um**2, np.count_nonzero(found) / np.count_nonzero(pixels.seen)
-    if area_um2 < _CROWD_UM2 or cover < _CROWD_SHARE:
+    covered, seen = int(np.count_nonzero(found)), int(np.count_nonzero(pixels.seen))
+    cover = covered / max(1, seen)
+    if covered * pixels.um**2 < _CROWD_UM2 or cover < _CROWD_SHARE:
         return False
     if cover > _MAX_COVER:
         return True
     red, green, blue = np.median(pixels.density[:, found], axis=1)
     grey = blue > _GREY_BLUE_SHARE * (red + green + blue)
-    return bool(grey and np.count_nonzero(found) > _MAX_NUCLEAR_SHARE * np.count_nonzero(pixels.coloured))
+    return bool(grey and covered > _MAX_NUCLEAR_SHARE * np.count_nonzero(pixels.coloured))
 
 
 def _coloured(total: NDArray[np.float32], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -30,6 +30,8 @@ NuclearKind = Literal["fluorescence", "stained"]
 _SMOOTH_UM: Final = 0.3
 #: A smaller part of a nucleus that the border cuts is not worth a cell.
 _CUT_NUCLEUS_UM2: Final = 14.0
+#: Cytoplasm reaches so far from the nucleus.
+_CYTOPLASM_UM: Final = 6.0
 #: Distance of the percentiles 5 and 25 of a Gaussian, in standard deviations.
 _GAUSSIAN_5_TO_25: Final = 0.9704
 #: Number of nuclei from which their median is known.
@@ -342,8 +344,10 @@ def _measure(
     nuclear = np.bincount(cell, nuclei[y, x], size) * coarse_um**2
     centre_y, centre_x = (np.bincount(cell, at, size) / np.maximum(pixels, 1) for at in (y, x))
     border = np.zeros(size, bool)
-    for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
-        border[edge] = True
+    # A body may leak over red cells to the border: what is further from a nucleus than cytoplasm reaches is no cell.
+    near = dilation(nuclei, disk(_CYTOPLASM_UM / coarse_um))
+    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+        border[parts[edge][near[edge]]] = True
     kept = np.flatnonzero((pixels > 0) & (nuclear >= rules.min_nucleus_um2))
     kept = kept[kept > 0]
     kept = kept[np.lexsort((centre_x[kept], centre_y[kept]))]
@@ -376,7 +380,7 @@ def _measure(
     )
 
 
-def _clumps(nuclear_um2: NDArray[np.float64], rules: DetectionRules) -> NDArray[np.bool_]:
+def _clumps(nuclear_um2: NDArray[np.floating[Any]], rules: DetectionRules) -> NDArray[np.bool_]:
     """Return which of the nuclei (N,) are several that could not be parted."""
     limit = rules.clump_um2
     whole = nuclear_um2[nuclear_um2 >= rules.debris_nucleus_um2]

@@ -84,6 +84,24 @@ def test_a_cell_that_the_border_cuts_is_flagged(draw: Callable[..., NDArray[np.f
     assert found.quality.tolist() == [QcFlag.BORDER]
 
 
+@pytest.mark.parametrize(
+    ("disks", "flags"),
+    [
+        ([(300, 400, 40, BRIGHT), *[(300 - 55 * k, 400, 34, CYTOPLASM) for k in range(1, 7)]], 0),
+        ([(300, 400, 40, BRIGHT), *[(300, 400 + 55 * k, 34, CYTOPLASM) for k in range(1, 8)]], 0),
+        ([(120, 400, 40, BRIGHT), *[(120 - 50 * k, 400, 30, CYTOPLASM) for k in range(1, 3)]], 0),
+        ([(70, 400, 60, CYTOPLASM), (70, 400, 40, BRIGHT), (35, 400, 40, CYTOPLASM)], QcFlag.BORDER),
+        ([(300, 25, 60, CYTOPLASM), (300, 25, 40, BRIGHT)], QcFlag.BORDER),
+    ],
+    ids=["red cells up to the border", "to the right border", "two red cells", "cytoplasm cut", "nucleus cut"],
+)
+def test_only_what_is_cell_is_cut_by_a_border(
+    draw: Callable[..., NDArray[np.float32]], disks: list[tuple[float, float, float, float]], flags: int
+) -> None:
+    found = detect_cells(noisy(draw(SHAPE, disks)), PIXEL_UM, "fluorescence", level=BRIGHT)
+    assert (found.quality & QcFlag.BORDER).tolist() == [flags]
+
+
 @pytest.mark.parametrize("pixel_um", [0.065, 0.1, 0.2])
 def test_sizes_are_physical(draw: Callable[..., NDArray[np.float32]], pixel_um: float) -> None:
     scale = PIXEL_UM / pixel_um

@@ -48,20 +48,20 @@ def field(red: tuple[float, float, float], *, rim: float = 0.0, white: float = 1
         density += white * (away < 60)[..., None] * 0.15 * np.array(MAGENTA)
         density += white * (np.hypot(y - cy, x - cx - 8) < 38)[..., None] * np.array(MAGENTA)
     density += rng.normal(0, 0.01, density.shape)
-    return np.asarray(10 ** -ndimage.gaussian_filter(density, (1.5, 1.5, 0)))
+    return np.asarray(10 ** -ndimage.gaussian_filter(density, (1.5, 1.5, 0)), np.float64)
 
 
 def coloured(light: NDArray[np.float64]) -> NDArray[np.float64]:
     """Make the middle greenish and the edge pink."""
     y, x = (np.linspace(-1, 1, side) for side in SHAPE)
     radius2 = (y[:, None] ** 2 + x[None] ** 2)[..., None] / 2
-    return light * (np.array([0.45, 0.48, 0.52]) + radius2 * np.array([0.4, 0.15, 0.2]))
+    return np.asarray(light * (np.array([0.45, 0.48, 0.52]) + radius2 * np.array([0.4, 0.15, 0.2])), np.float64)
 
 
 def stopped(light: NDArray[np.float64], dark: float) -> NDArray[np.float64]:
     y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
     away = np.hypot(y - 300, x - 400)
-    return dark + (light - dark) * np.clip((380 - away) / 6, 0, 1)[..., None]
+    return np.asarray(dark + (light - dark) * np.clip((380 - away) / 6, 0, 1)[..., None], np.float64)
 
 
 def marked(light: NDArray[np.float64], colour: tuple[int, int, int]) -> NDArray[np.float64]:
@@ -70,7 +70,7 @@ def marked(light: NDArray[np.float64], colour: tuple[int, int, int]) -> NDArray[
     draw.rectangle((680, 560, 780, 572), fill=colour)
     draw.text((690, 520), "10 um", fill=colour, font_size=30)
     draw.text((10, 5), "12-03 x100", fill=colour, font_size=34)
-    return np.asarray(image) / 255
+    return np.asarray(np.asarray(image) / 255, np.float64)
 
 
 def found_in(light: NDArray[np.float64]) -> NDArray[np.float64]:
