@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "batch": ("wbcpipe.batch.cli:batch", "Run a worklist of slides, unattended; resumes."),
     "import": ("wbcpipe.segment.cli:import_", "Import images made elsewhere, as fields or as cells."),
     "view": ("wbcpipe.segment.cli:view", "Show fields, masks and classes in napari (an extra)."),
+    "labels": ("wbcpipe.labels.cli:labels", "Export cells for labelling, and import their labels."),
     "train": ("wbcpipe.classify.training.cli:train", "Train a network on labelled cells and write a bundle."),
     "study": ("wbcpipe.classify.study.cli:study", "Compare ways to fuse the modalities, by cross-validation."),
     "evaluate": ("wbcpipe.report.cli:evaluate", "Compare a sample with its ground truth."),

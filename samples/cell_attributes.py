@@ -8,15 +8,31 @@ from pydantic import Field, JsonValue
 
 from wbcpipe.errors import SampleStateError
 from wbcpipe.samples.cell_columns import QcFlag
-from wbcpipe.samples.records import Positive, Record, SampleKind, json_digest
+from wbcpipe.samples.records import Count, Part, Positive, Record, SampleKind, json_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CellAttributes", "FieldFigures"]
+__all__ = ["CellAttributes", "FieldFigures", "LabelImport"]
 
 #: Name to one entry per field: a number, or one per modality; ``None`` where it was not measured.
 FieldFigures: TypeAlias = dict[str, list[int | float | list[float | None] | None]]
+
+
+class LabelImport(Part):
+    """Labels that a person gave.
+
+    Attributes:
+        source: name of the folder or file that they came from.
+        sha256: of the labels and their places.
+        cells: whose label changed.
+        date: UTC, ISO 8601.
+    """
+
+    source: str
+    sha256: str
+    cells: Count
+    date: str
 
 
 class CellAttributes(Record):
@@ -31,6 +47,7 @@ class CellAttributes(Record):
         qc_flags: value of each bit of the ``qc_flags`` column.
         field_quality: figures of the fields.
         provenance: software, inputs and options.
+        labelled: imports of labels, the last one last.
         arrays: name of each array to the SHA-256 of its metadata; written by the store.
         classified: how the cells were classified, see `Classification`; ``None`` until they are.
         sha256: of all of the above; written by the store.
@@ -46,6 +63,7 @@ class CellAttributes(Record):
     qc_flags: dict[str, int] = Field(default_factory=lambda: {str(flag.name): flag.value for flag in QcFlag})
     field_quality: FieldFigures = Field(default_factory=dict)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
+    labelled: tuple[LabelImport, ...] = ()
     arrays: dict[str, str] = Field(default_factory=dict)
     classified: dict[str, JsonValue] | None = None
     sha256: str = ""

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.abc.codec import BytesBytesCodec
 
+    from wbcpipe.samples.cell_attributes import LabelImport
+
 __all__ = ["CELLS_PER_CHUNK", "HALF", "PREDICTIONS", "CellBlock", "CellStore"]
 
 CELLS_PER_CHUNK: Final = 32
@@ -229,6 +231,23 @@ class CellStore:
     def labels(self) -> list[str]:
         """Read the true class of each cell, empty where unknown."""
         return [str(text) for text in self.column("label")]
+
+    def write_labels(self, labels: list[str], classes: Sequence[str], record: LabelImport) -> None:
+        """Replace the true classes: one file, written aside and renamed; then the record of their origin.
+
+        Args:
+            labels: N class names, empty where unknown.
+            classes: names of the classes, in order.
+            record: of the import.
+        """
+        store = PatientStore(self.path / "label")
+        # A chunk without any label must be written, too: a missing file is a damage.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array = zarr.open_array(store, mode="r+", zarr_format=3)
+        array[...] = _strings(labels)  # its only chunk
+        sync_tree(self.path / "label")
+        told = (*self.attributes.labelled, record)
+        self._write_attributes(self.attributes.model_copy(update={"classes": tuple(classes), "labelled": told}))
 
     def is_classified(self) -> bool:
         """Return whether classify has finished with this store."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["deduplicate", "label_from_truth"]
+__all__ = ["deduplicate", "label_from_truth", "match_positions"]
 
 #: Maximum distance of two views of one cell; the visible part of a cut cell has a shifted centre.
 _SAME_UM: Final = 4.0
@@ -70,16 +70,24 @@ def label_from_truth(path: Path, y_um: NDArray[np.float64], x_um: NDArray[np.flo
     Raises:
         SampleStateError: the file is not what the virtual scope writes.
     """
-    labels = [""] * len(y_um)
     cells = [row for row in read_truth(path) if row.is_white_cell]
     truth = np.array([(row.y_um, row.x_um) for row in cells]).reshape(-1, 2)
-    if not len(truth) or not labels:
-        return labels
-    points = np.stack([y_um, x_um], -1)
-    pairs = cKDTree(points).sparse_distance_matrix(cKDTree(truth), _TRUTH_UM, output_type="coo_matrix")
+    return ["" if true < 0 else cells[true].label for true in match_positions(np.stack([y_um, x_um], -1), truth)]
+
+
+def match_positions(points_um: NDArray[np.float64], known_um: NDArray[np.float64]) -> list[int]:
+    """Return for each of N points (N, 2) the nearest of the known ones (M, 2) within 3 um, one to one; -1 without one.
+
+    >>> match_positions(np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0]]), np.array([[0.0, 0.9]]))
+    [-1, 0, -1]
+    """
+    found = [-1] * len(points_um)
+    if not len(points_um) or not len(known_um):
+        return found
+    pairs = cKDTree(points_um).sparse_distance_matrix(cKDTree(known_um), _TRUTH_UM, output_type="coo_matrix")
     used: set[int] = set()
-    for _, cell, true in sorted(zip(pairs.data.tolist(), pairs.row.tolist(), pairs.col.tolist(), strict=True)):
-        if not labels[cell] and true not in used:
-            used.add(true)
-            labels[cell] = cells[true].label
-    return labels
+    for _, point, known in sorted(zip(pairs.data.tolist(), pairs.row.tolist(), pairs.col.tolist(), strict=True)):
+        if found[point] < 0 and known not in used:
+            used.add(known)
+            found[point] = known
+    return found

@@ -12,7 +12,7 @@ from wbcpipe.samples.cell_store import PREDICTIONS, CellBlock, CellStore
 from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import passes_on_disk
 from wbcpipe.samples.records import Part, ScopeReference
-from wbcpipe.segment.deduplicate import label_from_truth
+from wbcpipe.segment.deduplicate import label_from_truth, match_positions
 from wbcpipe.system.version import SOFTWARE
 
 if TYPE_CHECKING:
@@ -107,6 +107,25 @@ def load_store_of(sample: Sample, provenance: CellsProvenance) -> CellStore | No
     return store
 
 
+def _with_labels_by_people(
+    sample: Sample, selection: CellSelection, labels: list[str], attributes: CellAttributes
+) -> tuple[list[str], CellAttributes]:
+    """Return labels and attributes of the new store, with the labels that people gave to cells of the present one."""
+    try:
+        before = CellStore(sample.cells_path) if sample.cells_path.is_dir() else None
+        if before is None or not before.attributes.labelled:
+            return labels, attributes
+        points = np.column_stack([before.column("y_um"), before.column("x_um")])
+        known = before.labels()
+    except SampleStateError as error:
+        sample.log("labels_damaged", reason=str(error))
+        return labels, attributes
+    partner = match_positions(np.column_stack([selection.y_um, selection.x_um]), points)
+    told = {"labelled": before.attributes.labelled, "classes": before.attributes.classes}
+    kept = [old if index < 0 else known[index] for old, index in zip(labels, partner, strict=True)]
+    return kept, attributes.model_copy(update=told)
+
+
 def write_cells(
     sample: Sample,
     selection: CellSelection,
@@ -129,6 +148,7 @@ def write_cells(
     labels = [""] * len(selection)
     if sample.truth_path.is_file():
         labels = label_from_truth(sample.truth_path, selection.y_um, selection.x_um)
+    labels, attributes = _with_labels_by_people(sample, selection, labels, attributes)
 
     def blocks() -> Iterator[CellBlock]:
         indices = np.unique(selection.field_index).tolist()

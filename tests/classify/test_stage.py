@@ -127,9 +127,16 @@ def test_errors_are_bounded_as_asked_or_refused(
     write_store("s1", 30)
     sample = Sample.open(tmp_path, "s1")
     usual = classify_sample(sample, tiny_bundle, CPU16)
-    assert (usual.risk_control or {})["error_bound"] == 0.2
+    bound = CellStore(sample.cells_path).classification().risk_control
+    assert bound is not None
+    assert bound.error_bound == 0.2
+    assert (usual.risk_control is None) == bool(usual.doubts), "a doubt takes the bound back"
     strict = classify_sample(sample, tiny_bundle, replace(CPU16, max_error=0.15))
-    assert (strict.risk_control or {})["error_bound"] == 0.1
+    bound = CellStore(sample.cells_path).classification().risk_control
+    assert bound is not None
+    assert bound.error_bound == 0.1
+    assert any("are identified; a statement on their error needs 20" in text for text in strict.doubts)
+    assert strict.risk_control is None
     assert not strict.already_classified
     assert CellStore(sample.cells_path).classification().threshold == 0.35
     with pytest.raises(ConfigError, match=r"at most 1 % cannot be guaranteed: 100 test cells bound it by 10 %"):

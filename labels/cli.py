@@ -1,0 +1,104 @@
+"""The commands ``wbcpipe labels export`` and ``wbcpipe labels import``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from wbcpipe.cli.options import data_option, json_option, sample_option
+from wbcpipe.cli.progress import Reporter
+from wbcpipe.samples.sample import Sample, data_root
+
+__all__ = ["labels"]
+
+_SHOWN = 5
+
+
+@click.group()
+def labels() -> None:
+    """Label the cells of a sample, to train a model of your own.
+
+    \b
+    export  pictures of the cells, in one folder per class
+    import  the labels back: by folder, by table, or as boxes around cells
+
+    \b
+    Examples:
+      wbcpipe labels export --sample S1 --out S1-labels
+      wbcpipe labels import S1-labels --sample S1
+      wbcpipe train S1 --init-from smear-shufflenet --out models/mine
+    """
+
+
+@labels.command("export")
+@sample_option
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to.")
+@data_option
+@json_option
+def export(name: str, out: Path, data: Path | None, as_json: bool) -> None:
+    """Write a picture of each cell, and labels.csv.
+
+    Pictures lie in `unlabelled`, or in the folder of their label; each class has a folder. A picture's name begins with
+    the most probable class, if the sample is classified: sorted by name, cells of one kind lie side by side. Move
+    pictures into the folder of their class, make folders for other classes, or write into the column `label` of
+    labels.csv; then run `wbcpipe labels import`. Cells that you do not touch keep what they have.
+
+    Cells cut by the border and debris are left out: training does not use them.
+
+    \b
+    Example:
+      wbcpipe labels export --sample S1 --out S1-labels
+    """
+    from wbcpipe.labels.export import export_labels
+
+    sample = Sample.open(data_root(data), name)
+    sample.record()
+    with Reporter(quiet=as_json) as reporter:
+        found = export_labels(sample, out, progress=reporter.update)
+    if as_json:
+        click.echo(json.dumps({"sample": sample.name, "path": str(out), **found._asdict()}))
+        return
+    click.echo(f"{sample.name}: {found.cells} cells in {out}, {found.labelled} of them labelled")
+    click.echo(f"next: move them into the folders of their classes; wbcpipe labels import {out} --sample {sample.name}")
+
+
+@labels.command("import")
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@sample_option
+@data_option
+@json_option
+def import_(path: Path, name: str, data: Path | None, as_json: bool) -> None:
+    """Bring labels back into a sample's cells.zarr.
+
+    PATH is a folder of `wbcpipe labels export`, its labels.csv, or a CSV of boxes that another program drew on fields:
+    columns file (as imported) or field (its index), label, xmin, ymin, xmax, ymax in pixels of the field. The cell
+    whose centre lies in a box gets its label; boxes without a cell are listed. neutrophil, lymphocyte and other common
+    names become NEU, LYM, EOS, MO, BAS.
+
+    The same command again changes nothing. Labels stay when the sample is segmented again.
+
+    \b
+    Examples:
+      wbcpipe labels import S1-labels --sample S1
+      wbcpipe labels import boxes.csv --sample S1 --json
+    """
+    from wbcpipe.labels.apply import import_labels
+
+    sample = Sample.open(data_root(data), name)
+    sample.record()
+    with sample.lock("labels import"):
+        found = import_labels(sample, path)
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+        return
+    counts = ", ".join(f"{label} {count}" for label, count in found.classes.items())
+    click.echo(f"{found.sample}: {found.changed} labels changed; {found.labelled} cells labelled: {counts or 'none'}")
+    if found.rejected:
+        click.echo(f"{found.rejected} labelled cells are rejected by a quality flag")
+    if found.unmatched:
+        some = "; ".join(found.unmatched[:_SHOWN])
+        more = f"; and {len(found.unmatched) - _SHOWN} more" if len(found.unmatched) > _SHOWN else ""
+        click.echo(f"no cell was found for {len(found.unmatched)} labels: {some}{more}")
