@@ -253,6 +253,24 @@ def test_imported_fields_are_segmented(shared_data: Path, tmp_path: Path) -> Non
     )
 
 
+def test_flags_do_not_follow_from_what_most_objects_are(shared_data: Path, tmp_path: Path) -> None:
+    """A sharp cell among blurred ones is not flagged, and each blurred one is, though they are the majority."""
+    names = ("B-53_0104", "E-12_0565", "L-10_0030", "E-14_0467")
+    (tmp_path / "in").mkdir()
+    for k, name in enumerate(names):
+        rgb = np.asarray(Image.open(shared_data / "chula" / "fields" / f"{name}.jpg").convert("RGB"), float)
+        seen = ndimage.gaussian_filter(rgb, (13, 13, 0)) if k else rgb
+        Image.fromarray(np.round(seen).astype(np.uint8)).save(tmp_path / "in" / f"{k}.png")
+    sample = Sample.open(tmp_path, "blurred")
+    import_fields([tmp_path / "in"], sample, FieldImport("stained-rgb", 0.1))
+    store = run(sample)
+    blurred = (store.column("qc_flags") & QcFlag.BLURRED) > 0
+    field = store.column("field_index")
+    assert set(field.tolist()) == {0, 1, 2, 3}
+    assert not blurred[field == 0].any()
+    assert all(blurred[field == k].any() for k in (1, 2, 3))
+
+
 def test_pictures_without_cells(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     blank = np.random.default_rng(0).normal(220, 3, (200, 200, 3)).astype(np.uint8)

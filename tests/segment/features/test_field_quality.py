@@ -9,7 +9,13 @@ import pytest
 from scipy import ndimage
 
 from wbcpipe.segment.detection.masks import NUCLEUS
-from wbcpipe.segment.features.field_quality import FIELD_FIGURES, edge_blur_um, field_figures, stack_figures
+from wbcpipe.segment.features.field_quality import (
+    FIELD_FIGURES,
+    edge_blur_um,
+    field_figures,
+    stack_figures,
+    with_counts,
+)
 
 PIXEL_UM = 0.1
 
@@ -48,6 +54,26 @@ def frames(*, light: float = 30_000.0, cover: float = 0.0, saturated: float = 0.
 def figures(field: Any, *, camera: bool = True) -> dict[str, Any]:
     shading = np.ones((3, 5, 5), np.float32)
     return field_figures(field, reference=2, shading=shading, full_range=65535, camera=camera)
+
+
+@pytest.mark.parametrize(
+    ("white_cells", "side_um", "cover", "per_mm2", "per_100_red"),
+    [(2, 200.0, 0.4, 50.0, 0.5682), (60, 200.0, 0.4, 1500.0, 25.47), (1, 36.0, 0.4, 771.605, np.nan)],
+    ids=["a film", "every fourth cell white", "a field with few red cells"],
+)
+def test_white_cells_are_compared_with_field_and_red_cells(
+    white_cells: int, side_um: float, cover: float, per_mm2: float, per_100_red: float
+) -> None:
+    found = with_counts(
+        figures(frames(cover=cover)),
+        white_cells=white_cells,
+        white_um2=90.0 * white_cells,
+        field_um2=side_um**2,
+        unassigned_um2=0.01 * side_um**2,
+    )
+    assert found["cells_per_mm2"] == pytest.approx(per_mm2, rel=1e-3)
+    assert found["white_per_100_red"] == pytest.approx(per_100_red, rel=0.06, nan_ok=True)
+    assert found["unassigned_fluorescence_percent"] == pytest.approx(1.0)
 
 
 def test_light_cover_and_overexposure_of_a_field() -> None:
