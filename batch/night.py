@@ -17,6 +17,7 @@ from wbcpipe.batch.qc.control import record_control
 from wbcpipe.batch.row_request import load_request, stage_slot
 from wbcpipe.errors import BatchCheckError, WbcpipeError
 from wbcpipe.samples.sample import Sample
+from wbcpipe.system.awake import keep_awake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,7 @@ _CAUSES: Final[Mapping[str, AlertKind]] = {
     "scanning_stopped": "microscope_stopped",
     "check_failed": "check_failed",
     "disk_low": "disk_low",
+    "unload_failed": "microscope_stopped",
     "computer_slept": "clock_or_sleep",
     "clock_changed": "clock_or_sleep",
     "batch_ended": "finished",
@@ -70,7 +72,7 @@ class Night(NightHooks):
         self._ended = False
 
     @contextlib.contextmanager
-    def running(self, folder: BatchFolder) -> Iterator[None]:
+    def running(self, folder: BatchFolder) -> Iterator[str]:
         """See `NightHooks.running`."""
         writer = threading.Thread(target=self._keep_page, args=(folder,), name="wbcpipe-morning", daemon=True)
         if self._metrics is not None:
@@ -78,7 +80,8 @@ class Night(NightHooks):
         writer.start()
         in_order = False
         try:
-            yield
+            with keep_awake() as refused:
+                yield refused and f"the computer may fall asleep: {refused}"
             in_order = True
         finally:
             self._ended = True

@@ -35,10 +35,10 @@ class CheckOutcome:
 class NightHooks:
     """Called by the supervisor; does nothing."""
 
-    def running(self, folder: BatchFolder) -> AbstractContextManager[None]:
-        """Return a context that is entered while the batch runs."""
+    def running(self, folder: BatchFolder) -> AbstractContextManager[str]:
+        """Return a context that is entered while the batch runs; its value says what may end the night, if anything."""
         del folder
-        return contextlib.nullcontext()
+        return contextlib.nullcontext("")
 
     def check(
         self,

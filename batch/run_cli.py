@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcpipe.batch.metrics_cli import metrics_port_option, metrics_textfile_option
-from wbcpipe.cli.options import data_option, json_option, options_into, scope_option
+from wbcpipe.cli.options import core_log_option, data_option, json_option, options_into, scope_option
 
 if TYPE_CHECKING:
     from wbcpipe.batch.batch_folder import BatchFolder
@@ -52,6 +52,7 @@ class RunBatchOptions:
     metrics_port: int | None
     metrics_textfile: Path | None
     alerts: Path | None
+    core_log: Path | None
     as_json: bool
 
 
@@ -85,6 +86,7 @@ class RunBatchOptions:
     metavar="FILE.toml",
     help="Whom to tell what, see docs/morning.md [$WBCPIPE_ALERTS].",
 )
+@core_log_option
 @json_option
 @options_into(RunBatchOptions)
 def run(options: RunBatchOptions) -> None:
@@ -115,7 +117,11 @@ def run(options: RunBatchOptions) -> None:
     began = datetime.now(UTC)
     with Reporter(quiet=options.as_json) as reporter:
         folder = open_batch(options.worklist, options.name, data_root(options.data), options.scope_name, reporter.say)
-        settings = SupervisorOptions(retries=options.retries, memory_limit_bytes=options.memory_limit_bytes)
+        for line in _microscopes(folder, options.core_log):
+            reporter.say(line)
+        settings = SupervisorOptions(
+            retries=options.retries, memory_limit_bytes=options.memory_limit_bytes, core_log=options.core_log
+        )
         alerter = Alerter.from_file(options.alerts, folder)
         metrics = None
         if options.metrics_port is not None or options.metrics_textfile is not None:
@@ -126,6 +132,31 @@ def run(options: RunBatchOptions) -> None:
                 reporter.say(f"This computer may go to sleep during the night: {refused}. See docs/unattended.md.")
             status = Supervisor(folder, settings, night, reporter).run()
     _tell(folder, status, (datetime.now(UTC) - began).total_seconds(), as_json=options.as_json)
+
+
+def _microscopes(folder: BatchFolder, core_log: Path | None) -> list[str]:
+    """Return a line for each microscope, with the number of its rows that are left.
+
+    Raises:
+        ConfigError: a core log is asked for, and a scope's core runs in Micro-Manager.
+    """
+    from collections import Counter
+
+    from wbcpipe.acquire.config.scope import load_scope
+    from wbcpipe.errors import WbcpipeError
+
+    lines = []
+    left = Counter(one.row.scope for one in folder.status().values() if not one.done)
+    for name, count in left.items():
+        try:
+            scope = load_scope(name)
+        except WbcpipeError:
+            continue  # its rows say so
+        scope.with_core_log(core_log)
+        slides = "1 slide" if count == 1 else f"{count} slides"
+        kind = "a virtual microscope, which draws its images: not a real slide" if scope.virtual else scope.title
+        lines.append(f"microscope {scope.name!r} ({kind}): {slides}")
+    return lines
 
 
 def _tell(folder: BatchFolder, status: dict[str, RowStatus], seconds: float, *, as_json: bool) -> None:

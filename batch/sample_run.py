@@ -51,7 +51,7 @@ class SampleRun:
         report: its last report.
         released: what it reported when it gave the microscope back.
         waits_for: what the operator must do for it; empty if nothing.
-        used_microscope: it had a turn, so it may have left light on the slide.
+        ending: it is being ended; nothing more is expected of it.
         peak_bytes: highest memory seen.
     """
 
@@ -63,7 +63,7 @@ class SampleRun:
     report: PhaseReport = field(default_factory=lambda: PhaseReport("starting"))
     released: MicroscopeReleased | None = None
     waits_for: str = ""
-    used_microscope: bool = False
+    ending: bool = False
     peak_bytes: int = 0
     memory_bytes: int = 0
     granted_s: float = 0.0
@@ -92,7 +92,8 @@ class SampleRun:
 
     def view(self) -> ProcessView:
         """Return what the schedule sees."""
-        return ProcessView(self.sample, self.microscope)
+        ends = self.ending and self.microscope != "using"  # until it is gone, the microscope is not free
+        return ProcessView(self.sample, "ending" if ends else self.microscope)
 
     def status(self) -> ProcessStatus:
         """Return what the heartbeat shows."""
@@ -172,14 +173,6 @@ class SampleRun:
             f"it used {memory.resident_bytes / 1e9:.2f} GB of memory while {self.report.phase}, and --memory-limit "
             f"allows {limit_bytes / 1e9:.2f} GB, so it was ended.",
         )
-
-    def wait_for_end(self) -> None:
-        """Let the process end by itself; `has_ended` tells."""
-        self._progress_s = time.monotonic()
-
-    def has_ended(self) -> bool:
-        """Return whether the process has ended, or had its time to do it."""
-        return self._child.exit_code is not None or time.monotonic() - self._progress_s > _END_S
 
     def close(self) -> None:
         """Ask the process to end, wait, and end it with all its children."""

@@ -25,6 +25,7 @@ __all__ = [
     "Start",
     "decide",
     "is_over",
+    "scanning_is_over",
 ]
 
 #: A process takes about this long to load; one whose slide still incubates is started so long before.
@@ -67,12 +68,12 @@ class ProcessView:
 
     Attributes:
         sample: of the row.
-        microscope: ``loading`` before it wants the microscope, ``waiting`` for it, ``using`` it, or ``done``: it scans
-            no more, or never has to.
+        microscope: ``loading`` before it wants the microscope, ``waiting`` for it, ``using`` it, ``done``: it scans no
+            more, or never has to; or ``ending``: it is being ended, without the microscope.
     """
 
     sample: str
-    microscope: Literal["loading", "waiting", "using", "done"]
+    microscope: Literal["loading", "waiting", "using", "done", "ending"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class BatchView:
         stopping: nothing new is started.
         disk_is_full: nothing is scanned until there is space.
         asked: the operator was asked to stain slides, and has not confirmed yet.
+        leaving: the shutter is being closed, or the last slide taken away: the microscope is not free.
     """
 
     rows: Sequence[RowView]
@@ -98,6 +100,7 @@ class BatchView:
     stopping: bool = False
     disk_is_full: bool = False
     asked: bool = False
+    leaving: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,8 +180,23 @@ def is_over(view: BatchView) -> bool:
     return not rows
 
 
+def scanning_is_over(view: BatchView) -> bool:
+    """Return whether no process uses the microscope, and none will."""
+    if any(process.microscope in ("loading", "waiting", "using") for process in view.processes):
+        return False
+    if view.scanning_stopped or view.stopping:
+        return True
+    reporting = {process.sample for process in view.processes if process.microscope == "done"}
+    return all(
+        row.state == "held" or row.stage == "scanned" or (row.row.sample in reporting and not row.by_list)
+        for row in view.rows
+    )
+
+
 def _grant(view: BatchView, waiting: Sequence[ProcessView]) -> Iterator[Grant]:
-    if any(process.microscope == "using" for process in view.processes) or view.asked or view.disk_is_full:
+    if any(process.microscope == "using" for process in view.processes):
+        return
+    if view.asked or view.disk_is_full or view.leaving:
         return
     if sum(process.microscope == "done" for process in view.processes) >= view.max_processing:
         return  # the samples scanned so far wait for the processor: scanning on would only fill the memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing.connection
 import shutil
 import socket
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess, shutter_message
+from wbcpipe.acquire.hardware.safe_dark import shutter_message
+from wbcpipe.acquire.loader.record import read_loader
 from wbcpipe.acquire.staining.workflow import mark_applied
+from wbcpipe.batch.background import Background
 from wbcpipe.batch.batch_state import BatchState
 from wbcpipe.batch.durations import format_seconds
 from wbcpipe.batch.failures import BUSY, DISK_FULL, MicroscopeFaults, is_permanent
-from wbcpipe.batch.inbox import read_inbox, refuse_old_stops
+from wbcpipe.batch.inbox import CommandRefusedError, read_inbox, refuse_old_stops
+from wbcpipe.batch.leave_microscope import Left, leave_microscope, make_dark
 from wbcpipe.batch.leftovers import end_leftovers
 from wbcpipe.batch.messages import (
     Answer,
@@ -33,7 +37,17 @@ from wbcpipe.batch.operator_commands import OperatorCommands
 from wbcpipe.batch.records import Heartbeat, MicroscopeState
 from wbcpipe.batch.sample_process import SampleJob, run_sample_job
 from wbcpipe.batch.sample_run import SampleRun
-from wbcpipe.batch.schedule import AskForStain, BatchView, End, Grant, Quarantine, Start, decide, is_over
+from wbcpipe.batch.schedule import (
+    AskForStain,
+    BatchView,
+    End,
+    Grant,
+    Quarantine,
+    Start,
+    decide,
+    is_over,
+    scanning_is_over,
+)
 from wbcpipe.batch.watchdog import ClockWatch, phase_limits_s
 from wbcpipe.errors import BatchCheckError, DiskFullError, InterruptedRunError
 from wbcpipe.samples.sample import Sample
@@ -61,6 +75,7 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor", "SupervisorOptions"]
 
 _TICK_S: Final = 0.2
+_SHORT_TICK_S: Final = 0.02
 _HEARTBEAT_S: Final = 2.0
 _BUSY_WAIT_S: Final = 15.0
 #: A row that found the disk full is tried again once this much has been freed.
@@ -81,6 +96,7 @@ class SupervisorOptions:
         max_processing: samples that are classified and reported at a time, beside the one that is scanned.
         limits_s: replaces limits of `phase_limits_s`.
         target: what the process of a sample runs.
+        core_log: file for the log of Micro-Manager's core; ``None`` for none.
         openers: by sample: opens the microscope, in place of `open_microscope`.
         free_bytes: tells the free space at a path.
     """
@@ -89,6 +105,7 @@ class SupervisorOptions:
     memory_limit_bytes: int | None = None
     max_processing: int = 2
     limits_s: Mapping[Phase, float] = field(default_factory=dict)
+    core_log: Path | None = None
     target: Callable[..., None] = run_sample_job
     openers: Mapping[str, Callable[[Scope, SpecimenPlan | None, PlannedPass | None], Microscope]] = field(
         default_factory=dict
@@ -109,8 +126,8 @@ class Supervisor:
     def __init__(self, folder: BatchFolder, options: SupervisorOptions, hooks: NightHooks, reporter: Reporter) -> None:
         self._folder, self._options, self._hooks, self._reporter = folder, options, hooks, reporter
         self._runs: dict[str, SampleRun] = {}
-        #: Processes whose result is on disk; to unload their libraries takes them seconds.
-        self._ending: list[SampleRun] = []
+        self._background = Background()
+        self._leaving = 0
         self._faults = MicroscopeFaults()
         self._stopped = self._stopping = self._waits_for = ""
         self._asked: tuple[str, ...] = ()
@@ -141,18 +158,19 @@ class Supervisor:
         with (
             self._folder.lock(),
             rotating_log(self._folder.path / "batch.log") as self._log,
-            self._hooks.running(self._folder),
+            self._hooks.running(self._folder) as night_risk,
         ):
             left = end_leftovers(self._folder, self._reporter.say)
             self._state = BatchState(self._folder, self._told, self._wait_for_disk)
             self._commands = OperatorCommands(self._state, self)
             try:
-                self._begin(left)
+                self._begin(left, night_risk)
                 self._loop()
             except (KeyboardInterrupt, InterruptedRunError) as stop:
                 raise self._interrupted(stop) from None
             finally:
                 self._clean_up()
+                self._background.close()
             self._state.journal("batch_ended", reason=self._outcome())
         if self._check_failure is not None and not any(one.state == "finished" for one in self._state.status.values()):
             raise self._check_failure
@@ -160,15 +178,19 @@ class Supervisor:
 
     # Begin and end.
 
-    def _begin(self, left: Sequence[ProcessStatus]) -> None:
+    def _begin(self, left: Sequence[ProcessStatus], night_risk: str) -> None:
         """Resume from the journal and the disk."""
         make_folder(self._logs)
         self._folder.mark_started()
         refuse_old_stops(self._folder)
         self._state.journal("batch_resumed" if self._state.was_started else "batch_started")
-        for sample in {process.sample for process in left}.intersection(self._state.status):
+        if night_risk:
+            self._state.journal("may_sleep", reason=night_risk)
+        cut_off = {sample for sample, one in self._state.status.items() if one.state in ("scanning", "staining")}
+        for sample in {process.sample for process in left}.intersection(self._state.status) | cut_off:
             if (scope := self._state.scope(sample)) is not None:
-                self._make_dark(scope)
+                self._scopes_used[self._state.status[sample].row.scope] = scope
+        self._leave(unload=False, park=False)
         for sample, status in self._state.status.items():
             if status.state in ("scanning", "staining", "processing"):
                 self._state.journal("interrupted", sample, reason="the batch was stopped or killed")
@@ -190,31 +212,66 @@ class Supervisor:
         return InterruptedRunError(f"{reason}; run the same command again to resume.")
 
     def _clean_up(self) -> None:
-        """End the processes, close the shutters and park the stages. May be called twice."""
-        while self._ending:
-            self._ending.pop().close()
-        for run in list(self._runs.values()):
-            with contextlib.suppress(OSError):
-                run.close()
-            self._remove(run)
-        while self._scopes_used:
-            self._make_dark(self._scopes_used.popitem()[1], park=True)
+        """End the processes, close the shutters, take the slide away and park the stages. May be called twice."""
+        idle = not self._stopped and all(run.microscope != "using" for run in self._runs.values())
+        for sample in list(self._runs):
+            self._end(self._runs[sample])
+        self._background.finish_all(self.beat)
+        self._leave(unload=idle, park=True)
+        self._background.finish_all(self.beat)
         self._beat_s = 0.0
         self.beat()
 
-    def _make_dark(self, scope: Scope, *, park: bool = False) -> str:
-        failure = close_shutter_in_subprocess(scope, park=park)
-        text = shutter_message(failure)
-        if failure:
-            self._log.warning("%s: %s", scope.name, text)
-            self._reporter.say(text)
-        return text
+    def _end(self, run: SampleRun) -> None:
+        """End a process in the background; until it is gone, its sample is not started again."""
+        if run.ending:
+            return
+        run.ending, run.waits_for = True, ""
+        self._background.start(lambda: self._end_and_darken(run, run.close), lambda lit: self._ended(run, lit))
+
+    def _end_and_darken(self, run: SampleRun, end: Callable[[], None]) -> str:
+        """End a process, and close the shutter if it used the microscope; return why that is not certain."""
+        with contextlib.suppress(OSError):
+            end()
+        return make_dark(run.scope) if run.microscope == "using" and run.scope is not None else ""
+
+    def _ended(self, run: SampleRun, lit: str | Exception) -> None:
+        self._tell_lit(str(lit))
+        self._remove(run)
+
+    def _tell_lit(self, lit: str) -> None:
+        if lit:
+            self._log.warning("%s", lit)
+            self._reporter.say(lit)
+
+    def _leave(self, *, unload: bool, park: bool) -> None:
+        """Leave the microscopes that were used, in the background; no process gets one before that is done."""
+        while self._scopes_used:
+            _, scope = self._scopes_used.popitem()
+            self._leaving += 1
+            self._background.start(
+                functools.partial(
+                    leave_microscope, scope, self._folder.root, unload=unload, park=park, say=self._reporter.say
+                ),
+                self._left,
+            )
+
+    def _left(self, left: Left | Exception) -> None:
+        self._leaving -= 1
+        if isinstance(left, Exception):
+            left = Left(f"It is not certain that the slide is in the dark ({left}): check the lamp.")
+        self._tell_lit(left.lit)
+        if left.error:
+            self._state.journal("unload_failed", error=left.error, reason=left.reason)
+        elif left.unloaded:
+            self._state.journal("slide_unloaded", reason=f"slide {left.unloaded}")
 
     # The loop.
 
     def _loop(self) -> None:
         while True:
             self._take_messages()
+            self._background.finish_ready()
             self._watch()
             read_inbox(self._folder, self._commands.apply)
             view = self._view()
@@ -231,7 +288,10 @@ class Supervisor:
                     case AskForStain(samples):
                         self._ask_for_stain(samples)
             self.beat()
-            if is_over(self._view()):
+            view = self._view()
+            if self._scopes_used and scanning_is_over(view):
+                self._leave(unload=not self._stopped, park=True)
+            if is_over(view):
                 return
 
     def _view(self) -> BatchView:
@@ -244,13 +304,14 @@ class Supervisor:
             stopping=bool(self._stopping),
             disk_is_full=self._disk_needed is not None,
             asked=bool(self._asked),
+            leaving=bool(self._leaving),
         )
 
     def _take_messages(self) -> None:
         """Wait a little for messages, and handle them."""
-        by_connection = {run.connection: run for run in self._runs.values()}
+        by_connection = {run.connection: run for run in self._runs.values() if not run.ending}
         if not by_connection:
-            time.sleep(_TICK_S if self._disk_needed is not None or self._asked else 0.0)
+            time.sleep(_SHORT_TICK_S if self._background else _TICK_S)
             return
         for ready in multiprocessing.connection.wait(list(by_connection), _TICK_S):
             self._take_message(by_connection[ready])
@@ -279,6 +340,7 @@ class Supervisor:
             self._logs / f"{sample}.log",
             part,
             self._options.openers.get(sample),
+            self._options.core_log,
         )
         bound_log(job.log_path)
         limits = {} if scope is None else {**phase_limits_s(scope), **self._options.limits_s}
@@ -301,7 +363,7 @@ class Supervisor:
         event: RowEvent = "stain_started" if run.job.part == "stain" else "scan_started"
         self._state.journal(event, row.sample, attempt=run.attempt)
         self._scopes_used[row.scope] = scope
-        run.microscope, run.used_microscope = "using", True
+        run.microscope = "using"
         run.send(TurnGranted())
 
     def _tell_incubation(self, run: SampleRun, scope: Scope, incubated_s: float) -> None:
@@ -377,16 +439,24 @@ class Supervisor:
             case "stain":
                 self._state.journal("stain_finished", run.sample, attempt=run.attempt, figures=figures)
         self._remove(run)
-        run.wait_for_end()
-        self._ending.append(run)
+        self._background.start(run.close, lambda _: None)
 
     def _failed(self, run: SampleRun, failed: SampleFailed) -> None:
+        """End the process of a row that failed, and close the shutter; `_after_failure` follows."""
+        run.ending, run.waits_for = True, ""
+        self._background.start(
+            lambda: self._end_and_darken(run, run.kill), lambda lit: self._after_failure(run, failed, lit)
+        )
+
+    def _after_failure(self, run: SampleRun, failed: SampleFailed, lit: str | Exception) -> None:
         """Journal the failure of a row, and decide what follows."""
-        run.kill()
         reason = failed.text
         if run.microscope == "using" and run.scope is not None:
-            reason = f"{reason} {self._make_dark(run.scope)}"
+            self._tell_lit(str(lit))
+            reason = f"{reason} {lit or shutter_message('')}"
         self._remove(run)
+        if self._state.status[run.sample].done:
+            return  # the operator skipped it meanwhile
         figures = {**failed.figures, "memory_bytes": float(run.peak_bytes)}
         if failed.error == DISK_FULL:
             self._state.journal("interrupted", run.sample, attempt=run.attempt, reason=reason)
@@ -415,12 +485,10 @@ class Supervisor:
 
     def end(self, sample: str, reason: str = "") -> None:
         """End the process of a sample, if it has one, without counting an attempt."""
-        if (run := self._runs.get(sample)) is None:
+        run = self._runs.get(sample)
+        if run is None or run.ending:
             return
-        run.close()
-        if run.microscope == "using" and run.scope is not None:
-            self._make_dark(run.scope)
-        self._remove(run)
+        self._end(run)
         if self._state.status[sample].state in ("scanning", "staining", "processing"):
             self._state.journal("interrupted", sample, attempt=run.attempt, reason=reason)
 
@@ -434,7 +502,11 @@ class Supervisor:
         self._stopping = "after this sample"
 
     def confirm(self) -> str:
-        """Go on after the operator did what the batch waits for; return what that was, empty if nothing."""
+        """Go on after the operator did what the batch waits for; return what that was, empty if nothing.
+
+        Raises:
+            CommandRefusedError: a slide may be half loaded; first the operator must say where it is.
+        """
         if self._asked:
             slides, self._asked = self._asked, ()
             for sample in slides:
@@ -448,6 +520,7 @@ class Supervisor:
                 run.send(Answer())
                 return f"{run.sample}: {text}"
         if self._stopped:
+            self._check_loaders()
             text, self._stopped = self._stopped, ""
             self._faults = MicroscopeFaults()
             self._check_failure = None
@@ -455,14 +528,22 @@ class Supervisor:
             return text
         return ""
 
+    def _check_loaders(self) -> None:
+        for one in self._state.views():
+            scope = self._state.scope(one.row.sample)
+            if scope is None or not scope.loader_slot:
+                continue
+            if read_loader(scope, self._folder.root).state in ("loading", "unloading"):
+                raise CommandRefusedError(
+                    f"a slide may be half loaded on scope {scope.name!r}: put it right, say what lies on the stage "
+                    f"(`wbcpipe loader state --scope {one.row.scope} --slide ID`, or `--empty`), then confirm again"
+                )
+
     # Watch.
 
     def _watch(self) -> None:
         """Look at the time limits, the memory, the disk and the clock."""
-        for run in [run for run in self._ending if run.has_ended()]:
-            self._ending.remove(run)
-            run.close()
-        for run in list(self._runs.values()):
+        for run in self._living():
             if (failed := run.overdue()) is not None:
                 self._failed(run, failed)
         now_s = time.monotonic()
@@ -473,13 +554,16 @@ class Supervisor:
             self._state.journal(change.event, reason=change.reason, figures={"seconds": round(change.seconds, 1)})
             for run in self._runs.values():
                 run.slept()
-        for run in list(self._runs.values()):
+        for run in self._living():
             bound_log(run.job.log_path)
             if (failed := run.measure_memory(self._options.memory_limit_bytes)) is not None:
                 self._failed(run, failed)
         if self._disk_needed is not None and self._options.free_bytes(self._folder.root) >= self._disk_needed:
             self._disk_needed = None
             self._state.journal("disk_freed", reason="there is space on the disk again")
+
+    def _living(self) -> list[SampleRun]:
+        return [run for run in self._runs.values() if not run.ending]
 
     def _disk_is_full(self, reason: str) -> None:
         free = self._options.free_bytes(self._folder.root)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wbcpipe.cli.options import data_option, json_option, options_into, scope_option, specimen_options
+from wbcpipe.cli.options import (
+    core_log_option,
+    data_option,
+    json_option,
+    options_into,
+    scope_option,
+    specimen_options,
+)
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ class CalibrateOptions:
     specimen_seed: int | None
     specimen_preparation: str | None
     data: Path | None
+    core_log: Path | None
     as_json: bool
 
 
@@ -45,6 +53,7 @@ class CalibrateOptions:
 )
 @specimen_options
 @data_option
+@core_log_option
 @json_option
 @options_into(CalibrateOptions)
 def calibrate(options: CalibrateOptions) -> None:
@@ -74,7 +83,7 @@ def calibrate(options: CalibrateOptions) -> None:
     from wbcpipe.samples.sample import data_root
 
     # All checks come before anything moves.
-    scope = load_scope(options.scope_name)
+    scope = load_scope(options.scope_name).with_core_log(options.core_log)
     for warning in check_configuration(scope):
         click.echo(f"warning: {warning}", err=True)
     slot = options.slot or next(iter(scope.slots))

@@ -113,6 +113,9 @@ EVENT_ADVICE: Final[Mapping[str, str]] = {
     "check_failed": "Run `wbcpipe doctor` and `wbcpipe qc`; calibrate, or replace the lamp, before the next slide.",
     "computer_slept": "Switch sleep off in the power settings; `wbcpipe doctor` shows them.",
     "clock_changed": "Times on this page before and after the change cannot be compared.",
+    "may_sleep": "Switch sleep off in the power settings of this computer, or do what the reason says, before the next "
+    "night.",
+    "unload_failed": "Look at the stage and the loader, take the slide away by hand, and do what the reason says.",
     "incubation_exceeded": "Look at the stain in the reports of these samples: it faded, or was too strong.",
     "disk_low": "Free space at the data folder, or give another disk with --data.",
     "command_refused": "Correct the command as the reason says, and give it again.",

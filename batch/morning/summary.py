@@ -57,6 +57,8 @@ _EVENTS: Final[Mapping[str, str]] = {
     "disk_low": "the disk was nearly full",
     "incubation_exceeded": "a stain incubated for too long",
     "disk_freed": "space was freed on the disk",
+    "may_sleep": "the computer was not kept awake",
+    "unload_failed": "the last slide could not be taken away",
     "command_refused": "a command was refused",
     "alert_failed": "an alert could not be sent",
 }

@@ -137,7 +137,7 @@ def dark(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         found.append((scope.name, park))
         return ""
 
-    monkeypatch.setattr("wbcpipe.batch.supervisor.close_shutter_in_subprocess", close)
+    monkeypatch.setattr("wbcpipe.batch.leave_microscope.close_shutter_in_subprocess", close)
     return found
 
 
@@ -334,6 +334,7 @@ _SUPERVISE = """
 import sys
 from pathlib import Path
 import batch_targets
+import wbcpipe.batch.leave_microscope as leave_microscope
 import wbcpipe.batch.supervisor as supervisor
 from wbcpipe.batch.batch_folder import BatchFolder
 from wbcpipe.batch.night_hooks import NightHooks
@@ -341,7 +342,7 @@ from wbcpipe.cli.progress import Reporter
 from wbcpipe.system.signals import install_stop_handlers
 
 if __name__ == "__main__":
-    supervisor.close_shutter_in_subprocess = lambda *_, **__: ""
+    leave_microscope.close_shutter_in_subprocess = lambda *_, **__: ""
     install_stop_handlers()
     folder = BatchFolder.open(Path(sys.argv[1]), "night")
     options = supervisor.SupervisorOptions(target=batch_targets.work)
