@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wbcpipe.cli.options import data_option, json_option, scope_option
+from wbcpipe.batch.options import rows_scope_option
+from wbcpipe.cli.options import data_option, json_option
 from wbcpipe.errors import DiskFullError, SampleNameError, WorklistError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _all(worklist: Worklist) -> str:
 
 @click.command("check")
 @click.argument("worklist_path", metavar="NIGHT.csv", type=click.Path(path_type=Path))
-@scope_option
+@rows_scope_option
 @data_option
 @json_option
 def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool) -> None:
@@ -73,7 +74,6 @@ def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool
     All mistakes are listed at once, each with its line number. A worklist without mistakes is shown as a plan: the
     slides in their order, the time of each, when the last report is written, the disk space needed and free, the slots
     used, and what the samples on disk have already. The scope files are checked as `wbcpipe doctor --offline` does.
-    --scope is for rows that name no scope.
 
     Exit code 0; 50 for mistakes, 13 if the disk is too small, 21 if a scope file is not in order.
 
@@ -145,6 +145,7 @@ def _content(findings: _Findings, error: WbcpipeError | None) -> dict[str, objec
         "ok": error is None,
         "mistakes": [asdict(mistake) for mistake in worklist.mistakes],
         "warnings": [asdict(warning) for warning in worklist.warnings],
+        "virtual_scopes": [scope.name for scope in worklist.scopes.values() if scope.virtual],
         "doctor": {name: [asdict(one) for one in checks] for name, checks in findings.doctor.items()},
     }
     if estimate is not None:
@@ -176,6 +177,7 @@ def _print(findings: _Findings, console: Console) -> None:
     from rich.text import Text
 
     from wbcpipe.batch.durations import format_bytes, format_seconds
+    from wbcpipe.batch.microscopes import microscope_lines
 
     estimate = findings.estimate
     if estimate is None:
@@ -205,8 +207,8 @@ def _print(findings: _Findings, console: Console) -> None:
         table.add_row(*map(Text, cells))
     console.print(table)
     done, begun = (sum(row.state == state for row in estimate.rows) for state in ("finished", "started"))
-    scopes = ", ".join(f"{one.name} ({one.title})" for one in findings.worklist.scopes.values())
-    console.print(f"microscope: {scopes}", markup=False)
+    for line in microscope_lines(row.row for row in rows):
+        console.print(line, markup=False)
     for name, scope in findings.worklist.scopes.items():
         used = {row.slot for row in rows if row.row.scope == name}
         if not scope.loader_slot:

@@ -110,8 +110,8 @@ def retry(options: _Target) -> None:
 def stop(at_once: bool, batch_name: str | None, data: Path | None, as_json: bool) -> None:
     """Stop a running batch after the sample that is being scanned, or at once.
 
-    Samples that are scanned already are still processed, unless --now is given. Nothing is lost: the same
-    `batch run` goes on later.
+    Samples that are scanned already are still classified and reported, unless --now is given. Nothing is lost: start
+    the same `batch run` again, and it goes on.
 
     \b
     Examples:
@@ -131,9 +131,10 @@ def stop(at_once: bool, batch_name: str | None, data: Path | None, as_json: bool
 @data_option
 @json_option
 def confirm(batch_name: str | None, data: Path | None, as_json: bool) -> None:
-    """Say that what the batch waits for is done: slides are stained, or a slide is loaded.
+    """Say that what the batch waits for is done: slides are stained, a slide is loaded, or the microscope is mended.
 
-    `batch status` shows what it waits for.
+    `batch status` shows what it waits for. Where a slide may be half loaded, put it right by hand and say what lies on
+    the stage before: `wbcpipe loader state --scope NAME --slide ID`, or `--empty`.
 
     \b
     Examples:
@@ -143,13 +144,22 @@ def confirm(batch_name: str | None, data: Path | None, as_json: bool) -> None:
 
     folder = find_batch(data, batch_name)
     if not folder.is_running():
-        raise WorklistError(f"no process runs batch {folder.name!r}: it waits for nothing.")
+        raise WorklistError(_nobody_waits(folder))
     heartbeat = folder.heartbeat()
-    if heartbeat is not None and heartbeat.microscope.state != "waiting":
+    if heartbeat is not None and heartbeat.microscope.state not in ("waiting", "stopped"):
         raise WorklistError(
             f"batch {folder.name!r} does not wait for an operator; the microscope: {heartbeat.microscope.state}."
         )
     _show(folder, post_and_wait(folder, [new_command("confirm")]), as_json)
+
+
+def _nobody_waits(folder: BatchFolder) -> str:
+    """Return why nothing can be confirmed to a batch that no process runs, and what to do."""
+    text = f"no process runs batch {folder.name!r}: there is nothing to confirm."
+    stops = [one for one in folder.journal() if one.event in ("scanning_stopped", "scanning_resumed")]
+    if stops and stops[-1].event == "scanning_stopped":
+        text += f" Its scanning was stopped: {stops[-1].reason.rstrip('.')}. Mend that."
+    return f"{text} To go on, start the same `wbcpipe batch run` again."
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,17 @@ from wbcpipe.samples.sample import data_root
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["batch_option", "find_batch"]
+__all__ = ["batch_option", "find_batch", "rows_scope_option"]
 
 batch_option: Final = click.option("--batch", "batch_name", metavar="NAME", help="The batch [the one started last].")
+rows_scope_option: Final = click.option(
+    "--scope",
+    "scope_name",
+    metavar="NAME",
+    default="demo",
+    show_default="demo, the virtual microscope",
+    help="Microscope of the rows that name none: its name, or the path of its .toml file.",
+)
 
 
 def find_batch(data: Path | None, name: str | None) -> BatchFolder:

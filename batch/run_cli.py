@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wbcpipe.batch.metrics_cli import metrics_port_option, metrics_textfile_option
-from wbcpipe.cli.options import core_log_option, data_option, json_option, options_into, scope_option
+from wbcpipe.batch.options import rows_scope_option
+from wbcpipe.cli.options import core_log_option, data_option, json_option, options_into
 
 if TYPE_CHECKING:
     from wbcpipe.batch.batch_folder import BatchFolder
@@ -57,9 +58,9 @@ class RunBatchOptions:
 
 
 @click.command("run")
-@click.argument("worklist", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("worklist", metavar="NIGHT.csv", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--name", metavar="NAME", help="Name of the batch [the worklist's file name].")
-@scope_option
+@rows_scope_option
 @data_option
 @click.option(
     "--retries",
@@ -90,16 +91,24 @@ class RunBatchOptions:
 @json_option
 @options_into(RunBatchOptions)
 def run(options: RunBatchOptions) -> None:
-    """Scan and report every slide of WORKLIST, one after the other; the same command resumes.
+    """Scan and report every slide of a worklist, one after the other; the same command resumes.
 
-    Each sample runs in a process of its own. The next slide is scanned while the one before is classified and
-    reported. A sample that fails is tried again, and quarantined with its reason after the last attempt; the batch goes
-    on. Change a running batch from another terminal with `batch add`, `hold`, `skip`, `retry` and `stop`.
+    Each sample runs in a process of its own, and the next slide is scanned while the one before is classified and
+    reported. A sample that fails is tried again. After the last attempt it is quarantined, that is, set aside with the
+    reason, and the next slide begins. The page for the morning is <data>/batches/NIGHT/morning.html.
+
+    \b
+    From another terminal, while it runs:
+      wbcpipe batch status        what it does, what it waits for, what went wrong
+      wbcpipe batch confirm       the slides are stained, the slide is loaded, or the microscope is mended
+      wbcpipe batch skip S007     leave a sample out; also add, hold, release, retry
+      wbcpipe batch stop          stop after this sample; --now stops at once
 
     \b
     Examples:
-      wbcpipe batch run NIGHT.csv
-      wbcpipe batch run NIGHT.csv --scope my-scope.toml --memory-limit 6GB
+      wbcpipe batch run NIGHT.csv --scope mylab
+      wbcpipe batch run NIGHT.csv --scope mylab --memory-limit 6GB
+      wbcpipe batch run NIGHT.csv                  on the virtual microscope, to try it
 
     \b
     Exit codes: 0 all finished; 50 mistakes in the worklist; 51 some without a result; 52 none with a result; 53 the
@@ -107,6 +116,7 @@ def run(options: RunBatchOptions) -> None:
     """
     from wbcpipe.batch.alerts import Alerter
     from wbcpipe.batch.metrics import MetricsExporter
+    from wbcpipe.batch.microscopes import check_core_log, microscope_lines
     from wbcpipe.batch.night import Night
     from wbcpipe.batch.open_batch import open_batch
     from wbcpipe.batch.supervisor import Supervisor, SupervisorOptions
@@ -117,7 +127,9 @@ def run(options: RunBatchOptions) -> None:
     began = datetime.now(UTC)
     with Reporter(quiet=options.as_json) as reporter:
         folder = open_batch(options.worklist, options.name, data_root(options.data), options.scope_name, reporter.say)
-        for line in _microscopes(folder, options.core_log):
+        left = [one.row for one in folder.status().values() if not one.done]
+        check_core_log(left, options.core_log)
+        for line in microscope_lines(left):
             reporter.say(line)
         settings = SupervisorOptions(
             retries=options.retries, memory_limit_bytes=options.memory_limit_bytes, core_log=options.core_log
@@ -132,31 +144,6 @@ def run(options: RunBatchOptions) -> None:
                 reporter.say(f"This computer may go to sleep during the night: {refused}. See docs/unattended.md.")
             status = Supervisor(folder, settings, night, reporter).run()
     _tell(folder, status, (datetime.now(UTC) - began).total_seconds(), as_json=options.as_json)
-
-
-def _microscopes(folder: BatchFolder, core_log: Path | None) -> list[str]:
-    """Return a line for each microscope, with the number of its rows that are left.
-
-    Raises:
-        ConfigError: a core log is asked for, and a scope's core runs in Micro-Manager.
-    """
-    from collections import Counter
-
-    from wbcpipe.acquire.config.scope import load_scope
-    from wbcpipe.errors import WbcpipeError
-
-    lines = []
-    left = Counter(one.row.scope for one in folder.status().values() if not one.done)
-    for name, count in left.items():
-        try:
-            scope = load_scope(name)
-        except WbcpipeError:
-            continue  # its rows say so
-        scope.with_core_log(core_log)
-        slides = "1 slide" if count == 1 else f"{count} slides"
-        kind = "a virtual microscope, which draws its images: not a real slide" if scope.virtual else scope.title
-        lines.append(f"microscope {scope.name!r} ({kind}): {slides}")
-    return lines
 
 
 def _tell(folder: BatchFolder, status: dict[str, RowStatus], seconds: float, *, as_json: bool) -> None:

@@ -529,6 +529,7 @@ class Supervisor:
         return ""
 
     def _check_loaders(self) -> None:
+        """Refuse to go on while a loader has a slide that it neither put down nor took away."""
         for one in self._state.views():
             scope = self._state.scope(one.row.sample)
             if scope is None or not scope.loader_slot:

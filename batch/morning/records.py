@@ -164,6 +164,7 @@ class NightSummary(Part):
         check: the last check of the microscope; ``None`` without one.
         check_problem: why ``check.json`` cannot be read.
         quality: control charts of each scope that has figures.
+        virtual_scopes: names of the scopes that draw their images.
     """
 
     name: str
@@ -182,3 +183,4 @@ class NightSummary(Part):
     check: CheckResult | None = None
     check_problem: str = ""
     quality: tuple[ScopeQuality, ...] = ()
+    virtual_scopes: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from wbcpipe.batch.microscopes import virtual_scopes
 from wbcpipe.batch.morning.advice import EVENT_ADVICE, GATE_ADVICE, advice_for
 from wbcpipe.batch.morning.quality import scope_quality
 from wbcpipe.batch.morning.records import (
@@ -116,6 +117,7 @@ def summarise(
         check=check,
         check_problem=check_problem,
         quality=quality,
+        virtual_scopes=virtual_scopes(record.rows),
     )
 
 

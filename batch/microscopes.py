@@ -1,0 +1,58 @@
+"""Which microscopes a batch uses, in words; a virtual one is named as such."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from wbcpipe.acquire.config.scope import load_scope
+from wbcpipe.errors import WbcpipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.batch.records import WorklistRow
+
+__all__ = ["check_core_log", "describe_scope", "microscope_lines", "virtual_scopes"]
+
+
+def describe_scope(scope: Scope) -> str:
+    """Return the name of a scope and what it is."""
+    kind = "VIRTUAL: it draws its images, no real slide is scanned" if scope.virtual else scope.title
+    return f"{scope.name} ({kind})" if kind else scope.name
+
+
+def microscope_lines(rows: Iterable[WorklistRow]) -> list[str]:
+    """Return a line for each microscope, with the number of its rows; a scope that cannot be read has none."""
+    lines = []
+    for name, count in Counter(row.scope for row in rows).items():
+        if (scope := _load(name)) is not None:
+            lines.append(f"microscope {describe_scope(scope)}: {count} slide{'s' if count > 1 else ''}")
+    return lines
+
+
+def virtual_scopes(rows: Iterable[WorklistRow]) -> tuple[str, ...]:
+    """Return the names of the virtual scopes of some rows."""
+    scopes = (_load(name) for name in dict.fromkeys(row.scope for row in rows))
+    return tuple(scope.name for scope in scopes if scope is not None and scope.virtual)
+
+
+def check_core_log(rows: Iterable[WorklistRow], path: Path | None) -> None:
+    """Check that each microscope can write a log of its core.
+
+    Raises:
+        ConfigError: the core of one runs in Micro-Manager, which keeps its own.
+    """
+    for name in {row.scope for row in rows}:
+        if (scope := _load(name)) is not None:
+            scope.with_core_log(path)
+
+
+def _load(name: str) -> Scope | None:
+    """Return a scope; ``None`` if its file cannot be read, which its rows say."""
+    try:
+        return load_scope(name)
+    except (WbcpipeError, OSError, ValueError):
+        return None
