@@ -131,7 +131,7 @@ def test_commands_wait_in_the_inbox_when_nothing_runs(folder: BatchFolder) -> No
         (("hold", "S3"), "it is on hold already"),
         (("hold", "S9"), "batch 'night' has no sample 'S9'; it has S1, S2, S3, S4."),
         (("stop",), "no process runs batch 'night': there is nothing to stop."),
-        (("confirm",), "no process runs batch 'night': it waits for nothing."),
+        (("confirm",), "no process runs batch 'night': there is nothing to confirm."),
         (("hold", "S4", "--batch", "other"), "no batch 'other' in"),
         (("add", "--sample", "S4", "--slot", "A"), "sample 'S4' is given twice: line 5 has it too"),
         (("add", "--sample", "S5", "--slot", "Z"), "scope 'demo' has no slot 'Z'; its slots: A, B."),

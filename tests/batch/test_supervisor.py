@@ -274,9 +274,11 @@ def test_a_mended_microscope_goes_on_unless_a_slide_may_be_half_loaded(
 ) -> None:
     batch = night("a")
     shipped = ROOT / "wbcpipe" / "hardware_configs"
-    loader = '[loader]\nmethod = "prompt"\nslot = "A"\n'
+    toml = (shipped / "demo.toml").read_text(encoding="utf-8")
+    none = '"command"\nmethod = "none"'
+    assert none in toml
     path = tmp_path / "hotel.toml"
-    path.write_text((shipped / "demo.toml").read_text(encoding="utf-8") + loader, encoding="utf-8")
+    path.write_text(toml.replace(none, '"command"\nmethod = "prompt"\nslot = "A"'), encoding="utf-8")
     shutil.copy(shipped / "demo.cfg", tmp_path)
     record = batch.folder.record()
     batch.folder.write(record.model_copy(update={"rows": (record.rows[0].model_copy(update={"scope": str(path)}),)}))

@@ -157,15 +157,18 @@ def test_a_stage_that_hangs_does_not_keep_the_shutter_open(make_bridge: BridgeMa
         link.close()
 
 
-def test_what_a_dead_process_left_running_is_ended_in_the_dark(bridged: Bridged) -> None:
+def test_what_a_dead_process_left_running_is_ended_in_the_dark_and_the_stage_parked(bridged: Bridged) -> None:
     link = CoreLink(bridged.scope)
     try:
         link.shutter.set_open(is_open=True)
         link.call("start_continuous_sequence_acquisition", 0.0)
         link._lock.close()  # as if its process had died
-        assert close_shutter_in_subprocess(bridged.scope) == ""
+        stage = bridged.scope.stage.model_copy(update={"park_um": (30.0, -20.0)})
+        scope = bridged.scope.model_copy(update={"stage": stage})
+        assert close_shutter_in_subprocess(scope, park=True) == ""
         assert bridged.order("shutter") == "closed"
         assert not link.call("is_sequence_running")
+        assert (link.call("get_x_position"), link.call("get_y_position")) == pytest.approx((30.0, -20.0), abs=0.1)
     finally:
         link.close()
 
