@@ -32,6 +32,7 @@ from wbcpipe.errors import BatchBusyError, BatchCheckError, InterruptedRunError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from wbcpipe.batch.records import ProcessStatus
     from wbcpipe.batch.row_status import RowStatus
 
 ROOT = Path(__file__).parents[3]
@@ -426,6 +427,7 @@ def test_killed_or_stopped_it_goes_on_without_leftovers(night: Callable[..., Nig
     script = root / "supervise.py"
     script.write_text(_SUPERVISE, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(ROOT)])}
+    working: list[ProcessStatus] = []
     for number in (signal.SIGKILL, signal.SIGTERM):
         with subprocess.Popen([sys.executable, str(script), str(root)], env=environment, stderr=subprocess.PIPE) as run:
             until_s = time.monotonic() + 60
@@ -436,12 +438,13 @@ def test_killed_or_stopped_it_goes_on_without_leftovers(night: Callable[..., Nig
             heartbeat = batch.folder.heartbeat()
             assert heartbeat is not None
             assert {one.sample for one in heartbeat.processes} >= {"a"}
+            working += heartbeat.processes
             run.send_signal(number)
             run.wait(40)
         (root / "a.waits").unlink()
     (root / "a.go").touch()
     assert states(batch.run()) == {"a": "finished", "b": "finished"}
-    assert not any(psutil.pid_exists(one.pid) for one in heartbeat.processes)
+    assert not any(psutil.pid_exists(one.pid) for one in working)
     journal = batch.folder.journal()
     begun = ["scan_started", "interrupted"]
     done = ["scan_started", "scan_finished", "processing_started", "finished"]
