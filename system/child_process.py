@@ -16,7 +16,7 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 import wbcpipe.errors
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["ChildLostError", "ChildProcess", "ParentLink", "worker_pool"]
 
 MessageT = TypeVar("MessageT")
+#: For Python to end, with torch loaded and on a busy computer.
+_EXIT_S: Final = 20.0
 
 
 class ChildLostError(Exception):
@@ -174,7 +176,7 @@ class ChildProcess(Generic[MessageT]):
                 raise ChildLostError(f"gave no sign of life for {timeout_s:g} s and was ended", None)
             message = self._pipe.recv()
         except (EOFError, OSError):
-            self._join()
+            self._join(max(self._end_s, _EXIT_S))  # it has closed its pipe: Python ends in it
             raise ChildLostError(f"died ({self.exit_text})", self.exit_code) from None
         if isinstance(message, _Failure):
             raise message.rebuild()
@@ -195,14 +197,14 @@ class ChildProcess(Generic[MessageT]):
         """Close the pipe and wait for the child to end; kill it after ``end_s``. May be called twice."""
         if self._pipe is not None:
             self._pipe.close()
-        self._join()
+        self._join(self._end_s)
         if self._job is not None:
             self._job.close()
 
-    def _join(self) -> None:
+    def _join(self, wait_s: float) -> None:
         if self._process is None or self._process.pid is None:
             return
-        self._process.join(self._end_s)
+        self._process.join(wait_s)
         if self._process.is_alive():
             self._kill()
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.networks import build_network
-from wbcpipe.classify.study.cli import _StudyReporter
+from wbcpipe.classify.study.cli import _failure_of, _start_worker, _StudyReporter
 from wbcpipe.classify.study.compare import (
     Candidate,
     class_intervals,
@@ -289,3 +289,16 @@ def test_the_cheapest_row_within_an_error_of_the_best_is_recommended() -> None:
     assert recommend(ahead) == {"best": "late", "cheapest": "mimo"}
     begun = {"late": rows["late"], "slow": Candidate({2: 0.99}, 1), "mimo": rows["mimo"]}
     assert recommend(begun) == {"best": "mimo", "cheapest": "mimo"}  # fold 0 is the one that most have
+
+
+@pytest.mark.parametrize(
+    ("words", "failure"), [(["scopes"], ""), (["report", "--sample", "absent"], "no sample 'absent'")]
+)
+def test_how_a_process_that_only_trains_ended_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], failure: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["wbcpipe", *words])
+    monkeypatch.chdir(tmp_path)
+    told = _failure_of(_start_worker(1))
+    assert told.startswith(failure)
+    assert bool(told) == bool(failure)
