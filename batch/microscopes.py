@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.config.scope import load_scope
+from wbcpipe.acquire.hardware.core_log import check_core_log
 from wbcpipe.errors import WbcpipeError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.batch.records import WorklistRow
 
-__all__ = ["check_core_log", "describe_scope", "microscope_lines", "virtual_scopes"]
+__all__ = ["check_core_logs", "describe_scope", "microscope_lines", "virtual_scopes"]
 
 
 def describe_scope(scope: Scope) -> str:
@@ -39,12 +40,15 @@ def virtual_scopes(rows: Iterable[WorklistRow]) -> tuple[str, ...]:
     return tuple(scope.name for scope in scopes if scope is not None and scope.virtual)
 
 
-def check_core_log(rows: Iterable[WorklistRow], path: Path | None) -> None:
-    """Check that each microscope can write a log of its core.
+def check_core_logs(rows: Iterable[WorklistRow], path: Path | None) -> None:
+    """Check that the core of each microscope can write its log to a file; ``None`` for no log.
 
     Raises:
-        ConfigError: the core of one runs in Micro-Manager, which keeps its own.
+        ConfigError: the file cannot be written, or a core runs in Micro-Manager, which keeps a log of its own.
     """
+    if path is None:
+        return
+    check_core_log(path)
     for name in {row.scope for row in rows}:
         if (scope := _load(name)) is not None:
             scope.with_core_log(path)

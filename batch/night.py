@@ -81,7 +81,7 @@ class Night(NightHooks):
         in_order = False
         try:
             with keep_awake() as refused:
-                yield refused and f"the computer may fall asleep: {refused}"
+                yield refused and f"{refused}; see docs/unattended.md"
             in_order = True
         finally:
             self._ended = True

@@ -116,19 +116,18 @@ def run(options: RunBatchOptions) -> None:
     """
     from wbcpipe.batch.alerts import Alerter
     from wbcpipe.batch.metrics import MetricsExporter
-    from wbcpipe.batch.microscopes import check_core_log, microscope_lines
+    from wbcpipe.batch.microscopes import check_core_logs, microscope_lines
     from wbcpipe.batch.night import Night
     from wbcpipe.batch.open_batch import open_batch
     from wbcpipe.batch.supervisor import Supervisor, SupervisorOptions
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.sample import data_root
-    from wbcpipe.system.awake import keep_awake
 
     began = datetime.now(UTC)
     with Reporter(quiet=options.as_json) as reporter:
         folder = open_batch(options.worklist, options.name, data_root(options.data), options.scope_name, reporter.say)
         left = [one.row for one in folder.status().values() if not one.done]
-        check_core_log(left, options.core_log)
+        check_core_logs(left, options.core_log)
         for line in microscope_lines(left):
             reporter.say(line)
         settings = SupervisorOptions(
@@ -139,10 +138,7 @@ def run(options: RunBatchOptions) -> None:
         if options.metrics_port is not None or options.metrics_textfile is not None:
             metrics = MetricsExporter(folder, port=options.metrics_port, textfile=options.metrics_textfile)
         night = Night(alerter, metrics, check=options.check)
-        with keep_awake() as refused:
-            if refused:
-                reporter.say(f"This computer may go to sleep during the night: {refused}. See docs/unattended.md.")
-            status = Supervisor(folder, settings, night, reporter).run()
+        status = Supervisor(folder, settings, night, reporter).run()
     _tell(folder, status, (datetime.now(UTC) - began).total_seconds(), as_json=options.as_json)
 
 

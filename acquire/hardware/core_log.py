@@ -9,15 +9,15 @@ from wbcpipe.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["log_hint", "start_core_log"]
+__all__ = ["check_core_log", "log_hint", "start_core_log"]
 
 #: The log is begun anew at this size, and as many older parts are kept: some 60 MB in all.
 _MAX_BYTES: Final = 20_000_000
 _OLDER_PARTS: Final = 2
 
 
-def start_core_log(core: Any, path: Path) -> None:
-    """Let a core of this process write all that it does to a file, of bounded size.
+def check_core_log(path: Path) -> None:
+    """Check that a core could write its log to a file.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -30,6 +30,15 @@ def start_core_log(core: Any, path: Path) -> None:
         raise ConfigError(
             f"{path}: the core's log cannot be written there ({error.strerror}); give another file."
         ) from error
+
+
+def start_core_log(core: Any, path: Path) -> None:
+    """Let a core of this process write all that it does to a file, of bounded size.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    check_core_log(path)
     core.set_primary_log_file_rotation(_MAX_BYTES, _OLDER_PARTS)
     core.set_primary_log_file(str(path))
     core.enable_debug_log(True)
