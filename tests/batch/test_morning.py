@@ -177,6 +177,8 @@ def test_an_empty_batch_and_one_that_has_not_started(new_night: Any) -> None:
     summary = summarise(new_night.write())
     assert summary.headline == "0 of 1 finished, 1 left"
     assert "Nothing." in render_text(summary)
+    assert "VIRTUAL MICROSCOPE: demo. It draws its images" in render_text(summary)
+    assert "Virtual microscope: demo." in page_of(new_night.folder).words
 
 
 def test_the_check_of_the_microscope_is_shown(night: BatchFolder) -> None:
