@@ -58,7 +58,7 @@ def _document(name: str, counts: Sequence[int], failed: Sequence[str]) -> Differ
                     "percent": differential.unidentified_percent,
                     "interval_percent": differential.unidentified_interval_percent,
                 },
-                "rejected": {"debris": 0, "border": 0, "missing_modality": 0, "blurred": 0},
+                "rejected": {"debris": 0, "border": 0, "missing_modality": 0, "clump": 0, "blurred": 0},
                 "counted_with_warning": {"doublet": 0, "saturated": 0, "unregistered": 0},
             },
             "classes": [
