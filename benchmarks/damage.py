@@ -34,7 +34,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from classify import cpu_name, versions
-from wbcpipe.acquire.focus.focus_map import FocusRecord
 from wbcpipe.classify import stage as classify_stage
 from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.bundle import load_bundle
@@ -45,7 +44,7 @@ from wbcpipe.report.status import list_samples
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.field_status import read_missing, read_skipped, write_missing, write_skipped
 from wbcpipe.samples.light_record import read_exposures
-from wbcpipe.samples.records import FieldPredictions, StainingRecord
+from wbcpipe.samples.records import FieldPredictions, FocusRecord, StainingRecord
 from wbcpipe.samples.sample import Sample
 from wbcpipe.samples.scan_outcome import load_scan_outcome
 from wbcpipe.samples.staining_record import read_staining, write_staining
@@ -327,7 +326,7 @@ def run(
     sample = Sample.open(work.parent, work.name)
     bundle = load_bundle("virtual-shufflenet")
     engine = select_engine(bundle)
-    classify_stage.select_engine = lambda *_, **__: engine  # compiled once
+    setattr(classify_stage, "select_engine", lambda *_, **__: engine)  # noqa: B010 - compiled once
     commands(sample, bundle)
     shutil.rmtree(pristine)
     shutil.copytree(work, pristine)

@@ -17,7 +17,7 @@ from wbcpipe.samples.cell_attributes import LabelImport
 from wbcpipe.samples.cell_columns import REJECTED
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import complete_fields, read_passes_info
-from wbcpipe.segment.importers.readers import order_classes
+from wbcpipe.segment.importers.find_files import order_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

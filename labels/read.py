@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import ImportDataError
 from wbcpipe.labels.export import LABELS_FILE, UNLABELLED
-from wbcpipe.segment.importers.readers import class_of
+from wbcpipe.segment.importers.find_files import class_of
 
 if TYPE_CHECKING:
     from pathlib import Path

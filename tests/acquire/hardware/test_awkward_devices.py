@@ -91,7 +91,11 @@ def test_a_binning_in_other_words_is_set_by_its_meaning(
     def allowed(real: Callable[..., Any], device: str, name: str) -> list[str]:
         return list(words) if name == "Binning" else list(real("get_allowed_property_values", device, name))
 
-    answers = {"get_allowed_property_values": allowed, "set_property": set_property, "get_property": get_property}
+    answers: dict[str, Callable[..., Any]] = {
+        "get_allowed_property_values": allowed,
+        "set_property": set_property,
+        "get_property": get_property,
+    }
     calls = Calls(link, monkeypatch, **answers)
     with CoreMicroscope(scope, link) as microscope:
         assert microscope.camera.frame_px == (256 // binning, 256 // binning)

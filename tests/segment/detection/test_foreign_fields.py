@@ -78,7 +78,7 @@ def found_in(light: NDArray[np.float64]) -> NDArray[np.float64]:
     planes = scale_16bit(np.clip(np.round(light * 235), 0, 255).astype(np.uint8))
     found = detect_cells(nuclear_stain(planes).detection_channel(planes, PIXEL_UM), PIXEL_UM, "stained")
     centres = np.stack([found.y_px, found.x_px], -1)[(found.quality & QcFlag.DEBRIS) == 0]
-    return centres[np.argsort(centres[:, 0])]
+    return np.asarray(centres[np.argsort(centres[:, 0])], np.float64)
 
 
 @pytest.mark.parametrize(
