@@ -125,6 +125,9 @@ def train(**options: Any) -> None:
     network that learns from all of them. The state after every epoch is kept in OUT: the same command resumes, and
     teachers are used again when only the student's options change.
 
+    With --init-from and few cells, every cell is held out once (5-fold cross-validation), the threshold of BUNDLE is kept
+    until there are cells enough to fit one, and the result says how much better the network is than BUNDLE.
+
     \b
     Examples:
       wbcpipe train vs1 vs2 vs3 --validation vs4 --name my-scope --out models/my-scope
@@ -132,7 +135,7 @@ def train(**options: Any) -> None:
       wbcpipe train smears --out models/s --set patience=8,distillation.weight=2
       wbcpipe train smears --out models/paper --published --epochs 100
       wbcpipe train smears --method single --modality color1 --out models/red-only
-      wbcpipe train my-100-cells --init-from smear-shufflenet --folds 5 --out studies/mine
+      wbcpipe train my-100-cells --init-from smear-shufflenet --out models/mine
     """
     names = {field.name for field in dataclasses.fields(TrainRequest)}
     request = TrainRequest(**{key: value for key, value in options.items() if key in names})

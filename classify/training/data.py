@@ -182,8 +182,8 @@ def _check_enough(names: Sequence[Sequence[str]], classes: Sequence[str], sample
     where = ", ".join(samples)
     if len(kept) < MIN_CELLS:
         raise TrainingDataError(
-            f"{where}: {len(kept)} labelled cells inside their field, at least {MIN_CELLS} are needed; label more in "
-            "`wbcpipe review`, import labelled cells, or name more samples."
+            f"{where}: {len(kept)} labelled cells inside their field, at least {MIN_CELLS} are needed; label more "
+            "(`wbcpipe labels export`), import labelled cells, or name more samples."
         )
     if len(set(kept)) < 2:
         raise TrainingDataError(
