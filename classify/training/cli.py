@@ -125,8 +125,8 @@ def train(**options: Any) -> None:
     network that learns from all of them. The state after every epoch is kept in OUT: the same command resumes, and
     teachers are used again when only the student's options change.
 
-    With --init-from and few cells, every cell is held out once (5-fold cross-validation), the threshold of BUNDLE is kept
-    until there are cells enough to fit one, and the result says how much better the network is than BUNDLE.
+    With --init-from and few cells, every cell is held out once (5-fold cross-validation). The threshold of BUNDLE is
+    kept until there are cells enough to fit one, and the result says how much better the network is than BUNDLE.
 
     \b
     Examples:
