@@ -397,6 +397,7 @@ class Supervisor:
             return False
         finally:
             self._checking = False
+            self._note_clock(worked=True)
         if found is not None:
             self._slides_since_check[row.scope] = 0
             self._last_field_s = None  # a check is no idle time
@@ -544,17 +545,15 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Look at the time limits, the memory, the disk and the clock."""
+        due = time.monotonic() - self._measured_s >= 1.0
+        if due:
+            self._measured_s = time.monotonic()
+            self._note_clock()  # before the time limits: a process that slept too is not to blame for it
         for run in self._living():
             if (failed := run.overdue()) is not None:
                 self._failed(run, failed)
-        now_s = time.monotonic()
-        if now_s - self._measured_s < 1.0:
+        if not due:
             return
-        self._measured_s = now_s
-        for change in self._clock.tick():
-            self._state.journal(change.event, reason=change.reason, figures={"seconds": round(change.seconds, 1)})
-            for run in self._runs.values():
-                run.slept()
         for run in self._living():
             bound_log(run.job.log_path)
             if (failed := run.measure_memory(self._options.memory_limit_bytes)) is not None:
@@ -562,6 +561,13 @@ class Supervisor:
         if self._disk_needed is not None and self._options.free_bytes(self._folder.root) >= self._disk_needed:
             self._disk_needed = None
             self._state.journal("disk_freed", reason="there is space on the disk again")
+
+    def _note_clock(self, *, worked: bool = False) -> None:
+        """Journal what happened to the clock; see `ClockWatch.tick`."""
+        for change in self._clock.tick(worked=worked):
+            self._state.journal(change.event, reason=change.reason, figures={"seconds": round(change.seconds, 1)})
+            for run in self._runs.values():
+                run.slept()
 
     def _living(self) -> list[SampleRun]:
         return [run for run in self._runs.values() if not run.ending]
@@ -575,6 +581,7 @@ class Supervisor:
         """Wait a second for space for the journal itself."""
         self._reporter.say(f"{self._folder.journal_path}: the disk is full; waiting for space")
         self.beat()
+        self._clock.tick()  # nothing can be journaled now, and the wait itself is no sleep
         time.sleep(1.0)
 
     def _ask_for_stain(self, samples: tuple[str, ...]) -> None:

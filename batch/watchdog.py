@@ -89,16 +89,20 @@ class ClockWatch:
         self._sleep_s, self._step_s = sleep_s, step_s
         self._last = _read_clocks()
 
-    def tick(self) -> list[ClockChange]:
-        """Return what happened since the last tick."""
-        return self.compare(_read_clocks())
+    def tick(self, *, worked: bool = False) -> list[ClockChange]:
+        """Return what happened since the last tick.
 
-    def compare(self, now: tuple[float, float, float]) -> list[ClockChange]:
+        Args:
+            worked: this program worked all the time, for example at a check: a gap is no sleep.
+        """
+        return self.compare(_read_clocks(), worked=worked)
+
+    def compare(self, now: tuple[float, float, float], *, worked: bool = False) -> list[ClockChange]:
         """Return what happened until ``now``: the wall clock, the monotonic clock and the time since the boot."""
         wall_s, awake_s, real_s = (one - other for one, other in zip(now, self._last, strict=True))
         self._last = now
         found = []
-        slept_s = max(real_s - awake_s, awake_s if awake_s >= self._sleep_s else 0.0)
+        slept_s = max(real_s - awake_s, awake_s if awake_s >= self._sleep_s and not worked else 0.0)
         if slept_s >= self._sleep_s:
             text = f"the computer slept, or this program did not run, for {format_seconds(slept_s)}"
             found.append(ClockChange("computer_slept", text, slept_s))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -255,6 +256,26 @@ def test_a_process_that_hangs_or_grows_is_ended(night: Callable[..., Night]) -> 
     assert "it made no progress for" in failed["hangs"].reason
     assert failed["grows"].error in ("MemoryLimitError", "ProcessHungError")
     assert child_processes() == []
+
+
+def test_a_process_is_not_to_blame_for_the_sleep_of_the_computer(
+    night: Callable[..., Night], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = night("a")
+    batch.plan("a", "wait")
+    now, slept_s = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now() + slept_s[0])  # as on Windows, where it goes on during sleep
+
+    def sleep() -> None:
+        while not (batch.folder.root / "a.waits").exists():
+            time.sleep(0.01)
+        slept_s[0] = 3600.0
+
+    batch.on["scan_started", "a"] = threading.Thread(target=sleep).start
+    batch.on["computer_slept", ""] = (batch.folder.root / "a.go").touch
+    assert states(batch.run(limits_s={"scanning": 60.0})) == {"a": "finished"}
+    assert batch.events().count("computer_slept") == 1
+    assert "attempt_failed" not in batch.events("a")
 
 
 def test_three_equal_faults_of_the_microscope_stop_the_scanning(

@@ -33,6 +33,14 @@ def test_sleep_and_changed_clocks_are_told(
     assert [(change.event, change.reason) for change in found] == events
 
 
+def test_work_that_takes_long_is_no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = iter([(0.0, 0.0, 0.0), (300.0, 300.0, 300.0), (900.0, 310.0, 900.0)])
+    monkeypatch.setattr("wbcpipe.batch.watchdog._read_clocks", lambda: next(clocks))
+    watch = ClockWatch()
+    assert watch.tick(worked=True) == []
+    assert [change.seconds for change in watch.tick(worked=True)] == [590.0]
+
+
 def test_a_phase_may_take_longer_than_the_acquisition_waits_for_its_devices() -> None:
     scope = load_scope("demo")
     limits = phase_limits_s(scope)
