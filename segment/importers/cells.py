@@ -67,7 +67,7 @@ def import_cells(
         SampleBusyError: another process works on the sample.
     """
     found = inspect_files(paths, options, progress)
-    inputs = options.inputs("cells", found)
+    inputs = found.inputs("cells", options)
     shifts = None
     if options.kind == "stack":  # the planes of a colour picture lie over one another
         names = inputs.modalities

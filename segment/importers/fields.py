@@ -47,7 +47,7 @@ def import_fields(
         Number of fields.
     """
     found = inspect_files(paths, options, progress)
-    inputs = options.inputs("fields", found)
+    inputs = found.inputs("fields", options)
     if NUCLEAR not in inputs.modalities:
         raise ImportDataError(
             f"modalities {', '.join(inputs.modalities)}; cells are found in one named {NUCLEAR!r}, which is missing."

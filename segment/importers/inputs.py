@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from wbcpipe.errors import ImportDataError, SampleStateError
 from wbcpipe.samples.cell_columns import CROP_SIDE_PX
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.samples.sample import Sample
-    from wbcpipe.segment.importers.inspect_files import Inspection
 
 __all__ = ["NUCLEAR", "CellImport", "FieldImport", "refuse_other_inputs", "start_import"]
 
@@ -79,19 +78,6 @@ class FieldImport:
     def derived(self) -> tuple[str, ...]:
         """Modalities that are computed from the others."""
         return (NUCLEAR,) if self.kind == "stained-rgb" else ()
-
-    def inputs(self, content: Literal["fields", "cells"], inspection: Inspection) -> ImportInputs:
-        """Return the record of this import of these files.
-
-        Raises:
-            ImportDataError: as for `modality_names`.
-        """
-        found = {
-            "pixel_um": inspection.pixel_um,
-            "modalities": self.modality_names({shape[0] + len(self.derived) for shape in inspection.shapes}),
-        }
-        options = {name: value for name, value in asdict(self).items() if name != "skip_bad"}
-        return ImportInputs(content=content, sha256=inspection.sha256, **{**options, **found})
 
     def modality_names(self, channels: set[int]) -> tuple[str, ...]:
         """Return the channel names.

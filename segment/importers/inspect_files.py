@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from wbcpipe.errors import ImportDataError, WbcpipeError
+from wbcpipe.samples.records import ImportInputs
 from wbcpipe.segment.importers.colour_images import read_colour_images, refuse_dark_background
 from wbcpipe.segment.importers.find_files import files_sha256, find_image_files
 from wbcpipe.segment.importers.raw_images import saturation, to_full_range, value_range, white_levels
@@ -70,6 +71,17 @@ class Inspection:
         for image in read_images(file, options).images:
             image = to_full_range(image, self.white)
             yield np.ascontiguousarray(np.moveaxis(image, -1, 0)) if options.kind == "stained-rgb" else image
+
+    def inputs(self, content: Literal["fields", "cells"], options: FieldImport) -> ImportInputs:
+        """Return the record of the import of these files.
+
+        Raises:
+            ImportDataError: as for `FieldImport.modality_names`.
+        """
+        channels = {shape[0] + len(options.derived) for shape in self.shapes}
+        found = {"pixel_um": self.pixel_um, "modalities": options.modality_names(channels)}
+        given = {name: value for name, value in asdict(options).items() if name != "skip_bad"}
+        return ImportInputs(content=content, sha256=self.sha256, **{**given, **found})
 
 
 def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callable[[str, int, int], None]) -> Inspection:
