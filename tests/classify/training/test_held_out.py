@@ -41,7 +41,7 @@ def starting(bundle: Bundle, **changes: Any) -> Recipe:
 def test_a_bundle_of_few_cells_keeps_its_parents_threshold(
     tiny_bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path, count: int
 ) -> None:
-    cells = load_cells([("mine", write_store("mine", count, fields=count).path)], 32)
+    cells = load_cells([("mine", write_store("mine", count, fields=2).path)], 32)
     options = replace(CPU, init_from=tiny_bundle)
     info = build_bundle(cells, None, starting(tiny_bundle), name="mine", out=tmp_path / "out", options=options).info
     assert info.calibration.threshold == tiny_bundle.info.calibration.threshold > 0
@@ -50,7 +50,7 @@ def test_a_bundle_of_few_cells_keeps_its_parents_threshold(
     assert info.calibration.cells == count, "each cell is held out once"
     gain = info.validation.improvement
     assert gain is not None
-    assert (gain.cells, gain.folds, gain.parent) == (count, 5, "tiny")
+    assert (gain.cells, gain.folds, gain.parent) == (count, 2, "tiny")
     assert gain.interval[0] <= gain.difference <= gain.interval[1]
     assert gain.difference == pytest.approx(gain.accuracy - gain.parent_accuracy)
 
@@ -103,12 +103,12 @@ def test_steps_follow_the_number_of_cells(cells: int, steps: int | None) -> None
 def test_the_command_says_how_much_better_the_network_is(
     tiny_bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path
 ) -> None:
-    write_store("mine", 30, fields=30, seed=5)
+    write_store("mine", 30, fields=2, seed=5)
     words = ["train", "mine", "--data", str(tmp_path), "--out", str(tmp_path / "m"), "--device", "cpu"]
     more = ["--epochs", "1", "--batch-size", "16", "--init-from", str(tiny_bundle.path)]
     done = CliRunner().invoke(cli, [*words, *more])
     assert done.exit_code == 0, done.output
-    assert "of 30 cells right (5-fold cross-validation)" in done.stdout
+    assert "of 30 cells right (2-fold cross-validation)" in done.stdout
     assert "% by tiny: " in done.stdout
     assert "95 % interval" in done.stdout
     assert "threshold 0.3 of the parent" in done.stdout
