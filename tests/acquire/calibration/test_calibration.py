@@ -414,6 +414,7 @@ def written(scope: Scope, data: Path, change: Callable[[dict[str, Any]], None] =
     record = new_record(scope, "A", CalibrationParts.model_validate(figures_of(scope)), {}, 1.0, None)
     save_calibration(path, record)
     content = json.loads(path.read_text(encoding="utf-8"))
+    del content["sha256"]  # as in a file that is written by hand
     change(content["parts"])
     write_json(path, content)
     return path
