@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from wbcpipe.errors import ConfigError
 from wbcpipe.samples.records import Part
+from wbcpipe.system.user_files import UserFile
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
@@ -87,12 +88,10 @@ def load_alert_settings(path: Path, environment: Mapping[str, str] = os.environ)
             other users can read. The text shows no URL.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: the alerts file cannot be read ({error.strerror}); give another one with --alerts."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raw = tomllib.loads(UserFile(path, "an alerts file (--alerts)", ConfigError).read_text())
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML ({type(error).__name__}); see docs/morning.md for an example.") from None
     try:
         settings = _AlertsFile.model_validate(raw).alerts

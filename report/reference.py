@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wbcpipe.errors import ConfigError
 from wbcpipe.report.differential import Reference
-from wbcpipe.system.files import parse_json
+from wbcpipe.system.user_files import UserFile
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
@@ -46,18 +45,13 @@ def load_reference(path: Path, classes: Sequence[str]) -> Reference:
     Raises:
         ConfigError: the file is absent or not readable, or a key, class or interval is not allowed.
     """
-    kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
+    file = UserFile(path, "a file of reference intervals", ConfigError)
+    content = file.read_json() if path.suffix.lower() == ".json" else file.read_toml()
     try:
-        text = path.read_text(encoding="utf-8")
-        content = parse_json(text) if kind == "JSON" else tomllib.loads(text)
         found = _ReferenceFile.model_validate(content)
-    except OSError as error:
-        raise ConfigError(f"{path}: reference intervals cannot be read ({error.strerror or error}).") from error
     except ValidationError as error:
         findings = "; ".join(explain(item, _ReferenceFile) for item in error.errors()[:3])
         raise ConfigError(f"{path}: {findings}; an example is in `wbcpipe report --help`.") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not readable as {kind} ({error}).") from error
     if unknown := sorted(set(found.percent) - set(classes)):
         raise ConfigError(f"{path}: unknown class {unknown[0]!r}; the cells were classified as {', '.join(classes)}.")
     return Reference(found.percent, found.source or path.name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from wbcpipe.errors import SampleBusyError, SampleNameError, SampleStateError, StorageError
+from wbcpipe.errors import ConfigError, SampleBusyError, SampleNameError, SampleStateError, StorageError
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.system.files import append_event, make_folder
 from wbcpipe.system.locks import exclusive_lock
@@ -50,8 +50,19 @@ def check_sample_name(name: str) -> str:
 
 
 def data_root(option: Path | None = None) -> Path:
-    """Return the folder of the samples: ``option``, else ``WBCPIPE_DATA``, else ``./wbc-data``."""
-    return Path(option or os.environ.get("WBCPIPE_DATA") or "wbc-data").absolute()
+    """Return the folder of the samples: ``option``, else ``WBCPIPE_DATA``, else ``./wbc-data``.
+
+    Raises:
+        ConfigError: it cannot be a folder.
+    """
+    root = Path(option or os.environ.get("WBCPIPE_DATA") or "wbc-data").absolute()
+    try:
+        reason = "it is no folder" if root.exists() and not root.is_dir() else ""
+    except (OSError, ValueError) as error:  # such as a name that is too long
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if reason:
+        raise ConfigError(f"{root}: samples cannot be kept there ({reason}); give another folder with --data.")
+    return root
 
 
 @dataclass(frozen=True)

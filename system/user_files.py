@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.errors import WbcpipeError
 
-__all__ = ["MAX_DECODED_BYTES", "MAX_IMAGE_PIXELS", "MAX_TEXT_BYTES", "UserFile", "printable"]
+__all__ = ["MAX_DECODED_BYTES", "MAX_IMAGE_PIXELS", "MAX_TEXT_BYTES", "UserFile", "is_file", "printable"]
 
 #: Pixels of one image: more than the largest field of view of a microscope's camera (61 megapixels).
 MAX_IMAGE_PIXELS: Final = 2**26
@@ -45,6 +45,14 @@ def printable(text: str) -> str:
     'caf\\xe9.png'
     """
     return os.fsencode(text).decode("utf-8", "backslashreplace") if _has_surrogates(text) else text
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a regular file; a name that no file can have is that of none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # such as a name that is too long
+        return False
 
 
 def _has_surrogates(text: str) -> bool:
@@ -83,7 +91,7 @@ class UserFile:
         try:
             found = self.path.stat()
         except FileNotFoundError as error:
-            raise self.refuse(f"no such file; give the path of {self.what}.") from error
+            raise self.refuse(f"there is no such file; give the path of {self.what}.") from error
         except (OSError, ValueError) as error:  # such as a name that is too long, or one with a NUL
             raise self.refuse(f"cannot be read ({_reason(error)}); give the path of {self.what}.") from error
         for is_type, text in _TYPES:
@@ -102,7 +110,9 @@ class UserFile:
             with self.path.open("rb") as handle:
                 content = b"" if size > max_bytes else handle.read(max_bytes + 1)  # it may have grown
         except OSError as error:
-            raise self.refuse(f"cannot be read ({_reason(error)}); give {self.what} that you may read.") from error
+            raise self.refuse(
+                f"cannot be read ({_reason(error)}); if another program has it open, close it there."
+            ) from error
         if max(size, len(content)) > max_bytes:
             raise self.refuse(
                 f"{max(size, len(content)) / 1e6:.1f} MB; {self.what} has at most {max_bytes / 1e6:.1f} MB."

@@ -38,6 +38,7 @@ from wbcpipe.acquire.config.toml_text import MAX_BYTES, parse_toml
 from wbcpipe.acquire.config.virtual_condition import VirtualCondition
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 from wbcpipe.samples.fields import MODALITIES
+from wbcpipe.system.user_files import is_file
 from wbcpipe.system.validation_messages import explain
 
 __all__ = ["TEST_ADAPTERS", "Camera", "LightSettings", "Modality", "Scope", "Slot", "list_scopes", "load_scope"]
@@ -419,13 +420,16 @@ def load_scope(name_or_path: str | Path) -> Scope:
         path = Path(text).absolute()
     else:
         path = list_scopes().get(text, Path())
-    if not path.is_file():
+    if not is_file(path):
         raise ScopeNotFoundError(
             f"no scope {text!r}; known scopes: {', '.join(list_scopes())}. Give one of these or the path of a .toml "
             "file, or put your file into the folder that WBCPIPE_SCOPES names."
         )
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a scope file.") from error
     raw = parse_toml(path, content)
     for key in ("name", "path", "sha256", "core_log"):
         if key in raw:

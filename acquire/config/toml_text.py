@@ -37,11 +37,12 @@ def parse_toml(path: Path, content: bytes) -> dict[str, object]:
         raise ConfigError(f"{path}: line {line} is not UTF-8 ({error.reason}); save the file as UTF-8.") from error
     try:
         parsed = tomllib.loads(text)
+        texts = list(_texts(parsed))  # dotted keys nest tables deeper than the parser does
     except RecursionError:
         raise ConfigError(f"{path}: not TOML: its lists or tables are nested too deep.") from None
     except ValueError as error:  # TOMLDecodeError; or a number with thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}{_advice(text, str(error))}.") from error
-    for key, value in _texts(parsed):
+    for key, value in texts:
         if any(ord(character) < 32 and character not in "\r\n" for character in value):
             raise ConfigError(
                 f"{path}: key {key!r}: {value!r} has a control character, as a backslash in double quotes makes one; "

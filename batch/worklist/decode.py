@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import WorklistError
+from wbcpipe.system.user_files import UserFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,22 +46,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         WorklistError: there is no such file, it cannot be read, or it is longer than 2 MB.
     """
-    try:
-        with path.open("rb") as handle:
-            content = handle.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise WorklistError(f"{path}: there is no such file; give the path of a worklist (CSV).") from error
-    except IsADirectoryError as error:
-        raise WorklistError(f"{path}: this is a folder; give the path of a worklist (CSV).") from error
-    except PermissionError as error:
-        # Windows gives this for a folder too, and for a file that another program has locked.
-        what = "this is a folder; give the path of a worklist (CSV)" if path.is_dir() else "it cannot be read"
-        raise WorklistError(f"{path}: {what}; if another program has it open, close it there.") from error
-    except (OSError, ValueError) as error:
-        raise WorklistError(f"{path}: it cannot be read: {error}.") from error
-    if len(content) > MAX_BYTES:
-        raise WorklistError(f"{path}: the file has more than {MAX_BYTES / 1e6:.0f} MB, so it is no worklist.")
-    return content
+    return UserFile(path, "a worklist (CSV)", WorklistError).read(MAX_BYTES)
 
 
 def decode(content: bytes) -> str:

@@ -15,6 +15,7 @@ from wbcpipe.classify.models.bundle_info import BundleInfo
 from wbcpipe.classify.models.card import model_card
 from wbcpipe.errors import BundleError
 from wbcpipe.system.files import make_folder, parse_json, remove_tree, rename, write_atomic, write_json
+from wbcpipe.system.user_files import is_file
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         BundleError: no such bundle, a file missing or not valid, or weights that are not those it names.
     """
     path = Path(name_or_path)
-    if not (path / INFO).is_file():
+    if not is_file(path / INFO):
         known = shipped_bundles()
         if str(name_or_path) not in known:
             raise BundleError(

@@ -17,6 +17,7 @@ from wbcpipe.cli.options import data_option, device_option, json_option
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import ConfigError
 from wbcpipe.samples.sample import data_root
+from wbcpipe.system.user_files import UserFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -231,13 +232,15 @@ def _recipe_keys(request: TrainRequest, options: Mapping[str, Any], init_from: B
         given["backbone"] = BACKBONE_NAMES[given["backbone"]]
     path = request.recipe_path
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        content = UserFile(path, "a recipe (JSON)", ConfigError).read_json() if path else {}
         if request.published:
             content = {"normalise": "cell", **Recipe.published().model_dump(mode="json", exclude_defaults=True)}
         if init_from is not None:
             content = {**init_from_keys(init_from), **content}
         keys = merge_keys(content, given)
         Recipe.model_validate(keys)
+    except ConfigError:
+        raise
     except (ValidationError, ValueError, TypeError) as error:
         where = f"recipe {path}" if path else "training options"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
