@@ -33,7 +33,7 @@ import tifffile
 from PIL import Image
 
 from wbcpipe.cli.commands import cli
-from wbcpipe.errors import WbcpipeError
+from wbcpipe.errors import WbcpipeError, WorklistError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,24 +53,8 @@ NAMES: Final = (
 )
 TARGETS: Final = ("new/file", "folder", "empty.json", "x" * 300, "caf\udce9", "circle/x", "pipe")
 NUMBERS: Final = (
-    *(
-        "nan",
-        "inf",
-        "-inf",
-        "1e300",
-        "-1e300",
-        "1e-300",
-        "0",
-        "-1",
-        "1e15",
-        "9" * 400,
-        "9" * 5000,
-        "0x10",
-        "1_0",
-        "",
-        " ",
-    ),
-    *("0,1", "1.000,5", "٣", "true", "1e999", "-0.0", "1/2"),
+    *("nan", "inf", "-inf", "1e300", "-1e300", "1e-300", "0", "-1", "1e15", "9" * 400, "9" * 5000, "0x10"),
+    *("1_0", "", " ", "0,1", "1.000,5", "٣", "true", "1e999", "-0.0", "1/2"),
 )
 
 
@@ -218,9 +202,7 @@ def _given(random_: random.Random, parameter: click.Parameter, paths: Sequence[s
     if isinstance(parameter.type, click.Choice) and random_.random() < 0.9:
         value = random_.choice([str(choice) for choice in parameter.type.choices])
     elif parameter.name in WRITTEN:
-        value = str(
-            folder / random_.choice(["new/file", "folder", "empty.json", "x" * 300, "caf\udce9", "circle/x", "pipe"])
-        )
+        value = str(folder / random_.choice(TARGETS))
     elif isinstance(parameter.type, click.Path) or parameter.name in ("scope_name", "bundle", "paths", "alerts"):
         value = random_.choice(paths)
     elif "int" in parameter.type.name or "float" in parameter.type.name:
@@ -245,7 +227,9 @@ def try_command(arguments: tuple[str, ...]) -> Outcome:
     except TooLongError:
         end = f"hangs: more than {LIMIT_S} s"
     except (WbcpipeError, click.ClickException) as error:
-        lines = 1 if isinstance(error, click.ClickException) else len(str(error).splitlines())
+        # A worklist is refused with all its mistakes, one a line.
+        several = isinstance(error, (click.ClickException, WorklistError))
+        lines = 1 if several else len(str(error).splitlines())
         end = "refused" if lines == 1 else f"{lines} lines: {error}"
     except (SystemExit, click.Abort, KeyboardInterrupt):
         end = "refused"

@@ -145,10 +145,12 @@ def export(name: str, kind: str, out: Path, as_json: bool) -> None:
     Example:
       wbcpipe bundles export smear-shufflenet --format onnx --out smear.onnx
     """
-    from wbcpipe.classify.inference.export import export_onnx
     from wbcpipe.classify.models.bundle import load_bundle
 
-    found = export_onnx(load_bundle(name), out)
+    bundle = load_bundle(name)  # before torch, which takes seconds to load
+    from wbcpipe.classify.inference.export import export_onnx
+
+    found = export_onnx(bundle, out)
     if as_json:
         click.echo(json.dumps({"format": kind, **asdict(found)}))
         return

@@ -6,7 +6,7 @@ that declares a terabyte or JSON that is nested too deep ends in one line of wor
 
 from __future__ import annotations
 
-import os
+import re
 import stat
 import tomllib
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ MAX_IMAGE_PIXELS: Final = 2**26
 MAX_DECODED_BYTES: Final = 8 * 2**30
 #: Bytes of a file of settings.
 MAX_TEXT_BYTES: Final = 4 * 2**20
+#: Stand in Python for bytes of a name that are not UTF-8 (U+DC80 to U+DCFF), or for half of a character.
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _TYPES: Final = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISCHR, "a device, which may have no end"),
@@ -44,7 +46,12 @@ def printable(text: str) -> str:
     >>> printable("caf\udce9.png")
     'caf\\xe9.png'
     """
-    return os.fsencode(text).decode("utf-8", "backslashreplace") if _has_surrogates(text) else text
+    return _SURROGATES.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def is_file(path: Path) -> bool:
@@ -53,10 +60,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # such as a name that is too long
         return False
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @dataclass(frozen=True)

@@ -294,7 +294,7 @@ def test_a_wrong_file_is_refused_without_showing_a_value(
 
 def test_an_absent_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WBCPIPE_ALERTS", str(tmp_path / "none.toml"))
-    with pytest.raises(ConfigError, match=r"none\.toml: the alerts file cannot be read"):
+    with pytest.raises(ConfigError, match=r"none\.toml: there is no such file; give the path of an alerts file"):
         Alerter.from_file(None)
 
 
