@@ -72,7 +72,7 @@ def _channels(file: UserFile, series: tuple[TiffSeries, ...], nuclear: int) -> t
     planes: list[NDArray[Any]] = []
     for one in series:
         wide = 3 if one.colour else 2
-        planes += one.pixels.reshape(-1, *one.pixels.shape[-wide:])
+        planes.extend(one.pixels.reshape(-1, *one.pixels.shape[-wide:]))
     if len(planes) < 2:
         raise file.refuse("a picture in colour and no stack; import it with --kind stained-rgb, or save its channels.")
     notes: list[str] = []

@@ -3,10 +3,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from wbcpipe.errors import ConfigError
-from wbcpipe.system import user_files
 from wbcpipe.system.user_files import MAX_DECODED_BYTES, UserFile, is_file, printable
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def test_the_limit_of_pixels(sides: tuple[int, int], text: str, tmp_path: Path) 
 def test_the_limits_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = user_file(tmp_path / "x.npy")
     file.check_decoded_bytes(1000)
-    with pytest.raises(ConfigError, match="declares 8.59 GB of images; a file may hold 8.6 GB"):
+    with pytest.raises(ConfigError, match=r"declares 8\.59 GB of images; a file may hold 8\.6 GB"):
         file.check_decoded_bytes(MAX_DECODED_BYTES + 1)
     memory = type("Memory", (), {"available": 900})
-    monkeypatch.setattr(user_files.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(ConfigError, match="of memory are free"):
         file.check_decoded_bytes(1000)
 
