@@ -132,7 +132,7 @@ def test_truth_names_the_nearest_field(tmp_path: Path) -> None:
             assert (row.field == 4) == (row.x_um < 190.0)
     write_truth(tmp_path / "truth.csv", rows)
     lines = (tmp_path / "truth.csv").read_text().splitlines()
-    assert lines[0] == "x_um,y_um,field,class,kind"
+    assert lines[0] == "x_um,y_um,field,class,kind,crc32c"
     assert len(lines) == len(rows) + 1
     assert not list(tmp_path.glob("*.part"))
 
