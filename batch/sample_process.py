@@ -197,7 +197,7 @@ def _do(job: SampleJob, supervisor: SupervisorLink, progress: SampleProgress) ->
     row = job.row
     scope = load_scope(row.scope).with_core_log(job.core_log)
     sample = Sample.open(job.root, row.sample)
-    request = replace(row_request(row, scope, job.root), microscope=job.microscope)
+    request = replace(row_request(row, scope, job.root), microscope=job.microscope, operator_answers=True)
     turn = ScanTurn(lambda: _microscope(job, scope, supervisor, progress))
     if job.part != "slide":
         with turn, sample.lock("batch"), sample.log_failure("batch"):

@@ -86,6 +86,7 @@ class ScanRequest:
         already_stained: with ``two_pass``, the operator says that the slide is stained already.
         microscope: opens the microscope, in place of `open_microscope`; see `AcquisitionRequest`.
         load: where the scope has a loader: the slide to bring to the stage.
+        operator_answers: an operator can be asked elsewhere than at this process's terminal, as in a batch.
         available: number of leading fields of the plan that can be taken; ``None`` for all.
     """
 
@@ -101,6 +102,7 @@ class ScanRequest:
     already_stained: bool = False
     microscope: Callable[[Scope, SpecimenPlan | None, PlannedPass | None], Microscope] | None = None
     load: LoadRequest | None = None
+    operator_answers: bool = False
     available: int | None = None
 
     @property
@@ -215,5 +217,5 @@ def check_request(sample: Sample, request: ScanRequest) -> None:
     requested = TWO_PASS if request.two_pass else ("single",)
     passes = passes_to_take(sample, requested, already_stained=request.already_stained)
     if "brightfield" in passes:
-        check_staining(request.scope)
+        check_staining(request.scope, operator_answers=request.operator_answers)
     check_space_for_passes(sample, request.scope, passes, request.estimated_fields())

@@ -22,8 +22,12 @@ def staining_faults(scope: Scope) -> list[str]:
     return [*faults, *filter(None, [program_problem("staining.command", scope.staining.command)])]
 
 
-def check_staining(scope: Scope) -> None:
+def check_staining(scope: Scope, *, operator_answers: bool = False) -> None:
     """Refuse a staining that cannot work, as far as this can be checked without the microscope.
+
+    Args:
+        scope: the microscope.
+        operator_answers: an operator can be asked elsewhere than at this process's terminal.
 
     Raises:
         ConfigError: a step names what the .cfg does not have, the program is not there, or an operator must stain
@@ -31,7 +35,7 @@ def check_staining(scope: Scope) -> None:
     """
     if problems := staining_faults(scope):
         raise ConfigError(f"{scope.path}: {'; '.join(problems)}.")
-    if scope.staining.method == "prompt" and not sys.stdin.isatty():
+    if scope.staining.method == "prompt" and not (operator_answers or sys.stdin.isatty()):
         raise ConfigError(
             f"scope {scope.name!r}: the slide is stained by hand, and there is no operator at a terminal. Run --pass "
             "brightfield now and --pass fluorescence after the stain, or describe a pump or a program in [staining]."
