@@ -161,5 +161,5 @@ def test_reference_file_that_does_not_hold(tmp_path: Path, text: str, message: s
 
 
 def test_reference_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="there is no such file"):
         load_reference(tmp_path / "none.toml", CLASSES)
