@@ -67,7 +67,7 @@ def journal(folder: BatchFolder, event: Any, **more: Any) -> None:
 
 
 def call(folder: BatchFolder, *arguments: str) -> tuple[str, BaseException | None]:
-    result = CliRunner().invoke(batch, [*arguments, "--data", str(folder.root)])
+    result = CliRunner().invoke(batch, [*arguments, "--data", str(folder.root)], env={"COLUMNS": "200"})
     return result.output, result.exception
 
 
