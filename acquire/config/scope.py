@@ -182,7 +182,7 @@ class Stage(Range):
     z_um: Interval
     settle_ms: Settle = 0.0
     tolerance_um: Length = 1.0
-    park_um: tuple[float, float] | None = None
+    park_um: tuple[Coordinate, Coordinate] | None = None
     speed_um_s: Speed = 10_000.0
 
     @model_validator(mode="after")
