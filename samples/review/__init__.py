@@ -1,0 +1,1 @@
+"""The review journal of a sample: its entries, its file, and the state that follows from them."""
