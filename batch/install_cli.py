@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from wbcpipe.cli.options import data_option, deadline_time, options_into
+from wbcpipe.cli.options import OutputFolder, data_option, deadline_time, options_into
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class InstallOptions:
 @click.option("--unit", default="wbcpipe-night", show_default=True, metavar="NAME", help="Name of the unit or task.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputFolder(),
     metavar="FOLDER",
     help="Write them there [print].",
 )

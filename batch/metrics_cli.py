@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wbcpipe.batch.options import batch_option, find_batch
-from wbcpipe.cli.options import data_option
+from wbcpipe.cli.options import OutputFile, data_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["metrics", "metrics_port_option", "metrics_textfile_option"]
 
@@ -18,7 +21,7 @@ metrics_port_option = click.option(
 )
 metrics_textfile_option = click.option(
     "--metrics-textfile",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     metavar="FILE.prom",
     help="Write figures to this file for node_exporter's textfile collector.",
 )

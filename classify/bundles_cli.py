@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wbcpipe.cli.options import json_option
+from wbcpipe.cli.options import OutputFile, json_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +133,7 @@ def verify(names: tuple[str, ...], onnx: Path | None, as_json: bool) -> None:
 @click.option(
     "--format", "kind", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Format of the file."
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write; it must not exist.")
+@click.option("--out", type=OutputFile(), required=True, help="The file to write; it must not exist.")
 @json_option
 def export(name: str, kind: str, out: Path, as_json: bool) -> None:
     """Export a bundle for other programs, after comparing the file with torch.

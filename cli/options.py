@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 import click
 
 from wbcpipe.system.compute import Device, EngineName
+from wbcpipe.system.file_kinds import is_file, kind_of_special
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "OutputFile",
+    "OutputFolder",
     "already_stained_option",
     "core_log_option",
     "data_option",
@@ -84,6 +87,37 @@ class _Deadline(click.ParamType[float]):
             self.fail(f"{error}.", param, ctx)
 
 
+class OutputFile(click.Path[Path]):
+    """A file to write: a folder, device, pipe or socket is refused before the command begins."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+        self.name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path; end the command where no file can be written."""
+        path = super().convert(value, param, ctx)
+        if kind := kind_of_special(path):
+            self.fail(f"{path}: this is {kind}, and a file is to be written; give the path of a file.", param, ctx)
+        return path
+
+
+class OutputFolder(click.Path[Path]):
+    """A folder to write to, which may not exist yet: anything else of that name is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+        self.name = "directory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path; end the command where no folder can be."""
+        path = super().convert(value, param, ctx)
+        kind = "a file" if is_file(path) else kind_of_special(path)
+        if kind and kind != "a folder":
+            self.fail(f"{path}: this is {kind}, and a folder is needed; give the path of a folder.", param, ctx)
+        return path
+
+
 def options_into(kind: type[_Options]) -> Callable[[Callable[[_Options], None]], Callable[..., None]]:
     """Give a command its options as one dataclass: place it below the last option.
 
@@ -111,7 +145,7 @@ def options_into(kind: type[_Options]) -> Callable[[Callable[[_Options], None]],
 
 data_option: Final = click.option(
     "--data",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputFolder(),
     help="Folder of the samples; default $WBCPIPE_DATA, else ./wbc-data.",
 )
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
@@ -127,7 +161,7 @@ place_option: Final = click.option(
 )
 core_log_option: Final = click.option(
     "--core-log",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     help="Write all that Micro-Manager's core and its drivers do to this file (at most 60 MB), for a driver's author.",
 )
 already_stained_option: Final = click.option(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from wbcpipe.cli.options import data_option, json_option, sample_option
+from wbcpipe.cli.options import OutputFolder, data_option, json_option, sample_option
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.samples.sample import Sample, data_root
 
@@ -35,7 +35,7 @@ def labels() -> None:
 
 @labels.command("export")
 @sample_option
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to.")
+@click.option("--out", type=OutputFolder(), required=True, help="Folder to write to.")
 @data_option
 @json_option
 def export(name: str, out: Path, data: Path | None, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from wbcpipe.cli.options import data_option, json_option, options_into, sample_option
+from wbcpipe.cli.options import OutputFile, data_option, json_option, options_into, sample_option
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.samples.cell_columns import QcFlag, nuclear_index
 from wbcpipe.samples.records import ImportKind
@@ -64,7 +64,7 @@ class SegmentOptions:
 @click.option("--preview", type=click.IntRange(min=0), metavar="FIELD", help="Draw this field as a PNG and stop.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     metavar="PNG",
     help="File of the preview [SAMPLE_field_00042.png].",
 )

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 import google_crc32c
 
 from wbcpipe.errors import DiskFullError, SampleStateError, StorageError
+from wbcpipe.system.file_kinds import check_target, folder_needed, kind_of_special, why_no_folder
 from wbcpipe.system.storage import patiently, storage_error
 
 if TYPE_CHECKING:
@@ -68,9 +69,14 @@ def make_folder(path: Path) -> None:
 
     Raises:
         DiskFullError: no space left.
-        StorageError: the storage refuses it.
+        StorageError: the storage refuses it, or something else than a folder lies there.
     """
-    patiently(path, lambda: path.mkdir(parents=True, exist_ok=True))
+    try:
+        patiently(path, lambda: path.mkdir(parents=True, exist_ok=True))
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StorageError(
+            f"{path}: the folder {why_no_folder(path)}; move that away, or give another path."
+        ) from error
 
 
 def rename(source: Path, target: Path) -> None:
@@ -156,8 +162,9 @@ def write_atomic(path: Path) -> Iterator[IO[bytes]]:
 
     Raises:
         DiskFullError: no space left; nothing of the new file remains.
-        StorageError: the storage refuses the file; an earlier file stays.
+        StorageError: the storage refuses the file, or `check_target` does; an earlier file stays.
     """
+    check_target(path)
     buffer = io.BytesIO()
     with disk_errors(path):
         yield buffer
@@ -166,7 +173,8 @@ def write_atomic(path: Path) -> Iterator[IO[bytes]]:
         with stream_atomic(path) as handle:
             handle.write(buffer.getbuffer())
 
-    patiently(path, action)
+    with folder_needed(path):
+        patiently(path, action)
 
 
 @contextlib.contextmanager
@@ -177,8 +185,9 @@ def stream_atomic(path: Path) -> Iterator[IO[bytes]]:
 
     Raises:
         DiskFullError: no space left; nothing of the new file remains.
-        StorageError: the storage refuses the file.
+        StorageError: the storage refuses the file, or `check_target` does.
     """
+    check_target(path)
     aside = path.with_name(f".{path.name}.partial")
     try:
         with disk_errors(path):
@@ -210,10 +219,12 @@ def file_errors(path: Path, remedy: str) -> Iterator[None]:
         remedy: what the user can do, as the end of a sentence.
 
     Raises:
-        SampleStateError: it is missing, a folder, without permission, or on a disk that fails.
+        SampleStateError: it is missing, no regular file, without permission, or on a disk that fails.
         DiskFullError: no space left.
         StorageError: the storage refuses the file.
     """
+    if (kind := kind_of_special(path)) and kind != "a folder":  # a pipe would wait for ever
+        raise SampleStateError(f"{path}: this is {kind}, no regular file; {remedy}.")
     try:
         with disk_errors(path):
             yield
@@ -356,9 +367,11 @@ def append_line(path: Path, line: str) -> None:
 
     Raises:
         DiskFullError: no space left; nothing was appended.
-        StorageError: the storage refuses the file.
+        StorageError: the storage refuses the file, or `check_target` does.
     """
-    patiently(path, functools.partial(_append_flushed, path, f"{line}\n".encode()))
+    check_target(path)
+    with folder_needed(path):
+        patiently(path, functools.partial(_append_flushed, path, f"{line}\n".encode()))
 
 
 def _append_flushed(path: Path, content: bytes) -> None:

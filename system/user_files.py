@@ -7,13 +7,13 @@ that declares a terabyte or JSON that is nested too deep ends in one line of wor
 from __future__ import annotations
 
 import re
-import stat
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
+from wbcpipe.system.file_kinds import kind_of_special
 from wbcpipe.system.files import parse_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.errors import WbcpipeError
 
-__all__ = ["MAX_DECODED_BYTES", "MAX_IMAGE_PIXELS", "MAX_TEXT_BYTES", "UserFile", "is_file", "printable"]
+__all__ = ["MAX_DECODED_BYTES", "MAX_IMAGE_PIXELS", "MAX_TEXT_BYTES", "UserFile", "printable"]
 
 #: Pixels of one image: more than the largest field of view of a microscope's camera (61 megapixels).
 MAX_IMAGE_PIXELS: Final = 2**26
@@ -31,13 +31,8 @@ MAX_DECODED_BYTES: Final = 8 * 2**30
 MAX_TEXT_BYTES: Final = 4 * 2**20
 #: Stand in Python for bytes of a name that are not UTF-8 (U+DC80 to U+DCFF), or for half of a character.
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
-_TYPES: Final = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISCHR, "a device, which may have no end"),
-    (stat.S_ISBLK, "a disk"),
-    (stat.S_ISFIFO, "a pipe, which may have no end"),
-    (stat.S_ISSOCK, "a socket"),
-)
+#: What may have no end when it is read.
+_ENDLESS: Final = {"a device", "a pipe"}
 
 
 def printable(text: str) -> str:
@@ -52,14 +47,6 @@ def printable(text: str) -> str:
 def _escaped(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-
-
-def is_file(path: Path) -> bool:
-    """Return whether there is such a regular file; a name that no file can have is that of none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # such as a name that is too long
-        return False
 
 
 @dataclass(frozen=True)
@@ -97,9 +84,9 @@ class UserFile:
             raise self.refuse(f"there is no such file; give the path of {self.what}.") from error
         except (OSError, ValueError) as error:  # such as a name that is too long, or one with a NUL
             raise self.refuse(f"cannot be read ({_reason(error)}); give the path of {self.what}.") from error
-        for is_type, text in _TYPES:
-            if is_type(found.st_mode):
-                raise self.refuse(f"this is {text}; give the path of {self.what}, a regular file.")
+        if kind := kind_of_special(self.path):
+            endless = ", which may have no end" if kind in _ENDLESS else ""
+            raise self.refuse(f"this is {kind}{endless}; give the path of {self.what}, a regular file.")
         return found.st_size
 
     def read(self, max_bytes: int = MAX_TEXT_BYTES) -> bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wbcpipe.cli.options import (
+    OutputFile,
     core_log_option,
     data_option,
     json_option,
@@ -21,6 +21,7 @@ from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from wbcpipe.acquire.calibration.compare import Finding
 
@@ -48,7 +49,7 @@ class CalibrateOptions:
 @click.option("--only", metavar="PART,...", help="Measure these of dark, flat, geometry, offsets; keep the rest.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     help="Write here instead of <data>/calibration/<scope>.json, where doctor looks.",
 )
 @specimen_options

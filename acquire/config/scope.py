@@ -38,7 +38,7 @@ from wbcpipe.acquire.config.toml_text import MAX_BYTES, parse_toml
 from wbcpipe.acquire.config.virtual_condition import VirtualCondition
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 from wbcpipe.samples.fields import MODALITIES
-from wbcpipe.system.user_files import is_file
+from wbcpipe.system.file_kinds import is_file
 from wbcpipe.system.validation_messages import explain
 
 __all__ = ["TEST_ADAPTERS", "Camera", "LightSettings", "Modality", "Scope", "Slot", "list_scopes", "load_scope"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe.errors import ConfigError
+from wbcpipe.system.file_kinds import kind_of_special
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,8 @@ def check_core_log(path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
+    if kind := kind_of_special(path):
+        raise ConfigError(f"{path}: the core's log cannot be written there: this is {kind}; give the path of a file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):

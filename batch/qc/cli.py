@@ -6,18 +6,25 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from wbcpipe.cli.options import data_option, json_option, options_into, scope_option, specimen_options
+from wbcpipe.cli.options import (
+    OutputFile,
+    data_option,
+    json_option,
+    options_into,
+    scope_option,
+    specimen_options,
+)
 from wbcpipe.errors import BatchCheckError, ConfigError
 from wbcpipe.samples.sample import Sample, data_root
 from wbcpipe.system.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from wbcpipe.batch.qc.page import ScopeCharts
     from wbcpipe.batch.qc.records import CheckResult, QcEntry
@@ -64,9 +71,7 @@ class QcOptions:
 @click.option("--scope", "scope_name", metavar="NAME", help="Only this scope. Default: every scope that has figures.")
 @click.option("--figure", metavar="NAME", help="Only figures whose name begins so: light, light.color1, percent.NEU.")
 @click.option("--since", type=_Since(), metavar="SPAN|DATE", help="Show values from then on: 30d, 8w, 2026-11-01.")
-@click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT", help="Write a page with the charts."
-)
+@click.option("--html", type=OutputFile(), metavar="OUT", help="Write a page with the charts.")
 @data_option
 @json_option
 @click.pass_context

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from wbcpipe.classify.models.bundle_info import BundleInfo
 from wbcpipe.classify.models.card import model_card
 from wbcpipe.errors import BundleError
+from wbcpipe.system.file_kinds import is_file
 from wbcpipe.system.files import make_folder, parse_json, remove_tree, rename, write_atomic, write_json
-from wbcpipe.system.user_files import is_file
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:

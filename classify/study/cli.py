@@ -9,13 +9,12 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from wbcpipe.classify.models.classes import BACKBONE_NAMES, METHODS
-from wbcpipe.cli.options import data_option, device_option, json_option
+from wbcpipe.cli.options import OutputFolder, data_option, device_option, json_option
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import ConfigError, TrainingDataError, WbcpipeError
 from wbcpipe.samples.sample import data_root
@@ -23,6 +22,7 @@ from wbcpipe.system.child_process import ChildLostError, ChildProcess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from wbcpipe.classify.study.jobs import GroupBy, Job
     from wbcpipe.classify.study.runner import StudyCells
@@ -65,9 +65,7 @@ class StudyRequest:
 
 @click.command()
 @click.argument("samples", nargs=-1, required=True, metavar="SAMPLE...")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the study; the command resumes it."
-)
+@click.option("--out", type=OutputFolder(), required=True, help="Folder of the study; the command resumes it.")
 @click.option("--methods", default="all", show_default=True, help=f"all, or some of {', '.join(METHODS)}.")
 @click.option(
     "--backbones", default="shufflenet", show_default=True, help="shufflenet, resnet34, or shufflenet,resnet34."

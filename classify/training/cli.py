@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from wbcpipe.classify.models.classes import BACKBONE_NAMES, METHODS
-from wbcpipe.cli.options import data_option, device_option, json_option
+from wbcpipe.cli.options import OutputFolder, data_option, device_option, json_option
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import ConfigError
 from wbcpipe.samples.sample import data_root
@@ -76,7 +76,7 @@ class TrainRequest:
 @click.option("--modality", help="The one modality of method single.")
 @click.option("--backbone", type=click.Choice(tuple(BACKBONE_NAMES)), help="Default: shufflenet.")
 @click.option("--name", help="Name of the bundle. Default: the folder of --out.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Work folder; the bundle is OUT/NAME.")
+@click.option("--out", type=OutputFolder(), required=True, help="Work folder; the bundle is OUT/NAME.")
 @click.option(
     "--validation", multiple=True, metavar="SAMPLE", help="Sample to validate and calibrate on, not to train."
 )

@@ -186,9 +186,13 @@ def test_a_full_disk_is_not_waited_for(tmp_path: Path, disk: _Storage) -> None:
     assert disk.refused == 1
 
 
-def test_an_error_that_is_no_state_of_the_storage_stays_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_an_error_that_is_no_state_of_the_storage_stays_as_it_is(tmp_path: Path, disk: _Storage) -> None:
+    with pytest.raises(StorageError, match=r"absent/a\.json: its folder does not exist; give a path"):
         write_json(tmp_path / "absent" / "a.json", 1)
+    disk.refuse(OSError(errno.EINVAL, "invalid argument"), 1)
+    with pytest.raises(OSError, match="invalid argument") as caught:
+        write_json(tmp_path / "a.json", 1)
+    assert not isinstance(caught.value, StorageError)
 
 
 def test_a_reader_is_patient_too(tmp_path: Path, disk: _Storage) -> None:

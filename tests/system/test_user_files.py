@@ -7,7 +7,8 @@ import psutil
 import pytest
 
 from wbcpipe.errors import ConfigError
-from wbcpipe.system.user_files import MAX_DECODED_BYTES, UserFile, is_file, printable
+from wbcpipe.system.file_kinds import is_file
+from wbcpipe.system.user_files import MAX_DECODED_BYTES, UserFile, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
