@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.plan import PlannedPass
     from wbcpipe.acquire.simulation.faults import FaultyScope
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-    from wbcpipe.batch.batch_folder import BatchFolder
     from wbcpipe.batch.records import Heartbeat, JournalEntry, Phase
     from wbcpipe.batch.row_status import RowStatus
+    from wbcpipe.batch.state.batch_folder import BatchFolder
 
 CONFIGS: Final = Path(__file__).parents[1] / "hardware_configs"
 PIXEL_UM: Final = 0.2
@@ -188,7 +188,7 @@ class Run:
 
     @property
     def batch(self) -> BatchFolder:
-        from wbcpipe.batch.batch_folder import BatchFolder
+        from wbcpipe.batch.state.batch_folder import BatchFolder
 
         return BatchFolder.open(self.data, "night")
 
@@ -257,7 +257,7 @@ def drive(folder: Path) -> None:
     """Run the command, with the faults of its slides."""
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.batch import supervisor
+    from wbcpipe.batch.supervise import supervisor
     from wbcpipe.pipeline import main
 
     run = Run.read(folder)
@@ -290,7 +290,7 @@ def scan_bare(folder: Path) -> None:
     from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.supervise.messages import FieldTaken, Progress
     from wbcpipe.acquire.supervise.worker import AcquisitionWorker
-    from wbcpipe.batch.sample_progress import SampleProgress
+    from wbcpipe.batch.sample_process.progress import SampleProgress
     from wbcpipe.samples.sample import Sample
 
     class Nobody:

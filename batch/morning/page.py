@@ -23,8 +23,8 @@ from wbcpipe.system.version import VERSION
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wbcpipe.batch.batch_folder import BatchFolder
     from wbcpipe.batch.morning.records import NightSummary
+    from wbcpipe.batch.state.batch_folder import BatchFolder
 
 __all__ = ["HTML_NAME", "TEXT_NAME", "render_html", "render_text", "write_morning_page"]
 

@@ -7,7 +7,6 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from wbcpipe.batch.microscopes import virtual_scopes
 from wbcpipe.batch.morning.advice import EVENT_ADVICE, GATE_ADVICE, advice_for
 from wbcpipe.batch.morning.quality import scope_quality
 from wbcpipe.batch.morning.records import (
@@ -18,11 +17,12 @@ from wbcpipe.batch.morning.records import (
     NightSummary,
     SampleSummary,
 )
-from wbcpipe.batch.night_checks import CHECK_FILE
-from wbcpipe.batch.night_times import idle_seconds, microscope_use, used_seconds
+from wbcpipe.batch.qc.night_checks import CHECK_FILE
 from wbcpipe.batch.qc.records import CheckResult
 from wbcpipe.batch.records import Phase, phase_figure
 from wbcpipe.batch.row_status import DONE_STATES, replay
+from wbcpipe.batch.state.microscopes import virtual_scopes
+from wbcpipe.batch.state.night_times import idle_seconds, microscope_use, used_seconds
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.report.document import count_fields, document_paths
 from wbcpipe.report.tables import flag_words, gate_figure
@@ -34,11 +34,11 @@ from wbcpipe.samples.sample import Sample
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wbcpipe.batch.batch_folder import BatchFolder
     from wbcpipe.batch.morning.records import ScopeQuality
-    from wbcpipe.batch.night_times import MicroscopeUse
     from wbcpipe.batch.records import JournalEntry
     from wbcpipe.batch.row_status import RowState, RowStatus
+    from wbcpipe.batch.state.batch_folder import BatchFolder
+    from wbcpipe.batch.state.night_times import MicroscopeUse
     from wbcpipe.samples.differential_record import QualityGate
 
 __all__ = ["PHASES", "summarise"]

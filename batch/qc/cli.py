@@ -325,7 +325,7 @@ def check(options: CheckOptions) -> None:
     """
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.open_microscope import specimen_for
-    from wbcpipe.batch.night_checks import NightCheckRequest, run_night_check
+    from wbcpipe.batch.qc.night_checks import NightCheckRequest, run_night_check
     from wbcpipe.batch.qc.records import CheckResult
     from wbcpipe.batch.qc.store import FOLDER
     from wbcpipe.cli.progress import Reporter
@@ -389,6 +389,6 @@ def _now() -> datetime:
 
 
 def _operator() -> str:
-    from wbcpipe.batch.batch_folder import operator_name
+    from wbcpipe.batch.state.batch_folder import operator_name
 
     return operator_name()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wbcpipe.batch.batch_folder import BatchFolder
 from wbcpipe.batch.records import BatchRecord, JournalEntry, WorklistRow
+from wbcpipe.batch.state.batch_folder import BatchFolder
 from wbcpipe.report.differential import ADULT, Differential, count_cells
 from wbcpipe.report.gates import LIMITS
 from wbcpipe.samples.differential_record import DifferentialRecord

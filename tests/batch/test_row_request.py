@@ -9,8 +9,8 @@ import pytest
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.batch.records import WorklistRow
 from wbcpipe.batch.row_request import row_request
-from wbcpipe.batch.sample_progress import SampleProgress
-from wbcpipe.batch.watchdog import phase_limits_s
+from wbcpipe.batch.sample_process.progress import SampleProgress
+from wbcpipe.batch.sample_process.watchdog import phase_limits_s
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:

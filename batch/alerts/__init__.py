@@ -1,0 +1,1 @@
+"""Alerts of a batch, by mail, chat, push message or a command of the laboratory."""

@@ -1,0 +1,1 @@
+"""The subcommands of ``wbcpipe batch``."""

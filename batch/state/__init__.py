@@ -1,0 +1,1 @@
+"""The folder of a batch: its files, their one reader and writer, and what they say."""

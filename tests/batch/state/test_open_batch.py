@@ -1,0 +1,86 @@
+"""The batch of a worklist, and of one that was edited since."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from wbcpipe.batch.records import JournalEntry
+from wbcpipe.batch.state.open_batch import open_batch
+from wbcpipe.errors import WorklistError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(["sample;slot;fields;priority", *lines, ""]), encoding="utf-8")
+    return path
+
+
+def test_an_edited_worklist_is_merged_into_its_batch(tmp_path: Path) -> None:
+    path, said = write(tmp_path / "night.csv", "a;A;3;0", "b;B;3;0"), list[str]()
+    data = tmp_path / "data"
+    folder = open_batch(path, None, data, "demo", said.append)
+    created = folder.record().created
+    assert (folder.path / "worklist.csv").read_bytes() == path.read_bytes()
+    folder.append(JournalEntry(time=datetime.now(UTC), event="scan_started", sample="a", attempt=1))
+
+    before = (folder.path / "batch.json").stat().st_mtime_ns
+    open_batch(path, None, data, "demo", said.append)
+    assert (folder.path / "batch.json").stat().st_mtime_ns == before
+    assert said == []
+
+    write(path, "b;B;4;0", "a;A;3;7")
+    assert open_batch(path, None, data, "demo", said.append) == folder
+    write(path, "new;B;5;0", "a;A;3;7")
+    open_batch(path, None, data, "demo", said.append)
+    record = folder.record()
+    assert [(row.sample, row.fields, row.priority) for row in record.rows] == [("new", 5, 0), ("a", 3, 7), ("b", 4, 0)]
+    assert record.created == created
+    assert (folder.path / "worklist.csv").read_bytes() == path.read_bytes()
+    events = [(entry.event, entry.sample) for entry in folder.journal()]
+    assert events[1:] == [("row_changed", "b"), ("row_added", "new")]
+    assert said == ["no longer in night.csv, but still in the batch: b; `wbcpipe batch skip` takes a sample out"]
+
+
+def test_a_started_row_does_not_change(tmp_path: Path) -> None:
+    path, data = write(tmp_path / "night.csv", "a;A;3;0", "b;B;3;0"), tmp_path / "data"
+    folder = open_batch(path, "other", data, "demo", print)
+    assert folder.name == "other"
+    folder.append(JournalEntry(time=datetime.now(UTC), event="scan_started", sample="b", attempt=1))
+    before = (folder.path / "batch.json").read_bytes()
+    write(path, "b;A;4;0")
+    with pytest.raises(WorklistError, match=r"line 2: sample 'b' was started and is scanning; its slot, fields can"):
+        open_batch(path, "other", data, "demo", print)
+    assert (folder.path / "batch.json").read_bytes() == before
+
+
+def test_a_deadline_that_is_past_is_judged_until_its_row_is_started(tmp_path: Path) -> None:
+    data, day = tmp_path / "data", datetime.now().astimezone() + timedelta(days=1)
+    path = tmp_path / "night.csv"
+
+    def lines(a: datetime, b: datetime, fields: int = 3) -> None:
+        rows = [f"{name};{slot};{fields};{at:%Y-%m-%d %H:%M}" for name, slot, at in (("a", "A", a), ("b", "B", b))]
+        path.write_text("\n".join(["sample;slot;fields;deadline", *rows, ""]), encoding="utf-8")
+
+    lines(day, day)
+    folder = open_batch(path, None, data, "demo", print)
+    past = day - timedelta(days=2)
+    record = folder.record()
+    exact = past.replace(second=0, microsecond=0)
+    folder.write(
+        record.model_copy(update={"rows": tuple(r.model_copy(update={"deadline": exact}) for r in record.rows)})
+    )
+    folder.append(JournalEntry(time=datetime.now(UTC), event="scan_started", sample="a", attempt=1))
+    folder.append(JournalEntry(time=datetime.now(UTC), event="finished", sample="a"))
+
+    lines(past, day)  # a is finished, b has a later deadline
+    rows = open_batch(path, None, data, "demo", print).record().rows
+    assert [row.deadline for row in rows] == [exact, day.replace(second=0, microsecond=0)]
+    lines(past - timedelta(hours=1), past)
+    with pytest.raises(WorklistError) as error:
+        open_batch(path, None, data, "demo", print)
+    assert str(error.value).count("is past") == 2  # a's has changed, b was never started
