@@ -17,6 +17,7 @@ __all__ = [
     "Heartbeat",
     "JournalEntry",
     "MicroscopeState",
+    "MicroscopeWord",
     "Phase",
     "ProcessStatus",
     "RowEvent",
@@ -222,6 +223,9 @@ class ProcessStatus(Part):
     memory_bytes: Count = 0
 
 
+MicroscopeWord = Literal["idle", "checking", "scanning", "staining", "waiting", "stopped"]
+
+
 class MicroscopeState(Part):
     """What the microscope does.
 
@@ -232,7 +236,7 @@ class MicroscopeState(Part):
         reason: in words.
     """
 
-    state: Literal["idle", "checking", "scanning", "staining", "waiting", "stopped"]
+    state: MicroscopeWord
     sample: str = ""
     since: AwareDatetime
     reason: str = ""

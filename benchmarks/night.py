@@ -257,7 +257,7 @@ def drive(folder: Path) -> None:
     """Run the command, with the faults of its slides."""
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.plan import AcquisitionPlan
-    from wbcpipe.batch.supervise import supervisor
+    from wbcpipe.batch.supervise import options
     from wbcpipe.pipeline import main
 
     run = Run.read(folder)
@@ -274,8 +274,8 @@ def drive(folder: Path) -> None:
         "classifying": LIMIT_S,
         "reporting": LIMIT_S,
     }
-    options = functools.partial(supervisor.SupervisorOptions, openers=openers, limits_s=limits_s)
-    supervisor.SupervisorOptions = options  # type: ignore[assignment, misc]
+    prepared = functools.partial(options.SupervisorOptions, openers=openers, limits_s=limits_s)
+    options.SupervisorOptions = prepared  # type: ignore[assignment, misc]
     words = ["batch", "run", str(run.worklist), "--name", "night", "--data", str(run.data), "--json"]
     words += ["--scope", str(folder / "night.toml"), "--retries", str(RETRIES)]
     words += ["--check" if run.check else "--no-check"]

@@ -286,7 +286,7 @@ def _post_for_samples(kind: CommandKind, options: _Target) -> None:
         if name not in statuses:
             problems.append(f"batch {folder.name!r} has no sample {name!r}; it has {', '.join(statuses) or 'none'}.")
         elif problem := command_problem(kind, statuses[name]):
-            problems.append(problem)
+            problems.append(f"{kind} has no effect on sample {name!r}: {problem}.")
     if problems:
         raise WorklistError("\n  ".join(problems))
     _show(folder, post_and_wait(folder, [new_command(kind, name) for name in names]), options.as_json)

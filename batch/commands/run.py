@@ -119,7 +119,8 @@ def run(options: RunBatchOptions) -> None:
     from wbcpipe.batch.night.night import Night
     from wbcpipe.batch.state.microscopes import check_core_logs, microscope_lines
     from wbcpipe.batch.state.open_batch import open_batch
-    from wbcpipe.batch.supervise.supervisor import Supervisor, SupervisorOptions
+    from wbcpipe.batch.supervise.options import SupervisorOptions
+    from wbcpipe.batch.supervise.supervisor import Supervisor
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.sample import data_root
 

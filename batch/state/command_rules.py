@@ -40,7 +40,7 @@ _ADVICE: Final[Mapping[tuple[CommandKind, RowState], str]] = {
 
 
 def command_problem(kind: CommandKind, status: RowStatus) -> str:
-    """Return why a command has no effect on a row; empty if it has one.
+    """Return why a command has no effect on a row, as a clause; empty if it has one.
 
     Args:
         kind: one that names a sample.
@@ -48,8 +48,7 @@ def command_problem(kind: CommandKind, status: RowStatus) -> str:
     """
     if status.state in _EFFECTIVE[kind]:
         return ""
-    what = _ADVICE.get((kind, status.state), f"its state is '{status.state}'")
-    return f"{kind} has no effect on sample {status.row.sample!r}: {what}."
+    return _ADVICE.get((kind, status.state), f"its state is '{status.state}'")
 
 
 def addressed_by_all(kind: CommandKind, status: RowStatus) -> bool:

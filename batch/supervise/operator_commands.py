@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.batch.row_request import row_request
+from wbcpipe.batch.state.command_rules import command_problem
 from wbcpipe.batch.state.inbox import CommandRefusedError
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
 from wbcpipe.samples.sample import check_sample_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from wbcpipe.batch.records import Command, WorklistRow
-    from wbcpipe.batch.row_status import RowStatus
     from wbcpipe.batch.supervise.batch_state import BatchState
-    from wbcpipe.batch.supervise.sample_run import SampleRun
 
 __all__ = ["OperatorCommands"]
+
+
+_Change = Literal["hold", "release", "skip", "retry"]
 
 
 class _Processes(Protocol):
     """The part of `Supervisor` that is used here."""
 
-    def processes(self) -> Mapping[str, SampleRun]: ...
     def end(self, sample: str, reason: str = "") -> None: ...
     def stop_after_sample(self) -> None: ...
     def confirm(self) -> str: ...
@@ -56,20 +55,26 @@ class OperatorCommands:
             case "confirm":
                 self._confirm(command.by)
             case "hold" | "release" | "skip" | "retry":
-                change = {"hold": self._hold, "release": self._release, "skip": self._skip, "retry": self._retry}
-                for status in self._rows(command):
-                    change[command.kind](status, command.by)
+                self._change(command.kind, command.sample, command.by)
 
-    def _rows(self, command: Command) -> list[RowStatus]:
-        """Return the row of a command; of one for all rows, those that it fits."""
-        if command.sample:
-            if command.sample not in self._state.status:
-                raise CommandRefusedError(f"the batch has no sample {command.sample!r}")
-            return [self._state.status[command.sample]]
-        fitting = {"hold": ("waiting",), "release": ("held",), "retry": ("quarantined", "skipped")}.get(command.kind)
-        if fitting is None:
-            raise CommandRefusedError("a sample must be named")
-        return [status for status in self._state.status.values() if status.state in fitting]
+    def _change(self, kind: _Change, sample: str, by: str) -> None:
+        """Hold, release, skip or retry a sample."""
+        if sample not in self._state.status:
+            raise CommandRefusedError(f"the batch has no sample {sample!r}")
+        if problem := command_problem(kind, self._state.status[sample]):
+            raise CommandRefusedError(problem)
+        match kind:
+            case "hold":
+                self._supervisor.end(sample)
+                self._state.journal("held", sample, reason="held by the operator", by=by)
+            case "release":
+                self._state.journal("released", sample, by=by)
+            case "skip":
+                self._supervisor.end(sample, "skipped by the operator")
+                self._state.journal("skipped", sample, reason="skipped by the operator", by=by)
+            case "retry":
+                self._state.journal("retried", sample, by=by)
+                self._state.refresh(sample)
 
     def _add(self, row: WorklistRow | None, by: str) -> None:
         if row is None:
@@ -97,30 +102,3 @@ class OperatorCommands:
         if not done:
             raise CommandRefusedError("the batch waits for nothing")
         self._state.journal("operator_confirmed", reason=done, by=by)
-
-    def _hold(self, status: RowStatus, by: str) -> None:
-        sample = status.row.sample
-        run = self._supervisor.processes().get(sample)
-        if status.done or status.state == "held":
-            raise CommandRefusedError(f"it is {status.state}")
-        if run is not None and run.microscope in ("using", "done"):
-            raise CommandRefusedError(f"it is being worked on ({run.report.phase}); `skip` ends that")
-        self._supervisor.end(sample)
-        self._state.journal("held", sample, reason="held by the operator", by=by)
-
-    def _release(self, status: RowStatus, by: str) -> None:
-        if status.state != "held":
-            raise CommandRefusedError(f"it is not held, but {status.state}")
-        self._state.journal("released", status.row.sample, by=by)
-
-    def _skip(self, status: RowStatus, by: str) -> None:
-        if status.done:
-            raise CommandRefusedError(f"it is {status.state} already")
-        self._supervisor.end(status.row.sample, "skipped by the operator")
-        self._state.journal("skipped", status.row.sample, reason="skipped by the operator", by=by)
-
-    def _retry(self, status: RowStatus, by: str) -> None:
-        if status.state not in ("quarantined", "skipped"):
-            raise CommandRefusedError(f"it is {status.state}; only a quarantined or skipped sample is tried again")
-        self._state.journal("retried", status.row.sample, by=by)
-        self._state.refresh(status.row.sample)

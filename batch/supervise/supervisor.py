@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import multiprocessing.connection
-import shutil
-import socket
 import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
-
-import psutil
 
 from wbcpipe.acquire.hardware.safe_dark import shutter_message
 from wbcpipe.acquire.loader.record import read_loader
 from wbcpipe.acquire.staining.workflow import mark_applied
 from wbcpipe.batch.durations import format_seconds
-from wbcpipe.batch.records import Heartbeat, MicroscopeState
 from wbcpipe.batch.sample_process.failures import BUSY, DISK_FULL, MicroscopeFaults, is_permanent
 from wbcpipe.batch.sample_process.messages import (
     Answer,
@@ -29,15 +22,17 @@ from wbcpipe.batch.sample_process.messages import (
     SampleFinished,
     TurnGranted,
 )
-from wbcpipe.batch.sample_process.process import SampleJob, run_sample_job
+from wbcpipe.batch.sample_process.process import SampleJob
 from wbcpipe.batch.sample_process.watchdog import ClockWatch, phase_limits_s
 from wbcpipe.batch.state.inbox import CommandRefusedError, read_inbox, refuse_old_stops
 from wbcpipe.batch.supervise.background import Background
 from wbcpipe.batch.supervise.batch_state import BatchState
-from wbcpipe.batch.supervise.leave_microscope import Left, leave_microscope, make_dark
+from wbcpipe.batch.supervise.heartbeat import HeartbeatWriter
+from wbcpipe.batch.supervise.leave_microscope import make_dark
 from wbcpipe.batch.supervise.leftovers import end_leftovers
 from wbcpipe.batch.supervise.operator_commands import OperatorCommands
 from wbcpipe.batch.supervise.sample_run import SampleRun
+from wbcpipe.batch.supervise.scan_checks import ScanChecks
 from wbcpipe.batch.supervise.schedule import (
     AskForStain,
     BatchView,
@@ -49,68 +44,33 @@ from wbcpipe.batch.supervise.schedule import (
     is_over,
     scanning_is_over,
 )
-from wbcpipe.errors import BatchCheckError, DiskFullError, InterruptedRunError
+from wbcpipe.batch.supervise.used_microscopes import UsedMicroscopes
+from wbcpipe.errors import BatchCheckError, InterruptedRunError
 from wbcpipe.samples.sample import Sample
 from wbcpipe.system.files import make_folder
 from wbcpipe.system.log_files import bound_log, rotating_log
-from wbcpipe.system.process_limits import process_created
 from wbcpipe.system.signals import stop_reason
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.acquire.hardware.protocols import Microscope
-    from wbcpipe.acquire.plan import PlannedPass
-    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-    from wbcpipe.batch.records import BatchEvent, JournalEntry, Phase, ProcessStatus, RowEvent
+    from wbcpipe.batch.records import JournalEntry, MicroscopeWord, ProcessStatus, RowEvent
     from wbcpipe.batch.row_status import RowStatus
     from wbcpipe.batch.sample_process.process import SamplePart
     from wbcpipe.batch.state.batch_folder import BatchFolder
     from wbcpipe.batch.supervise.night_hooks import NightHooks
+    from wbcpipe.batch.supervise.options import SupervisorOptions
     from wbcpipe.cli.progress import Reporter
 
-__all__ = ["Supervisor", "SupervisorOptions"]
+__all__ = ["Supervisor"]
 
 _TICK_S: Final = 0.2
 _SHORT_TICK_S: Final = 0.02
-_HEARTBEAT_S: Final = 2.0
 _BUSY_WAIT_S: Final = 15.0
 #: A row that found the disk full is tried again once this much has been freed.
 _FREED_BYTES: Final = 64 * 2**20
-
-
-def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(path).free
-
-
-@dataclass(frozen=True)
-class SupervisorOptions:
-    """How to run a batch.
-
-    Attributes:
-        retries: further attempts of a row whose process failed.
-        memory_limit_bytes: of the process of a sample and its children; ``None`` for no limit.
-        max_processing: samples that are classified and reported at a time, beside the one that is scanned.
-        limits_s: replaces limits of `phase_limits_s`.
-        target: what the process of a sample runs.
-        core_log: file for the log of Micro-Manager's core; ``None`` for none.
-        openers: by sample: opens the microscope, in place of `open_microscope`.
-        free_bytes: tells the free space at a path.
-    """
-
-    retries: int = 2
-    memory_limit_bytes: int | None = None
-    max_processing: int = 2
-    limits_s: Mapping[Phase, float] = field(default_factory=dict)
-    core_log: Path | None = None
-    target: Callable[..., None] = run_sample_job
-    openers: Mapping[str, Callable[[Scope, SpecimenPlan | None, PlannedPass | None], Microscope]] = field(
-        default_factory=dict
-    )
-    free_bytes: Callable[[Path], int] = _free_bytes
 
 
 class Supervisor:
@@ -127,25 +87,21 @@ class Supervisor:
         self._folder, self._options, self._hooks, self._reporter = folder, options, hooks, reporter
         self._runs: dict[str, SampleRun] = {}
         self._background = Background()
-        self._leaving = 0
         self._faults = MicroscopeFaults()
         self._stopped = self._stopping = self._waits_for = ""
         self._asked: tuple[str, ...] = ()
         self._disk_needed: int | None = None
-        self._checking = False
         self._check_failure: BatchCheckError | None = None
-        self._slides_since_check: dict[str, int] = {}
         self._last_field_s: float | None = None
-        self._since = datetime.now(UTC)
-        self._microscope_text = ""
-        self._beat_s = self._measured_s = 0.0
-        self._created = process_created(psutil.Process().pid) or 0.0
-        self._scopes_used: dict[str, Scope] = {}
+        self._measured_s = 0.0
+        self._heartbeat = HeartbeatWriter(folder, hooks.alive, options.free_bytes)
         self._clock = ClockWatch()
         self._logs = folder.path / "logs"
         self._log: logging.Logger
         self._state: BatchState
         self._commands: OperatorCommands
+        self._used: UsedMicroscopes
+        self._checks: ScanChecks
 
     def run(self) -> dict[str, RowStatus]:
         """Run the batch; return the status of each row.
@@ -163,6 +119,8 @@ class Supervisor:
             left = end_leftovers(self._folder, self._reporter.say)
             self._state = BatchState(self._folder, self._told, self._wait_for_disk)
             self._commands = OperatorCommands(self._state, self)
+            self._used = UsedMicroscopes(self._state, self._background, self._tell_lit, self._reporter.say)
+            self._checks = ScanChecks(self._state, self._hooks)
             try:
                 self._begin(left, night_risk)
                 self._loop()
@@ -189,8 +147,8 @@ class Supervisor:
         cut_off = {sample for sample, one in self._state.status.items() if one.state in ("scanning", "staining")}
         for sample in {process.sample for process in left}.intersection(self._state.status) | cut_off:
             if (scope := self._state.scope(sample)) is not None:
-                self._scopes_used[self._state.status[sample].row.scope] = scope
-        self._leave(unload=False, park=False)
+                self._used.note(self._state.status[sample].row.scope, scope)
+        self._used.leave(unload=False, park=False)
         for sample, status in self._state.status.items():
             if status.state in ("scanning", "staining", "processing"):
                 self._state.journal("interrupted", sample, reason="the batch was stopped or killed")
@@ -217,9 +175,9 @@ class Supervisor:
         for sample in list(self._runs):
             self._end(self._runs[sample])
         self._background.finish_all(self.beat)
-        self._leave(unload=idle, park=True)
+        self._used.leave(unload=idle, park=True)
         self._background.finish_all(self.beat)
-        self._beat_s = 0.0
+        self._heartbeat.make_due()
         self.beat()
 
     def _end(self, run: SampleRun) -> None:
@@ -244,28 +202,6 @@ class Supervisor:
             self._log.warning("%s", lit)
             self._reporter.say(lit)
 
-    def _leave(self, *, unload: bool, park: bool) -> None:
-        """Leave the microscopes that were used, in the background; no process gets one before that is done."""
-        while self._scopes_used:
-            _, scope = self._scopes_used.popitem()
-            self._leaving += 1
-            self._background.start(
-                functools.partial(
-                    leave_microscope, scope, self._folder.root, unload=unload, park=park, say=self._reporter.say
-                ),
-                self._left,
-            )
-
-    def _left(self, left: Left | Exception) -> None:
-        self._leaving -= 1
-        if isinstance(left, Exception):
-            left = Left(f"It is not certain that the slide is in the dark ({left}): check the lamp.")
-        self._tell_lit(left.lit)
-        if left.error:
-            self._state.journal("unload_failed", error=left.error, reason=left.reason)
-        elif left.unloaded:
-            self._state.journal("slide_unloaded", reason=f"slide {left.unloaded}")
-
     # The loop.
 
     def _loop(self) -> None:
@@ -289,8 +225,8 @@ class Supervisor:
                         self._ask_for_stain(samples)
             self.beat()
             view = self._view()
-            if self._scopes_used and scanning_is_over(view):
-                self._leave(unload=not self._stopped, park=True)
+            if self._used and scanning_is_over(view):
+                self._used.leave(unload=not self._stopped, park=True)
             if is_over(view):
                 return
 
@@ -304,7 +240,7 @@ class Supervisor:
             stopping=bool(self._stopping),
             disk_is_full=self._disk_needed is not None,
             asked=bool(self._asked),
-            leaving=bool(self._leaving),
+            leaving=self._used.leaving,
         )
 
     def _take_messages(self) -> None:
@@ -350,7 +286,7 @@ class Supervisor:
             self._state.journal("processing_started", sample, attempt=run.attempt)
         run.start(self._options.target)
         self._runs[sample] = run
-        self._beat_s = 0.0  # a heartbeat names it at once: it must be found after a kill
+        self._heartbeat.make_due()  # a heartbeat names it at once: it must be found after a kill
 
     def _grant(self, run: SampleRun) -> None:
         """Give the microscope to a process, after the check that is due before it."""
@@ -362,7 +298,7 @@ class Supervisor:
             self._tell_incubation(run, scope, (datetime.now(UTC) - applied).total_seconds())
         event: RowEvent = "stain_started" if run.job.part == "stain" else "scan_started"
         self._state.journal(event, row.sample, attempt=run.attempt)
-        self._scopes_used[row.scope] = scope
+        self._used.note(row.scope, scope)
         run.microscope = "using"
         run.send(TurnGranted())
 
@@ -381,29 +317,18 @@ class Supervisor:
         """Run the check that is due before a scan; return whether to go on."""
         row, scope = run.job.row, run.scope
         assert scope is not None
-        since = self._slides_since_check.get(row.scope)
-        rows = tuple(view.row for view in self._state.views() if view.row.scope == row.scope and view.stage == "new")
-        self._checking = True
-        self._beat_s = 0.0
-        self.beat()
+        self._heartbeat.make_due()
         try:
-            found = self._hooks.check(
-                self._folder, scope, (row, *(one for one in rows if one != row)), since, self.beat
-            )
+            measured = self._checks.check(row, scope, self.beat)
         except BatchCheckError as error:
             self._check_failure = error
-            self._state.journal("check_failed", error="BatchCheckError", reason=str(error))
             self.stop_scanning("BatchCheckError", f"the check of the microscope failed: {error}")
             return False
         finally:
-            self._checking = False
             self._note_clock(worked=True)
-        if found is not None:
-            self._slides_since_check[row.scope] = 0
+        if measured:
             self._last_field_s = None  # a check is no idle time
-            self._scopes_used[row.scope] = scope
-            event: BatchEvent = "check_passed" if found.passed else "check_failed"
-            self._state.journal(event, reason=found.text, figures=found.figures)
+            self._used.note(row.scope, scope)
         return True
 
     # What becomes of a process.
@@ -414,7 +339,7 @@ class Supervisor:
         self._last_field_s = released.last_field_s if run.job.part == "slide" else None
         if not released.complete or run.job.part == "stain":
             return
-        self._slides_since_check[run.job.row.scope] = self._slides_since_check.get(run.job.row.scope, 0) + 1
+        self._checks.scanned(run.job.row)
         self._faults.scanned()
         figures = {**released.figures, **({} if idle_s is None else {"idle_s": round(idle_s, 2)})}
         self._state.journal("scan_finished", run.sample, attempt=run.attempt, figures=figures)
@@ -479,10 +404,6 @@ class Supervisor:
             self._state.refresh(run.sample)
 
     # What the operator's commands need; see `OperatorCommands`.
-
-    def processes(self) -> Mapping[str, SampleRun]:
-        """Return the processes, by sample."""
-        return self._runs
 
     def end(self, sample: str, reason: str = "") -> None:
         """End the process of a sample, if it has one, without counting an attempt."""
@@ -613,43 +534,26 @@ class Supervisor:
 
     def beat(self) -> None:
         """Write the heartbeat, if it is due."""
-        now_s = time.monotonic()
-        if now_s - self._beat_s < _HEARTBEAT_S:
-            return
-        self._beat_s = now_s
-        self._hooks.alive()
-        heartbeat = Heartbeat(
-            time=datetime.now(UTC),
-            pid=psutil.Process().pid,
-            created=self._created,
-            host=socket.gethostname(),
-            microscope=self._microscope(),
-            processes=tuple(run.status() for run in self._runs.values()),
-            stopping=self._stopping,
-            disk_free_bytes=self._options.free_bytes(self._folder.root),
-        )
-        with contextlib.suppress(DiskFullError, OSError):
-            self._folder.write_heartbeat(heartbeat)
+        self._heartbeat.beat(self._runs.values(), self._microscope, self._stopping)
 
-    def _microscope(self) -> MicroscopeState:
+    def _microscope(self) -> tuple[MicroscopeWord, str, str]:
+        """Return the state of the microscope, the sample that uses it, and the reason of the state."""
         using = next((run for run in self._runs.values() if run.microscope == "using"), None)
         asking = next((run for run in self._runs.values() if run.waits_for), None)
-        sample, reason = "" if using is None else using.sample, ""
-        if self._asked or asking is not None:
-            state, reason = "waiting", self._waits_for if self._asked else f"{asking.sample}: {asking.waits_for}"  # type: ignore[union-attr]
-        elif self._checking:
-            state = "checking"
-        elif using is not None:
-            state = "staining" if using.report.phase == "staining" else "scanning"
-        elif self._stopped:
-            state, reason = "stopped", self._stopped
-        elif self._disk_needed is not None:
-            state, reason = "waiting", "the disk is full"
-        else:
-            state = "idle"
-        if f"{state} {sample}" != self._microscope_text:
-            self._microscope_text, self._since = f"{state} {sample}", datetime.now(UTC)
-        return MicroscopeState(state=state, sample=sample, since=self._since, reason=reason)  # type: ignore[arg-type]
+        sample = "" if using is None else using.sample
+        if self._asked:
+            return "waiting", sample, self._waits_for
+        if asking is not None:
+            return "waiting", sample, f"{asking.sample}: {asking.waits_for}"
+        if self._checks.running:
+            return "checking", sample, ""
+        if using is not None:
+            return "staining" if using.report.phase == "staining" else "scanning", sample, ""
+        if self._stopped:
+            return "stopped", sample, self._stopped
+        if self._disk_needed is not None:
+            return "waiting", sample, "the disk is full"
+        return "idle", sample, ""
 
     def _outcome(self) -> str:
         counts: dict[str, int] = {}

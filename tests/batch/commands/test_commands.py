@@ -330,7 +330,6 @@ def test_the_rules_know_every_state(folder: BatchFolder) -> None:
     for state in ("waiting", "held", "scanning", "scanned", "staining", "stained", "processing", "skipped"):
         texts = [command_problem(kind, replace(failed, state=state)) for kind in ("hold", "release", "skip", "retry")]
         assert any(not text for text in texts), state
-        assert all("'S1'" in text for text in texts if text)
 
 
 def test_check_prints_the_plan_and_its_estimates(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def page_of(folder: BatchFolder) -> Page:
 
 
 def test_every_error_that_can_quarantine_has_advice() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in Path(wbcpipe.batch.__path__[0]).glob("*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in Path(wbcpipe.batch.__path__[0]).rglob("*.py"))
     of_processes = set(re.findall(r'SampleFailed\(\s*"(\w+)"|error="(\w+Error)"', sources))
     named = {name for pair in of_processes for name in pair if name}
     assert {"ProcessHungError", "DeadlineError"} <= named

@@ -26,7 +26,8 @@ from wbcpipe.batch.state.batch_folder import BatchFolder
 from wbcpipe.batch.state.completion import RowContent
 from wbcpipe.batch.supervise.leave_microscope import Left
 from wbcpipe.batch.supervise.night_hooks import CheckOutcome, NightHooks
-from wbcpipe.batch.supervise.supervisor import Supervisor, SupervisorOptions
+from wbcpipe.batch.supervise.options import SupervisorOptions
+from wbcpipe.batch.supervise.supervisor import Supervisor
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import BatchBusyError, BatchCheckError, InterruptedRunError
 
@@ -157,7 +158,7 @@ def dark(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
         found.append((scope.name, False, False))
         return ""
 
-    monkeypatch.setattr("wbcpipe.batch.supervise.supervisor.leave_microscope", leave)
+    monkeypatch.setattr("wbcpipe.batch.supervise.used_microscopes.leave_microscope", leave)
     monkeypatch.setattr("wbcpipe.batch.supervise.supervisor.make_dark", darken)
     return found
 
@@ -375,7 +376,7 @@ def test_commands_change_a_running_batch(night: Callable[..., Night]) -> None:
     refused = [entry.reason for entry in batch.folder.journal() if entry.event == "command_refused"]
     assert len(refused) == 4
     assert any("is in the batch already" in reason for reason in refused)
-    assert any(reason.startswith("hold a: it is being worked on") for reason in refused)
+    assert any(reason.startswith("hold a: it is being scanned") for reason in refused)
     assert len(list((batch.folder.inbox_path / "refused").iterdir())) == 4
     assert list(batch.folder.inbox_path.glob("*.json")) == []
 
@@ -424,17 +425,19 @@ from pathlib import Path
 import batch_targets
 import wbcpipe.batch.supervise.leave_microscope as leave_microscope
 import wbcpipe.batch.supervise.supervisor as supervisor
+import wbcpipe.batch.supervise.used_microscopes as used_microscopes
 from wbcpipe.batch.state.batch_folder import BatchFolder
 from wbcpipe.batch.supervise.night_hooks import NightHooks
+from wbcpipe.batch.supervise.options import SupervisorOptions
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.system.signals import install_stop_handlers
 
 if __name__ == "__main__":
     supervisor.make_dark = lambda *_, **__: ""
-    supervisor.leave_microscope = lambda *_, **__: leave_microscope.Left()
+    used_microscopes.leave_microscope = lambda *_, **__: leave_microscope.Left()
     install_stop_handlers()
     folder = BatchFolder.open(Path(sys.argv[1]), "night")
-    options = supervisor.SupervisorOptions(target=batch_targets.work)
+    options = SupervisorOptions(target=batch_targets.work)
     with Reporter(quiet=True) as reporter:
         supervisor.Supervisor(folder, options, NightHooks(), reporter).run()
 """
