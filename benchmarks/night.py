@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import getpass
 import importlib.metadata
 import json
 import os
@@ -521,7 +522,9 @@ def left_over(run: Run, shared_before: set[str]) -> dict[str, list[str]]:
     shared = [name for name in shared_memory() - shared_before if not is_mapped(Path("/dev/shm", name))]
     asides = [path for path in run.data.rglob("*") if "partial" in path.name or path.suffix in (".tmp", ".aside")]
     inbox = list((run.batch.path / "inbox").iterdir())
-    temporary = [path for path in (run.folder / "tmp").iterdir() if path.name != "wbcpipe-locks"]
+    # torch keeps a folder for compiled code there, the same for every process and empty here.
+    kept = ("wbcpipe-locks", f"torchinductor_{getpass.getuser()}")
+    temporary = [path for path in (run.folder / "tmp").iterdir() if path.name not in kept]
     return {
         "processes": [read_text(Path(f"/proc/{pid}/cmdline")).replace("\0", " ")[:120] for pid in processes],
         "locks": held,
