@@ -1,0 +1,1 @@
+"""Statistics of a review: agreement of readers, and when a review may stop."""
