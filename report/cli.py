@@ -76,25 +76,53 @@ def report(name: str, data: Path | None, reference: Path | None, wbc: float | No
 @click.command()
 @sample_option
 @data_option
+@click.option(
+    "--reference-differential",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also compare the count with one of the same blood from elsewhere: flow cytometry, an analyser, two readers.",
+)
 @json_option
-def evaluate(name: str, data: Path | None, as_json: bool) -> None:
-    """Compare a sample with its ground truth.
+def evaluate(name: str, data: Path | None, reference_differential: Path | None, as_json: bool) -> None:
+    """Compare a sample with its ground truth, or with another count of the same blood.
 
     A sample of the virtual scope has a truth.csv. The result states how many cells were detected, how many predicted
     classes are right, and whether the intervals of the differential contain the true percentages. Imported cells are
     compared with their labels.
 
+    FILE is TOML, JSON or CSV. Its class names are those of the model, or common ones as "neutrophils"; cells of no such
+    class are "other". It gives percentages or counts. A difference is "by chance" where it is no larger than counting
+    as many cells of one blood again makes it in 95 of 100 cases. `wbcpipe review reference` writes such a file of two
+    readers.
+
     \b
     Examples:
       wbcpipe evaluate --sample demo
       wbcpipe evaluate --sample demo --json
+      wbcpipe evaluate --sample S001 --reference-differential S001-flow.toml
+
+    \b
+    S001-flow.toml:
+      source = "flow cytometry, CD45 and side scatter, 2026-11-20"
+      cells = 20000
+      [percent]
+      NEU = 58.2
+      LYM = 30.1
+      EOS = 2.9
+      MO = 8.1
+      BAS = 0.7
+
+    \b
+    The same as CSV:
+      class,percent
+      neutrophils,58.2
     """
     from rich.console import Console
 
     from wbcpipe.report.evaluate import evaluate_sample
     from wbcpipe.report.tables import print_evaluation
 
-    result = evaluate_sample(Sample.open(data_root(data), name))
+    result = evaluate_sample(Sample.open(data_root(data), name), reference_differential)
     if as_json:
         checks = result.model_checks
         _print_json({**asdict(result), "model_checks": checks.model_dump(mode="json") if checks else None})

@@ -10,6 +10,7 @@ import numpy as np
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
 from wbcpipe.report.model_checks import check_model
+from wbcpipe.report.reference_differential import compare_with_reference, read_reference_differential
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.scores import match_points, score_predictions
 from wbcpipe.samples.cell_columns import QcFlag
@@ -20,9 +21,11 @@ from wbcpipe.samples.truth import read_truth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from wbcpipe.report.reference_differential import ReferenceComparison
     from wbcpipe.report.rows import CellRows
     from wbcpipe.report.scores import PredictionScores
     from wbcpipe.samples.differential_record import ModelChecks
@@ -116,6 +119,7 @@ class Evaluation:
     predictions: PredictionComparison | None
     model_checks: ModelChecks | None
     differential: tuple[Share, ...] | None
+    reference: ReferenceComparison | None = None
 
 
 def visible_truth(sample: Sample) -> Truth:
@@ -138,41 +142,51 @@ def visible_truth(sample: Sample) -> Truth:
     )
 
 
-def evaluate_sample(sample: Sample) -> Evaluation:
+def evaluate_sample(sample: Sample, reference_path: Path | None = None) -> Evaluation:
     """Compare a sample with ``truth.csv``, or, where there is none, its predicted classes with the cells' labels.
 
+    Args:
+        sample: with cells.
+        reference_path: file of a differential from elsewhere to compare the count with, too; then neither truth nor
+            labels are needed.
+
     Raises:
-        SampleStateError: no such sample, no cells, or neither truth nor labels.
+        SampleStateError: no such sample, no cells, or nothing to compare with.
+        ConfigError: see `read_reference_differential`.
     """
     sample.record()
     store = CellStore(sample.cells_path)
     rows = read_rows(store) if store.is_classified() else None
+    detection, labels, seen = None, store.labels(), [label for label in store.labels() if label]
+    truth_source = "labels" if seen else ""
     if sample.truth_path.is_file():
         truth = visible_truth(sample)
         detection, partner = _detect(store, truth)
         labels = ["" if index < 0 else truth.label[index] for index in partner]
         seen = [label for label, visible in zip(truth.label, truth.visible, strict=True) if visible]
         truth_source = "truth.csv"
-    else:
-        labels, detection, truth_source = store.labels(), None, "labels"
-        seen = [label for label in labels if label]
-        if not seen:
-            raise SampleStateError(
-                f"{sample.path}: nothing to compare with: there is no truth.csv (the virtual scope writes one) and no "
-                "label (`wbcpipe import cells` takes them from folder names)."
-            )
-        if rows is None:
-            raise SampleStateError(f"{sample.path}: cells are not classified yet; run `wbcpipe classify` first.")
-    classes = rows.classes if rows else store.attributes.classes
+    elif not seen and reference_path is None:
+        raise SampleStateError(
+            f"{sample.path}: nothing to compare with: there is no truth.csv (the virtual scope writes one), no label "
+            "(`wbcpipe import cells` takes them from folder names), and no --reference-differential."
+        )
+    if rows is None and (detection is None or reference_path is not None):
+        raise SampleStateError(f"{sample.path}: cells are not classified yet; run `wbcpipe classify` first.")
     return Evaluation(
         sample=sample.name,
         truth_source=truth_source,
-        classes=classes,
+        classes=rows.classes if rows else store.attributes.classes,
         detection=detection,
         predictions=_compare_predictions(rows, labels) if rows else None,
         model_checks=check_model(rows, sample.name, sample.record().kind) if rows else None,
-        differential=_compare_shares(rows, seen) if rows else None,
+        differential=_compare_shares(rows, seen) if rows and truth_source else None,
+        reference=_compare_reference(rows, reference_path) if rows and reference_path else None,
     )
+
+
+def _compare_reference(rows: CellRows, path: Path) -> ReferenceComparison:
+    differential = Differential.from_tally(count_cells(rows.predicted_class, rows.qc_flags, rows.classes))
+    return compare_with_reference(differential, read_reference_differential(path, rows.classes), path.name)
 
 
 def _detect(store: CellStore, truth: Truth) -> tuple[Detection, NDArray[np.intp]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wbcpipe.report.evaluate import Evaluation, PredictionComparison, Share
+    from wbcpipe.report.reference_differential import ReferenceComparison
     from wbcpipe.report.rows import CellRows
     from wbcpipe.report.status import SampleStatus
     from wbcpipe.samples.differential_record import ClassEntry, DifferentialRecord, ModelChecks, QualityGate
@@ -172,7 +173,8 @@ def _plain_table(*headings: str, left: int = 1) -> Table:
 
 def print_evaluation(result: Evaluation, console: Console) -> None:
     """Print an evaluation."""
-    console.print(Text(f"{result.sample} compared with {result.truth_source}", style="bold"))
+    compared = [name for name in (result.truth_source, result.reference and result.reference.file) if name]
+    console.print(Text(f"{result.sample} compared with {' and '.join(compared)}", style="bold"))
     if found := result.detection:
         away = "" if found.position_rms_um is None else f", centres {found.position_rms_um:.2f} um off (RMS)"
         console.print(
@@ -184,12 +186,14 @@ def print_evaluation(result: Evaluation, console: Console) -> None:
         )
     if result.predictions:
         _print_predictions(result.predictions, result.classes, console)
-    else:
+    elif result.model_checks is None:
         console.print("Classes: none; run `wbcpipe classify` first.")
     if result.model_checks:
         print_doubts(result.model_checks, console)
     if result.differential:
         _print_shares(result.differential, console)
+    if result.reference:
+        _print_reference(result.reference, console)
 
 
 def _print_predictions(found: PredictionComparison, classes: Sequence[str], console: Console) -> None:
@@ -222,6 +226,26 @@ def _print_shares(shares: Sequence[Share], console: Console) -> None:
             _verdict(share.inside, "yes", "no"),
         )
     console.print(table)
+
+
+def _print_reference(found: ReferenceComparison, console: Console) -> None:
+    cells = "its number of cells is not known and taken as very large" if found.cells is None else f"{found.cells} cells"
+    method = f" ({found.method})" if found.method else ""
+    console.print(Text(f"Reference: {found.source}{method}; {cells}", style="bold"))
+    table = _plain_table("class", "reference %", "predicted %", "95 % interval", "difference", "p", "by chance")
+    for share in found.classes:
+        table.add_row(
+            Text(share.name),
+            format_number(share.reference_percent),
+            format_number(share.percent),
+            "{:.1f} - {:.1f}".format(*share.interval_percent),
+            "" if share.difference is None else f"{share.difference:+.1f}",
+            format_number(share.p_value, 3),
+            _verdict(share.compatible, "yes", "no"),
+        )
+    console.print(table)
+    if found.other_percent:
+        console.print(Text(f"{found.other_percent:.1f} % of the reference's cells are of other classes, left out here."))
 
 
 def _verdict(good: bool | None, yes: str, no: str) -> Text:

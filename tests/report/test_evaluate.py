@@ -131,7 +131,7 @@ def test_labels_stand_in_for_truth(create_sample: Create) -> None:
 
 
 def test_nothing_to_compare_with(create_sample: Create) -> None:
-    with pytest.raises(SampleStateError, match=r"no truth\.csv .* and no label"):
+    with pytest.raises(SampleStateError, match=r"no truth\.csv .*, no label"):
         evaluate_sample(create_sample(["NEU"]))
 
 
