@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "classify": ("wbcpipe.classify.cli:classify", "Stage 3: predict the class of every cell."),
     "report": ("wbcpipe.report.cli:report", "Stage 4: write the differential, for people and machines."),
     "batch": ("wbcpipe.batch.cli:batch", "Run a worklist of slides, unattended; resumes."),
+    "review": ("wbcpipe.review.cli:review", "Review cells in the browser and sign the differential (an extra)."),
     "import": ("wbcpipe.segment.cli:import_", "Import images made elsewhere, as fields or as cells."),
     "view": ("wbcpipe.segment.cli:view", "Show fields, masks and classes in napari (an extra)."),
     "labels": ("wbcpipe.labels.cli:labels", "Export cells for labelling, and import their labels."),

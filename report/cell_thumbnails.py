@@ -10,14 +10,27 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
+from wbcpipe.errors import FrameFileError
+from wbcpipe.samples.fields import complete_fields, read_passes_info
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from wbcpipe.samples.cell_store import CellStore
+    from wbcpipe.samples.sample import Sample
 
-__all__ = ["Contrast", "cell_strip", "choose_cells", "data_uri", "measure_contrast"]
+__all__ = [
+    "Contrast",
+    "cell_panels",
+    "cell_strip",
+    "choose_cells",
+    "data_uri",
+    "display_panel",
+    "illumination_wavelengths",
+    "measure_contrast",
+]
 
 SIDE_PX: Final = 128
 _GAP_PX: Final = 4
@@ -78,21 +91,57 @@ def cell_strip(image: NDArray[np.uint16], contrast: Contrast) -> bytes:
         image: (M, side, side) uint16.
         contrast: of the sample.
     """
-    low, high = contrast.low[:, None, None], contrast.high[:, None, None]
-    scaled = np.clip((image - low) / (high - low), 0, 1)  # (M, side, side)
-    panels = [
-        _green_on_black(plane) if i in contrast.fluorescent else np.stack([plane] * 3, axis=-1)
-        for i, plane in enumerate(scaled)
-    ]
-    if contrast.composite:
-        panels.append(np.stack([scaled[i] for i in contrast.composite], axis=-1))
+    panels = cell_panels(image, contrast)
     strip = Image.new("RGB", (len(panels) * (SIDE_PX + _GAP_PX) - _GAP_PX, SIDE_PX), "white")
     for position, panel in enumerate(panels):
-        thumbnail = Image.fromarray((panel * 255).round().astype(np.uint8))
+        thumbnail = Image.fromarray(panel)
         strip.paste(thumbnail.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS), (position * (SIDE_PX + _GAP_PX), 0))
     encoded = io.BytesIO()
     strip.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)
     return encoded.getvalue()
+
+
+def cell_panels(image: NDArray[np.uint16], contrast: Contrast) -> list[NDArray[np.uint8]]:
+    """Return the modalities as they are displayed, (side, side, 3) uint8 each, and the composite if there is one.
+
+    Args:
+        image: (M, side, side) uint16.
+        contrast: of the sample.
+    """
+    shown = [(i,) for i in range(len(image))]
+    return [display_panel(image, contrast, channels) for channels in (*shown, contrast.composite) if channels]
+
+
+def display_panel(image: NDArray[np.uint16], contrast: Contrast, channels: Sequence[int]) -> NDArray[np.uint8]:
+    """Return one modality, or three as red, green and blue, as (y, x, 3) uint8.
+
+    Args:
+        image: (M, y, x) uint16.
+        contrast: of the sample.
+        channels: one index of a modality, or three.
+    """
+    scaled = [_scale(image[i], contrast.low[i], contrast.high[i]) for i in channels]
+    if len(channels) == 1 and channels[0] in contrast.fluorescent:
+        panel = _green_on_black(scaled[0])
+    else:
+        panel = np.stack(scaled if len(channels) == 3 else scaled * 3, axis=-1)
+    return (panel * 255).round().astype(np.uint8)
+
+
+def _scale(plane: NDArray[np.uint16], low: float, high: float) -> NDArray[np.float64]:
+    return np.clip((plane - low) / (high - low), 0, 1)
+
+
+def illumination_wavelengths(sample: Sample) -> dict[str, float]:
+    """Read the wavelength (nm) of each modality from the sample's first field, as far as it is known."""
+    raw = sample.path / "raw"
+    for index in complete_fields(raw):
+        try:
+            frames = read_passes_info(raw, index).frames
+        except FrameFileError:
+            return {}  # the colours of the composite are then in the wrong order
+        return {frame.modality: frame.wavelength_nm for frame in frames if frame.wavelength_nm is not None}
+    return {}
 
 
 def _green_on_black(plane: NDArray[np.float64]) -> NDArray[np.float64]:

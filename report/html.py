@@ -6,12 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from wbcpipe.errors import FrameFileError
-from wbcpipe.report.cell_thumbnails import cell_strip, choose_cells, data_uri, measure_contrast
+from wbcpipe.report.cell_thumbnails import (
+    cell_strip,
+    choose_cells,
+    data_uri,
+    illumination_wavelengths,
+    measure_contrast,
+)
 from wbcpipe.report.page_style import class_colours, page_environment
 from wbcpipe.report.tables import flag_words
 from wbcpipe.samples.cell_columns import UNIDENTIFIED, flag_names
-from wbcpipe.samples.fields import complete_fields, read_passes_info
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +96,9 @@ def axis_position(percent: float) -> str:
 
 def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery]:
     counted = [index for index in range(len(rows)) if not rows.exclusion_reason[index]]
-    contrast = measure_contrast(store, counted or list(range(len(rows))), wavelengths_nm=_wavelengths(sample))
+    contrast = measure_contrast(
+        store, counted or list(range(len(rows))), wavelengths_nm=illumination_wavelengths(sample)
+    )
     galleries: list[Gallery] = []
 
     def add(title: str, note: str, candidates: Sequence[int], *, lowest_first: bool = False) -> None:
@@ -134,14 +140,3 @@ def _thumbnail(rows: CellRows, index: int, crop: NDArray[np.uint16], contrast: C
         alt=f"Cell {index}: {caption}",
         caption=caption,
     )
-
-
-def _wavelengths(sample: Sample) -> dict[str, float]:
-    raw = sample.path / "raw"
-    for index in complete_fields(raw):
-        try:
-            frames = read_passes_info(raw, index).frames
-        except FrameFileError:
-            return {}  # the colours of the composite are then in the wrong order
-        return {frame.modality: frame.wavelength_nm for frame in frames if frame.wavelength_nm is not None}
-    return {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.records import SampleKind
 
-__all__ = ["SampleStatus", "list_samples", "sample_status"]
+__all__ = ["SampleStatus", "list_samples", "sample_names", "sample_status"]
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,23 @@ class SampleStatus:
     problem: str = ""
 
 
-def list_samples(root: Path) -> list[SampleStatus]:
-    """Return the status of the samples below a data root, by name; folders with nothing of a sample are ignored."""
+def sample_names(root: Path) -> list[str]:
+    """Return the names of the samples below a data root; folders with nothing of a sample are ignored."""
     if not root.is_dir():
         return []
     found = []
     for path in sorted(root.iterdir()):
         if any((path / name).exists() for name in ("sample.json", "raw", "cells.zarr")):
             try:
-                sample = Sample.open(root, path.name)
+                found.append(Sample.open(root, path.name).name)
             except SampleNameError:
                 continue  # a folder that no command would accept
-            found.append(sample_status(sample))
     return found
+
+
+def list_samples(root: Path) -> list[SampleStatus]:
+    """Return the status of the samples below a data root, by name."""
+    return [sample_status(Sample.open(root, name)) for name in sample_names(root)]
 
 
 def sample_status(sample: Sample) -> SampleStatus:

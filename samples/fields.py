@@ -128,6 +128,7 @@ class FieldInfo:
         faded: estimated fraction of the dye bleached there by earlier exposures; ``None`` where unknown.
         slide_transform: of the fluorescence frame, if it was taken in a pass of its own; else ``None``.
         acquired: start of the first exposure, UTC in ISO 8601; empty where unknown.
+        shape_px: (rows, columns) of the frames that were read; (0, 0) where there are none yet.
         digest: checksums of the file that was read; empty where there is none yet.
     """
 
@@ -143,6 +144,7 @@ class FieldInfo:
     faded: float | None = None
     slide_transform: FieldTransform | None = None
     acquired: str = ""
+    shape_px: tuple[int, int] = field(default=(0, 0), compare=False)
     digest: str = field(default="", compare=False)
 
     @property
@@ -391,7 +393,8 @@ def _read_once(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint1
                     f"bytes, more than {end} were expected; the field must be taken again."
                 )
             start = page.dataoffsets[0]
-            info = replace(info, digest=_check_rest(path, start, start + 2 * len(info.frames) * math.prod(page.shape)))
+            digest = _check_rest(path, start, start + 2 * len(info.frames) * math.prod(page.shape))
+            info = replace(info, shape_px=(page.shape[-2], page.shape[-1]), digest=digest)
             if pixels:
                 images = tiff.series[0].asarray().reshape(len(info.frames), *page.shape)  # (C, Y, X)
     except FrameFileError:

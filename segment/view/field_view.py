@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.samples.cell_store import CellBlock
+    from wbcpipe.samples.fields import FieldInfo
     from wbcpipe.samples.sample import Sample
     from wbcpipe.segment.registration.register import Alignment
     from wbcpipe.segment.slide_statistics import SlideStatistics
@@ -135,12 +136,7 @@ class FieldViewer:
         Raises:
             FrameFileError: the field does not exist or is damaged.
         """
-        if index not in self.fields:
-            raise FrameFileError(
-                f"{self._raw}: no field {index} with all its frames; there are {len(self.fields)}, "
-                f"{self.fields[0]} to {self.fields[-1]}."
-            )
-        frames, info = read_passes(self._raw, index)
+        frames, info = self._read(index)
         statistics, pixel_um = self._segmenter.statistics, self._segmenter.pixel_um
         found = process_field(frames, info, statistics, crop_pixel_um=pixel_um, detector=self._segmenter.detector).block
         ordered, alignment = register_field(frames, info, statistics)
@@ -159,6 +155,24 @@ class FieldViewer:
             trusted=alignment.trusted,
             wavelength_nm=np.array([wavelengths.get(name) or np.nan for name in statistics.modalities]),
         )
+
+    def registered_frames(self, index: int) -> NDArray[np.uint16]:
+        """Return a field's frames alone, as `FieldView.images`; nothing is segmented.
+
+        Raises:
+            FrameFileError: the field does not exist or is damaged.
+        """
+        frames, info = self._read(index)
+        ordered, alignment = register_field(frames, info, self._segmenter.statistics)
+        return _warp_frames(ordered, alignment, self._segmenter.statistics)
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint16], FieldInfo]:
+        if index not in self.fields:
+            raise FrameFileError(
+                f"{self._raw}: no field {index} with all its frames; there are {len(self.fields)}, "
+                f"{self.fields[0]} to {self.fields[-1]}."
+            )
+        return read_passes(self._raw, index)
 
     def _annotations(self, index: int, found: CellBlock) -> tuple[CellAnnotation, ...]:
         """Return the cells found, with the flags and classes of the store."""

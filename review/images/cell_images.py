@@ -1,0 +1,192 @@
+"""The images of a sample's cells: made when they are asked for, and ahead of that in a thread of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import threading
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from wbcpipe.errors import WbcpipeError
+from wbcpipe.report.cell_thumbnails import illumination_wavelengths, measure_contrast
+from wbcpipe.review.images.image_cache import ImageCache
+from wbcpipe.review.images.strips import TILE_PX, cell_outlines, make_large_strip, make_strip
+from wbcpipe.samples.cell_columns import REJECTED
+from wbcpipe.samples.cell_store import CELLS_PER_CHUNK, PREDICTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from wbcpipe.report.cell_thumbnails import Contrast
+    from wbcpipe.samples.cell_store import CellStore
+    from wbcpipe.samples.sample import Sample
+
+__all__ = ["CellImages", "ImageKind", "images_digest"]
+
+ImageKind = Literal["strip", "composite"]
+_KINDS: Final[tuple[ImageKind, ...]] = ("strip", "composite")
+#: Changes whenever the same cells would give other images.
+_VERSION: Final = 1
+#: Chunks of crops in memory: 13 MB each.
+_CHUNKS: Final = 4
+_COLUMNS: Final = ("field_index", "y_px", "x_px", "shift_px", "qc_flags")
+
+
+def images_digest(store: CellStore) -> str:
+    """Return the SHA-256 of what the images of a store's cells depend on; labels and predictions are left out."""
+    attributes = store.attributes.model_dump(mode="json", exclude={"classified", "labelled", "classes", "sha256"})
+    for name in (*PREDICTIONS, "label"):
+        attributes["arrays"].pop(name, None)
+    total = hashlib.sha256(json.dumps([_VERSION, TILE_PX, attributes], sort_keys=True).encode())
+    for name in _COLUMNS:
+        total.update(np.ascontiguousarray(store.column(name)).tobytes())
+    return total.hexdigest()
+
+
+class CellImages:
+    """Strips, composites and outlines of one sample's cells.
+
+    Args:
+        sample: the sample.
+        store: its cells.
+
+    Attributes:
+        digest: of what the images depend on.
+        has_composite: whether each cell has a composite.
+    """
+
+    def __init__(self, sample: Sample, store: CellStore) -> None:
+        self._sample, self._store = sample, store
+        self.digest = images_digest(store)
+        self._cache = ImageCache(sample.work_path / "review", self.digest)
+        self._new: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+        self._reading = threading.Lock()
+        self._waiting = 0
+        self._idle = threading.Condition()
+        self._ended = threading.Event()
+        self._maker: threading.Thread | None = None
+        self._chunk = functools.lru_cache(_CHUNKS)(self._read_chunk)
+
+    @functools.cached_property
+    def contrast(self) -> Contrast:
+        """The display range of each modality, measured on the cells that are not rejected."""
+        flags = self._store.column("qc_flags")
+        good = np.flatnonzero((flags & int(sum(REJECTED))) == 0)
+        chosen = good if good.size else np.arange(len(self._store))
+        wavelengths_nm = illumination_wavelengths(self._sample)
+        return measure_contrast(self._store, chosen.tolist(), wavelengths_nm=wavelengths_nm)
+
+    @property
+    def has_composite(self) -> bool:
+        """Whether each cell has a composite."""
+        return self.contrast.composite is not None
+
+    def _read_chunk(self, chunk: int) -> NDArray[np.uint16]:
+        return self._store.images(chunk * CELLS_PER_CHUNK, (chunk + 1) * CELLS_PER_CHUNK)
+
+    def _crop(self, row: int) -> NDArray[np.uint16]:
+        with self._reading:
+            crop: NDArray[np.uint16] = self._chunk(row // CELLS_PER_CHUNK)[row % CELLS_PER_CHUNK]
+        return crop
+
+    def image(self, row: int, kind: ImageKind) -> bytes | None:
+        """Return an image of a cell as WebP; ``None`` for a composite where there is none.
+
+        Raises:
+            SampleStateError: the cell's crop is damaged.
+        """
+        number = row * len(_KINDS) + _KINDS.index(kind)
+        with self._lock:
+            found = self._new.get(number)
+        found = found or self._cache.get(number)
+        if found is None:
+            with self._before_maker():
+                found = self._make(row).get(number)
+        return found
+
+    def large_strip(self, row: int) -> bytes:
+        """Return a cell's modalities side by side at their stored size, as WebP; it is not kept."""
+        with self._before_maker():
+            return make_large_strip(self._crop(row), self.contrast)
+
+    def outlines(self, row: int) -> dict[str, Any]:
+        """Return the outlines of a cell and its nucleus ; see `cell_outlines`."""
+        with self._reading:
+            mask = self._store.masks(row, row + 1)[0]
+        return cell_outlines(mask)
+
+    def _make(self, row: int) -> dict[int, bytes]:
+        """Make both images of a cell and keep them."""
+        strip, composite = make_strip(self._crop(row), self.contrast)
+        made = {row * len(_KINDS): strip}
+        if composite is not None:
+            made[row * len(_KINDS) + 1] = composite
+        with self._lock:
+            self._new |= made
+            due = len(self._new) >= len(_KINDS) * CELLS_PER_CHUNK
+        if due:
+            self._flush()
+        return made
+
+    def _flush(self) -> None:
+        with self._lock:
+            new = dict(self._new)
+        if new:
+            self._cache.put(new)
+        with self._lock:
+            for number in new:
+                self._new.pop(number, None)
+
+    @contextlib.contextmanager
+    def _before_maker(self) -> Iterator[None]:
+        """Hold back the images that are made ahead while somebody waits for one."""
+        with self._idle:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._waiting -= 1
+                self._idle.notify_all()
+
+    def make_ahead(self, order: Sequence[int]) -> None:
+        """Make the images of all cells in a thread, in about this order of the rows; a second call does nothing."""
+        if self._maker is None:
+            arguments = (list(order),)
+            self._maker = threading.Thread(target=self._make_all, args=arguments, name="wbcpipe-strips", daemon=True)
+            self._maker.start()
+
+    def _make_all(self, order: list[int]) -> None:
+        done = {number // len(_KINDS) for number in self._cache.numbers() if number % len(_KINDS) == 0}
+        missing = [row for row in order if row not in done]
+        chunks: dict[int, list[int]] = {}
+        for row in missing:
+            chunks.setdefault(row // CELLS_PER_CHUNK, []).append(row)
+        for rows in chunks.values():
+            for row in rows:
+                with self._idle:
+                    self._idle.wait_for(lambda: not self._waiting or self._ended.is_set())
+                if self._ended.is_set():
+                    return
+                try:
+                    self._make(row)
+                except WbcpipeError:
+                    break  # a damaged chunk: who asks for its cells is told
+            self._flush()
+
+    def close(self) -> None:
+        """Stop making images, and keep those that are made."""
+        self._ended.set()
+        with self._idle:
+            self._idle.notify_all()
+        if self._maker is not None:
+            self._maker.join()
+        self._flush()
+        self._cache.close()

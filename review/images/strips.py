@@ -1,0 +1,97 @@
+"""The images of one cell on the review page: a strip of its modalities, a composite, and its outlines."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image
+from skimage.measure import approximate_polygon, find_contours
+
+from wbcpipe.report.cell_thumbnails import cell_panels, display_panel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wbcpipe.report.cell_thumbnails import Contrast
+
+__all__ = ["TILE_PX", "cell_outlines", "encode_webp", "make_large_strip", "make_strip", "mask_outlines"]
+
+TILE_PX: Final = 160
+"""Side of a modality in a strip: a cell of 12 um is 86 pixels wide."""
+_QUALITY: Final = 82
+_LARGE_QUALITY: Final = 92
+#: Effort of the encoder, 0 to 6: from 2 on a strip takes longer and is hardly smaller.
+_METHOD: Final = 1
+#: Corners of an outline closer to it than this are left out.
+_TOLERANCE_PX: Final = 0.6
+_CYTOPLASM, _NUCLEUS = 1, 2
+
+
+def encode_webp(image: Image.Image, *, quality: int = _QUALITY) -> bytes:
+    """Return an RGB image as lossy WebP."""
+    encoded = io.BytesIO()
+    image.save(encoded, "WEBP", quality=quality, method=_METHOD)
+    return encoded.getvalue()
+
+
+def make_strip(image: NDArray[np.uint16], contrast: Contrast) -> tuple[bytes, bytes | None]:
+    """Return a cell's strip and its composite, as WebP.
+
+    Args:
+        image: (M, side, side) uint16.
+        contrast: of the sample.
+
+    Returns:
+        The modalities side by side, `TILE_PX` high and M times as wide, and the composite, `TILE_PX` square, which is
+        ``None`` with fewer than three bright-field modalities.
+    """
+    modalities = len(image)
+    tiles = [
+        Image.fromarray(panel).resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        for panel in cell_panels(image, contrast)
+    ]
+    composite = encode_webp(tiles[modalities]) if len(tiles) > modalities else None
+    return encode_webp(_side_by_side(tiles[:modalities])), composite
+
+
+def make_large_strip(image: NDArray[np.uint16], contrast: Contrast) -> bytes:
+    """Return a cell's modalities side by side at their stored size, as WebP."""
+    tiles = [Image.fromarray(display_panel(image, contrast, (channel,))) for channel in range(len(image))]
+    return encode_webp(_side_by_side(tiles), quality=_LARGE_QUALITY)
+
+
+def _side_by_side(tiles: list[Image.Image]) -> Image.Image:
+    side = tiles[0].height
+    strip = Image.new("RGB", (side * len(tiles), side))
+    for position, tile in enumerate(tiles):
+        strip.paste(tile, (position * side, 0))
+    return strip
+
+
+def mask_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Return the closed outlines (K, 2) of a mask, y and x in its pixels, the longest first.
+
+    Args:
+        mask: (side, side).
+    """
+    if not mask.any():
+        return []
+    # A rim of background closes the outline of what touches the edge.
+    found = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)  # type: ignore[no-untyped-call]
+    outlines = [approximate_polygon(outline - 1.0, _TOLERANCE_PX) for outline in found]  # type: ignore[no-untyped-call]
+    return sorted((outline for outline in outlines if len(outline) > 3), key=len, reverse=True)
+
+
+def cell_outlines(mask: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the outlines of a cell and of its nucleus, [y, x] from the corner of its crop, and the crop's side in px.
+
+    Args:
+        mask: (side, side); 0 background, 1 cytoplasm, 2 nucleus.
+    """
+    parts = {"cell": mask >= _CYTOPLASM, "nucleus": mask == _NUCLEUS}
+    outlines = {
+        name: [np.round(outline + 0.5, 1).tolist() for outline in mask_outlines(part)] for name, part in parts.items()
+    }
+    return {"side_px": mask.shape[0], **outlines}

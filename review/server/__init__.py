@@ -1,0 +1,1 @@
+"""The server of the review page: who may ask for what, and the answers."""

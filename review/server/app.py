@@ -1,0 +1,63 @@
+"""The application: routes behind the guard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from wbcpipe.review.server.answers import ERROR_HANDLERS, Json
+from wbcpipe.review.server.guard import LOGIN, Guard
+from wbcpipe.review.server.image_routes import ImageRoutes
+from wbcpipe.review.server.journal_routes import journal_routes
+from wbcpipe.review.server.open_samples import OpenSamples
+from wbcpipe.review.server.pages import STATIC, PageRoutes
+from wbcpipe.review.server.worklist import Worklist
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from wbcpipe.review.server.options import ServerOptions
+
+__all__ = ["ReviewApp"]
+
+_SAMPLES: Final = "/api/samples"
+_SAMPLE: Final = "/api/samples/{name}"
+
+
+class ReviewApp:
+    """The review server as an ASGI application.
+
+    Args:
+        options: see `ServerOptions`.
+
+    Attributes:
+        asgi: the application, for a server.
+        samples: those under review.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.samples = OpenSamples(options.root)
+        worklist = Worklist(options.root)
+
+        def list_samples(_request: Request) -> Response:
+            return Json(worklist.entries())
+
+        app = Starlette(
+            routes=[
+                *PageRoutes(options).routes(),
+                Route(_SAMPLES, list_samples),
+                *journal_routes(self.samples, _SAMPLE),
+                *ImageRoutes(self.samples).routes(_SAMPLE),
+            ],
+            exception_handlers=ERROR_HANDLERS,
+        )
+        # The pages of a login need their style before there is a session.
+        public = (LOGIN, STATIC) if options.passwords is not None else (LOGIN,)
+        self.asgi = Guard(app, options.address, options.sessions, public)
+
+    def close(self) -> None:
+        """Close what is open of the samples."""
+        self.samples.close()

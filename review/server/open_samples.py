@@ -1,0 +1,141 @@
+"""Samples that are under review: what was read of them, kept until their cells change."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from wbcpipe.errors import SampleStateError
+from wbcpipe.report.rows import read_rows
+from wbcpipe.review.images.cell_images import CellImages
+from wbcpipe.review.images.field_images import FieldImages
+from wbcpipe.review.images.similar import cell_features
+from wbcpipe.review.images.slide_map import slide_map
+from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.review.cell_identity import cell_keys
+from wbcpipe.samples.review.journal import Journal, journal_path
+from wbcpipe.samples.sample import Sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["NoSuchSampleError", "OpenSample", "OpenSamples"]
+
+_MAX_OPEN: Final = 4
+
+
+class NoSuchSampleError(SampleStateError):
+    """The data root has no sample of that name."""
+
+
+class OpenSample:
+    """A sample under review.
+
+    Args:
+        sample: a classified sample.
+
+    Attributes:
+        sample, store, rows: the sample, its cells, and their table in memory.
+        images: of its cells.
+        keys: N names of the cells, as the journal has them.
+        row_of: name of a cell to its row.
+        journal: what readers did.
+
+    Raises:
+        SampleStateError: there is no such sample, or its cells are not classified.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        sample.record()
+        self.sample = sample
+        self.store = CellStore(sample.cells_path)
+        self.rows = read_rows(self.store)
+        self.images = CellImages(sample, self.store)
+        columns = self.rows.columns
+        self.keys = cell_keys(columns["field_index"], columns["y_um"], columns["x_um"])
+        self.row_of = {key: row for row, key in enumerate(self.keys)}
+        self.journal = Journal(journal_path(sample))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @functools.cached_property
+    def fields(self) -> FieldImages:
+        """Images of its fields."""
+        return FieldImages(self.sample, self.store, self.images.contrast)
+
+    @functools.cached_property
+    def features(self) -> NDArray[np.float32]:
+        """What its cells are compared by."""
+        return cell_features(self.store)
+
+    @functools.cached_property
+    def map(self) -> dict[str, Any]:
+        """The map of its slide."""
+        return slide_map(self.sample, self.store)
+
+    def describe_field(self, index: int) -> dict[str, Any]:
+        """Return a field's size and its cells with their names and outlines; see `FieldImages.describe`."""
+        found = self.fields.describe(index)
+        cells = [{**cell, "key": self.keys[cell["row"]]} for cell in found["cells"]]
+        return {**found, "cells": cells}
+
+    def close(self) -> None:
+        """Stop making images."""
+        self.images.close()
+
+
+class OpenSamples:
+    """The samples of a data root that were asked for last, by name.
+
+    Args:
+        root: the data root.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._open: dict[str, tuple[object, OpenSample]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> OpenSample:
+        """Return a sample; it is read again when its cells have changed.
+
+        Raises:
+            SampleNameError: the name is refused.
+            NoSuchSampleError: there is no such sample.
+        SampleStateError: its cells are not classified, or a file is damaged.
+        """
+        sample = Sample.open(self.root, name)
+        if not sample.exists():
+            raise NoSuchSampleError(f"There is no sample {name}.")
+        with self._lock:
+            mark = _mark(sample)
+            known = self._open.pop(name, None)
+            if known is not None and known[0] != mark:
+                known[1].close()
+                known = None
+            entry = known or (mark, OpenSample(sample))
+            self._open[name] = entry  # the last one used is the last one
+            while len(self._open) > _MAX_OPEN:
+                self._open.pop(next(iter(self._open)))[1].close()
+            return entry[1]
+
+    def close(self) -> None:
+        """Close all samples."""
+        with self._lock:
+            for _, entry in self._open.values():
+                entry.close()
+            self._open.clear()
+
+
+def _mark(sample: Sample) -> object:
+    """Return what changes whenever the cells or their predictions are written."""
+    try:
+        found = (sample.cells_path / "zarr.json").stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
