@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from wbcpipe.cli.options import data_option, json_option, sample_option
+from wbcpipe.errors import DamagedDataError
 from wbcpipe.samples.sample import Sample, data_root
 
 # Modules that read cells and images are imported when a command runs: zarr must not load for `--help`.
@@ -30,8 +31,28 @@ def _print_json(content: object) -> None:
     help="Reference intervals of your laboratory, TOML or JSON. Default: textbook intervals of adults.",
 )
 @click.option("--wbc", type=float, metavar="N", help="White-cell concentration in 10^9/L, for absolute counts.")
+@click.option(
+    "--lab",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The laboratory's file, TOML (docs/review.md). Default: lab.toml in the data root, if it is there.",
+)
+@click.option(
+    "--verify-journal",
+    "verify",
+    is_flag=True,
+    help="Write nothing: replay the review journal and compare it with the signed differential, byte for byte.",
+)
 @json_option
-def report(name: str, data: Path | None, reference: Path | None, wbc: float | None, as_json: bool) -> None:
+def report(
+    name: str,
+    data: Path | None,
+    reference: Path | None,
+    wbc: float | None,
+    lab: Path | None,
+    verify: bool,
+    as_json: bool,
+) -> None:
     """Stage 4: count the classified cells and write the differential.
 
     Writes report.html (one page that needs no other file), differential.json (machine-readable; its JSON Schema comes
@@ -41,11 +62,15 @@ def report(name: str, data: Path | None, reference: Path | None, wbc: float | No
     the interval lies outside the reference interval; "borderline" means that only the percentage does. Debris, cells
     cut by the edge, blurred cells and cells without a modality are rejected and listed by reason.
 
+    What readers did to the cells with `wbcpipe review` is applied. The report of a signed sample is what was signed.
+    --verify-journal ends with exit code 14 if the journal or a signed differential was changed.
+
     \b
     Examples:
       wbcpipe report --sample S001
       wbcpipe report --sample S001 --wbc 6.2
       wbcpipe report --sample S001 --reference our-lab.toml --json
+      wbcpipe report --sample S001 --verify-journal
 
     \b
     our-lab.toml:
@@ -64,13 +89,37 @@ def report(name: str, data: Path | None, reference: Path | None, wbc: float | No
 
     sample = Sample.open(data_root(data), name)
     sample.record()  # before the lock, which would create the folder
+    if verify:
+        _verify_journal(sample, as_json=as_json)
+        return
     with sample.lock("report"):
-        write_report(sample, reference=reference, wbc=wbc)
+        write_report(sample, reference=reference, wbc=wbc, lab=lab)
         document = read_document(sample)
     if as_json:
         _print_json(document.content())
     else:
         print_differential(document, document_paths(sample), Console(highlight=False))
+
+
+def _verify_journal(sample: Sample, *, as_json: bool) -> None:
+    from wbcpipe.report.verify_journal import verify_journal
+
+    found = verify_journal(sample)
+    if as_json:
+        _print_json({**found.model_dump(mode="json"), "problems": list(found.problems)})
+    else:
+        click.echo(f"{sample.name}: {found.entries} entries, each with the hash of the one before")
+        for signature in found.signatures:
+            outcome = {True: "replayed, byte for byte", False: "NOT replayed", None: "of other cells: not replayed"}
+            state = "in force" if signature.in_force else "not in force"
+            click.echo(
+                f"  entry {signature.entry}: signed by {signature.reader} at {signature.time}, {state}: "
+                f"{outcome[signature.replayed]}"
+            )
+    if found.problems:
+        raise DamagedDataError(
+            f"{'; '.join(found.problems)}. Restore the files from a copy, or withdraw the signature."
+        )
 
 
 @click.command()

@@ -28,6 +28,7 @@ __all__ = [
     "exclusion_reasons",
     "flag_percent",
     "interval_percent",
+    "tally_cells",
 ]
 
 Interval = tuple[float, float]
@@ -67,12 +68,15 @@ class Tally:
         unidentified: cells whose class the model is not sure of.
         rejected: excluded cells by reason: the first flag of ``REJECTED`` that they carry.
         counted_with_warning: counted or unidentified cells by flag of ``COUNTED_WITH_WARNING``; a cell can have more.
+        excluded_by_reader: cells that a person excluded: ``not_classed``, ``artefact``, or by the name of a class of
+            what is no white cell.
     """
 
     counts: Mapping[str, int]
     unidentified: int
     rejected: Mapping[str, int]
     counted_with_warning: Mapping[str, int]
+    excluded_by_reader: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def identified(self) -> int:
@@ -81,8 +85,8 @@ class Tally:
 
     @property
     def cells(self) -> int:
-        """All cells: identified, unidentified and rejected."""
-        return self.identified + self.unidentified + sum(self.rejected.values())
+        """All cells: identified, unidentified, rejected and excluded by a reader."""
+        return self.identified + self.unidentified + sum((*self.rejected.values(), *self.excluded_by_reader.values()))
 
 
 @dataclass(frozen=True)
@@ -225,17 +229,33 @@ def count_cells(predicted: Sequence[str], qc_flags: NDArray[np.uint16], classes:
             f"predicted classes {unknown} are not classes of the bundle ({', '.join(classes)}); run `wbcpipe classify` "
             "again."
         )
-    reasons = exclusion_reasons(qc_flags)
-    counted = Counter(name for name, reason in zip(predicted, reasons, strict=True) if not reason)
-    rejected = Counter(reason for reason in reasons if reason)
+    return tally_cells(predicted, exclusion_reasons(qc_flags), qc_flags, classes)
+
+
+def tally_cells(
+    names: Sequence[str], reasons: Sequence[str], qc_flags: NDArray[np.uint16], classes: Sequence[str]
+) -> Tally:
+    """Count every cell once.
+
+    Args:
+        names: N class names or ``unidentified``; of a cell that a reader excluded, what it is.
+        reasons: N reasons why a cell is excluded, empty for one that is not; those that are none of `REJECTED` were
+            given by a reader.
+        qc_flags: (N,) bit flags of `QcFlag`.
+        classes: of the differential.
+    """
+    counted = Counter(name for name, reason in zip(names, reasons, strict=True) if not reason)
+    by_flag = [name for flag in REJECTED for name in flag_names(flag)]
+    excluded = Counter(reason for reason in reasons if reason)
     good = np.array([not reason for reason in reasons], dtype=bool)
     return Tally(
         counts={name: counted[name] for name in classes},
         unidentified=counted[UNIDENTIFIED],
-        rejected={name: rejected[name] for flag in REJECTED for name in flag_names(flag)},
+        rejected={name: excluded[name] for name in by_flag},
         counted_with_warning={
             name: int(np.count_nonzero(qc_flags[good] & flag.value))
             for flag in COUNTED_WITH_WARNING
             for name in flag_names(flag)
         },
+        excluded_by_reader={name: count for name, count in sorted(excluded.items()) if name not in by_flag},
     )

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.report.gates import check_quality
 from wbcpipe.report.model_checks import check_model, corrected_shares, head_agreement
+from wbcpipe.report.verification import describe_review
 from wbcpipe.samples.differential_record import (
     BundleReference,
     CellCounts,
     CellsReference,
     ClassEntry,
     DifferentialRecord,
+    ExcludedByReader,
     FieldCounts,
     MissingField,
     ModalityEntry,
@@ -26,15 +28,15 @@ from wbcpipe.samples.differential_record import (
 )
 from wbcpipe.samples.field_status import read_missing, read_skipped
 from wbcpipe.samples.fields import fields_on_disk
+from wbcpipe.samples.review.entries import ARTEFACT, NOT_CLASSED
 from wbcpipe.samples.scan_outcome import ScanEntry, load_scan_outcome
-from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic import JsonValue
 
-    from wbcpipe.report.differential import Differential
+    from wbcpipe.report.reviewed_sample import ReviewedSample
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.cell_store import CellStore
     from wbcpipe.samples.records import SampleRecord
@@ -89,20 +91,22 @@ def read_document(sample: Sample) -> DifferentialRecord:
     return DifferentialRecord.read(document_paths(sample)[0])
 
 
-def build_document(
-    sample: Sample, store: CellStore, rows: CellRows, differential: Differential, *, created: str
-) -> DifferentialRecord:
-    """Combine the differential, its quality gates and its provenance.
+def build_document(sample: Sample, store: CellStore, reviewed: ReviewedSample) -> DifferentialRecord:
+    """Combine the differential, its quality gates, the review and its provenance.
 
-    The same cells, predictions and options give the same record, except for ``created``, a UTC time in ISO 8601.
+    The same cells, predictions, journal and basis give the same record.
     """
     record = sample.record()
     fields = count_fields(sample, record)
+    rows, differential = reviewed.rows, reviewed.differential
     tally = differential.tally
     checks = check_model(rows, sample.name, record.kind)
-    corrected = corrected_shares(rows, checks)
+    # The correction knows the model's errors, not those that a reader has corrected.
+    corrected = {} if reviewed.reviewed.changed.any() else corrected_shares(rows, checks)
+    excluded = dict(tally.excluded_by_reader)
+    by_reader = {name: excluded.pop(name, 0) for name in (NOT_CLASSED, ARTEFACT)}
     return DifferentialRecord(
-        created=created,
+        created=reviewed.basis.created,
         sample=sample.name,
         kind=record.kind,
         cells=CellCounts(
@@ -115,6 +119,7 @@ def build_document(
             ),
             rejected=RejectedCells.model_validate(tally.rejected),
             counted_with_warning=WarnedCells.model_validate(tally.counted_with_warning),
+            excluded_by_reader=ExcludedByReader(**by_reader, not_white_cells=sum(excluded.values())),
         ),
         classes=tuple(
             ClassEntry(
@@ -131,7 +136,8 @@ def build_document(
         quality=check_quality(rows, tally, checks, fields, store.attributes.field_quality, record.quality),
         heads=head_agreement(rows),
         model_checks=checks,
-        provenance=_provenance(record, store, rows),
+        verification=describe_review(rows, reviewed.reviewed, reviewed.state, reviewed.basis, reviewed.signing),
+        provenance=_provenance(record, store, rows, reviewed.basis.software),
     )
 
 
@@ -144,10 +150,10 @@ def _scan_entry(sample: Sample) -> ScanEntry | None:
     return ScanEntry(**figures, met=outcome.reason in ("cells", "precision", "fields"), text=outcome.text)
 
 
-def _provenance(record: SampleRecord, store: CellStore, rows: CellRows) -> Provenance:
+def _provenance(record: SampleRecord, store: CellStore, rows: CellRows, software: str) -> Provenance:
     derived = {*record.derived, *store.attributes.derived}
     return Provenance(
-        report_software={"wbcpipe": VERSION},
+        report_software={"wbcpipe": software},
         sample_software=record.software,
         scope=ScopeEntry(name=record.scope.name, sha256=record.scope.sha256 or None) if record.scope else None,
         slot=record.slot,

@@ -14,7 +14,7 @@ from wbcpipe.report.cell_thumbnails import (
     measure_contrast,
 )
 from wbcpipe.report.page_style import class_colours, page_environment
-from wbcpipe.report.tables import flag_words
+from wbcpipe.report.tables import flag_words, review_words
 from wbcpipe.samples.cell_columns import UNIDENTIFIED, flag_names
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.report.cell_thumbnails import Contrast
-    from wbcpipe.report.rows import CellRows
+    from wbcpipe.report.reviewed_sample import ReviewedSample
     from wbcpipe.samples.cell_store import CellStore
     from wbcpipe.samples.differential_record import DifferentialRecord
     from wbcpipe.samples.sample import Sample
@@ -63,7 +63,7 @@ class Gallery:
 
 
 def render_page(
-    sample: Sample, store: CellStore, rows: CellRows, document: DifferentialRecord, *, content_id: str
+    sample: Sample, store: CellStore, reviewed: ReviewedSample, document: DifferentialRecord, *, content_id: str
 ) -> str:
     """Return the page of a sample's cells.
 
@@ -72,15 +72,17 @@ def render_page(
     """
     environment = page_environment()
     environment.filters["position"] = axis_position
+    classes = reviewed.reviewed.classes
     return environment.get_template("report.html.j2").render(
         document=document,
         content_id=content_id,
         words=_WORDS,
-        colours=class_colours(rows.classes),
+        colours=class_colours(classes),
         ticks=_TICKS,
         flag_words=flag_words,
         modalities=document.provenance.modalities,
-        galleries=_galleries(sample, store, rows),
+        review_words=review_words(document.verification),
+        galleries=_galleries(sample, store, reviewed),
         has_composite=sum("fluor" not in name.lower() for name in store.modalities) >= 3,
     )
 
@@ -94,8 +96,9 @@ def axis_position(percent: float) -> str:
     return f"{10 * math.sqrt(min(max(percent, 0.0), 100.0)):.2f}"
 
 
-def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery]:
-    counted = [index for index in range(len(rows)) if not rows.exclusion_reason[index]]
+def _galleries(sample: Sample, store: CellStore, reviewed: ReviewedSample) -> list[Gallery]:
+    rows, shown = reviewed.rows, reviewed.reviewed
+    counted = [index for index in range(len(rows)) if not shown.exclusion_reason[index]]
     contrast = measure_contrast(
         store, counted or list(range(len(rows))), wavelengths_nm=illumination_wavelengths(sample)
     )
@@ -110,27 +113,28 @@ def _galleries(sample: Sample, store: CellStore, rows: CellRows) -> list[Gallery
         if chosen:
             shown = f"all {len(chosen)}" if len(chosen) == len(candidates) else f"{len(chosen)} of {len(candidates)}"
             crops = store.images_at(chosen)
-            thumbnails = tuple(_thumbnail(rows, i, crop, contrast) for i, crop in zip(chosen, crops, strict=True))
+            thumbnails = tuple(_thumbnail(reviewed, i, crop, contrast) for i, crop in zip(chosen, crops, strict=True))
             galleries.append(Gallery(title, f"{shown}, {note}", thumbnails))
 
-    for name in rows.classes:
+    for name in shown.classes:
         words = f"{name} · {_WORDS[name]}" if name in _WORDS else name
-        add(
-            words, "from the highest to the lowest probability", [i for i in counted if rows.predicted_class[i] == name]
-        )
-    identified = [i for i in counted if rows.predicted_class[i] != UNIDENTIFIED]
+        add(words, "from the highest to the lowest probability", [i for i in counted if shown.now[i] == name])
+    identified = [i for i in counted if shown.now[i] != UNIDENTIFIED and not shown.looked[i]]
     add("Counted with the lowest probability", "the lowest first: review these", identified, lowest_first=True)
-    add("Unidentified", "not in the percentages", [i for i in counted if rows.predicted_class[i] == UNIDENTIFIED])
-    add("Rejected", "not in the differential", [i for i in range(len(rows)) if rows.exclusion_reason[i]])
+    add("Unidentified", "not in the percentages", [i for i in counted if shown.now[i] == UNIDENTIFIED])
+    add("Rejected", "not in the differential", [i for i in range(len(rows)) if shown.exclusion_reason[i]])
     return galleries
 
 
-def _thumbnail(rows: CellRows, index: int, crop: NDArray[np.uint16], contrast: Contrast) -> Thumbnail:
+def _thumbnail(reviewed: ReviewedSample, index: int, crop: NDArray[np.uint16], contrast: Contrast) -> Thumbnail:
+    rows, shown = reviewed.rows, reviewed.reviewed
     parts = [f"{rows.predicted_class[index]} {rows.confidence[index]:.2f}"]
     if len(rows.heads) > 1:
         parts.append(f"disagreement {rows.disagreement[index]:.2f}")
     parts.append(f"field {int(rows.columns['field_index'][index])}")
     parts += [name.replace("_", " ") for name in flag_names(int(rows.qc_flags[index]))]
+    if shown.changed[index]:
+        parts[0] = f"{shown.now[index].replace('_', ' ')} ({shown.reader[index]}; the model: {parts[0]})"
     if rows.label[index]:
         parts.append(f"labelled {rows.label[index]}")
     caption = " · ".join(parts)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["load_reference"]
+__all__ = ["ReferenceIntervals", "load_reference"]
 
 _Percentage = Annotated[float, Field(ge=0, le=100, strict=True)]
 
 
-class _ReferenceFile(BaseModel):
+class ReferenceIntervals(BaseModel):
     """The content of a file of reference intervals."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,9 +48,9 @@ def load_reference(path: Path, classes: Sequence[str]) -> Reference:
     file = UserFile(path, "a file of reference intervals", ConfigError)
     content = file.read_json() if path.suffix.lower() == ".json" else file.read_toml()
     try:
-        found = _ReferenceFile.model_validate(content)
+        found = ReferenceIntervals.model_validate(content)
     except ValidationError as error:
-        findings = "; ".join(explain(item, _ReferenceFile) for item in error.errors()[:3])
+        findings = "; ".join(explain(item, ReferenceIntervals) for item in error.errors()[:3])
         raise ConfigError(f"{path}: {findings}; an example is in `wbcpipe report --help`.") from error
     if unknown := sorted(set(found.percent) - set(classes)):
         raise ConfigError(f"{path}: unknown class {unknown[0]!r}; the cells were classified as {', '.join(classes)}.")

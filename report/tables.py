@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 
     from wbcpipe.report.evaluate import Evaluation, PredictionComparison, Share
     from wbcpipe.report.reference_differential import ReferenceComparison
+    from wbcpipe.report.reviewed_cells import ReviewedCells
     from wbcpipe.report.rows import CellRows
     from wbcpipe.report.status import SampleStatus
-    from wbcpipe.samples.differential_record import ClassEntry, DifferentialRecord, ModelChecks, QualityGate
+    from wbcpipe.samples.differential_record import (
+        ClassEntry,
+        DifferentialRecord,
+        ModelChecks,
+        QualityGate,
+        Verification,
+    )
 
 __all__ = [
     "cells_csv",
@@ -34,6 +41,7 @@ __all__ = [
     "print_doubts",
     "print_evaluation",
     "print_status",
+    "review_words",
 ]
 
 _STYLE: Final = {"high": "bold red", "low": "bold red", "borderline": "yellow", "normal": "green"}
@@ -41,14 +49,18 @@ _STYLE: Final = {"high": "bold red", "low": "bold red", "borderline": "yellow", 
 _BESIDE_BAR: Final = 67
 
 
-def cells_csv(rows: CellRows) -> bytes:
-    """Return one line per cell, UTF-8, with a header line; ``exclusion_reason`` says why a cell is not counted."""
+def cells_csv(rows: CellRows, reviewed: ReviewedCells) -> bytes:
+    """Return one line per cell, UTF-8, with a header line.
+
+    ``exclusion_reason`` says why a cell is not counted; ``reviewed_class`` is the class of a cell that a reader looked
+    at, ``reviewed_by`` who gave it.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     per_head = [column for head in rows.heads for column in (f"{head}_predicted_class", f"{head}_probability")]
     names = [name for name in rows.columns if name != "qc_flags"]
     of_cell = ("qc_flags", "counted", "exclusion_reason", "label", "predicted_class", "confidence", "disagreement")
-    writer.writerow(["index", *names, *of_cell, *map(_safe, per_head)])
+    writer.writerow(["index", *names, *of_cell, "reviewed_class", "reviewed_by", *map(_safe, per_head)])
     best = rows.head_predictions()
     for index in range(len(rows)):
         heads: list[str] = []
@@ -59,12 +71,14 @@ def cells_csv(rows: CellRows) -> bytes:
                 index,
                 *(_number(rows.columns[name][index]) for name in names),
                 "|".join(flag_names(int(rows.qc_flags[index]))),
-                "false" if rows.exclusion_reason[index] else "true",
-                rows.exclusion_reason[index],
+                "false" if reviewed.exclusion_reason[index] else "true",
+                _safe(reviewed.exclusion_reason[index]),
                 _safe(rows.label[index]),
                 _safe(rows.predicted_class[index]),
                 _number(rows.confidence[index]),
                 _number(rows.disagreement[index]),
+                _safe(reviewed.now[index]) if reviewed.looked[index] else "",
+                _safe(reviewed.reader[index]),
                 *heads,
             ]
         )
@@ -97,12 +111,35 @@ def print_differential(document: DifferentialRecord, paths: Sequence[Path], cons
     rejected = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in cells.rejected if count)
     share = "" if cells.unidentified.percent is None else f" ({cells.unidentified.percent:.1f} %)"
     console.print(Text(f"Unidentified: {cells.unidentified.count}{share}. Rejected: {rejected or 'none'}."))
+    if words := review_words(document.verification):
+        console.print(Text(words))
     if document.scan is not None:
         console.print(Text(f"Scan: {document.scan.text}.", style="" if document.scan.met else "bold red"))
     _print_warnings(document, console)
     for path in paths:
         console.print(Text(str(path)), soft_wrap=True)
     console.print(Text("Not for diagnostic use.", style="bold"))
+
+
+def review_words(found: Verification) -> str:
+    """Return what people did to the count, in sentences; empty if nobody reviewed the sample."""
+    if found.journal is None and found.signed is None:
+        return ""
+    if found.signed is not None:
+        by = f"{found.state.capitalize()} by {found.signed_by} at {found.signed[:16].replace('T', ' ')} UTC"
+        first = f"{by} ({found.correction})." if found.correction else f"{by}."
+    else:
+        first = "Preliminary: the review is not signed."
+    sentences = [first, f"Looked at {found.looked} cells, changed {found.changed}."]
+    if found.voided:
+        sentences.append(f"An earlier signature is not in force any more: {found.voided}.")
+    if found.lost:
+        sentences.append(f"{found.lost} reviewed cells were not found again by the new segmentation.")
+    if extra := ", ".join(
+        f"{item.name} {format_number(item.per_100_wbc, none='not known')}" for item in found.extra if item.count
+    ):
+        sentences.append(f"Per 100 white cells: {extra}.")
+    return " ".join(sentences)
 
 
 def _print_warnings(document: DifferentialRecord, console: Console) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import BeforeValidator, Field, JsonValue
 
 from wbcpipe.samples.records import DIGEST, Count, Part, Record, SampleKind, SpecimenRecord
+from wbcpipe.samples.review.entries import LabReference, SignCheck, VerificationState
 from wbcpipe.samples.scan_outcome import ScanEntry
 
 __all__ = [
@@ -17,12 +18,16 @@ __all__ = [
     "CellsReference",
     "ClassEntry",
     "DifferentialRecord",
+    "ExcludedByReader",
+    "ExtraCount",
     "FailedField",
     "FieldCounts",
     "Flag",
     "GateName",
     "HeadAgreement",
     "HeadDisagreement",
+    "JournalReference",
+    "MachineCount",
     "MissingField",
     "ModalityEntry",
     "ModelChecks",
@@ -35,6 +40,7 @@ __all__ = [
     "RiskControl",
     "ScopeEntry",
     "UnidentifiedCells",
+    "Verification",
     "WarnedCells",
     "differential_schema",
 ]
@@ -107,15 +113,30 @@ class WarnedCells(Part):
     unregistered: Count
 
 
+class ExcludedByReader(Part):
+    """Cells that a reader excluded from the differential.
+
+    Attributes:
+        not_classed: white cells that are left out of the count.
+        artefact: what is no cell.
+        not_white_cells: of the classes in ``verification.extra``.
+    """
+
+    not_classed: Count = 0
+    artefact: Count = 0
+    not_white_cells: Count = 0
+
+
 class CellCounts(Part):
     """Every cell of the sample, counted once.
 
     Attributes:
-        found: counted, unidentified and rejected cells.
+        found: counted, unidentified and rejected cells, and those that a reader excluded.
         counted: identified cells: the denominator of the percentages.
         unidentified: see `UnidentifiedCells`.
         rejected: see `RejectedCells`.
         counted_with_warning: see `WarnedCells`.
+        excluded_by_reader: see `ExcludedByReader`.
     """
 
     found: Count
@@ -123,6 +144,7 @@ class CellCounts(Part):
     unidentified: UnidentifiedCells
     rejected: RejectedCells
     counted_with_warning: WarnedCells
+    excluded_by_reader: ExcludedByReader = ExcludedByReader()
 
 
 class ClassEntry(Part):
@@ -353,6 +375,69 @@ class Provenance(Part):
     bundle: BundleReference
 
 
+class ExtraCount(Part):
+    """Cells of a class that is no white cell, such as smudge cells, per 100 counted white cells."""
+
+    name: Annotated[str, Field(min_length=1)]
+    count: Count
+    per_100_wbc: NotNegative | None
+
+
+class MachineCount(Part):
+    """One class as the model counted it, before the review."""
+
+    name: Annotated[str, Field(min_length=1)]
+    count: Count
+    percent: Percent | None
+    interval_percent: IntervalPercent
+
+
+class JournalReference(Part):
+    """The part of the review journal on which the figures rest: its entries, and the ``id`` of the last of them."""
+
+    entries: Annotated[int, Field(ge=1)]
+    head: Sha256
+
+
+class Verification(Part):
+    """What people did to the count.
+
+    Attributes:
+        state: ``preliminary``: the model's count, or a review that is not signed; ``verified``: signed; ``corrected``:
+            signed again after an amendment.
+        signed_by: reader who signed; ``None`` without a signature.
+        signed: UTC time, ISO 8601.
+        comment: of the signature.
+        correction: reason of the amendment; empty without one.
+        journal: ``None`` if nobody reviewed the sample.
+        readers: who gave a class or looked, by name.
+        looked: cells that were looked at with the class that they have now, or were given one.
+        changed: cells that have another class than the model's, or count because a reader gave them one.
+        lost: cells of the journal that a new segmentation did not find again; their entries count no more.
+        voided: why an earlier signature is not in force any more; empty if none was voided.
+        checks: results of the sign checks.
+        extra: cells that are no white cells.
+        machine: the model's count; empty if nobody reviewed the sample.
+        lab: the laboratory's file in force; ``None`` without one.
+    """
+
+    state: VerificationState = "preliminary"
+    signed_by: str | None = None
+    signed: str | None = None
+    comment: str = ""
+    correction: str = ""
+    journal: JournalReference | None = None
+    readers: tuple[str, ...] = ()
+    looked: Count = 0
+    changed: Count = 0
+    lost: Count = 0
+    voided: str = ""
+    checks: tuple[SignCheck, ...] = ()
+    extra: tuple[ExtraCount, ...] = ()
+    machine: tuple[MachineCount, ...] = ()
+    lab: LabReference | None = None
+
+
 class DifferentialRecord(Record):
     """White-cell differential of wbcpipe, format 1. Percentages are of the counted cells. Not for diagnostic use."""
 
@@ -381,6 +466,7 @@ class DifferentialRecord(Record):
     quality: Quality
     heads: Annotated[tuple[HeadAgreement, ...], Field(min_length=1)]
     model_checks: ModelChecks
+    verification: Verification = Verification()
     provenance: Provenance
 
 

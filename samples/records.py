@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.system.files import read_json, write_json
+from wbcpipe.system.files import json_bytes, read_json, write_atomic
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
@@ -133,8 +133,17 @@ class Record(Part):
         Raises:
             DiskFullError: no space left; an earlier file stays.
         """
+        with write_atomic(path) as handle:
+            handle.write(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the file that `write` writes."""
         content = self.content()
-        write_json(path, {**content, DIGEST: json_digest(content)})
+        return json_bytes({**content, DIGEST: json_digest(content)})
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the content, as the file holds it."""
+        return json_digest(self.content())
 
     def content(self) -> dict[str, Any]:
         """Return the record as JSON holds it."""

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Sample", "check_sample_name", "data_root"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-#: Folders below the data root that are no samples.
-_TAKEN: Final = {"batches", "calibration", "loader", "qc"}
+#: Folders and files in the data root that are no samples.
+_TAKEN: Final = {"batches", "calibration", "lab.toml", "loader", "qc"}
 _RESERVED: Final = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 
 

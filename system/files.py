@@ -30,6 +30,7 @@ __all__ = [
     "begin_flush",
     "disk_errors",
     "file_errors",
+    "json_bytes",
     "json_line",
     "make_folder",
     "parse_json",
@@ -207,7 +208,12 @@ def stream_atomic(path: Path) -> Iterator[IO[bytes]]:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     with write_atomic(path) as handle:
-        handle.write((json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        handle.write(json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return ``content`` as indented JSON in UTF-8."""
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 @contextlib.contextmanager

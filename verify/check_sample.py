@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Final
 from wbcpipe.classify.models.bundle import load_bundle, shipped_bundles
 from wbcpipe.errors import BundleError
 from wbcpipe.report.document import document_paths, read_document
+from wbcpipe.report.lab_file import find_lab
+from wbcpipe.report.reviewed_cells import review_cells
+from wbcpipe.report.reviewed_sample import replay_signature
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.stage import page_is_complete
 from wbcpipe.report.tables import cells_csv
+from wbcpipe.report.verify_journal import verify_journal
 from wbcpipe.samples.cell_store import PREDICTIONS, CellStore
+from wbcpipe.samples.review.journal import Journal, journal_path
 from wbcpipe.samples.truth import read_truth
 from wbcpipe.verify.check_raw import check_raw
 from wbcpipe.verify.check_work import check_work
@@ -20,6 +25,7 @@ from wbcpipe.verify.findings import Findings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wbcpipe.report.reviewed_cells import ReviewedCells
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.records import SampleRecord
     from wbcpipe.samples.sample import Sample
@@ -111,17 +117,41 @@ def _check_results(findings: Findings, store: CellStore) -> None:
     with findings.file(store.path / "zarr.json", _CLASSES, count=False):
         rows = read_rows(store)
         _check_bundle(findings, rows)
-    if rows is None or not any(path.exists() for path in (json_path, csv_path, html_path)):
+    reviewed = None if rows is None else _check_review(findings, store, rows)
+    if rows is None or reviewed is None or not any(path.exists() for path in (json_path, csv_path, html_path)):
         return
     with findings.file(json_path, _REPORT):
         if read_document(findings.sample).provenance.cells.sha256 != rows.digest():
             findings.add(json_path, "not of the cells and classes in cells.zarr", _REPORT)
     with findings.file(csv_path, _REPORT):
-        if csv_path.read_bytes() != cells_csv(rows):
+        if csv_path.read_bytes() != cells_csv(rows, reviewed):
             findings.add(csv_path, "not of the cells and classes in cells.zarr, or damaged", _REPORT)
     with findings.file(html_path, _REPORT):
         if not page_is_complete(html_path):
             findings.add(html_path, "missing or damaged (SHA-256)", _REPORT)
+
+
+def _check_review(findings: Findings, store: CellStore, rows: CellRows) -> ReviewedCells | None:
+    """Check the review journal and what was signed; return the cells after the review if it can be replayed."""
+    path = journal_path(findings.sample)
+    lost = "who looked at which cell, and what was signed"
+    reviewed: ReviewedCells | None = None
+    with findings.file(path, "", lost=lost, count=path.exists()):
+        journal = Journal(path)
+        entries, state = journal.entries(), journal.state()
+        if state.signed is not None:
+            reviewed = replay_signature(rows, entries, state.signed).reviewed
+        else:
+            extra = find_lab(findings.sample.path.parent).per_100_white_cells()
+            reviewed = review_cells(rows, state, extra)
+        if torn := journal.torn_bytes():
+            findings.add(
+                path, f"the last line was cut short by a crash ({torn} bytes)", "", lost="nothing acknowledged"
+            )
+        if entries:
+            for problem in verify_journal(findings.sample).problems:
+                findings.add(path, problem, "", lost=lost)
+    return reviewed
 
 
 def _check_bundle(findings: Findings, rows: CellRows) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
@@ -15,13 +15,11 @@ from wbcpipe.samples.review.texts import ClassText, CommentText, ReaderText
 from wbcpipe.system.files import parse_json
 from wbcpipe.system.validation_messages import explain
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 __all__ = [
     "ARTEFACT",
     "MAX_CELLS",
     "NOT_CLASSED",
+    "SYSTEM_READER",
     "Action",
     "Adjudicate",
     "Amend",
@@ -42,7 +40,7 @@ __all__ = [
     "SignCheck",
     "Undo",
     "Unsign",
-    "cells_of",
+    "VerificationState",
     "parse_action",
     "parse_entry",
 ]
@@ -54,6 +52,10 @@ ARTEFACT: Final = "artefact"
 MAX_CELLS: Final = 20_000
 """Cells of one entry."""
 
+SYSTEM_READER: Final = "wbcpipe"
+"""Reader of the entries that the software writes of itself."""
+
+VerificationState: TypeAlias = Literal["preliminary", "verified", "corrected"]
 EntryId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 ReadingId = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
 Cells = Annotated[tuple[CellKey, ...], Field(max_length=MAX_CELLS)]
@@ -212,6 +214,7 @@ class SignBasis(Part):
         extra_classes: name of each extra class to whether it is no white cell, and so is counted per 100 of them.
         lab: the laboratory's file; ``None`` without one.
         software: version of wbcpipe.
+        created: time of the document, UTC in ISO 8601.
     """
 
     cells_sha256: EntryId
@@ -220,6 +223,7 @@ class SignBasis(Part):
     extra_classes: dict[str, bool] = Field(default_factory=dict)
     lab: LabReference | None = None
     software: str = ""
+    created: str
 
 
 class Sign(Part):
@@ -256,10 +260,10 @@ class Amend(Part):
 
 
 class CellsReplaced(Part):
-    """The sample was segmented again: where the cells of the journal are now.
+    """The sample was segmented or classified again: where the cells of the journal are now.
 
     Attributes:
-        old, new: SHA-256 of the names of all cells, before and now; ``old`` is empty if that is not known.
+        old, new: SHA-256 of the cell table and the classes, before and now; ``old`` is empty if that is not known.
         matched: earlier name to the name now, of the cells whose name changed.
         unmatched: names of cells that are there no more; their entries are kept, and count no more.
     """
@@ -400,20 +404,3 @@ def parse_entry(line: bytes) -> Entry:
 def _compact(content: dict[str, Any]) -> bytes:
     # In ASCII: no character of a text can be mistaken for the end of a line.
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def cells_of(actions: Iterable[Action]) -> list[str]:
-    """Return the names of all cells that actions name, each once, in order."""
-    found: dict[str, None] = {}
-    for action in actions:
-        match action:
-            case Assign():
-                found.update((change.cell, None) for change in action.cells)
-            case Look() | Reading():
-                found.update((cell, None) for cell in action.cells)
-            case Comment() | Call() | Adjudicate():
-                if action.cell is not None:
-                    found[action.cell] = None
-            case _:
-                pass
-    return list(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from wbcpipe.samples.review.entries import (
     Adjudicate,
@@ -24,7 +24,7 @@ from wbcpipe.samples.review.entries import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from wbcpipe.samples.review.entries import Action, Entry, SignCheck
+    from wbcpipe.samples.review.entries import Action, Entry, VerificationState
 
 __all__ = [
     "Assignment",
@@ -34,12 +34,10 @@ __all__ = [
     "RefusedEntryError",
     "ReviewState",
     "Signature",
-    "VerificationState",
     "refusal",
     "replay",
 ]
 
-VerificationState: TypeAlias = Literal["preliminary", "verified", "corrected"]
 ValueT = TypeVar("ValueT")
 
 
@@ -133,11 +131,6 @@ class Signature:
     state: VerificationState
     reason: str = ""
 
-    @property
-    def checks(self) -> tuple[SignCheck, ...]:
-        """Results of the sign checks."""
-        return self.sign.checks
-
 
 @dataclass
 class ReviewState:
@@ -154,6 +147,7 @@ class ReviewState:
         signed: the one in force.
         corrected: a signed sample was amended: the next signature is a correction.
         reason: of the last amendment.
+        voided: why a signature is not in force any more, other than by a reader; empty if none was voided.
         renamed: every earlier name of a cell to its name now; ``None`` where it is there no more.
     """
 
@@ -167,6 +161,7 @@ class ReviewState:
     signed: Signature | None = None
     corrected: bool = False
     reason: str = ""
+    voided: str = ""
     renamed: dict[str, str | None] = field(default_factory=dict)
 
     @property
@@ -200,6 +195,13 @@ class ReviewState:
             for edit in self.edits.values()
             if edit.active and isinstance(comment := edit.entry.action, Comment)
         ]
+
+    def cells(self) -> set[str]:
+        """Return the names, as they are now, of all cells that the entries name and that are still there."""
+        found = {*self.looked, *(cell for edit in self.edits.values() for cell in edit.cells)}
+        found |= {cell for reading in self.readings.values() for cell in reading.cells}
+        noted = {edit.entry.action.cell for edit in self.edits.values() if isinstance(edit.entry.action, Comment)}
+        return found | {now for cell in noted if cell and (now := self.renamed.get(cell, cell))}
 
     def _now(self, cell: str | None) -> str | None:
         """Return a cell's name now; of one that is gone, its earlier one."""
@@ -291,6 +293,7 @@ class ReviewState:
                 state: VerificationState = "corrected" if self.corrected else "verified"
                 self.signed = Signature(entry, action, state, self.reason)
                 self.signatures.append(self.signed)
+                self.voided = ""
             case Amend() as action:
                 self.signed, self.corrected, self.reason = None, True, action.why
             case _:
@@ -309,7 +312,10 @@ class ReviewState:
         for reading in self.readings.values():
             reading.calls = _renamed(reading.calls, names)
             reading.cells = tuple(_renamed(dict.fromkeys(reading.cells, ""), names))
-        self.signed = None  # what was signed are other cells
+        if self.signed:
+            by, time = self.signed.entry.reader, self.signed.entry.time
+            self.voided = f"the cells or their classes were replaced after {by} had signed at {time}"
+            self.signed = None
 
 
 def _renamed(cells: Mapping[str, ValueT], names: Mapping[str, str | None]) -> dict[str, ValueT]:

@@ -212,7 +212,7 @@ def test_second_run_changes_nothing(create_sample: Create, monkeypatch: pytest.M
             raise_time = type("Time", (), {"isoformat": lambda *_, **__: "2099-01-01T00:00:00+00:00"})
             return raise_time()
 
-    monkeypatch.setattr("wbcpipe.report.stage.datetime", Later)
+    monkeypatch.setattr("wbcpipe.report.reviewed_sample.datetime", Later)
     write_report(sample)
     assert contents(sample) == before
     assert [path.stat().st_mtime_ns for path in document_paths(sample)] == times

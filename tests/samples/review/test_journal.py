@@ -54,6 +54,7 @@ def sign() -> Sign:
         reference=ReferenceUsed(percent={"NEU": (40.0, 75.5)}, source="here"),
         extra_classes={"SMUDGE": True},
         lab=LabReference(version="1", sha256="b" * 64),
+        created="2026-11-30T06:00:00+00:00",
     )
     return Sign(differential="c" * 64, counts={"NEU": 3}, basis=basis)
 
