@@ -17,7 +17,7 @@ from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.samples.records import Part
 from wbcpipe.samples.review.entries import ARTEFACT, NOT_CLASSED, LabReference
 from wbcpipe.samples.review.texts import ClassText
-from wbcpipe.system.user_files import UserFile, is_file
+from wbcpipe.system.user_files import UserFile
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def find_lab(root: Path, given: Path | None = None) -> Lab:
     if given is not None:
         return load_lab(given)
     path = root / LAB_FILE
-    return load_lab(path) if is_file(path) else Lab()
+    return load_lab(path) if path.is_file() else Lab()
 
 
 def load_lab(path: Path) -> Lab:
