@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
@@ -14,6 +14,9 @@ from wbcpipe.samples.review.cell_identity import CellKey
 from wbcpipe.samples.review.texts import ClassText, CommentText, ReaderText
 from wbcpipe.system.files import parse_json
 from wbcpipe.system.validation_messages import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "ARTEFACT",
@@ -41,6 +44,7 @@ __all__ = [
     "Undo",
     "Unsign",
     "VerificationState",
+    "cells_of",
     "parse_action",
     "parse_entry",
 ]
@@ -404,3 +408,20 @@ def parse_entry(line: bytes) -> Entry:
 def _compact(content: dict[str, Any]) -> bytes:
     # In ASCII: no character of a text can be mistaken for the end of a line.
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def cells_of(actions: Iterable[Action]) -> list[str]:
+    """Return the names of all cells that actions name, each once, in order."""
+    found: dict[str, None] = {}
+    for action in actions:
+        match action:
+            case Assign():
+                found.update((change.cell, None) for change in action.cells)
+            case Look() | Reading():
+                found.update((cell, None) for cell in action.cells)
+            case Comment() | Call() | Adjudicate():
+                if action.cell is not None:
+                    found[action.cell] = None
+            case _:
+                pass
+    return list(found)
