@@ -266,7 +266,9 @@ def _print_shares(shares: Sequence[Share], console: Console) -> None:
 
 
 def _print_reference(found: ReferenceComparison, console: Console) -> None:
-    cells = "its number of cells is not known and taken as very large" if found.cells is None else f"{found.cells} cells"
+    cells = (
+        "its number of cells is not known and taken as very large" if found.cells is None else f"{found.cells} cells"
+    )
     method = f" ({found.method})" if found.method else ""
     console.print(Text(f"Reference: {found.source}{method}; {cells}", style="bold"))
     table = _plain_table("class", "reference %", "predicted %", "95 % interval", "difference", "p", "by chance")
@@ -282,7 +284,9 @@ def _print_reference(found: ReferenceComparison, console: Console) -> None:
         )
     console.print(table)
     if found.other_percent:
-        console.print(Text(f"{found.other_percent:.1f} % of the reference's cells are of other classes, left out here."))
+        console.print(
+            Text(f"{found.other_percent:.1f} % of the reference's cells are of other classes, left out here.")
+        )
 
 
 def _verdict(good: bool | None, yes: str, no: str) -> Text:
