@@ -48,6 +48,7 @@ from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import MODALITIES, fields_on_disk, read_field
+from wbcpipe.samples.records import FocusRecord
 from wbcpipe.samples.sample import Sample
 
 CONFIGS: Final = Path(__file__).parents[1] / "hardware_configs"
@@ -354,7 +355,7 @@ def report(
     told = Counter((folder / "broken.told").read_text(encoding="utf-8").splitlines())
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     noted = {event["field"] for event in events if event["event"] == "field_missing"}
-    focus = [json.loads((which.raw / "focus.json").read_text(encoding="utf-8")) for which in (whole, broken)]
+    focus = [FocusRecord.read(which.raw / "focus.json").content() for which in (whole, broken)]
     planted = json.loads((folder / "broken.json").read_text())
     check_all_fields_accounted(broken.raw, range(options.fields))
     return {

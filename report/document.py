@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from wbcpipe.errors import SampleStateError
 from wbcpipe.report.gates import check_quality
 from wbcpipe.report.model_checks import check_model, corrected_shares, head_agreement
 from wbcpipe.report.verification import describe_review
@@ -86,9 +87,13 @@ def read_document(sample: Sample) -> DifferentialRecord:
     """Read ``differential.json``.
 
     Raises:
-        SampleStateError: there is none, or it is damaged.
+        SampleStateError: there is none, or it is damaged, or of another sample.
     """
-    return DifferentialRecord.read(document_paths(sample)[0])
+    path = document_paths(sample)[0]
+    found = DifferentialRecord.read(path)
+    if sample.exists() and found.sample != (name := sample.record().sample):
+        raise SampleStateError(f"{path}: of the sample {found.sample!r}, not of {name!r}; {found.remedy}.")
+    return found
 
 
 def build_document(sample: Sample, store: CellStore, reviewed: ReviewedSample) -> DifferentialRecord:

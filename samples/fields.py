@@ -25,6 +25,7 @@ import tifffile
 from pydantic import TypeAdapter
 
 from wbcpipe.errors import FrameFileError, StorageError
+from wbcpipe.samples.belonging import sample_identity, why_foreign
 from wbcpipe.samples.records import SampleKind
 from wbcpipe.system.files import stream_atomic
 from wbcpipe.system.storage import patiently
@@ -130,6 +131,7 @@ class FieldInfo:
         acquired: start of the first exposure, UTC in ISO 8601; empty where unknown.
         shape_px: (rows, columns) of the frames that were read; (0, 0) where there are none yet.
         digest: checksums of the file that was read; empty where there is none yet.
+        belongs_to: the sample that the file which was read names, see `samples.belonging`.
     """
 
     index: int
@@ -146,6 +148,7 @@ class FieldInfo:
     acquired: str = ""
     shape_px: tuple[int, int] = field(default=(0, 0), compare=False)
     digest: str = field(default="", compare=False)
+    belongs_to: str = field(default="", compare=False)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -226,7 +229,7 @@ def write_planes(
             )
             # Values read back from the devices are known last, so the description is written afterwards.
             xml, (channels, rows, columns) = tifffile.OmeXml(), shape
-            metadata = _metadata(describe(), checksum[0])
+            metadata = _metadata(describe(), checksum[0], sample_identity(path))
             xml.addimage(np.uint16, shape, (channels, 1, 1, rows, columns, 1), **metadata)
             content = xml.tostring(declaration=True).encode()
             tiff.overwrite_description(content)  # type: ignore[arg-type] # UTF-8, so bytes
@@ -287,7 +290,7 @@ def _digest(checksums: Mapping[bytes, bytes]) -> str:
     return (checksums[b"pixels"] + checksums[b"rest"]).decode()
 
 
-def _metadata(info: FieldInfo, pixels_checksum: int) -> dict[str, Any]:
+def _metadata(info: FieldInfo, pixels_checksum: int, identity: str) -> dict[str, Any]:
     frames = info.frames
     return {
         "axes": "CYX",
@@ -313,6 +316,7 @@ def _metadata(info: FieldInfo, pixels_checksum: int) -> dict[str, Any]:
         "MapAnnotation": {
             "Namespace": "wbcpipe.field",
             "field": str(info.index),
+            **({"belongs_to": identity} if identity else {}),
             "pixels_crc32c": f"{pixels_checksum:08x}",
             "rest_crc32c": _UNKNOWN.decode(),
             "kind": info.kind,
@@ -413,6 +417,8 @@ def _check_identity(path: Path, info: FieldInfo) -> None:
     name = _FIELD_NAME.fullmatch(path.name)
     if name and int(name[1]) != info.index:
         raise FrameFileError(f"{path}: holds field {info.index}, as a copy under another name does; remove it.")
+    if foreign := why_foreign(info.belongs_to, sample_identity(path)):
+        raise FrameFileError(f"{path}: {foreign}; move it away: the field must be taken again.")
 
 
 def _check_pixels(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> None:
@@ -497,6 +503,7 @@ def _parse(xml: str, path: Path) -> FieldInfo:
         if "slide_transform" in notes
         else None,
         acquired=date.text or "" if date is not None else "",
+        belongs_to=notes.get("belongs_to", ""),
     )
 
 

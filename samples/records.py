@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass
 
 from wbcpipe.errors import SampleStateError
+from wbcpipe.samples.belonging import place_of, why_foreign
 from wbcpipe.system.files import json_bytes, read_json, write_atomic
 from wbcpipe.system.validation_messages import explain
 
@@ -58,6 +59,8 @@ Protocol = Literal["one-pass", "two-pass"]
 STRICT = ConfigDict(extra="forbid")
 #: Key of a JSON file with the digest of everything else in it; a file written by hand may leave it out.
 DIGEST: Final = "sha256"
+#: Key of a JSON file with the sample and the place to which it belongs; a file written by hand may leave it out.
+PLACE: Final = "belongs_to"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -83,6 +86,8 @@ class Record(Part):
 
     #: Advice for a file that is refused.
     remedy: ClassVar[str] = "restore the file, or move it away and run the command again"
+    #: Whether the file says to which sample it belongs.
+    names_sample: ClassVar[bool] = False
 
     format_version: Literal[1] = 1
 
@@ -91,18 +96,21 @@ class Record(Part):
         """Read a record.
 
         Raises:
-            SampleStateError: the file is absent, is not JSON, does not hold what the model allows, or was changed
-                since it was written.
+            SampleStateError: the file is absent, is not JSON, does not hold what the model allows, was changed since
+                it was written, or belongs to another sample.
         """
         content = read_json(path, remedy=cls.remedy)
         if not isinstance(content, dict) or "format_version" not in content:
             raise SampleStateError(f"{path}: key 'format_version' is missing (allowed: 1); {cls.remedy}.")
-        written = content.pop(DIGEST, None)
+        written, whole = content.pop(DIGEST, None), dict(content)
+        stated = content.pop(PLACE, "") if cls.names_sample else ""
         record = cls.parse(content, path)
-        if written is not None and written != json_digest(content):
+        if written is not None and written != json_digest(whole):
             raise SampleStateError(
                 f"{path}: changed since it was written (key {DIGEST!r} is not that of the content); {cls.remedy}."
             )
+        if foreign := why_foreign(str(stated), place_of(path)):
+            raise SampleStateError(f"{path}: {foreign}; {cls.remedy}.")
         return record
 
     @classmethod
@@ -128,17 +136,19 @@ class Record(Part):
         return cls.read(path) if path.exists() else None
 
     def write(self, path: Path) -> None:
-        """Write the record as JSON, atomically, with the digest by which `read` notices a change.
+        """Write the record as JSON, atomically, with the digest by which `read` notices a change, and its place.
 
         Raises:
             DiskFullError: no space left; an earlier file stays.
         """
         with write_atomic(path) as handle:
-            handle.write(self.to_bytes())
+            handle.write(self.to_bytes(place_of(path) if self.names_sample else ""))
 
-    def to_bytes(self) -> bytes:
-        """Return the content of the file that `write` writes."""
+    def to_bytes(self, place: str = "") -> bytes:
+        """Return the content of the file that `write` writes; ``place`` is where it belongs, if it says so."""
         content = self.content()
+        if place:
+            content[PLACE] = place
         return json_bytes({**content, DIGEST: json_digest(content)})
 
     def digest(self) -> str:
@@ -358,11 +368,15 @@ class SampleRecord(Record):
 class MissingFields(Record):
     """``missing.json``: field index to the reason why the field could not be taken."""
 
+    names_sample: ClassVar[bool] = True
+
     reasons: dict[int, str]
 
 
 class SkippedFields(Record):
     """``skipped_fields.json``: index of a field skipped as empty to the foreground area found in it (um2)."""
+
+    names_sample: ClassVar[bool] = True
 
     foreground_area_um2: dict[int, float]
 
@@ -380,6 +394,8 @@ class StainingRecord(Record):
         done: the incubation ended.
         reason: why it failed.
     """
+
+    names_sample: ClassVar[bool] = True
 
     method: Literal["prompt", "devices", "command", "operator"]
     started: str | None = None
@@ -425,6 +441,8 @@ class SlideTransformEntry(Part):
 
 class SlideTransformRecord(Record):
     """``slide_transforms.json`` of the second pass: each position at which the slide was found, the latest last."""
+
+    names_sample: ClassVar[bool] = True
 
     transforms: tuple[SlideTransformEntry, ...]
 
@@ -488,6 +506,8 @@ class FocusRecord(Record):
         drift: checks in the order in which they were made.
     """
 
+    names_sample: ClassVar[bool] = True
+
     policy: dict[str, JsonValue]
     area: ScanArea
     coarse: tuple[FocusPoint, ...] = ()
@@ -507,6 +527,8 @@ class FieldPredictions(Record):
         predicted_classes: of all cells of the field, in the order of its result.
     """
 
+    names_sample: ClassVar[bool] = True
+
     field_index: Count
     identity: str
     predicted_classes: tuple[str, ...]
@@ -516,8 +538,13 @@ class FieldPredictions(Record):
 
 
 class LightExposure(Part):
-    """A line of ``light.jsonl``: a fluorescence exposure at a position of the slide, noted before it is made."""
+    """A line of ``light.jsonl``: a fluorescence exposure at a position of the slide, noted before it is made.
 
+    Attributes:
+        belongs_to: the sample and the file, see `samples.belonging`.
+    """
+
+    belongs_to: str = ""
     field: int
     x_um: float
     y_um: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -75,6 +75,8 @@ class ScanEntry(_ScanFigures):
 
 class ScanOutcome(_ScanFigures, Record):
     """``scan.json``: the reason why a scan ended, and the figures reached."""
+
+    names_sample: ClassVar[bool] = True
 
     @property
     def text(self) -> str:

@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from wbcpipe.samples.belonging import place_of
 from wbcpipe.samples.light_record import light_path, read_exposures
 from wbcpipe.samples.records import LightExposure
 from wbcpipe.system.files import file_errors, json_line
@@ -40,6 +41,7 @@ class DoseLedger:
 
     def __init__(self, raw: Path, field_um: tuple[float, float], fields: Iterable[FieldInfo] = ()) -> None:
         self._path = light_path(raw)
+        self._place = place_of(self._path)
         self._width_um, self._height_um = field_um
         self._buckets: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
         self._file = -1
@@ -68,8 +70,8 @@ class DoseLedger:
             DiskFullError: It cannot be recorded, so it must not be made.
             StorageError: As before; the light is off while the storage is waited for.
         """
-        exposure = LightExposure(field=field, x_um=x_um, y_um=y_um, exposure_ms=exposure_ms)
-        line = json_line(exposure.model_dump(mode="json"))
+        exposure = LightExposure(belongs_to=self._place, field=field, x_um=x_um, y_um=y_um, exposure_ms=exposure_ms)
+        line = json_line(exposure.model_dump(mode="json", exclude_defaults=True))
         with file_errors(self._path, "move it away"):
             patiently(self._path, functools.partial(self._append, line))
         self._add(x_um, y_um, exposure_ms)

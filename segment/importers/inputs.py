@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from wbcpipe.errors import ImportDataError, SampleStateError
 from wbcpipe.samples.cell_columns import CROP_SIDE_PX
-from wbcpipe.samples.fields import MODALITIES
+from wbcpipe.samples.fields import MODALITIES, fields_on_disk
 from wbcpipe.samples.records import ImportInputs, ImportKind, SampleRecord
 from wbcpipe.system.user_files import printable
 from wbcpipe.system.version import VERSION
@@ -146,9 +146,17 @@ def _check_pixel_size(pixel_um: float, option: str) -> None:
 
 
 def start_import(sample: Sample, inputs: ImportInputs, derived: tuple[str, ...], paths: Sequence[Path]) -> None:
-    """Write ``sample.json`` of an imported sample, unless it is there already."""
+    """Write ``sample.json`` of an imported sample, unless it is there already.
+
+    Raises:
+        SampleStateError: it is missing, but its fields or cells are there.
+    """
     if sample.exists():
         return
+    if fields_on_disk(sample.raw_path()) or sample.cells_path.exists():
+        raise SampleStateError(
+            f"{sample.path}: holds fields or cells but no sample.json; restore that file, or choose another --sample."
+        )
     sample.write(
         SampleRecord(
             sample=sample.name,

@@ -30,6 +30,7 @@ from wbcpipe.errors import (
 )
 from wbcpipe.samples.field_status import read_missing
 from wbcpipe.samples.fields import MODALITIES, field_path, fields_on_disk, read_field, read_info, write_planes
+from wbcpipe.samples.records import FocusRecord
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ def test_a_resumed_run_equals_an_unbroken_one(
     for index, images in first.items():
         np.testing.assert_array_equal(images, second[index])
     assert descriptions_of(whole) == descriptions_of(broken)
-    surfaces = [(sample.raw_path() / "focus.json").read_bytes() for sample in (whole, broken)]
+    surfaces = [FocusRecord.read(sample.raw_path() / "focus.json") for sample in (whole, broken)]
     assert surfaces[0] == surfaces[1]
-    assert [check["field"] for check in json.loads(surfaces[0])["drift"]] == [2]
+    assert [check.field for check in surfaces[0].drift] == [2]
     assert whole.truth_path.read_bytes() == broken.truth_path.read_bytes()
 
 

@@ -14,6 +14,7 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.samples.fields import fields_on_disk, read_field, read_info
+from wbcpipe.samples.records import FocusRecord
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def test_sequences_and_focusing_go_over_the_bridge_too(
     take(samples[1], bridge.headless.with_sequencing("off"), 2, specimen)
     assert_same_files(samples, 2)
     assert "sequencing_verified" in (samples[0].path / "log.jsonl").read_text(encoding="utf-8")
-    surfaces = [(sample.raw_path() / "focus.json").read_bytes() for sample in samples]
+    surfaces = [FocusRecord.read(sample.raw_path() / "focus.json") for sample in samples]
     assert surfaces[0] == surfaces[1]
 
 

@@ -26,6 +26,7 @@ from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.errors import AcquisitionError, CoreLostError, DiskFullError
 from wbcpipe.samples.field_status import read_missing, write_missing
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field
+from wbcpipe.samples.records import FocusRecord
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -174,7 +175,8 @@ def test_an_autofocus_that_hangs_is_tried_again_on_fresh_devices(
     retries = [event for event in events_of(sample) if event["event"] == "retry"]
     assert [event["doing"] for event in retries] == ["focus", "focus"]
     assert all("did not end within" in event["reason"] for event in retries)
-    surfaces = [(which.raw_path() / "focus.json").read_bytes() for which in (sample, Sample.open(tmp_path, "sound"))]
+    both = (sample, Sample.open(tmp_path, "sound"))
+    surfaces = [FocusRecord.read(which.raw_path() / "focus.json") for which in both]
     assert surfaces[0] == surfaces[1]
 
 
