@@ -36,6 +36,8 @@ _MAX_NAMED: Final = 40
 _SAME_PIXEL: Final = 0.02
 #: Images that are kept for checks.
 _EXAMPLES: Final = 64
+#: Bytes of decoded images that are kept between the check of the files and their import.
+_KEPT_BYTES: Final = 2**29
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Inspection:
         saturation: value from which a pixel of the imported images is saturated.
         notes: what was decided, one line each.
         skipped: the files that are left out with the reason, one line each.
+        decoded: the images of the first files, which need not be read again.
     """
 
     files: tuple[ImageFile, ...]
@@ -65,10 +68,12 @@ class Inspection:
     saturation: int
     notes: tuple[str, ...]
     skipped: tuple[str, ...]
+    decoded: dict[Path, tuple[NDArray[Any], ...]]
 
     def read(self, file: ImageFile, options: FieldImport) -> Iterator[NDArray[np.uint16]]:
         """Yield the images of one of the files, (C, Y, X) uint16."""
-        for image in read_images(file, options).images:
+        images = self.decoded.pop(file.path, None) or read_images(file, options).images
+        for image in images:
             image = to_full_range(image, self.white)
             yield np.ascontiguousarray(np.moveaxis(image, -1, 0)) if options.kind == "stained-rgb" else image
 
@@ -100,6 +105,8 @@ def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callabl
     sizes: dict[str, float] = {}
     examples: list[NDArray[Any]] = []
     decided: Counter[str] = Counter()
+    decoded: dict[Path, tuple[NDArray[Any], ...]] = {}
+    kept_bytes = 0
     for done, file in enumerate(found.files, 1):
         try:
             raw = read_images(file, options)
@@ -115,6 +122,9 @@ def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callabl
             if raw.pixel_um is not None:
                 sizes[file.name] = raw.pixel_um
             decided.update(raw.notes)
+            kept_bytes += sum(image.nbytes for image in raw.images)
+            if kept_bytes <= _KEPT_BYTES:
+                decoded[file.path] = raw.images
             examples += raw.images[:: 1 + len(raw.images) // _EXAMPLES][: _EXAMPLES - len(examples)]
             progress("files checked", done, len(found.files))
     _refuse_bad_files(bad, len(found.files), options)
@@ -135,6 +145,7 @@ def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callabl
         saturation(ranges, options.kind),
         tuple(notes),
         tuple(bad),
+        decoded,
     )
 
 
