@@ -91,8 +91,8 @@ def review_cells(
         changed[row] = (given.to, reason) != (now[row], reasons[row])
         now[row], reasons[row], readers[row] = given.to, reason, given.reader
         looked[row] = True
-    for cell in state.looked:
+    for cell, seen in state.looked.items():
         row = row_of.get(cell)
-        if row is not None and not looked[row]:
-            looked[row] = bool(state.looked_by(cell, now[row]))
+        if row is not None and (now[row] in seen.values() or "" in seen.values()):
+            looked[row] = True
     return ReviewedCells(tuple(rows.classes) + extra_white, now, reasons, readers, looked, changed)

@@ -96,6 +96,7 @@ class ReviewSession:
         self._fields = count_fields(sample, record)
         self._limits = record.quality
         self._probability = _fused(rows)
+        self._machine = count_cells(rows.predicted_class, rows.qc_flags, rows.classes)
         self._reference, self._wbc = _of_last_report(sample, lab)
         self._row_of = {key: row for row, key in enumerate(keys)}
         self._index = {name: number for number, name in enumerate(rows.classes)}
@@ -136,9 +137,8 @@ class ReviewSession:
             now = self._now()
             tally = now.differential.tally
             reference = Reference(now.basis.reference.percent, now.basis.reference.source)
-            machine = count_cells(self.rows.predicted_class, self.rows.qc_flags, self.rows.classes)
             return {
-                "before": _lines(Differential.from_tally(machine, reference=reference)),
+                "before": _lines(Differential.from_tally(self._machine, reference=reference)),
                 "after": _lines(now.differential),
                 "counted": tally.identified,
                 "unidentified": tally.unidentified,
