@@ -58,47 +58,59 @@ def export_labels(
 
     Args:
         sample: a segmented or imported sample.
-        out: folder; without a ``labels.csv``.
+        out: folder; one that holds this very export stays untouched.
         progress: called with (task, cells done, cells in all).
 
     Raises:
-        ImportDataError: the folder holds an export.
+        ImportDataError: the folder holds another export.
         SampleStateError: the sample has no cells.
     """
     store = CellStore(sample.cells_path)
+    flags, labels = store.column("qc_flags"), store.labels()
+    chosen = np.flatnonzero((flags & int(QcFlag.BORDER | QcFlag.DEBRIS)) == 0)
+    rows = _rows(store, sample.name, chosen)
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+    result = LabelExport(len(chosen), sum(bool(labels[index]) for index in chosen), len(store) - len(chosen))
     if (out / LABELS_FILE).exists():
+        if (out / LABELS_FILE).read_bytes() == text.getvalue().encode():
+            return result  # complete; pictures may have been moved since
         raise ImportDataError(
             f"{out}: already holds {LABELS_FILE}; bring it back with `wbcpipe labels import {out} --sample "
             f"{sample.name}`, or give another --out."
         )
-    flags, labels = store.column("qc_flags"), store.labels()
-    chosen = np.flatnonzero((flags & int(QcFlag.BORDER | QcFlag.DEBRIS)) == 0)
-    predicted, confidence = _most_probable(store)
     contrast = None
     if store.attributes.kind != "stained-rgb" and len(chosen):
         contrast = measure_contrast(store, chosen.tolist(), wavelengths_nm={})
     for name in dict.fromkeys((UNLABELLED, *(store.attributes.classes or CLASSES))):
         if _FOLDER.fullmatch(name):
             make_folder(out / name)
-    fields, y_px, x_px = (store.column(name) for name in ("field_index", "y_px", "x_px"))
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     for done, (index, crop) in enumerate(_crops(store, chosen), 1):
         label = labels[index]
         folder = out / (label if _FOLDER.fullmatch(label) else UNLABELLED)
         make_folder(folder)
-        guess = f"{re.sub('[^A-Za-z0-9+-]', '-', predicted[index])}_{confidence[index]:.2f}_" if predicted else ""
-        path = folder / f"{guess}{sample.name}_cell-{index:06d}{'.png' if contrast is None else '.jpg'}"
-        with write_atomic(path) as handle:
+        with write_atomic(folder / str(rows[done - 1][0])) as handle:
             handle.write(_picture(crop, contrast))
-        place = (int(fields[index]), f"{y_px[index]:.2f}", f"{x_px[index]:.2f}")
-        call = (predicted[index], f"{confidence[index]:.4f}") if predicted else ("", "")
-        writer.writerow([path.name, sample.name, *place, *call, label, label])
         progress("cells exported", done, len(chosen))
     with write_atomic(out / LABELS_FILE) as handle:
         handle.write(text.getvalue().encode())
-    return LabelExport(len(chosen), sum(bool(labels[index]) for index in chosen), len(store) - len(chosen))
+    return result
+
+
+def _rows(store: CellStore, sample: str, chosen: NDArray[np.intp]) -> list[tuple[object, ...]]:
+    """Return the lines of ``labels.csv`` for the chosen cells, in the order of `COLUMNS`."""
+    predicted, confidence = _most_probable(store)
+    suffix = ".png" if store.attributes.kind == "stained-rgb" else ".jpg"
+    labels, fields = store.labels(), store.column("field_index")
+    y_px, x_px = store.column("y_px"), store.column("x_px")
+    rows: list[tuple[object, ...]] = []
+    for index in chosen.tolist():
+        guess = f"{re.sub('[^A-Za-z0-9+-]', '-', predicted[index])}_{confidence[index]:.2f}_" if predicted else ""
+        place = (int(fields[index]), f"{y_px[index]:.2f}", f"{x_px[index]:.2f}")
+        call = (predicted[index], f"{confidence[index]:.4f}") if predicted else ("", "")
+        name = f"{guess}{sample}_cell-{index:06d}{suffix}"
+        rows.append((name, sample, *place, *call, labels[index], labels[index]))
+    return rows
 
 
 def _most_probable(store: CellStore) -> tuple[list[str], NDArray[np.float32]]:

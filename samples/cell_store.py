@@ -233,21 +233,26 @@ class CellStore:
         return [str(text) for text in self.column("label")]
 
     def write_labels(self, labels: list[str], classes: Sequence[str], record: LabelImport) -> None:
-        """Replace the true classes: one file, written aside and renamed; then the record of their origin.
+        """Replace the true classes: the record of their origin, then one file, written aside and renamed.
+
+        A process that dies between the two leaves the record of labels that are not there yet: the same import again
+        writes them, and replaces the record.
 
         Args:
             labels: N class names, empty where unknown.
             classes: names of the classes, in order.
             record: of the import.
         """
+        told = (*self.attributes.labelled, record)
+        if len(told) > 1 and told[-2].sha256 == record.sha256:
+            told = (*told[:-2], record)
+        self._write_attributes(self.attributes.model_copy(update={"classes": tuple(classes), "labelled": told}))
         store = PatientStore(self.path / "label")
         # A chunk without any label must be written, too: a missing file is a damage.
         with zarr.config.set({"array.write_empty_chunks": True}):
             array = zarr.open_array(store, mode="r+", zarr_format=3)
         array[...] = _strings(labels)  # its only chunk
         sync_tree(self.path / "label")
-        told = (*self.attributes.labelled, record)
-        self._write_attributes(self.attributes.model_copy(update={"classes": tuple(classes), "labelled": told}))
 
     def is_classified(self) -> bool:
         """Return whether classify has finished with this store."""
