@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.samples.records import SampleKind
+    from wbcpipe.samples.review.entries import VerificationState
 
 __all__ = ["SampleStatus", "list_samples", "sample_names", "sample_status"]
 
@@ -39,6 +40,8 @@ class SampleStatus:
         bundle: the model that classified them; ``None`` before classify.
         counted: identified cells in the report; ``None`` before report.
         passed: whether the report's quality gates passed; ``None`` before report.
+        verification: of the report: ``preliminary``, ``verified`` or ``corrected``; empty before report.
+        verified_by: who signed it; empty without a signature.
         problem: of a damaged sample, of the staining, or of a report that is older than its cells.
     """
 
@@ -55,6 +58,8 @@ class SampleStatus:
     bundle: str | None = None
     counted: int | None = None
     passed: bool | None = None
+    verification: VerificationState | Literal[""] = ""
+    verified_by: str = ""
     problem: str = ""
 
 
@@ -127,4 +132,11 @@ def _add_cells(status: SampleStatus, sample: Sample) -> SampleStatus:
     document = read_document(sample)
     if document.provenance.cells.sha256 != rows.digest():
         return replace(status, problem="the report is older than the predicted classes; run `wbcpipe report` again")
-    return replace(status, state="reported", counted=document.cells.counted, passed=document.quality.passed)
+    return replace(
+        status,
+        state="reported",
+        counted=document.cells.counted,
+        passed=document.quality.passed,
+        verification=document.verification.state,
+        verified_by=document.verification.signed_by or "",
+    )

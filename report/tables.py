@@ -310,7 +310,8 @@ def print_status(root: Path, samples: Sequence[SampleStatus], console: Console) 
     if not samples:
         console.print(Text(f"no samples in {root}; `wbcpipe run --sample demo` makes one without a microscope."))
         return
-    table = _plain_table("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", left=2)
+    headings = ("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", "review")
+    table = _plain_table(*headings, left=2)
     table.columns[2].no_wrap = True
     for sample in samples:
         table.add_row(
@@ -322,6 +323,7 @@ def print_status(root: Path, samples: Sequence[SampleStatus], console: Console) 
             Text(sample.bundle or ""),
             "" if sample.counted is None else str(sample.counted),
             _verdict(sample.passed, "passed", "failed"),
+            Text(f"{sample.verification} by {sample.verified_by}" if sample.verified_by else sample.verification),
         )
     console.print(table)
     for sample in samples:

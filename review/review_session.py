@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -153,7 +154,7 @@ class ReviewSession:
         with self.journal.held():
             return [check.model_dump(mode="json") for check in self._now().checks]
 
-    def append(self, contents: Sequence[object], *, reader: str, base: str) -> tuple[Entry, ...]:
+    def append(self, contents: Sequence[Action | Mapping[str, Any]], *, reader: str, base: str) -> tuple[Entry, ...]:
         """Append a reader's edits; return the entries after ``base``, own ones last.
 
         The class that a cell had before an edit, and the class with which it was looked at, are those of the journal.
@@ -168,7 +169,7 @@ class ReviewSession:
             ValueError: an action, a cell or a class is not known.
             SampleBusyError, DiskFullError: see `Journal.append`.
         """
-        actions = [self._check(parse_action(item) if isinstance(item, dict) else item) for item in contents]
+        actions = [self._check(parse_action(item) if isinstance(item, Mapping) else item) for item in contents]
         with self.journal.transaction() as transaction:
             newer = transaction.after(base)
             if reason := find_conflict(actions, transaction.entries, newer, reader):

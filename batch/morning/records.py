@@ -59,6 +59,7 @@ class SampleSummary(Part):
         counted, unidentified_percent, classes: of the differential; ``None`` and empty before the report.
         gates_passed, gates_failed: of the differential.
         warnings: of the differential that are no gates.
+        verification: ``preliminary``, or ``verified by`` and who signed; empty before the report.
         fields_taken, fields_missing, fields_empty: ``None`` before the first field.
         phases_s: seconds of each phase, by its name.
         scan_s: on the microscope.
@@ -86,6 +87,7 @@ class SampleSummary(Part):
     gates_passed: Count | None = None
     gates_failed: tuple[FailedGate, ...] = ()
     warnings: tuple[str, ...] = ()
+    verification: str = ""
     fields_taken: Count | None = None
     fields_missing: Count = 0
     fields_empty: Count = 0

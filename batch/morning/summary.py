@@ -248,7 +248,7 @@ def _differential(sample: Sample) -> dict[str, object]:
     document = DifferentialRecord.read_if_present(document_paths(sample)[0])
     if document is None:
         return {}
-    gates = document.quality.gates
+    gates, found = document.quality.gates, document.verification
     return {
         "counted": document.cells.counted,
         "unidentified_percent": document.cells.unidentified.percent,
@@ -265,6 +265,7 @@ def _differential(sample: Sample) -> dict[str, object]:
         "gates_passed": sum(gate.passed is True for gate in gates),
         "gates_failed": tuple(_gate(gate) for gate in gates if gate.passed is False),
         "warnings": tuple(_warnings(document)),
+        "verification": f"{found.state} by {found.signed_by}" if found.signed_by else found.state,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
@@ -320,7 +321,7 @@ def parse_action(content: object) -> Action:
     Raises:
         ValueError: it is none; the text is one line.
     """
-    name = content.get("action") if isinstance(content, dict) else None
+    name = content.get("action") if isinstance(content, Mapping) else None
     model = _MODELS.get(name) if isinstance(name, str) else None
     if model is None:
         raise ValueError(f"action {str(name)[:40]!r} is not known; allowed: {', '.join(_MODELS)}")
