@@ -186,8 +186,8 @@ def status(data: Path | None, as_json: bool) -> None:
     """List the samples and their progress.
 
     For each sample: the last finished stage, fields taken and planned (of two passes separately until they are equal),
-    cells found, the model that classified them, cells counted, the result of the quality gates, and whether the count is
-    preliminary, verified or corrected. A stopped command continues when it is given again.
+    cells found, the model that classified them, cells counted, the result of the quality gates, and whether the count
+    is preliminary, verified or corrected. A stopped command continues when it is given again.
 
     \b
     Examples:

@@ -34,6 +34,7 @@ from wbcpipe.samples.complete_store import (
     read_group,
 )
 from wbcpipe.samples.patient_store import PatientStore
+from wbcpipe.samples.review.signed import refuse_if_signed
 from wbcpipe.system.files import remove_tree, rename, sync_tree, write_json
 from wbcpipe.system.validation_messages import explain
 
@@ -247,6 +248,7 @@ class CellStore:
         if len(told) > 1 and told[-2].sha256 == record.sha256:
             told = (*told[:-2], record)
         self._write_attributes(self.attributes.model_copy(update={"classes": tuple(classes), "labelled": told}))
+        refuse_if_signed(self.path)
         store = PatientStore(self.path / "label")
         # A chunk without any label must be written, too: a missing file is a damage.
         with zarr.config.set({"array.write_empty_chunks": True}):
@@ -312,7 +314,8 @@ class CellStore:
         self._write_attributes(self.attributes.model_copy(update={"classified": classified, "arrays": arrays}))
 
     def discard_predictions(self) -> None:
-        """Mark the cells as not classified."""
+        """Mark the cells as not classified; raise SampleStateError if the sample is signed."""
+        refuse_if_signed(self.path)
         kept = {name: digest for name, digest in self.attributes.arrays.items() if name not in PREDICTIONS}
         if len(kept) < len(self.attributes.arrays) or self.is_classified():
             self._write_attributes(self.attributes.model_copy(update={"classified": None, "arrays": kept}))
@@ -335,7 +338,9 @@ class CellStore:
 
         Raises:
             NoCellsError: the blocks hold no cell.
+            SampleStateError: the sample is signed.
         """
+        refuse_if_signed(path)
         aside = path.with_name(path.name + ".partial")
         old = path.with_name(path.name + ".old")
         for leftover in (aside, old):

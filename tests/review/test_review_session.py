@@ -289,13 +289,25 @@ def test_a_signature_rests_on_what_the_reader_saw(planted: Sample, review: Open)
 
 
 def test_other_classes_void_a_signature_and_looks_at_them(
-    planted: Sample, review: Open, classify_again: Callable[..., None]
+    planted: Sample,
+    review: Open,
+    classify_again: Callable[..., None],
+    plant_sample: Callable[..., Sample],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session = review(planted)
     look(session, [0, 1])
     finish(session)
     session.sign(reader="Ada", base=session.journal.head())
     calls = ["LYM", *session.rows.predicted_class[1:]]
+    for change in (
+        lambda: classify_again(CellStore(planted.cells_path), calls),
+        lambda: plant_sample(planted.path.parent),
+        lambda: CellStore(planted.cells_path).write_labels([""] * 120, (), None),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(SampleStateError, match=r"not changed: Ada signed sample 'S1' .*amend the signature first"):
+            change()
+    monkeypatch.setattr("wbcpipe.samples.cell_store.refuse_if_signed", lambda _path: None)  # as another program
     classify_again(CellStore(planted.cells_path), calls)
     assert any("not the cells and classes that Ada signed" in item.problem for item in verify_sample(planted).damages)
     write_report(planted)
