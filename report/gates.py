@@ -33,8 +33,10 @@ class Limit(NamedTuple):
     unit: Literal["cells", "%", "um", "px", "/mm2", ""]
 
 
-#: A manual differential counts at least 100 cells (CLSI H20-A2: 200 by each of two examiners for a reference); the
-#: other limits are wbcpipe's own.
+#: A manual differential counts at least 100 cells (CLSI H20-A2: 200 by each of two examiners for a reference). The
+#: limits of white cells are those of hyperleukocytosis, 100 * 10^9 cells per litre (C. Roellig and G. Ehninger, Blood
+#: 125 (2015) 3246, doi:10.1182/blood-2014-10-551507), at 4 * 10^12 red cells per litre, of which 22,000 of 45 um2 cover
+#: a mm2. The others are wbcpipe's own.
 LIMITS: Final[dict[GateName, Limit]] = {
     "cells_counted": Limit("Cells counted", ">=", 100, "cells"),
     "unidentified_percent": Limit("Unidentified cells", "<=", 10, "%"),
@@ -55,8 +57,8 @@ LIMITS: Final[dict[GateName, Limit]] = {
     "light_drift_percent": Limit("Drift of the bright-field illumination", "<=", 10, "%"),
     "error_bound_percent": Limit("Upper bound of the model's error", "<=", 10, "%"),
     "clumps_percent": Limit("Clumps of white cells that could not be parted", "<=", 5, "%"),
-    "cells_per_mm2": Limit("White cells found per mm2", "<=", 2500, "/mm2"),
-    "white_per_100_red": Limit("White cells found per 100 red cells", "<=", 35, ""),
+    "cells_per_mm2": Limit("White cells found per mm2, but the first of a field", "<=", 550, "/mm2"),
+    "white_per_100_red": Limit("The same per 100 red cells", "<=", 2.5, ""),
     "unassigned_fluorescence_percent": Limit("Area as bright as nuclei that belongs to no cell", "<=", 2, "%"),
 }
 #: Without a figure these fail: a model whose error is not known gives no count to rely on. As many cells may be wrong

@@ -307,8 +307,8 @@ class QualityLimits(Part):
         error_bound_percent: Maximum upper bound of the share of wrong classes, from the bundle's test cells; a bundle
             without a bound fails.
         clumps_percent: Maximum share of objects that are several white cells which could not be parted.
-        cells_per_mm2: Maximum number of white cells found per mm2 of a field.
-        white_per_100_red: Maximum number of white cells per 100 red cells of a field.
+        cells_per_mm2: Maximum number of white cells found per mm2 of a field, its first one left out.
+        white_per_100_red: Maximum number of the same per 100 red cells of a field.
         unassigned_fluorescence_percent: Maximum share of a field that is as bright as nuclei and belongs to no cell.
     """
 

@@ -100,9 +100,10 @@ GATE_ADVICE: Final[Mapping[GateName, str]] = {
     "error_bound_percent": "See the warnings of the report; if there is none, the bundle was tested on too few cells: "
     "label more cells and train it again.",
     "clumps_percent": "Many white cells lie on one another: dilute the sample, or choose another scan area.",
-    "cells_per_mm2": "More white cells than a slide can hold apart: check the pixel size, and whether red cells or "
-    "dirt are taken for white cells.",
-    "white_per_100_red": "Red cells may be taken for white ones: look at the cells in the report, and at the stain.",
+    "cells_per_mm2": "More white cells than blood has on a film: check the pixel size, and whether red cells or dirt "
+    "are taken for white cells; of a buffy coat, set the limit in `[quality]`.",
+    "white_per_100_red": "More white cells than blood has: red cells may be taken for white ones; look at the cells in "
+    "the report, and at the stain.",
     "unassigned_fluorescence_percent": "White cells may be missed: look at these fields with `wbcpipe view`; the "
     "sample may be too crowded.",
 }

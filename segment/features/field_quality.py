@@ -69,7 +69,7 @@ FIELD_FIGURES: Final[dict[str, Figure]] = {
     ),
     "nucleus_cytoplasm_contrast_ratio": Figure(False, "", "the same of nuclei over that of cytoplasm"),
     "red_cover_percent": Figure(False, "%", "area of a bright field covered by cells, nearly all of them red cells"),
-    "cells_per_mm2": Figure(False, "/mm2", "white cells found, without debris"),
+    "cells_per_mm2": Figure(False, "/mm2", "white cells found but the first, without debris"),
     "white_per_100_red": Figure(
         False, "", "the same per 100 red cells of 45 um2; where there are 20 red cells or more"
     ),
@@ -187,9 +187,11 @@ def with_counts(
         unassigned_um2: area as bright as nuclei that belongs to no cell; NaN where it is not fluorescence.
     """
     red_cells = (field_um2 * float(figures["red_cover_percent"]) / 100 - white_um2) / _RED_CELL_UM2
+    # A field may have been photographed for the one white cell that it shows: the others are of the blood.
+    others = max(white_cells - 1, 0)
     counted: dict[str, float] = {
-        "cells_per_mm2": 1e6 * white_cells / field_um2,
-        "white_per_100_red": 100 * white_cells / red_cells if red_cells >= _MIN_RED_CELLS else np.nan,
+        "cells_per_mm2": 1e6 * others / field_um2,
+        "white_per_100_red": 100 * others / red_cells if red_cells >= _MIN_RED_CELLS else np.nan,
         "unassigned_fluorescence_percent": 100 * unassigned_um2 / field_um2,
     }
     return {**figures, **{name: np.asarray(value, np.float32) for name, value in counted.items()}}

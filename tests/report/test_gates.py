@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from wbcpipe.report.gates import LIMITS, failed_fields, limits_of
 from wbcpipe.report.stage import write_report
 from wbcpipe.report.tables import print_differential
 from wbcpipe.samples.cell_columns import COLUMNS, MORPHOMETRY
-from wbcpipe.segment.features.field_quality import FIELD_FIGURES
+from wbcpipe.segment.features.field_quality import FIELD_FIGURES, with_counts
 
 SOUND: dict[str, Any] = {
     "blur_um": 0.4,
@@ -27,7 +28,7 @@ SOUND: dict[str, Any] = {
     "nucleus_cytoplasm_contrast_ratio": 6.0,
     "red_cover_percent": 40.0,
     "cells_per_mm2": 150.0,
-    "white_per_100_red": 3.0,
+    "white_per_100_red": 1.1,
     "unassigned_fluorescence_percent": 0.2,
 }
 
@@ -62,8 +63,8 @@ def test_a_sound_sample_has_no_failed_field() -> None:
         ({"nuclear_contrast_percent": 0.2}, "nuclear_contrast_percent 0.2 (limit >= 1)"),
         ({"nucleus_cytoplasm_contrast_ratio": 1.1}, "nucleus_cytoplasm_contrast_ratio 1.1 (limit >= 1.5)"),
         ({"red_cover_percent": 97.0}, "red_cover_percent 97 (limit <= 85)"),
-        ({"cells_per_mm2": 5200.0}, "cells_per_mm2 5.2e+03 (limit <= 2500)"),
-        ({"white_per_100_red": 48.0}, "white_per_100_red 48 (limit <= 35)"),
+        ({"cells_per_mm2": 5200.0}, "cells_per_mm2 5.2e+03 (limit <= 550)"),
+        ({"white_per_100_red": 48.0}, "white_per_100_red 48 (limit <= 2.5)"),
         ({"unassigned_fluorescence_percent": 30.0}, "unassigned_fluorescence_percent 30 (limit <= 2)"),
         ({"background_percent": [60.0, 48.8, None]}, "light -20 % (limit 10 %)"),
     ],
@@ -121,3 +122,40 @@ def test_the_documentation_knows_every_column_figure_and_limit() -> None:
         assert f"| `{name}` | {whose} | {figure.unit} | {figure.meaning} |" in text
     for name, (title, comparison, limit, unit) in LIMITS.items():
         assert f"| `{name}` | {comparison} | {f'{limit:g} {unit}'.rstrip()} | {title} |" in text
+
+
+#: White cells found in a field, its sides in um, and the share of it that red cells cover.
+BLOOD: dict[str, tuple[int, tuple[float, float], float]] = {
+    "a healthy film": (2, (200.0, 200.0), 0.45),
+    "a virtual film of the demo": (3, (205.0, 205.0), 0.41),
+    "leukaemia, 90 in 10^9/L": (9, (200.0, 200.0), 0.45),
+    "a field photographed for its white cell": (1, (48.0, 36.0), 0.6),
+    "the 17 white cells of chula/fields": (1, (144.0, 90.0), 0.35),
+}
+NO_BLOOD: dict[str, tuple[int, tuple[float, float], float]] = {
+    "the 81 finds in chula/fields of a detector that takes red cells for white ones": (5, (144.0, 90.0), 0.35),
+    "every tenth red cell": (40, (200.0, 200.0), 0.45),
+    "pixels taken for twice as large": (25, (400.0, 400.0), 0.1),
+    "dirt on a thin film": (30, (200.0, 200.0), 0.3),
+}
+
+
+@pytest.mark.parametrize(
+    ("finds", "passes"),
+    [*((finds, True) for finds in BLOOD.values()), *((finds, False) for finds in NO_BLOOD.values())],
+    ids=[*BLOOD, *NO_BLOOD],
+)
+def test_more_white_cells_than_blood_has_fail(finds: tuple[int, tuple[float, float], float], passes: bool) -> None:
+    white_cells, (width_um, height_um), cover = finds
+    found = with_counts(
+        {"red_cover_percent": np.asarray(100 * cover, np.float32)},
+        white_cells=white_cells,
+        white_um2=120.0 * white_cells,
+        field_um2=width_um * height_um,
+        unassigned_um2=0.0,
+    )
+    names = ("cells_per_mm2", "white_per_100_red")
+    # A sample's figure is the median of its fields, so that of fields alike is this one.
+    change = {name: float(found[name]) for name in names if np.isfinite(found[name])}
+    failed = failed_fields(table(change), limits_of({}))
+    assert bool(failed) != passes

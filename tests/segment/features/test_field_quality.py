@@ -58,7 +58,7 @@ def figures(field: Any, *, camera: bool = True) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("white_cells", "side_um", "cover", "per_mm2", "per_100_red"),
-    [(2, 200.0, 0.4, 50.0, 0.5682), (60, 200.0, 0.4, 1500.0, 25.47), (1, 36.0, 0.4, 771.605, np.nan)],
+    [(3, 200.0, 0.4, 50.0, 0.5682), (61, 200.0, 0.4, 1500.0, 25.6), (2, 36.0, 0.4, 771.605, np.nan)],
     ids=["a film", "every fourth cell white", "a field with few red cells"],
 )
 def test_white_cells_are_compared_with_field_and_red_cells(
