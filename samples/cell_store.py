@@ -244,11 +244,11 @@ class CellStore:
             classes: names of the classes, in order.
             record: of the import.
         """
+        refuse_if_signed(self.path)
         told = (*self.attributes.labelled, record)
         if len(told) > 1 and told[-2].sha256 == record.sha256:
             told = (*told[:-2], record)
         self._write_attributes(self.attributes.model_copy(update={"classes": tuple(classes), "labelled": told}))
-        refuse_if_signed(self.path)
         store = PatientStore(self.path / "label")
         # A chunk without any label must be written, too: a missing file is a damage.
         with zarr.config.set({"array.write_empty_chunks": True}):
