@@ -30,6 +30,7 @@ _TOGETHER: Final = {
     "acquire/hardware/test_java_bridge": "bridge",
     "acquire/hardware/test_bridge": "bridge",
     "segment/": "segment",
+    "review/page/": "browser",
 }
 #: What takes longest is begun first, so that the workers end at about the same time.
 _FIRST: Final = (

@@ -42,7 +42,7 @@ def sample_answer(sample: OpenSample, reader: str) -> dict[str, Any]:
             "keys": {key: name for name, key in _KEYS.items()} | {"u": UNIDENTIFIED, "x": NOT_CLASSED, "a": ARTEFACT},
             "heads": list(sample.rows.heads),
             "modalities": names,
-            "strip": {"tile_px": TILE_PX, "modalities": names, "composite": sample.images.has_composite},
+            "strip": {"tile_px": TILE_PX, "modalities": names, "composite": sample.images.contrast.composite},
             "fields": len(set(sample.rows.columns["field_index"].tolist())),
             "cells": {"key": sample.keys, **measured_columns(sample.rows)},
             **_summary(sample, state, reader),

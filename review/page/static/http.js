@@ -19,13 +19,17 @@ export function getJson(url) {
   return request(url, { headers: { accept: "application/json" } });
 }
 
+/** What browsers still send for a page that is closed, in bytes. */
+const KEPT_ALIVE = 60_000;
+
 /** Post an object and get one. @returns {Promise<*>} @throws {RequestError} */
-export function postJson(url, body, { keepalive = false } = {}) {
+export function postJson(url, body) {
+  const text = JSON.stringify(body);
   return request(url, {
     method: "POST",
     headers: { "content-type": "application/json", accept: "application/json" },
-    body: JSON.stringify(body),
-    keepalive,
+    body: text,
+    keepalive: text.length < KEPT_ALIVE / 2,
   });
 }
 

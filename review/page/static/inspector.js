@@ -41,6 +41,7 @@ export class Inspector {
       candidates: element("div", { class: "candidates", role: "group", "aria-label": "Likely classes" }),
       facts: element("p", { class: "soft small" }),
       notes: element("ul", { class: "notes" }),
+      references: element("div", { class: "references", hidden: true }),
       actions: element("div", { class: "actions" }),
     };
     card.heads = page.review.modalities.map((name) => {
@@ -49,8 +50,8 @@ export class Inspector {
       card.panels.append(element("figure", { dataset: { modality: name } }, canvas, caption));
       return { name, canvas, caption };
     });
-    const { title, call, panels, says, candidates, facts, notes, actions } = card;
-    card.root = element("section", { class: "card", "aria-label": label }, title, call, panels, says, candidates, actions, facts, notes);
+    const { title, call, panels, says, candidates, facts, notes, references, actions } = card;
+    card.root = element("section", { class: "card", "aria-label": label }, title, call, panels, says, candidates, actions, facts, notes, references);
     this.cards.push(card);
     return card;
   }
@@ -61,6 +62,7 @@ export class Inspector {
     this.active.row = row;
     this.#write(this.active);
     this.#sharpen(this.active);
+    void this.#references();
   }
 
   /** Hold a row for comparison; the same row again lets it go. */
@@ -242,9 +244,36 @@ export class Inspector {
       button("Field", () => page.openField(card.row), { title: "The field around the cell (Enter)" }),
       blind ? null : button(similar, () => page.sortSimilar(), { title: "Sort by similarity to the chosen cells" }),
       button("Hold", () => page.pin(card.row), { title: "Hold this cell beside the next ones (=)" }),
-      blind ? null : button("Reference", () => page.showLibrary(card.row), { title: "Reference cells of the laboratory" }),
+      blind
+        ? null
+        : button("References", () => this.#toggleReferences(), {
+            "aria-pressed": String(!this.active.references.hidden),
+            title: "Reference cells of the laboratory beside the cell",
+          }),
       button("Comment", () => page.writeComment(), { title: "Comment on the cell (/)" }),
     );
+  }
+
+  #toggleReferences() {
+    const { references } = this.active;
+    references.hidden = !references.hidden;
+    this.#actions(this.active);
+    void this.#references();
+  }
+
+  /** Show reference cells of the likely classes, where the reader asked for them. */
+  async #references() {
+    const { references, row } = this.active;
+    if (references.hidden || row === null) return;
+    const { review, library } = this.page;
+    const names = (review.cells.order3?.[row] ?? []).map((index) => review.classes[index]);
+    if (names.join() === this.shownReferences) return;
+    this.shownReferences = names.join();
+    try {
+      fill(references, element("h3", {}, "Reference cells"), await library.beside(names));
+    } catch (error) {
+      fill(references, element("p", { class: "bad small" }, error.message));
+    }
   }
 
   /** Write the cards again, for instance after the choice changed. */

@@ -6,6 +6,7 @@ import { getJson } from "./http.js";
 import { shortName, spoken } from "./words.js";
 
 const PER_CLASS = 24;
+const BESIDE = 3;
 
 /** Read the library once. */
 export class Library {
@@ -15,7 +16,19 @@ export class Library {
   }
 
   /**
-   * Show the reference cells beside a cell.
+   * Return some reference cells of each likely class of a cell, for the space beside it.
+   *
+   * @param {string[]} names classes, the likeliest first
+   */
+  async beside(names) {
+    const cells = await this.load();
+    const found = names.filter((name) => cells.some((cell) => cell.class === name));
+    if (!found.length) return [element("p", { class: "soft small" }, "The library has no cell of these classes yet.")];
+    return found.map((name) => section(name, cells.filter((cell) => cell.class === name).slice(0, BESIDE), false));
+  }
+
+  /**
+   * Show all reference cells, and a cell over them.
    *
    * @param {Object} page the parts of the page
    * @param {number|null} row its likely classes come first
