@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _STYLE: Final = {"high": "bold red", "low": "bold red", "borderline": "yellow", "normal": "green"}
+_STATE: Final = {"damaged": "bold red", "reported": "green"}
 #: Width of the other columns, in characters.
 _BESIDE_BAR: Final = 67
 
@@ -310,20 +311,18 @@ def print_status(root: Path, samples: Sequence[SampleStatus], console: Console) 
     if not samples:
         console.print(Text(f"no samples in {root}; `wbcpipe run --sample demo` makes one without a microscope."))
         return
-    headings = ("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", "review")
-    table = _plain_table(*headings, left=2)
+    table = _plain_table("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", left=2)
     table.columns[2].no_wrap = True
     for sample in samples:
         table.add_row(
             Text(sample.name, style="bold"),
-            Text(sample.state, style={"damaged": "bold red", "reported": "green"}.get(sample.state, "")),
+            Text(sample.verification if sample.verified_by else sample.state, style=_STATE.get(sample.state, "")),
             _fields(sample),
             str(sample.fields_missing or ""),
             "" if sample.cells is None else str(sample.cells),
             Text(sample.bundle or ""),
             "" if sample.counted is None else str(sample.counted),
             _verdict(sample.passed, "passed", "failed"),
-            Text(f"{sample.verification} by {sample.verified_by}" if sample.verified_by else sample.verification),
         )
     console.print(table)
     for sample in samples:

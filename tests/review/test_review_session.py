@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -12,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from wbcpipe.errors import ConfigError, DamagedDataError, SampleBusyError, SampleStateError
-from wbcpipe.report.cli import report
+from wbcpipe.report.cli import report, status
 from wbcpipe.report.document import document_paths, read_document
-from wbcpipe.report.lab_file import ExtraClass, Lab, SignRules
+from wbcpipe.report.lab_file import ExtraClass, Lab, SignRules, load_lab
 from wbcpipe.report.stage import signed_path, write_report
+from wbcpipe.report.status import sample_status
 from wbcpipe.report.verify_journal import verify_journal
 from wbcpipe.review.signing.sign import SignRefusedError
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
@@ -26,7 +28,6 @@ from wbcpipe.verify.check_sample import verify_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from wbcpipe.review.review_session import ReviewSession
     from wbcpipe.samples.sample import Sample
@@ -422,3 +423,23 @@ def test_a_model_whose_error_is_not_known_asks_for_all_cells(
     found = review(sample).differential()["stop"]
     assert found["decisive"] == found["unreviewed"] == 100
     assert found["sentence"] == "The model's error is not known for this sample: look at the 100 cells that are left."
+
+
+def test_the_status_names_what_is_signed(planted: Sample, review: Open) -> None:
+    write_report(planted)
+    found = sample_status(planted)
+    assert (found.state, found.verification, found.verified_by) == ("reported", "preliminary", "")
+    session = review(planted)
+    finish(session)
+    session.sign(reader="Ada", base=session.journal.head())
+    found = sample_status(planted)
+    assert (found.state, found.verification, found.verified_by) == ("reported", "verified", "Ada")
+    done = CliRunner().invoke(status, ["--data", str(planted.path.parent)])
+    assert " verified " in done.output
+
+
+def test_the_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "review.md").read_text(encoding="utf-8")
+    path = tmp_path / "lab.toml"
+    path.write_text(text.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    assert load_lab(path).per_100_white_cells() == {"SMUDGE": True, "BLAST": False}
