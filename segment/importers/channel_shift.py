@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,11 +23,12 @@ __all__ = ["ChannelShift", "check_channel_shifts", "measure_channel_shifts"]
 #: A correlation below this tells nothing.
 _MIN_CORRELATION: Final = 0.3
 _MIN_SIDE_PX: Final = 16
-#: Shift of a channel that is no displacement: nuclei are not in the middle of cells, which averages out over many.
+#: Shift of a channel that is no displacement, at least.
 _ALLOWED_PX: Final = 2.0
-_ALLOWED_UM: Final = 1.0
-_FEW_CELLS: Final = 8
-_ALLOWED_OF_FEW_UM: Final = 1.5
+#: Nuclei are not in the middle of cells: so much is allowed of few cells whose channels have nothing in common. It
+#: averages out over many cells, and is less the more of one channel the other explains.
+_ALLOWED_UM: Final = 5.0
+_FEW_CELLS: Final = 3
 _SMOOTH_PX: Final = 1.5
 #: What differs from the rim by less than this share of the cell's difference is background.
 _BACKGROUND: Final = np.float32(0.3)
@@ -58,6 +60,12 @@ class ChannelShift:
         """Length of the shift."""
         return float(np.hypot(self.y_px, self.x_px))
 
+    def allowed_px(self, cells: int, pixel_um: float) -> float:
+        """Return the longest shift of a channel that is in register, measured in this number of cells."""
+        different = max(0.0, 1 - self.correlation**2)
+        averaged = math.sqrt(min(1.0, _FEW_CELLS / cells))
+        return max(_ALLOWED_PX, _ALLOWED_UM * different * averaged / pixel_um)
+
     def text(self, name: str) -> str:
         """Return the shift of the channel of this name as a clause."""
         if not self.is_known:
@@ -80,13 +88,13 @@ def check_channel_shifts(
         ImportDataError: a channel is displaced, so that one crop cannot hold the cell in all of them.
     """
     shifts = measure_channel_shifts(cells, nuclear)
-    allowed_um = _ALLOWED_UM if len(cells) >= _FEW_CELLS else _ALLOWED_OF_FEW_UM
-    allowed_px = max(_ALLOWED_PX, allowed_um / pixel_um)
-    displaced = [shift for shift in shifts if shift.is_known and shift.distance_px > allowed_px]
+    allowed = {shift.channel: shift.allowed_px(len(cells), pixel_um) for shift in shifts}
+    displaced = [shift for shift in shifts if shift.is_known and shift.distance_px > allowed[shift.channel]]
     text = "; ".join(shift.text(names[shift.channel]) for shift in displaced or shifts)
     if displaced:
+        limit_px = min(allowed[shift.channel] for shift in displaced)
         raise ImportDataError(
-            f"channels that do not lie over {names[nuclear]}: {text}; at most {allowed_px:.1f} px are allowed. "
+            f"channels that do not lie over {names[nuclear]}: {text}; at most {limit_px:.1f} px are allowed. "
             "Register the channels before, or import the fields of view: `wbcpipe segment` registers those."
         )
     return f"channels against {names[nuclear]}: {text}" if shifts else None

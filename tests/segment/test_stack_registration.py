@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from wbcpipe.errors import ImportDataError
@@ -14,10 +15,11 @@ from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.fields import fields_on_disk, read_field
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.importers.cells import import_cells
-from wbcpipe.segment.importers.channel_shift import measure_channel_shifts
+from wbcpipe.segment.importers.channel_shift import check_channel_shifts, measure_channel_shifts
 from wbcpipe.segment.importers.fields import import_fields
 from wbcpipe.segment.importers.inputs import CellImport, FieldImport
 from wbcpipe.segment.run import segment_sample
+from wbcpipe.segment.stain_separation import density_channel, scale_16bit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,6 +99,46 @@ def test_cells_whose_channels_lie_apart_are_refused(move: tuple[int, int], tmp_p
     assert told is not None
     assert (float(told[2]), float(told[1])) == pytest.approx(move, abs=1.0)
     assert not sample.path.exists()
+
+
+def jurkat(shared_data: Path, count: int) -> list[np.ndarray]:
+    """Bright field, dark field and DNA of imaging flow cytometry, 0.5 um a pixel."""
+    with np.load(shared_data / "mlcp_jurkat" / "experiment_1.npz") as archive:
+        return list(archive["images"][:: 3400 // count][:count].astype(float))
+
+
+def smear(shared_data: Path, count: int) -> list[np.ndarray]:
+    """The planes of photographs of a smear, the nuclei bright as in fluorescence, 0.1 um a pixel."""
+    files = sorted((shared_data / "pbc5").glob("*/*.jpg"))[:: 1500 // count][:count]
+    cells = []
+    for file in files:
+        with Image.open(file) as picture:
+            planes = scale_16bit(np.asarray(picture.convert("RGB"))[:360, :360])
+        cells.append(np.stack([*planes, density_channel(planes)]).astype(float))
+    return cells
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+@pytest.mark.parametrize(
+    ("cells", "pixel_um", "moves"),
+    [
+        (jurkat, 0.5, ((10, 0), (-9, 12), (12, 6))),
+        (smear, 0.1, ((6, -4), (0, 10), (0, 20), (-20, 5))),
+    ],
+    ids=["flow cytometry", "smear"],
+)
+def test_real_cells_are_taken_as_they_are_and_refused_when_a_channel_is_moved(
+    cells: Any, pixel_um: float, moves: tuple[tuple[int, int], ...], count: int, shared_data: Path
+) -> None:
+    given = cells(shared_data, count)
+    names = [f"c{k}" for k in range(len(given[0]) - 1)] + ["fluorescence"]
+    told = check_channel_shifts(given, names, len(names) - 1, pixel_um)
+    assert told is not None
+    assert told.count("correlation 0.") == len(names) - 1
+    for move in moves:
+        moved = [np.stack([ndimage.shift(one[0], move, order=1, mode="nearest"), *one[1:]]) for one in given]
+        with pytest.raises(ImportDataError, match=r"c0 .* px down \(correlation 0\.\d\d\); at most"):
+            check_channel_shifts(moved, names, len(names) - 1, pixel_um)
 
 
 def test_cells_in_register_are_taken_and_told(shared_data: Path, tmp_path: Path) -> None:
