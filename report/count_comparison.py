@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy.stats import binomtest, fisher_exact
 
 from wbcpipe.classify.uncertainty.clopper_pearson import clopper_pearson
@@ -11,7 +12,7 @@ from wbcpipe.classify.uncertainty.clopper_pearson import clopper_pearson
 __all__ = ["differ_by_chance", "differ_from_share", "paired_differ_by_chance", "rumke_limits"]
 
 
-def rumke_limits(count: int, total: int) -> tuple[int, int]:
+def rumke_limits(count: float, total: int) -> tuple[int, int]:
     """Return Rümke's 95 % limits of a percentage, in whole per cent.
 
     C. L. Rümke, Blood Cells 11 (1985) 311, whose table the leukocyte differentials of CLSI H20-A2 use: the exact
@@ -35,7 +36,7 @@ def differ_by_chance(first: int, first_total: int, second: int, second_total: in
         first, second: cells of the class in either count.
         first_total, second_total: cells counted.
     """
-    table = [[first, first_total - first], [second, second_total - second]]
+    table = np.array([[first, first_total - first], [second, second_total - second]])
     return float(fisher_exact(table).pvalue)
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "flag_words",
     "format_number",
     "gate_figure",
+    "plain_table",
     "print_differential",
     "print_doubts",
     "print_evaluation",
@@ -202,7 +203,8 @@ def _class_table(document: DifferentialRecord, console: Console) -> Table:
     return table
 
 
-def _plain_table(*headings: str, left: int = 1) -> Table:
+def plain_table(*headings: str, left: int = 1) -> Table:
+    """Return a table with these headings; the first ``left`` columns are texts, the others numbers."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for position, heading in enumerate(headings):
         table.add_column(Text(heading), justify="left" if position < left else "right", overflow="fold")
@@ -242,7 +244,7 @@ def _print_predictions(found: PredictionComparison, classes: Sequence[str], cons
             f"unidentified ones count as misses; {found.identified.weighted_f1:.4f} without them"
         )
     )
-    table = _plain_table("true", *classes, "unidentified", "precision", "recall", "F1", "cells")
+    table = plain_table("true", *classes, "unidentified", "precision", "recall", "F1", "cells")
     for score, row in zip(found.scores.classes, found.scores.confusion, strict=True):
         figures = [f"{value:.3f}" for value in (score.precision, score.recall, score.f1)]
         table.add_row(Text(score.name), *map(str, row), *figures, str(score.support))
@@ -254,7 +256,7 @@ def _print_predictions(found: PredictionComparison, classes: Sequence[str], cons
 
 
 def _print_shares(shares: Sequence[Share], console: Console) -> None:
-    table = _plain_table("class", "true %", "predicted %", "95 % interval", "inside")
+    table = plain_table("class", "true %", "predicted %", "95 % interval", "inside")
     for share in shares:
         table.add_row(
             Text(share.name),
@@ -267,12 +269,10 @@ def _print_shares(shares: Sequence[Share], console: Console) -> None:
 
 
 def _print_reference(found: ReferenceComparison, console: Console) -> None:
-    cells = (
-        "its number of cells is not known and taken as very large" if found.cells is None else f"{found.cells} cells"
-    )
+    cells = f"{found.cells} cells" if found.cells else "its number of cells is not known, and taken as very large"
     method = f" ({found.method})" if found.method else ""
     console.print(Text(f"Reference: {found.source}{method}; {cells}", style="bold"))
-    table = _plain_table("class", "reference %", "predicted %", "95 % interval", "difference", "p", "by chance")
+    table = plain_table("class", "reference %", "predicted %", "95 % interval", "difference", "p", "by chance")
     for share in found.classes:
         table.add_row(
             Text(share.name),
@@ -285,9 +285,7 @@ def _print_reference(found: ReferenceComparison, console: Console) -> None:
         )
     console.print(table)
     if found.other_percent:
-        console.print(
-            Text(f"{found.other_percent:.1f} % of the reference's cells are of other classes, left out here.")
-        )
+        console.print(Text(f"{found.other_percent:.1f} % of the reference's cells are of other classes: left out."))
 
 
 def _verdict(good: bool | None, yes: str, no: str) -> Text:
@@ -311,7 +309,7 @@ def print_status(root: Path, samples: Sequence[SampleStatus], console: Console) 
     if not samples:
         console.print(Text(f"no samples in {root}; `wbcpipe run --sample demo` makes one without a microscope."))
         return
-    table = _plain_table("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", left=2)
+    table = plain_table("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", left=2)
     table.columns[2].no_wrap = True
     for sample in samples:
         table.add_row(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from wbcpipe.cli.lazy_group import LazyGroup
 from wbcpipe.cli.options import data_option, options_into
 from wbcpipe.cli.progress import console
 from wbcpipe.errors import ConfigError
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ReviewOptions", "review"]
 
+#: Commands of people and the machine that need no browser.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "agreement": ("wbcpipe.review.readers.cli:agreement", "Compare two readers, or a reader and the machine."),
+    "reference": ("wbcpipe.review.readers.cli:reference", "Make the reference differential of two readers."),
+}
 _PACKAGES: Final = ("starlette", "uvicorn")
 _IDLE_S: Final = 12 * 3600.0
 
@@ -45,7 +51,7 @@ class ReviewOptions:
     add_reader: str | None
 
 
-@click.command("review")
+@click.group("review", cls=LazyGroup, table=COMMANDS, invoke_without_command=True)
 @click.option("--sample", "name", metavar="NAME", help="Open the page of this sample [the worklist of all samples].")
 @data_option
 @click.option(
@@ -99,6 +105,8 @@ def review(options: ReviewOptions) -> None:
 
     Not for diagnostic use.
     """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
     if options.add_reader is not None:
         _add_reader(options)
         return

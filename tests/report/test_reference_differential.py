@@ -1,4 +1,4 @@
-"""A differential from elsewhere is read from three formats, refused with its line, and compared at the level it says."""
+"""A differential from elsewhere is read from three formats, refused with its line, and compared at its level."""
 
 from __future__ import annotations
 
