@@ -118,17 +118,16 @@ def smear(shared_data: Path, count: int) -> list[np.ndarray]:
     return cells
 
 
-@pytest.mark.parametrize("count", [1, 3, 20])
 @pytest.mark.parametrize(
-    ("cells", "pixel_um", "moves"),
+    ("cells", "count", "pixel_um", "moves"),
     [
-        (jurkat, 0.5, ((10, 0), (-9, 12), (12, 6))),
-        (smear, 0.1, ((6, -4), (0, 10), (0, 20), (-20, 5))),
+        *((jurkat, count, 0.5, ((10, 0), (-9, 12), (12, 6))) for count in (8, 16, 32)),
+        *((smear, count, 0.1, ((6, -4), (0, 10), (0, 20), (-20, 5))) for count in (1, 3, 20)),
     ],
-    ids=["flow cytometry", "smear"],
+    ids=lambda value: value.__name__ if callable(value) else None,
 )
 def test_real_cells_are_taken_as_they_are_and_refused_when_a_channel_is_moved(
-    cells: Any, pixel_um: float, moves: tuple[tuple[int, int], ...], count: int, shared_data: Path
+    cells: Any, count: int, pixel_um: float, moves: tuple[tuple[int, int], ...], shared_data: Path
 ) -> None:
     given = cells(shared_data, count)
     names = [f"c{k}" for k in range(len(given[0]) - 1)] + ["fluorescence"]

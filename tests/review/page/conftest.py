@@ -154,7 +154,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install 'wbcpipe[browser]'")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is missing: pip install 'wbcpipe[browser]'"
+    )
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no Chromium on the path: install the package `chromium`")

@@ -73,9 +73,7 @@ def test_a_key_assigns_the_cell_and_moves_on(page: Page, sample: Sample) -> None
 
 def test_the_numbers_take_the_most_likely_classes(page: Page) -> None:
     row = page.evaluate(ROW)
-    third = page.evaluate(
-        f"wbcpipeReview.review.classes[wbcpipeReview.review.cells.order3[{row}][2]]"
-    )
+    third = page.evaluate(f"wbcpipeReview.review.classes[wbcpipeReview.review.cells.order3[{row}][2]]")
     page.keyboard.press("3")
     saved(page)
     assert page.evaluate(NOW)[row] == third
@@ -111,7 +109,10 @@ def test_shift_control_and_select_all_choose_cells(page: Page, sample: Sample) -
     page.keyboard.press("Shift+ArrowRight")
     assert page.evaluate(CHOSEN) == rows[:3]
     page.locator(".tile >> nth=4").click(modifiers=["Control"])
-    assert set(page.evaluate(CHOSEN)) == {*rows[:3], int(page.locator(".tile >> nth=4").get_attribute("data-row") or -1)}
+    assert set(page.evaluate(CHOSEN)) == {
+        *rows[:3],
+        int(page.locator(".tile >> nth=4").get_attribute("data-row") or -1),
+    }
     page.mouse.move(5, 5)
     page.keyboard.press("Escape")
     assert page.evaluate(CHOSEN) == []
@@ -198,7 +199,9 @@ def test_sorts_and_filters(page: Page) -> None:
     page.locator(".order input[type=checkbox]").uncheck()
     for sort, column in (("disagreement", "disagreement"), ("size", "area_um2"), ("doubt", "doubt")):
         page.select_option("select[name=sort]", sort)
-        values = page.evaluate(f"wbcpipeReview.gallery.layout.rows.map((row) => wbcpipeReview.review.cells.{column}[row])")
+        values = page.evaluate(
+            f"wbcpipeReview.gallery.layout.rows.map((row) => wbcpipeReview.review.cells.{column}[row])"
+        )
         assert values == sorted(values, reverse=True), sort
     page.select_option("select[name=sort]", "field")
     fields = page.evaluate("wbcpipeReview.gallery.layout.rows.map((row) => wbcpipeReview.review.cells.field[row])")
