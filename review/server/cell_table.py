@@ -17,7 +17,7 @@ __all__ = ["fused_probability", "machine_columns", "measured_columns"]
 
 
 def measured_columns(rows: CellRows) -> dict[str, list[Any]]:
-    """Return what was measured: field, position, size, flags, and why a cell is excluded."""
+    """Return what was measured: field, position, size, flags, and why a cell is excluded, ``flagged``: by a flag."""
     columns = rows.columns
     return {
         "field": columns["field_index"].tolist(),
@@ -25,6 +25,7 @@ def measured_columns(rows: CellRows) -> dict[str, list[Any]]:
         "x_um": _rounded(columns["x_um"], 2),
         "area_um2": _rounded(columns["area_um2"], 2),
         "flags": rows.qc_flags.tolist(),
+        "flagged": list(rows.exclusion_reason),
         "excluded": list(rows.exclusion_reason),
     }
 

@@ -91,7 +91,14 @@ function comparison(review, { sort, similar }) {
     }
     case "field":
       return (a, b) => cells.field[a] - cells.field[b] || a - b;
-    default:
-      return (a, b) => Boolean(cells.excluded[a]) - Boolean(cells.excluded[b]) || cells.doubt[b] - cells.doubt[a] || a - b;
+    default: {
+      // What the server names next first: its order is that of the journal's end, the column that of the page's load.
+      const next = new Map((review.differential?.stop?.next ?? []).map((row, index) => [row, index]));
+      const place = (row) => next.get(row) ?? Infinity;
+      return (a, b) => {
+        if (place(a) !== place(b)) return place(a) - place(b);
+        return Boolean(cells.excluded[a]) - Boolean(cells.excluded[b]) || cells.doubt[b] - cells.doubt[a] || a - b;
+      };
+    }
   }
 }

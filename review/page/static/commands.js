@@ -29,7 +29,9 @@ export class Commands {
   assign(rows, to, { via, moveOn = false, why = "" }) {
     const { review, journal, gallery } = this.page;
     if (!this.#mayEdit() || !rows.length) return;
-    if (review.reading) {
+    if (this.page.adjudication) {
+      if (to) this.page.adjudication.decide(rows, to);
+    } else if (review.reading) {
       if (!to) return;
       const { reading } = review.reading;
       rows.forEach((row) => journal.record({ action: "call", reading, cell: review.cells.key[row], to }));
@@ -83,7 +85,7 @@ export class Commands {
     this.looks.set(row, review.cells.now[row]);
     clearTimeout(this.lookTimer);
     this.lookTimer = setTimeout(() => this.writeLooks(), LOOK_PAUSE_MS);
-    review.setLooked(row);
+    review.cells.looked[row] = 1;
     review.emit("cells", { rows: [row] });
   }
 

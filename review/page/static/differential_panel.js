@@ -31,7 +31,7 @@ export class DifferentialPanel {
       element("th", { scope: "col", class: "n" }, "Now %"),
       element("th", { scope: "col", class: "n" }, "95 % interval"),
     );
-    const rows = review.classes.map((name) => this.#classRow(name));
+    const rows = review.counted.map((name) => this.#classRow(name));
     this.total = element("p", { class: "total soft" });
     this.flags = element("p", { class: "flags" });
     fill(
@@ -87,7 +87,7 @@ export class DifferentialPanel {
   #otherRows() {
     const { review } = this.page;
     return review.answers
-      .filter((name) => !review.classes.includes(name))
+      .filter((name) => !review.counted.includes(name))
       .map((name) => {
         const line = { label: this.#name(name), value: element("span", { class: "n" }) };
         const extra = review.extraClasses.find((one) => one.name === name);
@@ -103,7 +103,9 @@ export class DifferentialPanel {
     const { differential, estimated } = this.page.review;
     if (!differential) return;
     this.host.classList.toggle("estimated", estimated);
-    differential.after.forEach((entry, index) => this.#class(entry, differential.before?.[index]));
+    for (const entry of differential.after) {
+      this.#class(entry, differential.before?.find((before) => before.name === entry.name));
+    }
     for (const extra of differential.extra ?? []) {
       const rate = extra.per_100_wbc === null || extra.per_100_wbc === undefined ? "" : ` · ${percent(extra.per_100_wbc)} per 100 WBC`;
       this.#other(extra.name, `${extra.count}${rate}`);

@@ -7,6 +7,9 @@
 /** @typedef {{id: string, action: string, reader?: string, time?: string, cells?: Array, target?: string}} Entry */
 /** @typedef {{id: string, entry: Entry, undone: boolean}} Recorded */
 
+/** Answers after which a cell does not count, and each is its own reason. */
+const APART = ["not_classed", "artefact"];
+
 export class Edits {
   /** @param {import("./review.js").Review} review */
   constructor(review) {
@@ -15,6 +18,8 @@ export class Edits {
     this.recorded = new Map();
     /** @type {Map<number, Recorded[]>} the assignments of a row, oldest first */
     this.assignments = new Map();
+    /** @type {Map<number, Map<string, string>>} row to reader to the class that the reader saw; "" if not known */
+    this.looks = new Map();
     /** An entry could not be applied: the columns must be read again from the server. */
     this.stale = false;
   }
@@ -40,11 +45,14 @@ export class Edits {
         return this.#assign(recorded);
       case "call": {
         const rows = this.review.reading ? this.#rows([entry.cell]) : [];
-        for (const row of rows) this.review.setClass(row, entry.to);
-        return this.#look(rows);
+        for (const row of rows) {
+          this.review.setClass(row, entry.to, "");
+          this.review.cells.looked[row] = 1;
+        }
+        return rows;
       }
       case "look":
-        return this.#look(this.#rows(entry.cells));
+        return this.#look(entry);
       case "undo":
       case "redo":
         return this.#turn(entry.target, entry.action === "undo");
@@ -67,12 +75,35 @@ export class Edits {
       this.assignments.set(row, list);
       this.#recompute(row);
     }
-    return this.#look(rows);
+    return rows;
   }
 
-  #look(rows) {
-    for (const row of rows) this.review.setLooked(row);
+  #look(entry) {
+    const rows = [];
+    entry.cells.forEach((key, position) => {
+      const [row] = this.#rows([key]);
+      if (row === undefined) return;
+      const looks = this.looks.get(row) ?? new Map();
+      looks.set(entry.reader, entry.seen?.[position] ?? "");
+      this.looks.set(row, looks);
+      this.#markLooked(row);
+      rows.push(row);
+    });
     return rows;
+  }
+
+  /** A cell was looked at if a reader gave it its class, or saw it with the class that it has now. */
+  #markLooked(row) {
+    const { cells } = this.review;
+    if (!cells.looked) return;
+    const seen = [...(this.looks.get(row)?.values() ?? [])];
+    cells.looked[row] = Number(Boolean(this.#given(row)) || seen.includes("") || seen.includes(cells.now[row]));
+  }
+
+  /** Return the class that readers gave a row; "" where it is the model's. */
+  #given(row) {
+    const last = this.assignments.get(row)?.findLast((recorded) => !recorded.undone);
+    return last ? toOf(last.entry, this.review.cells.key[row]) : "";
   }
 
   #turn(target, undone) {
@@ -103,9 +134,12 @@ export class Edits {
   }
 
   #recompute(row) {
-    const last = this.assignments.get(row)?.findLast((recorded) => !recorded.undone);
-    const to = last && toOf(last.entry, this.review.cells.key[row]);
-    this.review.setClass(row, to || this.review.machineClass(row));
+    const { review } = this;
+    const given = this.#given(row);
+    const apart = APART.includes(given) || (given !== "unidentified" && !review.counted.includes(given));
+    if (given) review.setClass(row, given, apart ? given : "");
+    else review.setClass(row, review.machineClass(row), review.cells.flagged[row]);
+    this.#markLooked(row);
   }
 
   #rows(keys) {

@@ -138,6 +138,7 @@ export class Inspector {
     const { review } = this.page;
     const now = review.cells.now?.[card.row] ?? "";
     const confidence = review.cells.confidence?.[card.row] ?? null;
+    const between = this.page.adjudication?.describe(card.row);
     fill(
       card.call,
       element("span", { class: "swatch", dataset: { colour: review.colour(now) }, "aria-hidden": "true" }),
@@ -149,6 +150,7 @@ export class Inspector {
       review.cells.excluded?.[card.row]
         ? element("span", { class: "badge warn" }, `excluded: ${review.cells.excluded[card.row].replaceAll("_", " ")}`)
         : null,
+      between ? element("span", { class: "between" }, between) : null,
     );
   }
 

@@ -22,6 +22,9 @@ import { ViewBar } from "./view_bar.js";
 import { ViewSettings } from "./view_settings.js";
 import { count } from "./words.js";
 
+/** What would show a reader more than the own calls. */
+const HIDDEN_WHILE_BLIND = ["two", "agreement", "show-library", "location-test", "sign"];
+
 /** The parts of the page, and what they ask of each other. */
 class Page {
   constructor(sample) {
@@ -32,6 +35,8 @@ class Page {
     this.library = new Library();
     this.announce = announce;
     this.galleries = [];
+    /** The adjudication in progress, see adjudication.js; null outside of one. */
+    this.adjudication = null;
     this.commands = new Commands(this);
   }
 
@@ -48,7 +53,6 @@ class Page {
     connectNotices(this, byId("saved"));
     acceptDrops(document.body, (rows, to) => this.commands.assign(rows, to, { via: "drag" }));
     this.#connectTop();
-    for (const id of ["two", "agreement", "show-library"]) byId(id).disabled = Boolean(this.review.reading);
     for (const type of ["differential", "state", "cells"]) this.review.on(type, () => this.showTop());
     this.review.on("loaded", () => this.#reloaded());
     this.showTop();
@@ -198,15 +202,16 @@ class Page {
     byId("undo").disabled = Boolean(review.reading) || (!review.undo?.length && !this.journal.unsaved);
     byId("redo").disabled = Boolean(review.reading) || !review.redo?.length;
     setText(byId("sign"), review.open ? "Sign…" : "Signed…");
-    byId("sign").disabled = Boolean(review.reading);
     const stop = review.differential?.stop;
     const { reading } = review;
     setText(byId("blind"), "Blind reading");
+    for (const id of HIDDEN_WHILE_BLIND) byId(id).disabled = false;
     if (reading) {
       const called = reading.rows.filter((row) => review.cells.now[row]).length;
       setText(byId("progress"), `${called} of ${reading.rows.length} called`);
       setText(byId("stop"), "Blind reading: the calls of the model and of other readers are hidden.");
       setText(byId("blind"), "Finish the blind reading");
+      for (const id of HIDDEN_WHILE_BLIND) byId(id).disabled = true;
       byId("next-decisive").hidden = true;
       return;
     }

@@ -17,20 +17,23 @@ export class Review extends EventTarget {
 
   /** Read the sample from the server. */
   async load() {
-    this.#take(await getJson(sampleUrl(this.sample)));
-    const history = await getJson(sampleUrl(this.sample, "/entries?after="));
-    this.edits.remember(history.newer);
-    if (this.edits.stale) this.#restore();
+    await this.#read();
     this.loaded = true;
     this.emit("loaded");
   }
 
-  /** Read the columns again, for instance after another process replaced the cells. */
-  async reload() {
+  async #read() {
+    this.loaded = false;
     this.#take(await getJson(sampleUrl(this.sample)));
     const history = await getJson(sampleUrl(this.sample, "/entries?after="));
     this.edits.remember(history.newer);
     if (this.edits.stale) this.#restore();
+  }
+
+  /** Read the columns again, for instance after another process replaced the cells. */
+  async reload() {
+    await this.#read();
+    this.loaded = true;
     this.emit("loaded");
     this.emit("differential");
     this.emit("state");
@@ -55,7 +58,7 @@ export class Review extends EventTarget {
     this.comments = new Map(Object.entries(body.comments ?? {}));
     this.edits = new Edits(this);
     if (this.reading) this.#beginReading();
-    this.#given = { now: [...(body.cells.now ?? [])], looked: [...(body.cells.looked ?? [])] };
+    this.#given = structuredClone({ now: body.cells.now, looked: body.cells.looked, excluded: body.cells.excluded });
     this.takeSummary(body);
   }
 
@@ -65,14 +68,14 @@ export class Review extends EventTarget {
     cells.now = cells.key.map((key) => reading.calls[key] ?? "");
     cells.looked = cells.now.map((name) => (name ? 1 : 0));
     const called = (name) => cells.now.filter((now) => now === name).length;
-    const after = this.classes.map((name) => ({ name, count: called(name), interval_percent: null, reference_percent: null }));
+    const after = this.counted.map((name) => ({ name, count: called(name), interval_percent: null, reference_percent: null }));
     const counted = after.reduce((sum, entry) => sum + entry.count, 0);
     for (const entry of after) entry.percent = counted ? (100 * entry.count) / counted : null;
     this.differential = {
       before: null,
       after,
       counted,
-      extra: this.extraClasses.map(({ name }) => ({ name, count: called(name), per_100_wbc: null })),
+      extra: this.extraClasses.filter(({ name }) => !this.counted.includes(name)).map(({ name }) => ({ name, count: called(name), per_100_wbc: null })),
       unidentified: called("unidentified"),
       not_classed: called("not_classed"),
       artefact: called("artefact"),
@@ -80,11 +83,10 @@ export class Review extends EventTarget {
   }
 
   /** The server's word on each cell, where the history names cells that are no longer there. */
-  #given = { now: [], looked: [] };
+  #given = {};
 
   #restore() {
-    this.cells.now = [...this.#given.now];
-    this.cells.looked = [...this.#given.looked];
+    Object.assign(this.cells, structuredClone(this.#given));
     this.edits.stale = false;
   }
 
@@ -122,7 +124,7 @@ export class Review extends EventTarget {
 
   /** Return every answer that a reader can give: classes, extra classes, and the three that are no class. */
   get answers() {
-    return [...this.classes, ...this.extraClasses.map((extra) => extra.name), "unidentified", "not_classed", "artefact"];
+    return [...new Set([...this.classes, ...this.extraClasses.map((extra) => extra.name), "unidentified", "not_classed", "artefact"])];
   }
 
   /** Return the key of an answer, or "". */
@@ -130,13 +132,22 @@ export class Review extends EventTarget {
     return Object.keys(this.keys).find((key) => this.keys[key] === answer) ?? "";
   }
 
-  /** Return the colour index of a class: its place among the classes, -1 for the rest. */
-  colour(name) {
-    return this.classes.indexOf(name);
+  /** Classes of the differential: those of the model, and the laboratory's extra white cells. */
+  get counted() {
+    return [...this.classes, ...this.extraClasses.filter((extra) => extra.per_100_wbc === false).map((extra) => extra.name)];
   }
 
+  /** Return the colour index of a class: its place among those of the differential, -1 for the rest. */
+  colour(name) {
+    const place = this.counted.indexOf(name);
+    return place < 0 ? -1 : place % 7;
+  }
+
+  /** Return whether a reader gave a cell another class, or one that makes a flagged cell count. */
   isChanged(row) {
-    return this.cells.machine !== undefined && this.cells.now[row] !== this.machineClass(row);
+    const { cells } = this;
+    if (!cells.machine) return false;
+    return cells.now[row] !== this.machineClass(row) || cells.excluded[row] !== cells.flagged[row];
   }
 
   /** Return whether a person may change cells: not while the sample is signed. */
@@ -144,16 +155,26 @@ export class Review extends EventTarget {
     return this.state !== "verified" && this.state !== "corrected";
   }
 
-  setLooked(row) {
-    if (this.cells.looked) this.cells.looked[row] = 1;
+  /**
+   * Set the class of a cell, and estimate the counts until the server sends the differential.
+   *
+   * @param {number} row
+   * @param {string} name its class
+   * @param {string} excluded why it does not count, or ""
+   */
+  setClass(row, name, excluded) {
+    const { cells } = this;
+    const before = this.#line(row);
+    cells.now[row] = name;
+    if (!this.reading) cells.excluded[row] = excluded;
+    const after = this.#line(row);
+    if (this.loaded && this.differential && before !== after) this.#move(before, after);
   }
 
-  /** Set the class of a cell, and estimate the counts until the server sends the differential. */
-  setClass(row, name) {
-    const before = this.cells.now[row];
-    if (before === name) return;
-    this.cells.now[row] = name;
-    if (this.loaded && this.differential && (this.reading || !this.cells.excluded[row])) this.#move(before, name);
+  /** Return the line of the differential in which a cell stands; "" for none, as of a cell that a flag excludes. */
+  #line(row) {
+    const { now, excluded } = this.cells;
+    return this.reading || !excluded[row] || excluded[row] === now[row] ? now[row] : "";
   }
 
   #move(from, to) {
