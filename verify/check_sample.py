@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.classify.models.bundle import load_bundle, shipped_bundles
-from wbcpipe.errors import BundleError
+from wbcpipe.errors import BundleError, SampleStateError
 from wbcpipe.report.document import document_paths, read_document
 from wbcpipe.report.lab_file import find_lab
 from wbcpipe.report.reviewed_cells import review_cells
@@ -142,8 +142,7 @@ def _check_review(findings: Findings, store: CellStore, rows: CellRows) -> Revie
         if state.signed is not None:
             reviewed = replay_signature(rows, entries, state.signed).reviewed
         else:
-            extra = find_lab(findings.sample.path.parent).per_100_white_cells()
-            reviewed = review_cells(rows, state, extra)
+            reviewed = review_cells(rows, state, _extra_classes(findings.sample, rows))
         if torn := journal.torn_bytes():
             findings.add(
                 path, f"the last line was cut short by a crash ({torn} bytes)", "", lost="nothing acknowledged"
@@ -152,6 +151,16 @@ def _check_review(findings: Findings, store: CellStore, rows: CellRows) -> Revie
             for problem in verify_journal(findings.sample).problems:
                 findings.add(path, problem, "", lost=lost)
     return reviewed
+
+
+def _extra_classes(sample: Sample, rows: CellRows) -> dict[str, bool]:
+    """Return the extra classes as the report used them: name to whether it is counted per 100 white cells."""
+    try:
+        document = read_document(sample)
+    except SampleStateError:
+        return find_lab(sample.path.parent).per_100_white_cells()
+    white = {entry.name: False for entry in document.classes if entry.name not in rows.classes}
+    return white | {entry.name: True for entry in document.verification.extra}
 
 
 def _check_bundle(findings: Findings, rows: CellRows) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias, get_args
@@ -312,6 +313,7 @@ Action: TypeAlias = (
 )
 _MODELS: Final[dict[str, type[Action]]] = {model.model_fields["action"].default: model for model in get_args(Action)}
 _READER: Final[TypeAdapter[str]] = TypeAdapter(ReaderText)
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}\+00:00")
 _ENVELOPE: Final = ("id", "n", "previous", "reader", "time")
 
 
@@ -357,7 +359,9 @@ class Entry:
 
     @classmethod
     def build(cls, n: int, previous: str, time: str, reader: str, action: Action) -> Self:
-        """Return the entry with its id; raise ValueError if the reader's name is refused."""
+        """Return the entry with its id; raise ValueError if the reader's name or the time is refused."""
+        if not _TIME.fullmatch(time):
+            raise ValueError("the time is not that of a journal, such as 2026-11-30T06:00:00.000+00:00")
         try:
             name = _READER.validate_python(reader)
         except ValidationError as error:

@@ -11,6 +11,7 @@ from wbcpipe.samples.review.cell_identity import MATCH_UM, cell_keys, match_keys
 from wbcpipe.samples.review.entries import Assign, CellsReplaced, Change, Entry, Look
 from wbcpipe.samples.review.replay import replay
 
+TIME = "2026-11-30T06:00:00.000+00:00"
 places = st.lists(st.tuples(st.integers(0, 3), st.integers(-40, 40), st.integers(-40, 40)), min_size=1, max_size=12)
 
 
@@ -61,14 +62,14 @@ def test_edits_follow_their_cells_and_those_without_are_listed() -> None:
     keys = ["f0y0x0", "f0y100x0", "f0y200x0"]
     edit = Assign(cells=tuple(Change(cell=key, before="NEU", to="LYM") for key in keys))
     replaced = CellsReplaced(new="a" * 64, matched={keys[0]: "f0y2x0"}, unmatched=(keys[1],))
-    first = Entry.build(1, "", "t", "Ada", edit)
-    second = Entry.build(2, first.id, "t", "Ada", Look(cells=(keys[1], keys[2])))
-    third = Entry.build(3, second.id, "t", "Ada", replaced)
+    first = Entry.build(1, "", TIME, "Ada", edit)
+    second = Entry.build(2, first.id, TIME, "Ada", Look(cells=(keys[1], keys[2])))
+    third = Entry.build(3, second.id, TIME, "Ada", replaced)
     state = replay([first, second, third])
     assert {cell: found.to for cell, found in state.assigned().items()} == {"f0y2x0": "LYM", keys[2]: "LYM"}
     assert state.lost() == {first.id: (keys[1],)}
     assert set(state.looked) == {keys[2]}
     again = CellsReplaced(new="b" * 64, matched={"f0y2x0": "f0y4x0"})
-    state.apply(Entry.build(4, third.id, "t", "Ada", again))
+    state.apply(Entry.build(4, third.id, TIME, "Ada", again))
     assert state.renamed[keys[0]] == "f0y4x0"
     assert "f0y4x0" in state.assigned()
