@@ -1,6 +1,7 @@
 """A night in small: twelve slides, every kind of fault, `kill -9` at random moments, and what it cost.
 
-    python benchmarks/night.py [--kills 10] [--fields 16] [--seed 1] [--full] [--keep DIR] [--json]
+    python benchmarks/night.py [--kills 10] [--fields 16] [--pace-slides 4] [--pace-fields 24] [--seed 1]
+                               [--part night|pace|both] [--full] [--keep DIR] [--json]
 
 `wbcpipe batch run` runs a worklist on the virtual scope three times:
 
@@ -762,11 +763,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--full", action="store_true", help="more fields, 20 kills, longer slides for the pace")
     parser.add_argument("--part", choices=["night", "pace", "both"], default="both")
+    parser.add_argument("--pace-slides", type=int, default=4)
+    parser.add_argument("--pace-fields", type=int, default=24)
     parser.add_argument("--keep", type=Path, help="leave everything in this new folder")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     install_stop_handlers()
-    options.pace_slides, options.pace_fields, options.settle_ms = 4, 24, 400.0
+    options.settle_ms = 400.0
     if options.full:
         options.kills, options.fields, options.pace_slides, options.pace_fields = 20, 36, 6, 100
     with contextlib.ExitStack() as stack:

@@ -25,8 +25,9 @@ __all__ = [
 
 #: Linux computes a creation time from the wall clock, which time servers correct by parts of a second.
 _CREATED_TOLERANCE_S: Final = 2.0
-#: Niceness of background work: well below capture (0), above what never gets a turn (19).
-_NICENESS: Final = 10
+#: Niceness of background work, above what hardly gets a turn (19). Of a core that a capture needs too (0) it takes
+#: 3 %; at 10 it would take 10 % (the weights of the Linux scheduler).
+_NICENESS: Final = 15
 #: A child that was being started while its parent was killed is found in the next round.
 _ROUNDS: Final = 5
 _KILLED_S: Final = 5.0

@@ -75,5 +75,5 @@ def test_background_priority_is_passed_on_to_children() -> None:
         "set_background_priority(); set_background_priority();"
         "sys.exit(subprocess.call([sys.executable, '-c', 'import os, sys; sys.exit(os.nice(0))']))"
     )
-    expected = max(10, os.nice(0))
+    expected = max(15, os.nice(0))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == expected
