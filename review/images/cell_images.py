@@ -7,14 +7,14 @@ import functools
 import hashlib
 import json
 import threading
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.report.cell_thumbnails import illumination_wavelengths, measure_contrast
 from wbcpipe.review.images.image_cache import ImageCache
-from wbcpipe.review.images.strips import TILE_PX, cell_outlines, make_large_strip, make_strip
+from wbcpipe.review.images.strips import TILE_PX, cell_outlines, make_strip
 from wbcpipe.samples.cell_columns import REJECTED
 from wbcpipe.samples.cell_store import CELLS_PER_CHUNK, PREDICTIONS
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellStore
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["CellImages", "ImageKind", "images_digest"]
+__all__ = ["CellImages", "images_digest"]
 
-ImageKind = Literal["strip", "composite"]
-_KINDS: Final[tuple[ImageKind, ...]] = ("strip", "composite")
 #: Changes whenever the same cells would give other images.
 _VERSION: Final = 1
 #: Chunks of crops in memory: 13 MB each.
 _CHUNKS: Final = 4
+#: Strips of 8 kB.
+_MAX_IN_MEMORY: Final = 4096
 _COLUMNS: Final = ("field_index", "y_px", "x_px", "shift_px", "qc_flags")
 
 
@@ -50,7 +50,7 @@ def images_digest(store: CellStore) -> str:
 
 
 class CellImages:
-    """Strips, composites and outlines of one sample's cells.
+    """Strips and outlines of one sample's cells.
 
     Args:
         sample: the sample.
@@ -58,7 +58,6 @@ class CellImages:
 
     Attributes:
         digest: of what the images depend on.
-        has_composite: whether each cell has a composite.
     """
 
     def __init__(self, sample: Sample, store: CellStore) -> None:
@@ -83,11 +82,6 @@ class CellImages:
         wavelengths_nm = illumination_wavelengths(self._sample)
         return measure_contrast(self._store, chosen.tolist(), wavelengths_nm=wavelengths_nm)
 
-    @property
-    def has_composite(self) -> bool:
-        """Whether each cell has a composite."""
-        return self.contrast.composite is not None
-
     def _read_chunk(self, chunk: int) -> NDArray[np.uint16]:
         return self._store.images(chunk * CELLS_PER_CHUNK, (chunk + 1) * CELLS_PER_CHUNK)
 
@@ -96,53 +90,50 @@ class CellImages:
             crop: NDArray[np.uint16] = self._chunk(row // CELLS_PER_CHUNK)[row % CELLS_PER_CHUNK]
         return crop
 
-    def image(self, row: int, kind: ImageKind) -> bytes | None:
-        """Return an image of a cell as WebP; ``None`` for a composite where there is none.
+    def strip(self, row: int) -> bytes:
+        """Return a cell's modalities side by side, as WebP; see `make_strip`.
 
         Raises:
             SampleStateError: the cell's crop is damaged.
         """
-        number = row * len(_KINDS) + _KINDS.index(kind)
         with self._lock:
-            found = self._new.get(number)
-        found = found or self._cache.get(number)
+            found = self._new.get(row)
+        found = found or self._cache.get(row)
         if found is None:
             with self._before_maker():
-                found = self._make(row).get(number)
+                found = self._make(row)
         return found
 
-    def large_strip(self, row: int) -> bytes:
-        """Return a cell's modalities side by side at their stored size, as WebP; it is not kept."""
+    def full_strip(self, row: int) -> bytes:
+        """Return the same with each modality at its stored size; it is not kept."""
         with self._before_maker():
-            return make_large_strip(self._crop(row), self.contrast)
+            return make_strip(self._crop(row), self.contrast, full_size=True)
 
     def outlines(self, row: int) -> dict[str, Any]:
-        """Return the outlines of a cell and its nucleus ; see `cell_outlines`."""
+        """Return the outlines of a cell and its nucleus; see `cell_outlines`."""
         with self._reading:
             mask = self._store.masks(row, row + 1)[0]
         return cell_outlines(mask)
 
-    def _make(self, row: int) -> dict[int, bytes]:
-        """Make both images of a cell and keep them."""
-        strip, composite = make_strip(self._crop(row), self.contrast)
-        made = {row * len(_KINDS): strip}
-        if composite is not None:
-            made[row * len(_KINDS) + 1] = composite
+    def _make(self, row: int) -> bytes:
+        """Make a strip and keep it."""
+        strip = make_strip(self._crop(row), self.contrast)
         with self._lock:
-            self._new |= made
-            due = len(self._new) >= len(_KINDS) * CELLS_PER_CHUNK
+            self._new[row] = strip
+            due = len(self._new) % CELLS_PER_CHUNK == 0
         if due:
             self._flush()
-        return made
+        return strip
 
     def _flush(self) -> None:
+        """Keep what was made on the disk; as long as that is refused, the last ones stay in memory."""
         with self._lock:
             new = dict(self._new)
-        if new:
-            self._cache.put(new)
+        stored = self._cache.put(new) if new else True
         with self._lock:
-            for number in new:
-                self._new.pop(number, None)
+            gone = list(new) if stored else list(self._new)[:-_MAX_IN_MEMORY]
+            for row in gone:
+                self._new.pop(row, None)
 
     @contextlib.contextmanager
     def _before_maker(self) -> Iterator[None]:
@@ -157,14 +148,14 @@ class CellImages:
                 self._idle.notify_all()
 
     def make_ahead(self, order: Sequence[int]) -> None:
-        """Make the images of all cells in a thread, in about this order of the rows; a second call does nothing."""
+        """Make the strips of all cells in a thread, in about this order of the rows; a second call does nothing."""
         if self._maker is None:
             arguments = (list(order),)
             self._maker = threading.Thread(target=self._make_all, args=arguments, name="wbcpipe-strips", daemon=True)
             self._maker.start()
 
     def _make_all(self, order: list[int]) -> None:
-        done = {number // len(_KINDS) for number in self._cache.numbers() if number % len(_KINDS) == 0}
+        done = self._cache.numbers()
         missing = [row for row in order if row not in done]
         chunks: dict[int, list[int]] = {}
         for row in missing:

@@ -30,6 +30,8 @@ _QUALITY: Final = 80
 #: Fields in memory with all their modalities: 34 MB each with a camera of 2048 x 2048 pixels.
 _FIELDS: Final = 3
 _ENCODED: Final = 24
+#: Side of the square around a cell that has no mask.
+_BOX_UM: Final = 12.0
 
 
 class FieldImages:
@@ -102,9 +104,12 @@ class FieldImages:
         ]
         return {"index": index, "width": width, "height": height, "pixel_um": info.pixel_um, "cells": cells}
 
+    def _box(self, side_px: int) -> NDArray[np.bool_]:
+        """Return a square around the centre, in place of the mask of a cell that has none."""
+        inside = np.abs(np.arange(side_px) - (side_px - 1) / 2) * self._store.pixel_um <= _BOX_UM / 2
+        return np.asarray(inside[:, None] & inside)
+
     def _outline(self, row: int, centre: NDArray[np.float64], ratio: float) -> list[list[float]]:
         mask = self._store.masks(row, row + 1)[0] > 0
-        outlines = mask_outlines(mask)
-        if not outlines:
-            return []
+        outlines = mask_outlines(mask) or mask_outlines(self._box(mask.shape[0]))
         return np.round((outlines[0] - (mask.shape[0] - 1) / 2) * ratio + centre, 1).tolist()  # type: ignore[no-any-return]

@@ -84,17 +84,19 @@ class ImageCache:
         with self._lock:
             return {int(row[0]) for row in self._run("SELECT number FROM image", ())}
 
-    def put(self, images: Mapping[int, bytes]) -> None:
-        """Keep images, all or none of them."""
+    def put(self, images: Mapping[int, bytes]) -> bool:
+        """Keep images, all or none of them; return whether they are kept."""
         rows = [(number, google_crc32c.value(webp), webp) for number, webp in images.items()]
         with self._lock:
             if self._connection is None:
-                return
+                return False
             try:
                 with self._connection:
                     self._connection.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?)", rows)
             except sqlite3.Error as error:
                 self._begin_anew(error)
+                return False
+            return True
 
     def close(self) -> None:
         """Close the file."""

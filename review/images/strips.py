@@ -1,4 +1,4 @@
-"""The images of one cell on the review page: a strip of its modalities, a composite, and its outlines."""
+"""The images of one cell on the review page: a strip of its modalities, and its outlines."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
-from wbcpipe.report.cell_thumbnails import cell_panels, display_panel
+from wbcpipe.report.cell_thumbnails import display_panel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.report.cell_thumbnails import Contrast
 
-__all__ = ["TILE_PX", "cell_outlines", "encode_webp", "make_large_strip", "make_strip", "mask_outlines"]
+__all__ = ["TILE_PX", "cell_outlines", "encode_webp", "make_strip", "mask_outlines"]
 
 TILE_PX: Final = 160
 """Side of a modality in a strip: a cell of 12 um is 86 pixels wide."""
 _QUALITY: Final = 82
-_LARGE_QUALITY: Final = 92
+_FULL_QUALITY: Final = 92
 #: Effort of the encoder, 0 to 6: from 2 on a strip takes longer and is hardly smaller.
 _METHOD: Final = 1
 #: Corners of an outline closer to it than this are left out.
@@ -36,30 +36,19 @@ def encode_webp(image: Image.Image, *, quality: int = _QUALITY) -> bytes:
     return encoded.getvalue()
 
 
-def make_strip(image: NDArray[np.uint16], contrast: Contrast) -> tuple[bytes, bytes | None]:
-    """Return a cell's strip and its composite, as WebP.
+def make_strip(image: NDArray[np.uint16], contrast: Contrast, *, full_size: bool = False) -> bytes:
+    """Return a cell's modalities side by side as WebP.
 
     Args:
         image: (M, side, side) uint16.
         contrast: of the sample.
-
-    Returns:
-        The modalities side by side, `TILE_PX` high and M times as wide, and the composite, `TILE_PX` square, which is
-        ``None`` with fewer than three bright-field modalities.
+        full_size: each modality has its stored size, not `TILE_PX`.
     """
-    modalities = len(image)
-    tiles = [
-        Image.fromarray(panel).resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        for panel in cell_panels(image, contrast)
-    ]
-    composite = encode_webp(tiles[modalities]) if len(tiles) > modalities else None
-    return encode_webp(_side_by_side(tiles[:modalities])), composite
-
-
-def make_large_strip(image: NDArray[np.uint16], contrast: Contrast) -> bytes:
-    """Return a cell's modalities side by side at their stored size, as WebP."""
     tiles = [Image.fromarray(display_panel(image, contrast, (channel,))) for channel in range(len(image))]
-    return encode_webp(_side_by_side(tiles), quality=_LARGE_QUALITY)
+    if full_size:
+        return encode_webp(_side_by_side(tiles), quality=_FULL_QUALITY)
+    small = [tile.resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC, reducing_gap=2.0) for tile in tiles]
+    return encode_webp(_side_by_side(small))
 
 
 def _side_by_side(tiles: list[Image.Image]) -> Image.Image:

@@ -37,7 +37,6 @@ class ImageRoutes:
         """Return the routes below ``prefix``, which has the parameter ``name`` of a sample."""
         return [
             Route(f"{prefix}/strips/{{row:int}}.webp", self.strip),
-            Route(f"{prefix}/composites/{{row:int}}.webp", self.composite),
             Route(f"{prefix}/outlines/{{row:int}}.json", self.outlines),
             Route(f"{prefix}/similar", self.similar),
             Route(f"{prefix}/fields/{{index:int}}.webp", self.field_image),
@@ -63,16 +62,8 @@ class ImageRoutes:
     def strip(self, request: Request) -> Response:
         """A cell's modalities side by side; with ``side``, at their stored size."""
         sample, row = self._opened_row(request)
-        large = request.query_params.get("side", str(TILE_PX)) != str(TILE_PX)
-        webp = sample.images.large_strip(row) if large else sample.images.image(row, "strip")
-        return image_answer(webp or b"", immutable=_is_current(request, sample))
-
-    def composite(self, request: Request) -> Response:
-        """Three bright-field modalities of a cell as red, green and blue."""
-        sample, row = self._opened_row(request)
-        webp = sample.images.image(row, "composite")
-        if webp is None:
-            raise HTTPException(404, "A composite needs three bright-field modalities.")
+        full = request.query_params.get("side", str(TILE_PX)) != str(TILE_PX)
+        webp = sample.images.full_strip(row) if full else sample.images.strip(row)
         return image_answer(webp, immutable=_is_current(request, sample))
 
     def outlines(self, request: Request) -> Response:

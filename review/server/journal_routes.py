@@ -38,7 +38,10 @@ def journal_routes(samples: OpenSamples, prefix: str) -> list[Route]:
     """Return the routes below ``prefix``, which has the parameter ``name`` of a sample."""
 
     def sample(request: Request) -> Response:
-        return Json(sample_answer(_opened(samples, request), request.state.reader))
+        opened = _opened(samples, request)
+        answer = sample_answer(opened, request.state.reader)
+        opened.images.make_ahead(opened.doubt_order())
+        return Json(answer)
 
     def entries(request: Request) -> Response:
         opened, reader = _opened(samples, request), request.state.reader

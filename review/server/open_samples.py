@@ -6,6 +6,8 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.rows import read_rows
 from wbcpipe.review.images.cell_images import CellImages
@@ -20,7 +22,6 @@ from wbcpipe.samples.sample import Sample
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["NoSuchSampleError", "OpenSample", "OpenSamples"]
@@ -77,6 +78,10 @@ class OpenSample:
     def map(self) -> dict[str, Any]:
         """The map of its slide."""
         return slide_map(self.sample, self.store)
+
+    def doubt_order(self) -> list[int]:
+        """Return the rows in the order in which they are likely to be looked at."""
+        return [int(row) for row in np.argsort(self.rows.confidence, kind="stable")]
 
     def describe_field(self, index: int) -> dict[str, Any]:
         """Return a field's size and its cells with their names and outlines; see `FieldImages.describe`."""
