@@ -58,7 +58,7 @@ class ReviewOptions:
     "--lab",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Your laboratory's file: extra classes, keys, reference limits, sign checks.",
+    help="Your laboratory's file: classes, keys, reference limits, sign checks [lab.toml in the data folder].",
 )
 @click.option("--reader", metavar="NAME", help="Your name in the journal [the name of your account].")
 @click.option("--no-browser", is_flag=True, help="Print the link; open no browser.")
@@ -130,6 +130,7 @@ def _add_reader(options: ReviewOptions) -> None:
 
 
 def _serve(options: ReviewOptions) -> None:
+    from wbcpipe.report.lab_file import find_lab
     from wbcpipe.review.server.address import ServerAddress, listen
     from wbcpipe.review.server.app import ReviewApp
     from wbcpipe.review.server.options import ServerOptions
@@ -138,6 +139,7 @@ def _serve(options: ReviewOptions) -> None:
     from wbcpipe.review.server.sessions import Sessions
 
     root = data_root(options.data)
+    lab = find_lab(root, options.lab)
     if options.name is not None:
         Sample.open(root, options.name).record()
     tls = _check_host(options)
@@ -146,7 +148,7 @@ def _serve(options: ReviewOptions) -> None:
     with listen(options.host, options.port) as listening:
         address = ServerAddress(options.host, listening.getsockname()[1], tls is not None)
         sessions = Sessions(idle_s=None if passwords is None else _IDLE_S)
-        server = ServerOptions(root=root, address=address, passwords=passwords, sessions=sessions)
+        server = ServerOptions(root=root, address=address, passwords=passwords, sessions=sessions, lab=lab)
         app = ReviewApp(server)
         try:
             serve(app.asgi, listening, tls, started=lambda: _announce(server, options, reader))

@@ -10,9 +10,10 @@ from starlette.routing import Route
 from wbcpipe.review.server.answers import ERROR_HANDLERS, Json
 from wbcpipe.review.server.guard import LOGIN, Guard
 from wbcpipe.review.server.image_routes import ImageRoutes
-from wbcpipe.review.server.journal_routes import journal_routes
+from wbcpipe.review.server.journal_routes import JournalRoutes
 from wbcpipe.review.server.open_samples import OpenSamples
 from wbcpipe.review.server.pages import STATIC, PageRoutes
+from wbcpipe.review.server.reader_routes import ReaderRoutes
 from wbcpipe.review.server.worklist import Worklist
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class ReviewApp:
     """
 
     def __init__(self, options: ServerOptions) -> None:
-        self.samples = OpenSamples(options.root)
+        self.samples = OpenSamples(options.root, options.lab)
         worklist = Worklist(options.root)
 
         def list_samples(_request: Request) -> Response:
@@ -49,7 +50,8 @@ class ReviewApp:
             routes=[
                 *PageRoutes(options).routes(),
                 Route(_SAMPLES, list_samples),
-                *journal_routes(self.samples, _SAMPLE),
+                *JournalRoutes(self.samples).routes(_SAMPLE),
+                *ReaderRoutes(self.samples).routes(_SAMPLE),
                 *ImageRoutes(self.samples).routes(_SAMPLE),
             ],
             exception_handlers=ERROR_HANDLERS,

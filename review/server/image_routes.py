@@ -10,6 +10,7 @@ from starlette.routing import Route
 from wbcpipe.review.images.similar import order_by_similarity
 from wbcpipe.review.images.strips import TILE_PX
 from wbcpipe.review.server.answers import Json, image_answer
+from wbcpipe.review.server.review_answers import open_reading
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -75,6 +76,9 @@ class ImageRoutes:
     def similar(self, request: Request) -> Response:
         """All cells, the most similar to the chosen ones first."""
         sample = self._opened(request)
+        with sample.journal.held():
+            if open_reading(sample.journal.state(), request.state.reader) is not None:
+                raise HTTPException(409, "In a blind reading, cells are not sorted by what the model says of them.")
         return Json({"order": order_by_similarity(sample.features, _rows(request, len(sample)))})
 
     def field_image(self, request: Request) -> Response:

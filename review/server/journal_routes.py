@@ -1,4 +1,4 @@
-"""Routes of the journal: a sample with its cells, and the edits of readers."""
+"""Routes of the journal: a sample with its cells, the edits of readers, and the signature."""
 
 from __future__ import annotations
 
@@ -10,74 +10,127 @@ from starlette.routing import Route
 from wbcpipe.review.server.answers import Json, read_object, refuse
 from wbcpipe.review.server.review_answers import (
     answer_after,
-    append_actions,
+    answer_with,
     conflict_answer,
+    open_reading,
     sample_answer,
     unknown_cell,
 )
+from wbcpipe.review.signing.sign import SignRefusedError
 from wbcpipe.samples.review.entries import parse_action
 from wbcpipe.samples.review.journal import JournalConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.routing import BaseRoute
 
     from wbcpipe.review.server.open_samples import OpenSample, OpenSamples
-    from wbcpipe.samples.review.entries import Action
+    from wbcpipe.samples.review.entries import Action, Entry
 
-__all__ = ["journal_routes"]
+__all__ = ["JournalRoutes"]
 
-#: What a page may write as it is; a signature and a match of cells are made by the server.
+#: What a page may write as it is; signatures and the start of a reading have routes of their own.
 _ALLOWED: Final = ("assign", "look", "undo", "redo", "comment", "call", "reading", "adjudicate", "location_mark")
+#: What a reader may write in a blind reading.
+_BLIND: Final = ("call", "reading")
 _MAX_ENTRIES: Final = 1000
 
 
-def journal_routes(samples: OpenSamples, prefix: str) -> list[Route]:
-    """Return the routes below ``prefix``, which has the parameter ``name`` of a sample."""
+class JournalRoutes:
+    """Answers about journals.
 
-    def sample(request: Request) -> Response:
-        opened = _opened(samples, request)
+    Args:
+        samples: those under review.
+    """
+
+    def __init__(self, samples: OpenSamples) -> None:
+        self._samples = samples
+
+    def routes(self, prefix: str) -> list[BaseRoute]:
+        """Return the routes below ``prefix``, which has the parameter ``name`` of a sample."""
+        return [
+            Route(prefix, self.sample),
+            Route(f"{prefix}/entries", self.entries),
+            Route(f"{prefix}/entries", read_object(self.append), methods=["POST"]),
+            Route(f"{prefix}/sign", read_object(self.sign), methods=["POST"]),
+            Route(f"{prefix}/unsign", read_object(self.unsign), methods=["POST"]),
+            Route(f"{prefix}/amend", read_object(self.amend), methods=["POST"]),
+        ]
+
+    def _opened(self, request: Request) -> OpenSample:
+        return self._samples.get(request.path_params["name"])
+
+    def sample(self, request: Request) -> Response:
+        """A sample with all its cells."""
+        opened = self._opened(request)
         answer = sample_answer(opened, request.state.reader)
-        opened.images.make_ahead(opened.doubt_order())
+        opened.images.make_ahead(opened.likely_order())
         return Json(answer)
 
-    def entries(request: Request) -> Response:
-        opened, reader = _opened(samples, request), request.state.reader
-        return _merged(lambda: answer_after(opened, reader, request.query_params.get("after", "")), opened, reader)
+    def entries(self, request: Request) -> Response:
+        """The entries after one."""
+        opened, reader = self._opened(request), request.state.reader
+        try:
+            return Json(answer_after(opened, reader, request.query_params.get("after", "")))
+        except JournalConflictError as error:
+            return Json(conflict_answer(opened, reader, error), status_code=409)
 
-    def append(request: Request, body: dict[str, Any]) -> Response:
-        opened, reader = _opened(samples, request), request.state.reader
-        base, actions = _base(body), _actions(body)
+    def append(self, request: Request, body: dict[str, Any]) -> Response:
+        """A reader's edits."""
+        opened, reader = self._opened(request), request.state.reader
+        actions = _actions(body)
+        with opened.journal.held():
+            reading = open_reading(opened.journal.state(), reader)
+        if reading is not None and any(action.action not in _BLIND for action in actions):
+            return refuse(409, "You are in a blind reading: finish it first.")
         if key := unknown_cell(opened, actions):
             return refuse(409, f"The sample has no cell {key}: its cells were replaced; load the page again.")
-        return _merged(lambda: append_actions(opened, reader, base, actions), opened, reader)
+        return _written(opened, reader, lambda: opened.session.append(actions, reader=reader, base=_base(body)))
 
-    return [
-        Route(prefix, sample),
-        Route(f"{prefix}/entries", entries),
-        Route(f"{prefix}/entries", read_object(append), methods=["POST"]),
-    ]
+    def sign(self, request: Request, body: dict[str, Any]) -> Response:
+        """The signature of the differential as it is now."""
+        opened, reader = self._opened(request), request.state.reader
+        comment = _text(body, "comment")
+        return _written(opened, reader, lambda: opened.session.sign(reader=reader, base=_base(body), comment=comment))
+
+    def unsign(self, request: Request, body: dict[str, Any]) -> Response:
+        """The withdrawal of a signature."""
+        opened, reader = self._opened(request), request.state.reader
+        why = _text(body, "why")
+        return _written(opened, reader, lambda: opened.session.unsign(reader=reader, base=_base(body), why=why))
+
+    def amend(self, request: Request, body: dict[str, Any]) -> Response:
+        """The correction of a signed sample."""
+        opened, reader = self._opened(request), request.state.reader
+        why = _text(body, "why")
+        return _written(opened, reader, lambda: opened.session.amend(reader=reader, base=_base(body), why=why))
 
 
-def _opened(samples: OpenSamples, request: Request) -> OpenSample:
-    return samples.get(request.path_params["name"])
-
-
-def _merged(answer: Callable[[], dict[str, Any]], sample: OpenSample, reader: str) -> Response:
-    """Answer, or with 409 and the newer entries where they concern the same."""
+def _written(sample: OpenSample, reader: str, write: Callable[[], Sequence[Entry]]) -> Response:
+    """Write, and answer with what follows; 409 with the newer entries, or with the checks that failed."""
     try:
-        return Json(answer())
+        return Json(answer_with(sample, reader, write()))
     except JournalConflictError as error:
         return Json(conflict_answer(sample, reader, error), status_code=409)
+    except SignRefusedError as error:
+        failed = [check.model_dump(mode="json") for check in error.failed]
+        return refuse(409, "Not signed: a check that the laboratory requires failed.", failed=failed)
+    except ValueError as error:
+        raise HTTPException(400, f"{error}.") from error
 
 
 def _base(body: dict[str, Any]) -> str:
-    base = body.get("base", "")
-    if not isinstance(base, str):
-        raise HTTPException(400, "`base` must be the id of the last entry that the page knew, or empty.")
-    return base
+    return _text(body, "base")
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    text = body.get(name, "")
+    if not isinstance(text, str):
+        raise HTTPException(400, f"`{name}` must be a text.")
+    return text
 
 
 def _actions(body: dict[str, Any]) -> list[Action]:
@@ -87,7 +140,7 @@ def _actions(body: dict[str, Any]) -> list[Action]:
     actions = []
     for number, content in enumerate(given):
         name = content.get("action") if isinstance(content, dict) else None
-        if name not in _ALLOWED:
+        if name not in _ALLOWED or (name == "reading" and content.get("event") != "finish"):
             raise HTTPException(400, f"entry {number}: `action` must be one of {', '.join(_ALLOWED)}.")
         try:
             actions.append(parse_action(content))

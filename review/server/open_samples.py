@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from wbcpipe.errors import SampleStateError
+from wbcpipe.report.reviewed_cells import row_keys
 from wbcpipe.report.rows import read_rows
 from wbcpipe.review.images.cell_images import CellImages
 from wbcpipe.review.images.field_images import FieldImages
 from wbcpipe.review.images.similar import cell_features
 from wbcpipe.review.images.slide_map import slide_map
+from wbcpipe.review.review_session import ReviewSession
 from wbcpipe.samples.cell_store import CellStore
-from wbcpipe.samples.review.cell_identity import cell_keys
 from wbcpipe.samples.review.journal import Journal, journal_path
 from wbcpipe.samples.sample import Sample
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from wbcpipe.report.lab_file import Lab
 
 __all__ = ["NoSuchSampleError", "OpenSample", "OpenSamples"]
 
@@ -38,6 +41,7 @@ class OpenSample:
 
     Args:
         sample: a classified sample.
+        lab: settings of the laboratory.
 
     Attributes:
         sample, store, rows: the sample, its cells, and their table in memory.
@@ -45,21 +49,24 @@ class OpenSample:
         keys: N names of the cells, as the journal has them.
         row_of: name of a cell to its row.
         journal: what readers did.
+        session: what follows from that.
+        not_white: classes of the laboratory that are no white cells.
 
     Raises:
         SampleStateError: there is no such sample, or its cells are not classified.
     """
 
-    def __init__(self, sample: Sample) -> None:
+    def __init__(self, sample: Sample, lab: Lab) -> None:
         sample.record()
         self.sample = sample
         self.store = CellStore(sample.cells_path)
         self.rows = read_rows(self.store)
         self.images = CellImages(sample, self.store)
-        columns = self.rows.columns
-        self.keys = cell_keys(columns["field_index"], columns["y_um"], columns["x_um"])
+        self.keys = row_keys(self.rows)
         self.row_of = {key: row for row, key in enumerate(self.keys)}
         self.journal = Journal(journal_path(sample))
+        self.session = ReviewSession(sample, self.store, self.rows, self.keys, self.journal, lab)
+        self.not_white = tuple(extra.name for extra in lab.extra_classes if not extra.white_cell)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,7 +86,7 @@ class OpenSample:
         """The map of its slide."""
         return slide_map(self.sample, self.store)
 
-    def doubt_order(self) -> list[int]:
+    def likely_order(self) -> list[int]:
         """Return the rows in the order in which they are likely to be looked at."""
         return [int(row) for row in np.argsort(self.rows.confidence, kind="stable")]
 
@@ -99,10 +106,12 @@ class OpenSamples:
 
     Args:
         root: the data root.
+        lab: settings of the laboratory.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, lab: Lab) -> None:
         self.root = root
+        self._lab = lab
         self._open: dict[str, tuple[object, OpenSample]] = {}
         self._lock = threading.Lock()
 
@@ -123,7 +132,7 @@ class OpenSamples:
             if known is not None and known[0] != mark:
                 known[1].close()
                 known = None
-            entry = known or (mark, OpenSample(sample))
+            entry = known or (mark, OpenSample(sample, self._lab))
             self._open[name] = entry  # the last one used is the last one
             while len(self._open) > _MAX_OPEN:
                 self._open.pop(next(iter(self._open)))[1].close()

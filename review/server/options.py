@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wbcpipe.report.lab_file import Lab
 from wbcpipe.review.server.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ class ServerOptions:
         address: where it listens.
         passwords: of the readers; ``None``: a link that works once begins the session.
         sessions: of the readers.
+        lab: settings of the laboratory.
     """
 
     root: Path
     address: ServerAddress
     passwords: PasswordFile | None = None
     sessions: Sessions = field(default_factory=Sessions)
+    lab: Lab = field(default_factory=Lab)
