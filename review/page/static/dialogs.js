@@ -64,6 +64,16 @@ export function askText(title, label, { accept, required = true, multiline = tru
   });
 }
 
+/** Close an open popover after a choice in a menu, a click elsewhere, and Esc. */
+export function closePopovers() {
+  const close = (but = null) => document.querySelectorAll(".popover[open]").forEach((one) => one !== but && one.removeAttribute("open"));
+  document.addEventListener("click", (event) => {
+    const inside = event.target.closest?.(".popover");
+    close(inside?.classList.contains("menu") && event.target.closest("button") ? null : inside);
+  });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && close());
+}
+
 /** Tell a screen reader, and with `visible` the eye. */
 export function announce(text, { visible = false } = {}) {
   const live = byId("announcements");

@@ -1,10 +1,10 @@
 /** The field around a cell with its neighbours outlined, beside the map of the slide. */
 
-import { button, element, fill, svg } from "./dom.js";
+import { button, element, fill, setText, svg } from "./dom.js";
 import { openDialog } from "./dialogs.js";
 import { getJson, sampleUrl } from "./http.js";
 import { SlideMap } from "./slide_map.js";
-import { modalityName, shortName } from "./words.js";
+import { count, modalityName, shortName } from "./words.js";
 
 /**
  * Open the field of a row. Closing goes back to the same place in the gallery.
@@ -16,15 +16,22 @@ export function openField(page, row) {
   return new FieldView(page, row);
 }
 
+function labelOf(modality) {
+  return modality === "composite" ? "Colour" : modalityName(modality);
+}
+
 class FieldView {
   constructor(page, row) {
     this.page = page;
     this.row = row;
     this.index = page.review.cells.field[row];
-    const shown = page.review.modalities.includes(page.view.channel) ? page.view.channel : page.review.modalities[0];
-    this.modality = shown;
+    const { modalities, strip } = page.review;
+    /** What the field can be shown in; the server's name of the colour image is "composite". */
+    this.modalities = strip.composite ? [...modalities, "composite"] : modalities;
+    this.modality = modalities.includes(page.view.channel) ? page.view.channel : this.modalities.at(strip.composite ? -1 : 0);
     this.zoom = 1;
-    this.image = element("img", { alt: "" });
+    const arrived = () => setText(this.title, this.words ?? "");
+    this.image = element("img", { alt: "", on: { load: arrived, error: () => setText(this.title, "The image of the field cannot be read.") } });
     this.overlay = svg("svg", { class: "overlay", role: "group", "aria-label": "Cells of the field" });
     this.picture = element("div", { class: "picture" }, this.image, this.overlay);
     this.frame = element("div", { class: "frame", tabindex: "0", "aria-label": "Field; scroll with the arrow keys" }, this.picture);
@@ -44,9 +51,11 @@ class FieldView {
   }
 
   #controls() {
-    this.choices = this.page.review.modalities.map((name, position) =>
-      button(`${modalityName(name)} (${position + 4})`, () => this.#show(name), { dataset: { channel: name } }),
-    );
+    this.choices = this.modalities.map((name) => {
+      const choice = button(labelOf(name), () => this.#show(name), { dataset: { channel: name } });
+      choice.append(" ", element("kbd", {}, this.#keyOf(name)));
+      return choice;
+    });
     return element(
       "div",
       { class: "view-bar" },
@@ -61,8 +70,12 @@ class FieldView {
     );
   }
 
+  #keyOf(name) {
+    return name === "composite" ? "8" : String(4 + this.modalities.indexOf(name));
+  }
+
   #keys(event) {
-    const modality = this.page.review.modalities[Number(event.key) - 4];
+    const modality = this.modalities.find((name) => this.#keyOf(name) === event.key);
     if (modality) this.#show(modality);
     else if (event.key === "+") this.#scale(1.5);
     else if (event.key === "-") this.#scale(1 / 1.5);
@@ -88,14 +101,15 @@ class FieldView {
     this.#outline();
     this.#scale(0);
     this.#center();
-    fill(this.title, `Field ${index}: ${this.field.cells.length} cells. A click on a cell goes to it in the gallery.`);
+    this.words = `Field ${index}: ${count(this.field.cells.length, "cell")}. A click on a cell goes to it in the gallery.`;
   }
 
   #show(modality) {
     const { review } = this.page;
     this.modality = modality;
+    fill(this.title, `Loading field ${this.index}`);
     this.image.src = sampleUrl(review.sample, `/fields/${this.index}.webp?modality=${encodeURIComponent(modality)}&v=${review.digest}`);
-    this.image.alt = `Field ${this.index}, ${modalityName(modality)}`;
+    this.image.alt = `Field ${this.index}, ${labelOf(modality)}`;
     this.choices.forEach((choice) => choice.setAttribute("aria-pressed", String(choice.dataset.channel === modality)));
   }
 
@@ -103,9 +117,10 @@ class FieldView {
     const { review } = this.page;
     const { width, height, cells } = this.field;
     this.overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    const size = width / 55;
     fill(
       this.overlay,
-      cells.map(({ row, outline }) => {
+      cells.filter(({ outline }) => outline.length).map(({ row, outline }) => {
         const now = review.cells.now?.[row] ?? "";
         const top = outline.reduce((best, point) => (point[0] < best[0] ? point : best), outline[0]);
         const go = () => this.#go(row);
@@ -120,7 +135,7 @@ class FieldView {
             on: { click: go, keydown: (event) => event.key === "Enter" && go() },
           },
           svg("polygon", { points: outline.map(([y, x]) => `${x},${y}`).join(" ") }),
-          svg("text", { x: top[1], y: Math.max(24, top[0] - 8) }, shortName(now)),
+          svg("text", { x: top[1], y: Math.max(size, top[0] - size / 3), "font-size": size }, shortName(now)),
         );
       }),
     );
@@ -146,7 +161,7 @@ class FieldView {
 
   #center() {
     const cell = this.field.cells.find(({ row }) => row === this.row);
-    if (!cell) return;
+    if (!cell?.outline.length) return;
     const [y, x] = cell.outline[0];
     this.frame.scrollTo(x * this.zoom - this.frame.clientWidth / 2, y * this.zoom - this.frame.clientHeight / 2);
   }

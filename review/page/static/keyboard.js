@@ -19,7 +19,7 @@ export const KEYS = [
   ["Delete", "back to the model's call"],
   ["hold 4 5 6 7", "show one modality while the key is held"],
   ["hold 8, 9", "show bright field in colour; with fluorescence over it"],
-  ["0", "outlines of cell and nucleus"],
+  ["0", "masks: outlines of cell and nucleus"],
   ["+ −", "larger and smaller tiles"],
   ["Enter", "the field around the cell, and the slide map; Esc goes back"],
   ["=", "hold the cell for comparison beside the next ones"],

@@ -1,7 +1,7 @@
 /** Puts the review page together. */
 
 import { Commands } from "./commands.js";
-import { announce, askText, notice, openDialog } from "./dialogs.js";
+import { announce, askText, closePopovers, notice, openDialog } from "./dialogs.js";
 import { DifferentialPanel } from "./differential_panel.js";
 import { byId, element, fill, setText } from "./dom.js";
 import { openField } from "./field_view.js";
@@ -179,6 +179,7 @@ class Page {
       "location-test": async () => (await import("./location_test.js")).openLocationTest(this),
     };
     for (const [id, act] of Object.entries(actions)) byId(id).addEventListener("click", act);
+    closePopovers();
     connectTheme(byId("theme"));
     connectLogOut();
   }

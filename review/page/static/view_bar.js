@@ -24,10 +24,11 @@ export class ViewBar {
       this.channels.append(choice);
       return choice;
     });
-    this.outlines = button("Outlines ", () => page.view.set({ outlines: !page.view.outlines }), { title: "Outlines of cell and nucleus (0)" });
+    this.outlines = button("Masks ", () => page.view.set({ outlines: !page.view.outlines }), { title: "Outlines of cell and nucleus (0)" });
     this.outlines.append(element("kbd", {}, "0"));
     this.order = element("div", { class: "order" });
-    fill(host, this.channels, this.outlines, this.#contrast(), this.#size(), this.order);
+    this.size = this.#size();
+    fill(host, this.channels, this.outlines, this.#contrast(), this.order);
     page.view.addEventListener("change", () => this.update());
     this.arranged();
     this.update();
@@ -68,8 +69,8 @@ export class ViewBar {
   /** Show the order of the active gallery. */
   arranged() {
     const { gallery, review } = this.page;
-    if (!gallery || review.reading) {
-      fill(this.order);
+    if (!gallery || review.reading || this.page.adjudication) {
+      fill(this.order, this.size);
       return;
     }
     const { options } = gallery;
@@ -91,6 +92,7 @@ export class ViewBar {
       choose("Show", "work", Object.entries(WORK), options.work, (work) => gallery.arrange({ work })),
       choose("Flag", "flag", flags, options.flag, (flag) => gallery.arrange({ flag: Number(flag) })),
       button("Sort again", () => gallery.arrange(), { class: "quiet", title: "Cells that changed go to their class (F2)" }),
+      this.size,
     );
   }
 
