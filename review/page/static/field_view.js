@@ -117,7 +117,6 @@ class FieldView {
     const { review } = this.page;
     const { width, height, cells } = this.field;
     this.overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const size = width / 55;
     fill(
       this.overlay,
       cells.filter(({ outline }) => outline.length).map(({ row, outline }) => {
@@ -135,7 +134,7 @@ class FieldView {
             on: { click: go, keydown: (event) => event.key === "Enter" && go() },
           },
           svg("polygon", { points: outline.map(([y, x]) => `${x},${y}`).join(" ") }),
-          svg("text", { x: top[1], y: Math.max(size, top[0] - size / 3), "font-size": size }, shortName(now)),
+          svg("text", { x: top[1], y: Math.max(40, top[0]), dy: "-.4em" }, shortName(now)),
         );
       }),
     );
@@ -156,6 +155,9 @@ class FieldView {
     this.zoom = factor ? Math.max(fit, Math.min(4, this.zoom * factor)) : fit;
     this.picture.style.width = `${this.field.width * this.zoom}px`;
     this.picture.style.height = `${this.field.height * this.zoom}px`;
+    // The letters keep their size on the screen: the overlay's unit is a pixel of the field.
+    this.overlay.style.fontSize = `${12 / this.zoom}px`;
+    this.overlay.style.setProperty("--halo", `${3 / this.zoom}px`);
     if (factor) this.#center();
   }
 

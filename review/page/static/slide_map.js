@@ -41,7 +41,7 @@ export class SlideMap {
     const right = Math.max(...fields.map((field) => field.x_um + field.width_um / 2));
     const bottom = Math.max(...fields.map((field) => field.y_um + field.height_um / 2));
     this.host.closest(".field-view")?.classList.toggle("wide-map", right - left > 2.5 * (bottom - top));
-    const radius = Math.max(right - left, bottom - top) / 250;
+    const radius = Math.sqrt((right - left) * (bottom - top)) / 250;
     const heights = heightScale(focus ?? []);
     this.drawing = svg(
       "svg",

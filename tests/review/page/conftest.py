@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
-SIDE = 48
+SIDE = 32
 PER_FIELD = 12
 
 
