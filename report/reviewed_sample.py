@@ -129,8 +129,11 @@ def read_reviewed(sample: Sample, store: CellStore, options: ReportOptions | Non
             )
         return replay_signature(rows, journal.entries(), state.signed, keys)
     lab = find_lab(sample.path.parent, given.lab)
-    reference = load_reference(given.reference, rows.classes) if given.reference else lab.reference or ADULT
-    basis = new_basis(rows, reference, wbc, lab)
+    # A sample that was signed keeps what it was signed with until the user gives another.
+    before = state.signatures[-1].sign.basis if state.signatures else None
+    default = Reference(before.reference.percent, before.reference.source) if before else ADULT
+    reference = load_reference(given.reference, rows.classes) if given.reference else lab.reference or default
+    basis = new_basis(rows, reference, before.wbc_1e9_per_l if before and wbc is None else wbc, lab)
     return ReviewedSample(rows, review_cells(rows, state, basis.extra_classes, keys), state, basis=basis)
 
 

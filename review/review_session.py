@@ -11,7 +11,7 @@ import numpy as np
 from wbcpipe.classify.uncertainty.probability_calibration import fuse
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import ADULT, Differential, Reference, count_cells
-from wbcpipe.report.document import count_fields, read_document
+from wbcpipe.report.document import count_fields, document_paths, read_document
 from wbcpipe.report.gates import check_quality
 from wbcpipe.report.model_checks import check_model
 from wbcpipe.report.reviewed_cells import ReviewedCells, review_cells
@@ -44,6 +44,7 @@ from wbcpipe.samples.review.journal import JournalConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -98,7 +99,9 @@ class ReviewSession:
         self._limits = record.quality
         self._probability = _fused(rows)
         self._machine = count_cells(rows.predicted_class, rows.qc_flags, rows.classes)
-        self._reference, self._wbc = _of_last_report(sample, lab)
+        self._report_mark: object = None
+        self._reference: Reference = ADULT
+        self._wbc: float | None = None
         self._row_of = {key: row for row, key in enumerate(keys)}
         self._index = {name: number for number, name in enumerate(rows.classes)}
         self._cached: _Now | None = None
@@ -198,8 +201,11 @@ class ReviewSession:
         return reopen(self.sample, self.journal, action, reader=reader, base=base)
 
     def _now(self) -> _Now:
-        """Return what follows from the journal; computed once for each of its ends."""
+        """Return what follows from the journal and the last report; computed once for each of their states."""
         state = self.journal.state()
+        if (mark := _mark(document_paths(self.sample)[0])) != self._report_mark or self._cached is None:
+            self._report_mark, self._cached = mark, None
+            self._reference, self._wbc = _of_last_report(self.sample, self.lab)
         if self._cached is None or self._cached.head != state.head:
             basis = state.signed.sign.basis if state.signed else self._new_basis()
             reviewed = review_cells(self.rows, state, basis.extra_classes, self.keys)
@@ -301,6 +307,15 @@ def _fused(rows: CellRows) -> NDArray[np.float64]:
     weights = np.asarray(rows.classification.weights or np.ones(len(rows.heads)), np.float64)
     mean: NDArray[np.float64] = np.einsum("nhk,h->nk", rows.probability.astype(np.float64), weights) / weights.sum()
     return mean
+
+
+def _mark(path: Path) -> object:
+    """Return what changes with a file; ``None`` where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _of_last_report(sample: Sample, lab: Lab) -> tuple[Reference, float | None]:

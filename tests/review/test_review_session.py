@@ -187,7 +187,8 @@ def test_sign_amend_and_sign_again(planted: Sample, review: Open) -> None:
     with pytest.raises(ValueError, match="why"):
         session.amend(reader="Bob", base=session.journal.head(), why="")
     session.amend(reader="Bob", base=session.journal.head(), why="cell 0 is a lymphocyte")
-    assert read_document(planted).verification.state == "preliminary"
+    document = read_document(planted)
+    assert (document.verification.state, document.wbc_1e9_per_l) == ("preliminary", 6.2)
     assign(session, [0], "LYM", "Bob")
     session.sign(reader="Bob", base=session.journal.head())
     document = read_document(planted)
@@ -276,6 +277,19 @@ def test_a_crash_between_signature_and_documents(
     write_report(planted)
     assert not verify_journal(planted).problems
     assert read_document(planted).verification.signed_by == "Ada"
+
+
+def test_what_is_signed_is_that_of_the_last_report(planted: Sample, review: Open, tmp_path: Path) -> None:
+    session = review(planted)
+    finish(session)
+    assert {line["name"]: line["flag"] for line in session.differential()["after"]}["NEU"] == "normal"
+    reference = tmp_path / "ours.toml"
+    reference.write_text('source = "ours"\n[percent]\nNEU = [1, 2]\n', encoding="utf-8")
+    write_report(planted, reference=reference, wbc=5.5)  # while the page is open
+    assert {line["name"]: line["flag"] for line in session.differential()["after"]}["NEU"] == "high"
+    session.sign(reader="Ada", base=session.journal.head())
+    document = read_document(planted)
+    assert (document.reference_source, document.wbc_1e9_per_l, document.classes[0].flag) == ("ours", 5.5, "high")
 
 
 def test_a_signature_rests_on_what_the_reader_saw(planted: Sample, review: Open) -> None:
