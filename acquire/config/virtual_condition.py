@@ -8,7 +8,7 @@ from pydantic import Field
 
 from wbcpipe.acquire.config.policies import NotNegative, Part
 
-__all__ = ["VirtualCondition"]
+__all__ = ["Stain", "VirtualCondition"]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -20,6 +20,22 @@ class LampPower(Part):
     color2: NotNegative = 1.0
     color3: NotNegative = 1.0
     fluorescence: NotNegative = 1.0
+
+
+class Stain(Part):
+    """A setting of the stain, relative to the usual one: another lot, concentration or time.
+
+    Attributes:
+        nucleus: Emission of the nucleus.
+        cytoplasm: Emission of the cytoplasm.
+        granules: Emission of the granules, or by how much they keep the dye out.
+        absorbance: Of nucleus, cytoplasm and granules at color1, color2 and color3.
+    """
+
+    nucleus: NotNegative = 1.0
+    cytoplasm: NotNegative = 1.0
+    granules: NotNegative = 1.0
+    absorbance: tuple[NotNegative, NotNegative, NotNegative] = (1.0, 1.0, 1.0)
 
 
 class VirtualCondition(Part):
@@ -34,6 +50,7 @@ class VirtualCondition(Part):
         haze_um: Additional blur, as a standard deviation: oil or dust on the objective.
         dark_electrons: Electrons that every pixel collects without light: a warm camera or stray light.
         focus_shift_um: The focus lies so much higher.
+        stain: How the slide was stained.
     """
 
     lamp_power: LampPower = LampPower()
@@ -42,3 +59,4 @@ class VirtualCondition(Part):
     haze_um: NotNegative = 0.0
     dark_electrons: NotNegative = 0.0
     focus_shift_um: Annotated[float, Field(ge=-50, le=50)] = 0.0
+    stain: Stain = Stain()

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -24,6 +24,7 @@ from wbcpipe.acquire.simulation.optics.light_path import (
     sensor_view,
 )
 from wbcpipe.acquire.simulation.optics.projection import coarseness, enlarged, projected
+from wbcpipe.acquire.simulation.specimen.biology import stained_classes
 from wbcpipe.acquire.simulation.specimen.bleaching import DoseMap
 from wbcpipe.acquire.simulation.specimen.cells import MARGIN_UM, RIM, Layers, cell_layers
 from wbcpipe.acquire.simulation.specimen.particles import particle_layers
@@ -102,7 +103,8 @@ class VirtualMicroscope:
         self._exposures = itertools.count()
         self._dose = DoseMap(sensor_px[1] * pixel_um, sensor_px[0] * pixel_um)
         self._hot = hot_pixels(specimen.plan.seed, sensor_px)
-        self._cell_layers = lru_cache(maxsize=48)(cell_layers)
+        classes = stained_classes(self._condition.stain)
+        self._cell_layers = lru_cache(maxsize=48)(partial(cell_layers, classes=classes))
         self._particle_layers = lru_cache(maxsize=160)(particle_layers)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="specimen")
         self._lock = threading.Lock()

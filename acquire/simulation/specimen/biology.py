@@ -5,11 +5,13 @@ color2 (550 nm), color3 (635 nm); modalities are the three bands and then fluore
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["BIOLOGY", "Biology", "Granules", "Traits"]
+from wbcpipe.acquire.config.virtual_condition import Stain
+
+__all__ = ["BIOLOGY", "Biology", "Granules", "Traits", "stained_classes"]
 
 
 @dataclass(frozen=True)
@@ -166,3 +168,27 @@ class Biology:
 
 
 BIOLOGY = Biology()
+
+
+def stained_classes(stain: Stain) -> Mapping[str, Traits]:
+    """Return the classes as a stain shows them: emission of nucleus, cytoplasm and granules, and absorbance."""
+
+    def absorbance(bands: tuple[float, float, float]) -> tuple[float, float, float]:
+        first, second, third = (value * factor for value, factor in zip(bands, stain.absorbance, strict=True))
+        return first, second, third
+
+    return {
+        name: replace(
+            traits,
+            nucleus_emission=traits.nucleus_emission * stain.nucleus,
+            cytoplasm_emission=traits.cytoplasm_emission * stain.cytoplasm,
+            nucleus_absorbance=absorbance(traits.nucleus_absorbance),
+            cytoplasm_absorbance=absorbance(traits.cytoplasm_absorbance),
+            granules=replace(
+                traits.granules,
+                emission=traits.granules.emission * stain.granules,
+                absorbance=absorbance(traits.granules.absorbance),
+            ),
+        )
+        for name, traits in BIOLOGY.classes.items()
+    }

@@ -1,12 +1,13 @@
 """One white cell, drawn: what it absorbs, how it bends light, and what it emits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from wbcpipe.acquire.simulation.specimen.biology import BIOLOGY, Granules
+from wbcpipe.acquire.simulation.specimen.biology import BIOLOGY, Granules, Traits
 from wbcpipe.acquire.simulation.specimen.nuclei import doubled, nucleus_depth_um
 from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
 from wbcpipe.acquire.simulation.specimen.slide import SpecimenObject
@@ -117,8 +118,13 @@ def _seen_as(item: SpecimenObject, rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(shown)
 
 
-def cell_layers(item: SpecimenObject) -> Layers:
-    """Return the layers of a white cell; the same object gives the same layers."""
+def cell_layers(item: SpecimenObject, classes: Mapping[str, Traits] = BIOLOGY.classes) -> Layers:
+    """Return the layers of a white cell; the same object gives the same layers.
+
+    Args:
+        item: the cell.
+        classes: as the slide's stain shows them.
+    """
     rng = stream(Purpose.SHAPE, item.shape_seed)
     shown = _seen_as(item, rng)
     body = _body(item, BIOLOGY.classes[item.label].irregularity, rng)
@@ -136,21 +142,20 @@ def cell_layers(item: SpecimenObject) -> Layers:
     bend = np.empty_like(absorbance)
     contents = [(nuclei[label], granules[label]) for label in shown]
     for band in range(3):
-        absorbance[band], bend[band] = _bright_field(shown[band], band, body, contents[band], rng)
-    emission = _fluorescence(shown[3], body, contents[3], rng)
+        absorbance[band], bend[band] = _bright_field(classes[shown[band]], band, body, contents[band], rng)
+    emission = _fluorescence(classes[shown[3]], body, contents[3], rng)
     blur = np.abs(rng.normal(0.0, BIOLOGY.motion_um, 4))
     return Layers(absorbance, bend, emission, (float(blur[0]), float(blur[1]), float(blur[2]), float(blur[3])))
 
 
 def _bright_field(
-    label: str,
+    traits: Traits,
     band: int,
     body: _Body,
     contents: tuple[NDArray[np.float32], NDArray[np.float32]],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Absorbance with rims, and bend, of the cell at one band."""
-    traits = BIOLOGY.classes[label]
     depth, granules = contents
     nucleus = smoothstep(depth, 0.2) * body.mask
     thick = np.clip(depth, 0.0, 2.0) * np.float32(0.5) * body.mask
@@ -180,13 +185,12 @@ def _vacuoles_um(count: tuple[int, int], body: _Body, nucleus: NDArray[np.float3
 
 
 def _fluorescence(
-    label: str,
+    traits: Traits,
     body: _Body,
     contents: tuple[NDArray[np.float32], NDArray[np.float32]],
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
     """AO emission of the cell; a bright nucleus is 1."""
-    traits = BIOLOGY.classes[label]
     depth, granules = contents
     nucleus = smoothstep(depth, 0.16) * body.mask
     dome = 0.62 + 0.19 * np.clip(depth, 0.0, 2.0)
