@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wbcpipe.cli.options import OutputFolder, data_option, json_option, sample_option
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.samples.sample import Sample, data_root
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["labels"]
 
@@ -22,7 +26,7 @@ def labels() -> None:
     """Label the cells of a sample, to train a model of your own.
 
     \b
-    export  pictures of the cells, in one folder per class
+    export  pictures of the cells, in one folder per class, or a training set of reviewed cells
     import  the labels back: by folder, by table, or as boxes around cells
 
     \b
@@ -34,27 +38,82 @@ def labels() -> None:
 
 
 @labels.command("export")
-@sample_option
+@click.argument("samples", nargs=-1, metavar="[SAMPLE]...")
+@click.option("--sample", "name", metavar="NAME", help="The sample.")
 @click.option("--out", type=OutputFolder(), required=True, help="Folder to write to.")
+@click.option("--verified", is_flag=True, help="Write a training set of the cells whose class a person gave.")
+@click.option(
+    "--target",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --verified: cells wanted of each class [25].",
+)
 @data_option
 @json_option
-def export(name: str, out: Path, data: Path | None, as_json: bool) -> None:
-    """Write a picture of each cell, and labels.csv.
+def export(
+    samples: tuple[str, ...],
+    name: str | None,
+    out: Path,
+    verified: bool,
+    target: int | None,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a picture of each cell and labels.csv, or a training set.
 
     Pictures lie in `unlabelled`, or in the folder of their label; each class has a folder. A picture's name begins with
     the most probable class, if the sample is classified: sorted by name, cells of one kind lie side by side. Move
     pictures into the folder of their class, make folders for other classes, or write into the column `label` of
     labels.csv; then run `wbcpipe labels import`. Cells that you do not touch keep what they have.
 
+    With --verified the folder is a training set for `wbcpipe train` and `study`, of one or more samples: the cells that
+    a reader gave a class on the review page or adjudicated, on which blind readers agree, or, in a signed sample,
+    looked at and left as they were. It prints what each class still lacks.
+
     Cells cut by the border and debris are left out: training does not use them.
 
     \b
-    Example:
+    Examples:
       wbcpipe labels export --sample S1 --out S1-labels
+      wbcpipe labels export S1 S2 S3 --out our-cells --verified
+      wbcpipe train our-cells --init-from virtual-shufflenet --out models/ours
     """
+    names = list(dict.fromkeys([*samples, *([name] if name else [])]))
+    if not names:
+        raise click.UsageError("name a sample: --sample NAME.")
+    if len(names) > 1 and not verified:
+        raise click.UsageError("pictures are of one sample; several samples need --verified.")
+    if target is not None and not verified:
+        raise click.UsageError("--target needs --verified.")
+    root = data_root(data)
+    if verified:
+        _export_verified([Sample.open(root, each) for each in names], out, target, as_json)
+    else:
+        _export_pictures(Sample.open(root, names[0]), out, as_json)
+
+
+def _export_verified(samples: Sequence[Sample], out: Path, target: int | None, as_json: bool) -> None:
+    from wbcpipe.labels.export_verified import TARGET_CELLS, export_verified
+
+    with Reporter(quiet=as_json) as reporter:
+        found = export_verified(samples, out, target=target or TARGET_CELLS, progress=reporter.update)
+    if as_json:
+        click.echo(json.dumps({"path": str(out), **found.content(), "classes": found.classes, "lacks": found.lacks}))
+        return
+    for entry in found.samples:
+        given = ", ".join(f"{count} {source}" for source, count in entry.sources.items())
+        left = "".join(f"; {count} left out: {reason}" for reason, count in entry.left_out.items())
+        click.echo(f"{entry.sample} ({entry.state}): {sum(entry.classes.values())} cells ({given or 'none'}){left}")
+    counts = ", ".join(f"{label} {count}" for label, count in found.classes.items())
+    click.echo(f"{sum(found.classes.values())} verified cells in {out}: {counts}")
+    lacking = ", ".join(f"{label} {count}" for label, count in found.lacks.items() if count)
+    click.echo(f"lacking of {found.target} cells of each class: {lacking or 'none'}")
+    click.echo(f"next: wbcpipe train {out} --init-from BUNDLE --out MODEL")
+
+
+def _export_pictures(sample: Sample, out: Path, as_json: bool) -> None:
     from wbcpipe.labels.export import export_labels
 
-    sample = Sample.open(data_root(data), name)
     sample.record()
     with Reporter(quiet=as_json) as reporter:
         found = export_labels(sample, out, progress=reporter.update)

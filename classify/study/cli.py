@@ -121,7 +121,8 @@ class StudyRequest:
 def study(**options: Any) -> None:
     """Compare ways to fuse the modalities on labelled cells: the paper's Table 1 and Figure 4, for your own cells.
 
-    SAMPLE is the name of a sample in the data root, or the path of a cells.zarr. Every method is trained and tested on
+    SAMPLE is the name of a sample in the data root, the path of a cells.zarr, or a folder of `wbcpipe labels
+    export --verified`. Every method is trained and tested on
     the same folds. The same command resumes after a stop; with the same --out, several processes or machines share the
     work, also under torchrun. OUT/study.html, study.md and study.csv contain the tables.
 
@@ -190,7 +191,7 @@ def _run(request: StudyRequest, jobs: Sequence[Job], cells: StudyCells, reporter
 def _plan(request: StudyRequest) -> tuple[StudyCells, list[Job], GroupBy]:
     from wbcpipe.classify.study.jobs import group_cells, plan_jobs, split_cells
     from wbcpipe.classify.study.runner import StudyCells
-    from wbcpipe.classify.training.data import cell_source, load_cells
+    from wbcpipe.classify.training.data import cell_sources, load_cells
     from wbcpipe.classify.training.recipe import Recipe, merge_keys, parse_settings, with_defaults_for
 
     methods = _names(request.methods, METHODS, "method")
@@ -210,7 +211,7 @@ def _plan(request: StudyRequest) -> tuple[StudyCells, list[Job], GroupBy]:
             raise ConfigError(f"variant {text!r} is not of the form NAME:KEY=VALUE,...")
         variants[name] = parse_settings(settings)
     root = data_root(request.data)
-    cells = load_cells([cell_source(root, text) for text in request.samples], int(keys["side"]))
+    cells = load_cells(cell_sources(root, request.samples), int(keys["side"]))
     cells = cells.merge_rare_classes(request.min_class_size)
     keys["normalise"] = with_defaults_for(keys, cells.source, len(cells)).get("normalise", "cell")  # one for all rows
     groups, by = group_cells(cells, request.group_by, request.folds)

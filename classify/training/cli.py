@@ -121,7 +121,8 @@ class TrainRequest:
 def train(**options: Any) -> None:
     """Train a network on labelled cells and write a bundle, or cross-validate.
 
-    SAMPLE is the name of a sample in the data root, or the path of a cells.zarr. Cells without a label, cells cut by
+    SAMPLE is the name of a sample in the data root, the path of a cells.zarr, or a folder of `wbcpipe labels
+    export --verified`. Cells without a label, cells cut by
     the border and debris are excluded. With method mm-mimo-kd one teacher per modality is trained first, then the
     network that learns from all of them. The state after every epoch is kept in OUT: the same command resumes, and
     teachers are used again when only the student's options change.
@@ -155,7 +156,7 @@ def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: R
 
     from wbcpipe.classify.models.bundle import load_bundle
     from wbcpipe.classify.training.build_bundle import build_bundle
-    from wbcpipe.classify.training.data import cell_source, load_cells
+    from wbcpipe.classify.training.data import cell_sources, load_cells
     from wbcpipe.classify.training.folds import stratified_folds
     from wbcpipe.classify.training.held_out import cross_validation_folds
     from wbcpipe.classify.training.progress import TrainingOptions
@@ -168,7 +169,7 @@ def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: R
     keys = _recipe_keys(request, recipe_options, init_from)
     root = data_root(request.data)
     reporter.say(f"reading the cells of {', '.join(request.samples)}")
-    cells = load_cells([cell_source(root, text) for text in request.samples], Recipe.model_validate(keys).side)
+    cells = load_cells(cell_sources(root, request.samples), Recipe.model_validate(keys).side)
     recipe = Recipe.model_validate(with_defaults_for(keys, cells.source, len(cells)))
     counts = ", ".join(f"{name} {count}" for name, count in cells.counts().items())
     reporter.say(f"{len(cells)} labelled cells: {counts}; modalities {', '.join(cells.modalities)}")
@@ -181,7 +182,7 @@ def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: R
         rows, tested = stratified_folds(cells.labels, cells.groups, request.folds, recipe.seed)[request.fold]
         cells, validation, out = cells.subset(rows), cells.subset(tested), out / f"fold-{request.fold}"
     elif request.validation:
-        sources = [cell_source(root, text) for text in request.validation]
+        sources = cell_sources(root, request.validation)
         validation = load_cells(sources, recipe.side, classes=cells.classes)
     inner = cross_validation_folds(cells, validation, recipe)
     if inner:

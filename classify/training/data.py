@@ -10,13 +10,14 @@ import numpy as np
 
 from wbcpipe.classify.models.classes import PIXEL_TOLERANCE, class_order, split_channels
 from wbcpipe.classify.models.normalise import resize
-from wbcpipe.errors import TrainingDataError
+from wbcpipe.errors import SampleStateError, TrainingDataError
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
-from wbcpipe.samples.sample import Sample
+from wbcpipe.samples.sample import Sample, check_sample_name
+from wbcpipe.samples.training_set import TrainingSet, training_set_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CellSet",
     "Sampling",
-    "cell_source",
+    "cell_sources",
     "epoch_indices",
     "head_batches",
     "load_cells",
@@ -148,12 +149,31 @@ def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Seque
     )
 
 
-def cell_source(root: Path, text: str) -> tuple[str, Path]:
-    """Return name and cell store of a sample, given by its name or by the path of its cells.zarr."""
-    path = Path(text)
-    if (path / "zarr.json").is_file():
-        return path.resolve().parent.name, path
-    return text, Sample.open(root, text).cells_path
+def cell_sources(root: Path, texts: Iterable[str]) -> list[tuple[str, Path]]:
+    """Return name and cell store of samples: each a name, the path of a cells.zarr, or the folder of a training set.
+
+    Raises:
+        SampleNameError: a name is refused.
+        SampleStateError: the folder of a training set is not complete, or its record is damaged.
+    """
+    found = []
+    for text in texts:
+        path = Path(text)
+        if (path / "zarr.json").is_file():
+            found.append((path.resolve().parent.name, path))
+        elif training_set_path(path).is_file():
+            found += _of_training_set(path)
+        else:
+            found.append((text, Sample.open(root, text).cells_path))
+    return found
+
+
+def _of_training_set(folder: Path) -> list[tuple[str, Path]]:
+    record = TrainingSet.read(training_set_path(folder))
+    if not record.complete:
+        raise SampleStateError(f"{folder}: the training set is not complete; {record.remedy}.")
+    names = [check_sample_name(entry.sample) for entry in record.samples if any(entry.classes.values())]
+    return [(name, folder / name / "cells.zarr") for name in names]
 
 
 def _check_alike(stores: Sequence[tuple[str, CellStore]]) -> None:

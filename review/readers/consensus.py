@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from wbcpipe.review.readers.calls import calls_of
+from wbcpipe.samples.review.blind_calls import decide
 from wbcpipe.samples.review.entries import Adjudicate
 
 if TYPE_CHECKING:
@@ -84,14 +84,8 @@ def consensus_of(sample: ReadSample, readers: Sequence[str] = ()) -> list[Consen
         if cell in decided:
             last = decided[cell]
             found.append(Consensus(cell, last.to, "adjudicated", own, last.why, last.time, last.by))
-        elif len(own) > 1:
-            (to, votes), *_ = Counter(own.values()).most_common(1)
-            if votes == len(own):
-                found.append(Consensus(cell, to, "agreed", own))
-            elif 2 * votes > len(own):
-                found.append(Consensus(cell, to, "majority", own))
-            else:
-                found.append(Consensus(cell, "", "open", own))
+        elif decision := decide(own):
+            found.append(Consensus(cell, *decision, own))
     return found
 
 

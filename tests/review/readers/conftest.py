@@ -12,7 +12,17 @@ from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.classification_record import Classification
 from wbcpipe.samples.records import SampleRecord
-from wbcpipe.samples.review.entries import Adjudicate, Assign, Call, Change, Look, Reading
+from wbcpipe.samples.review.entries import (
+    Adjudicate,
+    Assign,
+    Call,
+    Change,
+    Look,
+    Reading,
+    ReferenceUsed,
+    Sign,
+    SignBasis,
+)
 from wbcpipe.samples.review.journal import Journal, journal_path
 from wbcpipe.samples.sample import Sample
 
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
 CLASSES = ("NEU", "LYM", "EOS", "MO", "BAS")
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
 SIDE = 8
+TIME = "2026-11-30T08:00:00+00:00"
 
 
 def create_sample(
@@ -98,6 +109,12 @@ class Desk:
 
     def look(self, reader: str, *rows: int) -> None:
         self.write(reader, Look(cells=tuple(self.keys[row] for row in rows)))
+
+    def sign(self, reader: str) -> None:
+        basis = SignBasis(
+            cells_sha256=self.read.rows.digest(), reference=ReferenceUsed(percent={}, source="test"), created=TIME
+        )
+        self.write(reader, Sign(differential="d" * 64, counts={}, basis=basis))
 
     def adjudicate(self, reader: str, row: int, to: str) -> None:
         self.write(reader, Adjudicate(cell=self.keys[row], to=to, between=("ann", "ben"), why="nucleus"))

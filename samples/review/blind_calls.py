@@ -1,0 +1,50 @@
+"""What blind readers called a cell, and whether they agree; pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wbcpipe.samples.review.replay import ReviewState
+
+__all__ = ["Decision", "blind_calls", "decide"]
+
+How: TypeAlias = Literal["agreed", "majority", "open"]
+
+
+class Decision(NamedTuple):
+    """What follows from the calls of two or more readers.
+
+    Attributes:
+        to: the class; empty while the readers differ.
+        how: all called it so; most of three or more did; or it is open.
+    """
+
+    to: str
+    how: How
+
+
+def blind_calls(state: ReviewState) -> dict[str, dict[str, str]]:
+    """Return name of each cell to reader to class, of all blind readings; a reader's last call of a cell counts."""
+    found: dict[str, dict[str, str]] = {}
+    for reading in state.readings.values():
+        for cell, to in reading.calls.items():
+            found.setdefault(cell, {})[reading.reader] = to
+    return found
+
+
+def decide(calls: Mapping[str, str]) -> Decision | None:
+    """Return what readers decide about a cell; ``None`` for fewer than two.
+
+    >>> decide({"ann": "NEU", "ben": "NEU", "cat": "MO"})
+    Decision(to='NEU', how='majority')
+    """
+    if len(calls) < 2:
+        return None
+    (to, votes), *_ = Counter(calls.values()).most_common(1)
+    if votes == len(calls):
+        return Decision(to, "agreed")
+    return Decision(to, "majority") if 2 * votes > len(calls) else Decision("", "open")
