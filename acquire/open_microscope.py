@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.hardware.protocols import Microscope
     from wbcpipe.acquire.plan import PlannedPass
+    from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["load_driver", "open_for_staining", "open_microscope", "specimen_for"]
+__all__ = ["load_driver", "open_for_staining", "open_microscope", "restore_truth", "specimen_for"]
 
 
 def load_driver(specimen: SpecimenPlan | None) -> None:
@@ -70,6 +71,27 @@ def open_for_staining(
         microscope.close()
         raise
     return microscope
+
+
+def restore_truth(request: AcquisitionRequest) -> None:
+    """Write what an earlier process did not: the ``truth.csv`` of a virtual slide that was killed.
+
+    Args:
+        request: of any pass; the truth is that of the last pass with fields on disk.
+    """
+    if request.specimen is None:
+        return
+    from wbcpipe.acquire.plan import PlannedPass
+    from wbcpipe.acquire.simulation.field_truth import restore_field_truth
+    from wbcpipe.samples.fields import passes_on_disk
+
+    raw = request.sample.path / "raw"
+    if not raw.is_dir():
+        return
+    name = next((one for one in reversed(passes_on_disk(raw)) if any((raw / one).glob("field_*"))), None)
+    if name is not None:
+        planned = PlannedPass(request.sample, request.plan, name, request.slide_id)
+        restore_field_truth(planned, request.specimen, request.scope)
 
 
 def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> SpecimenPlan | None:

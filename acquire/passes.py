@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.capture.sample_record import check_disk_space
 from wbcpipe.acquire.loader.workflow import load_slide
-from wbcpipe.acquire.open_microscope import open_for_staining
+from wbcpipe.acquire.open_microscope import open_for_staining, restore_truth
 from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, remaining_s, stain
 from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
 from wbcpipe.acquire.supervise.worker import AcquisitionWorker
@@ -211,6 +211,7 @@ def take_passes(job: PassJob, reporter: ProgressReporter) -> dict[Pass, PassResu
         AcquisitionError: The bright-field pass is not complete enough to stain the slide.
     """
     results: dict[Pass, PassResult] = {}
+    restore_truth(job.request)
     for name in job.passes:
         request = replace(job.request, pass_name=name)
         if job.stain and name == "fluorescence":

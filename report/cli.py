@@ -187,7 +187,8 @@ def status(data: Path | None, as_json: bool) -> None:
 
     For each sample: the last finished stage, fields taken and planned (of two passes separately until they are equal),
     cells found, the model that classified them, cells counted, the result of the quality gates, and whether the count
-    is preliminary, verified or corrected. A stopped command continues when it is given again.
+    is preliminary, verified or corrected. A stopped command continues when it is given again. Files and folders that
+    are no samples are named.
 
     \b
     Examples:
@@ -196,12 +197,13 @@ def status(data: Path | None, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from wbcpipe.report.status import list_samples
+    from wbcpipe.report.status import list_samples, stray_entries
     from wbcpipe.report.tables import print_status
 
     root = data_root(data)
-    samples = list_samples(root)
+    samples, others = list_samples(root), stray_entries(root)
     if as_json:
-        _print_json({"data": str(root), "samples": [asdict(sample) for sample in samples]})
+        content = {"samples": [asdict(sample) for sample in samples], "others": [entry._asdict() for entry in others]}
+        _print_json({"data": str(root), **content})
     else:
-        print_status(root, samples, Console(highlight=False))
+        print_status(root, samples, Console(highlight=False), others)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wbcpipe.errors import SampleNameError, WbcpipeError
 from wbcpipe.report.document import count_fields, document_paths, read_document
 from wbcpipe.report.rows import read_rows
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import fields_on_disk
-from wbcpipe.samples.sample import Sample
+from wbcpipe.samples.sample import OTHER_FOLDERS, Sample, check_sample_name
 from wbcpipe.samples.staining_record import staining_state
+from wbcpipe.system.file_kinds import kind_of_special
+from wbcpipe.system.user_files import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.records import SampleKind
     from wbcpipe.samples.review.entries import VerificationState
 
-__all__ = ["SampleStatus", "list_samples", "sample_names", "sample_status"]
+__all__ = ["SampleStatus", "StrayEntry", "list_samples", "sample_names", "sample_status", "stray_entries"]
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,50 @@ class SampleStatus:
     problem: str = ""
 
 
-def sample_names(root: Path) -> list[str]:
-    """Return the names of the samples below a data root; folders with nothing of a sample are ignored."""
+class StrayEntry(NamedTuple):
+    """A file or folder of the data root that is no sample.
+
+    Attributes:
+        name: as it can be printed.
+        reason: why it is none, as the end of a sentence.
+    """
+
+    name: str
+    reason: str
+
+
+def stray_entries(root: Path) -> list[StrayEntry]:
+    """Return what lies below a data root beside samples and wbcpipe's own folders; names with a dot are left out."""
     if not root.is_dir():
         return []
-    found = []
-    for path in sorted(root.iterdir()):
-        if any((path / name).exists() for name in ("sample.json", "raw", "cells.zarr")):
-            try:
-                found.append(Sample.open(root, path.name).name)
-            except SampleNameError:
-                continue  # a folder that no command would accept
-    return found
+    entries = ((path, _why_no_sample(path)) for path in sorted(root.iterdir()) if not path.name.startswith("."))
+    return [StrayEntry(printable(path.name), reason) for path, reason in entries if reason]
+
+
+def _why_no_sample(path: Path) -> str:
+    """Return why ``path`` is no sample, as the end of a sentence; empty for a sample, and for wbcpipe's own folders."""
+    if path.name in OTHER_FOLDERS:
+        return "" if path.is_dir() else "is no folder, and wbcpipe keeps files of its own below that name"
+    if not path.is_dir():
+        return f"is {kind_of_special(path) or 'a file'}, and samples are folders"
+    try:
+        check_sample_name(path.name)
+        return "" if _is_sample(path) else "holds no sample.json, no raw images and no cells"
+    except SampleNameError:
+        return "has a name that no sample may have"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _is_sample(path: Path) -> bool:
+    return any((path / name).exists() for name in ("sample.json", "raw", "cells.zarr"))
+
+
+def sample_names(root: Path) -> list[str]:
+    """Return the names of the samples below a data root; see `stray_entries` for everything else."""
+    if not root.is_dir():
+        return []
+    return [path.name for path in sorted(root.iterdir()) if path.name not in OTHER_FOLDERS and not _why_no_sample(path)]
 
 
 def list_samples(root: Path) -> list[SampleStatus]:

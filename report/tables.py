@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wbcpipe.report.reference_differential import ReferenceComparison
     from wbcpipe.report.reviewed_cells import ReviewedCells
     from wbcpipe.report.rows import CellRows
-    from wbcpipe.report.status import SampleStatus
+    from wbcpipe.report.status import SampleStatus, StrayEntry
     from wbcpipe.samples.differential_record import (
         ClassEntry,
         DifferentialRecord,
@@ -304,8 +304,12 @@ def _fields(sample: SampleStatus) -> str:
     return f"{sample.fields_taken}{planned}" if sample.fields_taken or planned else ""
 
 
-def print_status(root: Path, samples: Sequence[SampleStatus], console: Console) -> None:
-    """Print the progress of the samples below ``root``."""
+def print_status(
+    root: Path, samples: Sequence[SampleStatus], console: Console, others: Sequence[StrayEntry] = ()
+) -> None:
+    """Print the progress of the samples below ``root``, and what else lies there."""
+    for name, reason in others:
+        console.print(Text(f"{name}: no sample: it {reason}", style="yellow"))
     if not samples:
         console.print(Text(f"no samples in {root}; `wbcpipe run --sample demo` makes one without a microscope."))
         return

@@ -22,11 +22,12 @@ from wbcpipe.system.signals import stop_reason, stop_signal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Sample", "check_sample_name", "data_root"]
+__all__ = ["OTHER_FOLDERS", "Sample", "check_sample_name", "data_root"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Folders and files in the data root that are no samples.
-_TAKEN: Final = {"batches", "calibration", "lab.toml", "loader", "qc"}
+OTHER_FOLDERS: Final = {"batches", "calibration", "lab.toml", "loader", "qc"}
+"""Folders below the data root that are no samples."""
 _RESERVED: Final = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 
 
@@ -44,7 +45,7 @@ def check_sample_name(name: str) -> str:
         )
     if name.split(".")[0].lower() in _RESERVED:
         raise SampleNameError(f"sample name {name!r} is refused: Windows reserves it for a device; add a prefix.")
-    if name.lower() in _TAKEN:
+    if name.lower() in OTHER_FOLDERS:
         raise SampleNameError(f"sample name {name!r} is refused: the data root keeps other files there; add a prefix.")
     return name
 

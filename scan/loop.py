@@ -336,6 +336,7 @@ def acquire_and_segment(
     Raises:
         WbcpipeError: see the stages.
     """
+    from wbcpipe.acquire.open_microscope import restore_truth
     from wbcpipe.acquire.passes import load_for, no_field_before_deadline
     from wbcpipe.segment.run import segment_sample
     from wbcpipe.segment.stage import SampleSegmenter
@@ -345,6 +346,7 @@ def acquire_and_segment(
             segment_sample(sample, pixel_um=model.info.pixel_um, progress=reporter.update)
         return None
     turn = turn or ScanTurn()
+    restore_truth(request.acquisition(sample, request.first_pass))
     if request.two_pass:
         request = _bright_field(sample, request, reporter, turn, at_least)
     segmenter = SampleSegmenter(sample, pixel_um=model.info.pixel_um, progress=reporter.update)

@@ -63,10 +63,12 @@ def verify(name: str | None, every: bool, quick: bool, data: Path | None, as_jso
 
 
 def _samples(root: Path, name: str | None) -> list[Sample]:
-    from wbcpipe.report.status import list_samples
+    from wbcpipe.report.status import sample_names, stray_entries
 
     if name is None:
-        return [Sample.open(root, status.name) for status in list_samples(root)]
+        for entry in stray_entries(root):
+            click.echo(f"{entry.name}: no sample, not checked: it {entry.reason}", err=True)
+        return [Sample.open(root, name) for name in sample_names(root)]
     sample = Sample.open(root, name)
     if not sample.path.is_dir():
         raise ConfigError(f"no sample {name!r} in {root}; `wbcpipe status` lists those there.")

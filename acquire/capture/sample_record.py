@@ -18,6 +18,7 @@ from wbcpipe.acquire.label.check import check_label_reader
 from wbcpipe.errors import ConfigError, DiskFullError, SampleStateError
 from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.samples.records import PlanRecord, SampleRecord, ScopeReference, SpecimenRecord
+from wbcpipe.system.file_kinds import is_file, kind_of_special
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +61,10 @@ def check_sample(request: AcquisitionRequest) -> None:
     if pass_name == "fluorescence" and not fields_on_disk(sample.raw_path("brightfield")):
         raise SampleStateError(
             f"sample {sample.name!r} has no bright-field pass; take it first, before the stain: --pass brightfield."
+        )
+    if is_file(sample.path) or (kind_of_special(sample.path) or "a folder") != "a folder":
+        raise SampleStateError(
+            f"{sample.path}: this is no folder, and samples are folders; move it away, or choose another sample name."
         )
     if not sample.exists():
         if any(folder.is_dir() and any(folder.iterdir()) for folder in map(sample.raw_path, PASSES)):

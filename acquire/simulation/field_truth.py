@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.errors import FrameFileError
 from wbcpipe.samples.field_status import read_skipped
 from wbcpipe.samples.fields import fields_on_disk, read_info
 from wbcpipe.samples.truth import TruthRow, write_truth
@@ -17,9 +20,9 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.plan import PlannedPass
-    from wbcpipe.acquire.simulation.specimen.slide import Specimen
+    from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["truth_rows", "write_field_truth"]
+__all__ = ["restore_field_truth", "truth_rows", "write_field_truth"]
 
 
 def write_field_truth(planned: PlannedPass, specimen: Specimen, scope: Scope) -> None:
@@ -43,6 +46,19 @@ def write_field_truth(planned: PlannedPass, specimen: Specimen, scope: Scope) ->
     x0_um, y0_um = (float(value) for value in centre_um.min(axis=0) - half_um)
     x1_um, y1_um = (float(value) for value in centre_um.max(axis=0) + half_um)
     write_truth(sample.truth_path, truth_rows(specimen, (x0_um, y0_um, x1_um, y1_um), fields, half_um, skipped))
+
+
+def restore_field_truth(planned: PlannedPass, specimen: SpecimenPlan, scope: Scope) -> None:
+    """Write ``truth.csv`` if it is missing or older than a field: the process that took the field was killed."""
+    paths = fields_on_disk(planned.sample.raw_path(planned.pass_name)).values()
+    newest_ns = max((path.stat().st_mtime_ns for path in paths), default=None)
+    if newest_ns is None:
+        return
+    truth = planned.sample.truth_path
+    if truth.exists() and truth.stat().st_mtime_ns >= newest_ns:
+        return
+    with contextlib.suppress(FrameFileError):  # a damaged field is taken again, and then the truth is written
+        write_field_truth(planned, Specimen(specimen), scope)
 
 
 def truth_rows(
