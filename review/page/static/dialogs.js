@@ -18,7 +18,7 @@ export function openDialog(title, content, { wide = false, onClose } = {}) {
     "dialog",
     { "aria-labelledby": "dialog-title", class: wide ? "wide" : null },
     element("header", {}, heading, close),
-    element("div", { class: "content" }, content),
+    element("div", { class: "content", tabindex: "0" }, content),
   );
   dialog.addEventListener("close", () => {
     dialog.remove();
