@@ -15,7 +15,8 @@ from wbcpipe.report.differential import Reference
 from wbcpipe.report.reference import ReferenceIntervals
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.samples.records import Part
-from wbcpipe.samples.review.entries import ARTEFACT, NOT_CLASSED, LabReference
+from wbcpipe.samples.review.entries import ARTEFACT, NOT_CLASSED
+from wbcpipe.samples.review.sign_basis import LabReference
 from wbcpipe.samples.review.texts import ClassText
 from wbcpipe.system.user_files import UserFile
 from wbcpipe.system.validation_messages import explain

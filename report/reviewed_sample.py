@@ -15,9 +15,9 @@ from wbcpipe.report.reviewed_cells import ReviewedCells, review_cells, row_keys
 from wbcpipe.report.rows import CellRows, read_rows
 from wbcpipe.report.verification import Signing
 from wbcpipe.samples.review.carry_over import carry_over
-from wbcpipe.samples.review.entries import ReferenceUsed, SignBasis
 from wbcpipe.samples.review.journal import Journal, journal_path
 from wbcpipe.samples.review.replay import ReviewState, Signature, replay
+from wbcpipe.samples.review.sign_basis import ReferenceUsed, SignBasis
 from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:

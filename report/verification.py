@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from wbcpipe.report.differential import Tally
     from wbcpipe.report.reviewed_cells import ReviewedCells
     from wbcpipe.report.rows import CellRows
-    from wbcpipe.samples.review.entries import SignBasis, SignCheck, VerificationState
+    from wbcpipe.samples.review.entries import VerificationState
     from wbcpipe.samples.review.replay import ReviewState
+    from wbcpipe.samples.review.sign_basis import SignBasis, SignCheck
 
 __all__ = ["Signing", "describe_review"]
 

@@ -51,8 +51,9 @@ if TYPE_CHECKING:
     from wbcpipe.report.lab_file import Lab
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.cell_store import CellStore
-    from wbcpipe.samples.review.entries import Action, Entry, SignBasis, SignCheck
+    from wbcpipe.samples.review.entries import Action, Entry
     from wbcpipe.samples.review.journal import Journal
+    from wbcpipe.samples.review.sign_basis import SignBasis, SignCheck
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["ReviewSession"]

@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import BeforeValidator, Field, JsonValue
 
 from wbcpipe.samples.records import DIGEST, Count, Part, Record, SampleKind, SpecimenRecord
-from wbcpipe.samples.review.entries import LabReference, SignCheck, VerificationState
+from wbcpipe.samples.review.entries import VerificationState
+from wbcpipe.samples.review.sign_basis import LabReference, SignCheck
 from wbcpipe.samples.scan_outcome import ScanEntry
 
 __all__ = [

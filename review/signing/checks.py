@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wbcpipe.report.tables import gate_figure
-from wbcpipe.samples.review.entries import SignCheck
+from wbcpipe.samples.review.sign_basis import SignCheck
 
 if TYPE_CHECKING:
     from wbcpipe.report.differential import Tally

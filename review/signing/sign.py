@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from wbcpipe.report.reviewed_sample import ReviewedSample
     from wbcpipe.report.verification import Signing
     from wbcpipe.samples.cell_store import CellStore
-    from wbcpipe.samples.review.entries import Entry, SignCheck
+    from wbcpipe.samples.review.entries import Entry
     from wbcpipe.samples.review.journal import Journal
+    from wbcpipe.samples.review.sign_basis import SignCheck
     from wbcpipe.samples.sample import Sample
 
 __all__ = ["SignRefusedError", "reopen", "sign"]

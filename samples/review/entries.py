@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, Validati
 
 from wbcpipe.samples.records import Count, Part
 from wbcpipe.samples.review.cell_identity import CellKey
+from wbcpipe.samples.review.sign_basis import EntryId, SignBasis, SignCheck
 from wbcpipe.samples.review.texts import ClassText, CommentText, ReaderText
 from wbcpipe.system.files import parse_json
 from wbcpipe.system.validation_messages import explain
@@ -34,15 +35,11 @@ __all__ = [
     "Change",
     "Comment",
     "Entry",
-    "LabReference",
     "LocationMark",
     "Look",
     "Reading",
     "Redo",
-    "ReferenceUsed",
     "Sign",
-    "SignBasis",
-    "SignCheck",
     "Undo",
     "Unsign",
     "VerificationState",
@@ -62,7 +59,6 @@ SYSTEM_READER: Final = "wbcpipe"
 """Reader of the entries that the software writes of itself."""
 
 VerificationState: TypeAlias = Literal["preliminary", "verified", "corrected"]
-EntryId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 ReadingId = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
 Cells = Annotated[tuple[CellKey, ...], Field(max_length=MAX_CELLS)]
 Via = Literal["key", "drag", "menu", "adjudication", "import"]
@@ -178,58 +174,6 @@ class Adjudicate(Part):
     to: OneClass
     why: CommentText = ""
     between: Annotated[tuple[ReaderText, ...], Field(min_length=2, max_length=20)]
-
-
-class SignCheck(Part):
-    """One check before signing.
-
-    Attributes:
-        name: of the check.
-        passed: its result.
-        hard: a failure forbids to sign.
-        text: the result with its figures, for people.
-    """
-
-    name: Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]{0,39}$")]
-    passed: bool
-    hard: bool
-    text: CommentText = ""
-
-
-class LabReference(Part):
-    """The laboratory's file in force: its ``version`` and the SHA-256 of its content."""
-
-    version: ClassText
-    sha256: EntryId
-
-
-class ReferenceUsed(Part):
-    """Reference intervals as `report` uses them: class to lowest and highest normal percentage, and their source."""
-
-    percent: dict[str, tuple[float, float]]
-    source: str
-
-
-class SignBasis(Part):
-    """Everything besides the cells and the journal on which a signed differential depends.
-
-    Attributes:
-        cells_sha256: of the cell table and the machine's classes.
-        reference: the reference intervals.
-        wbc_1e9_per_l: the white-cell concentration.
-        extra_classes: name of each extra class to whether it is no white cell, and so is counted per 100 of them.
-        lab: the laboratory's file; ``None`` without one.
-        software: version of wbcpipe.
-        created: time of the document, UTC in ISO 8601.
-    """
-
-    cells_sha256: EntryId
-    reference: ReferenceUsed
-    wbc_1e9_per_l: float | None = None
-    extra_classes: dict[str, bool] = Field(default_factory=dict)
-    lab: LabReference | None = None
-    software: str = ""
-    created: str
 
 
 class Sign(Part):

@@ -24,14 +24,13 @@ from wbcpipe.samples.review.entries import (
     Look,
     Reading,
     Redo,
-    ReferenceUsed,
     Sign,
-    SignBasis,
     Undo,
     Unsign,
 )
 from wbcpipe.samples.review.journal import Journal, JournalConflictError
 from wbcpipe.samples.review.replay import replay
+from wbcpipe.samples.review.sign_basis import ReferenceUsed, SignBasis
 
 if TYPE_CHECKING:
     from pathlib import Path

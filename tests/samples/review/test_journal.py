@@ -21,12 +21,9 @@ from wbcpipe.samples.review.entries import (
     Change,
     Comment,
     Entry,
-    LabReference,
     Look,
     Redo,
-    ReferenceUsed,
     Sign,
-    SignBasis,
     Undo,
     Unsign,
     parse_action,
@@ -34,6 +31,7 @@ from wbcpipe.samples.review.entries import (
 )
 from wbcpipe.samples.review.journal import Journal, JournalConflictError
 from wbcpipe.samples.review.replay import replay
+from wbcpipe.samples.review.sign_basis import LabReference, ReferenceUsed, SignBasis
 
 if TYPE_CHECKING:
     from pathlib import Path
