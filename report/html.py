@@ -82,6 +82,7 @@ def render_page(
         flag_words=flag_words,
         modalities=document.provenance.modalities,
         review_words=review_words(document.verification),
+        machine={line.name: line for line in document.verification.machine if document.verification.changed},
         galleries=_galleries(sample, store, reviewed),
         has_composite=sum("fluor" not in name.lower() for name in store.modalities) >= 3,
     )

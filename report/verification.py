@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wbcpipe.report.differential import Differential, count_cells
-from wbcpipe.samples.differential_record import ExtraCount, JournalReference, MachineCount, Verification
+from wbcpipe.samples.differential_record import (
+    ExtraCount,
+    JournalReference,
+    MachineCount,
+    SampleComment,
+    Verification,
+)
 
 if TYPE_CHECKING:
     from wbcpipe.report.differential import Tally
@@ -86,6 +92,11 @@ def describe_review(
         lost=sum(len(cells) for cells in state.lost().values()),
         voided="" if signing else state.voided,
         checks=signing.checks if signing else (),
+        comments=tuple(
+            SampleComment(reader=one.reader, time=one.time, text=one.text)
+            for one in state.comments()
+            if one.cell is None
+        ),
         extra=extra_counts(reviewed.tally(rows.qc_flags), basis),
         machine=tuple(
             MachineCount(name=line.name, count=line.count, percent=line.percent, interval_percent=line.interval_percent)

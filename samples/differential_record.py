@@ -39,6 +39,7 @@ __all__ = [
     "QualityGate",
     "RejectedCells",
     "RiskControl",
+    "SampleComment",
     "ScopeEntry",
     "UnidentifiedCells",
     "Verification",
@@ -393,6 +394,14 @@ class MachineCount(Part):
     interval_percent: IntervalPercent
 
 
+class SampleComment(Part):
+    """A comment of a reader on the sample; comments on cells are in the journal alone."""
+
+    reader: str
+    time: str
+    text: str
+
+
 class JournalReference(Part):
     """The part of the review journal on which the figures rest: its entries, and the ``id`` of the last of them."""
 
@@ -417,6 +426,7 @@ class Verification(Part):
         lost: cells of the journal that a new segmentation did not find again; their entries count no more.
         voided: why an earlier signature is not in force any more; empty if none was voided.
         checks: results of the sign checks.
+        comments: on the sample, in order.
         extra: cells that are no white cells.
         machine: the model's count; empty if nobody reviewed the sample.
         lab: the laboratory's file in force; ``None`` without one.
@@ -434,6 +444,7 @@ class Verification(Part):
     lost: Count = 0
     voided: str = ""
     checks: tuple[SignCheck, ...] = ()
+    comments: tuple[SampleComment, ...] = ()
     extra: tuple[ExtraCount, ...] = ()
     machine: tuple[MachineCount, ...] = ()
     lab: LabReference | None = None

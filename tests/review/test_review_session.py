@@ -110,6 +110,8 @@ def test_the_report_knows_what_readers_did(planted: Sample, review: Open, tmp_pa
     assign(session, [0], "SMUDGE")
     assign(session, [1], "not_classed", "Émile <b>")
     look(session, [10, 11, 12])
+    remark = {"action": "comment", "cell": None, "text": "two lines\n<script>alert(1)</script>"}
+    session.append([remark], reader="Ada", base=session.journal.head())
     write_report(planted)
     document = read_document(planted)
     jsonschema.Draft202012Validator(differential_schema()).validate(json.loads(document.to_bytes()))
@@ -117,7 +119,7 @@ def test_the_report_knows_what_readers_did(planted: Sample, review: Open, tmp_pa
     assert (found.state, found.looked, found.changed) == ("preliminary", 5, 2)
     assert found.readers == ("Ada", "Émile <b>")
     assert found.journal is not None
-    assert (found.journal.entries, found.journal.head) == (3, session.journal.head())
+    assert (found.journal.entries, found.journal.head) == (4, session.journal.head())
     assert found.extra[0].count == 1
     assert {line.name: line.count for line in found.machine}["NEU"] == 70
     assert found.lab is not None
@@ -130,6 +132,11 @@ def test_the_report_knows_what_readers_did(planted: Sample, review: Open, tmp_pa
     assert "<b>preliminary</b>" in page
     assert "Preliminary: the review is not signed. Looked at 5 cells, changed 2." in page
     assert "Émile <b>" not in page
+    assert "<script>" not in page
+    assert "Ada, " in page
+    assert "two lines\n&lt;script&gt;" in page
+    assert found.comments[0].text == "two lines\n<script>alert(1)</script>"
+    assert '<th scope="col" class="n">Model</th>' in page
     rows = document_paths(planted)[1].read_text(encoding="utf-8").splitlines()
     head = rows[0].split(",")
     second = dict(zip(head, rows[2].split(","), strict=True))
@@ -156,6 +163,9 @@ def test_hard_checks_forbid_to_sign_and_soft_ones_are_noted(planted: Sample, rev
     soft.sign(reader="Ada", base="", comment="a preliminary count")
     found = read_document(planted).verification
     assert (found.state, found.signed_by, found.comment) == ("verified", "Ada", "a preliminary count")
+    page = document_paths(planted)[2].read_text(encoding="utf-8")
+    assert "Signed although these checks were not met" in page
+    assert "<li>3 cells unidentified</li>" in page
     assert [(check.name, check.passed, check.hard) for check in found.checks] == [
         ("unidentified", False, False),
         ("doubtful", False, False),

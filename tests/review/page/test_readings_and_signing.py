@@ -50,9 +50,7 @@ def finish_blind(page: Page) -> None:
     page.wait_for_selector("#state[data-state=preliminary]")
 
 
-def test_a_blind_reading_hides_the_model_and_the_other_reader(
-    make_sample: MakeSample, open_review: OpenReview
-) -> None:
+def test_a_blind_reading_hides_the_model_and_the_other_reader(make_sample: MakeSample, open_review: OpenReview) -> None:
     sample = make_sample(30)
     other = open_review(reader="ben")
     other.keyboard.press("b")
@@ -64,7 +62,9 @@ def test_a_blind_reading_hides_the_model_and_the_other_reader(
     assert page.evaluate("wbcpipeReview.review.reading.rows.length") == 3
     known = page.evaluate("Object.keys(wbcpipeReview.review.cells)")
     assert not {"machine", "confidence", "heads", "order3", "disagreement", "doubt"} & set(known)
-    assert page.evaluate("[...new Set(wbcpipeReview.review.edits.recorded.values())].map((one) => one.entry.action)") == [
+    assert page.evaluate(
+        "[...new Set(wbcpipeReview.review.edits.recorded.values())].map((one) => one.entry.action)"
+    ) == [
         "reading",
         "call",
         "call",
@@ -89,7 +89,10 @@ def test_two_readings_agreement_and_adjudication(
     for page, keys in ((anna, "nnnllleee"), (ben, "nnnllleee")):
         read_blind(page, keys)
         finish_blind(page)
-    calls = [{entry["cell"]: entry["to"] for entry in journal(sample, "call") if entry["reader"] == who} for who in ("anna", "ben")]
+    calls = [
+        {entry["cell"]: entry["to"] for entry in journal(sample, "call") if entry["reader"] == who}
+        for who in ("anna", "ben")
+    ]
     assert calls[0].keys() == calls[1].keys()
     differ = [cell for cell, to in calls[0].items() if calls[1][cell] != to]
     assert differ
@@ -108,7 +111,12 @@ def test_two_readings_agreement_and_adjudication(
     judge.keyboard.press("e")
     saved(judge)
     (entry,) = journal(sample, "adjudicate")
-    assert (entry["cell"], entry["to"], entry["between"], entry["why"]) == (first, "EOS", ["anna", "ben"], "granules under AO")
+    assert (entry["cell"], entry["to"], entry["between"], entry["why"]) == (
+        first,
+        "EOS",
+        ["anna", "ben"],
+        "granules under AO",
+    )
     judge.get_by_role("button", name="End").click()
     assert len(judge.evaluate("wbcpipeReview.gallery.layout.rows")) == 30
     judge.keyboard.press("Control+z")
@@ -173,13 +181,15 @@ def test_sign_amend_and_sign_again(make_sample: MakeSample, open_review: OpenRev
 @pytest.mark.parametrize("name", ["S-evil.1", "a.b_c-d"])
 def test_names_and_texts_never_become_script(make_sample: MakeSample, open_review: OpenReview, name: str) -> None:
     make_sample(12, name)
-    page = open_review(reader='<script>alert(1)</script>')
+    page = open_review(reader="<script>alert(1)</script>")
     alerts: list[str] = []
     page.on("dialog", lambda dialog: alerts.append(dialog.message))
     page.evaluate("wbcpipeReview.commands.comment(0, '<img src=x onerror=alert(1)>')")
     page.evaluate("wbcpipeReview.gallery.moveToRow(0)")
     saved(page)
-    page.evaluate("const s = document.createElement('script'); s.textContent = 'window.hacked = 1'; document.body.append(s)")
+    page.evaluate(
+        "const s = document.createElement('script'); s.textContent = 'window.hacked = 1'; document.body.append(s)"
+    )
     assert page.evaluate("window.hacked") is None
     assert "<script>" in page.locator(".side").first.inner_text()
     assert alerts == []
