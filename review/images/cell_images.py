@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["CellImages", "images_digest"]
 
 #: Changes whenever the same cells would give other images.
-_VERSION: Final = 1
+_VERSION: Final = 2
 #: Chunks of crops in memory: 13 MB each.
 _CHUNKS: Final = 4
 #: Strips of 8 kB.

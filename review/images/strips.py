@@ -1,4 +1,4 @@
-"""The images of one cell on the review page: a strip of its modalities, and its outlines."""
+"""The images of one cell on the review page: a strip of its modalities and its composite, and its outlines."""
 
 from __future__ import annotations
 
@@ -37,14 +37,17 @@ def encode_webp(image: Image.Image, *, quality: int = _QUALITY) -> bytes:
 
 
 def make_strip(image: NDArray[np.uint16], contrast: Contrast, *, full_size: bool = False) -> bytes:
-    """Return a cell's modalities side by side as WebP.
+    """Return a cell's modalities side by side as WebP, and after them its composite where the contrast has one.
 
     Args:
         image: (M, side, side) uint16.
         contrast: of the sample.
         full_size: each modality has its stored size, not `TILE_PX`.
     """
-    tiles = [Image.fromarray(display_panel(image, contrast, (channel,))) for channel in range(len(image))]
+    panels: list[tuple[int, ...]] = [(channel,) for channel in range(len(image))]
+    if contrast.composite is not None:
+        panels.append(contrast.composite)
+    tiles = [Image.fromarray(display_panel(image, contrast, channels)) for channels in panels]
     if full_size:
         return encode_webp(_side_by_side(tiles), quality=_FULL_QUALITY)
     small = [tile.resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC, reducing_gap=2.0) for tile in tiles]

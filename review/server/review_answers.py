@@ -36,7 +36,11 @@ def sample_answer(sample: OpenSample, reader: str) -> dict[str, Any]:
             **sample.session.describe_classes(),
             "heads": list(sample.rows.heads),
             "modalities": names,
-            "strip": {"tile_px": TILE_PX, "modalities": names, "composite": sample.images.contrast.composite},
+            "strip": {
+                "tile_px": TILE_PX,
+                "modalities": names,
+                "composite": sample.images.contrast.composite is not None,
+            },
             "fields": len(set(sample.rows.columns["field_index"].tolist())),
             "cells": {"key": sample.keys, **measured_columns(sample.rows)},
             **_summary(sample, state, reader),

@@ -5,7 +5,7 @@
 
 import { getJson, sampleUrl } from "./http.js";
 
-/** Decoded strips in memory: 410 kB each at 160 px and four modalities. */
+/** Decoded strips in memory: 512 kB each at 160 px, four modalities and their composite. */
 const KEPT = 300;
 /** Requests at once; browsers open six connections to a host, and one must stay free for edits. */
 const AT_ONCE = 5;
