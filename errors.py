@@ -16,9 +16,11 @@ __all__ = [
     "ConfigError",
     "CoreLostError",
     "DamagedDataError",
+    "DeliveryError",
     "DeviceCrashError",
     "DeviceTimeoutError",
     "DiskFullError",
+    "DocumentError",
     "DroppedFrameError",
     "FrameFileError",
     "HardwareBusyError",
@@ -212,6 +214,18 @@ class LoaderStateError(HardwareError):
     """A slide may be half loaded: only a person at the microscope can tell."""
 
     exit_code = 56
+
+
+class DocumentError(WbcpipeError, ValueError):
+    """A document for a laboratory system is not valid; the text names its line."""
+
+    exit_code = 60
+
+
+class DeliveryError(WbcpipeError, RuntimeError):
+    """A message waits: the laboratory system did not answer, or refused it."""
+
+    exit_code = 61
 
 
 class InterruptedRunError(WbcpipeError, RuntimeError):

@@ -12,7 +12,7 @@ import numpy as np
 
 from wbcpipe.errors import ImportDataError
 from wbcpipe.labels.verified_cells import verified_cells
-from wbcpipe.report.lab_file import find_lab
+from wbcpipe.laboratory.lab_file import find_lab
 from wbcpipe.report.reviewed_cells import row_keys
 from wbcpipe.report.rows import read_rows
 from wbcpipe.samples.cell_attributes import LabelImport

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wbcpipe.errors import ConfigError
 from wbcpipe.report.differential import Reference
+from wbcpipe.samples.order_record import OrderRecord, order_path
 from wbcpipe.system.user_files import UserFile
 from wbcpipe.system.validation_messages import explain
 
@@ -15,12 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["ReferenceIntervals", "load_reference"]
+    from wbcpipe.laboratory.lab_file import Lab
+    from wbcpipe.samples.sample import Sample
+
+__all__ = ["lab_reference", "load_reference"]
 
 _Percentage = Annotated[float, Field(ge=0, le=100, strict=True)]
 
 
-class ReferenceIntervals(BaseModel):
+class _ReferenceFile(BaseModel):
     """The content of a file of reference intervals."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,10 +53,26 @@ def load_reference(path: Path, classes: Sequence[str]) -> Reference:
     file = UserFile(path, "a file of reference intervals", ConfigError)
     content = file.read_json() if path.suffix.lower() == ".json" else file.read_toml()
     try:
-        found = ReferenceIntervals.model_validate(content)
+        found = _ReferenceFile.model_validate(content)
     except ValidationError as error:
-        findings = "; ".join(explain(item, ReferenceIntervals) for item in error.errors()[:3])
+        findings = "; ".join(explain(item, _ReferenceFile) for item in error.errors()[:3])
         raise ConfigError(f"{path}: {findings}; an example is in `wbcpipe report --help`.") from error
     if unknown := sorted(set(found.percent) - set(classes)):
         raise ConfigError(f"{path}: unknown class {unknown[0]!r}; the cells were classified as {', '.join(classes)}.")
     return Reference(found.percent, found.source or path.name)
+
+
+def lab_reference(lab: Lab, sample: Sample) -> Reference | None:
+    """Return the laboratory's intervals for the patient of a sample's ``order.json``; ``None`` if it gives none.
+
+    Raises:
+        SampleStateError: ``order.json`` is damaged.
+    """
+    if lab.reference is None:
+        return None
+    order = OrderRecord.read_if_present(order_path(sample)) or OrderRecord()
+    on = date.fromisoformat(order.collected[:10]) if order.collected else datetime.now(UTC).date()
+    found = lab.reference.of(order.sex, order.age_years(on))
+    if not found.percent:
+        return None
+    return Reference(found.percent, found.source or lab.reference.source or "the laboratory's file")

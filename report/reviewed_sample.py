@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wbcpipe.errors import ConfigError
+from wbcpipe.laboratory.lab_file import Lab, find_lab
 from wbcpipe.report.differential import ADULT, Differential, Reference
-from wbcpipe.report.lab_file import Lab, find_lab
-from wbcpipe.report.reference import load_reference
+from wbcpipe.report.reference import lab_reference, load_reference
 from wbcpipe.report.reviewed_cells import ReviewedCells, review_cells, row_keys
 from wbcpipe.report.rows import CellRows, read_rows
 from wbcpipe.report.verification import Signing
@@ -132,7 +132,9 @@ def read_reviewed(sample: Sample, store: CellStore, options: ReportOptions | Non
     # A sample that was signed keeps what it was signed with until the user gives another.
     before = state.signatures[-1].sign.basis if state.signatures else None
     default = Reference(before.reference.percent, before.reference.source) if before else ADULT
-    reference = load_reference(given.reference, rows.classes) if given.reference else lab.reference or default
+    reference = (
+        load_reference(given.reference, rows.classes) if given.reference else lab_reference(lab, sample) or default
+    )
     basis = new_basis(rows, reference, before.wbc_1e9_per_l if before and wbc is None else wbc, lab)
     return ReviewedSample(rows, review_cells(rows, state, basis.extra_classes, keys), state, basis=basis)
 

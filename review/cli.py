@@ -130,7 +130,7 @@ def _add_reader(options: ReviewOptions) -> None:
 
 
 def _serve(options: ReviewOptions) -> None:
-    from wbcpipe.report.lab_file import find_lab
+    from wbcpipe.laboratory.lab_file import find_lab
     from wbcpipe.review.server.address import ServerAddress, listen
     from wbcpipe.review.server.app import ReviewApp
     from wbcpipe.review.server.options import ServerOptions

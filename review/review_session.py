@@ -14,6 +14,7 @@ from wbcpipe.report.differential import ADULT, Differential, Reference, count_ce
 from wbcpipe.report.document import count_fields, document_paths, read_document
 from wbcpipe.report.gates import check_quality
 from wbcpipe.report.model_checks import check_model
+from wbcpipe.report.reference import lab_reference
 from wbcpipe.report.reviewed_cells import ReviewedCells, review_cells
 from wbcpipe.report.reviewed_sample import ReviewedSample, new_basis
 from wbcpipe.report.verification import Signing, extra_counts
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.report.lab_file import Lab
+    from wbcpipe.laboratory.lab_file import Lab
     from wbcpipe.report.rows import CellRows
     from wbcpipe.samples.cell_store import CellStore
     from wbcpipe.samples.review.entries import Action, Entry
@@ -324,9 +325,9 @@ def _of_last_report(sample: Sample, lab: Lab) -> tuple[Reference, float | None]:
     try:
         document = read_document(sample)
     except SampleStateError:
-        return lab.reference or ADULT, None
+        return lab_reference(lab, sample) or ADULT, None
     percent = {line.name: line.reference_percent for line in document.classes if line.reference_percent}
-    return lab.reference or Reference(percent, document.reference_source), document.wbc_1e9_per_l
+    return lab_reference(lab, sample) or Reference(percent, document.reference_source), document.wbc_1e9_per_l
 
 
 def _lines(differential: Differential) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.classify.models.bundle import load_bundle, shipped_bundles
 from wbcpipe.errors import BundleError, SampleStateError
+from wbcpipe.laboratory.lab_file import find_lab
 from wbcpipe.report.document import document_paths, read_document
-from wbcpipe.report.lab_file import find_lab
 from wbcpipe.report.reviewed_cells import review_cells
 from wbcpipe.report.reviewed_sample import replay_signature
 from wbcpipe.report.rows import read_rows

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import SampleStateError
-from wbcpipe.report.lab_file import find_lab
+from wbcpipe.laboratory.lab_file import find_lab
 from wbcpipe.report.reviewed_cells import row_keys
 from wbcpipe.report.rows import read_rows
 from wbcpipe.samples.cell_store import CellStore

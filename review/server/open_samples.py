@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wbcpipe.report.lab_file import Lab
+    from wbcpipe.laboratory.lab_file import Lab
 
 __all__ = ["NoSuchSampleError", "OpenSample", "OpenSamples"]
 

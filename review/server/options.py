@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wbcpipe.report.lab_file import Lab
+from wbcpipe.laboratory.lab_file import Lab
 from wbcpipe.review.server.sessions import Sessions
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from wbcpipe.report.tables import gate_figure
 from wbcpipe.samples.review.sign_basis import SignCheck
 
 if TYPE_CHECKING:
+    from wbcpipe.laboratory.lab_file import SignRules
     from wbcpipe.report.differential import Tally
-    from wbcpipe.report.lab_file import SignRules
     from wbcpipe.samples.differential_record import Quality
 
 __all__ = ["sign_checks"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
-from wbcpipe.report.lab_file import Lab
+from wbcpipe.laboratory.lab_file import Lab
 from wbcpipe.report.reviewed_cells import row_keys
 from wbcpipe.report.rows import read_rows
 from wbcpipe.review.review_session import ReviewSession

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from wbcpipe.errors import ConfigError, DamagedDataError, SampleBusyError, SampleStateError
+from wbcpipe.laboratory.lab_file import ExtraClass, Lab, SignRules, load_lab
 from wbcpipe.report.cli import report, status
 from wbcpipe.report.document import document_paths, read_document
-from wbcpipe.report.lab_file import ExtraClass, Lab, SignRules, load_lab
 from wbcpipe.report.stage import signed_path, write_report
 from wbcpipe.report.status import sample_status
 from wbcpipe.report.verify_journal import verify_journal

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from wbcpipe.errors import ConfigError
-from wbcpipe.report.lab_file import Lab, find_lab, load_lab
+from wbcpipe.laboratory.lab_file import Lab, find_lab, load_lab
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,1 @@
+"""Deliver messages: an outbox that loses nothing, drop folders and MLLP."""
