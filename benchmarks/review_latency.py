@@ -2,8 +2,9 @@
 
     python benchmarks/review_latency.py [--cells 2000 10000] [--keys 60] [--json]
 
-Needs the extras `review` and `browser`, and Chromium. The cells are drawn; the server is that of `wbcpipe review`, on a disk that is flushed
-after every edit. For each number of cells the script presses keys of four kinds, one after the other:
+Needs the extras `review` and `browser`, and Chromium. The cells are drawn; the server is that of `wbcpipe review`,
+which flushes every edit to the disk. For each number of cells the script presses keys of four kinds, one after the
+other:
 
 - next: the right arrow;
 - jump: End, Home, Page Down and Page Up, next class, next cell that can still change the result;

@@ -66,7 +66,7 @@ def _columns(number: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def write_sample(root: Path, name: str, number: int) -> Sample:
-    """Write a classified sample of drawn cells: two in three neutrophils, a few unidentified, some heads of two minds."""
+    """Write a classified sample of drawn cells: a few are unidentified, and on some the heads differ."""
     rng = np.random.default_rng(number)
     calls = rng.choice(5, number, p=[0.62, 0.26, 0.06, 0.05, 0.01])
     confidence = np.clip(1 - rng.exponential(0.1, number), 0.3, 1).astype(np.float32)
