@@ -118,43 +118,69 @@ class LocationTest {
     else await this.#finish();
   }
 
+  /** Write the marks to the journal, and ask for the result of the test. */
   async #finish() {
-    const marks = [...this.marks].flatMap(([field, list]) => list.map((mark) => ({ field, ...mark })));
+    const { journal, review } = this.page;
+    for (const [field, list] of this.marks) {
+      list.forEach((mark) => journal.record({ action: "location_mark", field, ...mark }));
+    }
+    this.marks.clear();
+    await journal.settled();
     try {
-      const result = await postJson(sampleUrl(this.page.review.sample, "/location-test"), { fields: this.test.fields, marks });
-      await this.page.journal.poll(true);
-      this.#show(result);
+      if (journal.unsaved) throw new Error("The marks wait to be saved.");
+      this.#show(await postJson(sampleUrl(review.sample, "/location-test"), { fields: this.test.fields }));
     } catch (error) {
-      fill(this.body, element("p", { class: "bad", role: "alert" }, error.message), button("Send again", () => this.#finish()));
+      fill(this.body, element("p", { class: "bad", role: "alert" }, error.message), button("Try again", () => this.#finish()));
     }
   }
 
-  #show(result) {
-    const { found, marked, found_percent: share, interval_percent: interval, trend } = result;
+  #show({ result, results, trend }) {
     fill(
       this.body,
       element(
         "dl",
         { class: "figures" },
-        element("div", {}, element("dt", {}, "Found"), element("dd", {}, share === null ? "–" : `${percent(share)} %`, interval ? element("small", { class: "soft" }, ` ${interval.map(percent).join("–")}`) : null)),
-        element("div", {}, element("dt", {}, "Cells"), element("dd", {}, `${found} found, ${marked} missed`)),
+        figure("Found", `${percent(result.percent)} %`, result.interval_percent.map(percent).join("–")),
+        figure("White cells", `${result.found} found, ${result.missed} missed`, `in ${count(result.fields, "field")}`),
+        figure("Limit", `${percent(result.limit_percent)} %`, result.passed ? "passed" : "not passed"),
       ),
-      trend?.length ? this.#trend(trend) : null,
+      result.already_found ? element("p", { class: "soft" }, `${count(result.already_found, "mark")} on cells that were found.`) : null,
+      element("p", { class: trend.direction === "falling" ? "warn" : "soft" }, trendSentence(trend)),
+      element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Earlier tests" }, earlier(results)),
     );
   }
+}
 
-  #trend(trend) {
-    return element(
-      "table",
+function figure(term, value, detail) {
+  return element("div", {}, element("dt", {}, term), element("dd", {}, value, element("small", { class: "soft" }, ` ${detail}`)));
+}
+
+function trendSentence({ tests, direction, p_value: p }) {
+  if (p === null) return `${count(tests, "test")} so far: too few, or too equal, for a trend.`;
+  if (direction === "none") return `No trend in ${tests} tests.`;
+  return `The share is ${direction} over ${tests} tests (p ${p < 0.001 ? "< 0.001" : p.toFixed(3)}).`;
+}
+
+function earlier(results) {
+  const heads = ["Date", "Sample", "Reader", "Found %", "95 % interval"];
+  return element(
+    "table",
+    {},
+    element("thead", {}, element("tr", {}, heads.map((word) => element("th", { scope: "col" }, word)))),
+    element(
+      "tbody",
       {},
-      element("thead", {}, element("tr", {}, ["Sample", "When", "Reader", "Found %", "95 % interval"].map((word) => element("th", { scope: "col" }, word)))),
-      element(
-        "tbody",
-        {},
-        trend.map((one) =>
-          element("tr", {}, element("th", { scope: "row" }, one.sample), element("td", {}, localTime(one.time)), element("td", {}, one.reader), element("td", {}, percent(one.found_percent)), element("td", {}, one.interval_percent ? one.interval_percent.map(percent).join("–") : "–")),
+      results.toReversed().map((one) =>
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, localTime(one.date)),
+          element("td", {}, one.sample),
+          element("td", {}, one.reader),
+          element("td", {}, percent(one.percent)),
+          element("td", {}, one.interval_percent.map(percent).join("–")),
         ),
       ),
-    );
-  }
+    ),
+  );
 }
