@@ -55,14 +55,14 @@ from wbcpipe.verify.check_sample import verify_sample
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KINDS = ("bit", "zeros", "truncated", "emptied", "deleted", "neighbour")
+KINDS = ("bit", "zeros", "truncated", "emptied", "deleted", "neighbour", "foreign")
 #: Results do not depend on these; only `verify` reads them.
 JOURNALS = ("log.jsonl",)
 UNCHECKED = (".sample.lock", ".sample.holder", ".acquire.lock", ".acquire.holder", ".run.lock", ".run.holder")
 
 
-def make_sample(root: Path, fields: int) -> None:
-    command = ["run", "--sample", "demo", "--fields", str(fields), "--data", str(root)]
+def make_sample(root: Path, fields: int, seed: int = 7) -> None:
+    command = ["run", "--sample", "demo", "--fields", str(fields), "--specimen-seed", str(seed), "--data", str(root)]
     subprocess.run([sys.executable, "-m", "wbcpipe", *command], check=True, capture_output=True)
 
 
@@ -79,9 +79,14 @@ def files_of(sample: Path) -> dict[str, list[Path]]:
     return kinds
 
 
-def damage(path: Path, kind: str, rng: random.Random) -> str:
-    """Damage a file; return what was done."""
+def damage(path: Path, kind: str, rng: random.Random, foreign: Path) -> str:
+    """Damage a file; return what was done. ``foreign`` is the same file of another sample."""
     content = bytearray(path.read_bytes())
+    if kind == "foreign":
+        if foreign.is_file() and foreign.read_bytes() != content and "cells.zarr" not in path.parts:
+            shutil.copyfile(foreign, path)
+            return "copied from another sample"
+        kind = "bit"
     if kind == "neighbour":
         others = [other for other in path.parent.iterdir() if other.is_file() and other.name[:6] == path.name[:6]]
         others = [other for other in others if other != path]
@@ -152,7 +157,7 @@ def damaged_once(pristine: Path, work: Path, path: Path, kind: str, context: dic
     inside = path.relative_to(pristine)
     row: dict[str, Any] = {"file": inside.as_posix(), "kind": kind}
     target = work / inside
-    row["what"] = damage(target, kind, context["rng"])
+    row["what"] = damage(target, kind, context["rng"], context["other"] / inside)
     quick_names = [target.name, target.parent.name, inside.as_posix()]
     try:
         check = verify_sample(sample)
@@ -298,6 +303,7 @@ def main() -> int:
             shutil.copytree(options.sample, pristine)
         else:
             make_sample(pristine.parent, 3)
+        make_sample(Path(folder, "other"), 3, seed=8)
         work = Path(folder, "work", "demo")
         shutil.copytree(pristine, work)
         rows, changed = run(pristine, work, options, rng)
@@ -330,7 +336,8 @@ def run(
     commands(sample, bundle)
     shutil.rmtree(pristine)
     shutil.copytree(work, pristine)
-    context = {"rng": rng, "bundle": bundle, "results": results(sample)}
+    other = pristine.parents[1] / "other" / "demo"
+    context = {"rng": rng, "bundle": bundle, "results": results(sample), "other": other}
     kinds = files_of(pristine)
     rows = []
     for number in range(options.damages):

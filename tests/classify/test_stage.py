@@ -16,7 +16,7 @@ from wbcpipe.classify.inference.missing_modality import dead_modalities
 from wbcpipe.classify.stage import ClassifyOptions, classify_sample
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.samples.cell_columns import QcFlag
-from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.cell_store import PREDICTIONS, CellStore
 from wbcpipe.samples.differential_record import ModelF1
 from wbcpipe.samples.sample import Sample
 
@@ -63,6 +63,31 @@ def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny_
     before = {p: p.read_bytes() for p in sample.cells_path.rglob("*") if p.is_file()}
     assert classify_sample(sample, tiny_bundle, CPU16).already_classified
     assert before == {p: p.read_bytes() for p in sample.cells_path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [("probability", "flipped"), ("confidence", "deleted"), ("predicted_class", "metadata")]
+)
+def test_damaged_classes_are_written_anew(
+    write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path, name: str, damage: str
+) -> None:
+    write_store("s1", 20)
+    sample = Sample.open(tmp_path, "s1")
+    classify_sample(sample, tiny_bundle, CPU16)
+    store = CellStore(sample.cells_path)
+    before = {column: store.column(column).tolist() for column in PREDICTIONS}
+    chunk = next((sample.cells_path / name).glob("c.*"))
+    if damage == "flipped":
+        content = bytearray(chunk.read_bytes())
+        content[len(content) // 2] ^= 1
+        chunk.write_bytes(content)
+    elif damage == "deleted":
+        chunk.unlink()
+    else:
+        (sample.cells_path / name / "zarr.json").write_text("{}")
+    assert not classify_sample(sample, tiny_bundle, CPU16).already_classified
+    store = CellStore(sample.cells_path)
+    assert {column: store.column(column).tolist() for column in PREDICTIONS} == before
 
 
 @pytest.mark.usefixtures("two_threads")
