@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 #: Options of other types that name what is read.
-READ = {"reference", "reference_differential", "recipe_path", "alerts", "alerts_path", "onnx", "scope_name"}
+READ = {
+    "alerts",
+    "alerts_path",
+    "certificate",
+    "key",
+    "lab",
+    "onnx",
+    "password_file",
+    "recipe_path",
+    "reference",
+    "reference_differential",
+    "scope_name",
+}
 
 
 def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
