@@ -29,6 +29,9 @@ __all__ = ["ReviewOptions", "review"]
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "agreement": ("wbcpipe.review.readers.cli:agreement", "Compare two readers, or a reader and the machine."),
     "reference": ("wbcpipe.review.readers.cli:reference", "Make the reference differential of two readers."),
+    "location": ("wbcpipe.review.proficiency.cli:location", "Record a cell-location test, and show its trend."),
+    "competence": ("wbcpipe.review.proficiency.cli:competence", "Test a reader on cells that others decided."),
+    "library": ("wbcpipe.review.proficiency.cli:library", "List the laboratory's reference cells."),
 }
 _PACKAGES: Final = ("starlette", "uvicorn")
 _IDLE_S: Final = 12 * 3600.0

@@ -26,7 +26,7 @@ __all__ = ["OTHER_FOLDERS", "Sample", "check_sample_name", "data_root"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Folders and files in the data root that are no samples.
-OTHER_FOLDERS: Final = {"batches", "calibration", "lab.toml", "loader", "outbox", "qc"}
+OTHER_FOLDERS: Final = {"batches", "calibration", "lab.toml", "loader", "outbox", "proficiency", "qc"}
 """Folders below the data root that are no samples."""
 _RESERVED: Final = {"con", "prn", "aux", "nul"} | {f"{port}{digit}" for port in ("com", "lpt") for digit in range(10)}
 

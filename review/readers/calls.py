@@ -10,6 +10,7 @@ from wbcpipe.laboratory.lab_file import find_lab
 from wbcpipe.report.reviewed_cells import row_keys
 from wbcpipe.report.rows import read_rows
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.review.blind_calls import is_competence_reading
 from wbcpipe.samples.review.carry_over import carry_over
 from wbcpipe.samples.review.journal import Journal, journal_path
 
@@ -107,7 +108,11 @@ def calls_of(sample: ReadSample, reader: str) -> Calls:
     if reader == MACHINE:
         named = zip(sample.keys, sample.rows.predicted_class, sample.rows.exclusion_reason, strict=True)
         return Calls(MACHINE, {key: name for key, name, reason in named if not reason}, blind=True)
-    own = [reading for reading in sample.state.readings.values() if reading.reader == reader]
+    own = [
+        reading
+        for reading in sample.state.readings.values()
+        if reading.reader == reader and not is_competence_reading(reading.reading)
+    ]
     calls = {key: name for reading in own for key, name in reading.calls.items()}
     if calls:
         return Calls(reader, calls, blind=True, finished=all(reading.finished for reading in own))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from wbcpipe.review.readers.calls import calls_of
-from wbcpipe.samples.review.blind_calls import decide
+from wbcpipe.samples.review.blind_calls import blind_calls, decide
 from wbcpipe.samples.review.entries import Adjudicate
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Consensus:
 
 
 def blind_readers(sample: ReadSample) -> list[str]:
-    """Return who called a cell in a blind reading, in order of the readings."""
-    return list(dict.fromkeys(reading.reader for reading in sample.state.readings.values() if reading.calls))
+    """Return who called a cell in a blind reading, in order of the first call."""
+    return list(dict.fromkeys(reader for calls in blind_calls(sample.state).values() for reader in calls))
 
 
 def adjudications(sample: ReadSample) -> dict[str, Consensus]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wbcpipe.samples.review.replay import ReviewState
 
-__all__ = ["Decision", "blind_calls", "decide"]
+__all__ = ["COMPETENCE", "Decision", "blind_calls", "decide", "is_competence_reading"]
+
+COMPETENCE: Final = "competence-"
+"""Beginning of the name of a blind reading that tests the reader: its calls decide nothing about the cells."""
 
 How: TypeAlias = Literal["agreed", "majority", "open"]
 
@@ -27,10 +30,20 @@ class Decision(NamedTuple):
     how: How
 
 
+def is_competence_reading(reading: str) -> bool:
+    """Return whether a blind reading of this name tests the reader."""
+    return reading.startswith(COMPETENCE)
+
+
 def blind_calls(state: ReviewState) -> dict[str, dict[str, str]]:
-    """Return name of each cell to reader to class, of all blind readings; a reader's last call of a cell counts."""
+    """Return name of each cell to reader to class, of blind readings; a reader's last call of a cell counts.
+
+    Readings that test a reader are left out.
+    """
     found: dict[str, dict[str, str]] = {}
     for reading in state.readings.values():
+        if is_competence_reading(reading.reading):
+            continue
         for cell, to in reading.calls.items():
             found.setdefault(cell, {})[reading.reader] = to
     return found
