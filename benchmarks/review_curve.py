@@ -82,9 +82,8 @@ class Slide:
 
     @staticmethod
     def _fused(rows: CellRows) -> NDArray[np.float64]:
-        if rows.calibration is None:
-            return rows.probability.mean(axis=1).astype(np.float64)
-        return np.asarray(fuse(rows.probability, rows.calibration.fusion), np.float64)
+        assert rows.calibration is not None
+        return np.asarray(fuse(rows.probability, rows.calibration), np.float64)
 
     def __len__(self) -> int:
         return len(self.true)
@@ -200,10 +199,12 @@ def main() -> int:
                 f"({100 * random['mean'] / size:.1f} %; 5 to 95 %: {random['p5']:.0f} to {random['p95']:.0f})"
             )
         stop = row["stop"]
-        print(f"  stop: after {stop['looks']} looks ({100 * stop['looks'] / size:.1f} %), {stop['errors_left']} errors left")
+        share = 100 * stop["looks"] / size
+        print(f"  stop: after {stop['looks']} looks ({share:.1f} %), {stop['errors_left']} errors left")
         print("  looked at   errors left by doubt   at random")
         for line in row["curve"]:
-            print(f"  {100 * line['share']:7.0f} %   {line['errors_left_doubt']:20d}   {line['errors_left_random']:9.1f}")
+            by_doubt, at_random = line["errors_left_doubt"], line["errors_left_random"]
+            print(f"  {100 * line['share']:7.0f} %   {by_doubt:20d}   {at_random:9.1f}")
     return 0
 
 

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from wbcpipe.samples.differential_record import ModelChecks
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["Detection", "Evaluation", "PredictionComparison", "Share", "Truth", "evaluate_sample", "visible_truth"]
+__all__ = [
+    "Detection",
+    "Evaluation",
+    "PredictionComparison",
+    "Share",
+    "Truth",
+    "evaluate_sample",
+    "match_truth",
+    "visible_truth",
+]
 
 _TOLERANCE_UM: Final = 4.0
 #: The visible part of a cell cut by the outer edge has its centre up to a cell's radius from the true one.
@@ -161,7 +170,7 @@ def evaluate_sample(sample: Sample, reference_path: Path | None = None) -> Evalu
     truth_source = "labels" if seen else ""
     if sample.truth_path.is_file():
         truth = visible_truth(sample)
-        detection, partner = _detect(store, truth)
+        detection, partner = match_truth(store, truth)
         labels = ["" if index < 0 else truth.label[index] for index in partner]
         seen = [label for label, visible in zip(truth.label, truth.visible, strict=True) if visible]
         truth_source = "truth.csv"
@@ -189,8 +198,8 @@ def _compare_reference(rows: CellRows, path: Path) -> ReferenceComparison:
     return compare_with_reference(differential, read_reference_differential(path, rows.classes), path.name)
 
 
-def _detect(store: CellStore, truth: Truth) -> tuple[Detection, NDArray[np.intp]]:
-    """Return the detection scores, and for every row of the store the index of its true cell or -1."""
+def match_truth(store: CellStore, truth: Truth) -> tuple[Detection, NDArray[np.intp]]:
+    """Return the detection scores, and for every row of the store the index (N,) of its true cell or -1."""
     qc_flags = store.column("qc_flags").astype(np.int64)
     position = np.column_stack([store.column("y_um"), store.column("x_um")]).astype(np.float64)
     candidates = np.flatnonzero((qc_flags & QcFlag.DEBRIS.value) == 0)

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import FieldInfo
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["LIMIT_PERCENT", "LocationCount", "count_marks", "draw_fields", "score_cell_location"]
+__all__ = ["FIELDS", "LIMIT_PERCENT", "LocationCount", "count_marks", "draw_fields", "score_cell_location"]
 
+FIELDS: Final = 20
+"""Fields to look through: about 80 white cells of a blood film."""
 LIMIT_PERCENT: Final = 95.0
 """Of the white cells, to be found."""
 _TOLERANCE_UM: Final = 4.0

@@ -82,9 +82,7 @@ def begin_competence(sample: ReadSample, reader: str, *, cells: int = TEST_CELLS
         SampleStateError: there is no reference cell that others decided.
     """
     seen = set(sample.state.assigned(reader))
-    known = {
-        item.cell for item in reference_cells([sample]) if reader in (*item.readers, item.by) or item.cell in seen
-    }
+    known = {item.cell for item in reference_cells([sample]) if reader in (*item.readers, item.by) or item.cell in seen}
     by_class: dict[str, list[str]] = defaultdict(list)
     for item in reference_cells([sample]):
         if item.cell not in known:

@@ -11,6 +11,7 @@ from wbcpipe.review.server.answers import ERROR_HANDLERS, Json
 from wbcpipe.review.server.guard import LOGIN, Guard
 from wbcpipe.review.server.image_routes import ImageRoutes
 from wbcpipe.review.server.journal_routes import JournalRoutes
+from wbcpipe.review.server.location_routes import LocationRoutes
 from wbcpipe.review.server.open_samples import OpenSamples
 from wbcpipe.review.server.pages import STATIC, PageRoutes
 from wbcpipe.review.server.reader_routes import ReaderRoutes
@@ -52,6 +53,7 @@ class ReviewApp:
                 Route(_SAMPLES, list_samples),
                 *JournalRoutes(self.samples).routes(_SAMPLE),
                 *ReaderRoutes(self.samples).routes(_SAMPLE),
+                *LocationRoutes(self.samples).routes(_SAMPLE),
                 *ImageRoutes(self.samples).routes(_SAMPLE),
             ],
             exception_handlers=ERROR_HANDLERS,

@@ -19,11 +19,10 @@ from wbcpipe.samples.review.entries import (
     Change,
     Look,
     Reading,
-    ReferenceUsed,
     Sign,
-    SignBasis,
 )
 from wbcpipe.samples.review.journal import Journal, journal_path
+from wbcpipe.samples.review.sign_basis import ReferenceUsed, SignBasis
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
