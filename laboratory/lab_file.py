@@ -204,6 +204,7 @@ class Lab:
         destinations: receivers.
         file: version and SHA-256 of the file; ``None`` without one.
         laboratory: its name.
+        path: of the file; ``None`` without one.
     """
 
     extra_classes: tuple[ExtraClass, ...] = ()
@@ -218,6 +219,7 @@ class Lab:
     destinations: tuple[Destination, ...] = ()
     file: LabReference | None = None
     laboratory: str = ""
+    path: Path | None = None
 
     def per_100_white_cells(self) -> dict[str, bool]:
         """Return the name of each extra class to whether it is counted per 100 white cells."""
@@ -294,6 +296,7 @@ def load_lab(path: Path) -> Lab:
         destinations=found.destination,
         file=LabReference(version=found.version, sha256=hashlib.sha256(text.encode()).hexdigest()),
         laboratory=found.laboratory,
+        path=path,
     )
 
 

@@ -194,13 +194,13 @@ class ReviewSession:
         """Withdraw the signature; raise ValueError without a reason; see `review.signing.sign.reopen`."""
         action = parse_action({"action": "unsign", "why": why})
         assert isinstance(action, Unsign)
-        return reopen(self.sample, self.journal, action, reader=reader, base=base)
+        return reopen(self.sample, self.journal, action, reader=reader, base=base, lab=self.lab.path)
 
     def amend(self, *, reader: str, base: str, why: str) -> tuple[Entry, ...]:
         """Open a signed sample for correction; raise ValueError without a reason; see `review.signing.sign.reopen`."""
         action = parse_action({"action": "amend", "why": why})
         assert isinstance(action, Amend)
-        return reopen(self.sample, self.journal, action, reader=reader, base=base)
+        return reopen(self.sample, self.journal, action, reader=reader, base=base, lab=self.lab.path)
 
     def _now(self) -> _Now:
         """Return what follows from the journal and the last report; computed once for each of their states."""

@@ -15,6 +15,7 @@ from wbcpipe.samples.review.journal import JournalConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from wbcpipe.report.reviewed_sample import ReviewedSample
     from wbcpipe.report.verification import Signing
@@ -94,12 +95,14 @@ def sign(
     return (*newer, *entries)
 
 
-def reopen(sample: Sample, journal: Journal, action: Unsign | Amend, *, reader: str, base: str) -> tuple[Entry, ...]:
+def reopen(
+    sample: Sample, journal: Journal, action: Unsign | Amend, *, reader: str, base: str, lab: Path | None = None
+) -> tuple[Entry, ...]:
     """Withdraw a signature, or open a signed sample for correction; return the entries after ``base``.
 
     The document that was signed is kept as ``review/signed_<entry>.json``. Errors as for `sign`.
     """
     with sample.lock("unsign", wait_s=_WAIT_S):
         entries = journal.append([action], reader=reader, base=base)
-        write_report(sample)
+        write_report(sample, lab=lab)
     return entries
