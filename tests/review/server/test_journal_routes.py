@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wbcpipe.report.document import read_document
 from wbcpipe.laboratory.lab_file import Lab, load_lab
+from wbcpipe.report.document import read_document
 from wbcpipe.samples.review.journal import read_journal
 
 if TYPE_CHECKING:
