@@ -32,7 +32,11 @@ export class Tiles {
       if (!this.live.has(position)) this.#place(position);
       this.mark(position, selection);
     }
-    for (const tile of this.spare) tile.hidden = true;
+    for (const tile of this.spare) {
+      tile.hidden = true;
+      tile.removeAttribute("id");
+      tile.classList.remove("cursor");
+    }
   }
 
   /** Let every tile be placed again: the order or the size changed. */

@@ -117,7 +117,7 @@ def test_two_readings_agreement_and_adjudication(
         ["anna", "ben"],
         "granules under AO",
     )
-    judge.get_by_role("button", name="End").click()
+    judge.get_by_role("button", name="End", exact=True).click()
     assert len(judge.evaluate("wbcpipeReview.gallery.layout.rows")) == 30
     judge.keyboard.press("Control+z")
     saved(judge)
@@ -151,6 +151,7 @@ def test_sign_amend_and_sign_again(make_sample: MakeSample, open_review: OpenRev
     page.fill("#sign-comment", "smear of good quality")
     page.get_by_role("button", name="Sign", exact=True).click()
     page.wait_for_selector("#state[data-state=verified]")
+    page.wait_for_selector("dialog", state="detached")
     assert journal(sample, "sign")[0]["comment"] == "smear of good quality"
     assert not verify_journal(sample).problems
     page.locator(".tiles").focus()
