@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from wbcpipe.acquire.simulation.optics.light_path import OpticalState
+from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
+from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import CLASSES, UNIDENTIFIED
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.classification_record import Classification
 from wbcpipe.samples.differential_record import RiskControl
+from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, write_field
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
+from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
 SIDE = 32
 PER_FIELD = 12
+FIELD_PX = 640
 
 
 def _images(number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -70,9 +77,7 @@ def write_sample(root: Path, name: str, number: int) -> Sample:
     rng = np.random.default_rng(number)
     calls = rng.choice(5, number, p=[0.62, 0.26, 0.06, 0.05, 0.01])
     confidence = np.clip(1 - rng.exponential(0.1, number), 0.3, 1).astype(np.float32)
-    probability = np.full((number, 4, 5), 0.02, np.float32)
     heads = np.where(rng.random((number, 4)) < 0.95, calls[:, None], (calls[:, None] + 1) % 5)
-    np.put_along_axis(probability, heads[..., None], 0.92, axis=2)
     sample = Sample.open(root, name)
     sample.write(SampleRecord.model_validate({"sample": name}))
     images, masks = _images(number, rng)
@@ -80,7 +85,15 @@ def write_sample(root: Path, name: str, number: int) -> Sample:
     attributes = CellAttributes(
         modalities=MODALITIES, pixel_um=0.25, classes=CLASSES, field_quality={}, provenance={"software": "test"}
     )
-    CellStore.create(sample.cells_path, [block], attributes).write_predictions(
+    _classify(CellStore.create(sample.cells_path, [block], attributes), calls, heads, confidence)
+    return sample
+
+
+def _classify(store: CellStore, calls: np.ndarray, heads: np.ndarray, confidence: np.ndarray) -> None:
+    """Write classes: those of the heads (N, 4), all together (N,), and how sure they are (N,)."""
+    probability = np.full((len(calls), 4, 5), 0.02, np.float32)
+    np.put_along_axis(probability, heads[..., None], 0.92, axis=2)
+    store.write_predictions(
         probability,
         [UNIDENTIFIED if c < 0.5 else CLASSES[k] for k, c in zip(calls, confidence, strict=True)],
         confidence,
@@ -94,6 +107,25 @@ def write_sample(root: Path, name: str, number: int) -> Sample:
             risk_control=RiskControl(error_bound=0.05, confidence=0.95, cells=150, assumption="of the same kind"),
         ),
     )
+
+
+def write_slide(root: Path, name: str) -> Sample:
+    """Write two fields of the virtual scope, segmented; the classes of the cells are not a model's."""
+    sample = Sample.open(root, name)
+    sample.write(SampleRecord(sample=name, modalities=MODALITIES))
+    sample.raw_path().mkdir(parents=True)
+    specimen = Specimen(SpecimenPlan(seed=11, preparation="buffy-coat"))
+    scope = VirtualMicroscope(specimen, sensor_px=(FIELD_PX, FIELD_PX), pixel_um=0.1)
+    for index, x_um in enumerate((500.0, 560.0)):
+        z_um = specimen.focus_um(x_um, 700.0)
+        states = [
+            OpticalState(x_um, 700.0, z_um, light, 5.0 + 15.0 * (light == "fluorescence")) for light in MODALITIES
+        ]
+        info = FieldInfo(index, x_um, 700.0, 0.1, tuple(FrameInfo(state.light, state.exposure_ms) for state in states))
+        write_field(field_path(sample.raw_path(), index), np.stack([scope.expose(state) for state in states]), info)
+    store = segment_sample(sample, pixel_um=0.1)
+    calls = np.arange(len(store)) % 5
+    _classify(store, calls, np.repeat(calls[:, None], 4, axis=1), np.full(len(store), 0.9, np.float32))
     return sample
 
 
@@ -175,6 +207,13 @@ def make_sample(site: Site) -> Callable[..., Sample]:
         return write_sample(site.root, site.samples[-1], number)
 
     return make
+
+
+@pytest.fixture
+def slide(site: Site) -> Sample:
+    """A sample with its fields; see `write_slide`."""
+    site.samples.append(f"slide{len(site.samples)}")
+    return write_slide(site.root, site.samples[-1])
 
 
 @pytest.fixture
