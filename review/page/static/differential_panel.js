@@ -122,10 +122,9 @@ export class DifferentialPanel {
   #class(entry, before) {
     const line = this.lines.get(entry.name);
     if (!line) return;
-    const [low, high] = entry.interval_percent ?? [0, 100];
     setText(line.before, before ? percent(before.percent) : "");
     setText(line.now, percent(entry.percent));
-    setText(line.text, entry.interval_percent ? `${percent(low)}–${percent(high)}` : "–");
+    setText(line.text, entry.interval_percent ? entry.interval_percent.map(percent).join("–") : "");
     line.row.classList.toggle("moved", Boolean(before) && before.count !== entry.count);
     line.row.dataset.flag = entry.flag ?? "";
     const reference = entry.reference_percent;
@@ -150,7 +149,7 @@ export class DifferentialPanel {
       bar,
       rect("bar-axis", 0, end, 3.5, 1),
       reference ? rect("bar-reference", reference[0], reference[1], 0.5, 7) : null,
-      rect("bar-interval", low, high, 3, 2),
+      entry.interval_percent ? rect("bar-interval", low, high, 3, 2) : null,
       rect("bar-point", (entry.percent ?? 0) - end / 100, (entry.percent ?? 0) + end / 100, 0.5, 7),
     );
   }

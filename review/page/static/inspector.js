@@ -252,7 +252,7 @@ export class Inspector {
             "aria-pressed": String(!this.active.references.hidden),
             title: "Reference cells of the laboratory beside the cell",
           }),
-      button("Comment", () => page.writeComment(), { title: "Comment on the cell (/)" }),
+      blind ? null : button("Comment", () => page.writeComment(), { title: "Comment on the cell (/)" }),
     );
   }
 

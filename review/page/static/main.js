@@ -23,7 +23,7 @@ import { ViewSettings } from "./view_settings.js";
 import { count } from "./words.js";
 
 /** What would show a reader more than the own calls. */
-const HIDDEN_WHILE_BLIND = ["two", "agreement", "show-library", "location-test", "sign"];
+const HIDDEN_WHILE_BLIND = ["two", "agreement", "show-library", "sample-comment", "location-test", "sign"];
 
 /** The parts of the page, and what they ask of each other. */
 class Page {
@@ -138,7 +138,7 @@ class Page {
 
   async writeComment() {
     const row = this.gallery.active;
-    if (row === null) return;
+    if (row === null || this.review.reading) return;
     const text = await askText("Comment on the cell", "Comment", { accept: "Write" });
     if (text) this.commands.comment(row, text);
   }
