@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import Image
-from skimage.measure import approximate_polygon, find_contours
 
 from wbcpipe.report.cell_thumbnails import display_panel
 
@@ -68,6 +67,8 @@ def mask_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     Args:
         mask: (side, side).
     """
+    from skimage.measure import approximate_polygon, find_contours  # takes 0.8 s, before the first page
+
     if not mask.any():
         return []
     # A rim of background closes the outline of what touches the edge.

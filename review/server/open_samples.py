@@ -12,7 +12,6 @@ from wbcpipe.errors import SampleStateError
 from wbcpipe.report.reviewed_cells import row_keys
 from wbcpipe.report.rows import read_rows
 from wbcpipe.review.images.cell_images import CellImages
-from wbcpipe.review.images.field_images import FieldImages
 from wbcpipe.review.images.similar import cell_features
 from wbcpipe.review.images.slide_map import slide_map
 from wbcpipe.review.review_session import ReviewSession
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.laboratory.lab_file import Lab
+    from wbcpipe.review.images.field_images import FieldImages
 
 __all__ = ["NoSuchSampleError", "OpenSample", "OpenSamples"]
 
@@ -74,6 +74,8 @@ class OpenSample:
     @functools.cached_property
     def fields(self) -> FieldImages:
         """Images of its fields."""
+        from wbcpipe.review.images.field_images import FieldImages  # takes a second, before the first page
+
         return FieldImages(self.sample, self.store, self.images.contrast)
 
     @functools.cached_property

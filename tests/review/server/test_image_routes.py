@@ -16,11 +16,11 @@ def test_a_strip_shows_the_modalities_side_by_side(client: Any) -> None:
     answer = client.get(f"/api/samples/S1/strips/0.webp?v={digest}")
     assert answer.headers["content-type"] == "image/webp"
     assert "immutable" in answer.headers["cache-control"]
-    assert Image.open(io.BytesIO(answer.content)).size == (4 * TILE_PX, TILE_PX)
+    assert Image.open(io.BytesIO(answer.content)).size == (5 * TILE_PX, TILE_PX)
     old = client.get("/api/samples/S1/strips/0.webp?v=old")
     assert "immutable" not in old.headers["cache-control"]
     full = client.get("/api/samples/S1/strips/0.webp?side=224")
-    assert Image.open(io.BytesIO(full.content)).size == (64, 16)
+    assert Image.open(io.BytesIO(full.content)).size == (80, 16)
 
 
 @pytest.mark.parametrize(
