@@ -49,6 +49,7 @@ class CellAttributes(Record):
         provenance: software, inputs and options.
         labelled: imports of labels, the last one last.
         arrays: name of each array to the SHA-256 of its metadata; written by the store.
+        chunks: name of each array to the SHA-256 of the checksums of its chunks, but of ``label``, which people change.
         classified: how the cells were classified, see `Classification`; ``None`` until they are.
         sha256: of all of the above; written by the store.
     """
@@ -65,6 +66,7 @@ class CellAttributes(Record):
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     labelled: tuple[LabelImport, ...] = ()
     arrays: dict[str, str] = Field(default_factory=dict)
+    chunks: dict[str, str] = Field(default_factory=dict)
     classified: dict[str, JsonValue] | None = None
     sha256: str = ""
 

@@ -30,6 +30,8 @@ from wbcpipe.samples.complete_store import (
     array_digest,
     check_array,
     check_chunks,
+    check_chunks_digest,
+    chunks_digest,
     group_metadata,
     read_group,
 )
@@ -131,9 +133,10 @@ class CellStore:
             if name not in self.attributes.arrays:
                 raise SampleStateError(f"{self.path}: there is no array {name!r}; segment the sample again.")
             check_array(self.path / name, self.attributes.arrays[name])
-            self._opened[name] = zarr.open_array(
-                CompleteStore(self.path / name, read_only=True), mode="r", zarr_format=3
-            )
+            array = zarr.open_array(CompleteStore(self.path / name, read_only=True), mode="r", zarr_format=3)
+            if name in self.attributes.chunks:
+                check_chunks_digest(array, self.path / name, self.attributes.chunks[name])
+            self._opened[name] = array
         return self._opened[name]
 
     @functools.cached_property
@@ -310,15 +313,19 @@ class CellStore:
         for name in PREDICTIONS:
             sync_tree(self.path / name)
         arrays = kept | {name: array_digest(self.path / name) for name in PREDICTIONS}
+        chunks = self.attributes.chunks | {name: chunks_digest(self.path / name) for name in PREDICTIONS}
         classified = classification.model_dump(mode="json", exclude_none=True)
-        self._write_attributes(self.attributes.model_copy(update={"classified": classified, "arrays": arrays}))
+        told = {"classified": classified, "arrays": arrays, "chunks": chunks}
+        self._write_attributes(self.attributes.model_copy(update=told))
 
     def discard_predictions(self) -> None:
         """Mark the cells as not classified; raise SampleStateError if the sample is signed."""
         refuse_if_signed(self.path)
         kept = {name: digest for name, digest in self.attributes.arrays.items() if name not in PREDICTIONS}
         if len(kept) < len(self.attributes.arrays) or self.is_classified():
-            self._write_attributes(self.attributes.model_copy(update={"classified": None, "arrays": kept}))
+            chunks = {name: digest for name, digest in self.attributes.chunks.items() if name not in PREDICTIONS}
+            told = {"classified": None, "arrays": kept, "chunks": chunks}
+            self._write_attributes(self.attributes.model_copy(update=told))
 
     def _write_attributes(self, attributes: CellAttributes) -> None:
         """Replace the attributes, flushed to the disk."""
@@ -353,7 +360,8 @@ class CellStore:
             remove_tree(aside)
             raise NoCellsError(f"{path.parent}: no cell to store; check focus, exposure and stain in `raw/`.")
         arrays = {name: array_digest(aside / name) for name in sorted(group.array_keys())}
-        written = attributes.model_copy(update={"arrays": arrays, "classified": None})
+        chunks = {name: chunks_digest(aside / name) for name in arrays if name != "label"}
+        written = attributes.model_copy(update={"arrays": arrays, "chunks": chunks, "classified": None})
         write_json(aside / METADATA, group_metadata(written))
         sync_tree(aside)
         if path.exists():

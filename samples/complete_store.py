@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
+import re
 from typing import TYPE_CHECKING, Any, Final
+
+import google_crc32c
 
 from wbcpipe.errors import SampleStateError, StorageError
 from wbcpipe.samples.patient_store import PatientStore
@@ -29,6 +34,8 @@ __all__ = [
     "array_digest",
     "check_array",
     "check_chunks",
+    "check_chunks_digest",
+    "chunks_digest",
     "group_metadata",
     "read_group",
 ]
@@ -36,6 +43,7 @@ __all__ = [
 METADATA: Final = "zarr.json"
 #: Names a chunk ``c.0.0.0``: one directory for each array. With slashes, each chunk would have three of its own.
 CHUNK_KEYS: Final[ChunkKeyEncodingLike] = {"name": "default", "separator": "."}
+_CHUNK: Final = re.compile(r"c(\.\d+)+")
 _REMEDY: Final = "segment or import the sample again"
 
 
@@ -73,6 +81,45 @@ def check_array(path: Path, digest: str) -> None:
     """
     if array_digest(path) != digest:
         raise SampleStateError(f"{path / METADATA}: damaged (SHA-256 differs from the one written); {_REMEDY}.")
+
+
+def chunks_digest(path: Path) -> str:
+    """Return the SHA-256 of the names and checksums of the chunks of the array in folder ``path``, in order.
+
+    Every chunk ends in its CRC-32C, so that only four bytes of each are read.
+    """
+    found = hashlib.sha256()
+    with file_errors(path, _REMEDY):
+        for chunk in _chunk_files(path):
+            found.update(chunk.name.encode() + b" " + patiently(chunk, functools.partial(_last_bytes, chunk)) + b"\n")
+    return found.hexdigest()
+
+
+def check_chunks_digest(array: zarr.Array[Any], path: Path, digest: str) -> None:
+    """Check that the chunks of an array in folder ``path`` are those that were written, each in its place.
+
+    A chunk that is missing or damaged in itself is left to the one who reads it.
+
+    Raises:
+        SampleStateError: a chunk was copied from another place or another store.
+    """
+    if chunks_digest(path) == digest:
+        return
+    files = _chunk_files(path)
+    contents = (patiently(file, file.read_bytes) for file in files)
+    sound = all(google_crc32c.value(one[:-4]).to_bytes(4, "little") == one[-4:] for one in contents)
+    if sound and len(files) == -(-array.shape[0] // array.chunks[0]):
+        raise SampleStateError(f"{path}: chunks were copied here from another place or another store; {_REMEDY}.")
+
+
+def _chunk_files(path: Path) -> list[Path]:
+    return sorted(chunk for chunk in path.iterdir() if _CHUNK.fullmatch(chunk.name))
+
+
+def _last_bytes(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        handle.seek(max(0, handle.seek(0, os.SEEK_END) - 4))
+        return handle.read()
 
 
 def group_metadata(attributes: CellAttributes) -> JsonValue:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +187,24 @@ def test_crops_are_packed_where_that_saves_half(tmp_path: Path) -> None:
         assert len(packing) == len(packs)
         assert np.array_equal(store.images(), images)
         assert store._array(HALF).compressors == (checked,)
+
+
+@pytest.mark.parametrize("kept", ["images", "images_half", "masks", "x_um", "qc_flags"])
+def test_a_chunk_of_another_store_is_noticed(tmp_path: Path, kept: str) -> None:
+    one, other = (CellStore.create(tmp_path / name, [block(40, seed)], ATTRIBUTES) for seed, name in enumerate("ab"))
+    chunk = next(iter(sorted((other.path / kept).glob("c.0*"))))
+    assert chunk.read_bytes() != (one.path / kept / chunk.name).read_bytes()
+    shutil.copyfile(chunk, one.path / kept / chunk.name)
+    with pytest.raises(SampleStateError, match=f"{kept}: chunks were copied here from another place"):
+        CellStore(one.path).check(kept)
+
+
+def test_a_chunk_copied_over_its_neighbour_is_noticed(tmp_path: Path) -> None:
+    store = CellStore.create(tmp_path / "cells.zarr", [block(64, 0)], ATTRIBUTES)
+    first, second = sorted((store.path / "masks").glob("c.*"))
+    shutil.copyfile(first, second)
+    with pytest.raises(SampleStateError, match="masks: chunks were copied here from another place"):
+        CellStore(store.path).masks()
 
 
 @pytest.mark.parametrize("kept", ["images", "packed", "images_half", "masks", "zeros"])

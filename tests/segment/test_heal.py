@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
+import numpy as np
 import pytest
 
 from wbcpipe.samples.cell_columns import COLUMNS, morphometry_columns
@@ -44,6 +46,12 @@ def swap(path: Path) -> None:
     shutil.copyfile(names[(names.index(path) + 1) % len(names)], path)
 
 
+def exchange(path: Path) -> None:
+    """Write the values in another order: a chunk that is sound in itself, as one of another store is."""
+    values = np.frombuffer(path.read_bytes()[:-4], np.uint16)[::-1].tobytes()
+    path.write_bytes(values + google_crc32c.value(values).to_bytes(4, "little"))
+
+
 def content(store: CellStore) -> dict[str, Any]:
     names = [*COLUMNS, *morphometry_columns(4, red=False)]
     return {
@@ -72,6 +80,7 @@ def segmented(unbroken: CellStore, tmp_path: Path) -> Sample:
         (f"cells.zarr/x_um/{CHUNK}", cut),
         ("cells.zarr/label/zarr.json", flip),
         ("cells.zarr/area_um2/zarr.json", delete),
+        ("cells.zarr/qc_flags/c.0", exchange),
         ("cells.zarr/zarr.json", flip),
         ("cells.zarr/zarr.json", delete),
     ],
