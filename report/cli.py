@@ -110,7 +110,11 @@ def _verify_journal(sample: Sample, *, as_json: bool) -> None:
     else:
         click.echo(f"{sample.name}: {found.entries} entries, each with the hash of the one before")
         for signature in found.signatures:
-            outcome = {True: "replayed, byte for byte", False: "NOT replayed", None: "of other cells: not replayed"}
+            outcome = {
+                True: "replayed, byte for byte",
+                False: "NOT replayed",
+                None: "of other cells, or by another version of wbcpipe: not replayed",
+            }
             state = "in force" if signature.in_force else "not in force"
             click.echo(
                 f"  entry {signature.entry}: signed by {signature.reader} at {signature.time}, {state}: "

@@ -11,20 +11,22 @@ from wbcpipe.errors import SampleStateError
 from wbcpipe.report.document import build_document, document_paths
 from wbcpipe.report.html import render_page
 from wbcpipe.report.reviewed_sample import ReportOptions, read_reviewed
+from wbcpipe.report.signed_document import missing_entries, signed_bytes, signed_path
 from wbcpipe.report.tables import cells_csv
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.differential_record import DifferentialRecord
-from wbcpipe.samples.review.journal import journal_path
+from wbcpipe.samples.review.journal import Journal, journal_path
 from wbcpipe.system.files import write_atomic
+from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.report.differential import Differential
-    from wbcpipe.report.reviewed_sample import ReviewedSample
+    from wbcpipe.samples.review.replay import Signature
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["page_is_complete", "signed_path", "write_report"]
+__all__ = ["page_is_complete", "write_report"]
 
 
 def write_report(
@@ -48,43 +50,59 @@ def write_report(
     """
     sample.record()
     store = CellStore(sample.cells_path)
-    reviewed = read_reviewed(sample, store, ReportOptions(reference, wbc, lab))
     json_path, csv_path, html_path = document_paths(sample)
-    document = build_document(sample, store, reviewed)
     earlier = _read_earlier(json_path)
+    if earlier is not None:
+        _check_journal(sample, earlier)
+    reviewed = read_reviewed(sample, store, ReportOptions(reference, wbc, lab))
+    document = build_document(sample, store, reviewed)
     unchanged = earlier is not None and document.model_copy(update={"created": earlier.created}) == earlier
-    if reviewed.signature is None and earlier is not None and unchanged:
-        document = earlier
+    if reviewed.signature is not None:
+        document, content = _signed_document(sample, document, reviewed.signature)
+        _write_if_changed(signed_path(sample, reviewed.signature.entry.n), content)
+        unchanged = json_path.is_file() and json_path.read_bytes() == content
+    else:
+        document = earlier if earlier is not None and unchanged else document
+        content = document.to_bytes()
     _write_if_changed(csv_path, cells_csv(reviewed.rows, reviewed.reviewed))
     content_id = _content_id(document)
     if not _contains(html_path, content_id):
         page = render_page(sample, store, reviewed, document, content_id=content_id)
         _write_if_changed(html_path, _seal(page.encode()))
-    _write_document(sample, document, reviewed, changed=not unchanged)
+    if not unchanged:
+        with write_atomic(json_path) as handle:
+            handle.write(content)
+        counted, state = document.cells.counted, document.verification.state
+        sample.log("report_written", counted=counted, cells_sha256=reviewed.rows.digest(), state=state)
     return reviewed.differential
 
 
-def signed_path(sample: Sample, entry: int) -> Path:
-    """Return where the differential that an entry of the journal signed is kept, also when it is amended."""
-    return journal_path(sample).with_name(f"signed_{entry}.json")
+def _check_journal(sample: Sample, earlier: DifferentialRecord) -> None:
+    """Refuse to replace a document that rests on entries which are gone."""
+    journal = Journal(journal_path(sample))
+    if missing := missing_entries(sample, earlier, journal.entries(), journal.state()):
+        raise SampleStateError(
+            f"{missing}; restore it from a copy, or move {document_paths(sample)[0].name} away to begin a new review."
+        )
 
 
-def _write_document(sample: Sample, document: DifferentialRecord, reviewed: ReviewedSample, *, changed: bool) -> None:
-    path, content = document_paths(sample)[0], document.to_bytes()
-    if reviewed.signature is not None:
-        sign = reviewed.signature.sign
-        if document.digest() != sign.differential:
-            raise SampleStateError(
-                f"{path}: not written: the journal gives another differential than the one that "
-                f"{reviewed.signature.entry.reader} signed; `wbcpipe report --sample {sample.name} --verify-journal` "
-                "says what differs."
-            )
-        _write_if_changed(signed_path(sample, reviewed.signature.entry.n), content)
-        changed = not path.is_file() or path.read_bytes() != content
-    if changed:
-        document.write(path)
-        counted, state = document.cells.counted, document.verification.state
-        sample.log("report_written", counted=counted, cells_sha256=reviewed.rows.digest(), state=state)
+def _signed_document(
+    sample: Sample, document: DifferentialRecord, signature: Signature
+) -> tuple[DifferentialRecord, bytes]:
+    """Return what was signed: the replay of the journal, or the file itself if another version wrote it.
+
+    Raises:
+        SampleStateError: the journal gives another differential.
+    """
+    if document.digest() == signature.sign.differential:
+        return document, document.to_bytes()
+    path = signed_path(sample, signature.entry.n)
+    if signature.sign.basis.software != VERSION and (content := signed_bytes(sample, signature)) is not None:
+        return DifferentialRecord.read(path), content
+    raise SampleStateError(
+        f"{path}: the journal gives another differential than the one that {signature.entry.reader} signed; no "
+        f"document was written. `wbcpipe report --sample {sample.name} --verify-journal` says what differs."
+    )
 
 
 def _read_earlier(path: Path) -> DifferentialRecord | None:

@@ -8,18 +8,19 @@ from wbcpipe.errors import SampleStateError
 from wbcpipe.report.document import build_document, document_paths
 from wbcpipe.report.reviewed_sample import replay_signature
 from wbcpipe.report.rows import read_rows
-from wbcpipe.report.stage import signed_path
+from wbcpipe.report.signed_document import is_signed_content, signed_path
 from wbcpipe.samples.cell_store import CellStore
-from wbcpipe.samples.differential_record import DifferentialRecord
 from wbcpipe.samples.records import Part
 from wbcpipe.samples.review.journal import Journal, journal_path
 from wbcpipe.system.files import file_errors, parse_json
+from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from wbcpipe.report.rows import CellRows
+    from wbcpipe.samples.differential_record import DifferentialRecord
     from wbcpipe.samples.review.entries import Entry
     from wbcpipe.samples.review.replay import ReviewState, Signature
     from wbcpipe.samples.sample import Sample
@@ -35,7 +36,8 @@ class SignatureCheck(Part):
         reader: who signed.
         time: of the signature, UTC.
         in_force: it was neither withdrawn nor amended.
-        replayed: the journal gave the signed differential again; ``None`` where the cells are others now.
+        replayed: the journal gave the signed differential again; ``None`` where the cells are others now, or another
+            version of wbcpipe wrote it.
         problems: what is wrong; empty if nothing is.
     """
 
@@ -111,6 +113,8 @@ def _check_signature(
                 for path in paths
                 if not problems and path.read_bytes() != wanted
             ]
+        elif given.sign.basis.software != VERSION:
+            replayed = None
         else:
             problems.append(_difference(paths[0], document, given))
     elif in_force:
@@ -128,10 +132,10 @@ def _check_signature(
 def _compare_digest(path: Path, given: Signature) -> str:
     """Return what is wrong with a file that should hold the signed differential; empty if nothing is."""
     try:
-        record = DifferentialRecord.read(path)
+        signed = is_signed_content(path, given)
     except SampleStateError as error:
         return str(error)
-    if record.digest() != given.sign.differential:
+    if not signed:
         return f"{path}: not the differential that {given.entry.reader} signed (entry {given.entry.n})"
     return ""
 

@@ -12,6 +12,7 @@ from wbcpipe.report.document import document_paths, read_document
 from wbcpipe.report.reviewed_cells import review_cells
 from wbcpipe.report.reviewed_sample import replay_signature
 from wbcpipe.report.rows import read_rows
+from wbcpipe.report.signed_document import missing_entries
 from wbcpipe.report.stage import page_is_complete
 from wbcpipe.report.tables import cells_csv
 from wbcpipe.report.verify_journal import verify_journal
@@ -65,6 +66,7 @@ def verify_sample(
 
 _CELLS: Final = "wbcpipe run --sample {name}"
 _CLASSES: Final = "wbcpipe classify --sample {name}"
+_LOST_REVIEW: Final = "who looked at which cell, and what was signed"
 _REPORT: Final = "wbcpipe report --sample {name}"
 
 
@@ -121,8 +123,12 @@ def _check_results(findings: Findings, store: CellStore) -> None:
     if rows is None or reviewed is None or not any(path.exists() for path in (json_path, csv_path, html_path)):
         return
     with findings.file(json_path, _REPORT):
-        if read_document(findings.sample).provenance.cells.sha256 != rows.digest():
+        document = read_document(findings.sample)
+        if document.provenance.cells.sha256 != rows.digest():
             findings.add(json_path, "not of the cells and classes in cells.zarr", _REPORT)
+        journal = Journal(journal_path(findings.sample))
+        if missing := missing_entries(findings.sample, document, journal.entries(), journal.state()):
+            findings.add(journal_path(findings.sample), missing, "", lost=_LOST_REVIEW)
     with findings.file(csv_path, _REPORT):
         if csv_path.read_bytes() != cells_csv(rows, reviewed):
             findings.add(csv_path, "not of the cells and classes in cells.zarr, or damaged", _REPORT)
@@ -134,7 +140,7 @@ def _check_results(findings: Findings, store: CellStore) -> None:
 def _check_review(findings: Findings, store: CellStore, rows: CellRows) -> ReviewedCells | None:
     """Check the review journal and what was signed; return the cells after the review if it can be replayed."""
     path = journal_path(findings.sample)
-    lost = "who looked at which cell, and what was signed"
+    lost = _LOST_REVIEW
     reviewed: ReviewedCells | None = None
     with findings.file(path, "", lost=lost, count=path.exists()):
         journal = Journal(path)

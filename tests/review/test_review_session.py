@@ -16,7 +16,9 @@ from wbcpipe.errors import ConfigError, DamagedDataError, SampleBusyError, Sampl
 from wbcpipe.laboratory.lab_file import ExtraClass, Lab, SignRules, load_lab
 from wbcpipe.report.cli import report, status
 from wbcpipe.report.document import document_paths, read_document
-from wbcpipe.report.stage import signed_path, write_report
+from wbcpipe.report.gates import LIMITS
+from wbcpipe.report.signed_document import signed_path
+from wbcpipe.report.stage import write_report
 from wbcpipe.report.status import sample_status
 from wbcpipe.report.verify_journal import verify_journal
 from wbcpipe.review.signing.sign import SignRefusedError
@@ -252,6 +254,47 @@ def test_what_was_signed_cannot_be_changed_unseen(planted: Sample, review: Open)
     _edit(journal_path(planted), b'"to":"MO"', b'"to":"NEU"')
     assert "line 1: changed since it was written" in problems()
     assert not problems()
+
+
+@pytest.mark.parametrize("kept", [0, 2, 3], ids=["no journal", "the first lines", "all but the signature"])
+def test_a_report_is_not_replaced_when_its_journal_is_gone(planted: Sample, review: Open, kept: int) -> None:
+    session = review(planted)
+    finish(session)
+    session.sign(reader="Ada", base=session.journal.head())
+    path = journal_path(planted)
+    lines = path.read_bytes().splitlines(keepends=True)
+    documents = {file: file.read_bytes() for file in document_paths(planted)}
+    path.write_bytes(b"".join(lines[:kept]))
+    if not kept:
+        path.unlink()
+    assert any(damage.file == "review/journal.jsonl" for damage in verify_sample(planted).damages)
+    with pytest.raises(SampleStateError, match=r"journal\.jsonl: does not have the .*restore it from a copy"):
+        write_report(planted)
+    assert {file: file.read_bytes() for file in documents} == documents
+    path.write_bytes(b"".join(lines))
+    assert verify_sample(planted).sound
+
+
+def test_what_another_version_signed_stays_as_it_is(
+    planted: Sample, review: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("wbcpipe.report.reviewed_sample.VERSION", "0.0.9")
+        session = review(planted)
+        finish(session)
+        session.sign(reader="Ada", base=session.journal.head())
+    first = document_paths(planted)[0].read_bytes()
+    assert verify_journal(planted).signatures[0].replayed is True, "this version still gives the same"
+    document_paths(planted)[0].unlink()
+    monkeypatch.setattr("wbcpipe.report.gates.LIMITS", dict(list(LIMITS.items())[:5]))
+    write_report(planted)
+    assert document_paths(planted)[0].read_bytes() == first
+    found = verify_journal(planted)
+    assert (found.signatures[0].replayed, found.problems) == (None, ())
+    document_paths(planted)[0].unlink()
+    signed_path(planted, 4).unlink()
+    with pytest.raises(SampleStateError, match="gives another differential than the one that Ada signed"):
+        write_report(planted)
 
 
 def test_verify_journal_on_the_command_line(planted: Sample, review: Open) -> None:
