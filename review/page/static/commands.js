@@ -112,7 +112,8 @@ export class Commands {
     await journal.settled();
     const target = review.edits.recorded.get(review[action]?.at(-1));
     if (!journal.turn(action)) {
-      this.page.announce(action === "undo" ? "Nothing to undo." : "Nothing to redo.");
+      const nothing = action === "undo" ? "Nothing to undo." : "Nothing to redo.";
+      this.page.announce(journal.unsaved ? "Edits wait to be saved." : nothing, { visible: journal.unsaved });
       return;
     }
     this.page.announce(`${action === "undo" ? "Undone" : "Redone"}${describe(target?.entry)}`);

@@ -8,6 +8,8 @@
 import { cellsOf } from "./edits.js";
 import { getJson, postJson, sampleUrl } from "./http.js";
 
+/** No answer, a session that ended, a sample that a stage holds, too many requests: the same edit may succeed later. */
+const LATER = [0, 401, 403, 423, 429];
 const POLL_MS = 2000;
 const RETRY_MS = [500, 1000, 2000, 5000];
 
@@ -77,7 +79,7 @@ export class Journal extends EventTarget {
       this.#accept(batch, await postJson(sampleUrl(this.review.sample, "/entries"), body));
       this.failures = 0;
     } catch (error) {
-      if (error.status === 0 || error.status === 423 || error.status >= 500) this.#retry(batch, error);
+      if (LATER.includes(error.status) || error.status >= 500) this.#retry(batch, error);
       else this.#refused(batch, error);
     } finally {
       this.sending = false;
@@ -129,7 +131,7 @@ export class Journal extends EventTarget {
       const entries = lost.map(({ entry }) => entry);
       this.#emit(error.status === 409 ? "conflict" : "refused", { entries, newer, message: error.message });
     }
-    void this.poll(true);
+    if (error.status === 409 && !error.body.newer) void this.review.reload(); // the cells were replaced
   }
 
   /** Whether an entry is the one that was sent: its answer was lost, and it was sent again. */

@@ -44,12 +44,13 @@ export function connectKeyboard(page) {
       return;
     }
     if (event.altKey) return;
-    if (inControl(event.target) && (event.key === "Enter" || event.key === " " || event.key.startsWith("Arrow"))) return;
+    if (isOfControl(event)) return;
     if (move(page, event) || act(page, event, held)) event.preventDefault();
   };
   document.addEventListener("keydown", pressed);
   document.addEventListener("keyup", (event) => {
-    if (held.get(event.key) && view.held === held.get(event.key)) view.hold(null);
+    const channel = held.get(keyOf(event));
+    if (channel && view.held === channel) view.hold(null);
   });
   addEventListener("blur", () => view.hold(null));
   return commands;
@@ -59,8 +60,15 @@ function typing(target) {
   return target.closest?.("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable]");
 }
 
-function inControl(target) {
-  return Boolean(target.closest?.("button, a, summary, input"));
+/** Whether a key belongs to the control that has the focus: Enter and space press it, arrows move a slider. */
+function isOfControl({ key, target }) {
+  if (key === "Enter" || key === " ") return Boolean(target.closest?.("button, a, summary, input"));
+  return key.startsWith("Arrow") && Boolean(target.closest?.("input"));
+}
+
+/** The key, by its place for digits: on some keyboards they need Shift. */
+function keyOf({ key, code, shiftKey }) {
+  return code.startsWith("Digit") && !shiftKey && !/^[0-9]$/.test(key) ? code.slice(5) : key;
 }
 
 function withControl({ commands, gallery }, event) {
@@ -91,8 +99,9 @@ function move({ gallery }, event) {
     gallery.moveTo(targets[event.key](), { extend: event.shiftKey });
     return true;
   }
-  if (event.code === "Comma" && layout.length) {
-    gallery.moveTo(layout.sectionStep(from, event.shiftKey ? -1 : 1));
+  const step = { ",": 1, "<": -1, ";": -1 }[event.key]; // Shift and the comma, on two kinds of keyboards
+  if (step && layout.length) {
+    gallery.moveTo(layout.sectionStep(from, step));
     return true;
   }
   return false;
@@ -101,7 +110,7 @@ function move({ gallery }, event) {
 /** Do what a key without Ctrl stands for. @returns {boolean} whether it stands for something */
 function act(page, event, held) {
   const { commands, gallery, review, view } = page;
-  const { key } = event;
+  const key = keyOf(event);
   const answer = review.keys[key] ?? review.keys[key.toLowerCase()];
   if (answer) {
     if (!event.repeat) commands.assign(gallery.targets, answer, { via: "key", moveOn: true });
@@ -129,6 +138,6 @@ function act(page, event, held) {
     "?": () => page.showKeys(),
   };
   if (!(key in actions)) return false;
-  if (!(event.repeat && /^[123]$/.test(key))) actions[key]();
+  if (!(event.repeat && /^[0-3]$/.test(key))) actions[key]();
   return true;
 }

@@ -180,6 +180,7 @@ class Page {
     };
     for (const [id, act] of Object.entries(actions)) byId(id).addEventListener("click", act);
     closePopovers();
+    giveFocusBack(this);
     connectTheme(byId("theme"));
     connectLogOut();
   }
@@ -228,6 +229,22 @@ class Page {
     this.galleries.forEach((gallery) => gallery.arrange(this.review.reading ? { rows: this.review.reading.rows } : { rows: undefined }));
     this.showTop();
   }
+}
+
+/** After a click with the mouse on a control, the keys belong to the gallery again; the Tab key stays where it is. */
+function giveFocusBack(page) {
+  const back = () => document.querySelector("dialog[open]") || page.gallery.list.focus({ preventScroll: true });
+  document.addEventListener("click", (event) => {
+    if (event.detail && event.target.closest?.("main button, .top nav button")) setTimeout(back);
+  });
+  let mouse = false;
+  document.addEventListener("pointerdown", (event) => {
+    mouse = Boolean(event.target.closest?.("main select, main input[type=checkbox]"));
+  });
+  document.addEventListener("keydown", () => {
+    mouse = false;
+  });
+  document.addEventListener("change", () => mouse && setTimeout(back));
 }
 
 async function main() {
