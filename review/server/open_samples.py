@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NoSuchSampleError", "OpenSample", "OpenSamples"]
 
-_MAX_OPEN: Final = 4
+#: A reader has few samples open, but the cells of the reference library are of several others.
+_MAX_OPEN: Final = 8
 
 
 class NoSuchSampleError(SampleStateError):

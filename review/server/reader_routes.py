@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.exceptions import HTTPException
@@ -11,22 +11,21 @@ from starlette.routing import Route
 
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.report.status import sample_names
+from wbcpipe.review.proficiency.competence import reference_cells
 from wbcpipe.review.readers.blind import READING_CELLS, start_reading
-from wbcpipe.review.readers.calls import ReadSample
+from wbcpipe.review.readers.calls import ReadSample, open_read_sample
 from wbcpipe.review.readers.compare import compare_two
-from wbcpipe.review.readers.consensus import consensus_of
 from wbcpipe.review.server.answers import Json, read_object, refuse
 from wbcpipe.review.server.review_answers import answer_with, conflict_answer, open_reading
 from wbcpipe.samples.review.journal import JournalConflictError, journal_path
 from wbcpipe.samples.sample import Sample
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import BaseRoute
 
+    from wbcpipe.review.proficiency.competence import ReferenceCell
     from wbcpipe.review.server.open_samples import OpenSample, OpenSamples
     from wbcpipe.samples.review.replay import ReviewState
 
@@ -48,7 +47,7 @@ class ReaderRoutes:
 
     def __init__(self, samples: OpenSamples) -> None:
         self._samples = samples
-        self._library: dict[str, tuple[object, list[dict[str, str]]]] = {}
+        self._library: dict[str, _SampleLibrary] = {}
 
     def routes(self, prefix: str) -> list[BaseRoute]:
         """Return the routes, most of them below ``prefix``, which has the parameter ``name`` of a sample."""
@@ -95,39 +94,54 @@ class ReaderRoutes:
                 return Json({"readers": read.readers})
             return Json(asdict(compare_two(read, first, second)))
 
-    def library(self, _request: Request) -> Response:
-        """Cells on which readers agreed, or that were adjudicated, by class; the latest samples first."""
+    def library(self, request: Request) -> Response:
+        """Cells whose class was decided, by class; the latest samples first, without those that are read blind."""
         names = sample_names(self._samples.root)
-        paths = {name: journal_path(Sample.open(self._samples.root, name)) for name in names}
-        marks = {name: _mark(path) for name, path in paths.items()}
+        marks = {name: _mark(Sample.open(self._samples.root, name)) for name in names}
         latest = sorted((name for name in names if marks[name]), key=lambda name: marks[name] or (), reverse=True)
-        found: list[dict[str, str]] = []
+        by_class: dict[str, list[dict[str, str]]] = {}
         for name in latest[:_LIBRARY_SAMPLES]:
             known = self._library.get(name)
-            if known is None or known[0] != marks[name]:
-                known = self._library[name] = (marks[name], self._library_cells(name))
-            found += known[1]
-        by_class: dict[str, list[dict[str, str]]] = {}
-        for cell in found:
-            by_class.setdefault(cell["class"], []).append(cell)
+            if known is None or known.mark != marks[name]:
+                known = self._library[name] = _read_library(Sample.open(self._samples.root, name), marks[name])
+            for cell in known.cells if request.state.reader not in known.reading else ():
+                by_class.setdefault(cell["class"], []).append(cell)
         return Json([cell for cells in by_class.values() for cell in cells[:_PER_CLASS]])
 
-    def _library_cells(self, name: str) -> list[dict[str, str]]:
-        try:
-            opened = self._samples.get(name)
-            with opened.journal.held():
-                agreed = consensus_of(_read_sample(opened, opened.journal.state()))
-        except WbcpipeError:
-            return []  # a damaged sample, or one without readings, has nothing for the library
-        return [
-            {
-                "class": one.to,
-                "source": f"{name}, {one.how}{f' by {one.by}' if one.by else ''}: {', '.join(one.calls) or 'no calls'}",
-                "url": f"/api/samples/{name}/strips/{opened.row_of[one.cell]}.webp?v={opened.images.digest}",
-            }
-            for one in agreed
-            if one.to and one.cell in opened.row_of
-        ]
+
+@dataclass(frozen=True)
+class _SampleLibrary:
+    """Cells of one sample whose class was decided, who reads the sample blind now, and the state of its files."""
+
+    mark: object
+    cells: list[dict[str, str]]
+    reading: frozenset[str]
+
+
+def _read_library(sample: Sample, mark: object) -> _SampleLibrary:
+    try:
+        read = open_read_sample(sample)
+    except WbcpipeError:
+        return _SampleLibrary(mark, [], frozenset())  # the worklist shows what is wrong with it
+    row_of = {key: row for row, key in enumerate(read.keys)}
+    cells = [
+        {
+            "class": one.label,
+            "source": f"{sample.name}, {_decided(one)}",
+            "url": f"/api/samples/{sample.name}/strips/{row_of[one.cell]}.webp",
+        }
+        for one in reference_cells([read])
+        if one.cell in row_of
+    ]
+    reading = frozenset(one.reader for one in read.state.readings.values() if not one.finished)
+    return _SampleLibrary(mark, cells, reading)
+
+
+def _decided(cell: ReferenceCell) -> str:
+    """Return who decided a cell's class, and why."""
+    if cell.by:
+        return f"adjudicated by {cell.by}{f': {cell.why}' if cell.why else ''}"
+    return f"called alike by {', '.join(cell.readers)}"
 
 
 def _is_number(value: object, least: int) -> bool:
@@ -138,9 +152,10 @@ def _read_sample(sample: OpenSample, state: ReviewState) -> ReadSample:
     return ReadSample(sample.sample.name, sample.rows, tuple(sample.keys), state, sample.not_white)
 
 
-def _mark(path: Path) -> tuple[int, int] | None:
+def _mark(sample: Sample) -> tuple[int, ...] | None:
+    """Return what changes with a sample's journal and cells, the later the greater; ``None`` without a journal."""
     try:
-        found = path.stat()
+        found = [path.stat() for path in (journal_path(sample), sample.cells_path / "zarr.json")]
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return tuple(number for one in found for number in (one.st_mtime_ns, one.st_size))

@@ -266,6 +266,17 @@ def test_adjudicated_cells_come_into_the_library(client: Any) -> None:
     assert client.get(library[0]["url"]).headers["content-type"] == "image/webp"
 
 
+def test_the_library_tells_a_blind_reader_nothing_of_the_sample(client: Any, serve: Any) -> None:
+    keys = client.sample()["cells"]["key"]
+    entry = {"action": "adjudicate", "cell": keys[3], "to": "BAS", "why": "", "between": ["Bo", "Cy"]}
+    client.write(entry)
+    cat = serve("Cat", like=client)
+    assert len(cat.get("/api/library").json()) == 1
+    cat.post("/api/samples/S1/readings", {"mode": "blind", "cells": 20})
+    assert cat.get("/api/library").json() == []
+    assert len(client.get("/api/library").json()) == 1
+
+
 def test_cells_that_are_classified_again_are_read_again(client: Any, planted: Sample, classify_again: Any) -> None:
     from wbcpipe.samples.cell_store import CellStore
 
