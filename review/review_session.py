@@ -257,7 +257,7 @@ class ReviewSession:
         else:
             decisive = left
             sentence = (
-                f"The model's error is not known for this sample: look at the {left} cells that are left."
+                f"The model's error is not known for this sample: look at every cell ({left} left)."
                 if left
                 else "Every cell that counts was looked at."
             )

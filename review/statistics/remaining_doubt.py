@@ -92,7 +92,8 @@ class RemainingDoubt:
         if not self.unreviewed:
             return "Every cell that counts was looked at."
         if not self.decisive:
-            return f"The differential cannot change any more {condition}: {self.unreviewed} cells need no look."
+            rest = "1 cell needs" if self.unreviewed == 1 else f"{self.unreviewed} cells need"
+            return f"The differential cannot change any more {condition}: {rest} no look."
         cells = "1 more cell" if self.decisive == 1 else f"{self.decisive} more cells"
         return f"{cells}, and the differential cannot change {condition}."
 

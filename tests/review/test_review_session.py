@@ -489,7 +489,7 @@ def test_a_model_whose_error_is_not_known_asks_for_all_cells(
     sample = plant_sample(tmp_path / "data", "S2", calls, [0] * 100)
     found = review(sample).differential()["stop"]
     assert found["decisive"] == found["unreviewed"] == 100
-    assert found["sentence"] == "The model's error is not known for this sample: look at the 100 cells that are left."
+    assert found["sentence"] == "The model's error is not known for this sample: look at every cell (100 left)."
 
 
 def test_the_status_names_what_is_signed(planted: Sample, review: Open) -> None:
