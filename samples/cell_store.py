@@ -314,7 +314,9 @@ class CellStore:
             sync_tree(self.path / name)
         arrays = kept | {name: array_digest(self.path / name) for name in PREDICTIONS}
         chunks = self.attributes.chunks | {name: chunks_digest(self.path / name) for name in PREDICTIONS}
-        classified = classification.model_dump(mode="json", exclude_none=True)
+        content = classification.model_dump(mode="json")
+        # A part's own keys stay, also without a value: reading asks for them.
+        classified = {name: value for name, value in content.items() if value is not None}
         told = {"classified": classified, "arrays": arrays, "chunks": chunks}
         self._write_attributes(self.attributes.model_copy(update=told))
 

@@ -127,6 +127,10 @@ def test_classify_without_is_written_down_and_repeatable(
     assert run("--exclude-modality", "color2")["already_classified"]
     classified = CellStore(tmp_path / "s1" / "cells.zarr").classification()
     assert classified.f1_weighted == ModelF1(all_modalities=0.95, remaining_modalities=0.9)
+    run("--exclude-modality", "color1", "--exclude-modality", "color2")
+    classified = CellStore(tmp_path / "s1" / "cells.zarr").classification()
+    assert classified.f1_weighted == ModelF1(all_modalities=0.95, remaining_modalities=None)
+    assert classified.excluded_modalities == ("color1", "color2")
     assert not run()["already_classified"]
 
 
