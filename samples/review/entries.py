@@ -77,7 +77,7 @@ class Change(Part):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     cell: CellKey
-    before: ClassText = Field(alias="from")
+    before: ClassText = Field(validation_alias="from", serialization_alias="from")
     to: ClassText
 
 

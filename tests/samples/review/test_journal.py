@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -190,7 +189,7 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
         )
         assert process.stdout is not None
         acknowledged = [process.stdout.readline().strip() for _ in range(5 + kill)]
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
         process.wait()
         process.stdout.close()
