@@ -17,8 +17,10 @@ from wbcpipe.classify.stage import ClassifyOptions, classify_sample
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import PREDICTIONS, CellStore
+from wbcpipe.samples.complete_store import METADATA, group_metadata
 from wbcpipe.samples.differential_record import ModelF1
 from wbcpipe.samples.sample import Sample
+from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +144,8 @@ def test_a_dead_lamp_is_noticed(tiny_bundle: Bundle, write_store: Callable[..., 
     images = zarr.open_group(str(store.path), mode="r+")["images"]
     assert isinstance(images, zarr.Array)
     images[:, 1] = 400
+    unchecked = store.attributes.model_copy(update={"chunks": {}})
+    write_json(store.path / METADATA, group_metadata(unchecked))
     sample = Sample.open(tmp_path, "s1")
     assert dead_modalities(CellStore(store.path), MODALITIES, (0, 1, 2)) == ("color2",)
     summary = classify_sample(sample, tiny_bundle, CPU16)
