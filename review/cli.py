@@ -154,6 +154,7 @@ def _serve(options: ReviewOptions) -> None:
         server = ServerOptions(root=root, address=address, passwords=passwords, sessions=sessions, lab=lab)
         app = ReviewApp(server)
         try:
+            app.read_ahead()
             serve(app.asgi, listening, tls, started=lambda: _announce(server, options, reader))
         finally:
             app.close()

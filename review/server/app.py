@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
@@ -42,7 +43,7 @@ class ReviewApp:
 
     def __init__(self, options: ServerOptions) -> None:
         self.samples = OpenSamples(options.root, options.lab)
-        worklist = Worklist(options.root)
+        self._worklist = worklist = Worklist(options.root)
 
         def list_samples(_request: Request) -> Response:
             return Json(worklist.entries())
@@ -59,8 +60,13 @@ class ReviewApp:
             exception_handlers=ERROR_HANDLERS,
         )
         # The pages of a login need their style before there is a session.
-        public = (LOGIN, STATIC) if options.passwords is not None else (LOGIN,)
-        self.asgi = Guard(app, options.address, options.sessions, public)
+        has_passwords = options.passwords is not None
+        public = (LOGIN, STATIC) if has_passwords else (LOGIN,)
+        self.asgi = Guard(app, options.address, options.sessions, public=public, has_passwords=has_passwords)
+
+    def read_ahead(self) -> None:
+        """Begin to read the samples of the worklist: 15 ms each, before the page asks for them."""
+        threading.Thread(target=self._worklist.entries, name="wbcpipe-worklist", daemon=True).start()
 
     def close(self) -> None:
         """Close what is open of the samples."""

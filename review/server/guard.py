@@ -69,10 +69,20 @@ class Guard:
         address: of this server.
         sessions: of its readers.
         public: paths that need no session; of these, one that ends in ``/`` stands for all below it.
+        has_passwords: who has no session is led to the login page.
     """
 
-    def __init__(self, app: App, address: ServerAddress, sessions: Sessions, public: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        app: App,
+        address: ServerAddress,
+        sessions: Sessions,
+        *,
+        public: tuple[str, ...] = (LOGIN,),
+        has_passwords: bool = False,
+    ) -> None:
         self._app, self._address, self._sessions, self._public = app, address, sessions, public
+        self._has_passwords = has_passwords
         self._cookie = cookie_name(address)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,8 +125,9 @@ class Guard:
         if reader is None and not any(
             path == public or (public.endswith("/") and path.startswith(public)) for public in self._public
         ):
+            is_page = method != "POST" and not path.startswith("/api/")
             return _Refusal(
-                403,
+                303 if is_page and self._has_passwords else 403,
                 "No session: open the link that `wbcpipe review` printed, or log in again. A link works once, in one "
                 "browser.",
             )
@@ -200,6 +211,8 @@ async def _refuse(refusal: _Refusal, scope: Scope, send: Send) -> None:
         kind, content = "text/plain; charset=utf-8", refusal.sentence + "\n"
     body = content.encode()
     headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+    if refusal.status == 303:
+        headers.append((b"location", LOGIN.encode()))
     if refusal.status in (408, 413):
         headers.append((b"connection", b"close"))  # the rest of the body is not read
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})

@@ -93,6 +93,9 @@ def test_a_name_or_password_that_is_refused_changes_nothing(password_file: Path,
 def test_a_reader_logs_in_and_out(serve: Callable[..., Any], planted: Any, password_file: Path) -> None:
     client = serve("", passwords=PasswordFile(password_file))
     assert client.get("/static/login.css").status_code == 200
+    page = client.get("/samples/S1")
+    assert (page.status_code, page.headers["location"]) == (303, "/login")
+    assert client.get("/api/samples").status_code == 403
     assert 'name="password"' in client.get("/login").text
     wrong = log_in(client, "Ada", "wrong password")
     assert wrong.status_code == 403

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,10 @@ import psutil
 import pytest
 
 from wbcpipe.review.server.address import ServerAddress, is_loopback, listen
+from wbcpipe.review.server.app import ReviewApp
+from wbcpipe.review.server.options import ServerOptions
+from wbcpipe.review.server.passwords import PasswordFile, set_password
+from wbcpipe.review.server.serve import TlsFiles, serve
 from wbcpipe.samples.review.journal import read_journal
 
 if TYPE_CHECKING:
@@ -212,6 +220,53 @@ def test_no_path_leads_out_and_no_nonsense_stops_it(start: Callable[[], Server])
             answer = b""
         assert not answer or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 403")), (request[:80], answer)
     assert server.request("GET", "/api/samples")[0] == 200
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_readers_of_other_computers_log_in_over_https(planted: Sample, tmp_path: Path) -> None:
+    key, certificate, passwords = (tmp_path / name for name in ("lab.key", "lab.pem", "readers.txt"))
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(words, check=True, capture_output=True)
+    set_password(passwords, "Ada", "correct horse battery")
+    tls = TlsFiles(certificate, key)
+    tls.check()
+    with listen("127.0.0.1", 0) as listening:
+        address = ServerAddress("127.0.0.1", listening.getsockname()[1], tls=True)
+        options = ServerOptions(root=planted.path.parent, address=address, passwords=PasswordFile(passwords))
+        app = ReviewApp(options)
+        answers: list[tuple[int, str]] = []
+
+        def browse() -> None:
+            """Send requests once the server answers; then stop it as a signal does."""
+            context = ssl.create_default_context(cafile=str(certificate))
+            connection = HTTPSConnection("127.0.0.1", address.port, timeout=30, context=context)
+            headers = {"origin": address.url, "content-type": "application/x-www-form-urlencoded"}
+            connection.request("POST", "/login", "reader=Ada&password=correct+horse+battery", headers)
+            answer = connection.getresponse()
+            answer.read()
+            cookie = answer.getheader("set-cookie") or ""
+            answers.append((answer.status, cookie))
+            connection.request("GET", "/api/samples", headers={"cookie": cookie.split(";")[0]})
+            answer = connection.getresponse()
+            answers.append((answer.status, answer.read().decode()))
+            connection.close()
+            _thread.interrupt_main()
+
+        serve(app.asgi, listening, tls, started=lambda: threading.Thread(target=browse).start())
+        app.close()
+    assert answers[0][0] == 303
+    assert answers[0][1].startswith(f"__Host-wbcpipe-{address.port}=")
+    assert "Secure" in answers[0][1]
+    assert answers[1][0] == 200
+    assert '"sample":"S1"' in answers[1][1]
+
+
+def test_a_key_that_is_not_the_certificates_is_refused(tmp_path: Path) -> None:
+    for name in ("a.pem", "a.key"):
+        (tmp_path / name).write_text("nonsense")
+    with pytest.raises(ValueError, match=r"a\.pem.*not a PEM certificate"):
+        TlsFiles(tmp_path / "a.pem", tmp_path / "a.key").check()
 
 
 def test_small_answers_are_sent_at_once() -> None:
