@@ -31,7 +31,7 @@ Change = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 _FOLDER = Path(__file__).parents[2] / "shared" / "data"
 
 
-def _density_factors(outside: tuple[float, float, float], inside: float = 1.0) -> Change:
+def density_factors(outside: tuple[float, float, float], inside: float = 1.0) -> Change:
     """Multiply the optical densities of the planes outside of the boxes, and of all planes inside."""
 
     def change(rgb: np.ndarray, white: np.ndarray, pixel_um: float) -> np.ndarray:
@@ -43,7 +43,7 @@ def _density_factors(outside: tuple[float, float, float], inside: float = 1.0) -
     return change
 
 
-def _dark_rims(density: float, colour: tuple[float, float, float] = (1.1, 1.0, 0.9)) -> Change:
+def dark_rims(density: float, colour: tuple[float, float, float] = (1.1, 1.0, 0.9)) -> Change:
     """Darken the edges outside of the boxes by up to a density, as refraction does, and sharpen them."""
 
     def change(rgb: np.ndarray, white: np.ndarray, pixel_um: float) -> np.ndarray:
@@ -91,18 +91,18 @@ def _then(*changes: Change) -> Change:
 
 
 _STOP_RADIUS = 0.72
-_GREY_RED_CELLS = _density_factors((2.0, 0.9, 0.7))
+_GREY_RED_CELLS = density_factors((2.0, 0.9, 0.7))
 CHANGES: dict[str, Change] = {
     "as given": lambda rgb, white, pixel_um: rgb,
-    "dark rims": _dark_rims(0.35),
-    "dark blue rims": _dark_rims(0.35, (1.4, 1.1, 0.6)),
+    "dark rims": dark_rims(0.35),
+    "dark blue rims": dark_rims(0.35, (1.4, 1.1, 0.6)),
     "blue-grey red cells": _GREY_RED_CELLS,
-    "blue-grey, denser": _density_factors((3.5, 1.5, 1.1)),
-    "white cells at 60 %": _density_factors((1.0, 1.0, 1.0), 0.6),
-    "rims, blue-grey": _then(_GREY_RED_CELLS, _dark_rims(0.3)),
-    "rims, blue-grey, 70 %": _then(_density_factors((2.0, 0.9, 0.7), 0.7), _dark_rims(0.25)),
+    "blue-grey, denser": density_factors((3.5, 1.5, 1.1)),
+    "white cells at 60 %": density_factors((1.0, 1.0, 1.0), 0.6),
+    "rims, blue-grey": _then(_GREY_RED_CELLS, dark_rims(0.3)),
+    "rims, blue-grey, 70 %": _then(density_factors((2.0, 0.9, 0.7), 0.7), dark_rims(0.25)),
     "coloured light": _coloured_light,
-    "rims, coloured light": _then(_dark_rims(0.3), _coloured_light),
+    "rims, coloured light": _then(dark_rims(0.3), _coloured_light),
     "field stop": _field_stop,
     "scale bar and text": _scale_bar,
 }

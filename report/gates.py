@@ -30,7 +30,7 @@ class Limit(NamedTuple):
     title: str
     comparison: Comparison
     limit: float
-    unit: Literal["cells", "%", "um", "px", "/mm2", ""]
+    unit: Literal["cells", "%", "um", "px", "um2", "/mm2", ""]
 
 
 #: A manual differential counts at least 100 cells (CLSI H20-A2: 200 by each of two examiners for a reference). The
@@ -47,6 +47,8 @@ LIMITS: Final[dict[GateName, Limit]] = {
     "missing_fields_percent": Limit("Fields that could not be acquired", "<=", 5, "%"),
     "head_disagreement": Limit("Median disagreement of the heads (0 to 1)", "<=", 0.25, ""),
     "accepted_percent": Limit("Complete white cells of all objects found", ">=", 50, "%"),
+    "min_nucleus_um2": Limit("Median area of nuclei", ">=", 20, "um2"),
+    "max_nucleus_um2": Limit("Median area of nuclei", "<=", 140, "um2"),
     "failed_fields_percent": Limit("Fields beyond a limit", "<=", 10, "%"),
     "blur_um": Limit("Blur: edge width of the nuclei", "<=", 0.6, "um"),
     "saturated_percent": Limit("Saturated pixels of a field", "<=", 1, "%"),
@@ -78,6 +80,8 @@ _OF_FIELDS: Final[tuple[GateName, ...]] = (
 )
 #: The drift is the width of the range that holds this share of the fields.
 _DRIFT_SHARE: Final = 0.9
+#: Number of nuclei from which their size is judged.
+_MIN_NUCLEI: Final = 10
 
 
 def limits_of(given: Mapping[str, float]) -> dict[GateName, float]:
@@ -173,7 +177,17 @@ def _cell_figures(rows: CellRows, tally: Tally) -> dict[GateName, float | None]:
         "clumps_percent": flagged(QcFlag.CLUMP),
         "head_disagreement": float(np.median(differing.astype(np.float64))) if len(differing) else None,
         "accepted_percent": _percent(int(complete.sum()), len(rows)),
+        "min_nucleus_um2": (nucleus_um2 := _median_nucleus_um2(rows)),
+        "max_nucleus_um2": nucleus_um2,
     }
+
+
+def _median_nucleus_um2(rows: CellRows) -> float | None:
+    """Return the median over whole single cells; a wrong pixel size shows in it."""
+    other = (QcFlag.DEBRIS | QcFlag.BORDER | QcFlag.CLUMP | QcFlag.DOUBLET).value
+    area = rows.columns["nucleus_area_um2"][(rows.qc_flags & other) == 0]
+    area = area[area > 0]
+    return float(np.median(area)) if len(area) >= _MIN_NUCLEI else None
 
 
 def _field_figures(figures: FieldFigures) -> dict[GateName, float | None]:

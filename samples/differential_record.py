@@ -73,6 +73,8 @@ GateName = Literal[
     "cells_per_mm2",
     "white_per_100_red",
     "unassigned_fluorescence_percent",
+    "min_nucleus_um2",
+    "max_nucleus_um2",
 ]
 
 
@@ -226,7 +228,7 @@ class QualityGate(Part):
     figure: Number | None
     comparison: Literal[">=", "<="]
     limit: float
-    unit: Literal["cells", "%", "um", "px", "/mm2", ""]
+    unit: Literal["cells", "%", "um", "px", "um2", "/mm2", ""]
     passed: bool | None
 
 

@@ -3,7 +3,9 @@
 The filter is the projection of a pixel's optical densities that answers to nuclear stain with its density and, given
 that, least to all other pixels of the image ("constrained energy minimisation", J. C. Harsanyi and C.-I. Chang, IEEE
 Trans. Geosci. Remote Sens. 32 (1994) 779, doi:10.1109/36.298007, equation 6). What "all others" look like is measured:
-pink or blue-grey red cells, refraction at their rims, uneven light.
+pink or blue-grey red cells, refraction at their rims, uneven light. The stain is not known: of the filters for all
+stains that nuclei may have, that one is taken in which a few solid objects exceed the whole image most. The objects are
+then judged one by one (`segment.nucleus_candidates`).
 """
 
 from __future__ import annotations
@@ -14,31 +16,30 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.imaging.arrays import block_mean, otsu_threshold, percentiles
-from wbcpipe.imaging.filters import dilation, disk, gaussian, opening
+from wbcpipe.imaging.arrays import block_mean, percentiles
+from wbcpipe.imaging.filters import dilation, disk, gaussian
+from wbcpipe.segment.nucleus_candidates import Candidates, find_candidates, nucleus_score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["nuclear_filter"]
+__all__ = ["NuclearAnswer", "density_in_nuclei", "nuclear_answer"]
 
 _COARSE_UM: Final = 0.3
 _SMOOTH_UM: Final = 0.3
 #: Shares of red, green and blue in the density of nuclei, typical of Romanowsky stains of six laboratories: thiazin
 #: dyes and eosin let blue light through.
 _TYPICAL_STAIN: Final = (0.38, 0.50, 0.12)
+#: Nuclear stains that an image may have, as such shares.
+_STAINS: Final = tuple(np.array([red, 1 - red - blue, blue]) for red in (0.25, 0.4, 0.55) for blue in (0.0, 0.08, 0.16))
+#: Width of the core of a nucleus, by which the filters are compared.
+_CORE_UM: Final = 2.6
 #: Cosine of the angle to these within which the image's own nuclei replace them.
 _MIN_COSINE: Final = 0.85
 #: Densities as different as this are noise, at least.
 _NOISE_OD: Final = 0.02
 #: Minimum density, of the three planes together, of a coloured pixel; and as a share of the densest pixels.
 _COLOURED: Final = (0.12, 0.2)
-#: There are two colours when their shares of blue differ by this much and explain this share of the variance...
-_TWO_COLOURS: Final = (0.07, 0.55)
-#: ...and that of nuclei is below this.
-_MAX_BLUE_SHARE: Final = 0.25
-#: A share of blue above this is as likely that of bluish grey red cells.
-_GREY_BLUE_SHARE: Final = 0.15
 #: Width of a nucleus' thinnest lobes, and the area by which the brightest nucleus is judged.
 _LOBE_UM: Final = 1.8
 _NUCLEUS_UM2: Final = 15.0
@@ -51,10 +52,14 @@ _CROWD_UM2: Final = 500.0
 _CROWD_SHARE: Final = 0.06
 #: They never cover more than this share of it.
 _MAX_COVER: Final = 0.3
-#: Below that, they are red cells when they cover more than this share of all that is coloured.
+#: Below that, they are red cells when they cover more than this share of all that is coloured, and have a share of blue
+#: above this, which is as likely that of bluish grey red cells.
 _MAX_NUCLEAR_SHARE: Final = 0.25
-_ROUNDS: Final = 5
-_MIN_PIXELS: Final = 50
+_GREY_BLUE_SHARE: Final = 0.15
+#: Outside of this distance from nuclei the answer is limited to this share of the weakest of them.
+_REACH_UM: Final = 1.5
+_CAP: Final = 0.3
+_ROUNDS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -74,49 +79,61 @@ class _Pixels:
     um: float
 
 
-def nuclear_filter(
+@dataclass(frozen=True)
+class NuclearAnswer:
+    """The filter of an image, and the objects that may be nuclei.
+
+    Attributes:
+        weights: (3,) of the planes; their sum is the density due to nuclear stain, of the planes together.
+        candidates: objects that answer as nuclei do.
+        pixels: the coarse pixels.
+        factor: image pixels per coarse pixel.
+    """
+
+    weights: NDArray[np.float64]
+    candidates: Candidates
+    pixels: _Pixels
+    factor: int
+
+
+def density_in_nuclei(
     density: NDArray[np.float32], pixel_um: float, unlit: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float32]:
-    """Return the weights (3,) of the planes whose sum is the density due to nuclear stain, of the planes together.
+    """Return the density due to nuclear stain in nuclei, (Y, X) float32 of the three planes together.
 
-    All 0 where an image shows many cells of one bluish grey and none that differs: red cells.
+    All else stays below `_CAP` of the weakest nucleus. All 0 where nothing is a nucleus.
 
     Args:
         density: (3, Y, X) float32, optical density of red, green and blue.
         pixel_um: size of a pixel.
         unlit: (Y, X) pixels that show no specimen.
     """
+    found = nuclear_answer(density, pixel_um, unlit)
+    accepted = nucleus_score(found.candidates.measures) > 0
+    nuclei = np.append(False, accepted)[found.candidates.labels]
+    if not accepted.any() or _are_red_cells(found.pixels, nuclei):
+        return np.zeros(density.shape[1:], np.float32)
+    near = dilation(nuclei, disk(_REACH_UM / found.pixels.um))
+    limit = np.where(near, np.inf, _CAP * found.candidates.peaks[accepted].min()).astype(np.float32)
+    rows, columns = density.shape[1:]
+    limit = np.repeat(np.repeat(limit, found.factor, 0), found.factor, 1)[:rows, :columns]
+    answer = np.tensordot(found.weights.astype(np.float32), density, 1)
+    return np.asarray(np.clip(answer, 0, limit), np.float32)
+
+
+def nuclear_answer(
+    density: NDArray[np.float32], pixel_um: float, unlit: NDArray[np.bool_] | None = None
+) -> NuclearAnswer:
+    """Fit the filter of an image and find the objects that it answers to; arguments as for `density_in_nuclei`."""
     factor = max(1, round(_COARSE_UM / pixel_um))
     coarse_um = pixel_um * factor
     coarse = gaussian(block_mean(density, factor), _SMOOTH_UM / coarse_um)  # (3, y, x)
     seen = np.ones(coarse.shape[1:], bool) if unlit is None else block_mean(unlit, factor) == 0
     pixels = _Pixels(coarse, seen, _coloured(coarse.sum(0), seen), coarse_um)
-    guess, nothing = _first_guess(pixels), np.zeros_like(seen)
-    if _are_red_cells(pixels, guess):
-        guess = nothing
-    weights, nuclei = _fitted(pixels, guess)
-    if guess.any() and _are_red_cells(pixels, nuclei):
-        # Most of the image is what the filter must not answer to.
-        weights, nuclei = _fitted(pixels, nothing)
-    return np.zeros(3, np.float32) if _are_red_cells(pixels, nuclei) else np.asarray(weights, np.float32)
-
-
-def _fitted(pixels: _Pixels, guess: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Fit the filter (3,) in a few rounds, beginning with the nuclei ``guess`` (y, x); return it with its nuclei."""
-    margin = disk(max(1.0, _MARGIN_UM / pixels.um))
-    side = 2 * max(1, round(_LOBE_UM / 2 / pixels.um)) + 1
-    largest = max(1, round(_NUCLEUS_UM2 / pixels.um**2))
-    nuclei = opening(guess, disk(max(1.0, 0.6 / pixels.um)))
-    stain = _own_stain(pixels.density, nuclei, np.array(_TYPICAL_STAIN))
-    weights = _weights(pixels.density, pixels.seen & ~dilation(nuclei, margin), stain)
-    for _ in range(_ROUNDS - 1):
-        answer = np.where(pixels.seen, np.tensordot(weights, pixels.density, 1), 0)
-        wide = ndimage.grey_opening(answer, size=(side, side))
-        brightest = float(np.partition(wide.ravel(), -min(wide.size, largest))[-min(wide.size, largest)])
-        nuclei = wide > _NOT_OTHER * brightest
-        stain = _own_stain(pixels.density, wide > _NUCLEAR * brightest, stain)
-        weights = _weights(pixels.density, pixels.seen & ~dilation(nuclei, margin), stain)
-    return weights, nuclei
+    weights = _refined(pixels, _best_filter(pixels))
+    answer = np.where(seen, np.tensordot(weights.astype(np.float32), coarse, 1), np.float32(0))
+    candidates = find_candidates(answer, coarse, pixels.coloured, weights, coarse_um)
+    return NuclearAnswer(weights, candidates, pixels, factor)
 
 
 def _are_red_cells(pixels: _Pixels, nuclei: NDArray[np.bool_]) -> bool:
@@ -133,33 +150,45 @@ def _are_red_cells(pixels: _Pixels, nuclei: NDArray[np.bool_]) -> bool:
     return bool(grey and covered > _MAX_NUCLEAR_SHARE * np.count_nonzero(pixels.coloured))
 
 
+def _best_filter(pixels: _Pixels) -> NDArray[np.float64]:
+    """Return that of the filters (3,) for all stains in which an object exceeds the image as a whole most."""
+    density, seen = block_mean(pixels.density, 2), block_mean(pixels.seen, 2) == 1
+    um = 2 * pixels.um
+    side = 2 * max(1, round(_CORE_UM / 2 / um)) + 1
+    largest = min(seen.size, max(1, round(_NUCLEUS_UM2 / um**2)))
+    energy = _energy(density, seen)
+    best, highest = np.zeros(3), -np.inf
+    for stain in _STAINS:
+        weights = np.linalg.solve(energy, stain)
+        weights /= np.sqrt(weights @ energy @ weights)
+        answer = np.where(seen, np.tensordot(weights.astype(np.float32), density, 1), 0)
+        solid = ndimage.grey_opening(answer, size=(side, side))
+        brightest = float(np.partition(solid.ravel(), -largest)[-largest])
+        if brightest > highest:
+            best, highest = weights, brightest
+    return best
+
+
+def _refined(pixels: _Pixels, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fit the filter (3,) to the image's own nuclei in a few rounds."""
+    margin = disk(max(1.0, _MARGIN_UM / pixels.um))
+    side = 2 * max(1, round(_LOBE_UM / 2 / pixels.um)) + 1
+    largest = max(1, round(_NUCLEUS_UM2 / pixels.um**2))
+    stain = np.array(_TYPICAL_STAIN)
+    for _ in range(_ROUNDS):
+        answer = np.where(pixels.seen, np.tensordot(weights.astype(np.float32), pixels.density, 1), 0)
+        wide = ndimage.grey_opening(answer, size=(side, side))
+        brightest = float(np.partition(wide.ravel(), -min(wide.size, largest))[-min(wide.size, largest)])
+        nuclei = wide > _NOT_OTHER * brightest
+        stain = _own_stain(pixels.density, wide > _NUCLEAR * brightest, stain)
+        weights = _weights(pixels.density, pixels.seen & ~dilation(nuclei, margin), stain)
+    return weights
+
+
 def _coloured(total: NDArray[np.float32], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not seen.any():
         return seen
     return seen & (total > max(_COLOURED[0], _COLOURED[1] * percentiles(total[seen], 99)[0]))
-
-
-def _first_guess(pixels: _Pixels) -> NDArray[np.bool_]:
-    """Return which pixels may be nuclei (y, x): those dense ones that let most blue light through."""
-    total, coloured = pixels.density.sum(0), pixels.coloured
-    found = np.zeros(total.shape, bool)
-    if np.count_nonzero(coloured) < _MIN_PIXELS:
-        return found
-    dense = total[coloured]
-    share = np.clip(pixels.density[2][coloured] / dense, -0.1, 0.6)
-    low = share <= otsu_threshold(share)
-    fraction = float(low.mean())
-    if 0 < fraction < 1:
-        difference = float(share[~low].mean() - share[low].mean())
-        explained = fraction * (1 - fraction) * difference**2 / max(float(share.var()), 1e-9)
-        two = difference > _TWO_COLOURS[0] and explained > _TWO_COLOURS[1]
-        # Nuclei are at least as dense as red cells.
-        two = two and np.median(dense[low]) >= np.median(dense[~low])
-        if two and np.median(share[low]) < _MAX_BLUE_SHARE:
-            found[coloured] = low
-            return found
-    found[coloured] = share < _MAX_BLUE_SHARE
-    return found
 
 
 def _own_stain(
@@ -180,7 +209,11 @@ def _weights(
     density: NDArray[np.float32], others: NDArray[np.bool_], stain: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the filter (3,) that answers 1 to ``stain`` and least to the pixels ``others`` (y, x)."""
-    pixels = density[:, others].astype(float)  # (3, n)
-    energy = pixels @ pixels.T / max(1, pixels.shape[1]) + _NOISE_OD**2 * np.eye(3)
-    weights = np.linalg.solve(energy, stain)
+    weights = np.linalg.solve(_energy(density, others), stain)
     return np.asarray(weights / (stain @ weights))
+
+
+def _energy(density: NDArray[np.float32], others: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the mean products (3, 3) of the densities (3, y, x) of the pixels ``others`` (y, x)."""
+    pixels = density[:, others].astype(float)  # (3, n)
+    return np.asarray(pixels @ pixels.T / max(1, pixels.shape[1]) + _NOISE_OD**2 * np.eye(3))

@@ -20,7 +20,7 @@ from scipy import ndimage
 from wbcpipe.imaging.arrays import block_mean, enlarge_grid, otsu_threshold, percentiles
 from wbcpipe.segment.flatfield import smooth_levels, tile_levels
 from wbcpipe.segment.illumination import illumination_surface, unlit_mask
-from wbcpipe.segment.stain_filter import nuclear_filter
+from wbcpipe.segment.stain_filter import density_in_nuclei
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -174,6 +174,19 @@ class NuclearStain:
             planes: (3, Y, X) uint16 R, G, B over the full range.
             pixel_um: size of a pixel.
         """
+        density, unlit = self.density_against_light(planes)
+        found = np.float32(self.gain) * density_in_nuclei(density, pixel_um, unlit)
+        return _channel(np.where(unlit, np.float32(0), found))
+
+    def density_against_light(self, planes: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the densities of the whole image against the light of each plane, and the pixels that show none of it.
+
+        Args:
+            planes: (3, Y, X) uint16 R, G, B over the full range.
+
+        Returns:
+            (3, Y, X) float32 and (Y, X) bool.
+        """
         surface = illumination_surface(planes)
         unlit = unlit_mask(planes, surface)
         if unlit.any():
@@ -182,8 +195,7 @@ class NuclearStain:
         light = np.stack([enlarge_grid(plane, planes.shape[1:]) for plane in surface])
         density = optical_density(planes, light)
         density[:2] = np.minimum(density[:2], np.float32(self.max_density))
-        weights = np.float32(self.gain) * nuclear_filter(density, pixel_um, unlit)
-        return _channel(np.where(unlit, np.float32(0), np.maximum(np.tensordot(weights, density, 1), 0)))
+        return density, unlit
 
     def density(self, planes: NDArray[np.uint16], ratio: float) -> NDArray[np.float32]:
         """Return the optical density due to nuclear stain, (Y, X) float32, at least 0, for a ratio of red cells."""

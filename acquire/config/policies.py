@@ -310,6 +310,8 @@ class QualityLimits(Part):
         cells_per_mm2: Maximum number of white cells found per mm2 of a field, its first one left out.
         white_per_100_red: Maximum number of the same per 100 red cells of a field.
         unassigned_fluorescence_percent: Maximum share of a field that is as bright as nuclei and belongs to no cell.
+        min_nucleus_um2: Minimum of the median area of nuclei; less is no nucleus of blood, or a wrong pixel size.
+        max_nucleus_um2: Maximum of the same.
     """
 
     cells_counted: Ratio | None = None
@@ -334,6 +336,8 @@ class QualityLimits(Part):
     cells_per_mm2: Ratio | None = None
     white_per_100_red: Ratio | None = None
     unassigned_fluorescence_percent: Percent | None = None
+    min_nucleus_um2: Ratio | None = None
+    max_nucleus_um2: Ratio | None = None
 
 
 class CalibrationPolicy(Part):

@@ -104,6 +104,9 @@ GATE_ADVICE: Final[Mapping[GateName, str]] = {
     "are taken for white cells; of a buffy coat, set the limit in `[quality]`.",
     "white_per_100_red": "More white cells than blood has: red cells may be taken for white ones; look at the cells in "
     "the report, and at the stain.",
+    "min_nucleus_um2": "Nuclei smaller than those of blood: check the pixel size, and whether platelets or dirt are "
+    "taken for white cells.",
+    "max_nucleus_um2": "Nuclei larger than those of blood: check the pixel size, and whether cells lie on one another.",
     "unassigned_fluorescence_percent": "White cells may be missed: look at these fields with `wbcpipe view`; the "
     "sample may be too crowded.",
 }

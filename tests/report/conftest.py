@@ -25,7 +25,7 @@ MODALITIES = ("color1", "color2", "color3", "fluorescence")
 SIDE = 24
 
 
-def _columns(quality: Sequence[int], x_um: Sequence[float]) -> dict[str, Any]:
+def _columns(quality: Sequence[int], x_um: Sequence[float], nucleus_um2: float) -> dict[str, Any]:
     number = len(quality)
     zeros = np.zeros(number)
     return {
@@ -35,7 +35,7 @@ def _columns(quality: Sequence[int], x_um: Sequence[float]) -> dict[str, Any]:
         "y_um": zeros,
         "x_um": np.asarray(x_um, dtype=np.float64),
         "area_um2": zeros + 120,
-        "nucleus_area_um2": zeros + 50,
+        "nucleus_area_um2": zeros + nucleus_um2,
         "sharpness": zeros + np.nan,
         "shift_px": np.zeros((number, 3, 2)),
         "shift_residual_px": np.zeros((number, 3)),
@@ -56,6 +56,7 @@ def _create(
     info: dict[str, Any] | None = None,
     classify: bool = True,
     field_quality: dict[str, Any] | None = None,
+    nucleus_um2: float = 50.0,
 ) -> Sample:
     """Write sample.json and cells.zarr; ``head_calls`` gives each cell the class of each head, else its call."""
     number = len(calls)
@@ -65,7 +66,7 @@ def _create(
     block = CellBlock(
         images=rng.integers(0, 4000, (number, 4, SIDE, SIDE)).astype(np.uint16),
         masks=np.zeros((number, SIDE, SIDE), dtype=np.uint8),
-        columns=_columns(quality or [0] * number, x_um or [100.0 * i for i in range(number)]),
+        columns=_columns(quality or [0] * number, x_um or [100.0 * i for i in range(number)], nucleus_um2),
         label=list(labels or [""] * number),
     )
     attributes = CellAttributes(

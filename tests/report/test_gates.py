@@ -110,6 +110,29 @@ def test_a_sample_out_of_focus_as_a_whole_fails(create_sample: Any) -> None:
     assert "Do not rely on this count" in (sample.path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("nucleus_um2", "cells", "failed"),
+    [
+        (170.0, 120, {"max_nucleus_um2"}),
+        (500.0, 12, {"max_nucleus_um2"}),
+        (9.0, 120, {"min_nucleus_um2"}),
+        (45.0, 120, set()),
+        (110.0, 120, set()),
+        (170.0, 9, set()),
+    ],
+    ids=["pixel size x 1.8", "x 3", "x 0.4", "lymphocytes", "monocytes", "too few to tell"],
+)
+def test_a_wrong_pixel_size_shows_in_the_size_of_nuclei(
+    create_sample: Any, nucleus_um2: float, cells: int, failed: set[str]
+) -> None:
+    sample = create_sample(["NEU"] * cells, nucleus_um2=nucleus_um2)
+    write_report(sample)
+    gates = {gate["name"]: gate for gate in read_document(sample).content()["quality"]["gates"]}
+    names = {"min_nucleus_um2", "max_nucleus_um2"}
+    assert {name for name in names if gates[name]["passed"] is False} == failed
+    assert all(gates[name]["figure"] == (nucleus_um2 if cells >= 10 else None) for name in names)
+
+
 def test_the_documentation_knows_every_column_figure_and_limit() -> None:
     text = (Path(__file__).parents[2] / "docs" / "columns.md").read_text(encoding="utf-8")
     for name in COLUMNS:

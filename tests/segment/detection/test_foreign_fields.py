@@ -90,6 +90,9 @@ def found_in(light: NDArray[np.float64]) -> NDArray[np.float64]:
         field(BLUE_GREY, rim=0.2),
         field(BLUE_GREY, white=0.7),
         field((0.5, 0.45, 0.3)),
+        field((0.6, 0.35, 0.2), white=0.8),
+        field(PINK, rim=0.25, white=0.6),
+        field(BLUE_GREY, rim=0.2, white=0.6),
         coloured(field(PINK, rim=0.2)),
         coloured(field(BLUE_GREY)),
         stopped(field(PINK), 0.01),
@@ -101,6 +104,7 @@ def found_in(light: NDArray[np.float64]) -> NDArray[np.float64]:
     ],
     ids=[
         *("plain", "dark rims", "blue-grey", "blue-grey with rims", "blue-grey, pale white cells", "dark blue-grey"),
+        *("denser than the white cells", "rims beside pale white cells", "rims and blue-grey beside pale white cells"),
         *("rims in coloured light", "blue-grey in coloured light", "black stop", "grey stop", "stop in coloured light"),
         *("black scale bar", "bar beside blue-grey", "magenta text"),
     ],
@@ -112,6 +116,30 @@ def test_white_cells_alone_are_found(light: NDArray[np.float64]) -> None:
 @pytest.mark.parametrize("colour", [BLUE_GREY, (0.5, 0.45, 0.3), (0.2, 0.19, 0.14)])
 def test_a_field_of_bluish_red_cells_alone_holds_no_white_cell(colour: tuple[float, float, float]) -> None:
     assert len(found_in(field(colour, white=0.0))) == 0
+
+
+@pytest.mark.parametrize("rim", [0.0, 0.2])
+@pytest.mark.parametrize("colour", [PINK, (0.1, 0.2, 0.2)])
+def test_a_field_of_red_cells_alone_holds_no_white_cell(colour: tuple[float, float, float], rim: float) -> None:
+    assert len(found_in(field(colour, rim=rim, white=0.0))) == 0
+
+
+def test_parts_of_real_fields_without_a_white_cell(shared_data: Path) -> None:
+    """Halves of fields, 48 x 18 um or 24 x 36 um, whose red cells were taken for white ones."""
+    found = parts = 0
+    for path in sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[::18]:
+        text = (shared_data / "bccd" / "Annotations" / f"{path.stem}.xml").read_text()
+        white = [part.split("</object>")[0] for part in text.split("<name>WBC</name>")[1:]]
+        sides = [
+            [int(part.split(f"<{s}>")[1].split("<")[0]) for s in ("xmin", "ymin", "xmax", "ymax")] for part in white
+        ]
+        light = np.asarray(Image.open(path).convert("RGB")) / 235
+        for top, left, height, width in ((0, 0, 240, 640), (240, 0, 240, 640), (0, 0, 480, 320), (0, 320, 480, 320)):
+            bottom, right = top + height, left + width
+            if all(x0 > right + 10 or x1 < left - 10 or y0 > bottom + 10 or y1 < top - 10 for x0, y0, x1, y1 in sides):
+                parts, found = parts + 1, found + len(found_in(light[top:bottom, left:right]))
+    assert parts > 15
+    assert found <= 0.1 * parts
 
 
 def test_the_light_of_each_plane_is_measured() -> None:
