@@ -17,6 +17,7 @@ from scipy import ndimage
 from wbcpipe.imaging.arrays import block_mean, enlarge_grid, fill_holes, percentiles
 from wbcpipe.imaging.filters import dilation, disk, erosion, gaussian, opening
 from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.segment.detection.clumps import find_clumps
 from wbcpipe.segment.detection.separate import merge_lobes, split_at_necks
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ _CUT_NUCLEUS_UM2: Final = 14.0
 _CYTOPLASM_UM: Final = 6.0
 #: Distance of the percentiles 5 and 25 of a Gaussian, in standard deviations.
 _GAUSSIAN_5_TO_25: Final = 0.9704
-#: Number of nuclei from which their median is known.
-_MIN_COMPARED: Final = 8
 #: Distance from a nucleus's thick parts within which its thin parts lie.
 _SOLID_MARGIN_UM: Final = 1.0
 #: Filaments between lobes reach so far from them.
@@ -66,9 +65,7 @@ class DetectionRules:
         lobe_um2: parts with a nuclear area between these are lobes, merged with a neighbour within ``lobe_gap_um``.
         lobe_gap_um: maximum gap between lobes of one cell.
         background_um: scale over which the background may change.
-        clump_um2: a larger nucleus is several that could not be parted...
-        clump_ratio: ...and so is one so many times as large as the median of 8 or more of the image, if above half of
-            that.
+        clump_um2: a larger nucleus is several that could not be parted; see `find_clumps` for smaller ones.
         level_share: objects dimmer than this fraction of the brightest have no say in the nuclear level.
         solid_um: a nucleus is solid: a disk of this radius must fit in, and cover much of it; 0 to accept any shape.
     """
@@ -89,7 +86,6 @@ class DetectionRules:
     lobe_gap_um: float = 1.5
     background_um: float = 25.0
     clump_um2: float = 180.0
-    clump_ratio: float = 2.2
     level_share: float = 0.25
     solid_um: float = 0.0
 
@@ -357,12 +353,12 @@ def _measure(
     # A cut nucleus may be smaller than any whole one.
     least = np.where(border[kept], _CUT_NUCLEUS_UM2, rules.debris_nucleus_um2)
     debris = (nuclear[kept] < least) | (area > rules.max_area_um2)
-    clumps = _clumps(nuclear[kept], rules)
-    quality[clumps] |= np.uint16(QcFlag.CLUMP)
-    quality[debris & ~clumps] |= np.uint16(QcFlag.DEBRIS)
     renumber = np.zeros(size, np.int32)
     renumber[kept] = np.arange(1, len(kept) + 1)
     labels = renumber[parts]
+    clumps = find_clumps(labels, nuclei, nuclear[kept], min_um2=rules.debris_nucleus_um2, max_um2=rules.clump_um2)
+    quality[clumps] |= np.uint16(QcFlag.CLUMP)
+    quality[debris & ~clumps] |= np.uint16(QcFlag.DEBRIS)
     is_cell = np.append(False, (quality & QcFlag.DEBRIS) == 0)
     bright = opening(channel.signal > max(rules.nucleus * level, 5 * channel.noise), _disk(0.45 / coarse_um))
     quality[_touching(labels, y, x) - 1] |= np.uint16(QcFlag.DOUBLET)
@@ -378,15 +374,6 @@ def _measure(
         level=level,
         unassigned_um2=float(np.count_nonzero(bright & ~is_cell[labels]) * coarse_um**2),
     )
-
-
-def _clumps(nuclear_um2: NDArray[np.floating[Any]], rules: DetectionRules) -> NDArray[np.bool_]:
-    """Return which of the nuclei (N,) are several that could not be parted."""
-    limit = rules.clump_um2
-    whole = nuclear_um2[nuclear_um2 >= rules.debris_nucleus_um2]
-    if len(whole) >= _MIN_COMPARED:
-        limit = min(limit, max(rules.clump_ratio * float(np.median(whole)), limit / 2))
-    return np.asarray(nuclear_um2 > limit, bool)
 
 
 def _touching(labels: NDArray[np.int32], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.int32]:

@@ -60,6 +60,40 @@ def test_a_clump_is_flagged(draw: Callable[..., NDArray[np.float32]], count: int
     assert not (found.quality[~near] & QcFlag.CLUMP).any()
 
 
+@pytest.mark.parametrize("others", [0, 10], ids=["alone", "beside ten"])
+@pytest.mark.parametrize(
+    "places",
+    [
+        [(0, 0), (0, 25), (0, 50)],
+        [(0, 0), (10, 23), (33, 27), (50, 10)],
+        [(0, 0), (14, 20), (0, 40), (14, 60)],
+    ],
+    ids=["row", "arc", "zigzag"],
+)
+def test_a_small_clump_is_parted_or_flagged(
+    draw: Callable[..., NDArray[np.float32]], places: list[tuple[int, int]], others: int
+) -> None:
+    """Nuclei of 3 um radius that overlap so far that there are no narrow necks between them."""
+    clump = [(80 + y, 80 + x, 15, BRIGHT) for y, x in places]
+    single = [(60 + 60 * (k // 5), 260 + 60 * (k % 5), 15, BRIGHT) for k in range(others)]
+    found = found_in(np.minimum(draw((220, 620), clump + single), BRIGHT))
+    near = found.x_px < 180
+    flagged = (found.quality & QcFlag.CLUMP) > 0
+    assert near.sum() == len(places) or flagged[near].any()
+    assert not flagged[~near].any()
+
+
+def test_large_and_segmented_nuclei_are_no_clumps(draw: Callable[..., NDArray[np.float32]]) -> None:
+    """Ten lymphocytes, two monocytes three times as large, and a nucleus of three lobes."""
+    single = [(50 + 60 * (k // 5), 50 + 60 * (k % 5), 17, BRIGHT) for k in range(10)]
+    lobes = [(220, 80, 8, BRIGHT), (222, 98, 8, BRIGHT), (238, 90, 8, BRIGHT)]
+    found = found_in(
+        np.minimum(draw((300, 520), [*single, (80, 420, 29, BRIGHT), (220, 430, 28, BRIGHT), *lobes]), BRIGHT)
+    )
+    assert len(found) >= 13
+    assert not (found.quality & QcFlag.CLUMP).any()
+
+
 def test_nuclei_of_other_people(shared_data: Path) -> None:
     """T cells at 0.377 um, of which none of 24 was found."""
     import tifffile
