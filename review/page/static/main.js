@@ -56,8 +56,20 @@ class Page {
     for (const type of ["differential", "state", "cells"]) this.review.on(type, () => this.showTop());
     this.review.on("loaded", () => this.#reloaded());
     this.showTop();
+    this.#comeBack();
     this.journal.start();
     this.gallery.list.focus();
+  }
+
+  /** Begin at the cell at which this window was left, for instance by a reload. */
+  #comeBack() {
+    const { review, gallery } = this;
+    const stored = `wbcpipe review cell ${review.sample}`;
+    const row = review.rowOf.get(sessionStorage.getItem(stored));
+    if (row !== undefined) gallery.moveToRow(row);
+    addEventListener("pagehide", () => {
+      if (gallery.active !== null) sessionStorage.setItem(stored, review.cells.key[gallery.active]);
+    });
   }
 
   addGallery(host, label) {

@@ -23,9 +23,11 @@ export class Review extends EventTarget {
   }
 
   async #read() {
-    this.loaded = false;
-    this.#take(await getJson(sampleUrl(this.sample)));
+    const body = await getJson(sampleUrl(this.sample));
     const history = await getJson(sampleUrl(this.sample, "/entries?after="));
+    // In one go from here on: no key may meet the cells of the one and the entries of the other.
+    this.loaded = false;
+    this.#take(body);
     this.edits.remember(history.newer);
     if (this.edits.stale) this.#restore();
   }

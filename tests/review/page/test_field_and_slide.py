@@ -35,8 +35,8 @@ def test_the_field_shows_neighbours_and_the_map_and_goes_back_to_the_same_place(
     page.wait_for_selector("dialog", state="detached")
     after = page.evaluate("[wbcpipeReview.gallery.active, wbcpipeReview.gallery.selection.cursor]")
     assert after == [row, cursor]
-    page.keyboard.press("ArrowRight")
-    assert page.evaluate("wbcpipeReview.gallery.selection.cursor") == cursor + 1
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("wbcpipeReview.gallery.selection.cursor") == cursor - 1
     page.keyboard.press("Enter")
     page.click(".map .field:not(.here)")
     page.wait_for_function("() => document.querySelectorAll('.map .field.here').length === 1")

@@ -131,7 +131,7 @@ def test_sign_amend_and_sign_again(make_sample: MakeSample, open_review: OpenRev
     sample = make_sample(40)
     page = open_review()
     page.click("#sign")
-    assert page.locator("dialog .checks .bad").count() >= 1
+    page.wait_for_selector("dialog .checks .bad")
     assert page.get_by_role("button", name="Sign", exact=True).is_disabled()
     page.keyboard.press("Escape")
     unidentified = page.evaluate("wbcpipeReview.review.cells.now.filter((one) => one === 'unidentified').length")
