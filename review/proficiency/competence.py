@@ -153,7 +153,7 @@ def score_competence(
         right=found.agreed,
         percent=percent,
         interval_percent=interval_percent(found.agreed, found.cells),
-        kappa=tuple(found.kappa) if found.kappa else None,
+        kappa=found.kappa and (found.kappa.value, found.kappa.low, found.kappa.high),
         classes={
             entry.name: ClassResult(cells=entry.both + entry.only_second, right=entry.both)
             for entry in found.by_class
