@@ -176,8 +176,11 @@ class Journal:
         if content is None:
             raise SampleStateError(f"{self.path}: shorter than it was; {_REMEDY}.")
         body, newline, torn = content.rpartition(b"\n")
+        if not newline:
+            self._known = _Known(known.entries, known.end, torn)
+            return
         entries = list(known.entries)
-        for line in body.split(b"\n") if newline else ():
+        for line in body.split(b"\n"):
             entries.append(self._parse(line, entries[-1] if entries else None))
         for entry in entries[len(known.entries) :]:
             try:
@@ -185,7 +188,7 @@ class Journal:
             except ValueError as error:
                 self._state = replay(known.entries)
                 raise SampleStateError(f"{self.path}, line {entry.n}: {error}; {_REMEDY}.") from error
-        self._known = _Known(tuple(entries), known.end + len(body) + len(newline), torn)
+        self._known = _Known(tuple(entries), known.end + len(body) + 1, torn)
 
     def _parse(self, line: bytes, before: Entry | None) -> Entry:
         number = before.n + 1 if before else 1
