@@ -162,10 +162,10 @@ def _observations(message: ResultMessage) -> list[Observation]:
     if not message.state.has_values:
         code = join(PANEL.code, PANEL.display, PANEL.system, "DIFF", message.panel_name, LOCAL)
         found.append(Observation("", code, "0", ""))
-    for number, fact in enumerate(facts_of(message), 1):
+    for place, fact in enumerate(facts_of(message), 1):
         kind = "NM" if FACTS[fact.code].kind == "count" else "ST"
         code = join(fact.code, FACTS[fact.code].display, LOCAL)
-        found.append(Observation(kind, code, f"0.{number}", escape(fact.value)))
+        found.append(Observation(kind, code, f"0.{place}", escape(fact.value)))
     return found
 
 

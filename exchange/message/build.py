@@ -138,7 +138,8 @@ def build_cancellation(inputs: ResultInputs, reason: str) -> ResultMessage:
     Raises:
         ConfigError: the reason is empty or too long.
     """
-    return _validated({**_common(inputs), "state": inputs.review.state, "reason": reason}, inputs.lab)
+    line = " / ".join(part.strip() for part in reason.splitlines() if part.strip())
+    return _validated({**_common(inputs), "state": inputs.review.state, "reason": line}, inputs.lab)
 
 
 def _validated(content: dict[str, object], lab: Lab) -> ResultMessage:
