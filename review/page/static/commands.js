@@ -156,6 +156,7 @@ export class Commands {
 function describe(entry) {
   if (!entry) return ".";
   if (entry.action === "comment") return ": a comment.";
+  if (entry.action === "adjudicate") return `: a decision for ${shortName(entry.to)}.`;
   const to = new Set(entry.cells.map((change) => change.to));
   const names = [...to].map((name) => shortName(name) || "the model's call").join(", ");
   return `: ${count(entry.cells.length, "cell")} to ${names}.`;

@@ -122,6 +122,7 @@ def test_two_readings_agreement_and_adjudication(
     judge.keyboard.press("Control+z")
     saved(judge)
     assert len(journal(sample, "undo")) == 1
+    assert judge.locator("#announcements").inner_text() == "Undone: a decision for EOS."
     menu(judge, "#show-library")
     judge.wait_for_selector("dialog .library figure")
     assert site.samples[-1] in judge.locator("dialog .library figcaption").first.inner_text()

@@ -322,7 +322,7 @@ def test_comments_on_cell_and_sample(page: Page, sample: Sample) -> None:
 
 
 def test_a_lost_answer_is_sent_again_and_written_once(page: Page, sample: Sample) -> None:
-    lost = []
+    lost: list[Any] = []
 
     def lose(route: Any) -> None:
         if not lost and route.request.method == "POST":
