@@ -82,12 +82,14 @@ class Edit:
     Attributes:
         entry: the line of the journal.
         cells: name of each cell, as it is now, to the class it was given; of a comment, empty.
+        about: name, as it is now, of the cell that a comment is about; ``None`` for the sample.
         active: false while it is undone.
         lost: names of its cells that are there no more.
     """
 
     entry: Entry
     cells: dict[str, str]
+    about: str | None = None
     active: bool = True
     lost: list[str] = field(default_factory=list)
 
@@ -148,7 +150,6 @@ class ReviewState:
         corrected: a signed sample was amended: the next signature is a correction.
         reason: of the last amendment.
         voided: why a signature is not in force any more, other than by a reader; empty if none was voided.
-        renamed: every earlier name of a cell to its name now; ``None`` where it is there no more.
     """
 
     head: str = ""
@@ -162,7 +163,6 @@ class ReviewState:
     corrected: bool = False
     reason: str = ""
     voided: str = ""
-    renamed: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def state(self) -> VerificationState:
@@ -191,7 +191,7 @@ class ReviewState:
     def comments(self) -> list[CellComment]:
         """Return the comments that were not undone, in order."""
         return [
-            CellComment(self._now(comment.cell), comment.text, edit.entry.reader, edit.entry.time, edit.entry.id)
+            CellComment(edit.about, comment.text, edit.entry.reader, edit.entry.time, edit.entry.id)
             for edit in self.edits.values()
             if edit.active and isinstance(comment := edit.entry.action, Comment)
         ]
@@ -200,12 +200,7 @@ class ReviewState:
         """Return the names, as they are now, of all cells that the entries name and that are still there."""
         found = {*self.looked, *(cell for edit in self.edits.values() for cell in edit.cells)}
         found |= {cell for reading in self.readings.values() for cell in reading.cells}
-        noted = {edit.entry.action.cell for edit in self.edits.values() if isinstance(edit.entry.action, Comment)}
-        return found | {now for cell in noted if cell and (now := self.renamed.get(cell, cell))}
-
-    def _now(self, cell: str | None) -> str | None:
-        """Return a cell's name now; of one that is gone, its earlier one."""
-        return (self.renamed.get(cell, cell) or cell) if cell else None
+        return found | {edit.about for edit in self.edits.values() if edit.about and not edit.lost}
 
     def lost(self) -> dict[str, tuple[str, ...]]:
         """Return ``id`` of each entry to the names of its cells that are there no more."""
@@ -253,15 +248,16 @@ class ReviewState:
         self.head, self.entries = entry.id, entry.n
 
     def _edit(self, entry: Entry) -> None:
-        cells: dict[str, str] = {}
         match entry.action:
             case Assign() as action:
-                cells = {change.cell: change.to for change in action.cells}
+                edit = Edit(entry, {change.cell: change.to for change in action.cells})
             case Adjudicate() as action:
-                cells = {action.cell: action.to}
+                edit = Edit(entry, {action.cell: action.to})
+            case Comment() as action:
+                edit = Edit(entry, {}, about=action.cell)
             case _:
-                pass
-        self.edits[entry.id] = Edit(entry, cells)
+                return
+        self.edits[entry.id] = edit
         self._redo.pop(entry.reader, None)
 
     def _undo(self, entry: Entry) -> None:
@@ -301,13 +297,13 @@ class ReviewState:
 
     def _rename(self, action: CellsReplaced) -> None:
         names: dict[str, str | None] = {**dict.fromkeys(action.unmatched), **action.matched}
-        for earlier, now in self.renamed.items():
-            if now in names:
-                self.renamed[earlier] = names[now]
-        self.renamed.update(names)
         for edit in self.edits.values():
-            edit.lost += [cell for cell in edit.cells if cell in names and names[cell] is None]
-            edit.cells = _renamed(edit.cells, names)
+            if not edit.lost or edit.cells:
+                named = [edit.about] if edit.about else list(edit.cells)
+                edit.lost += [cell for cell in named if cell in names and names[cell] is None]
+                # A comment stays readable by the earlier name of its cell.
+                edit.about = names.get(edit.about) or edit.about if edit.about else None
+                edit.cells = _renamed(edit.cells, names)
         self.looked = _renamed(self.looked, names)
         for reading in self.readings.values():
             reading.calls = _renamed(reading.calls, names)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wbcpipe.samples.review.cell_identity import MATCH_UM, cell_keys, match_keys
-from wbcpipe.samples.review.entries import Assign, CellsReplaced, Change, Entry, Look
+from wbcpipe.samples.review.entries import Assign, CellsReplaced, Change, Comment, Entry, Look
 from wbcpipe.samples.review.replay import replay
 
 TIME = "2026-11-30T06:00:00.000+00:00"
@@ -71,5 +71,29 @@ def test_edits_follow_their_cells_and_those_without_are_listed() -> None:
     assert set(state.looked) == {keys[2]}
     again = CellsReplaced(new="b" * 64, matched={"f0y2x0": "f0y4x0"})
     state.apply(Entry.build(4, third.id, TIME, "Ada", again))
-    assert state.renamed[keys[0]] == "f0y4x0"
-    assert "f0y4x0" in state.assigned()
+    assert set(state.assigned()) == {"f0y4x0", keys[2]}
+
+
+def test_a_name_that_another_cell_takes_over_is_not_mixed_up() -> None:
+    """The cell X is called Y after a new segmentation, and after the next one another cell is called X."""
+    x, y, z = "f0y0x0", "f0y20x0", "f0y40x0"
+    steps = [
+        Comment(cell=x, text="first"),
+        Assign(cells=(Change(cell=x, before="NEU", to="LYM"),)),
+        CellsReplaced(new="a" * 64, matched={x: y}),
+        Comment(cell=x, text="another cell"),
+        Assign(cells=(Change(cell=x, before="NEU", to="MO"),)),
+    ]
+    entries: list[Entry] = []
+    for step in steps:
+        entries.append(Entry.build(len(entries) + 1, entries[-1].id if entries else "", TIME, "Ada", step))
+    state = replay(entries)
+    assert {cell: found.to for cell, found in state.assigned().items()} == {y: "LYM", x: "MO"}
+    assert [(comment.cell, comment.text) for comment in state.comments()] == [(y, "first"), (x, "another cell")]
+    state.apply(
+        Entry.build(6, entries[-1].id, TIME, "Ada", CellsReplaced(new="b" * 64, matched={x: z}, unmatched=(y,)))
+    )
+    assert {cell: found.to for cell, found in state.assigned().items()} == {z: "MO"}
+    assert [(comment.cell, comment.text) for comment in state.comments()] == [(y, "first"), (z, "another cell")]
+    assert state.cells() == {z}
+    assert state.lost() == {entries[0].id: (y,), entries[1].id: (y,)}
