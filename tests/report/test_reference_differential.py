@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wbcpipe.errors import ConfigError
 from wbcpipe.pipeline import cli
@@ -15,7 +19,6 @@ from wbcpipe.report.reference_differential import compare_with_reference, read_r
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 CLASSES = ("NEU", "LYM", "EOS", "MO", "BAS")
 PERCENT = {"NEU": 60.0, "LYM": 28.0, "EOS": 3.0, "MO": 8.0, "BAS": 1.0}
@@ -124,3 +127,37 @@ def test_the_command_names_the_reference(create_sample: Callable[..., object], t
     path.write_text("x")
     with pytest.raises(ConfigError, match="not readable as TOML"):
         CliRunner().invoke(cli, command, catch_exceptions=False)
+
+
+_names = st.sampled_from(["NEU", "neutrophils", "LYM", "other", "EOS", "x", "source", "percent", "count", "cells", ""])
+_values = st.one_of(
+    st.floats(), st.integers(-(10**30), 10**30), st.text(max_size=5), st.booleans(), st.none(), st.just([]), st.just({})
+)
+_contents = st.recursive(_values, lambda inner: st.dictionaries(_names, inner, max_size=6), max_leaves=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.one_of(
+        st.tuples(st.just(".json"), _contents.map(json.dumps)),
+        st.tuples(st.sampled_from([".csv", ".toml", ".json"]), st.text(max_size=80)),
+        st.tuples(
+            st.just(".csv"),
+            st.lists(st.lists(st.one_of(_names, st.text(max_size=4)), max_size=4), max_size=6).map(
+                lambda rows: "class,percent\n" + "\n".join(",".join(row) for row in rows)
+            ),
+        ),
+    )
+)
+def test_whatever_a_file_holds_is_read_or_refused_in_one_line(given_file: tuple[str, str]) -> None:
+    suffix, text = given_file
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{suffix}"
+        path.write_text(text, encoding="utf-8", errors="surrogatepass")
+        try:
+            found = read_reference_differential(path, CLASSES)
+        except ConfigError as error:
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+        else:
+            assert sum(found.percent.values()) == pytest.approx(100)

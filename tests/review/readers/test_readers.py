@@ -175,6 +175,22 @@ def test_adjudicated_cells_of_both_readers_count_as_decided(create: Create) -> N
     assert found.notes[2].startswith("10 cells were read by all")
 
 
+def test_a_third_reader_decides_for_the_reference(create: Create) -> None:
+    desk = create(["NEU"] * 4)
+    for reader, calls in {
+        "ann": ["NEU"] * 4,
+        "ben": ["NEU", "NEU", "MO", "LYM"],
+        "cat": ["NEU", "NEU", "MO", "EOS"],
+    }.items():
+        desk.blind(reader, dict(enumerate(calls)))
+    found = build_reference(desk.read, ["ann", "ben", "cat"])
+    shares = {entry.name: entry.percent for entry in found.classes}
+    # Cell 3 is MO for two of three; on cell 4 all differ, and each counts as read.
+    assert shares == pytest.approx({"NEU": 700 / 12, "LYM": 100 / 12, "EOS": 100 / 12, "MO": 25, "BAS": 0})
+    assert found.open_cells == (desk.keys[3],)
+    assert [count.adjudicated for count in found.readers] == [1, 0, 0]
+
+
 def test_a_reference_needs_two_blind_readers(create: Create) -> None:
     desk = create(MACHINE)
     desk.blind("ann", {0: "artefact"})
