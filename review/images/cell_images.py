@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +14,8 @@ from wbcpipe.report.cell_thumbnails import illumination_wavelengths, measure_con
 from wbcpipe.review.images.image_cache import ImageCache
 from wbcpipe.review.images.strips import TILE_PX, cell_outlines, make_strip
 from wbcpipe.samples.cell_columns import REJECTED
-from wbcpipe.samples.cell_store import CELLS_PER_CHUNK, PREDICTIONS
+from wbcpipe.samples.cell_store import CELLS_PER_CHUNK
+from wbcpipe.samples.records import json_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,18 +34,15 @@ _VERSION: Final = 2
 _CHUNKS: Final = 4
 #: Strips of 8 kB.
 _MAX_IN_MEMORY: Final = 4096
-_COLUMNS: Final = ("field_index", "y_px", "x_px", "shift_px", "qc_flags")
+#: Arrays that the images show; the flags say on which cells the contrast is measured.
+_SHOWN: Final = ("images", "masks", "qc_flags", "field_index", "y_px", "x_px")
 
 
 def images_digest(store: CellStore) -> str:
     """Return the SHA-256 of what the images of a store's cells depend on; labels and predictions are left out."""
-    attributes = store.attributes.model_dump(mode="json", exclude={"classified", "labelled", "classes", "sha256"})
-    for name in (*PREDICTIONS, "label"):
-        attributes["arrays"].pop(name, None)
-    total = hashlib.sha256(json.dumps([_VERSION, TILE_PX, attributes], sort_keys=True).encode())
-    for name in _COLUMNS:
-        total.update(np.ascontiguousarray(store.column(name)).tobytes())
-    return total.hexdigest()
+    attributes = store.attributes
+    chunks = {name: attributes.chunks[name] for name in _SHOWN}
+    return json_digest([_VERSION, TILE_PX, list(attributes.modalities), attributes.pixel_um, chunks])
 
 
 class CellImages:
