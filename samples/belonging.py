@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["place_of", "sample_identity", "why_foreign"]
+__all__ = ["place_of", "sample_identity", "specimen_identity", "why_foreign"]
 
 #: Folders between a sample's own and the deepest of its files.
 _LEVELS: Final = 3
@@ -33,6 +33,19 @@ def place_of(path: Path) -> str:
     root = _root(path)
     identity = "" if root is None else _identity(root)
     return f"{identity}, {path.relative_to(root).as_posix()}" if root is not None and identity else ""
+
+
+def specimen_identity(path: Path) -> str:
+    """Return the specimen and the plan of the sample in whose folder ``path`` lies; empty for a real slide.
+
+    The same slide, scanned as two samples, has the same.
+    """
+    try:
+        content = json.loads((path.parent / "sample.json").read_bytes())
+        known = content["specimen"], content["plan"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return json.dumps(known, sort_keys=True)
 
 
 def why_foreign(stated: str, here: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import google_crc32c
 
 from wbcpipe.errors import SampleStateError
+from wbcpipe.samples.belonging import specimen_identity
 from wbcpipe.system.files import read_text, write_atomic
 
 if TYPE_CHECKING:
@@ -44,14 +45,15 @@ class TruthRow(NamedTuple):
 
 
 def write_truth(path: Path, rows: Iterable[TruthRow]) -> None:
-    """Write ``truth.csv``, atomically; the last cell of the first row is the checksum of everything else.
+    """Write ``truth.csv``, atomically; the last cell of the first row is the checksum of everything else
+    and of the specimen in ``sample.json`` beside it.
 
     Raises:
         DiskFullError: no space left; an earlier file stays.
     """
     lines = [[f"{row.x_um:.3f}", f"{row.y_um:.3f}", str(row.field), row.label, row.kind, ""] for row in rows]
     if lines:
-        lines[0][-1] = _checksum(lines)
+        lines[0][-1] = _checksum(lines, specimen_identity(path))
     with write_atomic(path) as handle:
         handle.write(_text(lines).encode())
 
@@ -73,8 +75,8 @@ def read_truth(path: Path) -> list[TruthRow]:
         rows = [TruthRow(float(x), float(y), int(field), label, kind) for x, y, field, label, kind, _ in lines]
     except (ValueError, csv.Error) as error:
         raise SampleStateError(f"{path}: damaged ({error}); {_REMEDY}.") from error
-    if _text(lines) != text or (lines and lines[0][-1] != _checksum(lines)):
-        raise SampleStateError(f"{path}: changed since it was written (checksum); {_REMEDY}.")
+    if _text(lines) != text or (lines and lines[0][-1] != _checksum(lines, specimen_identity(path))):
+        raise SampleStateError(f"{path}: changed since it was written, or of another specimen (checksum); {_REMEDY}.")
     return rows
 
 
@@ -84,6 +86,6 @@ def _text(lines: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def _checksum(lines: Sequence[Sequence[str]]) -> str:
+def _checksum(lines: Sequence[Sequence[str]], specimen: str) -> str:
     (*first, _), *others = lines
-    return f"{google_crc32c.value(_text([[*first, ''], *others]).encode()):08x}"
+    return f"{google_crc32c.value((_text([[*first, ''], *others]) + specimen).encode()):08x}"

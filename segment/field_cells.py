@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FieldCells", "load_field", "no_cells", "save_field", "stored_field_index"]
+__all__ = ["FieldCells", "StoredField", "load_field", "no_cells", "save_field", "stored_field"]
 
 _COLUMN, _FIGURE = "column_", "figure_"
 
@@ -95,10 +95,17 @@ def save_field(path: Path, cells: FieldCells, basis_sha256: str) -> None:
     write_work_file(path, record, {"images": cells.block.images, "masks": cells.block.masks, **columns, **figures})
 
 
-def stored_field_index(path: Path) -> int | None:
+class StoredField(NamedTuple):
+    """The field whose cells a file holds, and the checksums of the frames from which they were cut."""
+
+    index: int
+    input_digest: str
+
+
+def stored_field(path: Path) -> StoredField | None:
     """Return the field whose cells a file holds; ``None`` where it is absent or damaged."""
     found = read_work_file(path, _FieldRecord)
-    return None if found is None else found[0].field_index
+    return None if found is None else StoredField(found[0].field_index, found[0].input_digest)
 
 
 def load_field(path: Path, index: int, basis_sha256: str, input_digest: str) -> FieldCells | None:

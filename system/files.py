@@ -320,16 +320,17 @@ def json_line(content: Mapping[str, Any]) -> bytes:
 
 
 def parse_json_line(line: bytes) -> dict[str, Any]:
-    """Parse a line of `json_line`; a line without a checksum is taken as it is.
+    """Parse a line of `json_line`.
 
     Raises:
-        ValueError: it is no JSON object, was cut short, or was changed.
+        ValueError: it is no JSON object, was cut short, has no checksum, or was changed.
     """
     content = parse_json(line.decode())
     if not isinstance(content, dict):
         raise ValueError("not an object")
-    checksum = content.pop(_LINE_CHECKSUM, None)
-    if checksum is not None and line.strip() != json_line(content).strip():
+    if content.pop(_LINE_CHECKSUM, None) is None:
+        raise ValueError(f"without its checksum {_LINE_CHECKSUM!r}")
+    if line.strip() != json_line(content).strip():
         raise ValueError("changed since it was written")
     return content
 

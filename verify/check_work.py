@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from wbcpipe.samples.fields import field_path, passes_digest, passes_on_disk
 from wbcpipe.samples.records import FieldPredictions
-from wbcpipe.segment.field_cells import stored_field_index
+from wbcpipe.segment.field_cells import stored_field
+from wbcpipe.segment.slide_statistics import load_slide_statistics
 from wbcpipe.segment.work_files import check_work_file
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ def check_work(findings: Findings, fields: Sequence[int]) -> None:
     findings.count(path)
     if check_work_file(path) is None:
         findings.add(path, "missing or damaged (checksum)", _SEGMENT)
+    elif load_slide_statistics(work, lambda index: _frames_digest(findings, index)) is None:
+        findings.add(path, "of other frames than those in raw/", _SEGMENT)
     damaged = set()
     for folder, suffix in (("fields", "npz"), ("predictions", "json")):
         if not (work / folder).is_dir():
@@ -53,14 +57,24 @@ def check_work(findings: Findings, fields: Sequence[int]) -> None:
             findings.progress(f"results of {folder}", done, len(names))
 
 
+def _frames_digest(findings: Findings, index: int) -> str:
+    """Return the checksums that a field's files state; empty if one is damaged, which has been told."""
+    raw = findings.sample.path / "raw"
+    if any(findings.is_damaged(field_path(raw / name, index)) for name in passes_on_disk(raw)):
+        return ""
+    return passes_digest(raw, index)
+
+
 def _check_field(findings: Findings, folder: str, name: str, index: int) -> None:
     path = findings.sample.work_path / folder / name
     findings.count(path)
-    found = stored_field_index(path)
+    found, frames = stored_field(path), _frames_digest(findings, index)
     if found is None:
         findings.add(path, "damaged (checksum)", _SEGMENT)
-    elif found != index:
-        findings.add(path, f"holds the cells of field {found}", _SEGMENT)
+    elif found.index != index:
+        findings.add(path, f"holds the cells of field {found.index}", _SEGMENT)
+    elif frames and found.input_digest != frames:
+        findings.add(path, "of other frames than those in raw/", _SEGMENT)
 
 
 def _check_predictions(findings: Findings, folder: str, name: str, index: int) -> None:

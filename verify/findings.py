@@ -66,6 +66,10 @@ class Findings:
         except OSError as error:
             self.add(path, f"cannot be read ({error.strerror or error})", remedy, lost=lost)
 
+    def is_damaged(self, path: Path) -> bool:
+        """Return whether a damage of the file was found so far."""
+        return any(self.sample.path / damage.file == path for damage in self._damages)
+
     def count(self, path: Path) -> None:
         """Count a file, or those in a folder, as checked."""
         with contextlib.suppress(OSError):

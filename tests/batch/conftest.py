@@ -17,6 +17,7 @@ from wbcpipe.samples.differential_record import DifferentialRecord
 from wbcpipe.samples.field_status import write_missing, write_skipped
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
+from wbcpipe.system.files import json_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,8 +104,9 @@ def write_sample() -> Callable[..., Sample]:
         raw.mkdir(parents=True)
         for index in range(fields):
             (raw / f"field_{index:05d}.ome.tif").touch()
-        line = '{{"field":{},"x_um":0.0,"y_um":0.0,"exposure_ms":20.0}}\n'
-        (raw / "light.jsonl").write_text("".join(line.format(index) for index in [*range(fields), 0]) + '{"cut')
+        exposure = {"x_um": 0.0, "y_um": 0.0, "exposure_ms": 20.0}
+        lines = [json_line({"field": index, **exposure}) for index in [*range(fields), 0]]
+        (raw / "light.jsonl").write_bytes(b"".join(lines) + b'{"cut')
         if counts:
             (sample.path / "report.html").write_text("<p>report</p>")
             _document(name, counts, failed).write(sample.path / "differential.json")

@@ -15,11 +15,13 @@ from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.field_status import write_missing
-from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, write_field
+from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, passes_digest, write_field
 from wbcpipe.samples.records import FieldPredictions, SampleRecord
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.field_cells import FieldCells, save_field
-from wbcpipe.segment.work_files import write_work_file
+from wbcpipe.segment.flatfield import no_flatfield
+from wbcpipe.segment.registration.register import identity
+from wbcpipe.segment.slide_statistics import SlideStatistics, save_slide_statistics
 from wbcpipe.verify.check_sample import verify_sample
 
 if TYPE_CHECKING:
@@ -44,12 +46,16 @@ def sample(tmp_path: Path) -> Sample:
     for index in range(2):
         info = FieldInfo(index, 0.0, 0.0, 0.1, frames, kind="stained-rgb")
         write_field(field_path(raw, index), np.full((3, 16, 16), index + 7, np.uint16), info)
-        save_field(sample.work_path / "fields" / f"field_{index:05d}.npz", FieldCells(index, (0.0, 0.0), cells(2)), "b")
+        found = FieldCells(index, (0.0, 0.0), cells(2), input_digest=passes_digest(sample.path / "raw", index))
+        save_field(sample.work_path / "fields" / f"field_{index:05d}.npz", found, "b")
         folder = sample.work_path / "predictions"
         folder.mkdir(exist_ok=True)
         record = FieldPredictions(field_index=index, identity="i", predicted_classes=("NEU", "LYM"))
         record.write(folder / f"field_{index:05d}.json")
-    write_work_file(sample.work_path / "slide_statistics.npz", SampleRecord(sample="S1"), {"a": np.arange(9)})
+    digests = tuple(passes_digest(sample.path / "raw", index) for index in range(2))
+    flat, alignment = no_flatfield(3), identity(3, (16, 16))
+    statistics = SlideStatistics((0, 1), "stained-rgb", MODALITIES, 0.1, flat, alignment, 0.0, digests)
+    save_slide_statistics(sample.work_path, statistics)
     write_missing(raw, {2: "no light"})
     sample.log("segmented", cells=4)
     attributes = CellAttributes(modalities=MODALITIES, pixel_um=0.1, provenance={"fields": [0, 1]})
@@ -106,6 +112,16 @@ def test_a_copy_over_its_neighbour_is_found(sample: Sample) -> None:
         other.write_bytes(one.read_bytes())
         assert [damage.file for damage in verify_sample(sample).damages] == [f"{folder}/{other.name}"]
         other.write_bytes(content)
+
+
+def test_results_of_other_frames_are_found(sample: Sample) -> None:
+    raw = sample.raw_path()
+    frames = tuple(FrameInfo(name) for name in MODALITIES)
+    info = FieldInfo(1, 0.0, 0.0, 0.1, frames, kind="stained-rgb")
+    write_field(field_path(raw, 1), np.full((3, 16, 16), 99, np.uint16), info)
+    check = verify_sample(sample)
+    assert [damage.file for damage in check.damages] == ["work/slide_statistics.npz", "work/fields/field_00001.npz"]
+    assert all(damage.problem == "of other frames than those in raw/" for damage in check.damages)
 
 
 def test_quick_reads_no_pixels(sample: Sample) -> None:
