@@ -294,7 +294,7 @@ def _wbc(wbc: float, name: str) -> Measurement:
 def _notes(inputs: ResultInputs) -> tuple[str, ...]:
     own, review, lab = words(inputs.lab.result.language), inputs.review, inputs.lab
     notes = [] if review.state.signed else [own.preliminary]
-    if review.lab and (lab.file is None or review.lab.sha256 != lab.file.sha256):
+    if review.state.signed and review.lab and (lab.file is None or review.lab.sha256 != lab.file.sha256):
         notes.append(own.other_lab_file.format(version=review.lab.version))
     return tuple(notes)
 

@@ -237,7 +237,8 @@ def test_the_text_of_an_error_is_kept() -> None:
 
 def test_an_answer_without_end_is_cut(listen: Callable[..., Listener]) -> None:
     listener = listen("silent")
-    with MllpConnection("127.0.0.1", listener.port, 0.2) as connection, pytest.raises(NoAnswerError, match=r"within 0\.2 s"):
+    late = pytest.raises(NoAnswerError, match=r"within 0\.2 s")
+    with MllpConnection("127.0.0.1", listener.port, 0.2) as connection, late:
         connection.exchange(b"MSH|^~\\&|wbcpipe||LIS||1||ORU^R01^ORU_R01|1|P|2.5.1\r")
 
 
