@@ -31,7 +31,7 @@ __all__ = ["CellImages", "images_digest"]
 #: Changes whenever the same cells would give other images.
 _VERSION: Final = 2
 #: Chunks of crops in memory: 13 MB each.
-_CHUNKS: Final = 4
+_CHUNKS: Final = 2
 #: Strips of 8 kB.
 _MAX_IN_MEMORY: Final = 4096
 #: Arrays that the images show; the flags say on which cells the contrast is measured.

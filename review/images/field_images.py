@@ -28,7 +28,7 @@ COMPOSITE: Final = "composite"
 """In place of a modality: three bright-field modalities as red, green and blue."""
 _QUALITY: Final = 80
 #: Fields in memory with all their modalities: 34 MB each with a camera of 2048 x 2048 pixels.
-_FIELDS: Final = 3
+_FIELDS: Final = 2
 _ENCODED: Final = 24
 #: Side of the square around a cell that has no mask.
 _BOX_UM: Final = 12.0

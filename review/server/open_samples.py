@@ -124,6 +124,7 @@ class OpenSamples:
         Raises:
             SampleNameError: the name is refused.
             NoSuchSampleError: there is no such sample.
+        SampleBusyError: a stage writes its cells.
         SampleStateError: its cells are not classified, or a file is damaged.
         """
         sample = Sample.open(self.root, name)
@@ -135,11 +136,18 @@ class OpenSamples:
             if known is not None and known[0] != mark:
                 known[1].close()
                 known = None
-            entry = known or (mark, OpenSample(sample, self._lab))
+            entry = known or (mark, self._read(sample))
             self._open[name] = entry  # the last one used is the last one
             while len(self._open) > _MAX_OPEN:
                 self._open.pop(next(iter(self._open)))[1].close()
             return entry[1]
+
+    def _read(self, sample: Sample) -> OpenSample:
+        try:
+            return OpenSample(sample, self._lab)
+        except SampleStateError:
+            with sample.lock("review"):  # a stage that holds it may be about to replace the cells
+                raise
 
     def close(self) -> None:
         """Close all samples."""

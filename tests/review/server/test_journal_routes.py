@@ -225,6 +225,19 @@ def test_a_sample_that_a_stage_holds_is_locked(
     assert answer.status_code == 423
 
 
+def test_cells_that_a_stage_replaces_are_locked_not_gone(client: Any, planted: Sample) -> None:
+    """A page tries again on 423; any other answer would take its edits back."""
+    key = client.sample()["cells"]["key"][0]
+    aside = planted.path / "cells.zarr.old"
+    with planted.lock("segment"):
+        planted.cells_path.rename(aside)
+        assert client.write(assign(key, "LYM"), base="").status_code == 423
+        aside.rename(planted.cells_path)
+    assert client.write(assign(key, "LYM"), base="").status_code == 200
+    planted.cells_path.rename(aside)
+    assert client.get("/api/samples/S1").status_code == 422
+
+
 def test_a_blind_reader_sees_neither_the_model_nor_another_reader(client: Any, serve: Any) -> None:
     keys = client.sample()["cells"]["key"]
     client.write(assign(keys[0], "LYM"), base="")
