@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from wbcpipe.errors import WbcpipeError
+from wbcpipe.errors import SampleStateError, WbcpipeError
 from wbcpipe.report.status import sample_names
 from wbcpipe.review.proficiency.competence import reference_cells
 from wbcpipe.review.readers.blind import READING_CELLS, start_reading
-from wbcpipe.review.readers.calls import ReadSample, open_read_sample
+from wbcpipe.review.readers.calls import MACHINE, ReadSample, open_read_sample
 from wbcpipe.review.readers.compare import compare_two
+from wbcpipe.review.readers.reference import build_reference
 from wbcpipe.review.server.answers import Json, read_object, refuse
 from wbcpipe.review.server.review_answers import answer_with, conflict_answer, open_reading
 from wbcpipe.samples.review.journal import JournalConflictError, journal_path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from wbcpipe.review.proficiency.competence import ReferenceCell
+    from wbcpipe.review.readers.compare import ReaderComparison
     from wbcpipe.review.server.open_samples import OpenSample, OpenSamples
     from wbcpipe.samples.review.replay import ReviewState
 
@@ -92,7 +94,8 @@ class ReaderRoutes:
             read = _read_sample(opened, state)
             if not first and not second:
                 return Json({"readers": read.readers})
-            return Json(asdict(compare_two(read, first, second)))
+            found = compare_two(read, first, second)
+            return Json({**asdict(found), "reference": _reference(read, found)})
 
     def library(self, request: Request) -> Response:
         """Cells whose class was decided, by class; the latest samples first, without those that are read blind."""
@@ -142,6 +145,16 @@ def _decided(cell: ReferenceCell) -> str:
     if cell.by:
         return f"adjudicated by {cell.by}{f': {cell.why}' if cell.why else ''}"
     return f"called alike by {', '.join(cell.readers)}"
+
+
+def _reference(read: ReadSample, found: ReaderComparison) -> dict[str, Any] | None:
+    """Return the reference differential of two blind readers; ``None`` of others, or without a white cell."""
+    if MACHINE in (found.first, found.second) or not found.blind:
+        return None
+    try:
+        return asdict(build_reference(read, (found.first, found.second)))
+    except SampleStateError:
+        return None
 
 
 def _is_number(value: object, least: int) -> bool:

@@ -80,6 +80,7 @@ class AgreementView {
       element("h3", {}, "Counts"),
       element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The two counts" }, counts(found.counts, names)),
       element("p", { class: "soft small" }, "Limits: 95 % of counts of this size (Rümke). p: how often chance alone makes two counts differ as much."),
+      found.reference ? reference(found.reference) : null,
       element("h3", {}, "Confusion"),
       element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Confusion table" }, confusion(agreement, names)),
     );
@@ -162,6 +163,30 @@ function counts(lines, names) {
       limits(one.second_limits),
       one.p_value < 0.001 ? "< 0.001" : one.p_value.toFixed(3),
     ]),
+  );
+}
+
+/** The reference differential of two blind readers, and what is less than the standard asks for. */
+function reference(found) {
+  return element(
+    "section",
+    {},
+    element("h3", {}, "Reference differential"),
+    element("p", { class: "soft small" }, `The mean of both readers, in the manner of CLSI H20-A2, on ${count(found.white_cells, "white cell")}.`),
+    element(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Reference differential" },
+      table(
+        ["Class", "%", "95 % interval", ...found.readers.map(({ reader }) => reader)],
+        found.classes.map((one) => [
+          shortName(one.name),
+          percent(one.percent),
+          one.interval_percent.map(percent).join("–"),
+          ...one.by_reader.map(percent),
+        ]),
+      ),
+    ),
+    found.notes.length ? element("ul", { class: "soft small" }, found.notes.map((note) => element("li", {}, note))) : null,
   );
 }
 

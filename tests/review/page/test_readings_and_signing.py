@@ -101,6 +101,7 @@ def test_two_readings_agreement_and_adjudication(
     judge.wait_for_selector("dialog .figures")
     text = judge.locator("dialog").inner_text()
     assert "Cohen's kappa" in text
+    assert "Reference differential" in text
     assert f"differ on {len(differ)} cell" in text
     judge.get_by_role("button", name="Adjudicate").click()
     assert len(judge.evaluate("wbcpipeReview.gallery.layout.rows")) == len(differ)
