@@ -132,6 +132,9 @@ def review_words(found: Verification) -> str:
         first = f"{by} ({found.correction})." if found.correction else f"{by}."
     else:
         first = "Preliminary: the review is not signed."
+    if found.corrects is not None:
+        before = found.corrects
+        first += f" It replaces the report signed by {before.signed_by} at {before.signed[:16].replace('T', ' ')} UTC."
     sentences = [first, f"Looked at {found.looked} cells, changed {found.changed}."]
     if found.voided:
         sentences.append(f"An earlier signature is not in force any more: {found.voided}.")

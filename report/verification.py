@@ -11,6 +11,7 @@ from wbcpipe.samples.differential_record import (
     JournalReference,
     MachineCount,
     SampleComment,
+    SignedReport,
     Verification,
 )
 
@@ -85,11 +86,12 @@ def describe_review(
         signed=basis.created if signing else None,
         comment=signing.comment if signing else "",
         correction=state.reason if signing else "",
+        corrects=_corrected_report(state) if signing else None,
         journal=JournalReference(entries=state.entries, head=state.head) if state.entries else None,
         readers=tuple(sorted(readers)),
         looked=int(reviewed.looked.sum()),
         changed=int(reviewed.changed.sum()),
-        lost=sum(len(cells) for cells in state.lost().values()),
+        lost=len({cell for cells in state.lost().values() for cell in cells}),
         voided="" if signing else state.voided,
         checks=signing.checks if signing else (),
         comments=tuple(
@@ -103,4 +105,17 @@ def describe_review(
             for line in machine.classes
         ),
         lab=basis.lab,
+    )
+
+
+def _corrected_report(state: ReviewState) -> SignedReport | None:
+    """Return the report that a signature replaces, if the last one was amended."""
+    if not state.corrected or not state.signatures:
+        return None
+    last = state.signatures[-1]
+    return SignedReport(
+        entry=last.entry.n,
+        signed_by=last.entry.reader,
+        signed=last.sign.basis.created,
+        sha256=last.sign.differential,
     )

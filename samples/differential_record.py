@@ -41,6 +41,7 @@ __all__ = [
     "RiskControl",
     "SampleComment",
     "ScopeEntry",
+    "SignedReport",
     "UnidentifiedCells",
     "Verification",
     "WarnedCells",
@@ -396,6 +397,22 @@ class MachineCount(Part):
     interval_percent: IntervalPercent
 
 
+class SignedReport(Part):
+    """An earlier signed report, which is kept as ``review/signed_<entry>.json``.
+
+    Attributes:
+        entry: number of its signature in the journal.
+        signed_by: reader who signed.
+        signed: UTC time, ISO 8601.
+        sha256: of its content.
+    """
+
+    entry: Annotated[int, Field(ge=1)]
+    signed_by: str
+    signed: str
+    sha256: Sha256
+
+
 class SampleComment(Part):
     """A comment of a reader on the sample; comments on cells are in the journal alone."""
 
@@ -421,6 +438,7 @@ class Verification(Part):
         signed: UTC time, ISO 8601.
         comment: of the signature.
         correction: reason of the amendment; empty without one.
+        corrects: the report that this one replaces; ``None`` for the first one.
         journal: ``None`` if nobody reviewed the sample.
         readers: who gave a class or looked, by name.
         looked: cells that were looked at with the class that they have now, or were given one.
@@ -439,6 +457,7 @@ class Verification(Part):
     signed: str | None = None
     comment: str = ""
     correction: str = ""
+    corrects: SignedReport | None = None
     journal: JournalReference | None = None
     readers: tuple[str, ...] = ()
     looked: Count = 0

@@ -205,6 +205,10 @@ def test_sign_amend_and_sign_again(planted: Sample, review: Open) -> None:
     session.sign(reader="Bob", base=session.journal.head())
     document = read_document(planted)
     assert (document.verification.state, document.verification.correction) == ("corrected", "cell 0 is a lymphocyte")
+    replaced = document.verification.corrects
+    assert replaced is not None
+    assert (replaced.entry, replaced.signed_by) == (4, "Ada")
+    assert replaced.sha256 == json.loads(first)["sha256"]
     assert signed_path(planted, 4).read_bytes() == first, "what was signed first is kept"
     found = verify_journal(planted)
     assert not found.problems
@@ -215,6 +219,7 @@ def test_sign_amend_and_sign_again(planted: Sample, review: Open) -> None:
     assert verify_sample(planted).sound
     page = document_paths(planted)[2].read_text(encoding="utf-8")
     assert "Corrected by Bob at" in page
+    assert "It replaces the report signed by Ada at" in page
     session.unsign(reader="Bob", base=session.journal.head(), why="wait for the second reader")
     assert read_document(planted).verification.state == "preliminary"
     assert not verify_journal(planted).problems
@@ -409,7 +414,8 @@ def test_a_new_segmentation_keeps_the_review_of_the_cells_it_finds_again(
     assert (entry.reader, entry.action.action) == ("wbcpipe", "cells_replaced")
     assert again.columns()["now"][5] == "MO"
     assert again.columns()["now"][6] == "NEU"
-    assert again.journal.state().lost() == {again.journal.entries()[0].id: (gone,)}
+    edit, remark = again.journal.entries()[:2]
+    assert again.journal.state().lost() == {edit.id: (gone,), remark.id: (gone,)}
     write_report(planted)
     assert read_document(planted).verification.lost == 1
     assert len(review(planted).journal.entries()) == 3, "noted once"
