@@ -43,7 +43,7 @@ class ReviewApp:
 
     def __init__(self, options: ServerOptions) -> None:
         self.samples = OpenSamples(options.root, options.lab)
-        self._worklist = worklist = Worklist(options.root)
+        self._worklist = worklist = Worklist(options.root, options.lab)
 
         def list_samples(_request: Request) -> Response:
             return Json(worklist.entries())

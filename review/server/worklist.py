@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from wbcpipe.errors import WbcpipeError
+from wbcpipe.errors import SampleStateError, WbcpipeError
 from wbcpipe.report.document import document_paths, read_document
+from wbcpipe.report.reviewed_cells import review_cells
+from wbcpipe.report.rows import read_rows
 from wbcpipe.report.status import sample_names, sample_status
+from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.review.journal import journal_path, read_journal
 from wbcpipe.samples.review.replay import replay
 from wbcpipe.samples.sample import Sample
@@ -16,7 +19,9 @@ from wbcpipe.samples.sample import Sample
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wbcpipe.laboratory.lab_file import Lab
     from wbcpipe.report.status import SampleStatus
+    from wbcpipe.samples.review.replay import ReviewState
 
 __all__ = ["Worklist", "WorklistEntry"]
 
@@ -38,11 +43,12 @@ class WorklistEntry:
     Attributes:
         sample: its name.
         state: how far it has come; ``damaged`` if a file of it cannot be read.
-        counted: identified cells in the report; ``None`` before the report.
+        counted: identified cells, as readers left them; of a sample that nobody reviewed, those of the report, ``None``
+            before it.
         unidentified: cells of no class, likewise.
         gates_failed: names of the quality gates that failed.
-        changed: cells to which a person gave another class than the model.
-        looked: cells that a person looked at.
+        changed: cells that do not count as the model said.
+        looked: cells that a person looked at, or gave a class.
         cells: found.
         verified_by: who signed; empty if nobody did.
         verified: UTC time of the signature, ISO 8601; empty likewise.
@@ -67,10 +73,11 @@ class Worklist:
 
     Args:
         root: the data root.
+        lab: settings of the laboratory.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, lab: Lab) -> None:
+        self._root, self._lab = root, lab
         self._known: dict[str, tuple[object, WorklistEntry]] = {}
         self._lock = threading.Lock()
 
@@ -84,7 +91,7 @@ class Worklist:
         sample = Sample.open(self._root, name)
         mark = _mark(sample)
         known = self._known.get(name)
-        return known if known is not None and known[0] == mark else (mark, _read_entry(sample))
+        return known if known is not None and known[0] == mark else (mark, _read_entry(sample, self._lab))
 
 
 def _mark(sample: Sample) -> object:
@@ -102,30 +109,51 @@ def _mark(sample: Sample) -> object:
     return tuple(found)
 
 
-def _read_entry(sample: Sample) -> WorklistEntry:
+def _read_entry(sample: Sample, lab: Lab) -> WorklistEntry:
     try:
         status = sample_status(sample)
-        return _with_review(sample, status)
+        entry = _entry_of(sample, status)
+        entries = read_journal(sample)
+        return _with_review(entry, sample, replay(entries), lab) if entries and status.cells else entry
     except (WbcpipeError, OSError) as error:
         return WorklistEntry(sample.name, "damaged", problem=str(error))
 
 
-def _with_review(sample: Sample, status: SampleStatus) -> WorklistEntry:
-    state = replay(read_journal(sample))
-    signed = state.signed
+def _entry_of(sample: Sample, status: SampleStatus) -> WorklistEntry:
+    """Return what the sample's last report says of it."""
     document = read_document(sample) if status.state == "reported" else None
+    gates = () if document is None else document.quality.gates
     return WorklistEntry(
         sample=sample.name,
-        state=state.state if signed and status.state != "damaged" else _STATES[status.state],
+        state=_STATES[status.state],
         counted=status.counted,
         unidentified=None if document is None else document.cells.unidentified.count,
-        gates_failed=()
-        if document is None
-        else tuple(gate.name for gate in document.quality.gates if gate.passed is False),
-        changed=len(state.assigned()),
-        looked=len(state.looked),
+        gates_failed=tuple(gate.name for gate in gates if gate.passed is False),
         cells=status.cells or 0,
+        problem=status.problem,
+    )
+
+
+def _with_review(entry: WorklistEntry, sample: Sample, state: ReviewState, lab: Lab) -> WorklistEntry:
+    """Return the same with what readers did since."""
+    store = CellStore(sample.cells_path)
+    if not store.is_classified():
+        return entry
+    signed = state.signed
+    rows = read_rows(store)
+    extra_classes = signed.sign.basis.extra_classes if signed else lab.per_100_white_cells()
+    try:
+        reviewed = review_cells(rows, state, extra_classes)
+    except SampleStateError as error:  # a class that the laboratory's file lacks
+        return replace(entry, problem=str(error))
+    tally = reviewed.tally(rows.qc_flags)
+    return replace(
+        entry,
+        state=state.state,
+        counted=tally.identified,
+        unidentified=tally.unidentified,
+        changed=int(reviewed.changed.sum()),
+        looked=int(reviewed.looked.sum()),
         verified_by=signed.entry.reader if signed else "",
         verified=signed.entry.time if signed else "",
-        problem=status.problem,
     )

@@ -321,5 +321,9 @@ def test_the_worklist_shows_every_sample_and_its_state(
     ]
     assert (found["S1"]["cells"], found["S1"]["looked"]) == (120, 3)
     assert "sample.json" in found["S2"]["problem"]
-    client.write({"action": "look", "cells": client.sample()["cells"]["key"][:5]})
-    assert next(entry["looked"] for entry in client.get("/api/samples").json() if entry["sample"] == "S1") == 5
+    keys = client.sample()["cells"]["key"]
+    client.write({"action": "look", "cells": keys[:5]})
+    client.write(assign(keys[7], "LYM"), assign(keys[8], "NEU"), assign(keys[9], "unidentified"))
+    found = {entry["sample"]: entry for entry in client.get("/api/samples").json()}
+    shown = {name: found["S1"][name] for name in ("looked", "changed", "counted", "unidentified", "state")}
+    assert shown == {"looked": 8, "changed": 2, "counted": 114, "unidentified": 4, "state": "preliminary"}
