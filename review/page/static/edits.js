@@ -152,10 +152,15 @@ export class Edits {
     return rows;
   }
 
-  /** Give an entry that was applied before its answer the id that the server gave it. */
+  /**
+   * Give an entry that was applied before its answer the id that the server gave it. One that a reload forgot meanwhile
+   * is applied now.
+   *
+   * @returns {number[]} the rows that change by it
+   */
   confirm(local, entry) {
     const recorded = this.recorded.get(local);
-    if (!recorded) return;
+    if (!recorded) return this.apply(entry);
     this.recorded.delete(local);
     recorded.id = entry.id;
     recorded.entry = entry;
@@ -165,6 +170,7 @@ export class Edits {
         if (comment.id === local) comment.id = entry.id;
       });
     }
+    return [];
   }
 
   /** Take back an entry that the server refused. @returns {number[]} the rows that it touches */

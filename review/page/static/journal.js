@@ -92,7 +92,7 @@ export class Journal extends EventTarget {
     const { edits } = this.review;
     const own = body.newer.slice(body.newer.length - batch.length);
     const others = body.newer.slice(0, body.newer.length - batch.length);
-    batch.forEach(({ local }, index) => edits.confirm(local, own[index]));
+    this.#changed(batch.flatMap(({ local }, index) => edits.confirm(local, own[index])));
     this.#take(others, body);
   }
 
@@ -105,7 +105,11 @@ export class Journal extends EventTarget {
     } else this.review.takeSummary(body);
     this.#changed(rows);
     if (others.length) this.#emit("others", { entries: others });
-    if (this.review.edits.stale) void this.review.reload();
+    if (this.review.edits.stale || this.review.isOutdated(body)) this.#reload();
+  }
+
+  #reload() {
+    this.review.reload().catch((error) => this.#emit("trouble", { message: error.message }));
   }
 
   #retry(batch, error) {
@@ -131,7 +135,7 @@ export class Journal extends EventTarget {
       const entries = lost.map(({ entry }) => entry);
       this.#emit(error.status === 409 ? "conflict" : "refused", { entries, newer, message: error.message });
     }
-    if (error.status === 409 && !error.body.newer) void this.review.reload(); // the cells were replaced
+    if (error.status === 409 && !error.body.newer) this.#reload(); // the cells were replaced
   }
 
   /** Whether an entry is the one that was sent: its answer was lost, and it was sent again. */
@@ -149,7 +153,7 @@ export class Journal extends EventTarget {
       const body = await getJson(sampleUrl(this.review.sample, `/entries?after=${query}`));
       this.failures = 0;
       if (this.unsaved || asked !== this.review.head) return;
-      if (body.newer.length || always) this.#take(body.newer, body);
+      if (body.newer.length || always || this.review.isOutdated(body)) this.#take(body.newer, body);
       this.#announce();
     } catch (error) {
       this.#emit("trouble", { message: error.message });

@@ -33,12 +33,27 @@ export class Review extends EventTarget {
   }
 
   /** Read the columns again, for instance after another process replaced the cells. */
-  async reload() {
-    await this.#read();
-    this.loaded = true;
-    this.emit("loaded");
-    this.emit("differential");
-    this.emit("state");
+  reload() {
+    this.reloading ??= this.#read().then(
+      () => {
+        this.reloading = null;
+        this.loaded = true;
+        this.emit("loaded");
+        this.emit("differential");
+        this.emit("state");
+      },
+      (error) => {
+        this.reloading = null;
+        throw error;
+      },
+    );
+    return this.reloading;
+  }
+
+  /** Return whether an answer is of other cells than the page has, or of a blind reading begun or ended elsewhere. */
+  isOutdated(body) {
+    const reading = "reading" in body && Boolean(body.reading) !== Boolean(this.reading);
+    return reading || ("digest" in body && body.digest !== this.digest);
   }
 
   #take(body) {

@@ -103,3 +103,21 @@ def test_two_windows_of_one_reader_show_the_same(
     saved(second)
     first.bring_to_front()
     first.wait_for_function("() => wbcpipeReview.review.cells.now[3] !== 'EOS'")
+
+
+def test_a_blind_reading_hides_the_model_in_every_window_of_the_reader(
+    make_sample: MakeSample, open_review: OpenReview, site: Any, browser: Any
+) -> None:
+    make_sample(30)
+    context = site.login(browser, "anna")
+    first, second = open_review(context=context), open_review(context=context)
+    first.bring_to_front()
+    first.click(".menu summary")
+    first.click("#blind")
+    first.fill("#blind-cells", "5")
+    first.click("dialog .primary")
+    first.wait_for_selector("#state[data-state=blind]")
+    second.bring_to_front()
+    second.wait_for_selector("#state[data-state=blind]")
+    assert second.evaluate("wbcpipeReview.review.cells.machine") is None
+    assert second.locator(".tile:not([hidden])").count() == 5
