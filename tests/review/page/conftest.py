@@ -15,6 +15,7 @@ from wbcpipe.acquire.simulation.optics.light_path import OpticalState
 from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
+from wbcpipe.laboratory.lab_file import find_lab
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import CLASSES, UNIDENTIFIED
 from wbcpipe.samples.cell_store import CellBlock, CellStore
@@ -35,6 +36,20 @@ MODALITIES = ("color1", "color2", "color3", "fluorescence")
 SIDE = 32
 PER_FIELD = 12
 FIELD_PX = 640
+LAB = """
+version = "test"
+
+[[extra_class]]
+name = "SMUDGE"
+meaning = "smudge cell"
+key = "s"
+
+[[extra_class]]
+name = "BLAST"
+meaning = "blast"
+key = "t"
+white_cell = true
+"""
 
 
 def _images(number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -166,9 +181,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
     root = tmp_path_factory.mktemp("review-page") / "data"
     root.mkdir()
+    (root / "lab.toml").write_text(LAB)
     listening = listen("127.0.0.1", 0)
     address = ServerAddress("127.0.0.1", listening.getsockname()[1])
-    options = ServerOptions(root=root, address=address)
+    options = ServerOptions(root=root, address=address, lab=find_lab(root))
     app = ReviewApp(options)
     config = uvicorn.Config(app.asgi, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)

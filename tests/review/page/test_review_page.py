@@ -89,6 +89,20 @@ def test_not_a_class_of_cell(page: Page) -> None:
         assert page.locator(f".others li[data-answer={name}] > .n").inner_text().startswith("1")
 
 
+def test_extra_classes_of_the_laboratory(page: Page) -> None:
+    total = shown_total(page)
+    page.keyboard.press("s")
+    page.keyboard.press("t")
+    saved(page)
+    smudges = page.locator(".others li[data-answer=SMUDGE]")
+    assert smudges.locator("> .n").inner_text() == f"1 · {100 / (total - 1):.1f} per 100 WBC"
+    assert smudges.locator("button").get_attribute("title") == "smudge cell"
+    assert shown_total(page) == total - 1
+    assert shown_percent(page, "BLAST") == round(100 / (total - 1), 1)
+    page.keyboard.press("?")
+    assert "smudge cell" in page.locator("dialog").inner_text()
+
+
 def test_arrows_home_end_and_pages_move_the_cursor(page: Page) -> None:
     columns = page.evaluate("wbcpipeReview.gallery.layout.columns")
     last = len(page.evaluate(ROWS)) - 1
