@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from wbcpipe.samples.review.entries import (
+    SYSTEM_READER,
     Adjudicate,
     Amend,
     Assign,
@@ -320,6 +321,10 @@ def _renamed(cells: Mapping[str, ValueT], names: Mapping[str, str | None]) -> di
 
 def refusal(state: ReviewState, action: Action, reader: str) -> str:
     """Return why an action does not fit a state; empty if it does."""
+    if isinstance(action, CellsReplaced):
+        return "" if reader == SYSTEM_READER else "the software alone writes this entry"
+    if reader.casefold() == SYSTEM_READER:
+        return f"the name {reader!r} is that of the software; log in with another name"
     if state.signed and isinstance(action, (Assign, Adjudicate, Comment, Undo, Redo, Sign)):
         return "the sample is signed; amend it, or withdraw the signature, first"
     match action:

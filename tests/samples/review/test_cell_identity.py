@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wbcpipe.samples.review.cell_identity import MATCH_UM, cell_keys, match_keys
-from wbcpipe.samples.review.entries import Assign, CellsReplaced, Change, Comment, Entry, Look
+from wbcpipe.samples.review.entries import SYSTEM_READER, Assign, CellsReplaced, Change, Comment, Entry, Look
 from wbcpipe.samples.review.replay import replay
 
 TIME = "2026-11-30T06:00:00.000+00:00"
@@ -64,13 +64,13 @@ def test_edits_follow_their_cells_and_those_without_are_listed() -> None:
     replaced = CellsReplaced(new="a" * 64, matched={keys[0]: "f0y2x0"}, unmatched=(keys[1],))
     first = Entry.build(1, "", TIME, "Ada", edit)
     second = Entry.build(2, first.id, TIME, "Ada", Look(cells=(keys[1], keys[2])))
-    third = Entry.build(3, second.id, TIME, "Ada", replaced)
+    third = Entry.build(3, second.id, TIME, SYSTEM_READER, replaced)
     state = replay([first, second, third])
     assert {cell: found.to for cell, found in state.assigned().items()} == {"f0y2x0": "LYM", keys[2]: "LYM"}
     assert state.lost() == {first.id: (keys[1],)}
     assert set(state.looked) == {keys[2]}
     again = CellsReplaced(new="b" * 64, matched={"f0y2x0": "f0y4x0"})
-    state.apply(Entry.build(4, third.id, TIME, "Ada", again))
+    state.apply(Entry.build(4, third.id, TIME, SYSTEM_READER, again))
     assert set(state.assigned()) == {"f0y4x0", keys[2]}
 
 
@@ -86,12 +86,13 @@ def test_a_name_that_another_cell_takes_over_is_not_mixed_up() -> None:
     ]
     entries: list[Entry] = []
     for step in steps:
-        entries.append(Entry.build(len(entries) + 1, entries[-1].id if entries else "", TIME, "Ada", step))
+        reader = SYSTEM_READER if isinstance(step, CellsReplaced) else "Ada"
+        entries.append(Entry.build(len(entries) + 1, entries[-1].id if entries else "", TIME, reader, step))
     state = replay(entries)
     assert {cell: found.to for cell, found in state.assigned().items()} == {y: "LYM", x: "MO"}
     assert [(comment.cell, comment.text) for comment in state.comments()] == [(y, "first"), (x, "another cell")]
     state.apply(
-        Entry.build(6, entries[-1].id, TIME, "Ada", CellsReplaced(new="b" * 64, matched={x: z}, unmatched=(y,)))
+        Entry.build(6, entries[-1].id, TIME, SYSTEM_READER, CellsReplaced(new="b" * 64, matched={x: z}, unmatched=(y,)))
     )
     assert {cell: found.to for cell, found in state.assigned().items()} == {z: "MO"}
     assert [(comment.cell, comment.text) for comment in state.comments()] == [(y, "first"), (z, "another cell")]

@@ -341,6 +341,16 @@ def test_actions_that_are_refused(content: Any) -> None:
         parse_action(content)
 
 
+@pytest.mark.parametrize("reader", ["wbcpipe", "WBCpipe"])
+def test_nobody_takes_the_name_of_the_software(tmp_path: Path, reader: str) -> None:
+    journal = Journal(tmp_path / "review" / "journal.jsonl")
+    with pytest.raises(JournalConflictError, match="is that of the software"):
+        journal.append([assign(CELLS[0])], reader=reader, base="")
+    replaced = parse_action({"action": "cells_replaced", "new": "a" * 64})
+    with pytest.raises(JournalConflictError, match="the software alone writes this entry"):
+        journal.append([replaced], reader="Ada", base="")
+
+
 def test_a_signed_sample_takes_no_edit_until_it_is_amended(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "review" / "journal.jsonl")
     journal.append([assign(CELLS[0])], reader="Ada", base="")
