@@ -98,7 +98,7 @@ def save_field(path: Path, cells: FieldCells, basis_sha256: str) -> None:
 class StoredField(NamedTuple):
     """The field whose cells a file holds, and the checksums of the frames from which they were cut."""
 
-    index: int
+    field_index: int
     input_digest: str
 
 

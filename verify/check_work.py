@@ -71,8 +71,8 @@ def _check_field(findings: Findings, folder: str, name: str, index: int) -> None
     found, frames = stored_field(path), _frames_digest(findings, index)
     if found is None:
         findings.add(path, "damaged (checksum)", _SEGMENT)
-    elif found.index != index:
-        findings.add(path, f"holds the cells of field {found.index}", _SEGMENT)
+    elif found.field_index != index:
+        findings.add(path, f"holds the cells of field {found.field_index}", _SEGMENT)
     elif frames and found.input_digest != frames:
         findings.add(path, "of other frames than those in raw/", _SEGMENT)
 
