@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("wbcpipe.classify.training.cli:train", "Train a network on labelled cells and write a bundle."),
     "study": ("wbcpipe.classify.study.cli:study", "Compare ways to fuse the modalities, by cross-validation."),
     "send": ("wbcpipe.exchange.cli:send", "Send results to the laboratory system; resumes."),
+    "export": ("wbcpipe.exchange.export_cli:export", "Give fields and cells to other programs."),
     "evaluate": ("wbcpipe.report.cli:evaluate", "Compare a sample with its ground truth."),
     "doctor": ("wbcpipe.acquire.cli:doctor", "Check a scope file, offline and against the live core."),
     "calibrate": ("wbcpipe.acquire.calibration.cli:calibrate", "Measure a scope: dark, flat-field, geometry, focus."),
