@@ -1,6 +1,6 @@
 """Fit the numbers by which `segment.nucleus_candidates` judges candidates, and show what they hold for.
 
-    python benchmarks/train_candidates.py [--every N]
+    python benchmarks/train_candidates.py [--every N] [--json]
 
 Candidates of every N-th field of `bccd`, of all fields of `chula`, of every 20th picture of `pbc5`, and of the parts of
 fields in which no box lies; as given, and twice changed at random: the densities of all, of all but white cells, or of
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--every", type=int, default=10, help="take every N-th field of bccd")
     parser.add_argument("--folder", type=Path, default=_FOLDER)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -122,17 +124,26 @@ def main() -> None:
             kept = truth if name == "pbc5" else np.ones_like(truth)
             found.setdefault(name, []).append((measures[kept], truth[kept]))
     sets = {name: tuple(np.concatenate(part) for part in zip(*parts, strict=True)) for name, parts in found.items()}
-    print("| left out | nuclei kept there | others kept there |\n|---|---|---|")
+    rows = []
     for held in ("none", *sets):
         numbers = fit([one for name, one in sets.items() if name != held])
         for name, (measures, truth) in sets.items():
             if held in ("none", name):
                 kept = numbers[0] + measures @ numbers[1:] > 0
                 nuclei, others = int((kept & truth).sum()), int((kept & ~truth).sum())
-                print(f"| {held}: {name} | {nuclei} of {truth.sum()} | {others} of {(~truth).sum()} |")
+                row = {"left_out": held, "set": name, "kept_nuclei": nuclei, "nuclei": int(truth.sum())}
+                rows.append({**row, "kept_others": others, "others": int((~truth).sum())})
     numbers = fit(list(sets.values()))
-    print(f"\nconstant {numbers[0]:.2f}")
-    for name, number in zip(MEASURES, numbers[1:], strict=True):
+    fitted = {"constant": float(numbers[0]), **dict(zip(MEASURES, numbers[1:].tolist(), strict=True))}
+    if arguments.json:
+        print(json.dumps({"name": "train_candidates", "rows": rows, "numbers": fitted}))
+        return
+    print("| left out | of | nuclei kept | others kept |\n|---|---|---|---|")
+    for row in rows:
+        kept = f"{row['kept_nuclei']} of {row['nuclei']} | {row['kept_others']} of {row['others']}"
+        print(f"| {row['left_out']} | {row['set']} | {kept} |")
+    print()
+    for name, number in fitted.items():
         print(f"{number:8.2f}  {name}")
 
 
