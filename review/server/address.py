@@ -102,9 +102,10 @@ def listen(host: str, port: int | None) -> socket.socket:
     for wanted in (DEFAULT_PORT, 0) if port is None else (port,):
         # With its protocol named, asyncio sends small answers at once; else each waits 40 ms for Nagle's algorithm.
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        # On Windows, SO_REUSEADDR would let another program take the port as well.
-        option = socket.SO_EXCLUSIVEADDRUSE if sys.platform == "win32" else socket.SO_REUSEADDR
-        listening.setsockopt(socket.SOL_SOCKET, option, 1)
+        if sys.platform == "win32":  # there, SO_REUSEADDR would let another program take the port as well
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((address, wanted))
             listening.listen(_BACKLOG)
