@@ -140,11 +140,14 @@ def _serve(options: ReviewOptions) -> None:
     from wbcpipe.review.server.passwords import PasswordFile
     from wbcpipe.review.server.serve import serve
     from wbcpipe.review.server.sessions import Sessions
+    from wbcpipe.samples.cell_store import CellStore
 
     root = data_root(options.data)
     lab = find_lab(root, options.lab)
     if options.name is not None:
-        Sample.open(root, options.name).record()
+        sample = Sample.open(root, options.name)
+        sample.record()
+        CellStore(sample.cells_path).classification()  # before a page opens that has nothing to show
     tls = _check_host(options)
     passwords = None if options.password_file is None else PasswordFile(options.password_file)
     reader = "" if passwords else _reader_name(options)

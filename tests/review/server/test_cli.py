@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from wbcpipe.errors import ConfigError, SampleNameError, SampleStateError
 from wbcpipe.review.cli import review
+from wbcpipe.samples.cell_store import CellStore
 
 if TYPE_CHECKING:
     from wbcpipe.samples.sample import Sample
@@ -54,6 +55,10 @@ def test_a_sample_that_is_none_is_refused_before_a_page_opens(planted: Sample) -
     data = str(planted.path.parent)
     assert isinstance(run("--data", data, "--sample", "nope"), SampleStateError)
     assert isinstance(run("--data", data, "--sample", "../x"), SampleNameError)
+    CellStore(planted.cells_path).discard_predictions()
+    error = run("--data", data, "--sample", "S1", "--no-browser")
+    assert isinstance(error, SampleStateError)
+    assert "wbcpipe classify" in str(error)
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -312,6 +313,9 @@ def test_the_worklist_shows_every_sample_and_its_state(
     ordered.write(SampleRecord(sample="S0"))
     damaged = plant_sample(root, "S2")
     damaged.info_path.write_text("{")
+    if os.name == "posix":
+        (root / "<img src=x onerror=alert(1)>").mkdir()
+        (root / "<img src=x onerror=alert(1)>" / "sample.json").write_text("{}")
     client.write({"action": "look", "cells": client.sample()["cells"]["key"][:3]}, base="")
     found = {entry["sample"]: entry for entry in client.get("/api/samples").json()}
     assert [(name, found[name]["state"]) for name in found] == [
