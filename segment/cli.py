@@ -234,7 +234,8 @@ def cells(options: ImportCellsOptions) -> None:
     """Import images of single cells straight to cells.zarr; each cell is in the middle of its image.
 
     PATHS are files and folders. `stained-rgb` takes colour images (JPEG, PNG, TIFF, BMP). `stack` takes channels: .tif,
-    .npy, or .npz with an array `images` of shape (cells, channels, y, x).
+    .npy, .npz with an array `images` of shape (cells, channels, y, x), or a folder in the layout of BSCCM: give
+    `--modality` for each channel to take, the one that shows the nuclei last.
 
     Labels come from manifest.csv (columns file, label) in the given folder, else from the names of its sub-folders.
     neutrophil, lymphocyte, eosinophil, monocyte, basophil and their common short forms become NEU, LYM, EOS, MO, BAS.
@@ -279,7 +280,8 @@ def fields(options: ImportFieldsOptions) -> None:
     """Import fields of view as OME-TIFF files in raw/single, ready for `wbcpipe segment`.
 
     Cells are recognised by their size, so `--pixel-um` must be right. Measure it: a red cell is about 7.5 um wide.
-    The images of one sample may differ in width and height, but not in pixel size.
+    The images of one sample may differ in width and height, but not in pixel size. PATHS are image files (OME-TIFF
+    with or without a pyramid among them), OME-Zarr stores (NGFF 0.4 and 0.5), and folders of them.
 
     \b
     Example:

@@ -68,7 +68,7 @@ heavy = {{"torch", "torchvision", "pycromanager", "zarr", "skimage", "matplotlib
 print("HEAVY", sorted(heavy))
 """
 COMMANDS = ["run", "acquire", "segment", "classify", "report", "import", "train", "evaluate", "doctor", "scopes"]
-COMMANDS += ["bundles", "status", "calibrate", "review"]
+COMMANDS += ["bundles", "status", "calibrate", "send", "export", "review"]
 
 
 def test_help_teaches_and_loads_nothing_heavy() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.records import ImportKind
 
-__all__ = ["FoundFiles", "ImageFile", "class_of", "files_sha256", "find_image_files", "order_classes"]
+__all__ = ["BSCCM_INDEX", "FoundFiles", "ImageFile", "class_of", "files_sha256", "find_image_files", "order_classes"]
 
 _RGB_SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 _STACK_SUFFIXES: Final = {".tif", ".tiff", ".npy", ".npz"}
@@ -41,7 +41,6 @@ _FOREIGN: Final = {
     ".mrxs": "3DHISTECH MRXS",
     ".scn": "Leica SCN",
     ".ims": "Imaris IMS",
-    ".zarr": "OME-Zarr",
     ".dcm": "DICOM",
     ".cif": "Amnis CIF",
 }
@@ -56,6 +55,10 @@ _CLASS_OF: Final = {name: label for label, names in _COMMON_NAMES.items() for na
 #: What a Mac or Windows adds to folders.
 _OF_THE_SYSTEM: Final = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 _MANIFEST: Final = "manifest.csv"
+BSCCM_INDEX: Final = "BSCCM_index.csv"
+"""File of a folder that holds single cells in the layout of BSCCM."""
+#: What a Zarr group holds: of version 3, of version 2.
+_ZARR_GROUP: Final = ("zarr.json", ".zgroup")
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,9 @@ def find_image_files(paths: Sequence[Path], kind: ImportKind, *, labels: bool) -
             is_folder = False
         if foreign := _foreign_format(path):
             raise given.refuse(f"{foreign} is not read; {_FIJI}.")
-        if is_folder:
+        if is_folder and _is_store(path):
+            found.setdefault(path.resolve(), ImageFile(path, printable(path.name)))
+        elif is_folder:
             for file in _folder(path, suffixes, passed_over, labels=labels):
                 found.setdefault(file.path.resolve(), file)
         else:
@@ -165,6 +170,11 @@ def find_image_files(paths: Sequence[Path], kind: ImportKind, *, labels: bool) -
 
 def _foreign_format(path: Path) -> str | None:
     return _FOREIGN.get(path.suffix.lower())
+
+
+def _is_store(path: Path) -> bool:
+    """Return whether a folder is a file of its own: a Zarr group, or a set in the layout of BSCCM."""
+    return any((path / name).is_file() for name in (*_ZARR_GROUP, BSCCM_INDEX))
 
 
 def _folder(root: Path, suffixes: set[str], passed_over: Counter[str], *, labels: bool) -> list[ImageFile]:
@@ -197,7 +207,10 @@ def _files_below(root: Path, suffixes: set[str], passed_over: Counter[str]) -> l
             continue
         format_name = _foreign_format(path)
         if path.is_dir():
-            if format_name:
+            if _is_store(path):
+                foreign_folders.append(path)
+                files.append(path)
+            elif format_name:
                 foreign_folders.append(path)
                 passed_over[format_name] += 1
         elif _OF_THE_SYSTEM.fullmatch(path.name) or "__MACOSX" in path.parts:
@@ -226,6 +239,19 @@ def _read_manifest(path: Path) -> dict[str, str]:
         raise file.refuse(f"not readable as CSV ({error}).") from error
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _store_sha256(root: Path) -> str:
+    """Return the SHA-256 over the names and bytes of all files of a store."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def files_sha256(files: Sequence[ImageFile]) -> str:
     """Return the SHA-256 over names, labels and bytes of the files, in order.
 
@@ -235,8 +261,7 @@ def files_sha256(files: Sequence[ImageFile]) -> str:
     digest = hashlib.sha256()
     for file in files:
         try:
-            with file.path.open("rb") as handle:
-                content = hashlib.file_digest(handle, "sha256").hexdigest()
+            content = _store_sha256(file.path) if file.path.is_dir() else _sha256(file.path)
         except OSError as error:
             raise file.user_file.refuse(f"cannot be read ({error.strerror}); replace or leave out the file.") from error
         digest.update(f"{file.name}\0{file.label}\0{content}\n".encode())

@@ -16,6 +16,7 @@ from wbcpipe.segment.importers.colour_images import read_colour_images, refuse_d
 from wbcpipe.segment.importers.find_files import files_sha256, find_image_files
 from wbcpipe.segment.importers.raw_images import saturation, to_full_range, value_range, white_levels
 from wbcpipe.segment.importers.stacks import read_stack
+from wbcpipe.segment.importers.zarr_stores import read_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -157,6 +158,8 @@ def read_images(file: ImageFile, options: FieldImport) -> RawImages:
     """
     given = file.user_file
     try:
+        if file.path.is_dir():
+            return read_zarr(given, options.kind, options.modalities)
         with _quiet_tifffile():
             if options.kind == "stained-rgb":
                 return read_colour_images(given)
@@ -167,7 +170,7 @@ def read_images(file: ImageFile, options: FieldImport) -> RawImages:
         raise given.refuse("too large for the memory that is free: split the file, or close other programs.") from error
     except Exception as error:
         reason = f"{error}" or type(error).__name__
-        what = "TIFF" if file.path.suffix.lower() in {".tif", ".tiff"} else "an image"
+        what = "Zarr" if file.path.is_dir() else "TIFF" if file.path.suffix.lower() in {".tif", ".tiff"} else "an image"
         raise given.refuse(f"not readable as {what} ({reason}); replace or leave out the file.") from error
 
 
