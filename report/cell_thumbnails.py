@@ -123,7 +123,9 @@ def display_panel(image: NDArray[np.uint16], contrast: Contrast, channels: Seque
     """
     if len(channels) == 1:
         i = channels[0]
-        return _display_table(float(contrast.low[i]), float(contrast.high[i]), i in contrast.fluorescent)[image[i]]
+        table = _display_table(float(contrast.low[i]), float(contrast.high[i]), i in contrast.fluorescent)
+        panel: NDArray[np.uint8] = table[image[i]]
+        return panel
     tables = [_display_table(float(contrast.low[i]), float(contrast.high[i]), False)[:, 0] for i in channels]
     return np.stack([table[image[i]] for table, i in zip(tables, channels, strict=True)], axis=-1)
 
@@ -133,7 +135,8 @@ def _display_table(low: float, high: float, fluorescent: bool) -> NDArray[np.uin
     """Return the colour (65536, 3) of every pixel value; to look colours up is ten times as fast as to compute them."""
     plane = np.clip((np.arange(1 << 16) - low) / (high - low), 0, 1)[None]  # (1, 65536)
     coloured = _green_on_black(plane) if fluorescent else np.stack([plane] * 3, axis=-1)
-    return (coloured[0] * 255).round().astype(np.uint8)
+    table: NDArray[np.uint8] = (coloured[0] * 255).round().astype(np.uint8)
+    return table
 
 
 def illumination_wavelengths(sample: Sample) -> dict[str, float]:
