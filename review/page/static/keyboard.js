@@ -34,7 +34,7 @@ export const KEYS = [
  * @param {Object} page the parts of the page
  */
 export function connectKeyboard(page) {
-  const { commands, view } = page;
+  const { view } = page;
   const held = new Map(channels(page.review.strip).map(({ name, key }) => [key, name]));
 
   const pressed = (event) => {
@@ -53,7 +53,6 @@ export function connectKeyboard(page) {
     if (channel && view.held === channel) view.hold(null);
   });
   addEventListener("blur", () => view.hold(null));
-  return commands;
 }
 
 function typing(target) {

@@ -66,7 +66,6 @@ export class Review extends EventTarget {
     this.modalities = body.modalities;
     this.digest = body.digest;
     this.strip = body.strip;
-    this.fields = body.fields;
     /** The reading in progress of this reader, whose answers hide the model's; null outside of one. */
     this.reading = body.reading ?? null;
     this.cells = body.cells;

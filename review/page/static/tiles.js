@@ -88,8 +88,7 @@ export class Tiles {
     const { review } = this.page;
     const { cells } = review;
     const row = this.layout.rows[position];
-    const [canvas, caption] = tile.children;
-    const [call, marks, confidence] = caption.children;
+    const [call, marks, confidence] = tile.lastChild.children;
     const now = cells.now?.[row] ?? "";
     setText(call, shortName(now) || "–");
     tile.dataset.colour = String(review.colour(now));
@@ -100,7 +99,6 @@ export class Tiles {
     tile.classList.toggle("excluded", Boolean(cells.excluded?.[row]));
     tile.setAttribute("aria-label", review.spokenName(row, position, this.layout.length));
     tile.title = this.#title(row);
-    canvas.dataset.row = tile.dataset.row;
   }
 
   #marks(row) {
