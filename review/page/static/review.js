@@ -8,6 +8,9 @@ import { Edits } from "./edits.js";
 import { getJson, sampleUrl } from "./http.js";
 import { spoken } from "./words.js";
 
+/** How often a sample is read again because an edit came between. */
+const READS = 5;
+
 export class Review extends EventTarget {
   /** @param {string} sample its name */
   constructor(sample) {
@@ -23,8 +26,13 @@ export class Review extends EventTarget {
   }
 
   async #read() {
-    const body = await getJson(sampleUrl(this.sample));
-    const history = await getJson(sampleUrl(this.sample, "/entries?after="));
+    let [body, history] = [];
+    for (let tries = 0; tries < READS; tries++) {
+      const { head } = this;
+      body = await getJson(sampleUrl(this.sample));
+      history = await getJson(sampleUrl(this.sample, "/entries?after="));
+      if (body.head === history.head && this.head === head) break; // else an edit came between
+    }
     // In one go from here on: no key may meet the cells of the one and the entries of the other.
     this.loaded = false;
     this.#take(body);

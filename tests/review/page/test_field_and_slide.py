@@ -38,9 +38,9 @@ def test_the_field_shows_neighbours_and_the_map_and_goes_back_to_the_same_place(
     page.keyboard.press("ArrowLeft")
     assert page.evaluate("wbcpipeReview.gallery.selection.cursor") == cursor - 1
     page.keyboard.press("Enter")
+    page.wait_for_selector(".outline.here")
     page.click(".map .field:not(.here)")
-    page.wait_for_function("() => document.querySelectorAll('.map .field.here').length === 1")
-    page.wait_for_selector(".outline")
+    page.wait_for_function(f"() => !document.querySelector('.picture img').src.includes('/fields/{field}.webp')")
     other = int(page.locator(".outline").first.get_attribute("data-row") or -1)
     page.locator(".outline").first.click(force=True)
     assert page.evaluate("wbcpipeReview.gallery.active") == other
