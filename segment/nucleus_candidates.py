@@ -129,7 +129,7 @@ def nucleus_score(measures: NDArray[np.float64]) -> NDArray[np.float64]:
 def _grouped(strong: NDArray[np.bool_], solid: NDArray[np.float32], pixel_um: float) -> tuple[NDArray[np.int32], int]:
     """Label the pixels ``strong`` (y, x), lobes near each other alike; without what is far weaker than they."""
     near, count = ndimage.label(dilation(strong, disk(max(1.0, _LOBE_GAP_UM / 2 / pixel_um))))
-    number, values = near[strong], solid[strong]
+    number, values = near[strong].astype(np.int32), solid[strong]
     labels = np.zeros(strong.shape, np.int32)
     labels[strong] = np.where(values > _LOBE * _highest(values, number, count)[number], number, 0)
     size = np.bincount(labels[strong], minlength=count + 1) * pixel_um**2

@@ -14,7 +14,7 @@ import pytest
 
 from wbcpipe.labels.export import LABELS_FILE
 from wbcpipe.samples.cell_attributes import CellAttributes
-from wbcpipe.samples.cell_columns import COLUMNS
+from wbcpipe.samples.cell_columns import COLUMNS, entry_shape
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
@@ -61,10 +61,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sample = Sample.open(root, "cells")
     sample.write(SampleRecord(sample="cells", created="2026-11-30T00:00:00+00:00", kind="stained-rgb"))
     random_ = np.random.default_rng(1)
-    columns = {
-        name: np.zeros((CELLS, *(3 if side == "M-1" else side for side in column.shape)), column.dtype)
-        for name, column in COLUMNS.items()
-    }
+    columns = {name: np.zeros((CELLS, *entry_shape(column, 4)), column.dtype) for name, column in COLUMNS.items()}
     columns["field_index"] = np.arange(CELLS, dtype=np.int32)
     images = random_.integers(0, 65535, (CELLS, 4, 32, 32)).astype(np.uint16)
     block = CellBlock(images, np.ones((CELLS, 32, 32), np.uint8), columns, [""] * CELLS)

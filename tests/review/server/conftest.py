@@ -58,7 +58,7 @@ class Client:
         cookie = {"cookie": f"{cookie_name(self.options.address)}={self.secret}"} if self.secret else {}
 
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app.asgi, raise_app_exceptions=False)  # type: ignore[arg-type]
+            transport = httpx.ASGITransport(self.app.asgi, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url=self.origin) as client:
                 return await client.request(method, path, headers={**cookie, **(headers or {})}, **content)
 

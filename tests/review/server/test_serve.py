@@ -117,7 +117,8 @@ def test_an_edit_that_was_answered_survives_a_kill(start: Callable[[], Server], 
     """Kill the server while edits arrive: each one that it answered is there, and the journal is intact."""
     server = start()
     keys = server.request("GET", "/api/samples/S1")[1]["cells"]["key"]
-    answered, head, end_s = [], "", time.monotonic() + 1.0
+    answered: list[str] = []
+    head, end_s = "", time.monotonic() + 1.0
     while True:
         key = keys[len(answered) % len(keys)]
         cells = [{"cell": key, "from": "", "to": "EOS" if len(answered) % 2 else "MO"}]

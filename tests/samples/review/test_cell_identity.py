@@ -77,7 +77,7 @@ def test_edits_follow_their_cells_and_those_without_are_listed() -> None:
 def test_a_name_that_another_cell_takes_over_is_not_mixed_up() -> None:
     """The cell X is called Y after a new segmentation, and after the next one another cell is called X."""
     x, y, z = "f0y0x0", "f0y20x0", "f0y40x0"
-    steps = [
+    steps: list[Comment | Assign | CellsReplaced] = [
         Comment(cell=x, text="first"),
         Assign(cells=(Change(cell=x, before="NEU", to="LYM"),)),
         CellsReplaced(new="a" * 64, matched={x: y}),
