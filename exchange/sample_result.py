@@ -81,6 +81,11 @@ def read_result(sample: Sample) -> SampleResult:
         SampleStateError: there is no differential, a file is damaged, or `differential.json` is not what was signed.
     """
     document = read_document(sample)
+    if document.sample != sample.name:
+        raise SampleStateError(
+            f"sample {sample.name!r}: differential.json is that of {document.sample!r}; run `wbcpipe report --sample "
+            f"{sample.name}`."
+        )
     found = document.verification
     signed = Journal(journal_path(sample)).state().signed
     order = OrderRecord.read_if_present(order_path(sample)) or OrderRecord()

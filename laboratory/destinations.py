@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -64,6 +65,8 @@ class Destination(Part):
             raise ValueError("a destination needs a folder, or host and port")
         if (self.host is None) != (self.port is None):
             raise ValueError("host and port belong together")
+        if self.folder is not None and not Path(self.folder).is_absolute():
+            raise ValueError(f"folder {self.folder!r} is not absolute; write the whole path, such as /srv/lis/in")
         if self.host and self.format == "fhir":
             raise ValueError("format 'fhir' goes into a folder; MLLP carries 'oru' or 'oul'")
         return self

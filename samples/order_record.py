@@ -59,6 +59,7 @@ class OrderRecord(Record):
         collected: time at which the blood was taken, with its zone.
     """
 
+    names_sample: ClassVar[bool] = True
     remedy: ClassVar[str] = "move the file away and give the order again with `wbcpipe send --order`"
 
     order: Identifier | None = None

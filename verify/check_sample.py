@@ -17,6 +17,7 @@ from wbcpipe.report.stage import page_is_complete
 from wbcpipe.report.tables import cells_csv
 from wbcpipe.report.verify_journal import verify_journal
 from wbcpipe.samples.cell_store import PREDICTIONS, CellStore
+from wbcpipe.samples.order_record import OrderRecord, order_path
 from wbcpipe.samples.review.journal import Journal, journal_path
 from wbcpipe.samples.truth import read_truth
 from wbcpipe.verify.check_raw import check_raw
@@ -52,6 +53,9 @@ def verify_sample(
     record: SampleRecord | None = None
     with findings.file(sample.info_path, "", lost="who, when and how the slide was scanned"):
         record = sample.record()
+    if order_path(sample).exists():
+        with findings.file(order_path(sample), "", lost="the order and the patient of the result"):
+            OrderRecord.read(order_path(sample))
     store = _check_store(findings, record)
     fields = [] if store is None else _fields_of(store)
     check_raw(findings, record, fields)

@@ -145,13 +145,14 @@ def _bsccm(file: UserFile, kind: ImportKind, modalities: Sequence[str] | None) -
             f"{reason}; give --modality once for each, the one that shows the nuclei last: {', '.join(channels)}."
         )
     rows = _bsccm_index(file)
-    root = zarr.open_group(file.path / _BSCCM_IMAGES, mode="r")
+    root: Any = zarr.open_group(file.path / _BSCCM_IMAGES, mode="r")
     chosen = [channels[name] for name in modalities]
-    images, count = [], 0
+    images: list[NDArray[Any]] = []
+    count = 0
     for index, place, _ in rows:
         try:
             arrays = {group: root[f"{place}/{group}/cell_{index}"] for group, _ in dict.fromkeys(chosen)}
-            cell = np.stack([np.asarray(arrays[group][number]) for group, number in chosen])
+            cell = np.stack([np.asarray(arrays[group])[number] for group, number in chosen])
         except (KeyError, IndexError, ValueError, OSError) as error:
             raise file.refuse(f"cell {index}: its images are not there ({error}); download the set again.") from error
         if cell.ndim != 3 or cell.dtype not in (np.uint8, np.uint16):

@@ -22,9 +22,11 @@ from wbcpipe.review.review_session import ReviewSession
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_store import CellBlock, CellStore
 from wbcpipe.samples.classification_record import Classification
+from wbcpipe.samples.order_record import OrderRecord, order_path
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.review.journal import Journal, journal_path
 from wbcpipe.samples.sample import Sample
+from wbcpipe.verify.check_sample import verify_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +62,7 @@ def sample(tmp_path: Path) -> Sample:
     """A classified sample with a report, in a data folder with a laboratory's file."""
     root = tmp_path / "data"
     found = Sample.open(root, "S1")
-    found.write(SampleRecord(sample="S1", modalities=MODALITIES))
+    found.write(SampleRecord(sample="S1", created="2026-11-30T05:00:00+00:00", modalities=MODALITIES))
     number = len(CALLS)
     zeros = np.zeros(number)
     names = ("y_px", "y_um", "area_um2", "nucleus_area_um2", "sharpness")
@@ -189,6 +191,42 @@ def test_the_order_selects_the_intervals(sample: Sample, tmp_path: Path) -> None
     assert [str(limit) for limit in neutrophils.reference] == ["20.0", "50.0"]
     assert neutrophils.flag == "H"
     assert (message.order.patient, message.order.sex) == ("P1", "male")
+
+
+def test_an_order_copied_from_another_sample_is_refused(sample: Sample, tmp_path: Path) -> None:
+    order = tmp_path / "order.json"
+    order.write_text('{"patient": "P1"}')
+    call(sample, "--sample", "S1", "--order", str(order), "--list")
+    other = Sample.open(sample.path.parent, "S2")
+    other.write(SampleRecord(sample="S2", created="2026-11-30T05:00:01+00:00"))
+    order_path(other).write_bytes(order_path(sample).read_bytes())
+    with pytest.raises(SampleStateError, match="belongs to another sample"):
+        OrderRecord.read(order_path(other))
+    assert OrderRecord.read(order_path(sample)).patient == "P1"
+    damaged = order_path(sample).read_bytes().replace(b"P1", b"P2")
+    order_path(sample).write_bytes(damaged)
+    found = verify_sample(sample)
+    assert any("order.json" in str(entry) for entry in found.damages)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"patint": "P1"}', "key 'patint' is not known, did you mean 'patient'"),
+        ('{"birth_date": "30.02.1980"}', "birth_date"),
+        ('{"birth_date": "1980-13-01"}', "birth_date"),
+        ('{"sex": "F"}', "'female', 'male', 'other' or 'unknown'"),
+        ('{"collected": "2026-11-29T21:00:00"}', "with its zone"),
+        ('{"order": "a\\u0007"}', r"U\+0007"),
+        ("[]", "order.json"),
+    ],
+)
+def test_what_is_no_order(sample: Sample, tmp_path: Path, content: str, reason: str) -> None:
+    path = tmp_path / "order.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=reason):
+        call(sample, "--sample", "S1", "--order", str(path), "--list")
+    assert not order_path(sample).exists()
 
 
 def test_a_rule_holds_a_result_until_a_second_reader(sample: Sample) -> None:
