@@ -99,7 +99,7 @@ def planted(tmp_path: Path) -> Sample:
     return plant(tmp_path / "data")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plant_sample() -> Callable[..., Sample]:
     """Write a sample: see `plant`."""
     return plant

@@ -98,6 +98,17 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Client]]:
         app.close()
 
 
+@pytest.fixture(scope="module")
+def shared_client(tmp_path_factory: pytest.TempPathFactory, plant_sample: Callable[..., Sample]) -> Iterator[Client]:
+    """A reader's browser on a server with the sample ``S1``, for tests of a module that write nothing."""
+    root = tmp_path_factory.mktemp("shared") / "data"
+    plant_sample(root)
+    options = ServerOptions(root=root, address=ServerAddress("127.0.0.1", PORT))
+    app = ReviewApp(options)
+    yield Client(app, options, "Ada")
+    app.close()
+
+
 @pytest.fixture
 def client(serve: Callable[..., Client], planted: Sample) -> Client:
     """A reader's browser on a server with the sample ``S1``."""

@@ -26,8 +26,8 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nothing_is_answered_without_a_session(serve: Callable[..., Any], planted: Any, path: str) -> None:
-    nobody = serve("")
+def test_nothing_is_answered_without_a_session(shared_client: Any, serve: Callable[..., Any], path: str) -> None:
+    nobody = serve("", like=shared_client)
     assert nobody.get(path).status_code == 403
     nobody.secret = "x" * 43
     assert nobody.get(path).status_code == 403
@@ -46,15 +46,15 @@ def test_nothing_is_answered_without_a_session(serve: Callable[..., Any], plante
         "127.0.0.1:8017,x",
     ],
 )
-def test_another_host_is_refused(client: Any, host: str) -> None:
-    answer = client.get("/api/samples", {"host": host})
+def test_another_host_is_refused(shared_client: Any, host: str) -> None:
+    answer = shared_client.get("/api/samples", {"host": host})
     assert answer.status_code == 403
     assert "http://127.0.0.1:8017" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("host", ["localhost:8017", "127.0.0.1:8017", "[::1]:8017", "LOCALHOST:8017"])
-def test_the_names_of_this_computer_are_its_own(client: Any, host: str) -> None:
-    assert client.get("/api/samples", {"host": host}).status_code == 200
+def test_the_names_of_this_computer_are_its_own(shared_client: Any, host: str) -> None:
+    assert shared_client.get("/api/samples", {"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -68,37 +68,42 @@ def test_the_names_of_this_computer_are_its_own(client: Any, host: str) -> None:
         "",
     ],
 )
-def test_another_origin_is_refused(client: Any, origin: str) -> None:
+def test_another_origin_is_refused(shared_client: Any, origin: str) -> None:
     for answer in (
-        client.get("/api/samples", {"origin": origin}),
-        client.post("/api/samples/S1/entries", {"base": "", "entries": []}, {"origin": origin}),
+        shared_client.get("/api/samples", {"origin": origin}),
+        shared_client.post("/api/samples/S1/entries", {"base": "", "entries": []}, {"origin": origin}),
     ):
         assert answer.status_code == 403
         assert "another site" in answer.json()["error"]
 
 
-def test_a_post_says_where_it_comes_from(client: Any) -> None:
-    answer = client.request("POST", "/api/samples/S1/entries", json={"base": "", "entries": []})
+def test_a_post_says_where_it_comes_from(shared_client: Any) -> None:
+    answer = shared_client.request("POST", "/api/samples/S1/entries", json={"base": "", "entries": []})
     assert answer.status_code == 403
     assert "Origin" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-def test_other_methods_are_refused(client: Any, method: str) -> None:
-    assert client.request(method, "/api/samples/S1/entries", headers={"origin": client.origin}).status_code == 405
+def test_other_methods_are_refused(shared_client: Any, method: str) -> None:
+    assert (
+        shared_client.request(method, "/api/samples/S1/entries", headers={"origin": shared_client.origin}).status_code
+        == 405
+    )
 
 
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
 )
-def test_a_form_of_another_site_is_no_edit(client: Any, kind: str) -> None:
-    headers = {"origin": client.origin, "content-type": kind}
-    answer = client.request("POST", "/api/samples/S1/entries", headers=headers, content=b'{"base":"","entries":[]}')
+def test_a_form_of_another_site_is_no_edit(shared_client: Any, kind: str) -> None:
+    headers = {"origin": shared_client.origin, "content-type": kind}
+    answer = shared_client.request(
+        "POST", "/api/samples/S1/entries", headers=headers, content=b'{"base":"","entries":[]}'
+    )
     assert answer.status_code == 400
     assert "application/json" in answer.json()["error"]
 
 
-def test_a_large_request_is_refused_whatever_it_says_of_itself(client: Any) -> None:
+def test_a_large_request_is_refused_whatever_it_says_of_itself(shared_client: Any) -> None:
     taken = 0
 
     async def many() -> AsyncIterator[bytes]:
@@ -107,26 +112,26 @@ def test_a_large_request_is_refused_whatever_it_says_of_itself(client: Any) -> N
             taken += 1
             yield b"x" * 65536
 
-    headers = {"origin": client.origin, "content-type": "application/json"}
+    headers = {"origin": shared_client.origin, "content-type": "application/json"}
     path = "/api/samples/S1/entries"
-    assert client.request("POST", path, headers=headers, content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
-    answer = client.request("POST", path, headers=headers, content=many())
+    assert shared_client.request("POST", path, headers=headers, content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
+    answer = shared_client.request("POST", path, headers=headers, content=many())
     assert answer.status_code == 413
     assert taken < 3 * MAX_BODY_BYTES / 65536
     assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b"NaN", b"[" * 100_000, b'{"base": "\\ud800"}'])
-def test_a_body_that_is_no_object_is_refused(client: Any, body: bytes) -> None:
-    headers = {"origin": client.origin, "content-type": "application/json"}
-    answer = client.request("POST", "/api/samples/S1/entries", headers=headers, content=body)
+def test_a_body_that_is_no_object_is_refused(shared_client: Any, body: bytes) -> None:
+    headers = {"origin": shared_client.origin, "content-type": "application/json"}
+    answer = shared_client.request("POST", "/api/samples/S1/entries", headers=headers, content=body)
     assert answer.status_code == 400
     assert len(answer.json()["error"]) < 400
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/login"])
-def test_every_answer_has_the_security_headers(client: Any, serve: Callable[..., Any], path: str) -> None:
-    for browser in (client, serve("", like=client)):
+def test_every_answer_has_the_security_headers(shared_client: Any, serve: Callable[..., Any], path: str) -> None:
+    for browser in (shared_client, serve("", like=shared_client)):
         headers = browser.get(path).headers
         for name, value in SECURITY_HEADERS.items():
             assert name == "cache-control" or headers[name] == value
@@ -136,9 +141,9 @@ def test_every_answer_has_the_security_headers(client: Any, serve: Callable[...,
     assert "unsafe" not in policy
 
 
-def test_a_link_works_once(client: Any, serve: Callable[..., Any]) -> None:
-    nobody = serve("", like=client)
-    token = client.options.sessions.new_token("Ada")
+def test_a_link_works_once(shared_client: Any, serve: Callable[..., Any]) -> None:
+    nobody = serve("", like=shared_client)
+    token = shared_client.options.sessions.new_token("Ada")
     assert nobody.request("HEAD", f"/login?token={token}").status_code == 403  # a preview does not use it up
     assert nobody.get("/login?token=wrong").status_code == 403
     answer = nobody.get(f"/login?token={token}&to=/samples/S1")
@@ -150,7 +155,7 @@ def test_a_link_works_once(client: Any, serve: Callable[..., Any]) -> None:
     assert "expires" not in cookie.lower()
     nobody.secret = cookie.split(";")[0].partition("=")[2]
     assert nobody.sample()["reader"] == "Ada"
-    assert serve("", like=client).get(f"/login?token={token}").status_code == 403
+    assert serve("", like=shared_client).get(f"/login?token={token}").status_code == 403
     # In the browser that has the session, the same link leads to the page.
     assert nobody.get(f"/login?token={token}").status_code == 303
 
@@ -159,9 +164,9 @@ def test_a_link_works_once(client: Any, serve: Callable[..., Any]) -> None:
     "target",
     ["//evil.example/", "https://evil.example", "/samples//evil.example", "/\\evil", "/api/samples", "/samples/../x"],
 )
-def test_a_link_leads_to_pages_of_this_server_alone(client: Any, serve: Callable[..., Any], target: str) -> None:
-    token = client.options.sessions.new_token("Ada")
-    answer = serve("", like=client).request("GET", "/login", params={"token": token, "to": target})
+def test_a_link_leads_to_pages_of_this_server_alone(shared_client: Any, serve: Callable[..., Any], target: str) -> None:
+    token = shared_client.options.sessions.new_token("Ada")
+    answer = serve("", like=shared_client).request("GET", "/login", params={"token": token, "to": target})
     assert answer.headers["location"] == "/"
 
 
@@ -173,7 +178,7 @@ def test_with_https_the_cookie_stays_on_it(serve: Callable[..., Any]) -> None:
     assert "Secure" in cookie
 
 
-def test_a_web_socket_is_closed(client: Any) -> None:
+def test_a_web_socket_is_closed(shared_client: Any) -> None:
     import asyncio
 
     sent: list[Any] = []
@@ -184,5 +189,5 @@ def test_a_web_socket_is_closed(client: Any) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(client.app.asgi({"type": "websocket", "headers": [], "path": "/"}, never, send))
+    asyncio.run(shared_client.app.asgi({"type": "websocket", "headers": [], "path": "/"}, never, send))
     assert sent == []

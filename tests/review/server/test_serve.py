@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
     from wbcpipe.samples.sample import Sample
 
 ROOT = Path(__file__).parents[4]
+
+
+EDITS = 30
 
 
 @dataclass
@@ -118,7 +120,7 @@ def test_an_edit_that_was_answered_survives_a_kill(start: Callable[[], Server], 
     server = start()
     keys = server.request("GET", "/api/samples/S1")[1]["cells"]["key"]
     answered: list[str] = []
-    head, end_s = "", time.monotonic() + 1.0
+    head = ""
     while True:
         key = keys[len(answered) % len(keys)]
         cells = [{"cell": key, "from": "", "to": "EOS" if len(answered) % 2 else "MO"}]
@@ -127,7 +129,7 @@ def test_an_edit_that_was_answered_survives_a_kill(start: Callable[[], Server], 
         headers = {"cookie": server.cookie, "content-type": "application/json"}
         headers["origin"] = f"http://127.0.0.1:{server.port}"
         connection.request("POST", "/api/samples/S1/entries", json.dumps(body), headers)
-        if time.monotonic() > end_s:
+        if len(answered) == EDITS:
             server.process.kill()  # the last one is under way
             break
         head = json.loads(connection.getresponse().read())["head"]
@@ -135,7 +137,6 @@ def test_an_edit_that_was_answered_survives_a_kill(start: Callable[[], Server], 
         answered.append(head)
     server.process.wait()
     connection.close()
-    assert len(answered) > 5
     again = start()
     status, found = again.request("GET", "/api/samples/S1/entries?after=")
     assert status == 200
