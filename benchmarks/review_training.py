@@ -1,6 +1,6 @@
 """Does a bundle improve on another stain setting when it is trained on cells that a reader verified there?
 
-    python benchmarks/review_training.py [--work FOLDER] [--fields 12] [--test-fields 8] [--json]
+    python benchmarks/review_training.py [--work FOLDER] [--fields 12] [--test-fields 8] [--test-seeds N ...] [--json]
 
 Four virtual slides are scanned with another setting of the stain (``STAIN``) than the bundle was trained on, and
 classified by the bundle. A scripted reader reviews the first slide as on the review page: each counted cell gets its
@@ -123,16 +123,17 @@ def scores(found: dict[str, list[str]], classes: tuple[str, ...]) -> dict[str, A
     }
 
 
-def measure(work: Path, fields: int, test_fields: int) -> dict[str, Any]:
+def measure(work: Path, fields: int, test_fields: int, seeds: list[int]) -> dict[str, Any]:
     data, model = work / "data", work / "model"
     scope = write_scope(work)
     reviewed = scan(data, scope, REVIEWED, fields)
-    tested = [scan(data, scope, seed, test_fields) for seed in TESTED]
+    tested = [scan(data, scope, seed, test_fields) for seed in seeds]
     command("classify", "--sample", reviewed, "--bundle", BUNDLE, "--data", str(data))
     cells = review(Sample.open(data, reviewed))
     before = call(data, tested, BUNDLE)
-    command("labels", "export", reviewed, "--out", str(work / "set"), "--verified", "--data", str(data))
-    command("train", str(work / "set"), "--init-from", BUNDLE, "--out", str(model), "--threads", "1")
+    if not (model / "model").exists():
+        command("labels", "export", reviewed, "--out", str(work / "set"), "--verified", "--data", str(data))
+        command("train", str(work / "set"), "--init-from", BUNDLE, "--out", str(model), "--threads", "1")
     after = call(data, tested, str(model / "model"))
     classes = read_rows(CellStore(Sample.open(data, tested[0]).cells_path)).classes
     right = [np.array([a == b for a, b in zip(part["true"], part["called"], strict=True)]) for part in (after, before)]
@@ -153,13 +154,14 @@ def main() -> int:
     parser.add_argument("--work", type=Path)
     parser.add_argument("--fields", type=int, default=12)
     parser.add_argument("--test-fields", type=int, default=8)
+    parser.add_argument("--test-seeds", type=int, nargs="+", default=list(TESTED))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
-        found = measure(work.resolve(), options.fields, options.test_fields)
+        found = measure(work.resolve(), options.fields, options.test_fields, options.test_seeds)
     versions = {"wbcpipe": __version__, "torch": torch.__version__}
     cpu = platform.processor() or platform.machine()
     result = {"name": "review_training", **found, "stain": STAIN, "versions": versions, "cpu": cpu}
