@@ -47,7 +47,7 @@ class Page {
     this.differential = new DifferentialPanel(byId("differential"), this);
     this.inspector = new Inspector(byId("inspector"), this);
     this.viewBar = new ViewBar(byId("view-bar"), this);
-    this.gallery.arrange(this.review.reading ? { rows: this.review.reading.rows } : {});
+    this.#arrangeAll();
     this.activate(this.gallery);
     connectKeyboard(this);
     connectNotices(this, byId("saved"));
@@ -66,7 +66,7 @@ class Page {
     const { review, gallery } = this;
     const stored = `wbcpipe review cell ${review.sample}`;
     const row = review.rowOf.get(sessionStorage.getItem(stored));
-    if (row !== undefined) gallery.moveToRow(row);
+    if (row !== undefined && !review.reading) gallery.moveToRow(row);
     addEventListener("pagehide", () => {
       if (gallery.active !== null) sessionStorage.setItem(stored, review.cells.key[gallery.active]);
     });
@@ -238,8 +238,18 @@ class Page {
 
   #reloaded() {
     this.images.clear();
-    this.galleries.forEach((gallery) => gallery.arrange(this.review.reading ? { rows: this.review.reading.rows } : { rows: undefined }));
+    this.#arrangeAll();
     this.showTop();
+  }
+
+  /** Show the cells of the blind reading from the first without a call on, or all cells. */
+  #arrangeAll() {
+    const { reading, cells } = this.review;
+    for (const gallery of this.galleries) {
+      gallery.arrange({ rows: reading?.rows });
+      const first = reading?.rows.findIndex((row) => !cells.now[row]);
+      if (reading) gallery.moveTo(Math.max(0, first));
+    }
   }
 }
 
