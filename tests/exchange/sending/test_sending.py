@@ -18,7 +18,7 @@ from wbcpipe.errors import DeliveryError
 from wbcpipe.exchange.sending.acknowledgement import AckCode, parse_acknowledgement
 from wbcpipe.exchange.sending.deliver import MAX_REJECTIONS, deliver
 from wbcpipe.exchange.sending.mllp import MllpConnection, NoAnswerError
-from wbcpipe.exchange.sending.outbox import Outbox
+from wbcpipe.exchange.sending.outbox import LastResult, Outbox
 from wbcpipe.laboratory.destinations import Destination, SendRules
 
 if TYPE_CHECKING:
@@ -205,6 +205,27 @@ def test_the_same_result_is_put_once(outbox: Outbox, make_message: Callable[...,
     with outbox.held_for_writing():
         assert not outbox.put(message, text_of(message), ".hl7")
     assert outbox.state().waiting == 3
+
+
+def test_a_crash_while_a_message_is_put_keeps_one(
+    tmp_path: Path, make_message: Callable[..., ResultMessage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, message = Outbox(tmp_path / "lis"), make_message()
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastResult, "write", crash)
+        with outbox.held_for_writing(), pytest.raises(RuntimeError):
+            outbox.put(message, text_of(message), ".hl7")
+    assert outbox.last_result("S1") is None
+    with outbox.held_for_writing():
+        assert not outbox.put(message, text_of(message), ".hl7")
+    last = outbox.last_result("S1")
+    assert last is not None
+    assert last.control_id == message.control_id
+    assert outbox.state().waiting == 1
 
 
 def test_two_senders_do_not_share_an_outbox(outbox: Outbox, listen: Callable[..., Listener]) -> None:

@@ -120,6 +120,17 @@ def test_stores_without_images(tmp_path: Path) -> None:
         fields_of(tmp_path / "broken.zarr", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("shape", "reason"), [((1, 12_000, 12_000), "megapixels"), ((10**6, 4096, 4096), "GB of images")]
+)
+def test_a_store_that_declares_too_much(shape: tuple[int, ...], reason: str, tmp_path: Path) -> None:
+    write_ome_zarr(tmp_path / "a.zarr", "0.5", {"": np.zeros((2, 16, 16), np.uint8)})
+    path = tmp_path / "a.zarr" / "0" / "zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shape": shape}))
+    with pytest.raises(ImportDataError, match=reason):
+        fields_of(tmp_path / "a.zarr", tmp_path)
+
+
 def test_a_changed_store_is_another_import(tmp_path: Path) -> None:
     write_ome_zarr(tmp_path / "a.zarr", "0.5", {"": stack()})
     fields_of(tmp_path / "a.zarr", tmp_path)
