@@ -16,6 +16,7 @@ from wbcpipe.samples.sample import Sample, data_root
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from wbcpipe.exchange.sending.deliver import Until
     from wbcpipe.exchange.sending.outbox import Outbox
     from wbcpipe.laboratory.destinations import Destination
     from wbcpipe.laboratory.lab_file import Lab
@@ -104,9 +105,8 @@ def send(options: SendOptions) -> None:
     from wbcpipe.exchange.sample_result import outboxes
 
     targets = outboxes(root, lab)
-    if not options.listing:
-        queue_and_send(samples, lab, targets, options)
-    _report(targets, options)
+    sends_elsewhere = not options.listing and not queue_and_send(samples, lab, targets, options)
+    _report(targets, options, sends_elsewhere=sends_elsewhere)
 
 
 def keep_order(sample: Sample, path: Path) -> None:
@@ -146,8 +146,8 @@ def document_text(sample: Sample, lab: Lab, kind: str) -> str:
 
 def queue_and_send(
     samples: Sequence[Sample], lab: Lab, targets: Sequence[tuple[Destination, Outbox]], options: SendOptions
-) -> None:
-    """Put results into the outboxes, then send what waits."""
+) -> bool:
+    """Put results into the outboxes, then send what waits; return whether no other process sends from them."""
     from wbcpipe.exchange.sample_result import queue_result
     from wbcpipe.exchange.sending.deliver import deliver
 
@@ -159,11 +159,18 @@ def queue_and_send(
     if options.again:
         for _, outbox in targets:
             outbox.send_again()
-    until = "stopped" if options.watch else "tried"
-    deliver(targets, lab.send, until=until, say=lambda text: click.echo(text, err=True))  # type: ignore[arg-type]
+    until: Until = "stopped" if options.watch else "tried"
+    try:
+        deliver(targets, lab.send, until=until, say=lambda text: click.echo(text, err=True))
+    except DeliveryError as error:  # `wbcpipe send --watch`, as a service: it sends what was queued
+        if options.watch:
+            raise
+        click.echo(str(error), err=True)
+        return False
+    return True
 
 
-def _report(targets: Sequence[tuple[Destination, Outbox]], options: SendOptions) -> None:
+def _report(targets: Sequence[tuple[Destination, Outbox]], options: SendOptions, *, sends_elsewhere: bool) -> None:
     states = {target.name: outbox.state() for target, outbox in targets}
     if options.as_json:
         answers = {target.name: [answer.content() for answer in outbox.answers()] for target, outbox in targets}
@@ -178,7 +185,8 @@ def _report(targets: Sequence[tuple[Destination, Outbox]], options: SendOptions)
                     click.echo(
                         f"{target.name}: {answer.control_id} refused ({answer.code}): {answer.text or 'no reason'}"
                     )
-    if not options.listing and any(state.waiting or state.refused for state in states.values()):
+    waiting = any(state.waiting for state in states.values()) and not sends_elsewhere
+    if not options.listing and (waiting or any(state.refused for state in states.values())):
         raise DeliveryError(
             "messages wait or were refused; `wbcpipe send` tries again, `wbcpipe send --list` shows them."
         )

@@ -137,6 +137,8 @@ class Outbox:
     def waiting(self) -> list[Waiting]:
         """Return the messages that wait, in their order; those with an answer leave the folder first.
 
+        For the sender alone, see `held_for_sending`: others count with `state`.
+
         Raises:
             SampleStateError: the file of an answer is damaged.
         """
@@ -182,8 +184,12 @@ class Outbox:
         return len(paths)
 
     def state(self) -> OutboxState:
-        """Count the messages."""
-        waiting = len(self.waiting())
+        """Count the messages; nothing is moved, so that a sender may work meanwhile."""
+        waiting = sum(
+            not self._answer_path(found[2]).exists()
+            for path in self._in("waiting")
+            if (found := _NAME.fullmatch(path.name))
+        )
         counts = [sum(1 for _ in self._in(name)) for name in ("delivered", "refused")]
         return OutboxState(waiting, *counts)
 

@@ -14,6 +14,7 @@ from wbcpipe.errors import ConfigError, DeliveryError, SampleStateError
 from wbcpipe.exchange.cli import send
 from wbcpipe.exchange.documents.formats import read_document
 from wbcpipe.exchange.message.codes import ResultState
+from wbcpipe.exchange.sending.outbox import Outbox, outbox_folder
 from wbcpipe.laboratory.lab_file import load_lab
 from wbcpipe.report.reviewed_cells import row_keys
 from wbcpipe.report.rows import read_rows
@@ -264,6 +265,16 @@ def test_what_waits_is_an_error(sample: Sample, tmp_path: Path) -> None:
         call(sample, "--sample", "S1")
     (tmp_path / "drop").mkdir()
     assert "0 waiting, 1 accepted" in call(sample)
+
+
+def test_a_running_sender_takes_what_is_queued(sample: Sample) -> None:
+    sign(sample)
+    outbox = Outbox(outbox_folder(sample.path.parent) / "lis")
+    with outbox.held_for_sending():
+        assert "lis: 1 waiting, 0 accepted" in call(sample, "--sample", "S1")
+        assert dropped(sample) == []
+    call(sample)
+    assert len(dropped(sample)) == 1
 
 
 def test_an_edited_differential_is_not_sent(sample: Sample) -> None:

@@ -195,6 +195,7 @@ def test_a_crash_after_the_answer_sends_nothing_again(
         with pytest.raises(RuntimeError):
             deliver([(to(listener), outbox)], RULES)
     first = listener.received[0]
+    assert (outbox.state().waiting, len(list((outbox.folder / "waiting").iterdir()))) == (2, 3)
     assert deliver([(to(listener), Outbox(outbox.folder))], RULES)
     assert listener.received.count(first) == 1
     assert outbox.state().delivered == 3
