@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from xml.etree import ElementTree
 
 import numpy as np
 import zarr
@@ -13,10 +14,10 @@ from wbcpipe.exchange.images.cell_outlines import outlines_of_field
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import complete_fields, read_passes_info
 from wbcpipe.segment.view.field_view import FieldViewer
-from wbcpipe.system.files import make_folder, remove_tree, rename, sync_tree
+from wbcpipe.system.files import make_folder, remove_tree, rename, sync_tree, write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["export_ngff"]
 
 VERSION: Final = "0.5"
+_OME: Final = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _CHUNK_PX: Final = 512
 #: Shorter side of the smallest image of a pyramid.
 _SMALLEST_PX: Final = 256
@@ -64,16 +66,46 @@ def export_ngff(
         root.attrs["ome"] = {"version": VERSION, "bioformats2raw.layout": 3}
         series = root.create_group("OME")
         series.attrs["ome"] = {"version": VERSION, "series": [str(index) for index in fields]}
+        infos = []
         for done, index in enumerate(fields):
             progress("fields", done, len(fields))
-            info = read_passes_info(sample.path / "raw", index)
-            _write_field(root.create_group(str(index)), viewer.registered_frames(index), info, store)
+            infos.append(read_passes_info(sample.path / "raw", index))
+            _write_field(root.create_group(str(index)), viewer.registered_frames(index), infos[-1], store)
+        with write_atomic(aside / "OME" / "METADATA.ome.xml") as handle:
+            handle.write(_ome_xml(infos, store.modalities))
         sync_tree(aside)
         rename(aside, out)
     except BaseException:
         remove_tree(aside)
         raise
     return len(fields)
+
+
+def _ome_xml(infos: Sequence[FieldInfo], modalities: Sequence[str]) -> bytes:
+    """Return the description of all images in OME-XML, by which readers of bioformats2raw's layout find them."""
+    root = ElementTree.Element("OME", xmlns=_OME)
+    for info in infos:
+        number = info.index  # napari takes the number for the name of the group
+        image = ElementTree.SubElement(root, "Image", ID=f"Image:{number}", Name=f"field {info.index}")
+        height, width = info.shape_px
+        pixels = ElementTree.SubElement(
+            image,
+            "Pixels",
+            ID=f"Pixels:{number}",
+            DimensionOrder="XYCZT",
+            Type="uint16",
+            SizeX=str(width),
+            SizeY=str(height),
+            SizeC=str(len(modalities)),
+            SizeZ="1",
+            SizeT="1",
+            PhysicalSizeX=f"{info.pixel_um:.9g}",
+            PhysicalSizeY=f"{info.pixel_um:.9g}",
+        )
+        for channel, name in enumerate(modalities):
+            ElementTree.SubElement(pixels, "Channel", ID=f"Channel:{number}:{channel}", Name=name, SamplesPerPixel="1")
+        ElementTree.SubElement(pixels, "MetadataOnly")
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
 def _write_field(group: zarr.Group, frames: NDArray[np.uint16], info: FieldInfo, store: CellStore) -> None:

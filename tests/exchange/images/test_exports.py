@@ -11,6 +11,7 @@ import pytest
 import yaozarrs
 import zarr
 from click.testing import CliRunner
+from ome_types import from_xml
 
 from wbcpipe.errors import StorageError
 from wbcpipe.exchange.export_cli import export
@@ -105,6 +106,10 @@ def test_fields_as_ome_zarr(sample: Sample, tmp_path: Path) -> None:
     yaozarrs.validate_zarr_store(str(out))
     root = zarr.open_group(out, mode="r")
     assert root["OME"].attrs["ome"]["series"] == ["7"]
+    (described,) = from_xml((out / "OME" / "METADATA.ome.xml").read_text()).images
+    assert described.id == "Image:7"
+    assert (described.name, described.pixels.size_x) == ("field 7", 540)
+    assert [channel.name for channel in described.pixels.channels] == list(MODALITIES)
     image = root["7"]
     assert [image[str(level)].shape for level in range(2)] == [(4, 540, 540), (4, 270, 270)]
     assert "2" not in image
