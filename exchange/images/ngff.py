@@ -105,7 +105,8 @@ def _ome_xml(infos: Sequence[FieldInfo], modalities: Sequence[str]) -> bytes:
         for channel, name in enumerate(modalities):
             ElementTree.SubElement(pixels, "Channel", ID=f"Channel:{number}:{channel}", Name=name, SamplesPerPixel="1")
         ElementTree.SubElement(pixels, "MetadataOnly")
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return written
 
 
 def _write_field(group: zarr.Group, frames: NDArray[np.uint16], info: FieldInfo, store: CellStore) -> None:
