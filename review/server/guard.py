@@ -30,7 +30,8 @@ _MAX_FORM_BYTES: Final = 2**13
 _BODY_TIMEOUT_S: Final = 30.0
 _METHODS: Final = ("GET", "HEAD", "POST")
 
-#: On every answer. Nothing of another site is loaded, no script stands in a page, and no page frames this one.
+#: On every answer. Nothing of another site is loaded, no script stands in a page, and no page frames this one. With the
+#: referrer policy `no-referrer`, browsers would send the login form with the origin `null`.
 SECURITY_HEADERS: Final = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -38,7 +39,7 @@ SECURITY_HEADERS: Final = {
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
