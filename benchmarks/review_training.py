@@ -1,6 +1,7 @@
 """Does a bundle improve on another stain setting when it is trained on cells that a reader verified there?
 
-    python benchmarks/review_training.py [--work FOLDER] [--fields 12] [--test-fields 8] [--test-seeds N ...] [--json]
+    python benchmarks/review_training.py [--work FOLDER] [--fields 12] [--test-fields 8] [--reviewed-seeds N ...]
+        [--test-seeds N ...] [--json]
 
 Four virtual slides are scanned with another setting of the stain (``STAIN``) than the bundle was trained on, and
 classified by the bundle. A scripted reader reviews the first slide as on the review page: each counted cell gets its
@@ -123,16 +124,18 @@ def scores(found: dict[str, list[str]], classes: tuple[str, ...]) -> dict[str, A
     }
 
 
-def measure(work: Path, fields: int, test_fields: int, seeds: list[int]) -> dict[str, Any]:
+def measure(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     data, model = work / "data", work / "model"
     scope = write_scope(work)
-    reviewed = scan(data, scope, REVIEWED, fields)
-    tested = [scan(data, scope, seed, test_fields) for seed in seeds]
-    command("classify", "--sample", reviewed, "--bundle", BUNDLE, "--data", str(data))
-    cells = review(Sample.open(data, reviewed))
+    reviewed = [scan(data, scope, seed, options.fields) for seed in options.reviewed_seeds]
+    tested = [scan(data, scope, seed, options.test_fields) for seed in options.test_seeds]
+    cells = 0
+    for name in reviewed:
+        command("classify", "--sample", name, "--bundle", BUNDLE, "--data", str(data))
+        cells += review(Sample.open(data, name))
     before = call(data, tested, BUNDLE)
     if not (model / "model").exists():
-        command("labels", "export", reviewed, "--out", str(work / "set"), "--verified", "--data", str(data))
+        command("labels", "export", *reviewed, "--out", str(work / "set"), "--verified", "--data", str(data))
         command("train", str(work / "set"), "--init-from", BUNDLE, "--out", str(model), "--threads", "1")
     after = call(data, tested, str(model / "model"))
     classes = read_rows(CellStore(Sample.open(data, tested[0]).cells_path)).classes
@@ -154,6 +157,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path)
     parser.add_argument("--fields", type=int, default=12)
     parser.add_argument("--test-fields", type=int, default=8)
+    parser.add_argument("--reviewed-seeds", type=int, nargs="+", default=[REVIEWED])
     parser.add_argument("--test-seeds", type=int, nargs="+", default=list(TESTED))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -161,14 +165,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
-        found = measure(work.resolve(), options.fields, options.test_fields, options.test_seeds)
+        found = measure(work.resolve(), options)
     versions = {"wbcpipe": __version__, "torch": torch.__version__}
     cpu = platform.processor() or platform.machine()
     result = {"name": "review_training", **found, "stain": STAIN, "versions": versions, "cpu": cpu}
     if options.json:
         print(json.dumps(result))
         return 0
-    print(f"{found['verified_cells']} verified cells of one slide; {found['test_cells']} cells of three others")
+    print(f"{found['verified_cells']} verified cells; {found['test_cells']} cells of other slides")
     for name in ("shipped", "trained"):
         row = found[name]
         classes = "  ".join(f"{label} {value:.3f}" for label, value in row["f1"].items())
