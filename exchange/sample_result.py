@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wbcpipe.errors import ConfigError, SampleStateError
@@ -52,9 +51,9 @@ class SampleResult:
     review: Review
     order: OrderRecord = field(default_factory=OrderRecord)
 
-    def inputs(self, lab: Lab, created: datetime | None = None) -> ResultInputs:
-        """Return what a message is built from."""
-        return ResultInputs(self.document, lab, self.order, self.review, created=created or datetime.now(UTC))
+    def inputs(self, lab: Lab, destination: str = "") -> ResultInputs:
+        """Return what a message to a destination is built from."""
+        return ResultInputs(self.document, lab, self.order, self.review, destination=destination)
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def queue_result(
     queued = []
     for target, outbox in targets:
         with outbox.held_for_writing():
-            message = _next_message(result, lab, outbox.last_result(sample.name), cancel)
+            message = _next_message(result.inputs(lab, target.name), outbox.last_result(sample.name), cancel)
             kind = DocumentFormat(target.format)
             content = write_document(message, envelope_of(target, lab), kind)
             new = outbox.put(message, content, SUFFIXES[kind])
@@ -174,9 +173,8 @@ def _check_release(sample: Sample, result: SampleResult, lab: Lab) -> None:
         )
 
 
-def _next_message(result: SampleResult, lab: Lab, last: LastResult | None, cancel: str) -> ResultMessage:
+def _next_message(inputs: ResultInputs, last: LastResult | None, cancel: str) -> ResultMessage:
     """Return the last message again if nothing changed, else the next one, in the state that follows the last."""
-    inputs = result.inputs(lab)
     if cancel:
         final = last is not None and (last.state.signed or last.state is ResultState.WITHDRAWN)
         state = ResultState.WITHDRAWN if final else ResultState.CANCELLED
@@ -187,7 +185,7 @@ def _next_message(result: SampleResult, lab: Lab, last: LastResult | None, cance
     signed = inputs.review.state.signed
     if last is not None and last.state.signed and not signed:
         raise SampleStateError(
-            f"{result.document.sample}: a signed result was sent, and the signature was withdrawn since; sign again, "
+            f"{inputs.document.sample}: a signed result was sent, and the signature was withdrawn since; sign again, "
             "or take the result back with --cancel."
         )
     if last is not None and last.state.has_values and last.state.signed == signed:

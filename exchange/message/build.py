@@ -81,6 +81,7 @@ class ResultInputs:
         review: see `Review`.
         sequence: number of the result, from 1.
         created: time of the message.
+        destination: name of the receiver; empty for none.
     """
 
     document: DifferentialRecord
@@ -89,6 +90,7 @@ class ResultInputs:
     review: Review = field(default_factory=Review)
     sequence: int = 1
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    destination: str = ""
 
 
 def utc_seconds(time: datetime | str) -> str:
@@ -156,6 +158,7 @@ def _common(inputs: ResultInputs) -> dict[str, object]:
     bundle = document.provenance.bundle
     return {
         "sequence": inputs.sequence,
+        "destination": inputs.destination,
         "sample": document.sample,
         "order": inputs.order,
         "created": utc_seconds(inputs.created),

@@ -31,6 +31,7 @@ class FactType(NamedTuple):
 FACTS: Final[dict[str, FactType]] = {
     "STATE": FactType("State of the result", "text"),
     "SEQUENCE": FactType("Number of this result of the sample", "count"),
+    "DESTINATION": FactType("Name of the destination", "text"),
     "REASON": FactType("Reason of the cancellation", "text"),
     "LANGUAGE": FactType("Language of names and notes", "text"),
     "COUNTED": FactType("Cells counted", "count"),
@@ -68,6 +69,7 @@ def facts_of(message: ResultMessage) -> list[Fact]:
     found: dict[str, Sequence[str | int | None]] = {
         "STATE": [message.state.value],
         "SEQUENCE": [message.sequence],
+        "DESTINATION": [message.destination],
         "REASON": [message.reason],
         "LANGUAGE": [message.language],
         "EXTRA": [
@@ -124,6 +126,7 @@ def message_parts(facts: Sequence[Fact]) -> dict[str, Any]:
     parts: dict[str, Any] = {
         "state": one("STATE"),
         "sequence": parse_count(one("SEQUENCE")),
+        "destination": optional("DESTINATION"),
         "reason": optional("REASON"),
         "language": one("LANGUAGE"),
         "counted": parse_count(optional("COUNTED") or "0"),

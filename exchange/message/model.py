@@ -197,6 +197,7 @@ class ResultMessage(Part):
 
     Attributes:
         sequence: number of this result of the sample, from 1: a later one replaces an earlier one.
+        destination: name of the receiver: each has messages of its own, under ids of their own.
         sample: name of the sample.
         order: the order and the patient.
         state: of the result.
@@ -221,6 +222,7 @@ class ResultMessage(Part):
     """
 
     sequence: Annotated[int, Field(ge=1)] = 1
+    destination: Annotated[str, Field(pattern="^([a-z0-9][a-z0-9_-]{0,31})?$")] = ""
     sample: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     order: OrderRecord
     state: ResultState

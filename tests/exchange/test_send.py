@@ -277,6 +277,20 @@ def test_a_running_sender_takes_what_is_queued(sample: Sample) -> None:
     assert len(dropped(sample)) == 1
 
 
+def test_each_destination_has_ids_of_its_own(sample: Sample, tmp_path: Path) -> None:
+    path = sample.path.parent / "lab.toml"
+    text = path.read_text(encoding="utf-8")
+    for kind in ("oul", "fhir"):
+        text += f'[[destination]]\nname = "{kind}"\nformat = "{kind}"\nfolder = "{tmp_path / "drop"}"\n'
+    path.write_text(text, encoding="utf-8")
+    sign(sample)
+    call(sample, "--sample", "S1")
+    found = [read_document(file.read_bytes())[0] for file in (tmp_path / "drop").iterdir()]
+    assert sorted(message.destination for message in found) == ["fhir", "lis", "oul"]
+    assert len({message.control_id for message in found}) == 3
+    assert len({message.model_copy(update={"destination": "", "created": found[0].created}) for message in found}) == 1
+
+
 def test_an_edited_differential_is_not_sent(sample: Sample) -> None:
     sign(sample)
     path = sample.path / "differential.json"
