@@ -19,12 +19,13 @@ server computed it (intervals, flags, the cells that are left to look at), which
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +33,9 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-import uvicorn
 from playwright.sync_api import sync_playwright
 
 from classify import cpu_name, versions
-from wbcpipe.review.server.address import ServerAddress, listen
-from wbcpipe.review.server.app import ReviewApp
-from wbcpipe.review.server.guard import cookie_name
-from wbcpipe.review.server.options import ServerOptions
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import CLASSES, UNIDENTIFIED
 from wbcpipe.samples.cell_store import CellBlock, CellStore
@@ -187,18 +183,19 @@ def measure(page: Page, url: str, cells: int, keys: int) -> dict[str, Any]:
     return {"cells": cells, "load_s": load_s, "live_tiles": live, "rows": rows}
 
 
-def serve(root: Path) -> tuple[ServerAddress, ServerOptions, uvicorn.Server]:
-    listening = listen("127.0.0.1", 0)
-    address = ServerAddress("127.0.0.1", listening.getsockname()[1])
-    options = ServerOptions(root=root, address=address)
-    config = uvicorn.Config(
-        ReviewApp(options).asgi, http="h11", ws="none", lifespan="off", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()
-    while not server.started:
-        time.sleep(0.01)
-    return address, options, server
+@contextlib.contextmanager
+def serve(root: Path) -> Iterator[str]:
+    """Run `wbcpipe review` as a process of its own; yield the link that it prints."""
+    command = [sys.executable, "-m", "wbcpipe", "review", "--data", str(root), "--reader", "benchmark", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if "http" not in line:
+            sys.exit(f"review_latency.py: `wbcpipe review` did not start: {line.strip()}")
+        yield line[line.index("http") :].strip()
+        server.terminate()
 
 
 def main() -> None:
@@ -215,18 +212,15 @@ def main() -> None:
         root = Path(folder)
         for cells in options.cells:
             write_sample(root, f"cells-{cells}", cells)
-        address, served, server = serve(root)
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": 1280, "height": 800})
-        secret = served.sessions.begin("benchmark")
-        context.add_cookies([{"name": cookie_name(address), "value": secret, "url": address.url}])
-        for cells in options.cells:
-            page = context.new_page()
-            found.append(measure(page, f"{address.url}/samples/cells-{cells}", cells, options.keys))
-            page.close()
-        version = browser.version
-        browser.close()
-        server.should_exit = True
+        with serve(root) as link:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.goto(link)
+            address = link[: link.index("/login")]
+            for cells in options.cells:
+                found.append(measure(page, f"{address}/samples/cells-{cells}", cells, options.keys))
+            version = browser.version
+            browser.close()
     rows = [row for one in found for row in one["rows"]]
     worst = max(row["p95_ms"] for row in rows if row["cells"] == min(options.cells))
     if options.json:
