@@ -96,13 +96,13 @@ class CellImages:
             found = self._new.get(row)
         found = found or self._cache.get(row)
         if found is None:
-            with self._before_maker():
+            with self.maker_waits():
                 found = self._make(row)
         return found
 
     def full_strip(self, row: int) -> bytes:
         """Return the same with each modality at its stored size; it is not kept."""
-        with self._before_maker():
+        with self.maker_waits():
             return make_strip(self._crop(row), self.contrast, full_size=True)
 
     def outlines(self, row: int) -> dict[str, Any]:
@@ -132,8 +132,8 @@ class CellImages:
                 self._new.pop(row, None)
 
     @contextlib.contextmanager
-    def _before_maker(self) -> Iterator[None]:
-        """Hold back the images that are made ahead while somebody waits for one."""
+    def maker_waits(self) -> Iterator[None]:
+        """Hold back the strips that are made ahead while a reader waits for something."""
         with self._idle:
             self._waiting += 1
         try:

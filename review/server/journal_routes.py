@@ -88,7 +88,8 @@ class JournalRoutes:
             return refuse(409, "You are in a blind reading: finish it first.")
         if key := unknown_cell(opened, actions):
             return refuse(409, f"The sample has no cell {key}: its cells were replaced; load the page again.")
-        return _written(opened, reader, lambda: opened.session.append(actions, reader=reader, base=_base(body)))
+        with opened.images.maker_waits():
+            return _written(opened, reader, lambda: opened.session.append(actions, reader=reader, base=_base(body)))
 
     def sign(self, request: Request, body: dict[str, Any]) -> Response:
         """The signature of the differential as it is now."""
