@@ -35,6 +35,13 @@ timeout_s = 0.4
 """
 
 
+def end(running: dict[str, subprocess.Popen[bytes]]) -> None:
+    """End the processes."""
+    for process in running.values():
+        process.kill()
+        process.wait()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -43,6 +50,7 @@ def free_port() -> int:
 
 def fill(folder: Path, messages: int) -> list[str]:
     """Put small messages into the outbox; return their control ids in order."""
+    from wbcpipe.exchange.message.codes import ResultState
     from wbcpipe.exchange.message.model import ModelVersion, ResultMessage
     from wbcpipe.exchange.sending.outbox import Outbox
     from wbcpipe.samples.order_record import OrderRecord
@@ -52,7 +60,7 @@ def fill(folder: Path, messages: int) -> list[str]:
         message = ResultMessage(
             sample=f"S{number}",
             order=OrderRecord(),
-            state="cancelled",
+            state=ResultState.CANCELLED,
             reason="fault test",
             created="2026-11-30T06:00:00+00:00",
             observed="2026-11-30T06:00:00+00:00",
@@ -95,7 +103,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     kills: Counter[str] = Counter()
     start = time.monotonic()
     with contextlib.ExitStack() as cleanup:
-        cleanup.callback(lambda: [(process.kill(), process.wait()) for process in running.values()])
+        cleanup.callback(end, running)
         for name in commands:
             running[name] = begin(commands[name], name, chance)
         while time.monotonic() - start < options.limit_s:

@@ -19,6 +19,7 @@ The ratio is the share until *equal* in the order of doubt over the mean of the 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import sys
@@ -123,6 +124,11 @@ def _settled(holds: list[bool]) -> int:
     return last + 1
 
 
+def _drawn(shuffled: NDArray[np.intp], _now: NDArray[np.intp], _looked: NDArray[np.bool_], done: int) -> int:
+    """Return the next cell of a random order."""
+    return int(shuffled[done])
+
+
 def measure(slide: Slide, orders: int) -> dict[str, Any]:
     stop: list[int] = []
 
@@ -137,7 +143,7 @@ def measure(slide: Slide, orders: int) -> dict[str, Any]:
     random = []
     for _ in range(orders):
         shuffled = rng.permutation(len(slide))
-        random.append(slide.review(lambda _now, _looked, done, shuffled=shuffled: int(shuffled[done])))
+        random.append(slide.review(functools.partial(_drawn, shuffled)))
     size = len(slide)
     stopped = stop[0] if stop else size
     at = [round(share * size) for share in SHARES]

@@ -123,7 +123,10 @@ def main() -> None:
             measures, truth = candidates(seen, boxes, pixel_um)
             kept = truth if name == "pbc5" else np.ones_like(truth)
             found.setdefault(name, []).append((measures[kept], truth[kept]))
-    sets = {name: tuple(np.concatenate(part) for part in zip(*parts, strict=True)) for name, parts in found.items()}
+    sets = {
+        name: (np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
+        for name, parts in found.items()
+    }
     rows = []
     for held in ("none", *sets):
         numbers = fit([one for name, one in sets.items() if name != held])
@@ -140,11 +143,11 @@ def main() -> None:
         return
     print("| left out | of | nuclei kept | others kept |\n|---|---|---|---|")
     for row in rows:
-        kept = f"{row['kept_nuclei']} of {row['nuclei']} | {row['kept_others']} of {row['others']}"
-        print(f"| {row['left_out']} | {row['set']} | {kept} |")
+        figures = f"{row['kept_nuclei']} of {row['nuclei']} | {row['kept_others']} of {row['others']}"
+        print(f"| {row['left_out']} | {row['set']} | {figures} |")
     print()
-    for name, number in fitted.items():
-        print(f"{number:8.2f}  {name}")
+    for measure, number in fitted.items():
+        print(f"{number:8.2f}  {measure}")
 
 
 if __name__ == "__main__":

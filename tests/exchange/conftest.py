@@ -103,7 +103,7 @@ def message(counts: dict[str, int] = ALL, **changes: Any) -> ResultMessage:
     """Return the result of counts; ``changes`` are those of `ResultInputs` and ``wbc``."""
     wbc = changes.pop("wbc", None)
     signed = Review(state=ResultState.FINAL, signature=SIGNATURE, readers=("a",), extra=(("smudge", 7, 3.5),))
-    inputs = {"lab": Lab(), "order": ORDER, "review": signed, "created": CREATED} | changes
+    inputs: dict[str, Any] = {"lab": Lab(), "order": ORDER, "review": signed, "created": CREATED} | changes
     return build_message(ResultInputs(document=document(counts, wbc=wbc), **inputs))
 
 

@@ -12,6 +12,7 @@ import os
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import hl7
 from hl7.mllp import start_hl7_server
@@ -28,7 +29,7 @@ def note(kind: str, identifier: str) -> None:
         os.fsync(handle.fileno())
 
 
-async def serve(reader: object, writer: object) -> None:
+async def serve(reader: Any, writer: Any) -> None:
     known = {line.split()[1] for line in ACCEPTED.read_text().splitlines()} if ACCEPTED.exists() else set()
     try:
         while not writer.is_closing():

@@ -34,7 +34,8 @@ class Listener:
     """An MLLP listener of python-hl7 in a thread; ``script`` says how it answers, one word for each message."""
 
     def __init__(self, script: list[str]) -> None:
-        self.script, self.received = script, []
+        self.script = script
+        self.received: list[Any] = []
         self.loop = asyncio.new_event_loop()
         self.server = self.loop.run_until_complete(start_hl7_server(self.serve, "127.0.0.1", 0, encoding="utf-8"))
         self.port = self.server.sockets[0].getsockname()[1]
@@ -122,7 +123,8 @@ def test_messages_are_sent_once_and_in_order(outbox: Outbox, listen: Callable[..
 def test_a_message_without_a_valid_answer_is_sent_again(
     outbox: Outbox, listen: Callable[..., Listener], fault: str
 ) -> None:
-    listener, said = listen("AA", fault), []
+    listener = listen("AA", fault)
+    said: list[str] = []
     first, second, third = (message.control_id for message in outbox.waiting())
     assert not deliver([(to(listener), outbox)], RULES, say=said.append)
     assert outbox.state().waiting == 2
@@ -154,7 +156,8 @@ def test_a_message_rejected_for_ever_lets_the_others_pass(outbox: Outbox, listen
 
 
 def test_pauses_double_up_to_a_limit(outbox: Outbox, listen: Callable[..., Listener]) -> None:
-    listener, said = listen("close", "close", "close"), []
+    listener = listen("close", "close", "close")
+    said: list[str] = []
     rules = SendRules(first_delay_s=0.01, max_delay_s=0.02)
     assert deliver([(to(listener), outbox)], rules, until="empty", say=said.append)
     assert [line.split("next attempt in ")[1] for line in said] == ["0.01 s", "0.02 s", "0.02 s"]
@@ -176,7 +179,8 @@ def test_a_dead_destination_keeps_its_messages_and_stops_no_other(
 
 
 def test_a_drop_folder_that_is_not_there_is_not_created(outbox: Outbox, tmp_path: Path) -> None:
-    gone, said = Destination(name="lis", format="oru", folder=str(tmp_path / "share")), []
+    gone = Destination(name="lis", format="oru", folder=str(tmp_path / "share"))
+    said: list[str] = []
     assert not deliver([(gone, outbox)], RULES, say=said.append)
     assert "the drop folder is not there" in said[0]
     assert not (tmp_path / "share").exists()

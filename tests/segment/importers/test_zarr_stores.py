@@ -52,7 +52,7 @@ def write_ome_zarr(path: Path, version: str, images: dict[str, NDArray[Any]], ax
             {"name": axis, "type": kinds.get(axis, "space"), **({"unit": "nanometer"} if axis in "yx" else {})}
             for axis in axes
         ]
-        multiscales = [{"version": version, "axes": described, "datasets": datasets}]
+        multiscales: Any = [{"version": version, "axes": described, "datasets": datasets}]
         if version == "0.5":
             group.attrs["ome"] = {"version": version, "multiscales": multiscales}
         else:
@@ -143,12 +143,12 @@ def test_a_changed_store_is_another_import(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["stack", "stained-rgb"])
 def test_pyramids_of_ome_tiff(kind: str, tmp_path: Path) -> None:
     full = stack() if kind == "stack" else np.ascontiguousarray(np.moveaxis(stack()[:3] >> 8, 0, -1)).astype(np.uint8)
-    colour = {"photometric": "minisblack"} if kind == "stack" else {"photometric": "rgb"}
+    colour = "minisblack" if kind == "stack" else "rgb"
     half = full[:, ::2, ::2] if kind == "stack" else full[::2, ::2]
     metadata = {"axes": "CYX" if kind == "stack" else "YXS", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.2}
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", bigtiff=True) as file:
-        file.write(full, subifds=1, tile=(32, 32), metadata=metadata, **colour)
-        file.write(half, subfiletype=1, tile=(32, 32), **colour)
+        file.write(full, subifds=1, tile=(32, 32), metadata=metadata, photometric=colour)
+        file.write(half, subfiletype=1, tile=(32, 32), photometric=colour)
     ((frames, pixel_um),) = fields_of(tmp_path / "a.ome.tif", tmp_path, kind)
     expected = full if kind == "stack" else np.moveaxis(full.astype(np.uint16) * 257, -1, 0)
     np.testing.assert_array_equal(frames[: len(expected)], expected)
