@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OutputFile",
     "OutputFolder",
+    "OutputPath",
     "already_stained_option",
     "core_log_option",
     "data_option",
@@ -115,6 +116,26 @@ class OutputFolder(click.Path[Path]):
         kind = "a file" if is_file(path) else kind_of_special(path)
         if kind and kind != "a folder":
             self.fail(f"{path}: this is {kind}, and a folder is needed; give the path of a folder.", param, ctx)
+        return path
+
+
+class OutputPath(click.Path[Path]):
+    """A file or a folder to write, as another option decides: a device, pipe or socket is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+        self.name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path; end the command where neither can be written."""
+        path = super().convert(value, param, ctx)
+        kind = kind_of_special(path)
+        if kind and kind != "a folder":
+            self.fail(
+                f"{path}: this is {kind}, and a file or folder is to be written; give the path of a file or folder.",
+                param,
+                ctx,
+            )
         return path
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from wbcpipe.cli.options import data_option, json_option, sample_option
+from wbcpipe.cli.options import OutputPath, data_option, json_option, sample_option
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.samples.sample import Sample, data_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["export"]
 
@@ -18,7 +20,7 @@ __all__ = ["export"]
 @click.command()
 @click.argument("kind", type=click.Choice(["ome-zarr", "anndata", "qupath"]))
 @sample_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder, or .h5ad file, to write.")
+@click.option("--out", type=OutputPath(), required=True, help="Folder, or .h5ad file, to write.")
 @data_option
 @json_option
 def export(

@@ -23,6 +23,8 @@ NO_SAMPLE_ERRORS: Final = frozenset(
         "BatchBusyError",
         "BatchCheckError",
         "DamagedDataError",
+        "DeliveryError",
+        "DocumentError",
     }
 )
 

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from wbcpipe.cli.commands import cli
-from wbcpipe.cli.options import OutputFile, OutputFolder
+from wbcpipe.cli.options import OutputFile, OutputFolder, OutputPath
 from wbcpipe.errors import StorageError, WbcpipeError
 from wbcpipe.pipeline import main
 from wbcpipe.samples.records import FocusRecord
@@ -29,6 +29,7 @@ READ = {
     "key",
     "lab",
     "onnx",
+    "order",
     "password_file",
     "recipe_path",
     "reference",
@@ -54,7 +55,7 @@ OUTPUTS = [
     pytest.param(words, option, id=" ".join((*words, option.opts[0])))
     for words, command in commands(cli)
     for option in command.params
-    if isinstance(option.type, (OutputFile, OutputFolder)) and option.name != "data"
+    if isinstance(option.type, (OutputFile, OutputFolder, OutputPath)) and option.name != "data"
 ]
 
 
@@ -86,7 +87,7 @@ def test_an_output_that_is_no_regular_file_is_refused_in_one_line(
     targets = {**special}
     if isinstance(option.type, OutputFile):
         targets["folder"] = special["pipe"].parent
-    else:
+    elif isinstance(option.type, OutputFolder):
         targets["file"] = special["pipe"].parent / "file"
         targets["file"].touch()
     for target in targets.values():

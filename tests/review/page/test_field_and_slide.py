@@ -41,6 +41,8 @@ def test_the_field_shows_neighbours_and_the_map_and_goes_back_to_the_same_place(
     page.wait_for_selector(".outline.here")
     page.click(".map .field:not(.here)")
     page.wait_for_function(f"() => !document.querySelector('.picture img').src.includes('/fields/{field}.webp')")
+    page.wait_for_selector(".outline.here", state="detached")  # the outlines are those of the other field
+    page.wait_for_selector(".outline")
     other = int(page.locator(".outline").first.get_attribute("data-row") or -1)
     page.locator(".outline").first.click(force=True)
     assert page.evaluate("wbcpipeReview.gallery.active") == other
