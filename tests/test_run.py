@@ -148,14 +148,15 @@ def test_counting_until_a_share_is_precise_whatever_was_there_before(whole: Path
 
 
 def test_two_passes_with_a_stain_between_them(scope: Path, tmp_path: Path) -> None:
-    done = call(command(tmp_path, scope, "--protocol", "two-pass", "--fields", str(FIELDS), "--json"))
+    fields = 8
+    done = call(command(tmp_path, scope, "--protocol", "two-pass", "--fields", str(fields), "--json"))
     assert done.returncode == 0, done.stderr
     sample = tmp_path / "demo"
     document = json.loads(done.stdout)
     assert sum(entry["count"] for entry in document["classes"]) > 0
     assert {name: len(list((sample / "raw" / name).glob("*.tif"))) for name in ("brightfield", "fluorescence")} == {
-        "brightfield": FIELDS,
-        "fluorescence": FIELDS,
+        "brightfield": fields,
+        "fluorescence": fields,
     }
     evaluated = call(
         [sys.executable, "-m", "wbcpipe", "evaluate", "--sample", "demo", "--data", str(tmp_path), "--json"]
@@ -163,7 +164,7 @@ def test_two_passes_with_a_stain_between_them(scope: Path, tmp_path: Path) -> No
     detection = json.loads(evaluated.stdout)["detection"]
     assert detection["recall"] >= 0.95
     stained = (sample / "raw" / "staining.json").read_bytes()
-    again = call(command(tmp_path, scope, "--fields", str(FIELDS), "--json"))  # as it was begun, in two passes
+    again = call(command(tmp_path, scope, "--fields", str(fields), "--json"))  # as it was begun, in two passes
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["classes"] == document["classes"]
     assert (sample / "raw" / "staining.json").read_bytes() == stained
@@ -179,7 +180,7 @@ def test_two_passes_with_a_stain_between_them(scope: Path, tmp_path: Path) -> No
         "--data",
         str(tmp_path),
     ]
-    refused = call([*words, "--pass", "brightfield", "--fields", str(FIELDS + 1)])
+    refused = call([*words, "--pass", "brightfield", "--fields", str(fields + 1)])
     assert refused.returncode == 11
     assert "the slide is stained" in refused.stderr
 

@@ -158,9 +158,9 @@ def test_the_virtual_scope(rendered) -> None:  # type: ignore[no-untyped-def]
 
 
 def bccd_counts(folder: Path, pixel_um: float = 0.075) -> tuple[int, int, int]:
-    """Right, wrong and missed over all pictures: right is a centre inside a WBC box that no other centre has used."""
+    """Right, wrong and missed in every third picture: right is a centre inside a WBC box that no other has used."""
     right = wrong = missed = 0
-    for path in sorted((folder / "JPEGImages").glob("*.jpg")):
+    for path in sorted((folder / "JPEGImages").glob("*.jpg"))[::3]:  # all: benchmarks/segment.py
         objects = ElementTree.parse(folder / "Annotations" / f"{path.stem}.xml").getroot().iter("object")
         boxes = np.array(
             [
