@@ -299,7 +299,9 @@ def _run_command_line(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail(InterruptedRunError(f"{stop_reason()}; run the same command again to resume."), debug)
     except Exception as error:  # noqa: BLE001 - the outermost boundary: an error of another type is a defect
-        return _fail(error, debug)
+        from wbcpipe.system.storage import explained
+
+        return _fail(explained(error), debug)
 
 
 def _fail(error: BaseException, debug: bool) -> int:

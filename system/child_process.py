@@ -23,6 +23,7 @@ from wbcpipe.errors import InterruptedRunError, WbcpipeError
 from wbcpipe.system.job_object import ProcessJob, hold_jobs_in
 from wbcpipe.system.parent_watch import Creator, ParentWatch
 from wbcpipe.system.signals import ignore_stop_signals, ignore_stop_signals_in_children
+from wbcpipe.system.storage import explained
 
 if TYPE_CHECKING:
     import sys
@@ -289,6 +290,7 @@ def _child_main(creator: Creator, later: _Later, pipe: Pipe, end_s: float) -> No
     except InterruptedRunError:
         pass  # the parent asked for it, or is gone
     except Exception as error:  # noqa: BLE001 - the process boundary: the parent raises it
+        error = explained(error)
         link.send(_Failure(type(error).__name__, str(error), traceback.format_exc()))
     finally:
         pipe.close()

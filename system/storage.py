@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import psutil
@@ -13,9 +14,8 @@ from wbcpipe.errors import DiskFullError, StorageError, WbcpipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-__all__ = ["Patience", "patiently", "report_waits", "storage_error"]
+__all__ = ["Patience", "explained", "patiently", "report_waits", "storage_error"]
 
 ResultT = TypeVar("ResultT")
 
@@ -138,6 +138,17 @@ def storage_error(error: OSError, path: Path, waited_s: float = 0.0) -> OSError:
             "again."
         )
     return error
+
+
+def explained(error: Exception) -> Exception:
+    """Return what a full disk or a failing storage raised where no file was named, as `storage_error` words it.
+
+    For the boundary of a process: a write that does not go through `files` must not end as a defect. Errors that have
+    nothing to do with the storage's state are returned as they are.
+    """
+    if not isinstance(error, OSError) or error.errno not in {*_FULL, errno.EIO}:
+        return error
+    return storage_error(error, Path(os.fsdecode(error.filename)) if error.filename else Path("a file"))
 
 
 def _wait_s(error: OSError, path: Path) -> float | None:

@@ -31,6 +31,7 @@ from wbcpipe.errors import InterruptedRunError, WbcpipeError
 from wbcpipe.system.log_files import redirect_output
 from wbcpipe.system.process_limits import set_background_priority
 from wbcpipe.system.signals import StopRequested
+from wbcpipe.system.storage import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -173,6 +174,7 @@ def run_sample_job(job: SampleJob, link: ParentLink) -> None:
         supervisor.finish()
         if not isinstance(error, WbcpipeError):
             traceback.print_exc()
+        error = explained(error)
         print(f"{type(error).__name__}: {error}", flush=True)
         text = (str(error) or type(error).__name__).splitlines()[0]
         supervisor.send(SampleFailed(type(error).__name__, text, progress.figures))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from wbcpipe.errors import CoreLostError
+from wbcpipe.errors import CoreLostError, DiskFullError
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TARGETS = """
-import os, signal, sys, time
+import errno, os, signal, sys, time
 from pathlib import Path
 from wbcpipe.errors import CoreLostError
 
@@ -33,6 +33,9 @@ def lose_core(parent):
 
 def fail(parent):
     {}["key"]
+
+def fill(parent):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 def die(parent):
     os.kill(os.getpid(), signal.SIGSEGV)
@@ -100,6 +103,14 @@ def test_an_error_of_another_class_arrives_as_text_with_its_traceback(
     ):
         child.receive(60)
     assert 'in fail\n    {}["key"]' in caught.value.__notes__[0]
+
+
+def test_a_disk_that_is_full_is_no_defect_of_a_child(targets: Callable[[str], Callable[..., None]]) -> None:
+    with (
+        ChildProcess[object](targets("fill"), name="test") as child,
+        pytest.raises(DiskFullError, match="a file: no space"),
+    ):
+        child.receive(60)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to a process are POSIX")
