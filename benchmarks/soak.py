@@ -249,7 +249,7 @@ def pixel_hashes(raw: Path) -> dict[int, str]:
         images, info = read_field(path)
         frames = tuple(dataclasses.replace(frame, time_s=0.0) for frame in info.frames)
         # Light that was lost to a fault is noted with the field it fell on, and belongs there.
-        kept = dataclasses.replace(info, acquired="", frames=frames, dose_ms=0.0, faded=None, digest="")
+        kept = dataclasses.replace(info, acquired="", frames=frames, dose_ms=0.0, faded=None, digest="", belongs_to="")
         text = repr(kept).encode()
         found[index] = hashlib.sha256(images.tobytes() + text).hexdigest()
     return found
