@@ -95,7 +95,7 @@ def unidentified_excess(unidentified: int, cells: int, expected: float, test_cel
         test_cells: their number.
 
     >>> round(unidentified_excess(110, 115, 0.06, 150), 2), unidentified_excess(12, 115, 0.06, 150)
-    (0.7, 0.0)
+    (0.72, 0.0)
     """
     low = clopper_pearson(unidentified, cells, SIGNIFICANCE)[0]
     high = clopper_pearson(expected * test_cells, test_cells, SIGNIFICANCE)[1]
