@@ -23,7 +23,7 @@ class LampPower(Part):
 
 
 class Stain(Part):
-    """A setting of the stain, relative to the usual one: another lot, concentration or time.
+    """A setting of the stain, relative to the default: another lot, concentration or time.
 
     Attributes:
         nucleus: Emission of the nucleus.
